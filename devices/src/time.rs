@@ -1,0 +1,149 @@
+//! Units of time, as types.
+//!
+//! Three time lines exist, all counted in TSC ticks of the same nominal frequency:
+//! the host's ([`HostTicks`]), and two of the guest: the one its *counters* show
+//! ([`CounterTicks`]) and the one its *timers* run on ([`TimerTicks`]). Both guest
+//! lines run together unless suppression gives them different rates; see
+//! [`crate::clock`].
+
+use core::fmt;
+
+/// Nanoseconds in a second.
+pub const NANOS_PER_SECOND: u64 = 1_000_000_000;
+
+macro_rules! ticks {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub u64);
+
+        impl $name {
+            /// The start of the line.
+            pub const ZERO: Self = Self(0);
+
+            /// This point moved `ticks` later; the last point of the line if there is none.
+            #[must_use]
+            pub const fn saturating_add(self, ticks: u64) -> Self {
+                Self(self.0.saturating_add(ticks))
+            }
+
+            /// Ticks from `earlier` to this point; zero if `earlier` is later.
+            #[must_use]
+            pub const fn since(self, earlier: Self) -> u64 {
+                self.0.saturating_sub(earlier.0)
+            }
+        }
+    };
+}
+
+ticks! {
+    /// A point on the host's time line: a value of the host's TSC.
+    HostTicks
+}
+ticks! {
+    /// A point on the guest's counter line: what every clock the guest can read derives from.
+    CounterTicks
+}
+ticks! {
+    /// A point on the guest's timer line: what every timer interrupt is due on.
+    TimerTicks
+}
+
+/// The present moment of a guest, on both of its time lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Now {
+    /// What the guest's counters show.
+    pub counter: CounterTicks,
+    /// How far the guest's timers have come.
+    pub timer: TimerTicks,
+}
+
+impl Now {
+    /// The timer-line deadline of an event that is due when the counters show `when`,
+    /// as seen from now. An event in the past is due now.
+    #[must_use]
+    pub const fn deadline_at(self, when: CounterTicks) -> TimerTicks {
+        self.timer.saturating_add(when.since(self.counter))
+    }
+}
+
+/// A frequency in hertz. Never zero.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Hertz(core::num::NonZeroU64);
+
+impl Hertz {
+    /// A frequency of `hz` hertz.
+    ///
+    /// # Panics
+    /// If `hz` is zero; meant for constants.
+    #[must_use]
+    pub const fn new(hz: u64) -> Self {
+        match core::num::NonZeroU64::new(hz) {
+            Some(hz) => Self(hz),
+            None => panic!("a frequency is not zero"),
+        }
+    }
+
+    /// A frequency of `hz` hertz, or `None` if that is zero.
+    #[must_use]
+    pub const fn try_new(hz: u64) -> Option<Self> {
+        match core::num::NonZeroU64::new(hz) {
+            Some(hz) => Some(Self(hz)),
+            None => None,
+        }
+    }
+
+    /// The number of hertz.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0.get()
+    }
+
+    /// How many whole periods of this frequency fit in `ticks` periods of `other`:
+    /// `floor(ticks * self / other)`, exact, saturating at `u64::MAX`.
+    #[must_use]
+    pub const fn periods_in(self, ticks: u64, other: Hertz) -> u64 {
+        saturate(ticks as u128 * self.get() as u128 / other.get() as u128)
+    }
+
+    /// The fewest periods of `other` that hold `periods` whole periods of this frequency:
+    /// `ceil(periods * other / self)`, exact, saturating at `u64::MAX`.
+    ///
+    /// With [`Hertz::periods_in`] this is a Galois connection: a counter that starts at
+    /// zero shows at least `periods` exactly from `ticks_for(periods, ..)` on.
+    #[must_use]
+    pub const fn ticks_for(self, periods: u64, other: Hertz) -> u64 {
+        saturate((periods as u128 * other.get() as u128).div_ceil(self.get() as u128))
+    }
+
+    /// The length of `ticks` periods of this frequency in nanoseconds, rounded down.
+    #[must_use]
+    pub const fn nanos(self, ticks: u64) -> u64 {
+        Hertz::new(NANOS_PER_SECOND).periods_in(ticks, self)
+    }
+}
+
+impl fmt::Debug for Hertz {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} Hz", self.get())
+    }
+}
+
+impl fmt::Display for Hertz {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}.{:06} MHz",
+            self.get() / 1_000_000,
+            self.get() % 1_000_000
+        )
+    }
+}
+
+const fn saturate(value: u128) -> u64 {
+    if value > u64::MAX as u128 {
+        u64::MAX
+    } else {
+        value as u64
+    }
+}

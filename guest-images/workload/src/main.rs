@@ -1,0 +1,2 @@
+//! The Linux workload.
+fn main() {}

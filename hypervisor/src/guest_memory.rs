@@ -1,0 +1,61 @@
+//! Access to a guest's physical memory, as a trait: page walks, loaders, the instruction
+//! emulator and suppression read guests through it, and are tested on the host with a
+//! plain byte array behind it.
+
+use vmx::addr::GuestPhysAddr;
+
+/// A guest-physical range that is not (wholly) RAM of the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotRam {
+    /// The start of the access.
+    pub address: GuestPhysAddr,
+    /// Its length in bytes.
+    pub length: usize,
+}
+
+impl core::fmt::Display for NotRam {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(
+            f,
+            "{:?} (+{} bytes) is not RAM of the guest",
+            self.address, self.length
+        )
+    }
+}
+
+impl core::error::Error for NotRam {}
+
+/// The RAM of one guest.
+pub trait GuestMemory {
+    /// Copies guest RAM at `address` to `buffer`.
+    ///
+    /// # Errors
+    /// If any byte of the range is not RAM; then `buffer` holds garbage.
+    fn read(&self, address: GuestPhysAddr, buffer: &mut [u8]) -> Result<(), NotRam>;
+
+    /// Copies `data` to guest RAM at `address`.
+    ///
+    /// # Errors
+    /// If any byte of the range is not RAM; then nothing has been written.
+    fn write(&self, address: GuestPhysAddr, data: &[u8]) -> Result<(), NotRam>;
+
+    /// Reads the little-endian `u32` at `address`.
+    ///
+    /// # Errors
+    /// As [`GuestMemory::read`].
+    fn read_u32(&self, address: GuestPhysAddr) -> Result<u32, NotRam> {
+        let mut bytes = [0; 4];
+        self.read(address, &mut bytes)?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    /// Reads the little-endian `u64` at `address`.
+    ///
+    /// # Errors
+    /// As [`GuestMemory::read`].
+    fn read_u64(&self, address: GuestPhysAddr) -> Result<u64, NotRam> {
+        let mut bytes = [0; 8];
+        self.read(address, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+}

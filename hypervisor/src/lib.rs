@@ -1,0 +1,7 @@
+//! The hypervisor proper.
+#![no_std]
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod guest_memory;

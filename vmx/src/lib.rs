@@ -1,0 +1,3 @@
+//! VMX as a typed API.
+#![no_std]
+pub mod addr;

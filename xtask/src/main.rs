@@ -1,0 +1,2 @@
+//! Build, image, run, test.
+fn main() {}
