@@ -1,0 +1,366 @@
+//! Extended page tables: the guest's physical memory (SDM vol. 3C, 29.3).
+
+use bitflags::bitflags;
+
+use crate::addr::{GuestPhysAddr, HostPhysAddr, PAGE_SIZE};
+use crate::capabilities::Translation;
+use crate::page::Page;
+
+bitflags! {
+    /// What a guest may do with a page.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Access: u64 {
+        /// Read.
+        const READ = 1 << 0;
+        /// Write.
+        const WRITE = 1 << 1;
+        /// Fetch instructions.
+        const EXECUTE = 1 << 2;
+    }
+}
+
+const LARGE: u64 = 1 << 7;
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+const WRITE_BACK: u64 = 6 << 3;
+const PRESENT: u64 = 7;
+
+/// The size of what one EPT entry maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PageSize {
+    /// 4 KiB
+    Size4K,
+    /// 2 MiB
+    Size2M,
+    /// 1 GiB
+    Size1G,
+}
+
+impl PageSize {
+    /// The size in bytes.
+    #[must_use]
+    pub const fn bytes(self) -> u64 {
+        match self {
+            Self::Size4K => 1 << 12,
+            Self::Size2M => 1 << 21,
+            Self::Size1G => 1 << 30,
+        }
+    }
+
+    /// The level of the table that holds its entries: 1 for the page table.
+    const fn level(self) -> u32 {
+        match self {
+            Self::Size4K => 1,
+            Self::Size2M => 2,
+            Self::Size1G => 3,
+        }
+    }
+}
+
+/// What goes wrong in changing a mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EptError {
+    /// No page for a table.
+    OutOfMemory,
+    /// An address is not aligned, or above 2^48.
+    BadAddress,
+    /// The address is not mapped.
+    NotMapped,
+}
+
+impl core::fmt::Display for EptError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::OutOfMemory => "out of memory for EPT tables",
+            Self::BadAddress => "an address is not aligned or not below 2^48",
+            Self::NotMapped => "the guest-physical address is not mapped",
+        })
+    }
+}
+
+impl core::error::Error for EptError {}
+
+/// Where tables come from.
+pub trait TableAllocator {
+    /// A zeroed page, mapped one to one, for ever; `None` when there is none left.
+    fn allocate(&mut self) -> Option<&'static mut Page>;
+}
+
+impl<F: FnMut() -> Option<&'static mut Page>> TableAllocator for F {
+    fn allocate(&mut self) -> Option<&'static mut Page> {
+        self()
+    }
+}
+
+/// A four-level hierarchy of extended page tables.
+pub struct Ept {
+    root: &'static mut Page,
+    pages_1g: bool,
+    pages_2m: bool,
+    accessed_dirty: bool,
+}
+
+const fn index(address: GuestPhysAddr, level: u32) -> usize {
+    (address.0 >> (12 + 9 * (level - 1)) & 0x1ff) as usize
+}
+
+impl Ept {
+    /// An empty hierarchy.
+    ///
+    /// # Errors
+    /// If there is no page for the root.
+    pub fn new(
+        capabilities: &Translation,
+        tables: &mut impl TableAllocator,
+    ) -> Result<Self, EptError> {
+        Ok(Self {
+            root: tables.allocate().ok_or(EptError::OutOfMemory)?,
+            pages_1g: capabilities.pages_1g,
+            pages_2m: capabilities.pages_2m,
+            accessed_dirty: capabilities.accessed_dirty,
+        })
+    }
+
+    /// The EPT pointer for the VMCS: write-back, four levels (SDM vol. 3C, table 25-9).
+    #[must_use]
+    pub fn pointer(&self) -> u64 {
+        let accessed_dirty = if self.accessed_dirty { 1 << 6 } else { 0 };
+        self.root.address().0 | accessed_dirty | (4 - 1) << 3 | 6
+    }
+
+    /// The largest page that the CPU knows and that fits.
+    fn page_size(&self, guest: GuestPhysAddr, host: HostPhysAddr, length: u64) -> PageSize {
+        let fits = |size: PageSize| {
+            guest.is_aligned(size.bytes())
+                && host.is_aligned(size.bytes())
+                && length >= size.bytes()
+        };
+        if self.pages_1g && fits(PageSize::Size1G) {
+            PageSize::Size1G
+        } else if self.pages_2m && fits(PageSize::Size2M) {
+            PageSize::Size2M
+        } else {
+            PageSize::Size4K
+        }
+    }
+
+    /// Maps `length` bytes of guest-physical memory at `guest` to `host`, write-back, with
+    /// the largest pages that fit.
+    ///
+    /// # Errors
+    /// If an address or the length is not a multiple of 4 KiB, or there is no memory for
+    /// tables; then part of the range may be mapped.
+    ///
+    /// # Safety
+    /// The host memory is the guest's to use as `access` says.
+    pub unsafe fn map(
+        &mut self,
+        guest: GuestPhysAddr,
+        host: HostPhysAddr,
+        length: u64,
+        access: Access,
+        tables: &mut impl TableAllocator,
+    ) -> Result<(), EptError> {
+        if !guest.is_aligned(PAGE_SIZE)
+            || !host.is_aligned(PAGE_SIZE)
+            || !length.is_multiple_of(PAGE_SIZE)
+            || guest.0.checked_add(length).is_none_or(|end| end > 1 << 48)
+            || host.0.checked_add(length).is_none()
+        {
+            return Err(EptError::BadAddress);
+        }
+        let mut done = 0;
+        while done < length {
+            let guest = GuestPhysAddr(guest.0 + done);
+            let host = HostPhysAddr(host.0 + done);
+            let size = self.page_size(guest, host, length - done);
+            let large = if size == PageSize::Size4K { 0 } else { LARGE };
+            *self.entry(guest, size.level(), tables)? = host.0 | large | WRITE_BACK | access.bits();
+            done += size.bytes();
+        }
+        Ok(())
+    }
+
+    /// Takes the mapping of the 4 KiB page at `guest` away, splitting a larger one.
+    ///
+    /// # Errors
+    /// As [`Ept::map`].
+    pub fn unmap_page(
+        &mut self,
+        guest: GuestPhysAddr,
+        tables: &mut impl TableAllocator,
+    ) -> Result<(), EptError> {
+        *self.entry(guest.page(), 1, tables)? = 0;
+        Ok(())
+    }
+
+    /// Sets what the guest may do with the 4 KiB page at `guest`, which is mapped, splitting
+    /// a larger page. The caller invalidates what CPUs have cached.
+    ///
+    /// # Errors
+    /// If the page is not mapped, or there is no memory to split a larger one.
+    pub fn protect_page(
+        &mut self,
+        guest: GuestPhysAddr,
+        access: Access,
+        tables: &mut impl TableAllocator,
+    ) -> Result<(), EptError> {
+        let entry = self.entry(guest.page(), 1, tables)?;
+        if *entry & ADDRESS == 0 {
+            return Err(EptError::NotMapped);
+        }
+        *entry = *entry & !PRESENT | access.bits();
+        Ok(())
+    }
+
+    /// Where `guest` is mapped to; `None` if it is not. Inaccessible pages count as mapped.
+    #[must_use]
+    pub fn translate(&self, guest: GuestPhysAddr) -> Option<HostPhysAddr> {
+        let mut table: *const Page = self.root;
+        for level in (1..=4).rev() {
+            // SAFETY: tables come from the allocator, live for ever, and are only changed
+            // through `&mut self`.
+            let entry = unsafe { (*table).0[index(guest, level)] };
+            if entry & ADDRESS == 0 && entry & PRESENT == 0 {
+                return None;
+            }
+            if level == 1 || entry & LARGE != 0 {
+                let offset = guest.0 & ((1 << (12 + 9 * (level - 1))) - 1);
+                return Some(HostPhysAddr(
+                    (entry & ADDRESS & !((1 << (12 + 9 * (level - 1))) - 1)) + offset,
+                ));
+            }
+            table = (entry & ADDRESS) as *const Page;
+        }
+        None
+    }
+
+    /// The entry for `guest` in the table of `level`, with the tables above it made, and
+    /// larger pages above it split.
+    fn entry(
+        &mut self,
+        guest: GuestPhysAddr,
+        level: u32,
+        tables: &mut impl TableAllocator,
+    ) -> Result<&mut u64, EptError> {
+        let mut table: *mut Page = self.root;
+        for above in (level + 1..=4).rev() {
+            // SAFETY: tables come from the allocator, live for ever, and this hierarchy
+            // alone, borrowed mutably, refers to them. The CPU's own page walks may set
+            // accessed and dirty flags, which nothing here depends on.
+            let entry = unsafe { &mut (*table).0[index(guest, above)] };
+            if *entry & ADDRESS == 0 {
+                let new = tables.allocate().ok_or(EptError::OutOfMemory)?;
+                *entry = new.address().0 | PRESENT;
+            } else if *entry & LARGE != 0 {
+                let new = tables.allocate().ok_or(EptError::OutOfMemory)?;
+                let step = 1u64 << (12 + 9 * (above - 2));
+                let template = if above == 2 { *entry & !LARGE } else { *entry };
+                for (i, smaller) in (0u64..).zip(new.0.iter_mut()) {
+                    *smaller = template + i * step;
+                }
+                *entry = new.address().0 | PRESENT;
+            }
+            table = (*entry & ADDRESS) as *mut Page;
+        }
+        // SAFETY: as above.
+        Ok(unsafe { &mut (*table).0[index(guest, level)] })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::boxed::Box;
+
+    use super::*;
+
+    const ALL: Translation = Translation {
+        pages_2m: true,
+        pages_1g: true,
+        accessed_dirty: true,
+        execute_only: true,
+        invept_single: true,
+        invvpid_address: true,
+        invvpid_single: true,
+        invvpid_single_non_global: true,
+    };
+
+    fn tables() -> impl TableAllocator {
+        || Some(Box::leak(Box::new(Page::ZERO)))
+    }
+
+    fn mapped(guest: u64, host: u64, length: u64) -> Ept {
+        let mut ept = Ept::new(&ALL, &mut tables()).unwrap();
+        // SAFETY: no CPU uses these tables.
+        unsafe {
+            ept.map(
+                GuestPhysAddr(guest),
+                HostPhysAddr(host),
+                length,
+                Access::all(),
+                &mut tables(),
+            )
+            .unwrap();
+        }
+        ept
+    }
+
+    #[test]
+    fn a_range_is_mapped_to_its_last_byte_and_no_further() {
+        let ept = mapped(0x1000, 0x4000_1000, (1 << 30) + (2 << 20));
+        let end = 0x1000 + (1 << 30) + (2 << 20);
+        assert_eq!(ept.translate(GuestPhysAddr(0xfff)), None);
+        for guest in [0x1000, 0x1fff, 0x20_0000, 0x3fff_ffff, 0x4000_0000, end - 1] {
+            assert_eq!(
+                ept.translate(GuestPhysAddr(guest)),
+                Some(HostPhysAddr(guest + 0x4000_0000)),
+                "{guest:#x}"
+            );
+        }
+        assert_eq!(ept.translate(GuestPhysAddr(end)), None);
+    }
+
+    #[test]
+    fn protecting_a_page_inside_a_large_one_leaves_the_others_as_they_were() {
+        for size in [2u64 << 20, 1 << 30] {
+            let mut ept = mapped(0, 1 << 32, size);
+            let page = GuestPhysAddr(0x12_3000);
+            ept.protect_page(page, Access::empty(), &mut tables())
+                .unwrap();
+            assert_eq!(*ept.entry(page, 1, &mut tables()).unwrap() & PRESENT, 0);
+            for guest in [0, 0x12_2fff, 0x12_3000, 0x12_4000, size - 1] {
+                assert_eq!(
+                    ept.translate(GuestPhysAddr(guest)),
+                    Some(HostPhysAddr(guest + (1 << 32)))
+                );
+            }
+            ept.protect_page(page, Access::all(), &mut tables())
+                .unwrap();
+            assert_eq!(
+                *ept.entry(page, 1, &mut tables()).unwrap() & PRESENT,
+                PRESENT
+            );
+            ept.unmap_page(page, &mut tables()).unwrap();
+            assert_eq!(ept.translate(page), None);
+        }
+    }
+
+    #[test]
+    fn misaligned_and_overflowing_ranges_are_refused() {
+        let mut ept = Ept::new(&ALL, &mut tables()).unwrap();
+        for (guest, host, length) in [(1, 0, 4096), (0, 1, 4096), (0, 0, 1), (1 << 48, 0, 4096)] {
+            // SAFETY: no CPU uses these tables.
+            let result = unsafe {
+                ept.map(
+                    GuestPhysAddr(guest),
+                    HostPhysAddr(host),
+                    length,
+                    Access::all(),
+                    &mut tables(),
+                )
+            };
+            assert_eq!(result, Err(EptError::BadAddress));
+        }
+    }
+}
