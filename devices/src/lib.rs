@@ -12,3 +12,4 @@
 pub mod clock;
 pub mod line;
 pub mod time;
+pub mod tsc;
