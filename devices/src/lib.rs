@@ -11,4 +11,5 @@
 
 pub mod clock;
 pub mod line;
+pub mod platform_map;
 pub mod time;
