@@ -11,5 +11,6 @@
 
 pub mod clock;
 pub mod line;
+pub mod pic;
 pub mod platform_map;
 pub mod time;
