@@ -14,3 +14,4 @@ pub mod line;
 pub mod pic;
 pub mod platform_map;
 pub mod time;
+pub mod uart;
