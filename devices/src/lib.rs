@@ -10,8 +10,11 @@
 #![forbid(unsafe_code)]
 
 pub mod clock;
+pub mod debug_exit;
+pub mod i8042;
 pub mod line;
 pub mod pic;
 pub mod platform_map;
+pub mod post_port;
 pub mod time;
 pub mod uart;
