@@ -10,6 +10,12 @@
 #![forbid(unsafe_code)]
 
 pub mod clock;
+pub mod debug_exit;
+pub mod i8042;
 pub mod line;
+pub mod pic;
+pub mod platform_map;
+pub mod post_port;
 pub mod time;
 pub mod tsc;
+pub mod uart;
