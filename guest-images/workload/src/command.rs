@@ -1,0 +1,148 @@
+//! The commands that the workload takes on its console, and the lines they come in.
+
+/// A command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// `dmesg`: print the kernel's log.
+    Dmesg,
+    /// `clocks`: print what time it is and what the kernel tells it by.
+    Clocks,
+    /// `counts`: report now.
+    Counts,
+    /// `fork`: start one more process.
+    Fork,
+    /// `exit I`: end process I.
+    Exit(usize),
+    /// `shell`: run a shell until it ends.
+    Shell,
+    /// `reboot`: reset the machine.
+    Reboot,
+    /// `poweroff`: switch the machine off.
+    PowerOff,
+}
+
+/// What [`Command::parse`] understands, for the operator.
+pub const SYNOPSIS: &str = "dmesg, clocks, counts, fork, exit I, shell, reboot, poweroff";
+
+impl Command {
+    /// The command in `line`, or `None` where it is none of [`SYNOPSIS`].
+    #[must_use]
+    pub fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split_ascii_whitespace();
+        let command = match words.next()? {
+            "dmesg" => Self::Dmesg,
+            "clocks" => Self::Clocks,
+            "counts" => Self::Counts,
+            "fork" => Self::Fork,
+            "exit" => Self::Exit(words.next()?.parse().ok()?),
+            "shell" => Self::Shell,
+            "reboot" => Self::Reboot,
+            "poweroff" => Self::PowerOff,
+            _ => return None,
+        };
+        words.next().is_none().then_some(command)
+    }
+}
+
+/// Longest line that is taken, in bytes without its end.
+const MAX_LINE: usize = 64;
+
+/// Puts lines together from bytes that come in pieces.
+#[derive(Debug)]
+pub struct LineBuffer {
+    bytes: [u8; MAX_LINE],
+    /// How long the line is so far; over `MAX_LINE` where the rest of it is dropped.
+    length: usize,
+}
+
+impl LineBuffer {
+    /// An empty buffer.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            bytes: [0; MAX_LINE],
+            length: 0,
+        }
+    }
+
+    /// Takes one byte. Gives the line that it ends, if it ends one that is not blank: `Err` where it
+    /// was too long or is not UTF-8.
+    pub fn push(&mut self, byte: u8) -> Option<Result<&str, BadLine>> {
+        if byte != b'\n' && byte != b'\r' {
+            if let Some(place) = self.bytes.get_mut(self.length) {
+                *place = byte;
+            }
+            self.length = self.length.saturating_add(1);
+            return None;
+        }
+        let length = core::mem::take(&mut self.length);
+        let Some(line) = self.bytes.get(..length) else {
+            return Some(Err(BadLine));
+        };
+        match core::str::from_utf8(line).map(str::trim) {
+            Ok("") => None,
+            Ok(line) => Some(Ok(line)),
+            Err(_) => Some(Err(BadLine)),
+        }
+    }
+}
+
+impl Default for LineBuffer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A line that is too long or not text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadLine;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(input: &[u8]) -> Vec<Result<String, BadLine>> {
+        let mut buffer = LineBuffer::new();
+        input
+            .iter()
+            .filter_map(|byte| buffer.push(*byte).map(|line| line.map(str::to_owned)))
+            .collect()
+    }
+
+    #[test]
+    fn each_command_is_understood() {
+        assert_eq!(Command::parse("dmesg"), Some(Command::Dmesg));
+        assert_eq!(Command::parse(" exit  2 "), Some(Command::Exit(2)));
+        for word in SYNOPSIS.split(", ") {
+            assert!(Command::parse(&word.replace('I', "0")).is_some(), "{word}");
+        }
+    }
+
+    #[test]
+    fn half_a_command_is_none() {
+        for line in [
+            "", "exit", "exit x", "exit -1", "dmesg 1", "exit 1 2", "DMESG",
+        ] {
+            assert_eq!(Command::parse(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn lines_end_with_either_end_and_blanks_are_skipped() {
+        let expected = ["dmesg", "exit 1"].map(|line| Ok(line.to_owned()));
+        assert_eq!(lines(b"dmesg\r\n\n  \nexit 1\nrest"), expected);
+    }
+
+    #[test]
+    fn a_line_too_long_is_refused_and_the_next_one_taken() {
+        let mut input = vec![b'x'; MAX_LINE + 1];
+        input.extend_from_slice(b"\nfork\n");
+        assert_eq!(lines(&input), [Err(BadLine), Ok("fork".to_owned())]);
+        assert_eq!(lines(&[&[b'y'; MAX_LINE][..], b"\n"].concat()).len(), 1);
+    }
+
+    #[test]
+    fn bytes_that_are_not_text_are_refused() {
+        assert_eq!(lines(b"\xff\n"), [Err(BadLine)]);
+    }
+}

@@ -1,0 +1,83 @@
+//! What the processes have finished, in a page that they share.
+
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::parameters::MAX_PROCESSES;
+
+/// One process's place. A cache line of its own, so that counting does not slow the neighbours.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct Slot {
+    finished: AtomicU64,
+    wrong: AtomicU64,
+    asked_to_end: AtomicBool,
+}
+
+impl Slot {
+    /// A place with nothing counted.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            finished: AtomicU64::new(0),
+            wrong: AtomicU64::new(0),
+            asked_to_end: AtomicBool::new(false),
+        }
+    }
+
+    /// Units finished, whose result was right.
+    #[must_use]
+    pub fn finished(&self) -> u64 {
+        self.finished.load(Ordering::Relaxed)
+    }
+
+    /// Units whose result was wrong.
+    #[must_use]
+    pub fn wrong(&self) -> u64 {
+        self.wrong.load(Ordering::Relaxed)
+    }
+
+    /// Counts a unit. Only the slot's own process calls this.
+    pub fn count(&self, right: bool) {
+        let counter = if right { &self.finished } else { &self.wrong };
+        counter.store(
+            counter.load(Ordering::Relaxed).wrapping_add(1),
+            Ordering::Relaxed,
+        );
+    }
+
+    /// Asks the slot's process to end after its present unit.
+    pub fn ask_to_end(&self) {
+        self.asked_to_end.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the slot's process was asked to end.
+    #[must_use]
+    pub fn is_asked_to_end(&self) -> bool {
+        self.asked_to_end.load(Ordering::Relaxed)
+    }
+}
+
+impl Default for Slot {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The shared page: one slot for each process that ever was.
+pub type Counters = [Slot; MAX_PROCESSES];
+
+const _: () = assert!(size_of::<Counters>() == 4096);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn right_and_wrong_units_are_counted_apart() {
+        let slot = Slot::new();
+        slot.count(true);
+        slot.count(true);
+        slot.count(false);
+        assert_eq!((slot.finished(), slot.wrong()), (2, 1));
+    }
+}

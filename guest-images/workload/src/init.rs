@@ -1,0 +1,212 @@
+//! The first process: sets the guest up, starts the workers, reports, takes commands.
+
+use core::sync::atomic::{Ordering, compiler_fence};
+
+use crate::command::{Command, LineBuffer, SYNOPSIS};
+use crate::parameters::{Mode, Parameters, Unknown};
+use crate::system::{self, Arguments, Clock, Down, Errno, Fork};
+use crate::workers::{Refusal, Workers};
+use crate::{inquiry, say};
+
+/// Longest command line that Linux takes on x86, in bytes.
+pub const COMMAND_LINE: usize = 2048;
+
+/// Runs the workload. As the first process it sets the guest up and takes its parameters from the
+/// kernel command line; otherwise (to try it on a developer's machine) from `arguments`.
+pub fn run(arguments: Arguments) -> ! {
+    say!("userland");
+    let is_first = system::own_pid() == 1;
+    let parameters = if is_first {
+        set_up_guest();
+        let mut buffer = [0; COMMAND_LINE];
+        with_command_line(&mut buffer, |line| Parameters::parse(line, complain))
+    } else {
+        let mut line = [0; COMMAND_LINE];
+        let mut end = 0;
+        for argument in arguments.skip(1) {
+            for byte in argument.to_bytes().iter().chain(b" ") {
+                if let Some(place) = line.get_mut(end) {
+                    *place = *byte;
+                    end += 1;
+                }
+            }
+        }
+        Parameters::parse(core::str::from_utf8(&line[..end]).unwrap_or(""), complain)
+    };
+    match Program::new(parameters) {
+        Ok(mut program) => program.run(is_first),
+        Err(error) => {
+            say!("no shared page: {error}");
+            system::exit(1)
+        }
+    }
+}
+
+fn complain(unknown: Unknown) {
+    say!("unknown parameter `{}`", unknown.0);
+}
+
+/// Mounts what the program reads, and opens the console if the kernel did not.
+fn set_up_guest() {
+    for (kind, path) in [
+        (c"proc", c"/proc"),
+        (c"sysfs", c"/sys"),
+        (c"devtmpfs", c"/dev"),
+    ] {
+        match system::mount(kind, path) {
+            // Busy: the kernel mounts devtmpfs by itself where it is configured to.
+            Ok(()) | Err(Errno::EBUSY) => {}
+            Err(error) => say!("cannot mount {path:?}: {error}"),
+        }
+    }
+    if let Err(error) = system::open_as_console(c"/dev/console") {
+        say!("cannot open /dev/console: {error}");
+    }
+    // Commands are acknowledged by a whole line; an echo would come in the middle of others.
+    system::set_echo(false);
+}
+
+/// Hands `reader` the kernel command line, read to `buffer`, which is wiped afterwards.
+pub fn with_command_line<T>(buffer: &mut [u8; COMMAND_LINE], reader: impl FnOnce(&str) -> T) -> T {
+    let line = system::read_file(c"/proc/cmdline", buffer).unwrap_or_default();
+    let result = reader(core::str::from_utf8(line).unwrap_or(""));
+    buffer.fill(0);
+    // The compiler must not drop the wiping as a store that nobody reads.
+    core::hint::black_box(buffer);
+    compiler_fence(Ordering::SeqCst);
+    result
+}
+
+/// The state of the first process.
+struct Program {
+    parameters: Parameters,
+    workers: Workers,
+    line: LineBuffer,
+}
+
+impl Program {
+    fn new(parameters: Parameters) -> Result<Self, Errno> {
+        let workers = Workers::new(&parameters)?;
+        Ok(Self {
+            parameters,
+            workers,
+            line: LineBuffer::new(),
+        })
+    }
+
+    fn run(&mut self, is_first: bool) -> ! {
+        if self.parameters.mode == Mode::Cpu {
+            for _ in 0..self.parameters.processes {
+                if let Err(refusal) = self.workers.start() {
+                    say!("no more processes: {refusal}");
+                    break;
+                }
+            }
+        }
+        let Parameters {
+            interval_ms, unit, ..
+        } = self.parameters;
+        say!("ready interval_ms={interval_ms} unit={unit}");
+        let interval = interval_ms * 1_000_000;
+        let mut next_report = system::now(Clock::Monotonic).saturating_add(interval);
+        loop {
+            let timeout = self.wait_time(interval, next_report);
+            if system::wait_for_console(timeout) && !self.take_input() && !is_first {
+                // The end of a developer's terminal. The first process of a guest must not end.
+                system::exit(0);
+            }
+            self.workers.bury();
+            let now = system::now(Clock::Monotonic);
+            if interval != 0 && self.workers.any() && now >= next_report {
+                self.report();
+                // On the grid, but without making up for reports that were missed.
+                let missed = (now - next_report) / interval;
+                next_report = next_report.saturating_add((missed + 1).saturating_mul(interval));
+            }
+        }
+    }
+
+    /// How long to wait for input: forever where there is nothing to report.
+    fn wait_time(&self, interval: u64, next_report: u64) -> Option<u64> {
+        (interval != 0 && self.workers.any())
+            .then(|| next_report.saturating_sub(system::now(Clock::Monotonic)))
+    }
+
+    fn report(&self) {
+        say!(
+            "t={} counts={}",
+            system::now(Clock::Monotonic),
+            self.workers.counts()
+        );
+    }
+
+    /// Carries out the commands that have come in. False where the input has ended.
+    fn take_input(&mut self) -> bool {
+        let mut input = [0; 64];
+        let Ok(length) = system::read_console(&mut input) else {
+            return true;
+        };
+        for byte in input.get(..length).unwrap_or_default() {
+            let command = match self.line.push(*byte) {
+                None => continue,
+                Some(Ok(line)) => {
+                    say!("command {line}");
+                    Command::parse(line)
+                }
+                Some(Err(_)) => None,
+            };
+            match command {
+                Some(command) => self.carry_out(command),
+                None => say!("unknown command: {SYNOPSIS}"),
+            }
+        }
+        length != 0
+    }
+
+    fn carry_out(&mut self, command: Command) {
+        let outcome = match command {
+            Command::Dmesg => {
+                inquiry::print_kernel_log();
+                Ok(())
+            }
+            Command::Clocks => {
+                inquiry::print_clocks();
+                Ok(())
+            }
+            Command::Counts => {
+                self.report();
+                Ok(())
+            }
+            Command::Fork => self.workers.start(),
+            Command::Exit(index) => self.workers.end(index),
+            Command::Shell => shell(),
+            Command::Reboot => Err(Refusal::Kernel(system::take_down(Down::Restart))),
+            Command::PowerOff => Err(Refusal::Kernel(system::take_down(Down::Off))),
+        };
+        if let Err(refusal) = outcome {
+            say!("refused: {refusal}");
+        }
+    }
+}
+
+/// Runs a shell on the console until it ends. Nothing is reported meanwhile.
+fn shell() -> Result<(), Refusal> {
+    const BUSYBOX: &core::ffi::CStr = c"/bin/busybox";
+    if !system::exists(BUSYBOX) {
+        return Err(Refusal::Kernel(Errno::ENOENT));
+    }
+    match system::fork().map_err(Refusal::Kernel)? {
+        Fork::Child => {
+            system::set_echo(true);
+            let error = system::execute([BUSYBOX, c"sh"]);
+            say!("no shell: {error}");
+            system::exit(1)
+        }
+        Fork::Parent(child) => {
+            system::wait_for(child);
+            system::set_echo(false);
+            say!("shell ended");
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,409 @@
+//! The system calls of the workload, as safe functions.
+
+use core::ffi::{CStr, c_char};
+use core::fmt;
+use core::mem::MaybeUninit;
+
+use linux_raw_sys::general::{
+    __kernel_timespec, CLOCK_MONOTONIC, CLOCK_REALTIME, ECHO, LINUX_REBOOT_CMD_POWER_OFF,
+    LINUX_REBOOT_CMD_RESTART, LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2, MAP_ANONYMOUS, MAP_PRIVATE,
+    MAP_SHARED, O_RDONLY, O_RDWR, POLLIN, PROT_READ, PROT_WRITE, SIGKILL, pollfd, termios,
+};
+use linux_raw_sys::ioctl::{TCGETS, TCSETS};
+pub use syscalls::Errno;
+use syscalls::{Sysno, syscall};
+
+use crate::counters::Counters;
+
+/// `prctl(2)`'s option for the signal that a process gets when its parent ends.
+const PR_SET_PDEATHSIG: usize = 1;
+/// `syslog(2)`'s request for the whole log.
+const SYSLOG_ACTION_READ_ALL: usize = 3;
+/// `syslog(2)`'s request for the log's size.
+const SYSLOG_ACTION_SIZE_BUFFER: usize = 10;
+/// `waitpid(2)`'s option not to wait.
+const WNOHANG: usize = 1;
+
+const STDIN: usize = 0;
+const STDOUT: usize = 1;
+
+/// Where the program prints: its standard output, by one `write` for each piece of text.
+#[derive(Debug)]
+pub struct Console;
+
+impl fmt::Write for Console {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        write_all(text.as_bytes()).map_err(|_| fmt::Error)
+    }
+}
+
+/// Writes all of `bytes` to the console.
+///
+/// # Errors
+/// What `write(2)` says.
+pub fn write_all(mut bytes: &[u8]) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        // SAFETY: the kernel only reads the slice.
+        let written = unsafe { syscall!(Sysno::write, STDOUT, bytes.as_ptr(), bytes.len()) }?;
+        bytes = bytes.get(written..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// Reads what the console has, into `buffer`, and says how much of it. Waits if it has none.
+///
+/// # Errors
+/// What `read(2)` says.
+pub fn read_console(buffer: &mut [u8]) -> Result<usize, Errno> {
+    // SAFETY: the kernel writes within the slice.
+    unsafe { syscall!(Sysno::read, STDIN, buffer.as_mut_ptr(), buffer.len()) }
+}
+
+/// Waits until the console has input (true) or `nanoseconds` are over (false); `None` is forever.
+#[must_use]
+pub fn wait_for_console(nanoseconds: Option<u64>) -> bool {
+    let mut console = pollfd {
+        fd: STDIN as i32,
+        events: POLLIN as i16,
+        revents: 0,
+    };
+    let timeout = nanoseconds.map(|ns| __kernel_timespec {
+        tv_sec: (ns / NS_PER_S) as i64,
+        tv_nsec: (ns % NS_PER_S) as i64,
+    });
+    let timeout = timeout
+        .as_ref()
+        .map_or(core::ptr::null(), core::ptr::from_ref);
+    // SAFETY: both structures live until the call returns, and the signal mask is absent.
+    let ready = unsafe { syscall!(Sysno::ppoll, &raw mut console, 1, timeout, 0, 0) };
+    ready == Ok(1)
+}
+
+const NS_PER_S: u64 = 1_000_000_000;
+
+/// A clock of `clock_gettime(2)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// Wall time, since 1970.
+    Realtime,
+    /// Time since boot, without jumps.
+    Monotonic,
+}
+
+/// What `clock` shows, in nanoseconds.
+#[must_use]
+pub fn now(clock: Clock) -> u64 {
+    let clock = match clock {
+        Clock::Realtime => CLOCK_REALTIME,
+        Clock::Monotonic => CLOCK_MONOTONIC,
+    };
+    let mut time = __kernel_timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // Cannot fail for these two clocks; would show as 0 if it did.
+    // SAFETY: the kernel writes one timespec.
+    let _ = unsafe { syscall!(Sysno::clock_gettime, clock, &raw mut time) };
+    (time.tv_sec as u64)
+        .wrapping_mul(NS_PER_S)
+        .wrapping_add(time.tv_nsec as u64)
+}
+
+/// Turns the console's echo on or off. Without effect where the console is no terminal.
+pub fn set_echo(on: bool) {
+    let mut settings = MaybeUninit::<termios>::zeroed();
+    // SAFETY: the kernel writes one termios.
+    if unsafe { syscall!(Sysno::ioctl, STDIN, TCGETS, settings.as_mut_ptr()) }.is_err() {
+        return;
+    }
+    // SAFETY: all-zero bytes were a valid termios already.
+    let mut settings = unsafe { settings.assume_init() };
+    if on {
+        settings.c_lflag |= ECHO;
+    } else {
+        settings.c_lflag &= !ECHO;
+    }
+    // SAFETY: the kernel reads one termios. A refusal leaves the echo as it was: no harm.
+    let _ = unsafe { syscall!(Sysno::ioctl, STDIN, TCSETS, &raw const settings) };
+}
+
+/// Makes the file at `path` standard input and output.
+///
+/// # Errors
+/// What `open(2)` says.
+pub fn open_as_console(path: &CStr) -> Result<(), Errno> {
+    // SAFETY: the path ends with a zero byte; descriptors 0 to 2 are nobody's property here.
+    unsafe {
+        let file = syscall!(Sysno::open, path.as_ptr(), O_RDWR, 0)?;
+        for target in 0..=2 {
+            if target != file {
+                syscall!(Sysno::dup2, file, target)?;
+            }
+        }
+        if file > 2 {
+            syscall!(Sysno::close, file)?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads the beginning of the file at `path` into `buffer`: as much as fits.
+///
+/// # Errors
+/// What `open(2)` and `read(2)` say.
+pub fn read_file<'a>(path: &CStr, buffer: &'a mut [u8]) -> Result<&'a [u8], Errno> {
+    let mut length = 0;
+    // SAFETY: the path ends with a zero byte, and the kernel writes within the slice.
+    unsafe {
+        let file = syscall!(Sysno::open, path.as_ptr(), O_RDONLY, 0)?;
+        while let Some(rest) = buffer.get_mut(length..).filter(|rest| !rest.is_empty()) {
+            match syscall!(Sysno::read, file, rest.as_mut_ptr(), rest.len()) {
+                Ok(0) | Err(_) => break,
+                Ok(read) => length += read,
+            }
+        }
+        syscall!(Sysno::close, file)?;
+    }
+    Ok(buffer.get(..length).unwrap_or_default())
+}
+
+/// Whether there is a file at `path`.
+#[must_use]
+pub fn exists(path: &CStr) -> bool {
+    // SAFETY: the path ends with a zero byte.
+    unsafe { syscall!(Sysno::access, path.as_ptr(), 0) }.is_ok()
+}
+
+/// Mounts the kernel's file system of type `kind` at `path`, which is made if it is not there.
+///
+/// # Errors
+/// What `mount(2)` says.
+pub fn mount(kind: &CStr, path: &CStr) -> Result<(), Errno> {
+    // SAFETY: all strings end with a zero byte.
+    unsafe {
+        // Fails where the directory is there, which is as good.
+        let _ = syscall!(Sysno::mkdir, path.as_ptr(), 0o755);
+        syscall!(
+            Sysno::mount,
+            kind.as_ptr(),
+            path.as_ptr(),
+            kind.as_ptr(),
+            0,
+            0
+        )
+        .map(drop)
+    }
+}
+
+fn map_pages(length: usize, sharing: u32) -> Result<*mut u8, Errno> {
+    let protection = PROT_READ | PROT_WRITE;
+    let flags = sharing | MAP_ANONYMOUS;
+    // SAFETY: a new mapping where the kernel likes it overlaps nothing.
+    let address = unsafe { syscall!(Sysno::mmap, 0, length, protection, flags, usize::MAX, 0) }?;
+    Ok(core::ptr::with_exposed_provenance_mut(address))
+}
+
+/// Memory of this process alone, zeroed, never given back.
+///
+/// # Errors
+/// What `mmap(2)` says.
+pub fn private_memory(length: usize) -> Result<&'static mut [u8], Errno> {
+    let start = map_pages(length, MAP_PRIVATE)?;
+    // SAFETY: the mapping is `length` zeroed bytes, is new, and is never unmapped.
+    Ok(unsafe { core::slice::from_raw_parts_mut(start, length) })
+}
+
+/// The page that this process and all that it forks share.
+///
+/// # Errors
+/// What `mmap(2)` says.
+pub fn shared_counters() -> Result<&'static Counters, Errno> {
+    let start = map_pages(size_of::<Counters>(), MAP_SHARED)?;
+    // SAFETY: the mapping is new, page-aligned, never unmapped, and zeroed, which is what a new
+    // slot is; all of it is atomics, so sharing it is sound.
+    Ok(unsafe { &*start.cast::<Counters>() })
+}
+
+/// A process's number.
+pub type Pid = usize;
+
+/// Which side of a fork the caller is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fork {
+    /// The new process.
+    Child,
+    /// The old one, with the new one's number.
+    Parent(Pid),
+}
+
+/// Makes a copy of this process, which is killed when this one ends.
+///
+/// # Errors
+/// What `fork(2)` says.
+pub fn fork() -> Result<Fork, Errno> {
+    // SAFETY: the process has one thread, so its copy is whole.
+    match unsafe { syscall!(Sysno::fork) }? {
+        0 => {
+            // SAFETY: changes nothing in memory. Only matters where this is not the first process.
+            let _ = unsafe { syscall!(Sysno::prctl, PR_SET_PDEATHSIG, SIGKILL) };
+            Ok(Fork::Child)
+        }
+        child => Ok(Fork::Parent(child)),
+    }
+}
+
+/// Ends this process.
+pub fn exit(status: i32) -> ! {
+    loop {
+        // SAFETY: does not return.
+        let _ = unsafe { syscall!(Sysno::exit_group, status) };
+    }
+}
+
+/// A process that ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Which it was.
+    pub pid: Pid,
+    /// How it ended, as `wait(2)` codes it: 0 is well.
+    pub status: i32,
+}
+
+fn wait(which: isize, options: usize) -> Option<Ended> {
+    let mut status = 0_i32;
+    // SAFETY: the kernel writes one status.
+    match unsafe { syscall!(Sysno::wait4, which, &raw mut status, options, 0) } {
+        Ok(0) | Err(_) => None,
+        Ok(pid) => Some(Ended { pid, status }),
+    }
+}
+
+/// A child that has ended and was not told of yet.
+#[must_use]
+pub fn ended_child() -> Option<Ended> {
+    wait(-1, WNOHANG)
+}
+
+/// Waits until `child` has ended.
+pub fn wait_for(child: Pid) {
+    while wait(child as isize, 0).is_none_or(|ended| ended.pid != child) {
+        // SAFETY: no memory is involved: only asks whether the process is there.
+        if unsafe { syscall!(Sysno::kill, child, 0) }.is_err() {
+            return;
+        }
+    }
+}
+
+/// Becomes the program `arguments[0]`. Returns only if that fails.
+pub fn execute<const N: usize>(arguments: [&CStr; N]) -> Errno {
+    let mut pointers = [core::ptr::null::<c_char>(); 8];
+    const { assert!(N < 8, "the list of arguments ends with a null") };
+    for (pointer, argument) in pointers.iter_mut().zip(arguments) {
+        *pointer = argument.as_ptr();
+    }
+    let environment = [c"PATH=/bin:/sbin:/usr/bin".as_ptr(), core::ptr::null()];
+    // SAFETY: strings end with zero bytes, both lists with a null.
+    let outcome = unsafe {
+        syscall!(
+            Sysno::execve,
+            pointers[0],
+            pointers.as_ptr(),
+            environment.as_ptr()
+        )
+    };
+    outcome.err().unwrap_or(Errno::ENOEXEC)
+}
+
+/// The process's own number.
+#[must_use]
+pub fn own_pid() -> Pid {
+    // SAFETY: no memory is involved.
+    unsafe { syscall!(Sysno::getpid) }.unwrap_or(0)
+}
+
+/// Hands `reader` the kernel's log, in memory that is there for so long only.
+///
+/// # Errors
+/// What `syslog(2)` and `mmap(2)` say.
+pub fn with_kernel_log(reader: impl FnOnce(&[u8])) -> Result<(), Errno> {
+    // SAFETY: no memory is involved.
+    let size = unsafe { syscall!(Sysno::syslog, SYSLOG_ACTION_SIZE_BUFFER, 0, 0) }?;
+    let start = map_pages(size, MAP_PRIVATE)?;
+    // SAFETY: the mapping is `size` bytes, the kernel writes within it, and its `length` first
+    // bytes are only used while it is there: `reader` cannot keep them.
+    unsafe {
+        let length = syscall!(Sysno::syslog, SYSLOG_ACTION_READ_ALL, start, size);
+        if let Ok(length) = length {
+            reader(core::slice::from_raw_parts(start, length));
+        }
+        syscall!(Sysno::munmap, start, size)?;
+        length.map(drop)
+    }
+}
+
+/// How the machine goes down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Down {
+    /// Power off.
+    Off,
+    /// Reset and boot again.
+    Restart,
+}
+
+/// Takes the machine down. Returns only if that is refused.
+pub fn take_down(how: Down) -> Errno {
+    let command = match how {
+        Down::Off => LINUX_REBOOT_CMD_POWER_OFF,
+        Down::Restart => LINUX_REBOOT_CMD_RESTART,
+    };
+    // SAFETY: no memory is involved.
+    let outcome = unsafe {
+        let _ = syscall!(Sysno::sync);
+        syscall!(
+            Sysno::reboot,
+            LINUX_REBOOT_MAGIC1,
+            LINUX_REBOOT_MAGIC2,
+            command,
+            0
+        )
+    };
+    outcome.err().unwrap_or(Errno::EPERM)
+}
+
+/// The arguments that the kernel gave the program.
+#[derive(Debug)]
+pub struct Arguments {
+    next: *const *const c_char,
+    left: usize,
+}
+
+impl Arguments {
+    /// The arguments that the initial stack holds.
+    ///
+    /// # Safety
+    /// `stack` must be the stack pointer as it was when the kernel started the program.
+    #[must_use]
+    pub unsafe fn from_initial_stack(stack: *const usize) -> Self {
+        // SAFETY: the stack begins with the count, and the pointers follow it.
+        unsafe {
+            Self {
+                left: *stack,
+                next: stack.add(1).cast(),
+            }
+        }
+    }
+}
+
+impl Iterator for Arguments {
+    type Item = &'static CStr;
+
+    fn next(&mut self) -> Option<&'static CStr> {
+        self.left = self.left.checked_sub(1)?;
+        // SAFETY: `left` counted one more pointer to a string, which lives as long as the process.
+        unsafe {
+            let argument = CStr::from_ptr(*self.next);
+            self.next = self.next.add(1);
+            Some(argument)
+        }
+    }
+}

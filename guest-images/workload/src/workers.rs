@@ -1,0 +1,172 @@
+//! The processes that burn CPU time.
+
+use crate::computation::{closed_form, stepwise};
+use crate::counters::{Counters, Slot};
+use crate::parameters::{self, MAX_PROCESSES, Parameters};
+use crate::system::{self, Errno, Fork, Pid};
+use crate::{init, say};
+
+/// All processes that were ever started; process `i` has slot `i` of the counters.
+#[derive(Debug)]
+pub struct Workers {
+    counters: &'static Counters,
+    /// The living processes' numbers.
+    pids: [Option<Pid>; MAX_PROCESSES],
+    started: usize,
+    unit: u64,
+}
+
+/// A request that cannot be met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// All slots have been used.
+    Full,
+    /// There is no living process of that index.
+    NoSuchProcess,
+    /// The kernel said no.
+    Kernel(Errno),
+}
+
+impl core::fmt::Display for Refusal {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter) -> core::fmt::Result {
+        match self {
+            Self::Full => write!(formatter, "no more than {MAX_PROCESSES} processes ever"),
+            Self::NoSuchProcess => write!(formatter, "no such process"),
+            Self::Kernel(error) => write!(formatter, "{error}"),
+        }
+    }
+}
+
+impl Workers {
+    /// No process yet.
+    ///
+    /// # Errors
+    /// What `mmap(2)` says of the shared page.
+    pub fn new(parameters: &Parameters) -> Result<Self, Errno> {
+        Ok(Self {
+            counters: system::shared_counters()?,
+            pids: [None; MAX_PROCESSES],
+            started: 0,
+            unit: parameters.unit,
+        })
+    }
+
+    /// Starts one process and prints its index and number.
+    ///
+    /// # Errors
+    /// [`Refusal::Full`], or what `fork(2)` says.
+    pub fn start(&mut self) -> Result<(), Refusal> {
+        let index = self.started;
+        let (slot, pid) = self
+            .counters
+            .get(index)
+            .zip(self.pids.get_mut(index))
+            .ok_or(Refusal::Full)?;
+        match system::fork().map_err(Refusal::Kernel)? {
+            Fork::Child => {
+                if index == 0 {
+                    hold_pattern();
+                }
+                work(slot, index, self.unit)
+            }
+            Fork::Parent(child) => {
+                *pid = Some(child);
+                self.started += 1;
+                say!("process {index} pid {child}");
+                Ok(())
+            }
+        }
+    }
+
+    /// Asks process `index` to end; [`Self::bury`] tells when it has.
+    ///
+    /// # Errors
+    /// [`Refusal::NoSuchProcess`].
+    pub fn end(&self, index: usize) -> Result<(), Refusal> {
+        let lives = self.pids.get(index).is_some_and(Option::is_some);
+        let slot = self
+            .counters
+            .get(index)
+            .filter(|_| lives)
+            .ok_or(Refusal::NoSuchProcess)?;
+        slot.ask_to_end();
+        Ok(())
+    }
+
+    /// Prints which processes have ended since the last call.
+    pub fn bury(&mut self) {
+        while let Some(ended) = system::ended_child() {
+            for (index, pid) in self.pids.iter_mut().enumerate() {
+                if pid.take_if(|pid| *pid == ended.pid).is_some() {
+                    say!(
+                        "process {index} pid {} ended status {}",
+                        ended.pid,
+                        ended.status
+                    );
+                }
+            }
+        }
+    }
+
+    /// Whether any process lives.
+    #[must_use]
+    pub fn any(&self) -> bool {
+        self.pids.iter().any(Option::is_some)
+    }
+
+    /// How many units each process has finished, by index, as text: `12,34,56`.
+    #[must_use]
+    pub fn counts(&self) -> Counts<'_> {
+        Counts(self.counters.get(..self.started).unwrap_or_default())
+    }
+}
+
+/// See [`Workers::counts`].
+#[derive(Clone, Copy, Debug)]
+pub struct Counts<'a>(&'a [Slot]);
+
+impl core::fmt::Display for Counts<'_> {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter) -> core::fmt::Result {
+        for (index, slot) in self.0.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            write!(formatter, "{comma}{}", slot.finished())?;
+        }
+        Ok(())
+    }
+}
+
+/// What a process does until it is asked to end.
+fn work(slot: &Slot, index: usize, unit: u64) -> ! {
+    // Each process has its own numbers, so that one that sees another's registers is wrong.
+    let mut seed = index as u64;
+    while !slot.is_asked_to_end() {
+        let result = stepwise(seed, unit);
+        let right = result == closed_form(seed, unit);
+        slot.count(right);
+        if !right && slot.wrong() == 1 {
+            say!("process {index} computed {result:#x} from {seed:#x}: WRONG");
+        }
+        seed = result;
+    }
+    system::exit(i32::from(slot.wrong() != 0));
+}
+
+/// Puts the text of `workload.pattern` in this process's memory, once, for as long as it lives.
+///
+/// It is read here, after the fork, and the buffer it was read to is wiped, so that a search of all
+/// guest memory finds it in one address space only.
+fn hold_pattern() {
+    let mut buffer = [0; init::COMMAND_LINE];
+    init::with_command_line(&mut buffer, |command_line| {
+        let Some(pattern) = parameters::pattern(command_line) else {
+            return;
+        };
+        // Too long for the command line cannot be: the text came from there.
+        if let Ok(memory) = system::private_memory(init::COMMAND_LINE) {
+            for (place, byte) in memory.iter_mut().zip(pattern.bytes()) {
+                *place = byte;
+            }
+            core::hint::black_box(memory);
+        }
+    });
+}
