@@ -9,6 +9,11 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+extern crate alloc;
+
+pub mod apic_message;
 pub mod clock;
+pub mod ioapic;
+pub mod lapic;
 pub mod line;
 pub mod time;
