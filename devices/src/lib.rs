@@ -11,5 +11,7 @@
 
 pub mod clock;
 pub mod line;
+pub mod pm1;
+pub mod pm_timer;
 pub mod time;
 pub mod tsc;
