@@ -11,7 +11,9 @@
 
 pub mod clock;
 pub mod line;
+pub mod pit;
 pub mod pm1;
 pub mod pm_timer;
+pub mod speaker_port;
 pub mod time;
 pub mod tsc;
