@@ -93,6 +93,9 @@ impl Now {
 pub struct Lead(i64);
 
 impl Lead {
+    /// Both lines together.
+    pub const ZERO: Self = Self(0);
+
     /// Where the counter point `when` lies on the timer line. The last point of the counter
     /// line stands for "never" and stays so.
     #[inline]
