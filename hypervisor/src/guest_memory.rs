@@ -58,4 +58,25 @@ pub trait GuestMemory {
         self.read(address, &mut bytes)?;
         Ok(u64::from_le_bytes(bytes))
     }
+
+    /// Replaces the `u32` at `address`, which is aligned, by `new` if it is `current`, as
+    /// one atomic operation towards the guest's other VCPUs; tells whether it did. Page
+    /// walks set accessed and dirty bits by this.
+    ///
+    /// The provided method is not atomic, and good enough for memory that nobody shares.
+    ///
+    /// # Errors
+    /// As [`GuestMemory::write`].
+    fn compare_exchange_u32(
+        &self,
+        address: GuestPhysAddr,
+        current: u32,
+        new: u32,
+    ) -> Result<bool, NotRam> {
+        if self.read_u32(address)? != current {
+            return Ok(false);
+        }
+        self.write(address, &new.to_le_bytes())?;
+        Ok(true)
+    }
 }

@@ -4,4 +4,8 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod emulate;
 pub mod guest_memory;
+pub mod guest_paging;
+#[cfg(test)]
+mod test_ram;

@@ -1,0 +1,214 @@
+//! What the emulator needs to know and change of a VCPU.
+
+use crate::guest_paging::PagingRegisters;
+
+/// Index of RAX in the order of instruction encodings (and VM-exit qualifications).
+pub const RAX: usize = 0;
+/// Index of RCX.
+pub const RCX: usize = 1;
+/// Index of RDX.
+pub const RDX: usize = 2;
+/// Index of RSP.
+pub const RSP: usize = 4;
+/// Index of RSI.
+pub const RSI: usize = 6;
+/// Index of RDI.
+pub const RDI: usize = 7;
+
+/// A segment register, numbered as in instruction encodings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SegmentRegister {
+    /// ES.
+    Es = 0,
+    /// CS.
+    Cs = 1,
+    /// SS.
+    Ss = 2,
+    /// DS.
+    Ds = 3,
+    /// FS.
+    Fs = 4,
+    /// GS.
+    Gs = 5,
+}
+
+/// The access rights of a segment, in the format of the VMCS (SDM vol. 3C, table 25-2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentRights(pub u32);
+
+impl SegmentRights {
+    const ACCESSED_WRITABLE: u32 = 1 << 1;
+    const EXPAND_DOWN: u32 = 1 << 2;
+    const CODE: u32 = 1 << 3;
+    const LONG: u32 = 1 << 13;
+    const DEFAULT_BIG: u32 = 1 << 14;
+    const UNUSABLE: u32 = 1 << 16;
+
+    /// Whether a null selector was loaded.
+    #[must_use]
+    pub const fn is_unusable(self) -> bool {
+        self.0 & Self::UNUSABLE != 0
+    }
+
+    /// Whether it is a code segment.
+    #[must_use]
+    pub const fn is_code(self) -> bool {
+        self.0 & Self::CODE != 0
+    }
+
+    /// Whether data may be read: any data segment, and readable code segments.
+    #[must_use]
+    pub const fn is_readable(self) -> bool {
+        !self.is_code() || self.0 & Self::ACCESSED_WRITABLE != 0
+    }
+
+    /// Whether data may be written: writable data segments.
+    #[must_use]
+    pub const fn is_writable(self) -> bool {
+        !self.is_code() && self.0 & Self::ACCESSED_WRITABLE != 0
+    }
+
+    /// Whether it is a data segment whose offsets lie above the limit.
+    #[must_use]
+    pub const fn is_expand_down(self) -> bool {
+        !self.is_code() && self.0 & Self::EXPAND_DOWN != 0
+    }
+
+    /// L: a code segment for 64-bit mode, if IA-32e mode is active.
+    #[must_use]
+    pub const fn is_long(self) -> bool {
+        self.0 & Self::LONG != 0
+    }
+
+    /// D/B: 32-bit code, stack pointer or upper bound.
+    #[must_use]
+    pub const fn is_big(self) -> bool {
+        self.0 & Self::DEFAULT_BIG != 0
+    }
+}
+
+/// The registers of a VCPU. Reading one may cost a VMREAD, and each method is called only
+/// where an instruction needs it.
+pub trait Cpu: PagingRegisters {
+    /// The general-purpose register `index` (0 to 15, as encoded: RAX is 0, RSP is 4).
+    fn gpr(&self, index: usize) -> u64;
+    /// Sets the general-purpose register `index`.
+    fn set_gpr(&mut self, index: usize, value: u64);
+    /// RIP.
+    fn rip(&self) -> u64;
+    /// Sets RIP, to the next instruction or the target of a jump: the emulated instruction
+    /// is over. What else that means is the VCPU's to do, as after every instruction that it
+    /// steps over: it ends blocking by STI and by MOV SS, clears RFLAGS.RF, and makes a
+    /// debug exception pending if RFLAGS.TF was set.
+    fn set_rip(&mut self, rip: u64);
+    /// RFLAGS.
+    fn rflags(&self) -> u64;
+    /// Sets RFLAGS; only status flags differ from what [`Cpu::rflags`] said.
+    fn set_rflags(&mut self, rflags: u64);
+    /// The current privilege level: the DPL of SS.
+    fn cpl(&self) -> u8;
+    /// The selector in a segment register.
+    fn segment_selector(&self, segment: SegmentRegister) -> u16;
+    /// The base of a segment.
+    fn segment_base(&self, segment: SegmentRegister) -> u64;
+    /// The limit of a segment in bytes, granularity applied.
+    fn segment_limit(&self, segment: SegmentRegister) -> u32;
+    /// The access rights of a segment.
+    fn segment_rights(&self, segment: SegmentRegister) -> SegmentRights;
+}
+
+/// How the CPU decodes and addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Real-address mode.
+    Real,
+    /// Virtual-8086 mode.
+    Virtual8086,
+    /// Protected or compatibility mode with 16-bit code.
+    Protected16,
+    /// Protected or compatibility mode with 32-bit code.
+    Protected32,
+    /// 64-bit mode.
+    Long,
+}
+
+impl Mode {
+    const CR0_PE: u64 = 1 << 0;
+    const EFER_LMA: u64 = 1 << 10;
+    const RFLAGS_VM: u64 = 1 << 17;
+
+    /// The mode that `cpu` is in.
+    pub fn of(cpu: &impl Cpu) -> Self {
+        let rights = cpu.segment_rights(SegmentRegister::Cs);
+        if cpu.efer() & Self::EFER_LMA != 0 {
+            if rights.is_long() {
+                return Self::Long;
+            }
+        } else if cpu.cr0() & Self::CR0_PE == 0 {
+            return Self::Real;
+        } else if cpu.rflags() & Self::RFLAGS_VM != 0 {
+            return Self::Virtual8086;
+        }
+        if rights.is_big() {
+            Self::Protected32
+        } else {
+            Self::Protected16
+        }
+    }
+
+    /// The width of code in bits.
+    #[must_use]
+    pub const fn bits(self) -> u32 {
+        match self {
+            Self::Real | Self::Virtual8086 | Self::Protected16 => 16,
+            Self::Protected32 => 32,
+            Self::Long => 64,
+        }
+    }
+
+    /// Whether segment types are checked: not in real-address and virtual-8086 mode.
+    #[must_use]
+    pub const fn checks_segment_types(self) -> bool {
+        matches!(self, Self::Protected16 | Self::Protected32)
+    }
+}
+
+/// An exception that the emulated instruction raises, to be injected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The vector: #UD, #SS, #GP, #PF or #AC.
+    pub vector: u8,
+    /// The error code to deliver; none in real-address mode and for #UD.
+    pub error_code: Option<u32>,
+    /// For #PF: what goes to CR2.
+    pub cr2: Option<u64>,
+}
+
+impl Fault {
+    /// Vector of #DE.
+    pub const DIVIDE_ERROR: u8 = 0;
+    /// Vector of #UD.
+    pub const INVALID_OPCODE: u8 = 6;
+    /// Vector of #SS.
+    pub const STACK: u8 = 12;
+    /// Vector of #GP.
+    pub const GENERAL_PROTECTION: u8 = 13;
+    /// Vector of #PF.
+    pub const PAGE: u8 = 14;
+    /// Vector of #AC.
+    pub const ALIGNMENT: u8 = 17;
+
+    /// A fault with the error code 0, in the modes that have error codes.
+    #[must_use]
+    pub const fn with_zero_code(vector: u8, mode: Mode) -> Self {
+        Self {
+            vector,
+            error_code: if matches!(mode, Mode::Real) {
+                None
+            } else {
+                Some(0)
+            },
+            cr2: None,
+        }
+    }
+}

@@ -1,0 +1,629 @@
+//! Execution of a decoded instruction.
+
+use iced_x86::{Code, Instruction, MemorySize, Mnemonic, OpKind, Register};
+
+use super::context::{Context, Span};
+use super::cpu::{Cpu, Mode, RAX, RDX, RSP, SegmentRegister};
+use super::flags::{self, BitOperation, Outcome, Shift};
+use super::{Bus, Completed, Reason, Stop, Width};
+use crate::guest_memory::GuestMemory;
+use crate::guest_paging::AccessKind;
+
+/// An operand, located and checked.
+#[derive(Clone, Copy)]
+enum Place {
+    Register(Register),
+    Immediate(u64),
+    Memory(Span),
+}
+
+impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
+    /// Executes `instruction`.
+    pub(super) fn execute(
+        &mut self,
+        bus: &mut impl Bus,
+        instruction: &Instruction,
+    ) -> Result<Completed, Stop> {
+        if let Some(operation) = self.string_operation(instruction) {
+            let next = self.next_ip(instruction);
+            return self.repeat(bus, &operation, next);
+        }
+        match instruction.mnemonic() {
+            Mnemonic::Mov | Mnemonic::Movnti => self.mov(bus, instruction)?,
+            Mnemonic::Movzx => self.load_extended(bus, instruction, false)?,
+            Mnemonic::Movsx | Mnemonic::Movsxd => self.load_extended(bus, instruction, true)?,
+            Mnemonic::Movbe => {
+                let width = self.width(instruction, 0)?;
+                let destination = self.place(instruction, 0, AccessKind::Write)?;
+                let source = self.place(instruction, 1, AccessKind::Read)?;
+                let value = self.get(bus, source).swap_bytes() >> (64 - width.bits());
+                self.put(bus, destination, value);
+            }
+            Mnemonic::Add => {
+                self.binary(bus, instruction, |f, a, b, w| flags::add(f, a, b, false, w))?
+            }
+            Mnemonic::Adc => {
+                self.binary(bus, instruction, |f, a, b, w| flags::add(f, a, b, true, w))?
+            }
+            Mnemonic::Sub => {
+                self.binary(bus, instruction, |f, a, b, w| flags::sub(f, a, b, false, w))?
+            }
+            Mnemonic::Sbb => {
+                self.binary(bus, instruction, |f, a, b, w| flags::sub(f, a, b, true, w))?
+            }
+            Mnemonic::And => {
+                self.binary(bus, instruction, |f, a, b, w| flags::logic(f, a & b, w))?
+            }
+            Mnemonic::Or => {
+                self.binary(bus, instruction, |f, a, b, w| flags::logic(f, a | b, w))?
+            }
+            Mnemonic::Xor => {
+                self.binary(bus, instruction, |f, a, b, w| flags::logic(f, a ^ b, w))?
+            }
+            Mnemonic::Cmp => {
+                self.compare(bus, instruction, |f, a, b, w| flags::sub(f, a, b, false, w))?
+            }
+            Mnemonic::Test => {
+                self.compare(bus, instruction, |f, a, b, w| flags::logic(f, a & b, w))?
+            }
+            Mnemonic::Inc => self.unary(bus, instruction, flags::inc)?,
+            Mnemonic::Dec => self.unary(bus, instruction, flags::dec)?,
+            Mnemonic::Neg => {
+                self.unary(bus, instruction, |f, a, w| flags::sub(f, 0, a, false, w))?
+            }
+            Mnemonic::Not => self.unary(bus, instruction, |rflags, a, w| Outcome {
+                value: !a & w.mask(),
+                rflags,
+            })?,
+            Mnemonic::Shl | Mnemonic::Sal => self.shift(bus, instruction, Shift::Left)?,
+            Mnemonic::Shr => self.shift(bus, instruction, Shift::Right)?,
+            Mnemonic::Sar => self.shift(bus, instruction, Shift::ArithmeticRight)?,
+            Mnemonic::Rol => self.shift(bus, instruction, Shift::RotateLeft)?,
+            Mnemonic::Ror => self.shift(bus, instruction, Shift::RotateRight)?,
+            Mnemonic::Bt => self.bit(bus, instruction, BitOperation::Test)?,
+            Mnemonic::Bts => self.bit(bus, instruction, BitOperation::Set)?,
+            Mnemonic::Btr => self.bit(bus, instruction, BitOperation::Reset)?,
+            Mnemonic::Btc => self.bit(bus, instruction, BitOperation::Complement)?,
+            Mnemonic::Xchg => self.xchg(bus, instruction)?,
+            Mnemonic::Xadd => self.xadd(bus, instruction)?,
+            Mnemonic::Cmpxchg => self.cmpxchg(bus, instruction)?,
+            Mnemonic::Mul => self.multiply_accumulator(bus, instruction, false)?,
+            Mnemonic::Imul if instruction.op_count() == 1 => {
+                self.multiply_accumulator(bus, instruction, true)?;
+            }
+            Mnemonic::Imul => self.multiply(bus, instruction)?,
+            Mnemonic::Push => self.push(bus, instruction)?,
+            Mnemonic::Pop => self.pop(bus, instruction)?,
+            Mnemonic::Call | Mnemonic::Jmp => return self.branch(bus, instruction),
+            Mnemonic::Clflush | Mnemonic::Clflushopt | Mnemonic::Clwb => {
+                // There is no cache between a guest and its devices.
+                self.place(instruction, 0, AccessKind::Read)?;
+            }
+            _ => self.conditional(bus, instruction)?,
+        }
+        let next = self.next_ip(instruction);
+        self.cpu.set_rip(next);
+        Ok(Completed::Retired)
+    }
+
+    fn mov(&mut self, bus: &mut impl Bus, instruction: &Instruction) -> Result<(), Stop> {
+        if is_segment_register(instruction, 0) {
+            return Err(Stop::Unsupported(Reason::NotImplemented));
+        }
+        let destination = self.place(instruction, 0, AccessKind::Write)?;
+        let source = self.place(instruction, 1, AccessKind::Read)?;
+        let value = self.get(bus, source);
+        self.put(bus, destination, value);
+        Ok(())
+    }
+
+    fn load_extended(
+        &mut self,
+        bus: &mut impl Bus,
+        instruction: &Instruction,
+        signed: bool,
+    ) -> Result<(), Stop> {
+        let width = self.width(instruction, 1)?;
+        let destination = self.place(instruction, 0, AccessKind::Write)?;
+        let source = self.place(instruction, 1, AccessKind::Read)?;
+        let mut value = self.get(bus, source);
+        if signed {
+            value = width.sign_extend(value);
+        }
+        self.put(bus, destination, value);
+        Ok(())
+    }
+
+    fn binary(
+        &mut self,
+        bus: &mut impl Bus,
+        instruction: &Instruction,
+        compute: impl FnOnce(u64, u64, u64, Width) -> Outcome,
+    ) -> Result<(), Stop> {
+        let width = self.width(instruction, 0)?;
+        let destination = self.writable_place(instruction, 0)?;
+        let source = self.place(instruction, 1, AccessKind::Read)?;
+        let a = self.get(bus, destination);
+        let b = self.get(bus, source);
+        let outcome = compute(self.rflags, a, b, width);
+        self.put(bus, destination, outcome.value);
+        self.cpu.set_rflags(outcome.rflags);
+        Ok(())
+    }
+
+    fn compare(
+        &mut self,
+        bus: &mut impl Bus,
+        instruction: &Instruction,
+        compute: impl FnOnce(u64, u64, u64, Width) -> Outcome,
+    ) -> Result<(), Stop> {
+        let width = self.width(instruction, 0)?;
+        let left = self.place(instruction, 0, AccessKind::Read)?;
+        let right = self.place(instruction, 1, AccessKind::Read)?;
+        let a = self.get(bus, left);
+        let b = self.get(bus, right);
+        let outcome = compute(self.rflags, a, b, width);
+        self.cpu.set_rflags(outcome.rflags);
+        Ok(())
+    }
+
+    fn unary(
+        &mut self,
+        bus: &mut impl Bus,
+        instruction: &Instruction,
+        compute: impl FnOnce(u64, u64, Width) -> Outcome,
+    ) -> Result<(), Stop> {
+        let width = self.width(instruction, 0)?;
+        let destination = self.writable_place(instruction, 0)?;
+        let a = self.get(bus, destination);
+        let outcome = compute(self.rflags, a, width);
+        self.put(bus, destination, outcome.value);
+        self.cpu.set_rflags(outcome.rflags);
+        Ok(())
+    }
+
+    fn shift(
+        &mut self,
+        bus: &mut impl Bus,
+        instruction: &Instruction,
+        operation: Shift,
+    ) -> Result<(), Stop> {
+        let count = self.place(instruction, 1, AccessKind::Read)?;
+        let count = self.get(bus, count) as u8;
+        self.unary(bus, instruction, |rflags, a, width| {
+            flags::shift(rflags, a, count, operation, width)
+        })
+    }
+
+    fn bit(
+        &mut self,
+        bus: &mut impl Bus,
+        instruction: &Instruction,
+        operation: BitOperation,
+    ) -> Result<(), Stop> {
+        let width = self.width(instruction, 0)?;
+        let kind = if operation == BitOperation::Test {
+            AccessKind::Read
+        } else {
+            AccessKind::Write
+        };
+        let index = self.place(instruction, 1, AccessKind::Read)?;
+        let place = if instruction.op0_kind() == OpKind::Memory {
+            let (segment, mut offset) = self.effective_address(instruction, 0);
+            if let Place::Register(register) = index {
+                // A register's index reaches beyond the operand: the memory is a string of
+                // bits (SDM vol. 1, 3.1.1.9, and the page of BT).
+                let index = width.sign_extend(self.register(register)) as i64;
+                let element = index.div_euclid(i64::from(width.bits()));
+                let distance = element.wrapping_mul(width.bytes() as i64);
+                offset = offset.wrapping_add(distance as u64) & address_mask(instruction);
+            }
+            let span = self.span(segment, offset, width, kind)?;
+            self.check_locked_span(instruction, span)?;
+            Place::Memory(span)
+        } else {
+            self.place(instruction, 0, kind)?
+        };
+        let index = self.get(bus, index);
+        let value = self.get(bus, place);
+        let outcome = flags::bit(self.rflags, value, index, operation, width);
+        if operation != BitOperation::Test {
+            self.put(bus, place, outcome.value);
+        }
+        self.cpu.set_rflags(outcome.rflags);
+        Ok(())
+    }
+
+    fn xchg(&mut self, bus: &mut impl Bus, instruction: &Instruction) -> Result<(), Stop> {
+        let left = self.writable_place(instruction, 0)?;
+        let right = self.writable_place(instruction, 1)?;
+        let a = self.get(bus, left);
+        let b = self.get(bus, right);
+        self.put(bus, left, b);
+        self.put(bus, right, a);
+        Ok(())
+    }
+
+    fn xadd(&mut self, bus: &mut impl Bus, instruction: &Instruction) -> Result<(), Stop> {
+        let width = self.width(instruction, 0)?;
+        let destination = self.writable_place(instruction, 0)?;
+        let source = self.place(instruction, 1, AccessKind::Write)?;
+        let a = self.get(bus, destination);
+        let b = self.get(bus, source);
+        let outcome = flags::add(self.rflags, a, b, false, width);
+        self.put(bus, source, a);
+        self.put(bus, destination, outcome.value);
+        self.cpu.set_rflags(outcome.rflags);
+        Ok(())
+    }
+
+    fn cmpxchg(&mut self, bus: &mut impl Bus, instruction: &Instruction) -> Result<(), Stop> {
+        let width = self.width(instruction, 0)?;
+        let destination = self.writable_place(instruction, 0)?;
+        let source = self.place(instruction, 1, AccessKind::Read)?;
+        let old = self.get(bus, destination);
+        let new = self.get(bus, source);
+        let outcome = flags::sub(self.rflags, self.cpu.gpr(RAX), old, false, width);
+        if outcome.value == 0 {
+            self.put(bus, destination, new);
+        } else {
+            // The destination is written in any case (the page of CMPXCHG).
+            self.put(bus, destination, old);
+            self.set_accumulator(RAX, old, width);
+        }
+        self.cpu.set_rflags(outcome.rflags);
+        Ok(())
+    }
+
+    /// MUL and IMUL with one operand: RDX:RAX gets RAX times it.
+    fn multiply_accumulator(
+        &mut self,
+        bus: &mut impl Bus,
+        instruction: &Instruction,
+        signed: bool,
+    ) -> Result<(), Stop> {
+        let width = self.width(instruction, 0)?;
+        let source = self.place(instruction, 0, AccessKind::Read)?;
+        let b = self.get(bus, source);
+        let (low, high) = flags::multiply(self.rflags, self.cpu.gpr(RAX), b, signed, width);
+        if width == Width::BYTE {
+            self.set_accumulator(RAX, high << 8 | low.value, Width::WORD);
+        } else {
+            self.set_accumulator(RAX, low.value, width);
+            self.set_accumulator(RDX, high, width);
+        }
+        self.cpu.set_rflags(low.rflags);
+        Ok(())
+    }
+
+    /// IMUL with two or three operands.
+    fn multiply(&mut self, bus: &mut impl Bus, instruction: &Instruction) -> Result<(), Stop> {
+        let width = self.width(instruction, 0)?;
+        let destination = self.place(instruction, 0, AccessKind::Write)?;
+        let left = instruction.op_count() - 2;
+        let left = self.place(instruction, left, AccessKind::Read)?;
+        let right = self.place(instruction, instruction.op_count() - 1, AccessKind::Read)?;
+        let a = self.get(bus, left);
+        let b = self.get(bus, right);
+        let (product, _) = flags::multiply(self.rflags, a, b, true, width);
+        self.put(bus, destination, product.value);
+        self.cpu.set_rflags(product.rflags);
+        Ok(())
+    }
+
+    /// CMOVcc and SETcc: of all instructions that depend on a condition, just they have a
+    /// memory operand (and one or two operands).
+    fn conditional(&mut self, bus: &mut impl Bus, instruction: &Instruction) -> Result<(), Stop> {
+        let Some(code) = (instruction.condition_code() as u8).checked_sub(1) else {
+            return Err(Stop::Unsupported(Reason::NotImplemented));
+        };
+        let holds = flags::condition(self.rflags, code);
+        let destination = match instruction.op_count() {
+            2 => {
+                let destination = self.place(instruction, 0, AccessKind::Write)?;
+                // The source is read whatever the condition is, and a 32-bit destination
+                // is zero-extended.
+                let source = self.place(instruction, 1, AccessKind::Read)?;
+                let new = self.get(bus, source);
+                let value = if holds {
+                    new
+                } else {
+                    self.get(bus, destination)
+                };
+                self.put(bus, destination, value);
+                return Ok(());
+            }
+            1 if instruction.op0_kind() == OpKind::Memory => {
+                self.place(instruction, 0, AccessKind::Write)?
+            }
+            _ => return Err(Stop::Unsupported(Reason::NotImplemented)),
+        };
+        self.put(bus, destination, holds.into());
+        Ok(())
+    }
+
+    fn push(&mut self, bus: &mut impl Bus, instruction: &Instruction) -> Result<(), Stop> {
+        let width = stack_width(instruction)?;
+        let source = self.place(instruction, 0, AccessKind::Read)?;
+        let (top, span) = self.push_span(width)?;
+        let value = self.get(bus, source);
+        self.write(bus, span, value);
+        self.set_stack_pointer(top);
+        Ok(())
+    }
+
+    fn pop(&mut self, bus: &mut impl Bus, instruction: &Instruction) -> Result<(), Stop> {
+        if is_segment_register(instruction, 0) {
+            return Err(Stop::Unsupported(Reason::NotImplemented));
+        }
+        let width = stack_width(instruction)?;
+        let top = self.stack_pointer();
+        let source = self.span(SegmentRegister::Ss, top, width, AccessKind::Read)?;
+        let destination = if instruction.op0_kind() == OpKind::Memory {
+            // An address based on RSP is computed after RSP has been incremented (the page
+            // of POP).
+            let (segment, offset) = self.effective_address(instruction, width.bytes() as u64);
+            Place::Memory(self.span(segment, offset, width, AccessKind::Write)?)
+        } else {
+            self.place(instruction, 0, AccessKind::Write)?
+        };
+        let value = self.read(bus, source);
+        self.set_stack_pointer(top.wrapping_add(width.bytes() as u64));
+        self.put(bus, destination, value);
+        Ok(())
+    }
+
+    /// CALL and JMP, near, to where an operand says.
+    fn branch(&mut self, bus: &mut impl Bus, instruction: &Instruction) -> Result<Completed, Stop> {
+        let is_call = match instruction.code() {
+            Code::Call_rm16 | Code::Call_rm32 | Code::Call_rm64 => true,
+            Code::Jmp_rm16 | Code::Jmp_rm32 | Code::Jmp_rm64 => false,
+            _ => return Err(Stop::Unsupported(Reason::NotImplemented)),
+        };
+        let width = self.width(instruction, 0)?;
+        let source = self.place(instruction, 0, AccessKind::Read)?;
+        let push = if is_call {
+            Some(self.push_span(width)?)
+        } else {
+            None
+        };
+        let target = self.get(bus, source);
+        let allowed = if self.mode == Mode::Long {
+            self.is_canonical(target)
+        } else {
+            target <= u64::from(self.cpu.segment_limit(SegmentRegister::Cs))
+        };
+        if !allowed {
+            return Err(self.beyond_code());
+        }
+        if let Some((top, span)) = push {
+            self.write(bus, span, self.next_ip(instruction));
+            self.set_stack_pointer(top);
+        }
+        self.cpu.set_rip(target);
+        Ok(Completed::Retired)
+    }
+
+    /// The stack pointer after a push of `width`, and where the push goes.
+    fn push_span(&self, width: Width) -> Result<(u64, Span), Stop> {
+        let top = self.stack_pointer().wrapping_sub(width.bytes() as u64) & self.stack_mask();
+        let span = self.span(SegmentRegister::Ss, top, width, AccessKind::Write)?;
+        Ok((top, span))
+    }
+
+    /// The address size of the stack: 64 bits in 64-bit mode, else as SS.B says.
+    fn stack_mask(&self) -> u64 {
+        if self.mode == Mode::Long {
+            u64::MAX
+        } else if self.cpu.segment_rights(SegmentRegister::Ss).is_big() {
+            0xffff_ffff
+        } else {
+            0xffff
+        }
+    }
+
+    fn stack_pointer(&self) -> u64 {
+        self.cpu.gpr(RSP) & self.stack_mask()
+    }
+
+    fn set_stack_pointer(&mut self, value: u64) {
+        let mask = self.stack_mask();
+        let old = self.cpu.gpr(RSP);
+        self.cpu.set_gpr(RSP, old & !mask | value & mask);
+    }
+
+    pub(super) fn next_ip(&self, instruction: &Instruction) -> u64 {
+        match self.mode {
+            Mode::Long => instruction.next_ip(),
+            Mode::Protected32 => u64::from(instruction.next_ip32()),
+            Mode::Real | Mode::Virtual8086 | Mode::Protected16 => {
+                u64::from(instruction.next_ip16())
+            }
+        }
+    }
+
+    /// The width of operand `index`.
+    fn width(&self, instruction: &Instruction, index: u32) -> Result<Width, Stop> {
+        let bytes = match instruction.op_kind(index) {
+            OpKind::Register => instruction.op_register(index).size(),
+            OpKind::Memory => match instruction.memory_size() {
+                MemorySize::SegPtr16 | MemorySize::SegPtr32 | MemorySize::SegPtr64 => 0,
+                size => size.size(),
+            },
+            _ => 0,
+        };
+        Width::from_bytes(bytes).ok_or(Stop::Unsupported(Reason::NotImplemented))
+    }
+
+    /// Locates operand `index` for a read-modify-write.
+    fn writable_place(&self, instruction: &Instruction, index: u32) -> Result<Place, Stop> {
+        let place = self.place(instruction, index, AccessKind::Write)?;
+        if let Place::Memory(span) = place {
+            self.check_locked_span(instruction, span)?;
+        }
+        Ok(place)
+    }
+
+    /// Refuses an atomic access to RAM, which other VCPUs see at the same time.
+    fn check_locked_span(&self, instruction: &Instruction, span: Span) -> Result<(), Stop> {
+        let locked = instruction.has_lock_prefix() || instruction.mnemonic() == Mnemonic::Xchg;
+        if locked && self.touches_ram(span) {
+            return Err(Stop::Unsupported(Reason::LockedRam));
+        }
+        Ok(())
+    }
+
+    /// Locates operand `index` and checks it for an access of `kind`.
+    fn place(
+        &self,
+        instruction: &Instruction,
+        index: u32,
+        kind: AccessKind,
+    ) -> Result<Place, Stop> {
+        match instruction.op_kind(index) {
+            OpKind::Register => {
+                let register = instruction.op_register(index);
+                if register.is_gpr() || register.is_segment_register() {
+                    Ok(Place::Register(register))
+                } else {
+                    Err(Stop::Unsupported(Reason::NotImplemented))
+                }
+            }
+            OpKind::Memory => {
+                let width = self.width(instruction, index)?;
+                let (segment, offset) = self.effective_address(instruction, 0);
+                Ok(Place::Memory(self.span(segment, offset, width, kind)?))
+            }
+            OpKind::Immediate8
+            | OpKind::Immediate16
+            | OpKind::Immediate32
+            | OpKind::Immediate64
+            | OpKind::Immediate8to16
+            | OpKind::Immediate8to32
+            | OpKind::Immediate8to64
+            | OpKind::Immediate32to64 => Ok(Place::Immediate(instruction.immediate(index))),
+            _ => Err(Stop::Unsupported(Reason::NotImplemented)),
+        }
+    }
+
+    fn get(&self, bus: &mut impl Bus, place: Place) -> u64 {
+        match place {
+            Place::Register(register) => self.register(register),
+            Place::Immediate(value) => value,
+            Place::Memory(span) => self.read(bus, span),
+        }
+    }
+
+    fn put(&mut self, bus: &mut impl Bus, place: Place, value: u64) {
+        match place {
+            Place::Register(register) => self.set_register(register, value),
+            Place::Memory(span) => self.write(bus, span, value),
+            // No instruction writes to an immediate.
+            Place::Immediate(_) => {}
+        }
+    }
+
+    /// The value of a general-purpose register or part of one, zero-extended, or the
+    /// selector in a segment register.
+    fn register(&self, register: Register) -> u64 {
+        if register.is_segment_register() {
+            return self.cpu.segment_selector(segment_register(register)).into();
+        }
+        let full = self.cpu.gpr(register.full_register().number());
+        if is_high_byte(register) {
+            return full >> 8 & 0xff;
+        }
+        match Width::from_bytes(register.size()) {
+            Some(width) => full & width.mask(),
+            None => full,
+        }
+    }
+
+    /// Sets a general-purpose register or part of one.
+    fn set_register(&mut self, register: Register, value: u64) {
+        let index = register.full_register().number();
+        if is_high_byte(register) {
+            let rest = self.cpu.gpr(index) & !0xff00;
+            self.cpu.set_gpr(index, rest | (value & 0xff) << 8);
+        } else if let Some(width) = Width::from_bytes(register.size()) {
+            self.set_accumulator(index, value, width);
+        }
+    }
+
+    /// Sets the low `width` of the register `index`: bytes and words leave the rest, 32 bits
+    /// are zero-extended.
+    pub(super) fn set_accumulator(&mut self, index: usize, value: u64, width: Width) {
+        let value = match width {
+            Width::BYTE | Width::WORD => self.cpu.gpr(index) & !width.mask() | value & width.mask(),
+            _ => value & width.mask(),
+        };
+        self.cpu.set_gpr(index, value);
+    }
+
+    /// Segment and offset of the memory operand, with `rsp_increment` added to RSP if that
+    /// is its base.
+    fn effective_address(
+        &self,
+        instruction: &Instruction,
+        rsp_increment: u64,
+    ) -> (SegmentRegister, u64) {
+        let mut offset = instruction.memory_displacement64();
+        let base = instruction.memory_base();
+        // For RIP-relative addresses the decoder's displacement is the whole address.
+        if base != Register::None && !base.is_ip() {
+            offset = offset.wrapping_add(self.register(base));
+            if base.full_register() == Register::RSP {
+                offset = offset.wrapping_add(rsp_increment);
+            }
+        }
+        let index = instruction.memory_index();
+        if index != Register::None {
+            let scale = u64::from(instruction.memory_index_scale());
+            offset = offset.wrapping_add(self.register(index).wrapping_mul(scale));
+        }
+        (
+            segment_register(instruction.memory_segment()),
+            offset & address_mask(instruction),
+        )
+    }
+}
+
+/// The address size of the memory operand, as a mask.
+fn address_mask(instruction: &Instruction) -> u64 {
+    let bytes = [instruction.memory_base(), instruction.memory_index()]
+        .into_iter()
+        .find(|register| *register != Register::None)
+        .map_or(instruction.memory_displ_size() as usize, Register::size);
+    Width::from_bytes(bytes).map_or(u64::MAX, Width::mask)
+}
+
+/// The width of a push or pop: an operand in memory has it; so has any other, but for
+/// segment registers, which go by the operand size.
+fn stack_width(instruction: &Instruction) -> Result<Width, Stop> {
+    let bytes = instruction.stack_pointer_increment().unsigned_abs() as usize;
+    Width::from_bytes(bytes).ok_or(Stop::Unsupported(Reason::NotImplemented))
+}
+
+fn is_segment_register(instruction: &Instruction, index: u32) -> bool {
+    instruction.op_kind(index) == OpKind::Register
+        && instruction.op_register(index).is_segment_register()
+}
+
+fn is_high_byte(register: Register) -> bool {
+    matches!(
+        register,
+        Register::AH | Register::CH | Register::DH | Register::BH
+    )
+}
+
+/// Our name for the decoder's segment register.
+pub(super) fn segment_register(register: Register) -> SegmentRegister {
+    match register {
+        Register::ES => SegmentRegister::Es,
+        Register::CS => SegmentRegister::Cs,
+        Register::SS => SegmentRegister::Ss,
+        Register::FS => SegmentRegister::Fs,
+        Register::GS => SegmentRegister::Gs,
+        _ => SegmentRegister::Ds,
+    }
+}

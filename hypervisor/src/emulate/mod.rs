@@ -1,0 +1,241 @@
+//! Emulation of instructions that touch memory-mapped devices, and of string port I/O.
+//!
+//! An EPT violation at an address that is not RAM says where the guest went, not what it
+//! did there. [`emulate`] finds out: it fetches the instruction through the guest's page
+//! tables, decodes it, and executes it with each memory operand where it lies, in RAM or on
+//! the [`Bus`]. [`emulate_string_io`] does the memory half of INS and OUTS.
+//!
+//! An instruction is emulated as a whole or not at all: all its operands are translated and
+//! checked before the first of them is read, and registers change last. Repeated string
+//! instructions are the exception, as on hardware: they stop between two elements, with
+//! their progress in RCX, RSI and RDI.
+//!
+//! The forms of MOV that nearly all drivers use take a short cut ([`fast_move`]); everything
+//! else goes through a full decoder, [`iced_x86`].
+//!
+//! # What hardware does and this does not
+//! - A LOCKed instruction is atomic towards devices, as every exit handler is; one with its
+//!   memory operand in RAM is refused.
+//! - A MOV of a segment register from device memory, far branches through it, and the
+//!   instruction sets with registers of their own (x87, SSE, AVX) are refused.
+//! - Data breakpoints do not match.
+
+mod context;
+mod cpu;
+mod execute;
+mod fast_move;
+mod fetch;
+pub mod flags;
+mod string;
+mod width;
+
+#[cfg(test)]
+mod tests;
+
+use vmx::addr::GuestPhysAddr;
+
+use crate::guest_memory::{GuestMemory, NotRam};
+use crate::guest_paging::WalkError;
+
+pub use cpu::{Cpu, Fault, Mode, RAX, RCX, RDI, RDX, RSI, RSP, SegmentRegister, SegmentRights};
+pub use string::{Direction, StringIo, emulate_string_io};
+pub use width::Width;
+
+/// Device memory: what is at guest-physical addresses that are not RAM.
+pub trait Bus {
+    /// Reads `width` at `address`. The access need not be aligned, and never crosses a
+    /// 4 KiB page. Bits above `width` are ignored.
+    fn read(&mut self, address: GuestPhysAddr, width: Width) -> u64;
+    /// Writes the low `width` of `value` at `address`; bits above it are zero.
+    fn write(&mut self, address: GuestPhysAddr, width: Width, value: u64);
+}
+
+/// The I/O ports.
+pub trait Ports {
+    /// Reads `width` (at most 32 bits) from `port`.
+    fn read_port(&mut self, port: u16, width: Width) -> u32;
+    /// Writes `width` (at most 32 bits) to `port`.
+    fn write_port(&mut self, port: u16, width: Width, value: u32);
+}
+
+/// The EPT violation that asks for emulation: a data access of an instruction, to a
+/// translated linear address (exit qualification bits 7 and 8 both set).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The guest-physical address. Not RAM.
+    pub address: GuestPhysAddr,
+    /// Whether the access was a write: exit qualification bit 1.
+    pub write: bool,
+}
+
+/// How an emulation came out well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Completed {
+    /// The instruction is done, and RIP is behind it.
+    Retired,
+    /// A repeated string instruction has elements left. RIP is still on it: let pending
+    /// events in, and the guest will come back.
+    Interrupted,
+}
+
+/// Why an instruction was not emulated. Registers, memory and devices are as before it; for a
+/// repeated string instruction, as before the element that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EmulationError {
+    /// The instruction faults: inject this.
+    Fault(Fault),
+    /// The emulator does not do this instruction.
+    Unsupported(Unsupported),
+}
+
+impl From<Fault> for EmulationError {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+/// An instruction that the emulator does not do, for the report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unsupported {
+    /// Why not.
+    pub reason: Reason,
+    /// The instruction; just its first bytes in the guest if it could not be decoded.
+    pub bytes: InstructionBytes,
+    /// What it is, as far as it is known.
+    pub code: iced_x86::Code,
+}
+
+impl core::fmt::Display for Unsupported {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(
+            f,
+            "cannot emulate {:?} (bytes{}): {}",
+            self.code, self.bytes, self.reason
+        )
+    }
+}
+
+impl core::error::Error for Unsupported {}
+
+/// Why the emulator does not do an instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It is not an instruction, or one of a set that the decoder leaves out.
+    NotDecoded,
+    /// It has no implementation.
+    NotImplemented,
+    /// It wants atomic access to RAM.
+    LockedRam,
+    /// It lies outside the guest's RAM.
+    CodeNotRam(NotRam),
+    /// A paging structure on the way to it or its operands lies outside the guest's RAM.
+    PagingNotRam(NotRam),
+}
+
+impl core::fmt::Display for Reason {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::NotDecoded => f.write_str("not a known instruction"),
+            Self::NotImplemented => f.write_str("no implementation for device memory"),
+            Self::LockedRam => f.write_str("a locked access to RAM"),
+            Self::CodeNotRam(not_ram) => write!(f, "code outside RAM: {not_ram}"),
+            Self::PagingNotRam(not_ram) => write!(f, "paging structure outside RAM: {not_ram}"),
+        }
+    }
+}
+
+/// The bytes of an instruction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InstructionBytes {
+    bytes: [u8; 16],
+    length: u8,
+}
+
+impl InstructionBytes {
+    /// The bytes.
+    #[must_use]
+    pub fn as_slice(&self) -> &[u8] {
+        self.bytes.get(..self.length.into()).unwrap_or_default()
+    }
+}
+
+impl core::fmt::Display for InstructionBytes {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.as_slice()
+            .iter()
+            .try_for_each(|byte| write!(f, " {byte:02x}"))
+    }
+}
+
+/// What ends an emulation early, before it is known which instruction to report.
+enum Stop {
+    Fault(Fault),
+    Unsupported(Reason),
+}
+
+impl From<WalkError> for Stop {
+    fn from(error: WalkError) -> Self {
+        match error {
+            WalkError::Fault(fault) => Self::Fault(Fault {
+                vector: Fault::PAGE,
+                error_code: Some(fault.error_code),
+                cr2: Some(fault.address.0),
+            }),
+            WalkError::NotRam(not_ram) => Self::Unsupported(Reason::PagingNotRam(not_ram)),
+        }
+    }
+}
+
+/// Emulates the instruction at CS:RIP.
+///
+/// `violation` is the EPT violation that it caused, if it caused one; with it, the common
+/// forms of MOV go a fast way, which trusts the CPU's own translation of the operand.
+///
+/// # Errors
+/// [`EmulationError::Fault`] if the instruction faults, [`EmulationError::Unsupported`] if
+/// it cannot be emulated.
+pub fn emulate<C: Cpu, M: GuestMemory, B: Bus>(
+    cpu: &mut C,
+    memory: &M,
+    bus: &mut B,
+    violation: Option<Violation>,
+) -> Result<Completed, EmulationError> {
+    let mut context = context::Context::new(cpu, memory);
+    let mut bytes = match context.fetch() {
+        Ok(bytes) => bytes,
+        Err(stop) => return Err(report(stop, InstructionBytes::default())),
+    };
+    if let Some(violation) = violation
+        && fast_move::emulate(&mut context, bus, &bytes, violation)
+    {
+        return Ok(Completed::Retired);
+    }
+    let instruction = match context.decode(&mut bytes) {
+        Ok(instruction) => instruction,
+        Err(stop) => return Err(report(stop, bytes)),
+    };
+    match context.execute(bus, &instruction) {
+        Ok(completed) => Ok(completed),
+        Err(Stop::Fault(fault)) => Err(EmulationError::Fault(fault)),
+        Err(Stop::Unsupported(reason)) => Err(EmulationError::Unsupported(Unsupported {
+            reason,
+            bytes: InstructionBytes {
+                length: instruction.len() as u8,
+                ..bytes
+            },
+            code: instruction.code(),
+        })),
+    }
+}
+
+#[cold]
+fn report(stop: Stop, bytes: InstructionBytes) -> EmulationError {
+    match stop {
+        Stop::Fault(fault) => EmulationError::Fault(fault),
+        Stop::Unsupported(reason) => EmulationError::Unsupported(Unsupported {
+            reason,
+            bytes,
+            code: iced_x86::Code::INVALID,
+        }),
+    }
+}

@@ -1,0 +1,192 @@
+//! What faults, faults as on hardware, and leaves no trace.
+
+use super::machine::{
+    BEFORE_DEVICE, CODE, CODE_RAM, DATA, DEVICE, KERNEL_PAGE, Machine, READ_ONLY_PAGE, code,
+};
+use crate::emulate::{EmulationError, Fault, RAX, RDI, RSI, RSP, Reason, SegmentRegister};
+
+const fn page_fault(error_code: u32, address: u64) -> Fault {
+    Fault {
+        vector: Fault::PAGE,
+        error_code: Some(error_code),
+        cr2: Some(address),
+    }
+}
+
+const fn fault(vector: u8) -> Fault {
+    Fault {
+        vector,
+        error_code: Some(0),
+        cr2: None,
+    }
+}
+
+#[test]
+fn a_write_that_crosses_into_an_unmapped_page_writes_nothing() {
+    let mut machine = Machine::long(code!("mov [rdi], rax"));
+    machine.cpu.gprs[RDI] = DEVICE + 0x2000 - 4;
+    assert_eq!(machine.fault(), page_fault(2, DEVICE + 0x2000));
+}
+
+#[test]
+fn a_read_modify_write_needs_the_right_to_write_before_it_reads() {
+    let mut machine = Machine::long(code!("add [rdi], eax"));
+    machine.cpu.gprs[RDI] = READ_ONLY_PAGE;
+    assert_eq!(machine.fault(), page_fault(3, READ_ONLY_PAGE));
+    assert_eq!(machine.device.seen, []);
+}
+
+#[test]
+fn the_device_is_not_read_when_the_destination_faults() {
+    let mut machine = Machine::long(code!("movsq"));
+    machine.cpu.gprs[RSI] = DEVICE;
+    machine.cpu.gprs[RDI] = READ_ONLY_PAGE + 8;
+    assert_eq!(machine.fault(), page_fault(3, READ_ONLY_PAGE + 8));
+    let mut machine = Machine::long(code!("push qword ptr [rdi]"));
+    machine.cpu.gprs[RDI] = DEVICE;
+    machine.cpu.gprs[RSP] = 8;
+    assert_eq!(machine.fault(), page_fault(2, 0));
+    assert_eq!(machine.device.seen, []);
+}
+
+#[test]
+fn user_mode_does_not_reach_kernel_pages() {
+    let mut machine = Machine::long(code!("mov eax, [rdi]"));
+    machine.cpu.cpl = 3;
+    machine.cpu.gprs[RDI] = KERNEL_PAGE + 8;
+    assert_eq!(machine.fault(), page_fault(5, KERNEL_PAGE + 8));
+}
+
+#[test]
+fn smap_keeps_the_kernel_from_user_pages_unless_ac_is_set() {
+    let mut machine = Machine::long(code!("mov eax, [rdi]"));
+    machine.cpu.cr4 |= 1 << 21;
+    machine.cpu.gprs[RDI] = DEVICE;
+    assert_eq!(machine.fault(), page_fault(1, DEVICE));
+    machine.cpu.rflags |= 1 << 18;
+    machine.emulate().unwrap();
+}
+
+#[test]
+fn non_canonical_addresses() {
+    let mut machine = Machine::long(code!("mov eax, [rdi]"));
+    machine.cpu.gprs[RDI] = 0x8000_0000_0000;
+    assert_eq!(machine.fault(), fault(Fault::GENERAL_PROTECTION));
+    machine.cpu.gprs[RDI] = 0x7fff_ffff_fffe;
+    assert_eq!(machine.fault(), fault(Fault::GENERAL_PROTECTION));
+    let mut machine = Machine::long(code!("mov eax, [rsp]"));
+    machine.cpu.gprs[RSP] = 0x8000_0000_0000;
+    assert_eq!(machine.fault(), fault(Fault::STACK));
+}
+
+#[test]
+fn segment_limits_and_types() {
+    let code = code!(".code32", "mov es:[edi], eax");
+    let es = SegmentRegister::Es as usize;
+    let mut machine = Machine::protected(code);
+    machine.cpu.gprs[RDI] = DATA;
+
+    machine.cpu.segments[es].limit = (DATA + 2) as u32;
+    assert_eq!(machine.fault(), fault(Fault::GENERAL_PROTECTION));
+    machine.cpu.segments[es].limit = (DATA + 3) as u32;
+    machine.emulate().unwrap();
+
+    machine.cpu.rip = CODE_RAM;
+    machine.cpu.segments[es].rights = 0xc091; // read-only
+    assert_eq!(machine.fault(), fault(Fault::GENERAL_PROTECTION));
+    machine.cpu.segments[es].rights = 0xc09b; // code
+    assert_eq!(machine.fault(), fault(Fault::GENERAL_PROTECTION));
+    machine.cpu.segments[es].rights = 0x1_0000; // null
+    assert_eq!(machine.fault(), fault(Fault::GENERAL_PROTECTION));
+
+    machine.cpu.segments[es].rights = 0xc097; // expand-down: above the limit
+    machine.cpu.segments[es].limit = DATA as u32;
+    assert_eq!(machine.fault(), fault(Fault::GENERAL_PROTECTION));
+    machine.cpu.segments[es].limit = (DATA - 1) as u32;
+    machine.emulate().unwrap();
+}
+
+#[test]
+fn alignment_is_checked_for_user_mode_that_asks_for_it() {
+    let mut machine = Machine::long(code!("mov eax, [rdi]"));
+    machine.cpu.gprs[RDI] = DEVICE + 2;
+    machine.cpu.cr0 |= 1 << 18;
+    machine.cpu.rflags |= 1 << 18;
+    machine.cpu.cpl = 3;
+    assert_eq!(machine.fault(), fault(Fault::ALIGNMENT));
+    machine.cpu.cpl = 0;
+    machine.emulate().unwrap();
+}
+
+#[test]
+fn code_whose_second_page_is_gone() {
+    let code = code!("mov dword ptr [rdi + 0x300], 0x12345678");
+    let mut machine = Machine::long(code);
+    machine.cpu.gprs[RDI] = DEVICE;
+    machine.cpu.efer |= 1 << 11;
+    machine.end_page_after(code, 3);
+    assert_eq!(machine.fault(), page_fault(0x10, CODE + 0x1000));
+}
+
+#[test]
+fn what_has_no_implementation_is_named_and_changes_nothing() {
+    let mut machine = Machine::long(code!("movdqu xmm1, [rdi]"));
+    machine.cpu.gprs[RDI] = DEVICE;
+    let before = machine.cpu.clone();
+    let Err(EmulationError::Unsupported(error)) = machine.emulate() else {
+        panic!("supported");
+    };
+    assert_eq!(error.reason, Reason::NotImplemented);
+    assert_eq!(
+        std::format!("{error}"),
+        "cannot emulate Movdqu_xmm_xmmm128 (bytes f3 0f 6f 0f): \
+         no implementation for device memory"
+    );
+    machine.cpu.vmreads.set(before.vmreads.get());
+    assert_eq!(machine.cpu, before);
+    assert_eq!(machine.device.seen, []);
+}
+
+#[test]
+fn no_sse_mmx_x87_or_far_instruction_slips_through() {
+    let codes: [&[u8]; 16] = [
+        code!("movups xmm0, [rdi]"),
+        code!("movups [rdi], xmm0"),
+        code!("movq xmm0, [rdi]"),
+        code!("movd [rdi], xmm0"),
+        code!("movsd xmm0, [rdi]"),
+        code!("cmpsd xmm0, [rdi], 1"),
+        code!("movq mm0, [rdi]"),
+        code!("fld dword ptr [rdi]"),
+        code!("fistp qword ptr [rdi]"),
+        code!("mov ds, [rdi]"),
+        code!("jmp fword ptr [rdi]"),
+        code!("call fword ptr [rdi]"),
+        code!("cmpxchg16b [rdi]"),
+        code!("lgdt [rdi]"),
+        code!("div dword ptr [rdi]"),
+        code!("vmovdqu ymm0, [rdi]"),
+    ];
+    for code in codes {
+        let mut machine = Machine::long(code);
+        machine.cpu.gprs[RDI] = DEVICE;
+        let result = machine.emulate();
+        assert!(
+            matches!(result, Err(EmulationError::Unsupported(_))),
+            "{code:02x?}: {result:?}"
+        );
+        assert_eq!(machine.device.seen, []);
+        assert_eq!(machine.cpu.rip, CODE);
+    }
+}
+
+#[test]
+fn locked_access_to_ram_is_refused() {
+    let mut machine = Machine::long(code!("xchg [rdi], eax"));
+    machine.cpu.gprs[RDI] = BEFORE_DEVICE;
+    machine.cpu.gprs[RAX] = 1;
+    let Err(EmulationError::Unsupported(error)) = machine.emulate() else {
+        panic!("supported");
+    };
+    assert_eq!(error.reason, Reason::LockedRam);
+}

@@ -1,0 +1,8 @@
+//! Tests of the emulator: against the CPU that runs them, and against the manual.
+
+mod fast_moves;
+mod faults;
+mod hardware;
+mod machine;
+mod modes;
+mod strings;

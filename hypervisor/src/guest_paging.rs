@@ -1,0 +1,464 @@
+//! The guest's page tables, walked as its CPU would walk them: from a linear to a
+//! guest-physical address, with permission checks, accessed and dirty flags, and page
+//! faults (SDM vol. 3A, chapter 4).
+//!
+//! Protection keys, shadow stacks and HLAT paging are not offered to guests, and not
+//! known here. 1 GiB pages and PSE-36 are taken to be there.
+
+use vmx::addr::{GuestPhysAddr, GuestVirtAddr};
+
+use crate::guest_memory::{GuestMemory, NotRam};
+
+#[cfg(test)]
+mod tests;
+
+const CR0_WP: u64 = 1 << 16;
+const CR0_PG: u64 = 1 << 31;
+const CR4_PSE: u64 = 1 << 4;
+const CR4_PAE: u64 = 1 << 5;
+const CR4_LA57: u64 = 1 << 12;
+const CR4_SMEP: u64 = 1 << 20;
+const CR4_SMAP: u64 = 1 << 21;
+const EFER_LMA: u64 = 1 << 10;
+const EFER_NXE: u64 = 1 << 11;
+
+const PRESENT: u64 = 1 << 0;
+const WRITABLE: u64 = 1 << 1;
+const USER: u64 = 1 << 2;
+const ACCESSED: u64 = 1 << 5;
+const DIRTY: u64 = 1 << 6;
+const LARGE: u64 = 1 << 7;
+const NO_EXECUTE: u64 = 1 << 63;
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
+/// How often a walk is taken again because another VCPU changed an entry under it, before
+/// the walk's outcome is used with its accessed and dirty flags unset.
+const WALK_ATTEMPTS: u32 = 8;
+
+/// The registers that paging depends on.
+pub trait PagingRegisters {
+    /// CR0.
+    fn cr0(&self) -> u64;
+    /// CR3.
+    fn cr3(&self) -> u64;
+    /// CR4.
+    fn cr4(&self) -> u64;
+    /// IA32_EFER.
+    fn efer(&self) -> u64;
+    /// The PDPTE register `index` (0 to 3); asked for with PAE paging only.
+    fn pdpte(&self, index: usize) -> u64;
+    /// The guest's MAXPHYADDR: CPUID leaf 0x80000008, EAX bits 7:0.
+    fn physical_address_bits(&self) -> u32;
+}
+
+/// What the page tables are used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccessKind {
+    /// A data read.
+    Read,
+    /// A data write.
+    Write,
+    /// An instruction fetch.
+    Fetch,
+}
+
+/// An access that needs permission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// Read, write or fetch.
+    pub kind: AccessKind,
+    /// Whether it is a user-mode access: CPL 3, and not one that the CPU itself makes to
+    /// a system structure.
+    pub user: bool,
+    /// Whether SMAP lets a supervisor-mode access pass to a user page: RFLAGS.AC is set
+    /// and the access is an explicit one.
+    pub smap_override: bool,
+}
+
+/// A page fault to be injected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageFault {
+    /// The error code (SDM vol. 3A, 4.7).
+    pub error_code: u32,
+    /// The linear address, for CR2.
+    pub address: GuestVirtAddr,
+}
+
+impl PageFault {
+    /// Error-code bit P: the page is there, and the access is not allowed.
+    pub const PROTECTION: u32 = 1 << 0;
+    /// Error-code bit W/R: the access was a write.
+    pub const WRITE: u32 = 1 << 1;
+    /// Error-code bit U/S: a user-mode access.
+    pub const USER: u32 = 1 << 2;
+    /// Error-code bit RSVD: an entry has a reserved bit set.
+    pub const RESERVED: u32 = 1 << 3;
+    /// Error-code bit I/D: an instruction fetch.
+    pub const FETCH: u32 = 1 << 4;
+}
+
+/// Why a walk has no address to give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WalkError {
+    /// The guest gets a page fault.
+    Fault(PageFault),
+    /// A paging structure lies outside the guest's RAM.
+    NotRam(NotRam),
+}
+
+impl From<NotRam> for WalkError {
+    fn from(error: NotRam) -> Self {
+        Self::NotRam(error)
+    }
+}
+
+/// The paging mode (SDM vol. 3A, 4.1.1), and what the walk needs of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Off,
+    ThirtyTwoBit { large_pages: bool },
+    Pae { pdptes: [u64; 4] },
+    FourLevel,
+    FiveLevel,
+}
+
+/// One address space of the guest: paging mode, root and the control bits that matter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Paging {
+    mode: Mode,
+    /// CR3; its low 12 bits and its bits above the address are ignored.
+    root: u64,
+    /// Bits that must be clear in every entry of 8 bytes.
+    reserved: u64,
+    physical_address_bits: u32,
+    write_protect: bool,
+    no_execute: bool,
+    smep: bool,
+    smap: bool,
+}
+
+impl Paging {
+    /// Paging as `registers` have it.
+    pub fn new(registers: &impl PagingRegisters) -> Self {
+        let (cr0, cr4, efer) = (registers.cr0(), registers.cr4(), registers.efer());
+        let mode = if cr0 & CR0_PG == 0 {
+            Mode::Off
+        } else if efer & EFER_LMA != 0 {
+            if cr4 & CR4_LA57 == 0 {
+                Mode::FourLevel
+            } else {
+                Mode::FiveLevel
+            }
+        } else if cr4 & CR4_PAE != 0 {
+            Mode::Pae {
+                pdptes: [0, 1, 2, 3].map(|index| registers.pdpte(index)),
+            }
+        } else {
+            Mode::ThirtyTwoBit {
+                large_pages: cr4 & CR4_PSE != 0,
+            }
+        };
+        let physical_address_bits = registers.physical_address_bits().clamp(32, 52);
+        let no_execute = efer & EFER_NXE != 0;
+        // With PAE paging bits 62:52 are reserved too, with four and five levels ignored.
+        let top = if matches!(mode, Mode::Pae { .. }) {
+            63
+        } else {
+            52
+        };
+        let mut reserved = (1 << top) - (1 << physical_address_bits);
+        if !no_execute {
+            reserved |= NO_EXECUTE;
+        }
+        Self {
+            mode,
+            root: registers.cr3(),
+            reserved,
+            physical_address_bits,
+            write_protect: cr0 & CR0_WP != 0,
+            no_execute,
+            smep: cr4 & CR4_SMEP != 0,
+            smap: cr4 & CR4_SMAP != 0,
+        }
+    }
+
+    /// The guest-physical address that `linear` means for `access`. Sets the accessed
+    /// flags of the entries used, and the dirty flag of the last one for a write.
+    ///
+    /// In legacy modes only the low 32 bits of `linear` count. With four or five levels
+    /// `linear` must be canonical: that is the caller's check, its failure being #GP or #SS.
+    ///
+    /// # Errors
+    /// [`WalkError::Fault`] if the CPU would raise #PF, [`WalkError::NotRam`] if a paging
+    /// structure is not in RAM.
+    pub fn translate(
+        &self,
+        memory: &impl GuestMemory,
+        linear: GuestVirtAddr,
+        access: Access,
+    ) -> Result<GuestPhysAddr, WalkError> {
+        for _ in 0..WALK_ATTEMPTS {
+            let walk = self.walk(memory, linear, access)?;
+            let wanted = walk.flags_wanted(access);
+            if wanted == 0 || self.set_flags(memory, linear, &walk, wanted)? {
+                return Ok(walk.address);
+            }
+        }
+        Ok(self.walk(memory, linear, access)?.address)
+    }
+
+    /// The bits of a canonical linear address, in 64-bit mode.
+    #[must_use]
+    pub const fn linear_address_bits(&self) -> u32 {
+        match self.mode {
+            Mode::FiveLevel => 57,
+            _ => 48,
+        }
+    }
+
+    fn walk(
+        &self,
+        memory: &impl GuestMemory,
+        linear: GuestVirtAddr,
+        access: Access,
+    ) -> Result<Walk, WalkError> {
+        match self.mode {
+            Mode::FourLevel => self.walk_wide(memory, linear, access, self.root & ADDRESS, 39),
+            Mode::FiveLevel => self.walk_wide(memory, linear, access, self.root & ADDRESS, 48),
+            Mode::Pae { pdptes } => {
+                let pdpte = pdptes[(linear.0 >> 30 & 3) as usize];
+                if pdpte & PRESENT == 0 {
+                    return Err(self.fault(linear, access, 0));
+                }
+                self.walk_wide(memory, linear, access, pdpte & ADDRESS, 21)
+            }
+            Mode::ThirtyTwoBit { large_pages } => {
+                self.walk_narrow(memory, linear, access, large_pages)
+            }
+            Mode::Off => Ok(Walk {
+                address: GuestPhysAddr(linear.0 & 0xffff_ffff),
+                common: ACCESSED,
+                leaf: DIRTY,
+            }),
+        }
+    }
+
+    /// Walks entries of 8 bytes from `table`, whose entries span `1 << shift` bytes each.
+    fn walk_wide(
+        &self,
+        memory: &impl GuestMemory,
+        linear: GuestVirtAddr,
+        access: Access,
+        mut table: u64,
+        mut shift: u32,
+    ) -> Result<Walk, WalkError> {
+        let mut common = !0;
+        let mut no_execute = 0;
+        loop {
+            let entry = memory.read_u64(wide_slot(table, linear, shift))?;
+            if entry & PRESENT == 0 {
+                return Err(self.fault(linear, access, 0));
+            }
+            let is_leaf = shift == 12 || (entry & LARGE != 0 && shift <= 30);
+            let mut reserved = self.reserved;
+            if shift > 30 {
+                reserved |= LARGE;
+            } else if is_leaf && shift > 12 {
+                // Bit 12 of a large page's entry is its PAT bit.
+                reserved |= ((1 << shift) - 1) & !0x1fff;
+            }
+            if entry & reserved != 0 {
+                let bits = PageFault::PROTECTION | PageFault::RESERVED;
+                return Err(self.fault(linear, access, bits));
+            }
+            common &= entry;
+            no_execute |= entry;
+            if is_leaf {
+                self.check(linear, access, common, no_execute & NO_EXECUTE != 0)?;
+                let offset = (1 << shift) - 1;
+                return Ok(Walk {
+                    address: GuestPhysAddr((entry & ADDRESS & !offset) | (linear.0 & offset)),
+                    common,
+                    leaf: entry,
+                });
+            }
+            table = entry & ADDRESS;
+            shift -= 9;
+        }
+    }
+
+    /// Walks the entries of 4 bytes of 32-bit paging.
+    fn walk_narrow(
+        &self,
+        memory: &impl GuestMemory,
+        linear: GuestVirtAddr,
+        access: Access,
+        large_pages: bool,
+    ) -> Result<Walk, WalkError> {
+        let directory = self.root & 0xffff_f000;
+        let pde = u64::from(memory.read_u32(narrow_slot(directory, linear, 22))?);
+        if pde & PRESENT == 0 {
+            return Err(self.fault(linear, access, 0));
+        }
+        if large_pages && pde & LARGE != 0 {
+            // PSE-36: bits 20:13 are bits 39:32 of the address, as far as the CPU has them
+            // (SDM vol. 3A, table 4-4).
+            let high_bits = self.physical_address_bits.min(40) - 32;
+            let reserved = (1 << 22) - (1 << (13 + high_bits));
+            if pde & reserved != 0 {
+                let bits = PageFault::PROTECTION | PageFault::RESERVED;
+                return Err(self.fault(linear, access, bits));
+            }
+            self.check(linear, access, pde, false)?;
+            let frame = (pde >> 13 & 0xff) << 32 | (pde & 0xffc0_0000);
+            return Ok(Walk {
+                address: GuestPhysAddr(frame | (linear.0 & 0x3f_ffff)),
+                common: pde,
+                leaf: pde,
+            });
+        }
+        let pte = u64::from(memory.read_u32(narrow_slot(pde & 0xffff_f000, linear, 12))?);
+        if pte & PRESENT == 0 {
+            return Err(self.fault(linear, access, 0));
+        }
+        self.check(linear, access, pde & pte, false)?;
+        Ok(Walk {
+            address: GuestPhysAddr((pte & 0xffff_f000) | (linear.0 & 0xfff)),
+            common: pde & pte,
+            leaf: pte,
+        })
+    }
+
+    /// Access rights (SDM vol. 3A, 4.6.1), from the AND of all entries used.
+    fn check(
+        &self,
+        linear: GuestVirtAddr,
+        access: Access,
+        common: u64,
+        no_execute: bool,
+    ) -> Result<(), WalkError> {
+        let user_page = common & USER != 0;
+        let writable = common & WRITABLE != 0;
+        let allowed = if access.user {
+            user_page
+                && match access.kind {
+                    AccessKind::Read => true,
+                    AccessKind::Write => writable,
+                    AccessKind::Fetch => !no_execute,
+                }
+        } else {
+            let smap_denies = user_page && self.smap && !access.smap_override;
+            match access.kind {
+                AccessKind::Read => !smap_denies,
+                AccessKind::Write => !smap_denies && (writable || !self.write_protect),
+                AccessKind::Fetch => !(no_execute || user_page && self.smep),
+            }
+        };
+        if allowed {
+            Ok(())
+        } else {
+            Err(self.fault(linear, access, PageFault::PROTECTION))
+        }
+    }
+
+    #[cold]
+    fn fault(&self, linear: GuestVirtAddr, access: Access, mut error_code: u32) -> WalkError {
+        match access.kind {
+            AccessKind::Read => {}
+            AccessKind::Write => error_code |= PageFault::WRITE,
+            AccessKind::Fetch if self.smep || self.no_execute_applies() => {
+                error_code |= PageFault::FETCH;
+            }
+            AccessKind::Fetch => {}
+        }
+        if access.user {
+            error_code |= PageFault::USER;
+        }
+        WalkError::Fault(PageFault {
+            error_code,
+            address: linear,
+        })
+    }
+
+    /// EFER.NXE says nothing to 32-bit paging, which has no bit for it.
+    fn no_execute_applies(&self) -> bool {
+        self.no_execute && !matches!(self.mode, Mode::ThirtyTwoBit { .. } | Mode::Off)
+    }
+
+    /// Sets the flags that a walk found missing. `false`: an entry has changed since.
+    #[cold]
+    fn set_flags(
+        &self,
+        memory: &impl GuestMemory,
+        linear: GuestVirtAddr,
+        walk: &Walk,
+        wanted: u64,
+    ) -> Result<bool, WalkError> {
+        let wide = !matches!(self.mode, Mode::ThirtyTwoBit { .. });
+        let (mut table, mut shift) = match self.mode {
+            Mode::Off => return Ok(true),
+            Mode::ThirtyTwoBit { .. } => (self.root & 0xffff_f000, 22),
+            Mode::Pae { pdptes } => (pdptes[(linear.0 >> 30 & 3) as usize] & ADDRESS, 21),
+            Mode::FourLevel => (self.root & ADDRESS, 39),
+            Mode::FiveLevel => (self.root & ADDRESS, 48),
+        };
+        let large_pages = self.mode != Mode::ThirtyTwoBit { large_pages: false };
+        loop {
+            let (slot, entry) = if wide {
+                let slot = wide_slot(table, linear, shift);
+                (slot, memory.read_u64(slot)?)
+            } else {
+                let slot = narrow_slot(table, linear, shift);
+                (slot, u64::from(memory.read_u32(slot)?))
+            };
+            if entry & PRESENT == 0 {
+                return Ok(false);
+            }
+            let is_leaf = shift == 12 || (entry & LARGE != 0 && shift <= 30 && large_pages);
+            if is_leaf && entry != walk.leaf {
+                return Ok(false);
+            }
+            let flags = if is_leaf { wanted | ACCESSED } else { ACCESSED };
+            // All flags and the present bit are in the low half: what happens to the high
+            // half of an entry meanwhile cannot make these flags wrong.
+            let low = entry as u32;
+            let new = low | flags as u32;
+            if new != low && !memory.compare_exchange_u32(slot, low, new)? {
+                return Ok(false);
+            }
+            if is_leaf {
+                return Ok(true);
+            }
+            table = entry & ADDRESS;
+            shift -= if wide { 9 } else { 10 };
+        }
+    }
+}
+
+/// A walk that ended at a page.
+struct Walk {
+    address: GuestPhysAddr,
+    /// The AND of all entries used.
+    common: u64,
+    /// The entry that maps the page.
+    leaf: u64,
+}
+
+impl Walk {
+    /// The flags that are to be set somewhere on the way.
+    fn flags_wanted(&self, access: Access) -> u64 {
+        let mut wanted = !self.common & ACCESSED;
+        if access.kind == AccessKind::Write {
+            wanted |= !self.leaf & DIRTY;
+        }
+        wanted
+    }
+}
+
+fn wide_slot(table: u64, linear: GuestVirtAddr, shift: u32) -> GuestPhysAddr {
+    GuestPhysAddr(table | (linear.0 >> shift & 0x1ff) << 3)
+}
+
+fn narrow_slot(table: u64, linear: GuestVirtAddr, shift: u32) -> GuestPhysAddr {
+    GuestPhysAddr(table | (linear.0 >> shift & 0x3ff) << 2)
+}
