@@ -42,6 +42,7 @@ static SERIAL: Mutex<Serial> = Mutex::new(Serial::new());
 
 impl Serial {
     const fn new() -> Self {
+        let ring = &raw mut RING;
         Self {
             // SAFETY: COM1 is tarpit's; guests only ever see an emulated one.
             uart: match unsafe { Uart16550::new_port(COM1) } {
@@ -51,7 +52,7 @@ impl Serial {
             working: false,
             buffered: false,
             // SAFETY: the only use of the ring, in the only value of this type.
-            ring: unsafe { &mut *(&raw mut RING) },
+            ring: unsafe { &mut *ring },
             first: 0,
             count: 0,
         }
