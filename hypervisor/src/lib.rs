@@ -9,3 +9,12 @@ pub mod guest_memory;
 pub mod guest_paging;
 #[cfg(test)]
 mod test_ram;
+pub mod fatal;
+pub mod guest_memory;
+pub mod machine;
+pub mod options;
+pub mod run;
+pub mod start;
+
+pub use machine::Machine;
+pub use run::run;
