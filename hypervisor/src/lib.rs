@@ -4,4 +4,6 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod guest_boot;
 pub mod guest_memory;
+pub mod vm_config;
