@@ -18,3 +18,6 @@ pub mod start;
 
 pub use machine::Machine;
 pub use run::run;
+pub mod guest_boot;
+pub mod guest_memory;
+pub mod vm_config;

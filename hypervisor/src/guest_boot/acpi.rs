@@ -1,0 +1,309 @@
+//! The guest's ACPI tables (ACPI 6.5): they describe the machine of
+//! [`devices::platform_map`], with as many processors as the VM has, and nothing else.
+
+use super::layout;
+use crate::guest_memory::{GuestMemory, NotRam};
+use acpi_tables::{
+    Aml, aml,
+    fadt::{FADTBuilder, Flags},
+    gas::{AccessSize, AddressSpace, GAS},
+    sdt::{GenericAddress, Sdt},
+};
+use alloc::{format, vec, vec::Vec};
+use devices::platform_map::{self as map, gsi, irq, mmio, port};
+use vmx::addr::GuestPhysAddr;
+
+const OEM: [u8; 6] = *b"TARPIT";
+const OEM_TABLE: [u8; 8] = *b"TARPITVM";
+const OEM_REVISION: u32 = 1;
+/// The DSDT's revision: integers are 64 bits wide from 2 on.
+const DSDT_REVISION: u8 = 2;
+
+/// Writes the tables for a VM with `vcpus` VCPUs, whose APIC IDs are 0 and up, to the
+/// firmware area. Returns the address of the RSDP.
+///
+/// # Errors
+/// If the VM has no RAM there.
+pub fn install(memory: &impl GuestMemory, vcpus: u32) -> Result<u64, NotRam> {
+    let mut area = Area {
+        memory,
+        // The RSDP is found by its address, on a 16-byte boundary; it refers to all else.
+        next: layout::ACPI + 64,
+    };
+    let facs = area.place(&facs())?;
+    let dsdt = area.place(dsdt(vcpus).as_slice())?;
+    let fadt = area.place(&fadt(facs, dsdt))?;
+    let madt = area.place(madt(vcpus).as_slice())?;
+    let hpet = area.place(hpet().as_slice())?;
+    let tables = [fadt, madt, hpet];
+    let rsdt = area.place(root(*b"RSDT", tables.map(|address| address as u32)).as_slice())?;
+    let xsdt = area.place(root(*b"XSDT", tables).as_slice())?;
+    memory.write(GuestPhysAddr(layout::ACPI), &rsdp(rsdt as u32, xsdt))?;
+    Ok(layout::ACPI)
+}
+
+/// The part of the firmware area that is still free.
+struct Area<'a, M> {
+    memory: &'a M,
+    next: u64,
+}
+
+impl<M: GuestMemory> Area<'_, M> {
+    /// Writes a table, on a boundary of 64 bytes as the FACS needs it; returns its address.
+    fn place(&mut self, table: &[u8]) -> Result<u64, NotRam> {
+        let address = self.next;
+        let end = address + table.len() as u64;
+        // The tables' size is bounded by MAX_VCPUS, a constant.
+        debug_assert!(end <= layout::ACPI_END, "the firmware area is full");
+        self.memory.write(GuestPhysAddr(address), table)?;
+        self.next = end.next_multiple_of(64);
+        Ok(address)
+    }
+}
+
+/// The root system description pointer (5.2.5).
+fn rsdp(rsdt: u32, xsdt: u64) -> Vec<u8> {
+    const LENGTH: u32 = 36;
+    let mut bytes = Vec::with_capacity(LENGTH as usize);
+    bytes.extend_from_slice(b"RSD PTR ");
+    bytes.push(0);
+    bytes.extend_from_slice(&OEM);
+    bytes.push(2); // revision
+    bytes.extend_from_slice(&rsdt.to_le_bytes());
+    bytes[8] = checksum(&bytes);
+    bytes.extend_from_slice(&LENGTH.to_le_bytes());
+    bytes.extend_from_slice(&xsdt.to_le_bytes());
+    bytes.extend_from_slice(&[0; 4]);
+    bytes[32] = checksum(&bytes);
+    bytes
+}
+
+/// What makes the sum of all bytes zero if it is added.
+pub(super) fn checksum(bytes: &[u8]) -> u8 {
+    bytes.iter().fold(0_u8, |sum, byte| sum.wrapping_sub(*byte))
+}
+
+/// The RSDT or XSDT (5.2.7, 5.2.8): a list of 32-bit or 64-bit addresses.
+fn root<T, const N: usize>(signature: [u8; 4], tables: [T; N]) -> Sdt
+where
+    T: Into<u64> + Copy,
+{
+    let mut table = sdt(signature, 1);
+    for address in tables {
+        let address: u64 = address.into();
+        table.append_slice(&address.to_le_bytes()[..size_of::<T>()]);
+    }
+    table
+}
+
+fn sdt(signature: [u8; 4], revision: u8) -> Sdt {
+    const HEADER: u32 = 36;
+    Sdt::new(signature, HEADER, revision, OEM, OEM_TABLE, OEM_REVISION)
+}
+
+/// The firmware ACPI control structure (5.2.10): there is nothing to control.
+fn facs() -> [u8; 64] {
+    let mut bytes = [0; 64];
+    bytes[..4].copy_from_slice(b"FACS");
+    bytes[4] = 64; // length
+    bytes[32] = 2; // version
+    bytes
+}
+
+/// The fixed ACPI description table (5.2.9). There is no SMI command port: the machine is in
+/// ACPI mode from the start.
+fn fadt(facs: u64, dsdt: u64) -> Vec<u8> {
+    /// A worse latency than this means that the C state is not there.
+    const NO_C2: u16 = 101;
+    const NO_C3: u16 = 1001;
+    let io = |port, length: u8, access| {
+        GAS::new(
+            AddressSpace::SystemIo,
+            length * 8,
+            0,
+            access,
+            u64::from(port),
+        )
+    };
+    let mut fadt = FADTBuilder::new(OEM, OEM_TABLE, OEM_REVISION)
+        .firmware_ctrl_32(facs as u32)
+        .flag(Flags::Wbinvd)
+        .flag(Flags::ProcC1)
+        .flag(Flags::PwrButton)
+        .flag(Flags::SlpButton)
+        .flag(Flags::FixRtc)
+        .flag(Flags::TmrValExt)
+        .flag(Flags::ResetRegSup)
+        .flag(Flags::Headless);
+    fadt.dsdt = (dsdt as u32).into();
+    fadt.x_dsdt = dsdt.into();
+    fadt.sci_int = u16::from(irq::SCI).into();
+    fadt.pm1a_evt_blk = u32::from(port::PM1A_EVENT).into();
+    fadt.pm1_evt_len = port::PM1A_EVENT_LENGTH;
+    fadt.x_pm1a_evt_blk = io(
+        port::PM1A_EVENT,
+        port::PM1A_EVENT_LENGTH,
+        AccessSize::WordAccess,
+    );
+    fadt.pm1a_cnt_blk = u32::from(port::PM1A_CONTROL).into();
+    fadt.pm1_cnt_len = port::PM1A_CONTROL_LENGTH;
+    fadt.x_pm1a_cnt_blk = io(
+        port::PM1A_CONTROL,
+        port::PM1A_CONTROL_LENGTH,
+        AccessSize::WordAccess,
+    );
+    fadt.pm_tmr_blk = u32::from(port::PM_TIMER).into();
+    fadt.pm_tmr_len = port::PM_TIMER_LENGTH;
+    fadt.x_pm_tmr_blk = io(
+        port::PM_TIMER,
+        port::PM_TIMER_LENGTH,
+        AccessSize::DwordAccess,
+    );
+    fadt.p_lvl2_lat = NO_C2.into();
+    fadt.p_lvl3_lat = NO_C3.into();
+    fadt.century = map::RTC_CENTURY_INDEX;
+    fadt.iapc_boot_arch = map::IAPC_BOOT_ARCH.into();
+    fadt.reset_reg = io(port::RESET_CONTROL, 1, AccessSize::ByteAccess);
+    fadt.reset_value = map::RESET_VALUE;
+    let mut bytes = Vec::new();
+    fadt.finalize().to_aml_bytes(&mut bytes);
+    bytes
+}
+
+/// The multiple APIC description table (5.2.12).
+fn madt(vcpus: u32) -> Sdt {
+    const PCAT_COMPATIBLE: u32 = 1;
+    const ENABLED: u32 = 1;
+    const ALL_PROCESSORS: u8 = 0xFF;
+    const ISA: u8 = 0;
+    let mut table = sdt(*b"APIC", 4);
+    table.append(mmio::LOCAL_APIC as u32);
+    table.append(PCAT_COMPATIBLE);
+    for id in 0..vcpus as u8 {
+        // Type 0: processor local APIC.
+        table.append_slice(&[0, 8, id, id]);
+        table.append(ENABLED);
+    }
+    // Type 1: I/O APIC.
+    table.append_slice(&[1, 12, map::IOAPIC_ID, 0]);
+    table.append(mmio::IOAPIC as u32);
+    table.append(gsi::BASE);
+    for (source, gsi, flags) in [
+        (irq::PIT, gsi::PIT, 0),
+        (irq::SCI, gsi::SCI, gsi::SCI_FLAGS),
+    ] {
+        // Type 2: interrupt source override.
+        table.append_slice(&[2, 10, ISA, source]);
+        table.append(gsi);
+        table.append(flags);
+    }
+    // Type 4: local APIC NMI, on LINT1 as on any PC.
+    table.append_slice(&[4, 6, ALL_PROCESSORS, 0, 0, 1]);
+    table.update_checksum();
+    table
+}
+
+/// The HPET description table (IA-PC HPET specification 1.0a, 3.2.4).
+fn hpet() -> Sdt {
+    const NO_PAGE_PROTECTION: u8 = 0;
+    let mut table = sdt(*b"HPET", 1);
+    table.append(HPET_BLOCK_ID);
+    table.append(GenericAddress {
+        address_space_id: 0,
+        register_bit_width: 64,
+        register_bit_offset: 0,
+        access_size: 0,
+        address: mmio::HPET,
+    });
+    table.append_slice(&[0]); // the first and only one
+    table.append(HPET_MINIMUM_TICK);
+    table.append_slice(&[NO_PAGE_PROTECTION]);
+    table.update_checksum();
+    table
+}
+
+/// The low half of the HPET's capabilities register: vendor 8086h, able of legacy
+/// replacement, 64-bit counter, three comparators, revision 1.
+const HPET_BLOCK_ID: u32 = 0x8086_A201;
+/// The least period that a comparator can keep up with, in its ticks.
+const HPET_MINIMUM_TICK: u16 = 128;
+
+/// The differentiated system description table: processors, S5, and the devices that OSs do
+/// not find by themselves.
+fn dsdt(vcpus: u32) -> Sdt {
+    let sleep_type = map::SLEEP_TYPE_S5;
+    let s5 = aml::Name::new(
+        "_S5_".into(),
+        &aml::Package::new(vec![&sleep_type, &sleep_type, &aml::ZERO, &aml::ZERO]),
+    );
+    let mut devices = Vec::new();
+    for id in 0..vcpus {
+        aml::Device::new(
+            format!("C{id:03X}").as_str().into(),
+            vec![
+                &aml::Name::new("_HID".into(), &"ACPI0007"),
+                &aml::Name::new("_UID".into(), &id),
+            ],
+        )
+        .to_aml_bytes(&mut devices);
+    }
+    device(
+        &mut devices,
+        "COM1",
+        "PNP0501",
+        &[
+            &aml::IO::new(port::COM1, port::COM1, 1, 8),
+            &edge_interrupt(irq::COM1),
+        ],
+    );
+    device(
+        &mut devices,
+        "RTC_",
+        "PNP0B00",
+        &[
+            &aml::IO::new(port::RTC_INDEX, port::RTC_INDEX, 1, 2),
+            &edge_interrupt(irq::RTC),
+        ],
+    );
+    device(
+        &mut devices,
+        "HPET",
+        "PNP0103",
+        &[&aml::Memory32Fixed::new(
+            true,
+            mmio::HPET as u32,
+            mmio::HPET_LENGTH as u32,
+        )],
+    );
+
+    let mut table = sdt(*b"DSDT", DSDT_REVISION);
+    let mut code = Vec::new();
+    s5.to_aml_bytes(&mut code);
+    code.extend(aml::Scope::raw("_SB_".into(), devices));
+    table.append_slice(&code);
+    table
+}
+
+/// A device that is always there, with these resources.
+fn device(code: &mut Vec<u8>, name: &str, id: &str, resources: &[&dyn Aml]) {
+    aml::Device::new(
+        name.into(),
+        vec![
+            &aml::Name::new("_HID".into(), &aml::EISAName::new(id)),
+            &aml::Name::new("_UID".into(), &aml::ONE),
+            &aml::Name::new(
+                "_CRS".into(),
+                &aml::ResourceTemplate::new(resources.to_vec()),
+            ),
+        ],
+    )
+    .to_aml_bytes(code);
+}
+
+/// An interrupt as the ISA bus has them: rising edge, not shared.
+fn edge_interrupt(irq: u8) -> aml::Interrupt {
+    aml::Interrupt::new(true, true, false, false, irq.into())
+}
+
+#[cfg(test)]
+mod tests;

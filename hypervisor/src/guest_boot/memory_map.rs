@@ -1,0 +1,136 @@
+//! A guest's physical memory map: which addresses are RAM, and what the guest is
+//! told about them (the entries that a PC's BIOS call INT 15h, AX=E820h returns).
+//!
+//! It is the map of a PC: RAM from 0 up to the hole for devices below 4 GiB, the rest
+//! of it from 4 GiB on, with the legacy holes below 1 MiB.
+
+use core::ops::Range;
+
+/// End of the conventional memory that a guest may use: the extended BIOS data area starts here.
+pub const EBDA_START: u64 = 0x9_FC00;
+/// Start of the legacy video memory: no RAM, and no video adapter either.
+pub const VIDEO_START: u64 = 0xA_0000;
+/// End of the legacy video memory: RAM again, as firmware would have shadowed its ROMs.
+pub const VIDEO_END: u64 = 0xC_0000;
+/// Start of the firmware area, which holds the ACPI and MP tables.
+pub const FIRMWARE_START: u64 = 0xE_0000;
+/// Where extended memory starts: 1 MiB.
+pub const HIGH_MEMORY_START: u64 = 0x10_0000;
+/// Start of the hole that devices occupy below 4 GiB.
+pub const DEVICE_HOLE_START: u64 = 0xC000_0000;
+/// End of the device hole: RAM that does not fit below it continues here.
+pub const DEVICE_HOLE_END: u64 = 0x1_0000_0000;
+
+/// What a range of guest-physical addresses is, in the numbers of ACPI 6.5, table 15.4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Kind {
+    /// RAM for the guest to use.
+    Usable = 1,
+    /// Not for general use: firmware tables and the like.
+    Reserved = 2,
+}
+
+/// An entry of the map that the guest is given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The guest-physical addresses.
+    pub range: Range<u64>,
+    /// What they are.
+    pub kind: Kind,
+}
+
+/// One past the last RAM address below the device hole, for a guest with `ram_size` bytes.
+#[must_use]
+pub const fn low_ram_end(ram_size: u64) -> u64 {
+    if ram_size < DEVICE_HOLE_START {
+        ram_size
+    } else {
+        DEVICE_HOLE_START
+    }
+}
+
+/// The guest-physical ranges that are RAM in a guest with `ram_size` bytes of it, in
+/// ascending order. What is in none of them is a device or nothing.
+///
+/// The 128 KiB behind the legacy video hole count towards `ram_size` but are not
+/// there, as on a PC: so a byte of RAM at `address` is byte `address` of the guest's
+/// memory below the device hole, and byte `address - 1 GiB` above 4 GiB.
+pub fn ram_ranges(ram_size: u64) -> impl Iterator<Item = Range<u64>> {
+    let low_end = low_ram_end(ram_size);
+    [
+        0..low_end.min(VIDEO_START),
+        VIDEO_END..low_end,
+        DEVICE_HOLE_END..DEVICE_HOLE_END.saturating_add(ram_size - low_end),
+    ]
+    .into_iter()
+    .filter(|range| !range.is_empty())
+}
+
+/// The map that a guest with `ram_size` bytes of RAM is given, in ascending order.
+pub fn entries(ram_size: u64) -> impl Iterator<Item = Entry> {
+    use Kind::{Reserved, Usable};
+    let low_end = low_ram_end(ram_size);
+    [
+        (0..low_end.min(EBDA_START), Usable),
+        (EBDA_START..low_end.min(VIDEO_START), Reserved),
+        (FIRMWARE_START..low_end.min(HIGH_MEMORY_START), Reserved),
+        (HIGH_MEMORY_START..low_end, Usable),
+        (
+            DEVICE_HOLE_END..DEVICE_HOLE_END.saturating_add(ram_size - low_end),
+            Usable,
+        ),
+    ]
+    .into_iter()
+    .filter(|(range, _)| !range.is_empty())
+    .map(|(range, kind)| Entry { range, kind })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec::Vec;
+    use proptest::prelude::*;
+
+    const GIB: u64 = 1 << 30;
+
+    #[test]
+    fn a_small_guest_has_ram_around_the_video_hole_only() {
+        assert_eq!(
+            ram_ranges(256 << 20).collect::<Vec<_>>(),
+            [0..0xA_0000, 0xC_0000..0x1000_0000]
+        );
+    }
+
+    #[test]
+    fn ram_that_does_not_fit_below_the_device_hole_continues_at_4_gib() {
+        assert_eq!(
+            ram_ranges(5 * GIB).last(),
+            Some(4 * GIB..6 * GIB),
+            "3 GiB are below the hole"
+        );
+        assert_eq!(ram_ranges(3 * GIB).last(), Some(0xC_0000..3 * GIB));
+    }
+
+    proptest! {
+        #[test]
+        fn entries_ascend_without_overlap_and_are_all_ram(ram_size in 0..1u64 << 40) {
+            let ram: Vec<_> = ram_ranges(ram_size).collect();
+            let mut end = 0;
+            for entry in entries(ram_size) {
+                prop_assert!(entry.range.start >= end && entry.range.end > entry.range.start);
+                end = entry.range.end;
+                prop_assert!(
+                    ram.iter().any(|r| r.start <= entry.range.start && entry.range.end <= r.end),
+                    "{entry:?} is not within {ram:?}"
+                );
+            }
+        }
+
+        #[test]
+        fn ram_amounts_to_its_size_less_the_video_hole(ram_size in VIDEO_END..1u64 << 40) {
+            let total: u64 = ram_ranges(ram_size).map(|r| r.end - r.start).sum();
+            prop_assert_eq!(total, ram_size - (VIDEO_END - VIDEO_START));
+        }
+    }
+}

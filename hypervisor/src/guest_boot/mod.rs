@@ -1,0 +1,95 @@
+//! Loading a guest: from the files that the operator gave for a VM to a memory image and
+//! the state of its first VCPU.
+//!
+//! [`load`] tells a Linux bzImage from a multiboot 1 image by itself. Everything here is
+//! pure: it writes to a [`GuestMemory`] and is tested on the host.
+
+pub mod acpi;
+pub mod entry;
+pub mod gdt;
+pub mod initrd;
+mod layout;
+pub mod linux;
+pub mod memory_map;
+#[cfg(test)]
+mod test_ram;
+
+pub use entry::{DescriptorTable, EntryState, Segment};
+
+use crate::{
+    guest_memory::{GuestMemory, NotRam},
+    vm_config::VmConfig,
+};
+use thiserror::Error;
+
+/// Why a VM cannot be started with the files it was given.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum LoadError {
+    /// Neither of the formats that we load.
+    #[error("the kernel is {0}: give a Linux bzImage (vmlinuz) or a multiboot 1 image")]
+    NotAKernel(FileKind),
+    /// It is Linux, but cannot be started.
+    #[error("the kernel cannot be started: {0}")]
+    Linux(#[from] linux::LinuxError),
+    /// The initial RAM disk is damaged.
+    #[error("the initrd is unusable: {0}")]
+    Initrd(#[from] initrd::InitrdError),
+    /// Modules for a kernel that cannot take them.
+    #[error("a Linux kernel takes no `module` files: use `initrd`")]
+    ModulesForLinux,
+    /// The loader's own structures do not fit the guest's RAM.
+    #[error("the VM has too little memory for the tables it boots with: {0}")]
+    NotRam(#[from] NotRam),
+}
+
+/// What a file that is not a kernel looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum FileKind {
+    /// It has no bytes.
+    #[error("an empty file")]
+    Empty,
+    /// ELF without a multiboot header.
+    #[error("an ELF file without a multiboot 1 header (a vmlinux?)")]
+    PlainElf,
+    /// Compressed as a whole.
+    #[error("a compressed file (decompress it)")]
+    Compressed,
+    /// A cpio archive.
+    #[error("a cpio archive (an initrd?)")]
+    Cpio,
+    /// Anything else.
+    #[error("of no known format")]
+    Unknown,
+}
+
+impl FileKind {
+    fn of(file: &[u8]) -> Self {
+        match file {
+            [] => Self::Empty,
+            [0x7F, b'E', b'L', b'F', ..] => Self::PlainElf,
+            [0x1F, 0x8B, ..]
+            | [0xFD, b'7', b'z', b'X', b'Z', ..]
+            | [0x28, 0xB5, 0x2F, 0xFD, ..] => Self::Compressed,
+            [b'0', b'7', b'0', b'7', b'0', ..] => Self::Cpio,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// Puts the guest of `vm` into `memory`, which has `vm.memory` bytes of RAM laid out as
+/// [`memory_map::ram_ranges`] says and is otherwise untouched: kernel, initrd or modules,
+/// boot parameters, ACPI and MP tables. Returns the state to start the first VCPU in.
+///
+/// # Errors
+/// If a file is not what it should be or the RAM does not suffice; then `memory` may
+/// have been written to.
+pub fn load(memory: &impl GuestMemory, vm: &VmConfig) -> Result<EntryState, LoadError> {
+    if linux::is_bzimage(vm.kernel) {
+        if !vm.modules.is_empty() {
+            return Err(LoadError::ModulesForLinux);
+        }
+        let rsdp = acpi::install(memory, vm.vcpus)?;
+        return linux::load(memory, vm, rsdp);
+    }
+    Err(LoadError::NotAKernel(FileKind::of(vm.kernel)))
+}

@@ -1,0 +1,74 @@
+//! RAM of a guest for tests: laid out as the real one, with the holes.
+
+use super::memory_map::{DEVICE_HOLE_END, DEVICE_HOLE_START, ram_ranges};
+use crate::guest_memory::{GuestMemory, NotRam};
+use alloc::{vec, vec::Vec};
+use core::cell::RefCell;
+use vmx::addr::GuestPhysAddr;
+
+pub(crate) struct TestRam {
+    size: u64,
+    bytes: RefCell<Vec<u8>>,
+}
+
+impl TestRam {
+    pub(crate) fn new(size: u64) -> Self {
+        Self {
+            size,
+            bytes: RefCell::new(vec![0; size as usize]),
+        }
+    }
+
+    /// Where the bytes at `address` are in the array.
+    fn offset(&self, address: GuestPhysAddr, length: usize) -> Result<usize, NotRam> {
+        let end = address.0.checked_add(length as u64);
+        let is_ram = |end| ram_ranges(self.size).any(|r| r.start <= address.0 && end <= r.end);
+        if !end.is_some_and(is_ram) {
+            return Err(NotRam { address, length });
+        }
+        let hole = DEVICE_HOLE_END - DEVICE_HOLE_START;
+        let below = if address.0 >= DEVICE_HOLE_END {
+            hole
+        } else {
+            0
+        };
+        Ok((address.0 - below) as usize)
+    }
+
+    pub(crate) fn bytes(&self, address: u64, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        self.read(GuestPhysAddr(address), &mut bytes).unwrap();
+        bytes
+    }
+
+    pub(crate) fn u64(&self, address: u64) -> u64 {
+        self.read_u64(GuestPhysAddr(address)).unwrap()
+    }
+
+    pub(crate) fn u32(&self, address: u64) -> u32 {
+        self.read_u32(GuestPhysAddr(address)).unwrap()
+    }
+
+    /// The NUL-terminated string at `address`.
+    pub(crate) fn string(&self, address: u64) -> alloc::string::String {
+        (address..)
+            .map(|at| self.bytes(at, 1)[0])
+            .take_while(|&byte| byte != 0)
+            .map(char::from)
+            .collect()
+    }
+}
+
+impl GuestMemory for TestRam {
+    fn read(&self, address: GuestPhysAddr, buffer: &mut [u8]) -> Result<(), NotRam> {
+        let at = self.offset(address, buffer.len())?;
+        buffer.copy_from_slice(&self.bytes.borrow()[at..at + buffer.len()]);
+        Ok(())
+    }
+
+    fn write(&self, address: GuestPhysAddr, data: &[u8]) -> Result<(), NotRam> {
+        let at = self.offset(address, data.len())?;
+        self.bytes.borrow_mut()[at..at + data.len()].copy_from_slice(data);
+        Ok(())
+    }
+}

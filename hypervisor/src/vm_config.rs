@@ -1,0 +1,442 @@
+//! What VMs there shall be: the operator says it on the command lines of the boot modules.
+//!
+//! ```text
+//! kernel vm=NAME [mem=SIZE] [vcpus=N] [pin=CPU,...] [weight=N] [cap=PERCENT] [-- COMMAND LINE]
+//! initrd vm=NAME
+//! module vm=NAME [-- STRING]
+//! ```
+//!
+//! Each `kernel` makes a VM; `initrd` and `module` (for multiboot guests) give it more
+//! files, before or after. What follows `--` is the guest's, verbatim. Boot loaders
+//! differ in whether they put the file's name first; a first word is taken for
+//! that, and skipped, if the second is one of the three.
+
+use alloc::{borrow::ToOwned, string::String, vec::Vec};
+use core::{fmt, str::FromStr};
+use thiserror::Error;
+
+/// The RAM of a VM whose `mem=` is not given, in bytes.
+pub const DEFAULT_MEMORY: u64 = 256 << 20;
+/// The least RAM that a VM can have, in bytes.
+pub const MIN_MEMORY: u64 = 2 << 20;
+/// The most RAM that a VM can have, in bytes.
+pub const MAX_MEMORY: u64 = 1 << 40;
+/// What the RAM of a VM is a multiple of, in bytes.
+pub const MEMORY_UNIT: u64 = 1 << 20;
+/// The most VCPUs that a VM can have.
+pub const MAX_VCPUS: u32 = 8;
+/// The weight of a VM whose `weight=` is not given.
+pub const DEFAULT_WEIGHT: u32 = 100;
+/// The largest weight.
+pub const MAX_WEIGHT: u32 = 10_000;
+/// The longest name of a VM, in bytes.
+pub const MAX_NAME_LENGTH: usize = 32;
+
+/// A file that the boot loader has loaded for us.
+#[derive(Clone, Copy, Debug)]
+pub struct BootModule<'a> {
+    /// The command line it was given.
+    pub command_line: &'a str,
+    /// Its contents.
+    pub data: &'a [u8],
+}
+
+/// A file for a multiboot guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestModule<'a> {
+    /// The string that the guest gets with it.
+    pub string: String,
+    /// Its contents.
+    pub data: &'a [u8],
+}
+
+/// A VM as the operator wants it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VmConfig<'a> {
+    /// Its name, by which the console knows it.
+    pub name: String,
+    /// Its RAM in bytes, a multiple of [`MEMORY_UNIT`].
+    pub memory: u64,
+    /// How many VCPUs it has: 1 to [`MAX_VCPUS`].
+    pub vcpus: u32,
+    /// The physical CPU that each VCPU is pinned to, as many as there are VCPUs; empty if
+    /// they are not pinned.
+    pub pins: Vec<u32>,
+    /// Its share of a CPU, relative to the weights of other VMs: 1 to [`MAX_WEIGHT`].
+    pub weight: u32,
+    /// The most CPU time that it may have, in percent of one physical CPU.
+    pub cap: Option<u32>,
+    /// The kernel image.
+    pub kernel: &'a [u8],
+    /// The initial RAM disk.
+    pub initrd: Option<&'a [u8]>,
+    /// Further files, for a multiboot guest.
+    pub modules: Vec<GuestModule<'a>>,
+    /// The guest's command line.
+    pub command_line: String,
+}
+
+/// What is wrong with the boot modules.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("boot module {number} ({excerpt:?}): {cause}", excerpt = Excerpt(.command_line))]
+pub struct ConfigError {
+    /// Which module, counted from 1.
+    pub number: usize,
+    /// Its command line.
+    pub command_line: String,
+    /// What is wrong.
+    pub cause: Cause,
+}
+
+/// What is wrong with a boot module.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Cause {
+    /// It does not say what it is.
+    #[error(
+        "does not say what it is: begin its command line with `kernel vm=NAME`, \
+         `initrd vm=NAME` or `module vm=NAME`"
+    )]
+    NoRole,
+    /// An option that does not exist, or not for this kind of module.
+    #[error("unknown option `{option}`: {role} takes {known}", known = .role.options())]
+    UnknownOption {
+        /// The option, with its value.
+        option: String,
+        /// What kind of module it is.
+        role: Role,
+    },
+    /// An option is given twice.
+    #[error("option `{0}=` is given twice: remove one")]
+    RepeatedOption(&'static str),
+    /// The option that every module needs is missing.
+    #[error("does not say which VM it is for: add `vm=NAME`")]
+    NoName,
+    /// Not a name.
+    #[error(
+        "`{0}` is not a name for a VM: use 1 to {MAX_NAME_LENGTH} of the characters \
+         A-Z a-z 0-9 _ -, a letter or digit first"
+    )]
+    BadName(String),
+    /// Not a size, or one that no VM can have.
+    #[error(
+        "`mem={0}` is not a size that a VM can have: use a number with the suffix M or G, from \
+         {min}M to {max}G, like `mem=256M`",
+        min = MIN_MEMORY >> 20,
+        max = MAX_MEMORY >> 30
+    )]
+    BadMemory(String),
+    /// Not a number, or out of its range.
+    #[error("`{option}={value}` is not a number from {min} to {max}")]
+    BadNumber {
+        /// The option.
+        option: &'static str,
+        /// Its value.
+        value: String,
+        /// The least that it can be.
+        min: u32,
+        /// The most that it can be.
+        max: u32,
+    },
+    /// Not a list of CPUs.
+    #[error(
+        "`pin={0}` is not a list of CPU numbers: use numbers separated by commas, like `pin=0,1`"
+    )]
+    BadPins(String),
+    /// A list of CPUs that does not fit the number of VCPUs.
+    #[error("`pin=` names {pins} CPUs for {vcpus} VCPUs: name one for each VCPU, or one for all")]
+    WrongPinCount {
+        /// How many CPUs are named.
+        pins: usize,
+        /// How many VCPUs there are.
+        vcpus: u32,
+    },
+    /// Two kernels for one VM.
+    #[error("a second kernel for VM `{0}`: give each VM a name of its own")]
+    DuplicateVm(String),
+    /// Two initial RAM disks for one VM.
+    #[error("a second initrd for VM `{0}`: a VM has one; concatenate the two files")]
+    DuplicateInitrd(String),
+    /// A file for a VM that does not exist.
+    #[error(
+        "there is no VM `{vm}` for this {role}: add a module `kernel vm={vm}`, or correct the name"
+    )]
+    UnknownVm {
+        /// The name.
+        vm: String,
+        /// What kind of module it is.
+        role: Role,
+    },
+    /// A string for something that takes none.
+    #[error("an initrd takes no string: remove what follows `--`")]
+    StringForInitrd,
+}
+
+/// What a boot module is to its VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The image that is started.
+    Kernel,
+    /// The initial RAM disk of a Linux guest.
+    Initrd,
+    /// A file for a multiboot guest.
+    Module,
+}
+
+impl Role {
+    const fn options(self) -> &'static str {
+        match self {
+            Self::Kernel => {
+                "vm=, mem=, vcpus=, pin=, weight=, cap= (guest's options follow ` -- `)"
+            }
+            Self::Initrd | Self::Module => "vm= only",
+        }
+    }
+}
+
+impl FromStr for Role {
+    type Err = ();
+
+    fn from_str(word: &str) -> Result<Self, ()> {
+        match word {
+            "kernel" => Ok(Self::Kernel),
+            "initrd" => Ok(Self::Initrd),
+            "module" => Ok(Self::Module),
+            _ => Err(()),
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kernel => "kernel",
+            Self::Initrd => "initrd",
+            Self::Module => "module",
+        })
+    }
+}
+
+/// The start of a command line, for messages.
+struct Excerpt<'a>(&'a str);
+
+impl fmt::Debug for Excerpt<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const LONGEST: usize = 60;
+        match self.0.char_indices().nth(LONGEST) {
+            Some((end, _)) => write!(f, "{:?}...", &self.0[..end]),
+            None => write!(f, "{:?}", self.0),
+        }
+    }
+}
+
+/// Groups boot modules into VMs, in the order of their kernels. None is a valid number of VMs.
+///
+/// # Errors
+/// On the first module that is wrong: nothing is guessed.
+pub fn parse<'a>(modules: &[BootModule<'a>]) -> Result<Vec<VmConfig<'a>>, ConfigError> {
+    let mut vms: Vec<VmConfig<'a>> = Vec::new();
+    let mut files = Vec::new();
+    for (index, module) in modules.iter().enumerate() {
+        let fail = move |cause| ConfigError {
+            number: index + 1,
+            command_line: module.command_line.to_owned(),
+            cause,
+        };
+        let description = Description::parse(module.command_line).map_err(fail)?;
+        if description.role != Role::Kernel {
+            files.push((fail, module.data, description));
+        } else if vms.iter().any(|vm| vm.name == description.vm) {
+            return Err(fail(Cause::DuplicateVm(description.vm)));
+        } else {
+            vms.push(description.into_vm(module.data).map_err(fail)?);
+        }
+    }
+    for (fail, data, description) in files {
+        let Some(vm) = vms.iter_mut().find(|vm| vm.name == description.vm) else {
+            return Err(fail(Cause::UnknownVm {
+                vm: description.vm,
+                role: description.role,
+            }));
+        };
+        if description.role == Role::Module {
+            vm.modules.push(GuestModule {
+                string: description.guest_string,
+                data,
+            });
+        } else if vm.initrd.replace(data).is_some() {
+            return Err(fail(Cause::DuplicateInitrd(description.vm)));
+        }
+    }
+    Ok(vms)
+}
+
+/// A module's command line, in parts.
+struct Description {
+    role: Role,
+    vm: String,
+    memory: Option<u64>,
+    vcpus: Option<u32>,
+    pins: Option<Vec<u32>>,
+    weight: Option<u32>,
+    cap: Option<u32>,
+    guest_string: String,
+}
+
+impl Description {
+    fn parse(command_line: &str) -> Result<Self, Cause> {
+        let (ours, guest_string) = split_at_dashes(command_line);
+        let mut words = ours.split_ascii_whitespace();
+        let first = words.next().ok_or(Cause::NoRole)?;
+        // `kernel kernel vm=a` is a file called "kernel"; options are never bare words.
+        let role = match words.clone().next().map(Role::from_str) {
+            Some(Ok(role)) => {
+                words.next();
+                role
+            }
+            _ => first.parse().map_err(|()| Cause::NoRole)?,
+        };
+
+        let mut vm = None;
+        let (mut memory, mut vcpus, mut pins, mut weight, mut cap) = (None, None, None, None, None);
+        for word in words {
+            let (option, value) = word.split_once('=').unwrap_or((word, ""));
+            match (role, option) {
+                (_, "vm") => set(&mut vm, "vm", name(value)?)?,
+                (Role::Kernel, "mem") => set(&mut memory, "mem", memory_size(value)?)?,
+                (Role::Kernel, "vcpus") => {
+                    set(&mut vcpus, "vcpus", number("vcpus", value, 1, MAX_VCPUS)?)?;
+                }
+                (Role::Kernel, "pin") => set(&mut pins, "pin", cpu_list(value)?)?,
+                (Role::Kernel, "weight") => {
+                    set(
+                        &mut weight,
+                        "weight",
+                        number("weight", value, 1, MAX_WEIGHT)?,
+                    )?;
+                }
+                (Role::Kernel, "cap") => {
+                    set(&mut cap, "cap", number("cap", value, 1, 100 * MAX_VCPUS)?)?;
+                }
+                _ => {
+                    return Err(Cause::UnknownOption {
+                        option: word.to_owned(),
+                        role,
+                    });
+                }
+            }
+        }
+        if role == Role::Initrd && !guest_string.is_empty() {
+            return Err(Cause::StringForInitrd);
+        }
+        Ok(Self {
+            role,
+            vm: vm.ok_or(Cause::NoName)?,
+            memory,
+            vcpus,
+            pins,
+            weight,
+            cap,
+            guest_string: guest_string.to_owned(),
+        })
+    }
+
+    fn into_vm(self, kernel: &[u8]) -> Result<VmConfig<'_>, Cause> {
+        let vcpus = self.vcpus.unwrap_or(1);
+        let mut pins = self.pins.unwrap_or_default();
+        if let [cpu] = pins[..] {
+            pins = alloc::vec![cpu; vcpus as usize];
+        }
+        if !pins.is_empty() && pins.len() != vcpus as usize {
+            return Err(Cause::WrongPinCount {
+                pins: pins.len(),
+                vcpus,
+            });
+        }
+        Ok(VmConfig {
+            name: self.vm,
+            memory: self.memory.unwrap_or(DEFAULT_MEMORY),
+            vcpus,
+            pins,
+            weight: self.weight.unwrap_or(DEFAULT_WEIGHT),
+            cap: self.cap,
+            kernel,
+            initrd: None,
+            modules: Vec::new(),
+            command_line: self.guest_string,
+        })
+    }
+}
+
+/// What is before, and what after, the first word `--`.
+fn split_at_dashes(command_line: &str) -> (&str, &str) {
+    let is_space = |c: Option<char>| c.is_none_or(|c| c.is_ascii_whitespace());
+    command_line
+        .match_indices("--")
+        .map(|(at, dashes)| (&command_line[..at], &command_line[at + dashes.len()..]))
+        .find(|(before, after)| {
+            is_space(before.chars().next_back()) && is_space(after.chars().next())
+        })
+        .map_or((command_line, ""), |(before, after)| {
+            (before, after.trim_ascii())
+        })
+}
+
+fn set<T>(slot: &mut Option<T>, option: &'static str, value: T) -> Result<(), Cause> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(Cause::RepeatedOption(option)),
+    }
+}
+
+fn name(value: &str) -> Result<String, Cause> {
+    let starts_well = value.starts_with(|c: char| c.is_ascii_alphanumeric());
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if starts_well && value.len() <= MAX_NAME_LENGTH && value.chars().all(is_allowed) {
+        Ok(value.to_owned())
+    } else {
+        Err(Cause::BadName(value.to_owned()))
+    }
+}
+
+fn memory_size(value: &str) -> Result<u64, Cause> {
+    let parse = || {
+        let (digits, unit) = match value.strip_suffix(['M', 'm']) {
+            Some(digits) => (digits, 1 << 20),
+            None => (value.strip_suffix(['G', 'g'])?, 1 << 30),
+        };
+        let bytes = decimal::<u64>(digits)?.checked_mul(unit)?;
+        (MIN_MEMORY..=MAX_MEMORY).contains(&bytes).then_some(bytes)
+    };
+    parse().ok_or_else(|| Cause::BadMemory(value.to_owned()))
+}
+
+fn number(option: &'static str, value: &str, min: u32, max: u32) -> Result<u32, Cause> {
+    decimal(value)
+        .filter(|number| (min..=max).contains(number))
+        .ok_or_else(|| Cause::BadNumber {
+            option,
+            value: value.to_owned(),
+            min,
+            max,
+        })
+}
+
+fn cpu_list(value: &str) -> Result<Vec<u32>, Cause> {
+    value
+        .split(',')
+        .map(decimal)
+        .collect::<Option<Vec<u32>>>()
+        .ok_or_else(|| Cause::BadPins(value.to_owned()))
+}
+
+/// A number in digits only: Rust's own parser would accept a sign.
+fn decimal<T: FromStr>(digits: &str) -> Option<T> {
+    if digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        digits.parse().ok()
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests;

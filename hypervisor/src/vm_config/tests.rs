@@ -1,0 +1,181 @@
+use super::*;
+use alloc::string::ToString;
+use proptest::prelude::*;
+
+const KERNEL: &[u8] = b"the kernel";
+const INITRD: &[u8] = b"the initrd";
+
+fn modules<'a>(command_lines: &[&'a str]) -> Vec<BootModule<'a>> {
+    command_lines
+        .iter()
+        .map(|command_line| BootModule {
+            command_line,
+            data: if command_line.contains("initrd") {
+                INITRD
+            } else {
+                KERNEL
+            },
+        })
+        .collect()
+}
+
+fn cause(command_lines: &[&str]) -> Cause {
+    parse(&modules(command_lines)).unwrap_err().cause
+}
+
+#[test]
+fn a_kernel_needs_no_more_than_a_name() {
+    let vms = parse(&modules(&["kernel vm=debian"])).unwrap();
+    let [vm] = &vms[..] else { panic!("{vms:?}") };
+    assert_eq!(vm.name, "debian");
+    assert_eq!((vm.memory, vm.vcpus), (256 << 20, 1));
+    assert_eq!((vm.weight, vm.cap), (DEFAULT_WEIGHT, None));
+    assert_eq!((vm.kernel, vm.initrd), (KERNEL, None));
+    assert_eq!(vm.command_line, "");
+    assert!(vm.pins.is_empty() && vm.modules.is_empty());
+}
+
+#[test]
+fn all_options_of_a_vm() {
+    let vms = parse(&modules(&[
+        "initrd vm=a",
+        "kernel vm=a mem=2G vcpus=2 pin=3,1 weight=50 cap=150 -- console=ttyS0 -- quiet  x",
+        "module vm=a -- second file",
+    ]))
+    .unwrap();
+    let [vm] = &vms[..] else { panic!("{vms:?}") };
+    assert_eq!((vm.memory, vm.vcpus), (2 << 30, 2));
+    assert_eq!(vm.pins, [3, 1]);
+    assert_eq!((vm.weight, vm.cap), (50, Some(150)));
+    assert_eq!(vm.initrd, Some(INITRD));
+    assert_eq!(vm.command_line, "console=ttyS0 -- quiet  x");
+    assert_eq!(vm.modules[0].string, "second file");
+}
+
+#[test]
+fn one_pin_holds_for_all_vcpus() {
+    let vms = parse(&modules(&["kernel vm=a vcpus=4 pin=1"])).unwrap();
+    assert_eq!(vms[0].pins, [1, 1, 1, 1]);
+}
+
+#[test]
+fn a_file_name_in_front_is_skipped() {
+    for line in [
+        "/boot/vmlinuz kernel vm=a",
+        "vmlinuz kernel vm=a",
+        "kernel kernel vm=a",
+    ] {
+        assert_eq!(parse(&modules(&[line])).unwrap()[0].name, "a", "{line}");
+    }
+}
+
+#[test]
+fn vms_come_in_the_order_of_their_kernels() {
+    let vms = parse(&modules(&["initrd vm=b", "kernel vm=a", "kernel vm=b"])).unwrap();
+    assert_eq!(vms[0].name, "a");
+    assert_eq!((vms[1].name.as_str(), vms[1].initrd), ("b", Some(INITRD)));
+}
+
+#[test]
+fn each_mistake_has_its_cause() {
+    assert_eq!(cause(&[""]), Cause::NoRole);
+    assert_eq!(cause(&["/boot/vmlinuz"]), Cause::NoRole);
+    assert_eq!(cause(&["vm=a kernel"]), Cause::NoName);
+    assert_eq!(cause(&["kernel"]), Cause::NoName);
+    assert_eq!(cause(&["kernel vm="]), Cause::BadName("".into()));
+    assert_eq!(cause(&["kernel vm=-a"]), Cause::BadName("-a".into()));
+    assert_eq!(cause(&["kernel vm=a/b"]), Cause::BadName("a/b".into()));
+    assert_eq!(cause(&["kernel vm=a vm=b"]), Cause::RepeatedOption("vm"));
+    assert_eq!(
+        cause(&["kernel vm=a", "initrd vm=b"]),
+        Cause::UnknownVm {
+            vm: "b".into(),
+            role: Role::Initrd
+        }
+    );
+    assert_eq!(
+        cause(&["kernel vm=a", "kernel vm=a"]),
+        Cause::DuplicateVm("a".into())
+    );
+    assert_eq!(
+        cause(&["kernel vm=a", "initrd vm=a", "initrd vm=a"]),
+        Cause::DuplicateInitrd("a".into())
+    );
+    assert_eq!(
+        cause(&["kernel vm=a memory=1G"]),
+        Cause::UnknownOption {
+            option: "memory=1G".into(),
+            role: Role::Kernel
+        }
+    );
+    assert_eq!(
+        cause(&["initrd vm=a mem=1G"]),
+        Cause::UnknownOption {
+            option: "mem=1G".into(),
+            role: Role::Initrd
+        }
+    );
+    assert_eq!(cause(&["initrd vm=a -- quiet"]), Cause::StringForInitrd);
+    assert_eq!(
+        cause(&["kernel vm=a vcpus=2 pin=0,1,2"]),
+        Cause::WrongPinCount { pins: 3, vcpus: 2 }
+    );
+    for pins in ["", "0,", "a", "-1", "99999999999"] {
+        let line = alloc::format!("kernel vm=a pin={pins}");
+        assert_eq!(cause(&[&line]), Cause::BadPins(pins.into()));
+    }
+    for size in [
+        "",
+        "0M",
+        "1M",
+        "M",
+        "64",
+        "64K",
+        "+64M",
+        "-1G",
+        "1025G",
+        "99999999999999999999G",
+    ] {
+        let line = alloc::format!("kernel vm=a mem={size}");
+        assert_eq!(cause(&[&line]), Cause::BadMemory(size.into()));
+    }
+    for vcpus in ["", "0", "9", "x", "4294967297"] {
+        let line = alloc::format!("kernel vm=a vcpus={vcpus}");
+        assert!(matches!(cause(&[&line]), Cause::BadNumber { .. }), "{line}");
+    }
+}
+
+#[test]
+fn a_message_names_the_module_the_cause_and_the_remedy() {
+    let error = parse(&modules(&["kernel vm=a", "initrd vm=b"])).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "boot module 2 (\"initrd vm=b\"): there is no VM `b` for this initrd: \
+         add a module `kernel vm=b`, or correct the name"
+    );
+    let long = "x".repeat(1000);
+    let error = parse(&modules(&[&long])).unwrap_err().to_string();
+    assert!(error.len() < 300, "{error}");
+}
+
+proptest! {
+    #[test]
+    fn no_command_line_makes_the_parser_panic(lines in proptest::collection::vec(any::<String>(), 0..4)) {
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        if let Err(error) = parse(&modules(&lines)) {
+            prop_assert!(!error.to_string().is_empty());
+        }
+    }
+
+    #[test]
+    fn no_option_makes_the_parser_panic(
+        line in "(kernel|initrd|module) vm=(a|b)( (mem|vcpus|pin|weight|cap|vm|--)=?[-+,0-9MG]{0,6}){0,4}"
+    ) {
+        if let Ok(vms) = parse(&modules(&[&line])) {
+            let vm = &vms[0];
+            prop_assert!((1..=MAX_VCPUS).contains(&vm.vcpus));
+            prop_assert!(vm.memory % MEMORY_UNIT == 0 && vm.memory >= MIN_MEMORY);
+            prop_assert!(vm.pins.is_empty() || vm.pins.len() == vm.vcpus as usize);
+        }
+    }
+}
