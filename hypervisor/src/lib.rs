@@ -1,23 +1,32 @@
-//! The hypervisor proper.
+//! The hypervisor proper: the machine, VMs, VCPUs, exit handling, scheduler, suppression,
+//! console.
+//!
+//! [`start::start`] is where the boot code hands over. Everything that is logic rather than
+//! hardware is pure and tested on the host.
 #![no_std]
 extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod console;
+pub mod cpuid;
 pub mod emulate;
+pub mod fatal;
+pub mod guest_boot;
 pub mod guest_memory;
 pub mod guest_paging;
-#[cfg(test)]
-mod test_ram;
-pub mod fatal;
-pub mod guest_memory;
+pub mod host_time;
 pub mod machine;
+pub mod msr;
 pub mod options;
 pub mod run;
 pub mod start;
+pub mod suppression;
+#[cfg(test)]
+mod test_ram;
+pub mod vcpu;
+pub mod vm;
+pub mod vm_config;
 
 pub use machine::Machine;
 pub use run::run;
-pub mod guest_boot;
-pub mod guest_memory;
-pub mod vm_config;

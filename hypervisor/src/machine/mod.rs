@@ -5,6 +5,7 @@ pub mod acpi;
 pub mod boot_info;
 pub mod cpu;
 pub mod heap;
+pub mod host_timer;
 pub mod image;
 pub mod logger;
 pub mod memory;

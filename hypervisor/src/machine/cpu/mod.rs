@@ -161,3 +161,16 @@ pub fn apic_id() -> u32 {
         .map_or(0, |info| u32::from(info.initial_local_apic_id()));
     x2apic_id.unwrap_or(initial_id)
 }
+
+/// Lets in an interrupt that ended a guest's turn: its handler runs now.
+pub fn take_pending_interrupts() {
+    // SAFETY: handlers return and change nothing but the LAPIC.
+    unsafe { core::arch::asm!("sti", "nop", "cli", options(nostack)) };
+}
+
+/// Handles an NMI that ended a guest's turn. The exit has taken it and left NMIs blocked: the
+/// handler's IRET opens them again (SDM vol. 3C, 28.5.5).
+pub fn take_pending_nmi() {
+    // SAFETY: the handler of vector 2 runs as for a real NMI and returns.
+    unsafe { core::arch::asm!("int 2", options(nostack)) };
+}

@@ -1,0 +1,131 @@
+//! How much of the local APIC the processor does: shadow of the TPR alone, or registers and
+//! interrupt delivery too (SDM vol. 3C, ch. 30).
+//!
+//! The virtual-APIC page *is* the LAPIC's register page. With virtual-interrupt delivery, the
+//! processor moves vectors from IRR to ISR and takes EOIs by itself; the LAPIC model keeps to
+//! what the processor does not do. Without, all goes through the model, and the only thing
+//! left to the processor is CR8.
+
+use devices::lapic::{ApicBase, Mode, VectorRegister};
+use vmx::bitmaps::MsrAccess;
+use vmx::controls::Secondary;
+use vmx::fields;
+
+use super::Vcpu;
+use super::setup;
+
+/// What the processor does for the LAPIC in its present mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Assistance {
+    /// The TPR shadow, for CR8.
+    TprShadow,
+    /// Registers in the APIC-access page, and interrupt delivery.
+    XApic,
+    /// Registers as MSRs, and interrupt delivery.
+    X2Apic,
+}
+
+/// The x2APIC MSRs that the processor reads from the virtual-APIC page as well as the model
+/// would: all but the current count, which is a function of time.
+const X2APIC_MSRS: core::ops::RangeInclusive<u32> = 0x800..=0x83f;
+const X2APIC_TPR: u32 = 0x808;
+const X2APIC_PPR: u32 = 0x80a;
+const X2APIC_EOI: u32 = 0x80b;
+const X2APIC_SELF_IPI: u32 = 0x83f;
+/// Registers that x2APIC mode has and that can be read, besides ISR, TMR and IRR: a read of
+/// any other is to fault, so it exits.
+const X2APIC_READABLE: [u32; 15] = [
+    0x802, 0x803, X2APIC_TPR, X2APIC_PPR, 0x80d, 0x80f, 0x828, 0x830, 0x832, 0x833, 0x834, 0x835,
+    0x836, 0x837, 0x838,
+];
+
+impl Vcpu {
+    /// Brings the controls in line with the mode of the LAPIC: after power-up and after every
+    /// write to IA32_APIC_BASE.
+    pub(super) fn configure_apic(&mut self) {
+        let base = self.lapic.apic_base();
+        let assistance = match self.lapic.mode() {
+            _ if !self.may_virtualize_apic => Assistance::TprShadow,
+            Mode::XApic if base.address() == ApicBase::DEFAULT_ADDRESS => Assistance::XApic,
+            Mode::X2Apic => Assistance::X2Apic,
+            _ => Assistance::TprShadow,
+        };
+        let registers =
+            Secondary::APIC_REGISTER_VIRTUALIZATION | Secondary::VIRTUAL_INTERRUPT_DELIVERY;
+        let extra = match assistance {
+            Assistance::TprShadow => Secondary::empty(),
+            Assistance::XApic => Secondary::VIRTUALIZE_APIC_ACCESSES | registers,
+            Assistance::X2Apic => Secondary::VIRTUALIZE_X2APIC_MODE | registers,
+        };
+        let controls = setup::controls(self.capabilities);
+        self.registers.vmcs.set_secondary(self.capabilities, controls.secondary | extra);
+        self.virtual_delivery = assistance != Assistance::TprShadow;
+        self.lapic.set_virtual_interrupt_delivery(self.virtual_delivery);
+        self.registers.vmcs.write(fields::TPR_THRESHOLD, 0);
+        self.vm.set_apic_access_page_mapped(self.index, assistance == Assistance::XApic);
+        self.pass_x2apic_msrs_through(assistance == Assistance::X2Apic);
+        self.eoi_exits = [0; 4];
+        self.write_eoi_exits();
+        self.attention = true;
+    }
+
+    fn pass_x2apic_msrs_through(&mut self, on: bool) {
+        let bitmaps = &mut *self.msr_bitmaps;
+        for msr in X2APIC_MSRS {
+            bitmaps.set_exits(msr, MsrAccess::Read, true);
+            bitmaps.set_exits(msr, MsrAccess::Write, true);
+        }
+        if on {
+            for msr in X2APIC_READABLE.into_iter().chain(0x810..=0x827) {
+                bitmaps.set_exits(msr, MsrAccess::Read, false);
+            }
+            for msr in [X2APIC_TPR, X2APIC_EOI, X2APIC_SELF_IPI] {
+                bitmaps.set_exits(msr, MsrAccess::Write, false);
+            }
+        }
+    }
+
+    /// Tells the processor the highest requested vector, and which EOIs we want to hear of:
+    /// those of level-triggered interrupts, for the I/O APIC.
+    pub(super) fn update_virtual_interrupts(&mut self) {
+        let request = self.lapic.highest_irr().unwrap_or(0);
+        let service = self.lapic.highest_isr().unwrap_or(0);
+        let status = u16::from(service) << 8 | u16::from(request);
+        let vmcs = &mut self.registers.vmcs;
+        if vmcs.read(fields::GUEST_INTERRUPT_STATUS) != status {
+            vmcs.write(fields::GUEST_INTERRUPT_STATUS, status);
+        }
+        let level = self.lapic.page().bitmap(VectorRegister::Tmr);
+        if level != self.eoi_exits {
+            self.eoi_exits = level;
+            self.write_eoi_exits();
+        }
+    }
+
+    fn write_eoi_exits(&mut self) {
+        if !self.capabilities.virtual_apic() {
+            return;
+        }
+        for (field, bits) in [
+            fields::EOI_EXIT_BITMAP_0,
+            fields::EOI_EXIT_BITMAP_1,
+            fields::EOI_EXIT_BITMAP_2,
+            fields::EOI_EXIT_BITMAP_3,
+        ]
+        .into_iter()
+        .zip(self.eoi_exits)
+        {
+            self.registers.vmcs.write(field, bits);
+        }
+    }
+
+    /// Without virtual-interrupt delivery: asks for an exit when the guest lowers the TPR so
+    /// far that the highest pending vector can be delivered.
+    pub(super) fn update_tpr_threshold(&mut self) {
+        let threshold = u32::from(self.lapic.tpr_threshold());
+        if threshold != self.tpr_threshold {
+            self.tpr_threshold = threshold;
+            self.registers.vmcs.write(fields::TPR_THRESHOLD, threshold);
+        }
+    }
+}

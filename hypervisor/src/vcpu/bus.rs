@@ -1,0 +1,88 @@
+//! A VCPU's way to the devices: ports, device memory, and the messages of its local APIC.
+
+use alloc::sync::Arc;
+
+use devices::apic_message::ApicMessage;
+use devices::lapic::{ApicBus, LocalApic, Mode};
+use devices::time::Now;
+use vmx::addr::GuestPhysAddr;
+
+use crate::emulate::{Bus, Ports, Width};
+use crate::vm::{Board, BoardHost, Vm};
+
+/// The bus that a local APIC sends on.
+pub(super) struct Messages<'a> {
+    vm: &'a Arc<Vm>,
+    board: &'a mut Board,
+    now: Now,
+}
+
+impl ApicBus for Messages<'_> {
+    fn send(&mut self, message: ApicMessage) {
+        self.vm.route(&message);
+    }
+
+    fn end_of_interrupt(&mut self, vector: u8) {
+        let mut host = BoardHost::new(self.vm);
+        self.board.chipset.end_of_interrupt(self.now, vector, &mut host);
+    }
+}
+
+/// All that a VCPU can reach at one moment, with the board locked.
+pub(super) struct Devices<'a> {
+    pub(super) vm: &'a Arc<Vm>,
+    pub(super) lapic: &'a mut LocalApic,
+    pub(super) board: &'a mut Board,
+    pub(super) now: Now,
+}
+
+impl Devices<'_> {
+    /// The offset of `address` in the LAPIC's register page, where that is now.
+    fn lapic_offset(&self, address: GuestPhysAddr) -> Option<u16> {
+        let offset = address.0.wrapping_sub(self.lapic.apic_base().address());
+        (offset < 4096 && self.lapic.mode() == Mode::XApic).then_some(offset as u16)
+    }
+
+    /// The LAPIC and the bus that it sends on.
+    pub(super) fn lapic(&mut self) -> (&mut LocalApic, Messages<'_>) {
+        (self.lapic, Messages { vm: self.vm, board: self.board, now: self.now })
+    }
+}
+
+impl Bus for Devices<'_> {
+    fn read(&mut self, address: GuestPhysAddr, width: Width) -> u64 {
+        match self.lapic_offset(address) {
+            Some(offset) => self.lapic.mmio_read(self.now, offset, width.bytes() as u8),
+            None => {
+                self.board.chipset.mmio_read(self.now, address.0, width.bytes() as u8).unwrap_or(u64::MAX)
+            }
+        }
+    }
+
+    fn write(&mut self, address: GuestPhysAddr, width: Width, value: u64) {
+        let now = self.now;
+        match self.lapic_offset(address) {
+            Some(offset) => {
+                let (lapic, mut messages) = self.lapic();
+                lapic.mmio_write(now, offset, width.bytes() as u8, value, &mut messages);
+            }
+            None => {
+                let mut host = BoardHost::new(self.vm);
+                let size = width.bytes() as u8;
+                self.board.chipset.mmio_write(now, address.0, size, value, &mut host);
+            }
+        }
+    }
+}
+
+impl Ports for Devices<'_> {
+    fn read_port(&mut self, port: u16, width: Width) -> u32 {
+        let mut host = BoardHost::new(self.vm);
+        self.board.chipset.port_read(self.now, port, width.bytes() as u8, &mut host)
+    }
+
+    fn write_port(&mut self, port: u16, width: Width, value: u32) {
+        let mut host = BoardHost::new(self.vm);
+        self.board.chipset.port_write(self.now, port, width.bytes() as u8, value, &mut host);
+    }
+}

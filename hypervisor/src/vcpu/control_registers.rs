@@ -1,0 +1,185 @@
+//! What a guest may write to CR0, CR4 and EFER, and what follows from it: pure rules (SDM
+//! vol. 3A, 2.5 and 4.1; vol. 3C, 25.6.6).
+
+/// CR0.PE: protection.
+pub const CR0_PE: u64 = 1 << 0;
+/// CR0.TS: task switched.
+pub const CR0_TS: u64 = 1 << 3;
+/// CR0.ET: fixed to one.
+pub const CR0_ET: u64 = 1 << 4;
+/// CR0.NE: fixed to one in VMX operation.
+pub const CR0_NE: u64 = 1 << 5;
+/// CR0.NW: not write-through.
+pub const CR0_NW: u64 = 1 << 29;
+/// CR0.CD: cache disable.
+pub const CR0_CD: u64 = 1 << 30;
+/// CR0.PG: paging.
+pub const CR0_PG: u64 = 1 << 31;
+/// Every bit of CR0 that is defined.
+const CR0_DEFINED: u64 = 0xe005_003f;
+/// CR0 bits that the guest does not own: the one that VMX fixes, and the cache controls,
+/// which would slow the whole machine.
+pub const CR0_HOST_OWNED: u64 = CR0_NE | CR0_NW | CR0_CD;
+
+/// CR4.PAE.
+pub const CR4_PAE: u64 = 1 << 5;
+/// CR4.VMXE: fixed to one in VMX operation.
+pub const CR4_VMXE: u64 = 1 << 13;
+/// CR4.PCIDE.
+pub const CR4_PCIDE: u64 = 1 << 17;
+/// CR4.OSXSAVE.
+pub const CR4_OSXSAVE: u64 = 1 << 18;
+
+/// EFER.LME: IA-32e mode enable.
+pub const EFER_LME: u64 = 1 << 8;
+/// EFER.LMA: IA-32e mode active.
+pub const EFER_LMA: u64 = 1 << 10;
+
+/// A write that raises #GP(0).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Illegal;
+
+/// A CR0 that may be written, and what the write makes of EFER.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cr0Write {
+    /// What the guest reads back.
+    pub visible: u64,
+    /// What the processor holds.
+    pub real: u64,
+    /// The new EFER: turning paging on and off with EFER.LME set switches LMA.
+    pub efer: u64,
+    /// Whether the PDPTEs are to be loaded from memory.
+    pub loads_pdptes: bool,
+}
+
+/// The state that a write to CR0 is judged by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cr0Context {
+    /// CR0 as the guest sees it.
+    pub cr0: u64,
+    /// CR4 as the guest sees it.
+    pub cr4: u64,
+    /// EFER.
+    pub efer: u64,
+    /// CS.L.
+    pub cs_long: bool,
+}
+
+/// MOV to CR0 of `value`.
+///
+/// # Errors
+/// If the processor would raise #GP(0).
+pub fn write_cr0(value: u64, context: &Cr0Context) -> Result<Cr0Write, Illegal> {
+    let Cr0Context { cr0, cr4, efer, cs_long } = *context;
+    if value >> 32 != 0 {
+        return Err(Illegal);
+    }
+    // Undefined bits of the low half are ignored, and ET is always one.
+    let visible = value & CR0_DEFINED | CR0_ET;
+    if visible & CR0_PG != 0 && visible & CR0_PE == 0 {
+        return Err(Illegal);
+    }
+    if visible & CR0_NW != 0 && visible & CR0_CD == 0 {
+        return Err(Illegal);
+    }
+    let mut new_efer = efer;
+    let paging_on = visible & CR0_PG != 0;
+    if paging_on && cr0 & CR0_PG == 0 && efer & EFER_LME != 0 {
+        if cr4 & CR4_PAE == 0 || cs_long {
+            return Err(Illegal);
+        }
+        new_efer |= EFER_LMA;
+    }
+    if !paging_on && cr0 & CR0_PG != 0 {
+        if cr4 & CR4_PCIDE != 0 || (efer & EFER_LMA != 0 && cs_long) {
+            return Err(Illegal);
+        }
+        new_efer &= !EFER_LMA;
+    }
+    // SDM vol. 3A, 4.4.1: PDPTEs are loaded if this write could change paging under PAE.
+    let pae = paging_on && cr4 & CR4_PAE != 0 && new_efer & EFER_LMA == 0;
+    let loads_pdptes = pae && (cr0 ^ visible) & (CR0_PG | CR0_CD | CR0_NW) != 0;
+    Ok(Cr0Write {
+        visible,
+        real: visible & !CR0_HOST_OWNED | CR0_NE,
+        efer: new_efer,
+        loads_pdptes,
+    })
+}
+
+/// WRMSR to EFER of `value`: the new EFER, keeping LMA.
+///
+/// # Errors
+/// If the processor would raise #GP(0): a bit outside `allowed`, or LME changed with paging
+/// on.
+pub const fn write_efer(value: u64, efer: u64, cr0: u64, allowed: u64) -> Result<u64, Illegal> {
+    if value & !(allowed | EFER_LMA) != 0 {
+        return Err(Illegal);
+    }
+    if (value ^ efer) & EFER_LME != 0 && cr0 & CR0_PG != 0 {
+        return Err(Illegal);
+    }
+    Ok(value & !EFER_LMA | efer & EFER_LMA)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UNPAGED: Cr0Context =
+        Cr0Context { cr0: CR0_PE | CR0_ET, cr4: CR4_PAE, efer: 0, cs_long: false };
+    const LONG: Cr0Context = Cr0Context {
+        cr0: CR0_PE | CR0_ET | CR0_PG,
+        cr4: CR4_PAE,
+        efer: EFER_LME | EFER_LMA,
+        cs_long: true,
+    };
+
+    #[test]
+    fn paging_with_lme_activates_long_mode_and_without_it_deactivates() {
+        let context = Cr0Context { efer: EFER_LME, ..UNPAGED };
+        let on = write_cr0(CR0_PE | CR0_PG, &context).unwrap();
+        assert_eq!(on.efer, EFER_LME | EFER_LMA);
+        assert!(!on.loads_pdptes);
+        let context = Cr0Context { cs_long: false, ..LONG };
+        assert_eq!(write_cr0(CR0_PE, &context).unwrap().efer, EFER_LME);
+    }
+
+    #[test]
+    fn illegal_combinations_fault() {
+        for (value, context) in [
+            (CR0_PG, UNPAGED),
+            (CR0_PE | CR0_NW, UNPAGED),
+            (1 << 32, UNPAGED),
+            (CR0_PE, LONG),
+            (CR0_PE | CR0_PG, Cr0Context { efer: EFER_LME, cr4: 0, ..UNPAGED }),
+            (CR0_PE | CR0_PG, Cr0Context { efer: EFER_LME, cs_long: true, ..UNPAGED }),
+            (CR0_PE, Cr0Context { cs_long: false, cr4: CR4_PAE | CR4_PCIDE, ..LONG }),
+        ] {
+            assert_eq!(write_cr0(value, &context), Err(Illegal), "{value:#x} in {context:?}");
+        }
+    }
+
+    #[test]
+    fn cache_controls_are_shown_to_the_guest_but_kept_from_the_machine() {
+        let write = write_cr0(CR0_PE | CR0_CD | CR0_NW, &UNPAGED).unwrap();
+        assert_eq!(write.visible & (CR0_CD | CR0_NW), CR0_CD | CR0_NW);
+        assert_eq!(write.real & (CR0_CD | CR0_NW), 0);
+        assert_ne!(write.real & CR0_NE, 0);
+    }
+
+    #[test]
+    fn turning_pae_paging_on_loads_pdptes() {
+        assert!(write_cr0(CR0_PE | CR0_PG, &UNPAGED).unwrap().loads_pdptes);
+        let paged = Cr0Context { cr0: CR0_PE | CR0_ET | CR0_PG, ..UNPAGED };
+        assert!(!write_cr0(CR0_PE | CR0_PG | CR0_TS, &paged).unwrap().loads_pdptes);
+    }
+
+    #[test]
+    fn efer_keeps_lma_and_refuses_lme_under_paging() {
+        let allowed = EFER_LME | 1 | 1 << 11;
+        assert_eq!(write_efer(EFER_LME | 1, EFER_LME | EFER_LMA, CR0_PG, allowed), Ok(EFER_LME | EFER_LMA | 1));
+        assert_eq!(write_efer(0, EFER_LME | EFER_LMA, CR0_PG, allowed), Err(Illegal));
+        assert_eq!(write_efer(1 << 12, 0, 0, allowed), Err(Illegal));
+    }
+}

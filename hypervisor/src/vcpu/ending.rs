@@ -1,0 +1,82 @@
+//! Why a VM ends, as the operator is told.
+
+use core::fmt;
+
+use vmx::addr::GuestPhysAddr;
+
+use crate::emulate::Unsupported;
+use crate::guest_memory::NotRam;
+
+/// What ends a VM. Only the first two kinds are the guest's own wish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The guest powered itself off.
+    PowerOff,
+    /// The guest reset itself.
+    Reset,
+    /// A test kernel wrote this to the debug-exit port.
+    DebugExit(u32),
+    /// The operator stopped it.
+    Stopped,
+    /// An exception in delivering a double fault.
+    TripleFault,
+    /// An instruction that touches a device in a way we do not do.
+    Unsupported(Unsupported),
+    /// Code or page tables outside RAM.
+    NotRam(NotRam),
+    /// Code in device memory.
+    FetchFromDevice(GuestPhysAddr),
+    /// A task switch that could not be made.
+    TaskSwitch,
+    /// The processor refused the guest's state.
+    EntryFailure {
+        /// The basic exit reason, or the VM-instruction error.
+        reason: u32,
+        /// Whether VMLAUNCH or VMRESUME failed at once.
+        instruction: bool,
+    },
+    /// An exit that nothing of ours asks for.
+    UnexpectedExit(u16),
+    /// An EPT entry that the processor does not take.
+    EptMisconfiguration(GuestPhysAddr),
+}
+
+impl Ending {
+    /// Whether the guest meant it: no dump is due.
+    #[must_use]
+    pub const fn is_orderly(&self) -> bool {
+        matches!(self, Self::PowerOff | Self::Reset | Self::DebugExit(_) | Self::Stopped)
+    }
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PowerOff => f.write_str("poweroff"),
+            Self::Reset => f.write_str("reset"),
+            Self::DebugExit(code) => write!(f, "debug-exit {code}"),
+            Self::Stopped => f.write_str("stopped"),
+            Self::TripleFault => f.write_str("triple fault"),
+            Self::Unsupported(instruction) => write!(f, "{instruction}"),
+            Self::NotRam(access) => write!(f, "{access}"),
+            Self::FetchFromDevice(address) => {
+                write!(f, "instruction fetch from device memory or nothing at {address:?}")
+            }
+            Self::TaskSwitch => f.write_str("a hardware task switch, which tarpit does not do"),
+            Self::EntryFailure { reason, instruction: true } => write!(
+                f,
+                "VM entry failed: {} (VM-instruction error {reason})",
+                vmx::diagnosis::instruction_error(*reason)
+            ),
+            Self::EntryFailure { reason, instruction: false } => {
+                write!(f, "VM entry failed: exit reason {reason}, {}", vmx::exit::reason_name(*reason as u16))
+            }
+            Self::UnexpectedExit(reason) => {
+                write!(f, "unexpected VM exit {reason}, {}", vmx::exit::reason_name(*reason))
+            }
+            Self::EptMisconfiguration(address) => {
+                write!(f, "EPT misconfiguration at {address:?}: a bug of tarpit's")
+            }
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Delivering events to the guest at VM entry: exceptions, NMIs, interrupts, and events
+//! whose delivery an exit interrupted (SDM vol. 3C, 27.6 and 28.2.4).
+
+use devices::lapic::Pending;
+use vmx::controls::Primary;
+use vmx::event::{Event, EventKind};
+use vmx::fields;
+
+use super::registers::{BLOCKED_BY_NMI, BLOCKED_BY_STI_OR_MOV_SS, RFLAGS_IF};
+use super::{Vcpu, ending::Ending};
+use crate::emulate::{Cpu, Fault};
+use crate::guest_paging::PagingRegisters;
+
+impl Vcpu {
+    /// Queues an exception for the next entry; one that meets another on its way becomes a
+    /// double fault.
+    ///
+    /// # Errors
+    /// If the guest is in a triple fault.
+    pub(super) fn raise(&mut self, exception: Event) -> Result<(), Ending> {
+        let first = self.being_delivered.take();
+        let event = match first {
+            Some(first) => exception.after(first).ok_or(Ending::TripleFault)?,
+            None => exception,
+        };
+        // Faults set RFLAGS.RF in the image that they push (SDM vol. 3A, 6.8.3), #DB aside.
+        self.to_inject = Some(event);
+        self.attention = true;
+        Ok(())
+    }
+
+    /// Queues the fault of an emulated instruction.
+    ///
+    /// # Errors
+    /// As [`Vcpu::raise`].
+    pub(super) fn raise_fault(&mut self, fault: Fault) -> Result<(), Ending> {
+        if let Some(address) = fault.cr2 {
+            write_cr2(address);
+        }
+        self.raise(Event::exception(fault.vector, fault.error_code))
+    }
+
+    /// Remembers the event whose delivery the exit interrupted, if any: it is delivered
+    /// again unless the exit's handler raises an exception in its place.
+    #[inline]
+    pub(super) fn note_interrupted_delivery(&mut self) {
+        let information = self.registers.vmcs.read(fields::IDT_VECTORING_INFORMATION);
+        if information >> 31 != 0 {
+            self.note_delivery(information);
+        }
+    }
+
+    #[cold]
+    fn note_delivery(&mut self, information: u32) {
+        let vmcs = &mut self.registers.vmcs;
+        self.being_delivered = Event::from_information(
+            information,
+            vmcs.read(fields::IDT_VECTORING_ERROR_CODE),
+            vmcs.read(fields::EXIT_INSTRUCTION_LENGTH),
+        );
+        if self.being_delivered.is_some_and(|event| event.kind == EventKind::Nmi) {
+            // Delivering it has blocked NMIs; delivering it again needs them open.
+            let state = vmcs.read(fields::GUEST_INTERRUPTIBILITY);
+            vmcs.write(fields::GUEST_INTERRUPTIBILITY, state & !BLOCKED_BY_NMI);
+        }
+        self.attention = true;
+    }
+
+    /// Chooses what the next entry delivers, and asks for an exit when the guest can take
+    /// what remains. The PIC is asked for its vector by `acknowledge_pic`.
+    pub(super) fn prepare_events(&mut self) {
+        let interrupted = self.being_delivered.take();
+        let mut injected = false;
+        if let Some(event) = self.to_inject.take().or(interrupted) {
+            self.inject(event);
+            injected = true;
+        }
+
+        let state = self.registers.vmcs.read(fields::GUEST_INTERRUPTIBILITY);
+        let mut primary = self.primary;
+        if self.lapic.nmi_pending() {
+            if !injected && state & (BLOCKED_BY_NMI | BLOCKED_BY_STI_OR_MOV_SS) == 0 {
+                self.lapic.take_nmi();
+                self.inject(Event::NMI);
+                injected = true;
+            }
+        }
+        primary.set(Primary::NMI_WINDOW_EXITING, self.lapic.nmi_pending());
+
+        let mut wants_window = false;
+        if self.virtual_delivery {
+            self.update_virtual_interrupts();
+            // Only what does not pass through IRR is left to us: the PIC's interrupts.
+            if self.ext_int_pending() {
+                wants_window = !self.try_inject_interrupt(injected, state, Pending::ExtInt);
+            }
+        } else if let Some(pending) = self.deliverable() {
+            wants_window = !self.try_inject_interrupt(injected, state, pending);
+            if !wants_window {
+                wants_window = self.deliverable().is_some();
+            }
+        }
+        if !self.virtual_delivery {
+            self.update_tpr_threshold();
+        }
+        primary.set(Primary::INTERRUPT_WINDOW_EXITING, wants_window);
+        if primary != self.primary {
+            self.primary = primary;
+            self.registers.vmcs.set_primary(self.capabilities, primary);
+        }
+    }
+
+    /// The interrupt that the guest is to take next, by the LAPIC's priorities.
+    fn deliverable(&self) -> Option<Pending> {
+        if self.ext_int_pending() { Some(Pending::ExtInt) } else { self.lapic.pending() }
+    }
+
+    /// Injects an interrupt if the guest can take one now.
+    fn try_inject_interrupt(&mut self, injected: bool, state: u32, pending: Pending) -> bool {
+        if injected
+            || state & BLOCKED_BY_STI_OR_MOV_SS != 0
+            || self.registers.rflags() & RFLAGS_IF == 0
+        {
+            return false;
+        }
+        let vector = match pending {
+            Pending::Vector(vector) => {
+                self.lapic.acknowledge(vector);
+                vector
+            }
+            Pending::ExtInt => self.acknowledge_pic(),
+        };
+        self.inject(Event::interrupt(vector));
+        self.suppression_interrupt_injected();
+        true
+    }
+
+    fn inject(&mut self, event: Event) {
+        let protected = self.registers.in_protected_mode();
+        let vmcs = &mut self.registers.vmcs;
+        vmcs.write(fields::ENTRY_INTERRUPTION_INFORMATION, event.information(protected));
+        if let Some(code) = event.error_code {
+            vmcs.write(fields::ENTRY_EXCEPTION_ERROR_CODE, code);
+        }
+        vmcs.write(fields::ENTRY_INSTRUCTION_LENGTH, event.instruction_length);
+    }
+
+    /// Whether something is pending that ends HLT.
+    pub(super) fn wakes(&self) -> bool {
+        self.lapic.nmi_pending()
+            || self.to_inject.is_some()
+            || (self.deliverable().is_some() && self.registers.rflags() & RFLAGS_IF != 0)
+    }
+
+    /// Whether the guest has interrupts on, as HLT left it.
+    pub(super) fn protected_mode(&self) -> bool {
+        self.registers.cr0() & 1 != 0
+    }
+}
+
+/// Sets CR2, which the guest's page faults find there: the host takes none of its own.
+fn write_cr2(address: u64) {
+    #[cfg(target_os = "none")]
+    // SAFETY: CR2 is information for page-fault handlers; ours reads it right after a fault.
+    unsafe {
+        core::arch::asm!("mov cr2, {}", in(reg) address, options(nomem, nostack, preserves_flags));
+    }
+    #[cfg(not(target_os = "none"))]
+    let _ = address;
+}

@@ -1,0 +1,45 @@
+//! Accesses to the local APIC that the processor virtualises in part (SDM vol. 3C, ch. 30).
+
+use devices::lapic::ApicBase;
+use devices::time::HostTicks;
+use vmx::addr::GuestPhysAddr;
+use vmx::exit::ApicAccess;
+
+use crate::emulate::Violation;
+use crate::vcpu::{Ending, Vcpu};
+
+impl Vcpu {
+    /// The processor has written the register at `offset` to the page; the model does the
+    /// rest.
+    #[inline]
+    pub(in crate::vcpu) fn handle_apic_write(&mut self, offset: u16, at: HostTicks) {
+        self.attention = true;
+        self.with_devices(at, |_, devices| {
+            let now = devices.now;
+            let (lapic, mut messages) = devices.lapic();
+            lapic.after_virtualised_write(now, offset, &mut messages);
+        });
+    }
+
+    /// An access that the processor leaves to us whole.
+    pub(in crate::vcpu) fn handle_apic_access(
+        &mut self,
+        access: ApicAccess,
+        at: HostTicks,
+    ) -> Result<(), Ending> {
+        let address = GuestPhysAddr(ApicBase::DEFAULT_ADDRESS + u64::from(access.offset));
+        if !access.read && !access.write {
+            return Err(Ending::FetchFromDevice(address));
+        }
+        self.emulate_access(Violation { address, write: access.write }, at)
+    }
+
+    /// The guest has ended a level-triggered interrupt.
+    pub(in crate::vcpu) fn handle_virtualized_eoi(&mut self, vector: u8, at: HostTicks) {
+        self.attention = true;
+        self.with_devices(at, |_, devices| {
+            let (lapic, mut messages) = devices.lapic();
+            lapic.after_virtualised_eoi(vector, &mut messages);
+        });
+    }
+}

@@ -1,0 +1,63 @@
+//! Exceptions that exit, NMIs of the host, and VMCALL.
+
+use vmx::entry::gpr;
+use vmx::event::{Event, EventKind, vector};
+use vmx::fields;
+
+use crate::emulate::Cpu;
+use crate::vcpu::{Ending, Vcpu};
+
+/// What VMCALL returns in RAX, whatever is asked: there are no hypercalls, and a guest that
+/// tries one is to learn it the gentle way.
+const NO_SUCH_HYPERCALL: u64 = u64::MAX;
+
+impl Vcpu {
+    pub(in crate::vcpu) fn handle_exception(&mut self, event: Option<Event>) -> Result<(), Ending> {
+        let Some(event) = event else {
+            return Err(Ending::UnexpectedExit(vmx::exit::basic::EXCEPTION_OR_NMI));
+        };
+        if event.kind == EventKind::Nmi {
+            crate::machine::cpu::take_pending_nmi();
+            return Ok(());
+        }
+        if event.vector == vector::DEBUG {
+            self.reflect_debug_exception();
+        }
+        // SDM vol. 3C, 28.2.2: an exception during IRET's unblocking of NMIs leaves them
+        // unblocked; the handler of the exception starts with them blocked again.
+        const NMI_UNBLOCKING_DUE_TO_IRET: u32 = 1 << 12;
+        let information = self.registers.vmcs.read(fields::EXIT_INTERRUPTION_INFORMATION);
+        if information & NMI_UNBLOCKING_DUE_TO_IRET != 0 && self.being_delivered.is_none() {
+            let state = self.registers.vmcs.read(fields::GUEST_INTERRUPTIBILITY);
+            self.registers
+                .vmcs
+                .write(fields::GUEST_INTERRUPTIBILITY, state | super::super::registers::BLOCKED_BY_NMI);
+        }
+        // The processor has decided that this one is to be delivered: double faults would
+        // have been reported as such, except for the first exception that we intercepted.
+        self.raise(event)
+    }
+
+    /// A #DB exit leaves DR6 and DR7 alone: do what the delivery would have done (SDM
+    /// vol. 3C, 28.1).
+    fn reflect_debug_exception(&mut self) {
+        let vmcs = &mut self.registers.vmcs;
+        let causes = vmcs.read(fields::EXIT_QUALIFICATION) & 0xe00f;
+        const DR7_GD: u64 = 1 << 13;
+        const DEBUGCTL_LBR: u64 = 1;
+        let dr7 = vmcs.read(fields::GUEST_DR7);
+        vmcs.write(fields::GUEST_DR7, dr7 & !DR7_GD);
+        let debugctl = vmcs.read(fields::GUEST_DEBUGCTL);
+        vmcs.write(fields::GUEST_DEBUGCTL, debugctl & !DEBUGCTL_LBR);
+        crate::vcpu::live_state::update_dr6(causes);
+    }
+
+    pub(in crate::vcpu) fn handle_vmcall(&mut self) -> Result<(), Ending> {
+        if self.registers.cpl() != 0 {
+            return self.raise(Event::INVALID_OPCODE);
+        }
+        self.registers.gpr.gpr[gpr::RAX] = NO_SUCH_HYPERCALL;
+        self.registers.skip_instruction();
+        Ok(())
+    }
+}

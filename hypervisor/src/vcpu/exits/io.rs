@@ -1,0 +1,79 @@
+//! IN, OUT, INS and OUTS.
+
+use devices::platform_map::port;
+use devices::time::HostTicks;
+use vmx::entry::gpr;
+use vmx::exit::IoAccess;
+
+use crate::emulate::{
+    Completed, Direction, EmulationError, Ports, StringIo, Width, emulate_string_io,
+};
+use crate::vcpu::{Ending, Vcpu};
+
+impl Vcpu {
+    #[inline]
+    pub(in crate::vcpu) fn handle_io(
+        &mut self,
+        access: IoAccess,
+        at: HostTicks,
+    ) -> Result<(), Ending> {
+        if access.string {
+            return self.handle_string_io(access, at);
+        }
+        let width = width_of(access.size);
+        // A read of the PM timer, the commonest of all, changes nothing.
+        self.attention |= access.port != port::PM_TIMER;
+        self.with_devices(at, |registers, devices| {
+            let rax = &mut registers.gpr.gpr[gpr::RAX];
+            if access.input {
+                let value = u64::from(devices.read_port(access.port, width));
+                *rax = match width {
+                    Width::Byte => *rax & !0xff | value & 0xff,
+                    Width::Word => *rax & !0xffff | value & 0xffff,
+                    _ => value & 0xffff_ffff,
+                };
+            } else {
+                let mask = u32::MAX >> (32 - 8 * u32::from(access.size));
+                devices.write_port(access.port, width, *rax as u32 & mask);
+            }
+            registers.skip_instruction();
+        });
+        Ok(())
+    }
+
+    fn handle_string_io(&mut self, access: IoAccess, at: HostTicks) -> Result<(), Ending> {
+        self.attention = true;
+        let vm = self.vm.clone();
+        let io = StringIo {
+            port: access.port,
+            width: width_of(access.size),
+            direction: if access.input { Direction::In } else { Direction::Out },
+            repeated: access.repeated,
+        };
+        let result = self.with_devices(at, |registers, devices| {
+            emulate_string_io(registers, &vm.ram, devices, io)
+        });
+        self.finish_emulation(result)
+    }
+
+    /// Turns the outcome of an emulation into what the guest sees.
+    pub(super) fn finish_emulation(
+        &mut self,
+        result: Result<Completed, EmulationError>,
+    ) -> Result<(), Ending> {
+        match result {
+            Ok(Completed::Retired | Completed::Interrupted) => Ok(()),
+            Err(EmulationError::Fault(fault)) => self.raise_fault(fault),
+            Err(EmulationError::Unsupported(instruction)) => Err(Ending::Unsupported(instruction)),
+        }
+    }
+}
+
+/// The width of an access of 1, 2 or 4 bytes, the only ones that an exit reports.
+const fn width_of(bytes: u8) -> Width {
+    match bytes {
+        1 => Width::Byte,
+        2 => Width::Word,
+        _ => Width::Dword,
+    }
+}

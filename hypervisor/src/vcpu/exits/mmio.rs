@@ -1,0 +1,41 @@
+//! Accesses to guest-physical memory that is not RAM.
+
+use devices::time::HostTicks;
+use vmx::exit::EptViolation;
+
+use crate::emulate::{Violation, emulate};
+use crate::vcpu::{Ending, Vcpu};
+
+impl Vcpu {
+    #[inline]
+    pub(in crate::vcpu) fn handle_ept_violation(
+        &mut self,
+        violation: EptViolation,
+        at: HostTicks,
+    ) -> Result<(), Ending> {
+        if violation.fetch {
+            return Err(Ending::FetchFromDevice(violation.address));
+        }
+        if !violation.final_access {
+            return Err(Ending::NotRam(crate::guest_memory::NotRam {
+                address: violation.address,
+                length: 8,
+            }));
+        }
+        self.emulate_access(Violation { address: violation.address, write: violation.write }, at)
+    }
+
+    /// Emulates the instruction at RIP, which touches device memory.
+    pub(super) fn emulate_access(
+        &mut self,
+        violation: Violation,
+        at: HostTicks,
+    ) -> Result<(), Ending> {
+        self.attention = true;
+        let vm = self.vm.clone();
+        let result = self.with_devices(at, |registers, devices| {
+            emulate(registers, &vm.ram, devices, violation)
+        });
+        self.finish_emulation(result)
+    }
+}

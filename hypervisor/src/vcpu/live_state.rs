@@ -1,0 +1,224 @@
+//! Registers that the VMCS does not switch and the host does not use: they stay live in the
+//! processor between exits, and are exchanged only when another VCPU comes on.
+//!
+//! Floating-point, SSE and AVX state with XCR0, CR2, debug registers, and the MSRs that pass
+//! through. tarpit is built without floating point and has no system calls, so an exit
+//! costs nothing for them.
+
+use alloc::alloc::{Layout, alloc_zeroed, handle_alloc_error};
+use core::arch::asm;
+use core::ptr::NonNull;
+
+use vmx::msr;
+
+/// MSRs that guests read and write without an exit, outside the VMCS.
+const MSRS: [u32; 6] =
+    [msr::STAR, msr::LSTAR, msr::CSTAR, msr::FMASK, msr::KERNEL_GS_BASE, msr::TSC_AUX];
+const TSC_AUX_SLOT: usize = 5;
+
+/// x87, SSE: what XCR0 always has.
+const XCR0_AT_RESET: u64 = 1;
+/// XSAVE's legacy region and header.
+const XSAVE_MINIMUM: usize = 576;
+const XSAVE_ALIGNMENT: usize = 64;
+
+/// What the host's processors let guests have of this state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LiveFeatures {
+    /// State components that guests may enable in XCR0; zero without XSAVE.
+    pub xcr0: u64,
+    /// Bytes of an XSAVE area that holds them all.
+    pub xsave_bytes: usize,
+    /// Whether IA32_TSC_AUX exists.
+    pub tsc_aux: bool,
+}
+
+/// The live state of a VCPU that is not on a processor.
+pub struct LiveState {
+    features: LiveFeatures,
+    xsave_area: NonNull<u8>,
+    /// XCR0 of the guest.
+    pub xcr0: u64,
+    cr2: u64,
+    debug: [u64; 5],
+    msrs: [u64; 6],
+}
+
+// SAFETY: the XSAVE area belongs to this state alone.
+unsafe impl Send for LiveState {}
+
+impl LiveState {
+    /// The state after power-up.
+    #[must_use]
+    pub fn new(features: LiveFeatures) -> Self {
+        let size = features.xsave_bytes.max(XSAVE_MINIMUM);
+        let Ok(layout) = Layout::from_size_align(size, XSAVE_ALIGNMENT) else {
+            unreachable!("an XSAVE area is a few kilobytes")
+        };
+        // SAFETY: the layout is not empty.
+        let Some(xsave_area) = NonNull::new(unsafe { alloc_zeroed(layout) }) else {
+            handle_alloc_error(layout)
+        };
+        // The images of FCW and MXCSR after power-up; all else is zero.
+        // SAFETY: the area holds at least the legacy region.
+        unsafe {
+            xsave_area.cast::<u16>().write(0x37f);
+            xsave_area.byte_add(24).cast::<u32>().write(0x1f80);
+            // XSTATE_BV: x87 and SSE come from the area.
+            xsave_area.byte_add(512).cast::<u64>().write(3);
+        }
+        const DR6_AT_RESET: u64 = 0xffff_0ff0;
+        Self {
+            features,
+            xsave_area,
+            xcr0: XCR0_AT_RESET,
+            cr2: 0,
+            debug: [0, 0, 0, 0, DR6_AT_RESET],
+            msrs: [0; 6],
+        }
+    }
+
+    /// The components that the guest may enable.
+    #[must_use]
+    pub const fn features(&self) -> &LiveFeatures {
+        &self.features
+    }
+
+    /// Puts the state into this processor.
+    pub fn load(&self) {
+        let all = self.features.xcr0;
+        // SAFETY: nothing of this state is used by the host. The area was written by
+        // [`LiveState::new`] or [`LiveState::save`] with the same components, and its
+        // reserved bytes are zero, so XRSTOR does not fault.
+        unsafe {
+            if all != 0 {
+                set_xcr0(all);
+                asm!(
+                    "xrstor64 [{}]",
+                    in(reg) self.xsave_area.as_ptr(),
+                    in("eax") all as u32,
+                    in("edx") (all >> 32) as u32,
+                    options(nostack),
+                );
+                set_xcr0(self.xcr0);
+            } else {
+                asm!("fxrstor64 [{}]", in(reg) self.xsave_area.as_ptr(), options(nostack));
+            }
+            asm!("mov cr2, {}", in(reg) self.cr2, options(nomem, nostack, preserves_flags));
+            asm!("mov dr0, {}", in(reg) self.debug[0], options(nomem, nostack, preserves_flags));
+            asm!("mov dr1, {}", in(reg) self.debug[1], options(nomem, nostack, preserves_flags));
+            asm!("mov dr2, {}", in(reg) self.debug[2], options(nomem, nostack, preserves_flags));
+            asm!("mov dr3, {}", in(reg) self.debug[3], options(nomem, nostack, preserves_flags));
+            asm!("mov dr6, {}", in(reg) self.debug[4], options(nomem, nostack, preserves_flags));
+            for (slot, (&number, &value)) in MSRS.iter().zip(&self.msrs).enumerate() {
+                if slot != TSC_AUX_SLOT || self.features.tsc_aux {
+                    msr::write(number, value);
+                }
+            }
+        }
+    }
+
+    /// Takes the state out of this processor, which runs no guest then.
+    pub fn save(&mut self) {
+        let all = self.features.xcr0;
+        // SAFETY: the area has room for all components, is aligned, and is ours; the MSRs
+        // exist on every 64-bit CPU, TSC_AUX where the features say so.
+        unsafe {
+            if all != 0 {
+                self.xcr0 = xcr0();
+                set_xcr0(all);
+                asm!(
+                    "xsave64 [{}]",
+                    in(reg) self.xsave_area.as_ptr(),
+                    in("eax") all as u32,
+                    in("edx") (all >> 32) as u32,
+                    options(nostack),
+                );
+            } else {
+                asm!("fxsave64 [{}]", in(reg) self.xsave_area.as_ptr(), options(nostack));
+            }
+            asm!("mov {}, cr2", out(reg) self.cr2, options(nomem, nostack, preserves_flags));
+            asm!("mov {}, dr0", out(reg) self.debug[0], options(nomem, nostack, preserves_flags));
+            asm!("mov {}, dr1", out(reg) self.debug[1], options(nomem, nostack, preserves_flags));
+            asm!("mov {}, dr2", out(reg) self.debug[2], options(nomem, nostack, preserves_flags));
+            asm!("mov {}, dr3", out(reg) self.debug[3], options(nomem, nostack, preserves_flags));
+            asm!("mov {}, dr6", out(reg) self.debug[4], options(nomem, nostack, preserves_flags));
+            for (slot, (&number, value)) in MSRS.iter().zip(&mut self.msrs).enumerate() {
+                if slot != TSC_AUX_SLOT || self.features.tsc_aux {
+                    *value = msr::read(number);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for LiveState {
+    fn drop(&mut self) {
+        let size = self.features.xsave_bytes.max(XSAVE_MINIMUM);
+        if let Ok(layout) = Layout::from_size_align(size, XSAVE_ALIGNMENT) {
+            // SAFETY: allocated in `new` with this layout.
+            unsafe { alloc::alloc::dealloc(self.xsave_area.as_ptr(), layout) };
+        }
+    }
+}
+
+/// Whether XSETBV of XCR0 takes `value` (SDM vol. 1, 13.3), of the components `allowed`.
+#[must_use]
+pub const fn xcr0_is_legal(value: u64, allowed: u64) -> bool {
+    const X87: u64 = 1;
+    const SSE: u64 = 1 << 1;
+    const AVX: u64 = 1 << 2;
+    const MPX: u64 = 0b11 << 3;
+    const AVX512: u64 = 0b111 << 5;
+    value & X87 != 0
+        && value & !allowed == 0
+        && (value & AVX == 0 || value & SSE != 0)
+        && (value & MPX == 0 || value & MPX == MPX)
+        && (value & AVX512 == 0 || (value & AVX512 == AVX512 && value & AVX != 0))
+}
+
+/// XCR0 of this processor.
+///
+/// # Safety
+/// CR4.OSXSAVE is set.
+unsafe fn xcr0() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: by the contract.
+    unsafe {
+        asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack));
+    }
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// Sets XCR0 of this processor.
+///
+/// # Safety
+/// CR4.OSXSAVE is set and the processor takes the value.
+pub unsafe fn set_xcr0(value: u64) {
+    // SAFETY: by the contract; the host uses no extended state.
+    unsafe {
+        asm!(
+            "xsetbv",
+            in("ecx") 0,
+            in("eax") value as u32,
+            in("edx") (value >> 32) as u32,
+            options(nomem, nostack),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::xcr0_is_legal;
+
+    #[test]
+    fn xcr0_takes_only_combinations_that_the_processor_has() {
+        let allowed = 0xe7;
+        for legal in [0x1, 0x3, 0x7, 0xe7] {
+            assert!(xcr0_is_legal(legal, allowed), "{legal:#x}");
+        }
+        for illegal in [0x0, 0x2, 0x5, 0x6, 0x27, 0xe3, 0xb, 0x1f, 1 << 9 | 1] {
+            assert!(!xcr0_is_legal(illegal, allowed), "{illegal:#x}");
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! A VCPU's registers, wherever they are: general-purpose registers in memory, the others
+//! in the VMCS. Reading one costs a VMREAD, so nothing is read that is not asked for.
+
+use vmx::entry::{GuestRegisters, gpr};
+use vmx::fields;
+use vmx::segment::SegmentRegister as VmxSegment;
+use vmx::vmcs::Vmcs;
+
+use crate::emulate::{Cpu, SegmentRegister, SegmentRights};
+use crate::guest_paging::PagingRegisters;
+
+/// RFLAGS.IF.
+pub const RFLAGS_IF: u64 = 1 << 9;
+/// RFLAGS.TF.
+const RFLAGS_TF: u64 = 1 << 8;
+/// RFLAGS.RF.
+const RFLAGS_RF: u64 = 1 << 16;
+/// Interruptibility state: blocking by STI and by MOV SS (SDM vol. 3C, table 25-3).
+pub const BLOCKED_BY_STI_OR_MOV_SS: u32 = 0b11;
+/// Interruptibility state: blocking by NMI.
+pub const BLOCKED_BY_NMI: u32 = 1 << 3;
+/// Pending debug exceptions: BS, a single step (SDM vol. 3C, table 25-4).
+const PENDING_SINGLE_STEP: u64 = 1 << 14;
+/// Pending debug exceptions: an enabled breakpoint, which VM entry wants with a BS that it
+/// could not explain by RFLAGS.TF.
+const DEBUGCTL_BTF: u64 = 1 << 1;
+
+/// The registers of the VCPU whose VMCS is current.
+pub struct Registers {
+    /// The general-purpose registers.
+    pub gpr: GuestRegisters,
+    /// All others.
+    pub vmcs: Vmcs,
+    /// The guest's MAXPHYADDR.
+    pub physical_address_bits: u32,
+}
+
+impl Registers {
+    /// Steps over the instruction that caused the exit.
+    #[inline]
+    pub fn skip_instruction(&mut self) {
+        let rip = self.vmcs.read(fields::GUEST_RIP);
+        let length = self.vmcs.read(fields::EXIT_INSTRUCTION_LENGTH);
+        let mut next = rip.wrapping_add(u64::from(length));
+        if (rip ^ next) >> 32 != 0 && !self.in_64_bit_mode() {
+            next &= 0xffff_ffff;
+        }
+        self.go_to(next);
+    }
+
+    /// Goes on at `rip` after an instruction that is over: what blocked events for its
+    /// duration ends, and a single-step trap is pending if RFLAGS.TF was set.
+    #[inline]
+    pub fn go_to(&mut self, rip: u64) {
+        self.vmcs.write(fields::GUEST_RIP, rip);
+        let interruptibility = self.vmcs.read(fields::GUEST_INTERRUPTIBILITY);
+        if interruptibility & BLOCKED_BY_STI_OR_MOV_SS != 0 {
+            self.vmcs
+                .write(fields::GUEST_INTERRUPTIBILITY, interruptibility & !BLOCKED_BY_STI_OR_MOV_SS);
+        }
+        let rflags = self.vmcs.read(fields::GUEST_RFLAGS);
+        if rflags & (RFLAGS_TF | RFLAGS_RF) != 0 {
+            self.end_debug_step(rflags);
+        }
+    }
+
+    #[cold]
+    fn end_debug_step(&mut self, rflags: u64) {
+        self.vmcs.write(fields::GUEST_RFLAGS, rflags & !RFLAGS_RF);
+        let branches_only = self.vmcs.read(fields::GUEST_DEBUGCTL) & DEBUGCTL_BTF != 0;
+        if rflags & RFLAGS_TF != 0 && !branches_only {
+            let pending = self.vmcs.read(fields::GUEST_PENDING_DEBUG);
+            self.vmcs.write(fields::GUEST_PENDING_DEBUG, pending | PENDING_SINGLE_STEP);
+        }
+    }
+
+    /// Whether CS is a 64-bit code segment in IA-32e mode.
+    #[must_use]
+    pub fn in_64_bit_mode(&self) -> bool {
+        const EFER_LMA: u64 = 1 << 10;
+        self.efer() & EFER_LMA != 0 && self.segment_rights(SegmentRegister::Cs).is_long()
+    }
+
+    /// Whether the guest is in protected mode: exceptions push error codes.
+    #[must_use]
+    pub fn in_protected_mode(&self) -> bool {
+        self.cr0() & 1 != 0
+    }
+
+    /// EAX of the guest.
+    #[must_use]
+    pub fn eax(&self) -> u32 {
+        self.gpr.gpr[gpr::RAX] as u32
+    }
+
+    /// ECX of the guest.
+    #[must_use]
+    pub fn ecx(&self) -> u32 {
+        self.gpr.gpr[gpr::RCX] as u32
+    }
+}
+
+const fn vmx_segment(segment: SegmentRegister) -> VmxSegment {
+    match segment {
+        SegmentRegister::Es => VmxSegment::Es,
+        SegmentRegister::Cs => VmxSegment::Cs,
+        SegmentRegister::Ss => VmxSegment::Ss,
+        SegmentRegister::Ds => VmxSegment::Ds,
+        SegmentRegister::Fs => VmxSegment::Fs,
+        SegmentRegister::Gs => VmxSegment::Gs,
+    }
+}
+
+impl PagingRegisters for Registers {
+    fn cr0(&self) -> u64 {
+        // The bits that the guest does not own read as it wrote them.
+        let mask = self.vmcs.read(fields::CR0_GUEST_HOST_MASK);
+        self.vmcs.read(fields::GUEST_CR0) & !mask | self.vmcs.read(fields::CR0_READ_SHADOW) & mask
+    }
+
+    fn cr3(&self) -> u64 {
+        self.vmcs.read(fields::GUEST_CR3)
+    }
+
+    fn cr4(&self) -> u64 {
+        let mask = self.vmcs.read(fields::CR4_GUEST_HOST_MASK);
+        self.vmcs.read(fields::GUEST_CR4) & !mask | self.vmcs.read(fields::CR4_READ_SHADOW) & mask
+    }
+
+    fn efer(&self) -> u64 {
+        self.vmcs.read(fields::GUEST_EFER)
+    }
+
+    fn pdpte(&self, index: usize) -> u64 {
+        self.vmcs.read(match index & 3 {
+            0 => fields::GUEST_PDPTE0,
+            1 => fields::GUEST_PDPTE1,
+            2 => fields::GUEST_PDPTE2,
+            _ => fields::GUEST_PDPTE3,
+        })
+    }
+
+    fn physical_address_bits(&self) -> u32 {
+        self.physical_address_bits
+    }
+}
+
+impl Cpu for Registers {
+    fn gpr(&self, index: usize) -> u64 {
+        match index {
+            gpr::RSP => self.vmcs.read(fields::GUEST_RSP),
+            _ => self.gpr.gpr[index & 15],
+        }
+    }
+
+    fn set_gpr(&mut self, index: usize, value: u64) {
+        match index {
+            gpr::RSP => self.vmcs.write(fields::GUEST_RSP, value),
+            _ => self.gpr.gpr[index & 15] = value,
+        }
+    }
+
+    fn rip(&self) -> u64 {
+        self.vmcs.read(fields::GUEST_RIP)
+    }
+
+    fn set_rip(&mut self, rip: u64) {
+        self.go_to(rip);
+    }
+
+    fn rflags(&self) -> u64 {
+        self.vmcs.read(fields::GUEST_RFLAGS)
+    }
+
+    fn set_rflags(&mut self, rflags: u64) {
+        self.vmcs.write(fields::GUEST_RFLAGS, rflags);
+    }
+
+    fn cpl(&self) -> u8 {
+        (self.vmcs.read(fields::guest_access_rights(VmxSegment::Ss)) >> 5 & 3) as u8
+    }
+
+    fn segment_selector(&self, segment: SegmentRegister) -> u16 {
+        self.vmcs.read(fields::guest_selector(vmx_segment(segment)))
+    }
+
+    fn segment_base(&self, segment: SegmentRegister) -> u64 {
+        self.vmcs.read(fields::guest_base(vmx_segment(segment)))
+    }
+
+    fn segment_limit(&self, segment: SegmentRegister) -> u32 {
+        self.vmcs.read(fields::guest_limit(vmx_segment(segment)))
+    }
+
+    fn segment_rights(&self, segment: SegmentRegister) -> SegmentRights {
+        SegmentRights(self.vmcs.read(fields::guest_access_rights(vmx_segment(segment))))
+    }
+}

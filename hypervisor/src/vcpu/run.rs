@@ -1,0 +1,147 @@
+//! The loop: into the guest, out, handle, again.
+
+use devices::time::HostTicks;
+use vmx::entry;
+use vmx::exit::VmExit;
+use vmx::fields;
+
+use super::{Activity, Ending, Vcpu};
+use crate::host_time::host_now;
+
+/// Why a VCPU comes off its CPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pause {
+    /// Its time is over.
+    Preempted,
+    /// It waits for an event.
+    Halted,
+    /// Its VM has ended.
+    Ended(Ending),
+}
+
+impl Vcpu {
+    /// Runs the guest until host time `until`, or until it halts or ends. The VCPU is loaded
+    /// on this CPU and not halted.
+    pub fn run(&mut self, until: HostTicks) -> Pause {
+        match self.run_until(until) {
+            Ok(pause) => pause,
+            Err(ending) => Pause::Ended(ending),
+        }
+    }
+
+    fn run_until(&mut self, until: HostTicks) -> Result<Pause, Ending> {
+        let mut left_guest_at = host_now();
+        loop {
+            if self.attention {
+                self.attend(left_guest_at)?;
+                if self.activity != Activity::Running {
+                    return Ok(Pause::Halted);
+                }
+            }
+            let now = host_now();
+            let limit = self.deadline.min(until);
+            if now >= limit {
+                if now >= until {
+                    return Ok(Pause::Preempted);
+                }
+                self.attention = true;
+                left_guest_at = now;
+                continue;
+            }
+            self.set_preemption_timer(limit.since(now));
+            let entered_at = now;
+            // SAFETY: the VMCS is current, with this CPU's host state, the VM's own memory
+            // map and bitmaps; interrupts are off; the registers go with the VMCS.
+            if unsafe { entry::enter(&mut self.registers.gpr, self.launched) }.is_err() {
+                return Err(self.instruction_failure());
+            }
+            left_guest_at = host_now();
+            self.launched = true;
+            let (exit, reason) = VmExit::decode(&self.registers.vmcs);
+            self.statistics.count_exit(reason, left_guest_at.since(entered_at));
+            self.note_interrupted_delivery();
+            self.handle(exit, left_guest_at)?;
+            self.observe(exit, left_guest_at);
+            self.statistics.add_root_ticks(reason, host_now().since(left_guest_at));
+            if self.activity != Activity::Running {
+                // An event may be pending already: HLT ends at once then.
+                self.attention = true;
+            }
+        }
+    }
+
+    /// Brings everything that an entry depends on up to date: timers, messages, events.
+    fn attend(&mut self, now: HostTicks) -> Result<(), Ending> {
+        self.attention = false;
+        self.update_timers(now);
+        self.lapic.set_pin(devices::lapic::LocalPin::Lint0, self.index == 0 && self.vm.pic_output());
+        self.lapic.absorb();
+        if self.lapic.reset_pending() {
+            self.handle_reset();
+        }
+        if self.activity == Activity::Halted && self.wakes() {
+            self.activity = Activity::Running;
+        }
+        if self.activity == Activity::Running {
+            self.prepare_events();
+        }
+        if let Some(request) = self.vm.take_power_request() {
+            use devices::chipset::PowerRequest;
+            return Err(match request {
+                PowerRequest::Off => Ending::PowerOff,
+                PowerRequest::Reset => Ending::Reset,
+                PowerRequest::DebugExit(code) => Ending::DebugExit(code),
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether a halted VCPU has something to run for at host time `now`.
+    ///
+    /// # Errors
+    /// If its VM has ended.
+    pub fn poll(&mut self, now: HostTicks) -> Result<bool, Ending> {
+        if self.activity != Activity::Running && (self.attention || now >= self.deadline || self.lapic.port().has_mail()) {
+            self.attend(now)?;
+        }
+        Ok(self.activity == Activity::Running)
+    }
+
+    /// Lets the guest run for `ticks` of the host's TSC, and a little more.
+    #[inline]
+    fn set_preemption_timer(&mut self, ticks: u64) {
+        let value = (ticks >> self.capabilities.preemption_timer_shift) + 1;
+        let value = u32::try_from(value).unwrap_or(u32::MAX);
+        self.registers.vmcs.write(fields::PREEMPTION_TIMER_VALUE, value);
+    }
+
+    /// INIT and start-up messages.
+    #[cold]
+    fn handle_reset(&mut self) {
+        if self.lapic.take_init() {
+            self.lapic.init_reset();
+            self.configure_apic();
+            self.being_delivered = None;
+            self.to_inject = None;
+            super::setup::init_reset(&mut self.registers);
+            self.activity = if self.lapic.apic_base().is_bootstrap() {
+                Activity::Running
+            } else {
+                Activity::WaitingForStartUp
+            };
+        }
+        if let Some(page) = self.lapic.take_start_up()
+            && self.activity == Activity::WaitingForStartUp
+        {
+            super::setup::start_up_at(&mut self.registers, page);
+            self.activity = Activity::Running;
+        }
+        self.attention = true;
+    }
+
+    #[cold]
+    fn instruction_failure(&self) -> Ending {
+        let reason = self.registers.vmcs.read(fields::INSTRUCTION_ERROR);
+        Ending::EntryFailure { reason, instruction: true }
+    }
+}

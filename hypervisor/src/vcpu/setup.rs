@@ -1,0 +1,131 @@
+//! The VMCS of a new VCPU: what exits, what passes through, and the state after power-up.
+
+use vmx::capabilities::Capabilities;
+use vmx::controls::{Entry, Exit, PinBased, Primary, Secondary};
+use vmx::event::vector;
+use vmx::fields;
+use vmx::segment::{AccessRights, DescriptorTable, Segment, SegmentRegister};
+use vmx::vmcs::{Controls, Vmcs};
+
+use super::control_registers::{CR0_HOST_OWNED, CR0_NE, CR4_VMXE};
+use crate::guest_boot;
+
+/// Exceptions that exit. A guest whose handling of #AC or #DB raises the same exception
+/// again keeps the processor in microcode for ever, past any preemption timer
+/// (CVE-2015-5307, CVE-2015-8104), unless they exit. #MC is the host's.
+const INTERCEPTED_EXCEPTIONS: u32 =
+    1 << vector::ALIGNMENT_CHECK | 1 << vector::DEBUG | 1 << MACHINE_CHECK;
+const MACHINE_CHECK: u8 = 18;
+
+/// IA32_PAT after power-up (SDM vol. 3A, table 12-12).
+const PAT_AT_RESET: u64 = 0x0007_0406_0007_0406;
+/// DR7 after power-up.
+const DR7_AT_RESET: u64 = 0x400;
+
+/// The control vectors that a VCPU starts with.
+pub(super) fn controls(capabilities: &Capabilities) -> Controls {
+    let mut secondary = Secondary::EPT
+        | Secondary::VPID
+        | Secondary::UNRESTRICTED_GUEST
+        | Secondary::WBINVD_EXITING;
+    // Instructions that the guest's CPUID shows if the host's does; these controls exist on
+    // every CPU that has the instructions.
+    for optional in [Secondary::RDTSCP, Secondary::INVPCID, Secondary::XSAVES, Secondary::TSC_SCALING]
+    {
+        if capabilities.has(optional) {
+            secondary |= optional;
+        }
+    }
+    Controls {
+        pin: PinBased::EXTERNAL_INTERRUPT_EXITING
+            | PinBased::NMI_EXITING
+            | PinBased::VIRTUAL_NMIS
+            | PinBased::PREEMPTION_TIMER,
+        primary: Primary::TSC_OFFSETTING
+            | Primary::HLT_EXITING
+            | Primary::MWAIT_EXITING
+            | Primary::MONITOR_EXITING
+            | Primary::RDPMC_EXITING
+            | Primary::TPR_SHADOW
+            | Primary::IO_BITMAPS
+            | Primary::MSR_BITMAPS
+            | Primary::SECONDARY,
+        secondary,
+        exit: Exit::SAVE_DEBUG
+            | Exit::HOST_64_BIT
+            | Exit::SAVE_PAT
+            | Exit::LOAD_PAT
+            | Exit::SAVE_EFER
+            | Exit::LOAD_EFER,
+        entry: Entry::LOAD_DEBUG | Entry::LOAD_PAT | Entry::LOAD_EFER,
+    }
+}
+
+/// Fills in what does not depend on how the guest boots. `cr4_allowed` are the CR4 bits that
+/// the guest's CPUID offers.
+pub(super) fn initialise(vmcs: &mut Vmcs, capabilities: &Capabilities, vpid: u16, cr4_allowed: u64) {
+    vmcs.set_controls(capabilities, &controls(capabilities));
+    vmcs.write(fields::VPID, vpid);
+    vmcs.write(fields::EXCEPTION_BITMAP, INTERCEPTED_EXCEPTIONS);
+    // With these, page faults exit as the exception bitmap says: not at all.
+    vmcs.write(fields::PAGE_FAULT_ERROR_CODE_MASK, 0);
+    vmcs.write(fields::PAGE_FAULT_ERROR_CODE_MATCH, 0);
+    vmcs.write(fields::CR3_TARGET_COUNT, 0);
+    vmcs.write(fields::TPR_THRESHOLD, 0);
+    vmcs.write(fields::CR0_GUEST_HOST_MASK, CR0_HOST_OWNED | !0xffff_ffff);
+    vmcs.write(fields::CR4_GUEST_HOST_MASK, !cr4_allowed);
+    vmcs.write(fields::TSC_OFFSET, 0);
+    if capabilities.tsc_scaling() {
+        vmcs.write(fields::TSC_MULTIPLIER, devices::clock::Rate::ONE.bits());
+    }
+    if capabilities.has(Secondary::XSAVES) {
+        vmcs.write(fields::XSS_EXITING_BITMAP, 0);
+    }
+    vmcs.write(fields::GUEST_DEBUGCTL, 0);
+    vmcs.write(fields::GUEST_PAT, PAT_AT_RESET);
+    vmcs.write(fields::GUEST_DR7, DR7_AT_RESET);
+    vmcs.write(fields::GUEST_INTERRUPTIBILITY, 0);
+    vmcs.write(fields::GUEST_ACTIVITY_STATE, 0);
+    vmcs.write(fields::GUEST_PENDING_DEBUG, 0);
+    vmcs.write(fields::GUEST_SYSENTER_CS, 0);
+    vmcs.write(fields::GUEST_SYSENTER_ESP, 0);
+    vmcs.write(fields::GUEST_SYSENTER_EIP, 0);
+    vmcs.write(fields::ENTRY_INTERRUPTION_INFORMATION, 0);
+}
+
+/// Sets the registers that a boot protocol prescribes.
+pub(super) fn enter_at(vmcs: &mut Vmcs, state: &guest_boot::EntryState) {
+    const EFER_LMA: u64 = 1 << 10;
+    vmcs.write(fields::GUEST_CR0, state.cr0 & !CR0_HOST_OWNED | CR0_NE);
+    vmcs.write(fields::CR0_READ_SHADOW, state.cr0);
+    vmcs.write(fields::GUEST_CR3, state.cr3);
+    vmcs.write(fields::GUEST_CR4, state.cr4 | CR4_VMXE);
+    vmcs.write(fields::CR4_READ_SHADOW, state.cr4);
+    vmcs.write(fields::GUEST_EFER, state.efer);
+    vmcs.set_ia32e_mode(state.efer & EFER_LMA != 0);
+    vmcs.write(fields::GUEST_RIP, state.rip);
+    vmcs.write(fields::GUEST_RSP, 0);
+    vmcs.write(fields::GUEST_RFLAGS, state.rflags);
+    let segment = |from: &guest_boot::Segment| Segment {
+        selector: from.selector,
+        base: from.base,
+        limit: from.limit,
+        rights: AccessRights::from_bits_retain(from.access_rights),
+    };
+    let data = segment(&state.data);
+    for register in SegmentRegister::ALL {
+        let value = match register {
+            SegmentRegister::Cs => segment(&state.cs),
+            SegmentRegister::Tr => segment(&state.tr),
+            SegmentRegister::Ldtr => segment(&state.ldtr),
+            _ => data,
+        };
+        vmcs.set_segment(register, value);
+    }
+    let table = |from: &guest_boot::DescriptorTable| DescriptorTable {
+        base: from.base,
+        limit: from.limit.into(),
+    };
+    vmcs.set_gdtr(table(&state.gdtr));
+    vmcs.set_idtr(table(&state.idtr));
+}

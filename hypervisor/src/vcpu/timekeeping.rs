@@ -1,0 +1,68 @@
+//! A VCPU and the VM's clock: the TSC that the guest reads, and the host time at which its
+//! next timer is due.
+
+use devices::clock::Rates;
+use devices::time::HostTicks;
+use vmx::controls::Primary;
+use vmx::fields;
+
+use super::Vcpu;
+use crate::host_time::host_now;
+use crate::vm::BoardHost;
+
+impl Vcpu {
+    /// Shows the VM's counter line as the guest's TSC: after any change of the clock's rates
+    /// or of the TSC's offset. Without TSC scaling, RDTSC exits while the rate is not one.
+    pub(super) fn apply_clock(&mut self) {
+        let vm = &self.vm;
+        let clock = &vm.board.lock().clock;
+        let scaling = self.tsc.scaling(clock.tsc_scaling());
+        let counter_rate = clock.rates().counter;
+        let vmcs = &mut self.registers.vmcs;
+        if self.capabilities.tsc_scaling() {
+            vmcs.write(fields::TSC_MULTIPLIER, scaling.multiplier);
+        } else {
+            let intercept = counter_rate != Rates::REAL_TIME.counter;
+            if self.primary.contains(Primary::RDTSC_EXITING) != intercept {
+                self.primary.set(Primary::RDTSC_EXITING, intercept);
+                vmcs.set_primary(self.capabilities, self.primary);
+            }
+        }
+        vmcs.write(fields::TSC_OFFSET, scaling.offset);
+    }
+
+    /// Lets the VM's time go on at `rates`.
+    pub(super) fn set_rates(&mut self, rates: Rates) {
+        self.vm.board.lock().clock.set_rates(host_now(), rates);
+        self.apply_clock();
+        self.attention = true;
+    }
+
+    /// Lets all timers that are due at `host` expire, and finds out when the next one is.
+    pub(super) fn update_timers(&mut self, host: HostTicks) {
+        let mut board = self.vm.board.lock();
+        let board = &mut *board;
+        let now = board.clock.now(host);
+        let mut next = None;
+        if let Some(deadline) = self.lapic.next_deadline() {
+            if deadline <= now.timer {
+                self.lapic.expire(now);
+            }
+            next = self.lapic.next_deadline();
+        }
+        // VCPU 0 keeps time for the devices that all VCPUs share.
+        if self.index == 0 {
+            if board.chipset.next_deadline().is_some_and(|deadline| deadline <= now.timer) {
+                board.chipset.expire(now, &mut BoardHost::new(&self.vm));
+            }
+            next = match (next, board.chipset.next_deadline()) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+        }
+        self.deadline = match next {
+            Some(deadline) => board.clock.host_deadline(deadline),
+            None => HostTicks(u64::MAX),
+        };
+    }
+}

@@ -1,0 +1,118 @@
+//! A guest's RAM: host memory that is its own, at the guest-physical addresses that its
+//! memory map shows.
+
+use core::ptr;
+
+use vmx::addr::{GuestPhysAddr, HostPhysAddr};
+
+use crate::guest_memory::{GuestMemory, NotRam};
+
+/// Host memory that backs one range of guest-physical addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RamRange {
+    /// Where the guest sees it.
+    pub guest: GuestPhysAddr,
+    /// Where it is.
+    pub host: HostPhysAddr,
+    /// Bytes, a multiple of 4 KiB.
+    pub length: u64,
+}
+
+/// The most ranges that a guest's RAM has: below and above the video memory, and above the
+/// device hole under 4 GiB.
+pub const MAX_RANGES: usize = 3;
+
+/// The RAM of one guest.
+///
+/// Guest memory changes at any time under our hands, so there is never a Rust reference to
+/// it: bytes are copied in and out, and what came out once is what is worked on.
+#[derive(Debug)]
+pub struct GuestRam {
+    ranges: [RamRange; MAX_RANGES],
+}
+
+impl GuestRam {
+    /// The RAM that consists of `ranges`.
+    ///
+    /// # Safety
+    /// The host memory is mapped one to one, is nobody else's, and stays so for ever.
+    #[must_use]
+    pub const unsafe fn new(ranges: [RamRange; MAX_RANGES]) -> Self {
+        Self { ranges }
+    }
+
+    /// Its ranges that are not empty.
+    pub fn ranges(&self) -> impl Iterator<Item = &RamRange> {
+        self.ranges.iter().filter(|range| range.length != 0)
+    }
+
+    /// The host address of `length` bytes at `address`, which must lie in one range.
+    #[inline]
+    fn locate(&self, address: GuestPhysAddr, length: usize) -> Result<*mut u8, NotRam> {
+        for range in &self.ranges {
+            let offset = address.0.wrapping_sub(range.guest.0);
+            if offset < range.length && range.length - offset >= length as u64 {
+                return Ok((range.host.0 + offset) as *mut u8);
+            }
+        }
+        Err(NotRam { address, length })
+    }
+
+    /// Fills all RAM with zeros: nothing of an earlier guest is seen by the next.
+    pub fn clear(&self) {
+        for range in self.ranges() {
+            // SAFETY: the range is the guest's RAM, mapped one to one, and no reference to
+            // it exists.
+            unsafe { ptr::write_bytes(range.host.0 as *mut u8, 0, range.length as usize) };
+        }
+    }
+}
+
+impl GuestMemory for GuestRam {
+    #[inline]
+    fn read(&self, address: GuestPhysAddr, buffer: &mut [u8]) -> Result<(), NotRam> {
+        let source = self.locate(address, buffer.len())?;
+        // SAFETY: the source is RAM of the guest, which is never referenced, so it does not
+        // overlap the buffer. A guest that writes at the same time gives us torn bytes, and
+        // no byte is invalid.
+        unsafe { ptr::copy_nonoverlapping(source, buffer.as_mut_ptr(), buffer.len()) };
+        Ok(())
+    }
+
+    fn write(&self, address: GuestPhysAddr, data: &[u8]) -> Result<(), NotRam> {
+        let target = self.locate(address, data.len())?;
+        // SAFETY: as for reading; and the memory is the guest's to be written.
+        unsafe { ptr::copy_nonoverlapping(data.as_ptr(), target, data.len()) };
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec;
+
+    #[test]
+    fn accesses_stay_inside_their_range() {
+        let low = vec![0u8; 0x2000].leak();
+        let high = vec![0u8; 0x1000].leak();
+        let range = |guest, memory: &mut [u8]| RamRange {
+            guest: GuestPhysAddr(guest),
+            host: HostPhysAddr(memory.as_mut_ptr() as u64),
+            length: memory.len() as u64,
+        };
+        // SAFETY: leaked memory is nobody else's.
+        let ram = unsafe { GuestRam::new([range(0, low), range(1 << 32, high), range(0, &mut [])]) };
+        ram.write(GuestPhysAddr(0x1ffe), &[1, 2]).unwrap();
+        ram.write(GuestPhysAddr(1 << 32), &[3]).unwrap();
+        let mut buffer = [0; 2];
+        ram.read(GuestPhysAddr(0x1ffe), &mut buffer).unwrap();
+        assert_eq!(buffer, [1, 2]);
+        assert!(ram.read(GuestPhysAddr(0x1fff), &mut buffer).is_err());
+        assert!(ram.write(GuestPhysAddr(0x2000), &[0]).is_err());
+        assert!(ram.write(GuestPhysAddr(u64::MAX), &[0, 0]).is_err());
+        ram.clear();
+        ram.read(GuestPhysAddr(0x1ffe), &mut buffer).unwrap();
+        assert_eq!(buffer, [0, 0]);
+    }
+}
