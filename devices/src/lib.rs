@@ -9,9 +9,14 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+extern crate alloc;
+
+pub mod apic_message;
 pub mod clock;
 pub mod debug_exit;
 pub mod i8042;
+pub mod ioapic;
+pub mod lapic;
 pub mod line;
 pub mod pic;
 pub mod platform_map;

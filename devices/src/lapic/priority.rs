@@ -1,0 +1,143 @@
+//! Which interrupt comes next: IRR, ISR, TMR and the processor priority.
+//!
+//! SDM vol. 3A, 12.8. The registers in the page are the truth; what is kept beside them is
+//! a summary of their words that are not zero, so that a look at the highest vector costs a
+//! handful of instructions.
+
+use super::page::{ApicPage, VectorRegister, bit};
+use super::registers::Register;
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Priority {
+    /// Bit `n` is set if word `n` of the IRR is not zero.
+    irr_words: u32,
+    /// Bit `n` is set if word `n` of the ISR is not zero.
+    isr_words: u32,
+    /// The hardware moves vectors by itself, so that the summaries are worth nothing.
+    hardware_delivers: bool,
+}
+
+impl Priority {
+    /// Says whether virtual-interrupt delivery is on.
+    pub(super) fn set_hardware_delivers(&mut self, page: &ApicPage, on: bool) {
+        self.hardware_delivers = on;
+        self.irr_words = summarise(page, VectorRegister::Irr);
+        self.isr_words = summarise(page, VectorRegister::Isr);
+        self.update(page);
+    }
+
+    /// Clears IRR, ISR and TMR.
+    pub(super) fn clear(&mut self, page: &ApicPage) {
+        for word in 0..8 {
+            page.set_vectors(VectorRegister::Irr, word, 0);
+            page.set_vectors(VectorRegister::Isr, word, 0);
+            page.set_vectors(VectorRegister::Tmr, word, 0);
+        }
+        self.irr_words = 0;
+        self.isr_words = 0;
+        self.update(page);
+    }
+
+    /// Accepts `vector`.
+    #[inline]
+    pub(super) fn request(&mut self, page: &ApicPage, vector: u8, level: bool) {
+        self.request_word(page, vector >> 5, bit(vector), level);
+    }
+
+    /// Accepts the vectors 32 * `word` and up whose bits are set in `vectors`.
+    #[inline]
+    pub(super) fn request_word(&mut self, page: &ApicPage, word: u8, vectors: u32, level: bool) {
+        let requests = page.vectors(VectorRegister::Irr, word);
+        page.set_vectors(VectorRegister::Irr, word, requests | vectors);
+        self.irr_words |= 1 << word;
+        let modes = page.vectors(VectorRegister::Tmr, word);
+        let changed = if level {
+            modes | vectors
+        } else {
+            modes & !vectors
+        };
+        if changed != modes {
+            page.set_vectors(VectorRegister::Tmr, word, changed);
+        }
+    }
+
+    #[inline]
+    pub(super) fn highest_request(&self, page: &ApicPage) -> Option<u8> {
+        self.highest(page, VectorRegister::Irr, self.irr_words)
+    }
+
+    #[inline]
+    pub(super) fn highest_in_service(&self, page: &ApicPage) -> Option<u8> {
+        self.highest(page, VectorRegister::Isr, self.isr_words)
+    }
+
+    #[inline]
+    fn highest(&self, page: &ApicPage, register: VectorRegister, words: u32) -> Option<u8> {
+        if self.hardware_delivers {
+            return page.highest(register);
+        }
+        let word = words.checked_ilog2()? as u8;
+        let vectors = page.vectors(register, word);
+        Some((word << 5) | vectors.checked_ilog2()? as u8)
+    }
+
+    /// The processor priority: the higher of the task priority and the class in service.
+    #[inline]
+    pub(super) fn processor_priority(&self, page: &ApicPage) -> u8 {
+        let task = page.read(Register::TPR) as u8;
+        match self.highest_in_service(page) {
+            Some(vector) if vector >> 4 > task >> 4 => vector & 0xf0,
+            _ => task,
+        }
+    }
+
+    /// Brings the PPR in the page up to date.
+    #[inline]
+    pub(super) fn update(&self, page: &ApicPage) {
+        page.write(Register::PPR, u32::from(self.processor_priority(page)));
+    }
+
+    /// The vector that the processor would take now.
+    #[inline]
+    pub(super) fn deliverable(&self, page: &ApicPage) -> Option<u8> {
+        let vector = self.highest_request(page)?;
+        (vector >> 4 > self.processor_priority(page) >> 4).then_some(vector)
+    }
+
+    /// Puts the deliverable vector in service.
+    #[inline]
+    pub(super) fn acknowledge(&mut self, page: &ApicPage) -> Option<u8> {
+        let vector = self.deliverable(page)?;
+        let word = vector >> 5;
+        let requests = page.vectors(VectorRegister::Irr, word) & !bit(vector);
+        page.set_vectors(VectorRegister::Irr, word, requests);
+        if requests == 0 {
+            self.irr_words &= !(1 << word);
+        }
+        let services = page.vectors(VectorRegister::Isr, word);
+        page.set_vectors(VectorRegister::Isr, word, services | bit(vector));
+        self.isr_words |= 1 << word;
+        self.update(page);
+        Some(vector)
+    }
+
+    /// Ends the highest vector in service and returns it.
+    #[inline]
+    pub(super) fn end_of_interrupt(&mut self, page: &ApicPage) -> Option<u8> {
+        let vector = self.highest_in_service(page)?;
+        let word = vector >> 5;
+        let services = page.vectors(VectorRegister::Isr, word) & !bit(vector);
+        page.set_vectors(VectorRegister::Isr, word, services);
+        if services == 0 {
+            self.isr_words &= !(1 << word);
+        }
+        self.update(page);
+        Some(vector)
+    }
+}
+
+fn summarise(page: &ApicPage, register: VectorRegister) -> u32 {
+    (0..8u8)
+        .filter(|&word| page.vectors(register, word) != 0)
+        .fold(0, |words, word| words | 1 << word)
+}
