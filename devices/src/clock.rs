@@ -12,14 +12,27 @@
 //! host time is an integer, so guest time is exact in units of 2^-48 tick. Each line keeps
 //! those 48 bits of fraction over a change of rate: no rounding is ever carried on, and a
 //! line is continuous and monotonic by construction. What the guest sees of a line is its
-//! integer part.
+//! integer part. So the error of [`VirtualClock::now`] is that of one rounding down, less
+//! than one tick, whatever came before.
 //!
-//! The hardware forms its product from host time zero, so the value that RDTSC returns by
-//! [`VirtualClock::tsc_scaling`] may differ from the exact one by at most one tick, and does
-//! not differ at all while the rate is an integer. The error does not add up: each change
-//! of rate computes the offset from the exact line anew.
+//! The hardware forms its product from host time zero and knows no fraction of the offset,
+//! so what RDTSC returns by [`VirtualClock::tsc_scaling`] is the exact value or one tick
+//! less, and always the exact value while the rate is an integer. The error does not add
+//! up: each change of rate computes the offset from the exact line anew. Being late by at
+//! most one tick and never early, RDTSC does not go back over a change of rate either,
+//! provided that guest time advances by a tick between the last RDTSC before and the first
+//! one after it; that is 16 host ticks at the slowest rate, fewer than any VM exit takes.
+//!
+//! # Range
+//! Guest time is counted in 64 bits: 146 years of guest time at 4 GHz, which a rate of
+//! 65,535 lives through in 19 hours and a rate of 1,000 in 53 days of being in force.
+//! A line that has reached the end of its range stands still there, and nothing is due on
+//! it any more.
 
 use crate::time::{CounterTicks, HostTicks, Now, TimerTicks};
+
+#[cfg(test)]
+mod tests;
 
 /// How fast a line of guest time runs: guest ticks per host tick, in 16.48 fixed point.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,6 +40,7 @@ pub struct Rate(u64);
 
 impl Rate {
     const FRACTION_BITS: u32 = 48;
+    const FRACTION_MASK: u64 = (1 << Self::FRACTION_BITS) - 1;
 
     /// Real time.
     pub const ONE: Self = Self(1 << Self::FRACTION_BITS);
@@ -60,11 +74,20 @@ impl Rate {
     pub const fn bits(self) -> u64 {
         self.0
     }
+
+    /// The rate as an integer; `None` if it is not one.
+    const fn integer(self) -> Option<u64> {
+        if self.0 & Self::FRACTION_MASK == 0 {
+            Some(self.0 >> Self::FRACTION_BITS)
+        } else {
+            None
+        }
+    }
 }
 
 impl core::fmt::Debug for Rate {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let fraction = self.0 & (Self::ONE.0 - 1);
+        let fraction = self.0 & Self::FRACTION_MASK;
         write!(f, "x{}", self.0 >> Self::FRACTION_BITS)?;
         if fraction != 0 {
             write!(
@@ -123,44 +146,63 @@ struct Line {
 }
 
 impl Line {
-    /// Guest ticks and their fraction at `host`; the anchor for a host time before it.
-    const fn at(&self, host: u64) -> (u64, u64) {
-        let elapsed = host.saturating_sub(self.host) as u128;
-        // At most 2^64 * 2^64 - 2^64 + 2^48: no overflow.
-        let exact = elapsed * self.rate.0 as u128 + self.fraction as u128;
-        let whole = exact >> Rate::FRACTION_BITS;
-        // A guest that has lived through 2^64 ticks stands still; at 4 GHz and a rate of
-        // 65,535 that is after 19 hours, at 1,000 after 53 days of fast time alone.
-        let guest = self.guest as u128 + whole;
-        let guest = if guest > u64::MAX as u128 {
-            u64::MAX
-        } else {
-            guest as u64
-        };
-        (guest, (exact as u64) & (Rate::ONE.0 - 1))
+    /// Whole guest ticks at `host`; those of the anchor for a host time before it.
+    #[inline]
+    const fn at(&self, host: u64) -> u64 {
+        let elapsed = host.saturating_sub(self.host);
+        if self.rate.0 == Rate::ONE.0 {
+            // The fraction stays what it is, below one.
+            return self.guest.saturating_add(elapsed);
+        }
+        let whole = self.progress(elapsed) >> Rate::FRACTION_BITS;
+        if whole > u64::MAX as u128 {
+            return u64::MAX;
+        }
+        self.guest.saturating_add(whole as u64)
+    }
+
+    /// How far the line gets beyond `guest` in `elapsed` host ticks, in 2^-48 ticks.
+    #[inline]
+    const fn progress(&self, elapsed: u64) -> u128 {
+        // At most (2^64 - 1) * 65,535 * 2^48 + 2^48 - 1: no overflow.
+        elapsed as u128 * self.rate.0 as u128 + self.fraction as u128
     }
 
     const fn set_rate(&mut self, host: u64, rate: Rate) {
-        (self.guest, self.fraction) = self.at(host);
         if host > self.host {
+            let progress = self.progress(host - self.host);
+            self.guest = self.at(host);
+            self.fraction = progress as u64 & Rate::FRACTION_MASK;
             self.host = host;
         }
         self.rate = rate;
     }
 
-    /// The first host time at which the line has reached `guest`; `u64::MAX` for never.
+    /// The first host time from the anchor on at which the line has reached `guest`;
+    /// `u64::MAX` for never.
+    #[inline]
     const fn when(&self, guest: u64) -> u64 {
+        if guest == u64::MAX {
+            return u64::MAX;
+        }
         if guest <= self.guest {
             return self.host;
         }
-        let distance =
-            (((guest - self.guest) as u128) << Rate::FRACTION_BITS) - self.fraction as u128;
-        let host = self.host as u128 + distance.div_ceil(self.rate.0 as u128);
-        if host > u64::MAX as u128 {
-            u64::MAX
-        } else {
-            host as u64
-        }
+        let distance = guest - self.guest;
+        let elapsed = match self.rate.integer() {
+            // ceil((distance - f) / n) = ceil(distance / n) for integers and 0 <= f < 1.
+            Some(1) => distance,
+            Some(rate) => distance.div_ceil(rate),
+            None => {
+                let exact = ((distance as u128) << Rate::FRACTION_BITS) - self.fraction as u128;
+                let elapsed = exact.div_ceil(self.rate.0 as u128);
+                if elapsed > u64::MAX as u128 {
+                    return u64::MAX;
+                }
+                elapsed as u64
+            }
+        };
+        self.host.saturating_add(elapsed)
     }
 }
 
@@ -189,15 +231,17 @@ impl VirtualClock {
 
     /// Guest time at `host`. For a host time before the last change of rate: the time of
     /// that change, so that guest time never goes back.
+    #[inline]
     #[must_use]
     pub const fn now(&self, host: HostTicks) -> Now {
         Now {
-            counter: CounterTicks(self.counter.at(host.0).0),
-            timer: TimerTicks(self.timer.at(host.0).0),
+            counter: CounterTicks(self.counter.at(host.0)),
+            timer: TimerTicks(self.timer.at(host.0)),
         }
     }
 
-    /// Lets guest time go on at `rates` from `host` on.
+    /// Lets guest time go on at `rates` from `host` on; from the last change of rate on if
+    /// `host` is before that.
     pub const fn set_rates(&mut self, host: HostTicks, rates: Rates) {
         self.counter.set_rate(host.0, rates.counter);
         self.timer.set_rate(host.0, rates.timer);
@@ -212,21 +256,30 @@ impl VirtualClock {
         }
     }
 
-    /// The first host time at which `deadline` has come, as far as the rates stay as they
-    /// are; `HostTicks(u64::MAX)` for never.
+    /// The first host time at which [`VirtualClock::now`] shows a timer line at or past
+    /// `deadline`, as far as the rates stay as they are. For a deadline that had come by the
+    /// last change of rate: the host time of that change. `HostTicks(u64::MAX)` for never,
+    /// which is the answer to `TimerTicks(u64::MAX)`.
+    #[inline]
     #[must_use]
     pub const fn host_deadline(&self, deadline: TimerTicks) -> HostTicks {
         HostTicks(self.timer.when(deadline.0))
     }
 
-    /// The TSC scaling that shows the counter line as RDTSC.
+    /// The TSC scaling that shows the counter line as RDTSC: the exact counter while the
+    /// rate is an integer, else that or one tick less.
     #[must_use]
     pub const fn tsc_scaling(&self) -> TscScaling {
-        let multiplier = self.counter.rate.0;
-        let scaled = (self.counter.host as u128 * multiplier as u128) >> Rate::FRACTION_BITS;
+        let line = &self.counter;
+        let product = line.host as u128 * line.rate.0 as u128;
+        let whole = (product >> Rate::FRACTION_BITS) as u64;
+        let fraction = product as u64 & Rate::FRACTION_MASK;
+        // The hardware's fraction runs ahead of the line's: it would carry into the integer
+        // part too early, so start one lower. Never early is what monotonicity needs.
+        let early = (fraction > line.fraction) as u64;
         TscScaling {
-            multiplier,
-            offset: self.counter.guest.wrapping_sub(scaled as u64),
+            multiplier: line.rate.0,
+            offset: line.guest.wrapping_sub(whole).wrapping_sub(early),
         }
     }
 }

@@ -8,6 +8,14 @@
 
 use core::fmt;
 
+mod oscillator;
+mod ratio;
+#[cfg(test)]
+mod tests;
+
+pub use oscillator::Oscillator;
+pub use ratio::Ratio;
+
 /// Nanoseconds in a second.
 pub const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
@@ -65,9 +73,49 @@ impl Now {
     pub const fn deadline_at(self, when: CounterTicks) -> TimerTicks {
         self.timer.saturating_add(when.since(self.counter))
     }
+
+    /// How far the timer line is ahead of the counter line.
+    #[inline]
+    #[must_use]
+    pub const fn lead(self) -> Lead {
+        Lead(self.timer.0.wrapping_sub(self.counter.0) as i64)
+    }
 }
 
-/// A frequency in hertz. Never zero.
+/// How far the timer line was ahead of the counter line when a timer was armed; negative
+/// if it was behind. It places points of the counter line on the timer line: by a lead that
+/// is kept, all the expiries of a periodic timer derive from one anchor, without rounding
+/// one after the other.
+///
+/// Lines that are 2^63 ticks apart (73 years at 4 GHz) are beyond it; then deadlines are
+/// wrong, but still points on the line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lead(i64);
+
+impl Lead {
+    /// Both lines together.
+    pub const ZERO: Self = Self(0);
+
+    /// Where the counter point `when` lies on the timer line. The last point of the counter
+    /// line stands for "never" and stays so.
+    #[inline]
+    #[must_use]
+    pub const fn deadline(self, when: CounterTicks) -> TimerTicks {
+        if when.0 == u64::MAX {
+            return TimerTicks(u64::MAX);
+        }
+        TimerTicks(when.0.saturating_add_signed(self.0))
+    }
+
+    /// The counter point that lies at `timer` on the timer line.
+    #[inline]
+    #[must_use]
+    pub const fn counter(self, timer: TimerTicks) -> CounterTicks {
+        CounterTicks(timer.0.saturating_add_signed(self.0.saturating_neg()))
+    }
+}
+
+/// A frequency in hertz: at least one, and below 2^63.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Hertz(core::num::NonZeroU64);
 
@@ -75,21 +123,21 @@ impl Hertz {
     /// A frequency of `hz` hertz.
     ///
     /// # Panics
-    /// If `hz` is zero; meant for constants.
+    /// If `hz` is zero or at least 2^63; meant for constants.
     #[must_use]
     pub const fn new(hz: u64) -> Self {
-        match core::num::NonZeroU64::new(hz) {
-            Some(hz) => Self(hz),
-            None => panic!("a frequency is not zero"),
+        match Self::try_new(hz) {
+            Some(frequency) => frequency,
+            None => panic!("a frequency is not zero, and below 2^63 Hz"),
         }
     }
 
-    /// A frequency of `hz` hertz, or `None` if that is zero.
+    /// A frequency of `hz` hertz, or `None` if that is zero or at least 2^63.
     #[must_use]
     pub const fn try_new(hz: u64) -> Option<Self> {
         match core::num::NonZeroU64::new(hz) {
-            Some(hz) => Some(Self(hz)),
-            None => None,
+            Some(nonzero) if hz < 1 << 63 => Some(Self(nonzero)),
+            _ => None,
         }
     }
 
