@@ -12,6 +12,7 @@
 extern crate alloc;
 
 pub mod apic_message;
+pub mod chipset;
 pub mod clock;
 pub mod debug_exit;
 pub mod i8042;
