@@ -53,7 +53,7 @@ enum Data {
     ToAuxiliary,
 }
 
-/// The request of a guest to reset the machine, as the controller's reset pin makes it.
+/// A pulse on the wire that resets the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "the machine has to be reset"]
 pub struct ResetPulse;

@@ -12,6 +12,7 @@
 extern crate alloc;
 
 pub mod apic_message;
+pub mod chipset;
 pub mod clock;
 pub mod debug_exit;
 pub mod i8042;
@@ -22,8 +23,10 @@ pub mod pic;
 pub mod platform_map;
 pub mod post_port;
 pub mod pit;
+pub mod platform_map;
 pub mod pm1;
 pub mod pm_timer;
+pub mod post_port;
 pub mod speaker_port;
 pub mod time;
 pub mod tsc;

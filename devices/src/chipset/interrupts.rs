@@ -1,0 +1,95 @@
+//! The interrupt wires of the machine, from the devices to the 8259A pair and the IOAPIC.
+
+use super::ChipsetHost;
+use crate::ioapic::IoApic;
+use crate::pic::PicPair;
+use crate::platform_map::{IOAPIC_ID, gsi, irq};
+
+/// The interrupt controllers and what is soldered to their inputs.
+#[derive(Clone, Debug)]
+pub(super) struct Interrupts {
+    pic: PicPair,
+    /// INTR as the host last heard of it.
+    pic_output: bool,
+    ioapic: IoApic,
+}
+
+impl Interrupts {
+    /// The controllers as firmware leaves them: all masked, the IOAPIC with its ID.
+    pub(super) fn new() -> Self {
+        /// No device asserts its interrupt by pulling its wire low.
+        const WIRED_LOW: u32 = 0;
+        let mut ioapic = IoApic::new(WIRED_LOW);
+        ioapic.mmio_write(0x00, 4, 0, &mut |_| {});
+        ioapic.mmio_write(0x10, 4, u64::from(IOAPIC_ID) << 24, &mut |_| {});
+        Self {
+            pic: PicPair::new(),
+            pic_output: false,
+            ioapic,
+        }
+    }
+
+    /// Drives the wire of an ISA interrupt.
+    pub(super) fn set_irq(&mut self, irq: u8, level: bool, host: &mut impl ChipsetHost) {
+        self.pic.set_irq(irq, level);
+        self.forward_pic(host);
+        let pin = if irq == irq::PIT {
+            gsi::PIT as usize
+        } else {
+            usize::from(irq)
+        };
+        self.set_pin(pin, level, host);
+    }
+
+    /// Drives a wire that ends at the IOAPIC alone.
+    pub(super) fn set_pin(&mut self, pin: usize, level: bool, host: &mut impl ChipsetHost) {
+        self.ioapic
+            .set_pin(pin, level, &mut |message| host.interrupt_message(message));
+    }
+
+    pub(super) fn read_pic(&mut self, port: u16, host: &mut impl ChipsetHost) -> u8 {
+        let value = self.pic.read(port);
+        self.forward_pic(host);
+        value
+    }
+
+    pub(super) fn write_pic(&mut self, port: u16, value: u8, host: &mut impl ChipsetHost) {
+        self.pic.write(port, value);
+        self.forward_pic(host);
+    }
+
+    pub(super) fn acknowledge_pic(&mut self, host: &mut impl ChipsetHost) -> u8 {
+        let vector = self.pic.acknowledge();
+        self.forward_pic(host);
+        vector
+    }
+
+    pub(super) fn read_ioapic(&self, offset: u16, size: u8) -> u64 {
+        self.ioapic.mmio_read(offset, size)
+    }
+
+    pub(super) fn write_ioapic(
+        &mut self,
+        offset: u16,
+        size: u8,
+        value: u64,
+        host: &mut impl ChipsetHost,
+    ) {
+        self.ioapic.mmio_write(offset, size, value, &mut |message| {
+            host.interrupt_message(message);
+        });
+    }
+
+    pub(super) fn end_of_interrupt(&mut self, vector: u8, host: &mut impl ChipsetHost) {
+        self.ioapic
+            .end_of_interrupt(vector, &mut |message| host.interrupt_message(message));
+    }
+
+    fn forward_pic(&mut self, host: &mut impl ChipsetHost) {
+        let output = self.pic.output();
+        if output != self.pic_output {
+            self.pic_output = output;
+            host.pic_output(output);
+        }
+    }
+}

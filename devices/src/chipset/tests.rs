@@ -1,0 +1,153 @@
+extern crate std;
+
+use super::*;
+use crate::apic_message::{DeliveryMode, Destination, Trigger};
+use crate::platform_map::{self, gsi, port};
+use crate::time::CounterTicks;
+use std::{vec, vec::Vec};
+
+mod interrupts;
+mod ports;
+
+/// A tick of the guest's TSC is a nanosecond.
+const TSC: Hertz = Hertz::new(1_000_000_000);
+const MILLISECOND: u64 = 1_000_000;
+
+/// What reached the surroundings of the chipset.
+#[derive(Default)]
+struct Board {
+    messages: Vec<ApicMessage>,
+    intr: bool,
+    sent: Vec<u8>,
+    ready: u32,
+    power: Vec<PowerRequest>,
+}
+
+impl ChipsetHost for Board {
+    fn interrupt_message(&mut self, message: ApicMessage) {
+        self.messages.push(message);
+    }
+
+    fn pic_output(&mut self, asserted: bool) {
+        assert_ne!(asserted, self.intr, "only changes are told");
+        self.intr = asserted;
+    }
+
+    fn serial_transmit(&mut self, byte: u8) {
+        self.sent.push(byte);
+    }
+
+    fn serial_ready(&mut self) {
+        self.ready += 1;
+    }
+
+    fn power(&mut self, request: PowerRequest) {
+        self.power.push(request);
+    }
+}
+
+/// A machine without a processor, at whose bus sits the test.
+struct Machine {
+    chipset: Chipset,
+    board: Board,
+    time: u64,
+}
+
+impl Machine {
+    fn new() -> Self {
+        Self {
+            chipset: Chipset::new(ChipsetConfig { tsc: TSC }, Now::default()),
+            board: Board::default(),
+            time: 0,
+        }
+    }
+
+    fn now(&self) -> Now {
+        Now {
+            counter: CounterTicks(self.time),
+            timer: TimerTicks(self.time),
+        }
+    }
+
+    fn read(&mut self, port: u16, size: u8) -> u32 {
+        self.chipset
+            .port_read(self.now(), port, size, &mut self.board)
+    }
+
+    fn write(&mut self, port: u16, size: u8, value: u32) {
+        self.chipset
+            .port_write(self.now(), port, size, value, &mut self.board);
+    }
+
+    fn inb(&mut self, port: u16) -> u8 {
+        self.read(port, 1) as u8
+    }
+
+    fn outb(&mut self, port: u16, value: u8) {
+        self.write(port, 1, value.into());
+    }
+
+    fn mmio_write(&mut self, address: u64, size: u8, value: u64) {
+        let claimed = self
+            .chipset
+            .mmio_write(self.now(), address, size, value, &mut self.board);
+        assert!(claimed, "{address:#x}");
+    }
+
+    fn ioapic_write(&mut self, register: u8, value: u32) {
+        self.mmio_write(mmio::IOAPIC, 4, register.into());
+        self.mmio_write(mmio::IOAPIC + 0x10, 4, value.into());
+    }
+
+    /// Lets `pin` of the IOAPIC send `vector` to local APIC 0.
+    fn unmask_pin(&mut self, pin: u32, vector: u8, trigger: Trigger) {
+        let level = if trigger == Trigger::Level {
+            1 << 15
+        } else {
+            0
+        };
+        self.ioapic_write(0x10 + 2 * pin as u8, u32::from(vector) | level);
+    }
+
+    /// Initialises the 8259A pair with vectors from 0x30 on and unmasks one interrupt.
+    fn unmask_pic(&mut self, irq: u8) {
+        for (port, icw) in [(port::PIC_MASTER, 0x30), (port::PIC_SLAVE, 0x38)] {
+            self.outb(port, 0x11);
+            self.outb(port + 1, icw);
+            self.outb(port + 1, if icw == 0x30 { 0x04 } else { 0x02 });
+            self.outb(port + 1, 0x01);
+        }
+        let masked = !(1u16 << irq | 1 << irq::CASCADE);
+        self.outb(port::PIC_MASTER + 1, masked as u8);
+        self.outb(port::PIC_SLAVE + 1, (masked >> 8) as u8);
+    }
+
+    /// Lets time pass until `time`, expiring each deadline when it has come.
+    fn run_until(&mut self, time: u64) {
+        while let Some(deadline) = self.chipset.next_deadline().filter(|at| at.0 <= time) {
+            self.time = self.time.max(deadline.0);
+            self.chipset.expire(self.now(), &mut self.board);
+        }
+        self.time = time;
+    }
+
+    /// The vectors of the messages sent since the last call.
+    fn take_vectors(&mut self) -> Vec<u8> {
+        core::mem::take(&mut self.board.messages)
+            .iter()
+            .map(|message| message.vector)
+            .collect()
+    }
+
+    /// Programs PIT channel 0 as a rate generator of 1000 Hz. Its output rises at once, and
+    /// then with every period.
+    fn start_pit(&mut self) {
+        self.outb(port::PIT + 3, 0x34);
+        self.outb(port::PIT, (1193 & 0xff) as u8);
+        self.outb(port::PIT, (1193 >> 8) as u8);
+    }
+
+    fn acknowledge_pic(&mut self) -> u8 {
+        self.chipset.acknowledge_pic(&mut self.board)
+    }
+}

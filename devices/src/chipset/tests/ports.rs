@@ -1,0 +1,252 @@
+//! The bus: who answers where, to which width, and the requests for power.
+
+use super::*;
+use proptest::prelude::*;
+
+#[test]
+fn nobody_answers_where_nothing_is() {
+    let mut machine = Machine::new();
+    for port in [
+        0x0000, 0x0200, 0x02f8, 0x0402, 0x0510, 0x0cfa, 0x5658, 0xffff,
+    ] {
+        for (size, ones) in [(1, 0xff), (2, 0xffff), (4, 0xffff_ffff)] {
+            machine.write(port, size, 0);
+            assert_eq!(machine.read(port, size), ones, "port {port:#x}");
+        }
+    }
+    for address in [
+        0,
+        mmio::IOAPIC - 1,
+        mmio::IOAPIC + 0x1000,
+        mmio::LOCAL_APIC,
+        u64::MAX,
+    ] {
+        let now = machine.now();
+        assert_eq!(machine.chipset.mmio_read(now, address, 4), None);
+        let claimed = machine
+            .chipset
+            .mmio_write(now, address, 4, 0, &mut machine.board);
+        assert!(!claimed);
+    }
+}
+
+#[test]
+fn requests_for_power() {
+    use PowerRequest::{DebugExit, Off, Reset};
+    let s5 = u32::from(SLEEP_TYPE_S5) << 10 | 1 << 13 | 1;
+    for (request, writes) in [
+        (Off, &[(port::PM1A_CONTROL, 2, s5)][..]),
+        (Off, &[(port::PM1A_CONTROL + 1, 1, s5 >> 8)]),
+        (Off, &[(port::PM1A_CONTROL, 4, s5)]),
+        (Reset, &[(port::I8042_COMMAND, 1, 0xfe)]),
+        (
+            Reset,
+            &[(port::I8042_COMMAND, 1, 0xd1), (port::I8042_DATA, 1, 0xfe)],
+        ),
+        (Reset, &[(port::SYSTEM_CONTROL_A, 1, 0x01)]),
+        (
+            Reset,
+            &[(port::RESET_CONTROL, 1, platform_map::RESET_VALUE as u32)],
+        ),
+        (
+            Reset,
+            &[
+                (port::RESET_CONTROL, 1, 0x02),
+                (port::RESET_CONTROL, 1, 0x06),
+            ],
+        ),
+        (DebugExit(0x12), &[(port::DEBUG_EXIT, 1, 0xffff_ff12)]),
+        (DebugExit(0x1234), &[(port::DEBUG_EXIT, 2, 0xffff_1234)]),
+        (
+            DebugExit(0x1234_5678),
+            &[(port::DEBUG_EXIT, 4, 0x1234_5678)],
+        ),
+        (DebugExit(0), &[(port::DEBUG_EXIT, 4, 0)]),
+    ] {
+        let mut machine = Machine::new();
+        for &(port, size, value) in writes {
+            assert_eq!(machine.board.power, []);
+            machine.write(port, size, value);
+        }
+        assert_eq!(machine.board.power, [request], "{writes:x?}");
+    }
+}
+
+#[test]
+fn a_wide_access_to_a_byte_device_is_one_to_each_of_its_ports() {
+    let mut machine = Machine::new();
+    // Divisor 0x000c by one word write.
+    machine.outb(port::COM1 + 3, 0x80);
+    machine.write(port::COM1, 2, 0x000c);
+    assert_eq!(machine.inb(port::COM1), 0x0c);
+    assert_eq!(machine.inb(port::COM1 + 1), 0x00);
+    machine.outb(port::COM1 + 3, 0x03);
+    // SCR and, beyond the UART, nothing.
+    machine.write(port::COM1 + 7, 2, 0x00a5);
+    assert_eq!(machine.read(port::COM1 + 7, 2), 0xffa5);
+    // Both ELCRs.
+    machine.write(port::ELCR_MASTER, 2, 0xffff);
+    assert_eq!(machine.read(port::ELCR_MASTER, 4), 0xffff_def8);
+    assert_eq!(machine.inb(0xffff), 0xff);
+    assert_eq!(machine.read(0xffff, 4) as u8, 0xff, "past the last port");
+}
+
+#[test]
+fn the_pm_timer_counts_guest_time_and_can_be_read_in_parts() {
+    let mut machine = Machine::new();
+    assert_eq!(machine.read(port::PM_TIMER, 4), 0);
+    machine.run_until(1_000_000 * MILLISECOND);
+    let count = 3_579_545_000_u32;
+    assert_eq!(machine.read(port::PM_TIMER, 4), count);
+    assert_eq!(machine.read(port::PM_TIMER, 2), count & 0xffff);
+    assert_eq!(machine.read(port::PM_TIMER, 1), count & 0xff);
+    assert_eq!(machine.read(port::PM_TIMER + 2, 2), count >> 16);
+    assert_eq!(machine.read(port::PM_TIMER + 3, 1), count >> 24);
+}
+
+#[test]
+fn linux_takes_pci_configuration_mechanism_1_and_finds_no_device() {
+    let mut machine = Machine::new();
+    // pci_check_type1()
+    machine.outb(0xcfb, 0x01);
+    machine.write(port::PCI_CONFIG_ADDRESS, 4, 0x8000_0000);
+    assert_eq!(machine.read(port::PCI_CONFIG_ADDRESS, 4), 0x8000_0000);
+    // pci_sanity_check(): a host bridge.
+    machine.write(port::PCI_CONFIG_ADDRESS, 4, 0x8000_0008);
+    assert_eq!(machine.read(port::PCI_CONFIG_DATA + 2, 2), 0x0600);
+    assert_eq!(machine.inb(port::PCI_CONFIG_DATA + 3), 0x06);
+    // The reset control register, amid the address register, is another's.
+    assert_eq!(machine.inb(port::RESET_CONTROL), 0x00);
+    machine.write(port::PCI_CONFIG_ADDRESS, 4, 0x8000_0800);
+    assert_eq!(machine.read(port::PCI_CONFIG_DATA, 4), 0xffff_ffff);
+    assert_eq!(machine.board.power, []);
+}
+
+#[test]
+fn the_post_port_shows_the_last_code() {
+    let mut machine = Machine::new();
+    machine.outb(port::POST, 0xa5);
+    assert_eq!(machine.inb(port::POST), 0xa5);
+    assert_eq!(machine.chipset.post_code(), 0xa5);
+}
+
+#[test]
+fn the_host_hears_when_com1_has_room_again() {
+    let mut machine = Machine::new();
+    machine.outb(port::COM1 + 2, 0x01);
+    let now = machine.now();
+    for byte in 0..16 {
+        assert!(machine.chipset.serial_can_receive());
+        machine
+            .chipset
+            .serial_receive(now, byte, &mut machine.board);
+    }
+    assert!(!machine.chipset.serial_can_receive());
+    assert_eq!(machine.board.ready, 0);
+    assert_eq!(machine.inb(port::COM1), 0);
+    assert_eq!(machine.board.ready, 1);
+    assert_eq!(machine.inb(port::COM1), 1);
+    assert_eq!(machine.board.ready, 1);
+}
+
+#[test]
+fn speaker_port_gates_channel_2_of_the_pit() {
+    let mut machine = Machine::new();
+    machine.outb(port::SYSTEM_CONTROL_B, 0x01);
+    machine.outb(port::PIT + 3, 0xb0);
+    machine.outb(port::PIT + 2, 0xff);
+    machine.outb(port::PIT + 2, 0x00);
+    assert_eq!(machine.inb(port::SYSTEM_CONTROL_B) & 0x20, 0);
+    machine.run_until(MILLISECOND);
+    assert_eq!(machine.inb(port::SYSTEM_CONTROL_B) & 0x20, 0x20);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Read(u16, u8),
+    Write(u16, u8, u32),
+    MmioRead(u64, u8),
+    MmioWrite(u64, u8, u64),
+    Wait(u64),
+    Receive(u8),
+    Acknowledge,
+    EndOfInterrupt(u8),
+    PowerButton,
+}
+
+fn any_port() -> impl Strategy<Value = u16> {
+    prop_oneof![
+        0x20..0x22u16,
+        0x40..0x44u16,
+        0x60..0x65u16,
+        0x70..0x72u16,
+        0xa0..0xa2u16,
+        0x3f8..0x400u16,
+        0x4d0..0x4d2u16,
+        0x600..0x60cu16,
+        0xcf8..0xd00u16,
+        any::<u16>(),
+    ]
+}
+
+fn any_address() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        mmio::IOAPIC..mmio::IOAPIC + 0x44,
+        mmio::HPET..mmio::HPET + 0x180,
+        any::<u64>(),
+    ]
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let size = prop_oneof![Just(1u8), Just(2), Just(4)];
+    let wide = prop_oneof![Just(1u8), Just(2), Just(4), Just(8)];
+    prop_oneof![
+        3 => (any_port(), size.clone()).prop_map(|(p, s)| Step::Read(p, s)),
+        6 => (any_port(), size, any::<u32>()).prop_map(|(p, s, v)| Step::Write(p, s, v)),
+        1 => (any_address(), wide.clone()).prop_map(|(a, s)| Step::MmioRead(a, s)),
+        3 => (any_address(), wide, any::<u64>()).prop_map(|(a, s, v)| Step::MmioWrite(a, s, v)),
+        3 => (0..MILLISECOND).prop_map(Step::Wait),
+        1 => any::<u8>().prop_map(Step::Receive),
+        1 => Just(Step::Acknowledge),
+        1 => any::<u8>().prop_map(Step::EndOfInterrupt),
+        1 => Just(Step::PowerButton),
+    ]
+}
+
+proptest! {
+    /// Nothing that a guest does panics, and the deadline kept is always that of the devices.
+    #[test]
+    fn the_deadline_is_the_earliest_of_the_devices_whatever_a_guest_does(
+        steps in proptest::collection::vec(any_step(), 0..200)
+    ) {
+        let mut machine = Machine::new();
+        for step in steps {
+            let now = machine.now();
+            let Machine { chipset, board, .. } = &mut machine;
+            match step {
+                Step::Read(port, size) => {
+                    chipset.port_read(now, port, size, board);
+                }
+                Step::Write(port, size, value) => {
+                    chipset.port_write(now, port, size, value, board);
+                }
+                Step::MmioRead(address, size) => {
+                    chipset.mmio_read(now, address, size);
+                }
+                Step::MmioWrite(address, size, value) => {
+                    chipset.mmio_write(now, address, size, value, board);
+                }
+                Step::Wait(ticks) => machine.run_until(now.timer.0 + ticks),
+                Step::Receive(byte) => chipset.serial_receive(now, byte, board),
+                Step::Acknowledge => {
+                    let _ = chipset.acknowledge_pic(board);
+                }
+                Step::EndOfInterrupt(vector) => chipset.end_of_interrupt(vector, board),
+                Step::PowerButton => chipset.press_power_button(board),
+            }
+            let kept = machine.chipset.next_deadline();
+            machine.chipset.update_deadline();
+            prop_assert_eq!(kept, machine.chipset.next_deadline());
+        }
+    }
+}
