@@ -4,6 +4,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod cpuid;
 pub mod guest_boot;
 pub mod guest_memory;
 pub mod vm_config;
