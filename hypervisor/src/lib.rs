@@ -12,6 +12,7 @@ pub mod console;
 pub mod cpuid;
 pub mod emulate;
 pub mod fatal;
+pub mod cpuid;
 pub mod guest_boot;
 pub mod guest_memory;
 pub mod guest_paging;

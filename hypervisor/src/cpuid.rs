@@ -1,0 +1,439 @@
+//! What CPUID tells a guest: an allow-list of what the host's CPU can do and tarpit
+//! virtualises truthfully, with the VM's own topology and the true frequency of its TSC.
+//!
+//! All leaves of a VCPU are worked out once, into a [`CpuidTable`]; answering a CPUID
+//! exit is a look-up in it, as few instructions as can be. Only what follows the VCPU's
+//! state ([`VcpuState`]) is filled in on the way.
+
+mod features;
+mod tsc;
+mod xsave;
+
+pub use raw_cpuid::CpuIdResult;
+pub use tsc::TscRatio;
+
+use alloc::vec::Vec;
+use features::Allowed;
+
+/// The last basic leaf: 16H, processor frequencies. What lies beyond describes features
+/// that no guest is shown.
+const MAX_BASIC: u32 = 0x16;
+/// The leaf that starts the extended range.
+const EXTENDED: u32 = 0x8000_0000;
+/// The last extended leaf: address sizes.
+const MAX_EXTENDED: u32 = EXTENDED + 8;
+/// The leaf that tells of the hypervisor; the only one of its range.
+const HYPERVISOR: u32 = 0x4000_0000;
+/// By this, in EBX, ECX and EDX of [`HYPERVISOR`], a guest knows tarpit.
+const SIGNATURE: [u8; 12] = *b"TarpitTarpit";
+
+const NONE: CpuIdResult = CpuIdResult {
+    eax: 0,
+    ebx: 0,
+    ecx: 0,
+    edx: 0,
+};
+
+/// What the VMX controls of this machine let a guest use (SDM vol. 3, table 25-7):
+/// without the control, the instruction raises #UD.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VmxSupport {
+    /// "Enable RDTSCP", for RDTSCP and RDPID.
+    pub rdtscp: bool,
+    /// "Enable INVPCID".
+    pub invpcid: bool,
+    /// "Enable XSAVES/XRSTORS".
+    pub xsaves: bool,
+}
+
+/// Where a VCPU stands among its kind. There is one thread to a core and one package.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Topology {
+    /// How many VCPUs the VM has; at least one.
+    pub vcpus: u32,
+    /// The APIC ID of this one, below `vcpus`.
+    pub apic_id: u32,
+}
+
+impl Topology {
+    /// How many low bits of an APIC ID tell the cores of the package apart.
+    const fn core_bits(self) -> u32 {
+        match self.vcpus {
+            0 | 1 => 0,
+            vcpus => (vcpus - 1).ilog2() + 1,
+        }
+    }
+
+    /// The largest APIC ID that the package could have.
+    const fn last_core(self) -> u32 {
+        (1 << self.core_bits()) - 1
+    }
+}
+
+/// The state of a VCPU that CPUID shows. Asked for only where a leaf needs it.
+pub trait VcpuState {
+    /// CR4 as the guest sees it.
+    fn cr4(&self) -> u64;
+    /// XCR0.
+    fn xcr0(&self) -> u64;
+    /// Whether the local APIC is enabled globally, by bit 11 of IA32_APIC_BASE.
+    fn is_apic_enabled(&self) -> bool;
+}
+
+/// How to complete the answer of a leaf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Completion {
+    /// It is complete.
+    None,
+    /// Leaf 1 shows CR4.OSXSAVE and the local APIC's enable bit.
+    Features,
+    /// There is an answer for each sub-leaf, from `first` on in the list, and zeros after.
+    Subleaves { first: u8, count: u8 },
+    /// As `Subleaves`, but what is not listed still tells the sub-leaf and the APIC ID.
+    Topology { first: u8, count: u8 },
+    /// As `Subleaves`, and the first two tell the size of the enabled state.
+    Xsave { first: u8, count: u8 },
+}
+
+#[derive(Clone, Copy)]
+struct Leaf {
+    answer: CpuIdResult,
+    completion: Completion,
+}
+
+impl Leaf {
+    const fn plain(answer: CpuIdResult) -> Self {
+        Self {
+            answer,
+            completion: Completion::None,
+        }
+    }
+}
+
+/// All that CPUID answers on one VCPU.
+pub struct CpuidTable {
+    basic: [Leaf; MAX_BASIC as usize + 1],
+    extended: [Leaf; (MAX_EXTENDED - EXTENDED) as usize + 1],
+    hypervisor: Leaf,
+    subleaves: Vec<CpuIdResult>,
+    components: xsave::Components,
+    apic_id: u32,
+    allowed: Allowed,
+}
+
+impl CpuidTable {
+    /// Works out the answers for the VCPU at `topology`, on a host whose CPUID is `host`
+    /// (leaf, sub-leaf) and whose VMX can do what `vmx` says. `tsc` is the frequency of the
+    /// guest's TSC.
+    #[must_use]
+    pub fn new(
+        host: impl Fn(u32, u32) -> CpuIdResult,
+        vmx: VmxSupport,
+        topology: Topology,
+        tsc: TscRatio,
+    ) -> Self {
+        // Intel's CPUs answer a leaf that they do not have with another one's data.
+        let max_basic = host(0, 0).eax;
+        let max_extended = host(EXTENDED, 0).eax;
+        let host = |leaf, subleaf| match leaf {
+            0..EXTENDED if leaf <= max_basic => host(leaf, subleaf),
+            EXTENDED.. if leaf <= max_extended => host(leaf, subleaf),
+            _ => NONE,
+        };
+        let allowed = Allowed::new(&host, vmx);
+        let components = xsave::Components::new(&host, &allowed);
+        let mut table = Self {
+            basic: [Leaf::plain(NONE); _],
+            extended: [Leaf::plain(NONE); _],
+            hypervisor: Leaf::plain(CpuIdResult {
+                eax: HYPERVISOR,
+                ..text(&SIGNATURE)
+            }),
+            subleaves: Vec::new(),
+            components,
+            apic_id: topology.apic_id,
+            allowed,
+        };
+        table.fill_basic(&host, topology, tsc);
+        table.fill_extended(&host);
+        table
+    }
+
+    fn fill_basic(
+        &mut self,
+        host: &impl Fn(u32, u32) -> CpuIdResult,
+        topology: Topology,
+        tsc: TscRatio,
+    ) {
+        let allowed = self.allowed;
+        let mut set = |leaf: usize, answer| self.basic[leaf].answer = answer;
+        set(
+            0,
+            CpuIdResult {
+                eax: MAX_BASIC,
+                ..host(0, 0)
+            },
+        );
+        // Version, and CLFLUSH line size, brand index, core count and APIC ID.
+        let version = host(1, 0);
+        set(
+            1,
+            CpuIdResult {
+                eax: version.eax,
+                ebx: version.ebx & 0xFFFF
+                    | (topology.last_core() + 1) << 16
+                    | topology.apic_id << 24,
+                ecx: allowed.leaf1_ecx,
+                edx: allowed.leaf1_edx | u32::from(topology.vcpus > 1) << 28,
+            },
+        );
+        set(2, host(2, 0));
+        // Thermal and power management: that the APIC timer runs on in deep sleep (ARAT).
+        set(
+            6,
+            CpuIdResult {
+                eax: 1 << 2,
+                ..NONE
+            },
+        );
+        set(
+            0x15,
+            CpuIdResult {
+                eax: tsc.denominator(),
+                ebx: tsc.numerator(),
+                ecx: tsc.crystal_hz(),
+                edx: 0,
+            },
+        );
+        // Base and maximum frequency of the core, frequency of the bus, in MHz.
+        let mhz = tsc.rounded_mhz();
+        set(
+            0x16,
+            CpuIdResult {
+                eax: mhz,
+                ebx: mhz,
+                ecx: 100,
+                edx: 0,
+            },
+        );
+        self.basic[1].completion = Completion::Features;
+
+        let caches: Vec<_> = (0..8)
+            .map(|subleaf| host(4, subleaf))
+            .take_while(|cache| cache.eax & 0x1F != 0)
+            .map(|cache| own_cache(cache, topology))
+            .collect();
+        let (first, count) = self.add_subleaves(&caches);
+        self.basic[4].completion = Completion::Subleaves { first, count };
+
+        let features = [
+            CpuIdResult {
+                eax: 1,
+                ebx: allowed.leaf7_ebx,
+                ecx: allowed.leaf7_ecx,
+                edx: allowed.leaf7_edx,
+            },
+            CpuIdResult {
+                eax: allowed.leaf7_1_eax,
+                ..NONE
+            },
+        ];
+        let (first, count) = self.add_subleaves(&features);
+        self.basic[7].completion = Completion::Subleaves { first, count };
+
+        let level = |subleaf: u32, kind: u32, shift, processors| CpuIdResult {
+            eax: shift,
+            ebx: processors,
+            ecx: subleaf | kind << 8,
+            edx: topology.apic_id,
+        };
+        let (first, count) = self.add_subleaves(&[
+            level(0, 1, 0, 1),
+            level(1, 2, topology.core_bits(), topology.vcpus),
+        ]);
+        self.basic[0xB].completion = Completion::Topology { first, count };
+
+        if let Some(leaves) = self.components.leaves(&allowed) {
+            let (first, count) = self.add_subleaves(&leaves);
+            self.basic[0xD].completion = Completion::Xsave { first, count };
+        }
+    }
+
+    fn fill_extended(&mut self, host: &impl Fn(u32, u32) -> CpuIdResult) {
+        let allowed = self.allowed;
+        let mut set = |leaf: usize, answer| self.extended[leaf].answer = answer;
+        set(
+            0,
+            CpuIdResult {
+                eax: MAX_EXTENDED,
+                ..NONE
+            },
+        );
+        set(
+            1,
+            CpuIdResult {
+                ecx: allowed.extended1_ecx,
+                edx: allowed.extended1_edx,
+                ..NONE
+            },
+        );
+        for brand_string in 2..=4 {
+            set(brand_string, host(EXTENDED + brand_string as u32, 0));
+        }
+        set(
+            6,
+            CpuIdResult {
+                ecx: host(EXTENDED + 6, 0).ecx,
+                ..NONE
+            },
+        );
+        // The guest's TSC is invariant whatever the host's CPU says: tarpit's clock
+        // keeps it so.
+        set(
+            7,
+            CpuIdResult {
+                edx: 1 << 8,
+                ..NONE
+            },
+        );
+        // Sizes of physical addresses, as the CPU checks them, and of linear ones: 48
+        // bits without 5-level paging.
+        let physical = host(EXTENDED + 8, 0).eax & 0xFF;
+        set(
+            8,
+            CpuIdResult {
+                eax: physical | 48 << 8,
+                ..NONE
+            },
+        );
+    }
+
+    fn add_subleaves(&mut self, leaves: &[CpuIdResult]) -> (u8, u8) {
+        let first = self.subleaves.len() as u8;
+        self.subleaves.extend_from_slice(leaves);
+        (first, leaves.len() as u8)
+    }
+
+    /// What CPUID answers for `leaf` (EAX) and `subleaf` (ECX).
+    #[must_use]
+    #[inline]
+    pub fn lookup(&self, leaf: u32, subleaf: u32, state: &impl VcpuState) -> CpuIdResult {
+        let found = match self.basic.get(leaf as usize) {
+            Some(found) => found,
+            None => self.beyond_basic(leaf),
+        };
+        match found.completion {
+            Completion::None => found.answer,
+            Completion::Features => self.features(state),
+            completion => self.subleaf(completion, subleaf, state),
+        }
+    }
+
+    fn beyond_basic(&self, leaf: u32) -> &Leaf {
+        match leaf {
+            HYPERVISOR => &self.hypervisor,
+            // A leaf that is not there reads as the last basic one (SDM vol. 2, CPUID).
+            _ => (leaf.checked_sub(EXTENDED))
+                .and_then(|index| self.extended.get(index as usize))
+                .unwrap_or(&self.basic[MAX_BASIC as usize]),
+        }
+    }
+
+    fn features(&self, state: &impl VcpuState) -> CpuIdResult {
+        let mut answer = self.basic[1].answer;
+        if state.cr4() & features::CR4_OSXSAVE != 0 {
+            answer.ecx |= features::OSXSAVE;
+        }
+        if !state.is_apic_enabled() {
+            answer.edx &= !features::APIC;
+        }
+        answer
+    }
+
+    fn subleaf(&self, completion: Completion, subleaf: u32, state: &impl VcpuState) -> CpuIdResult {
+        let listed = |first: u8, count: u8| {
+            let index = usize::try_from(subleaf).ok()?;
+            (index < usize::from(count))
+                .then(|| self.subleaves.get(usize::from(first) + index).copied())
+                .flatten()
+        };
+        match completion {
+            Completion::None | Completion::Features => NONE,
+            Completion::Subleaves { first, count } => listed(first, count).unwrap_or(NONE),
+            Completion::Topology { first, count } => listed(first, count).unwrap_or(CpuIdResult {
+                ecx: subleaf & 0xFF,
+                edx: self.apic_id,
+                ..NONE
+            }),
+            Completion::Xsave { first, count } => {
+                let mut answer = listed(first, count).unwrap_or(NONE);
+                match subleaf {
+                    0 => answer.ebx = self.components.standard_size(state.xcr0()),
+                    1 if answer.eax & xsave::XSAVEC_OR_XSAVES != 0 => {
+                        answer.ebx = self.components.compacted_size(state.xcr0());
+                    }
+                    _ => {}
+                }
+                answer
+            }
+        }
+    }
+
+    /// The bits that XCR0 may have; bit 0 (x87) always among them. Zero if there is no XSAVE.
+    #[must_use]
+    pub const fn xcr0_allowed(&self) -> u64 {
+        self.components.mask()
+    }
+
+    /// Whether XSETBV may write `value` to XCR0, or raises #GP (SDM vol. 1, 13.3).
+    #[must_use]
+    pub const fn is_valid_xcr0(&self, value: u64) -> bool {
+        xsave::is_valid(value, self.components.mask())
+    }
+
+    /// The bits of CR4 that this VCPU has. Setting another one raises #GP.
+    #[must_use]
+    pub const fn cr4_allowed(&self) -> u64 {
+        self.allowed.cr4()
+    }
+
+    /// The bits of IA32_EFER that this VCPU has. Setting another one raises #GP.
+    #[must_use]
+    pub const fn efer_allowed(&self) -> u64 {
+        self.allowed.efer()
+    }
+
+    /// How many bits a physical address has (MAXPHYADDR).
+    #[must_use]
+    pub const fn physical_address_bits(&self) -> u32 {
+        self.extended[8].answer.eax & 0xFF
+    }
+}
+
+/// A cache of the host, shared by all cores of the VM if it is of level 3, by none if nearer.
+fn own_cache(cache: CpuIdResult, topology: Topology) -> CpuIdResult {
+    const KEPT: u32 = (1 << 14) - 1;
+    let level = cache.eax >> 5 & 0b111;
+    let others_sharing = if level >= 3 { topology.last_core() } else { 0 };
+    CpuIdResult {
+        eax: cache.eax & KEPT | others_sharing << 14 | topology.last_core() << 26,
+        ..cache
+    }
+}
+
+/// Twelve characters in EBX, ECX and EDX.
+fn text(characters: &[u8; 12]) -> CpuIdResult {
+    let register = |at: usize| {
+        let [a, b, c, d] = [0, 1, 2, 3].map(|n| characters[at + n]);
+        u32::from_le_bytes([a, b, c, d])
+    };
+    CpuIdResult {
+        eax: 0,
+        ebx: register(0),
+        ecx: register(4),
+        edx: register(8),
+    }
+}
+
+#[cfg(test)]
+mod tests;
