@@ -9,7 +9,6 @@ extern crate alloc;
 extern crate std;
 
 pub mod console;
-pub mod cpuid;
 pub mod emulate;
 pub mod fatal;
 pub mod cpuid;

@@ -1,2 +1,90 @@
-//! Build, image, run, test.
-fn main() {}
+//! `cargo xtask`: the command line.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use xtask::{baseline, build, bundle, clean, paths, run, test};
+
+/// Builds, runs and tests tarpit
+///
+/// Each command sets up what it needs: Debian packages (as root; otherwise it prints the command
+/// to run), the Rust target and a stock Debian kernel, which is fetched once into
+/// target/downloads and never installed.
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    max_term_width = 100,
+    after_help = "Exit status: 0 for success, 1 if a test failed, 2 for an error. `run --multiboot` \
+                  exits with the guest's result; see its --help.\n\n\
+                  Examples:\n  \
+                  cargo xtask run                        a Debian guest, console in this terminal\n  \
+                  cargo xtask run --vcpus 2 --cpus 2     with two VCPUs on two physical CPUs\n  \
+                  cargo xtask run --multiboot tsc.flat --append verbose\n  \
+                  cargo xtask image --output tarpit.iso  for another machine\n  \
+                  cargo xtask test                       everything; ends with `N passed, N failed, N skipped`"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Compile tarpit and its guests (release, x86_64-unknown-none)
+    Build,
+    /// Make a bootable CD: GRUB, tarpit and a guest as boot modules
+    Image(ImageOptions),
+    /// Build all, boot it on the best machine here, and open its serial console
+    Run(run::Options),
+    /// Run every test: format, lints, host tests, then machines in the emulator
+    Test(test::Options),
+    /// Measure a stock Linux's boot in Bochs without tarpit, in ticks
+    Baseline(baseline::Options),
+    /// Remove images and logs (and downloads, if told)
+    Clean(clean::Options),
+}
+
+#[derive(Args)]
+struct ImageOptions {
+    /// Where to write it [default: target/images/tarpit.iso]
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    bundle: bundle::Options,
+}
+
+fn main() -> ExitCode {
+    match dispatch(Cli::parse().command) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            // Not 1: that is a test kernel's success (see `run --multiboot`).
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<u8> {
+    match command {
+        Command::Build => {
+            let built = build::all()?;
+            for path in [&built.tarpit, &built.workload]
+                .into_iter()
+                .chain(&built.kernels)
+            {
+                println!("{}", paths::shown(path));
+            }
+        }
+        Command::Image(options) => {
+            bundle::make(&options.bundle, options.output.as_deref())?;
+        }
+        Command::Run(options) => return run::run(&options),
+        Command::Test(options) => return Ok(u8::from(!test::run(&options)?)),
+        Command::Baseline(options) => baseline::run(options)?,
+        Command::Clean(options) => clean::run(options)?,
+    }
+    Ok(0)
+}

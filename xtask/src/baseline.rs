@@ -1,0 +1,100 @@
+//! The stock Linux on the bare machine, without tarpit: what overheads are measured against.
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::image::{self, Contents};
+use crate::initramfs::{self, Shell};
+use crate::kernel::{self, Series};
+use crate::machine::{self, DEFAULT_IPS, End, Kind, Spec};
+use crate::progress::Step;
+use crate::serial::Session;
+use crate::{build, paths};
+
+/// Which kernel, and how fast the machine is.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Options {
+    /// Debian kernel
+    #[arg(long, default_value = "6.1", value_name = "SERIES")]
+    pub kernel_series: Series,
+    /// Instructions that make a second of emulated time
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_IPS)]
+    pub ips: u64,
+}
+
+/// When things happened in a boot, in Bochs's ticks (instructions) since power-on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BootTicks {
+    /// The kernel's first line.
+    pub kernel: u64,
+    /// The first line from userland.
+    pub userland: u64,
+}
+
+impl BootTicks {
+    /// Follows a Linux with the workload in this session from power-on to userland.
+    ///
+    /// # Errors
+    /// When it does not get there, or the machine is not Bochs.
+    pub fn measure(session: &mut Session) -> Result<Self> {
+        session.wait_for("Linux version")?;
+        let kernel = session.machine().ticks()?;
+        session.wait_for("workload: userland")?;
+        let userland = session.machine().ticks()?;
+        Ok(Self { kernel, userland })
+    }
+}
+
+/// Boots the stock kernel with the idle workload in Bochs, to userland and to power-off.
+///
+/// # Errors
+/// When something cannot be built or fetched, or the boot fails.
+pub fn measure(options: Options) -> Result<BootTicks> {
+    machine::ensure_installed(Kind::Bochs)?;
+    let contents = Contents::Linux {
+        kernel: kernel::fetch(options.kernel_series)?,
+        initrd: initramfs::pack("baseline", &build::workload()?, Shell::None)?,
+        command_line: "console=ttyS0 workload.mode=idle".to_owned(),
+    };
+    let iso = image::make("baseline", &contents, None)?;
+    let spec = Spec {
+        ips: options.ips,
+        ..Spec::from_iso("baseline", &iso)
+    };
+    let step = Step::begin(format!(
+        "Booting Linux {} in Bochs without tarpit, {} instructions a second",
+        options.kernel_series.name(),
+        options.ips
+    ));
+    let mut session = Session::start(Kind::Bochs, &spec)?.patience(crate::serial::PATIENCE * 5);
+    let ticks = BootTicks::measure(&mut session)?;
+    step.detail("in userland");
+    session.wait_for("workload: ready")?;
+    session.send_line("poweroff")?;
+    match session.wait_for_end()? {
+        End::PoweredOff { .. } => Ok(ticks),
+        end => anyhow::bail!(
+            "{end} (log: {})",
+            paths::shown(&session.machine().files().emulator)
+        ),
+    }
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// As [`measure`].
+pub fn run(options: Options) -> Result<()> {
+    let BootTicks { kernel, userland } = measure(options)?;
+    println!(
+        "Linux {} without tarpit, in ticks:",
+        options.kernel_series.name()
+    );
+    println!("  power-on to the kernel's first line {kernel:>14}");
+    println!("  power-on to userland                {userland:>14}");
+    println!(
+        "  first line to userland              {:>14}",
+        userland.saturating_sub(kernel)
+    );
+    Ok(())
+}

@@ -1,0 +1,110 @@
+//! The command lines of boot modules: how tarpit learns what to make of a file.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// A file that the boot loader puts into memory for tarpit, and its command line.
+#[derive(Clone, Debug)]
+pub struct Module {
+    /// The file on this machine.
+    pub file: PathBuf,
+    /// What tarpit is told about it.
+    pub command_line: String,
+}
+
+impl Module {
+    /// A guest's initial RAM disk.
+    pub fn initrd(file: &Path, vm: &str) -> Self {
+        Self {
+            file: file.to_owned(),
+            command_line: format!("initrd vm={vm}"),
+        }
+    }
+}
+
+/// A guest: the options of a `kernel` module.
+///
+/// Its text form is the module's command line,
+/// `kernel vm=NAME mem=256M vcpus=1 [pin=0] [-- GUEST KERNEL COMMAND LINE]`.
+#[derive(Clone, Debug)]
+pub struct Guest {
+    /// The VM's name.
+    pub name: String,
+    /// Guest RAM in MiB.
+    pub memory_mib: u32,
+    /// How many VCPUs.
+    pub vcpus: u32,
+    /// The physical CPU for all VCPUs, or any.
+    pub pin: Option<u32>,
+    /// The guest kernel's own command line.
+    pub command_line: String,
+}
+
+impl Guest {
+    /// A VM with one VCPU and 256 MiB.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            memory_mib: 256,
+            vcpus: 1,
+            pin: None,
+            command_line: String::new(),
+        }
+    }
+
+    /// This guest with another kernel command line.
+    #[must_use]
+    pub fn command_line(mut self, text: &str) -> Self {
+        text.clone_into(&mut self.command_line);
+        self
+    }
+
+    /// The module that holds this guest's kernel.
+    pub fn kernel(&self, file: &Path) -> Module {
+        Module {
+            file: file.to_owned(),
+            command_line: self.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for Guest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            name,
+            memory_mib,
+            vcpus,
+            pin,
+            command_line,
+        } = self;
+        write!(f, "kernel vm={name} mem={memory_mib}M vcpus={vcpus}")?;
+        if let Some(cpu) = pin {
+            write!(f, " pin={cpu}")?;
+        }
+        if !command_line.is_empty() {
+            write!(f, " -- {command_line}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_is_described_by_its_command_line() {
+        let guest = Guest {
+            pin: Some(1),
+            vcpus: 2,
+            ..Guest::new("debian")
+        };
+        assert_eq!(guest.to_string(), "kernel vm=debian mem=256M vcpus=2 pin=1");
+        assert_eq!(
+            Guest::new("a")
+                .command_line("console=ttyS0 quiet")
+                .to_string(),
+            "kernel vm=a mem=256M vcpus=1 -- console=ttyS0 quiet"
+        );
+    }
+}

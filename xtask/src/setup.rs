@@ -1,0 +1,165 @@
+//! What must be on this machine before a command can work, and how it gets there.
+//!
+//! Every command asks for what it needs. What is missing is installed when we are root;
+//! otherwise the command ends with the exact line to run.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use xshell::{Shell, cmd};
+
+mod rust_target;
+
+pub use rust_target::{TARGET, Toolchain};
+
+/// Debian packages that make a bootable ISO.
+pub const IMAGE_PACKAGES: &[&str] = &["grub-common", "grub-pc-bin", "mtools", "xorriso"];
+/// Debian packages that emulate a PC with VMX.
+pub const BOCHS_PACKAGES: &[&str] = &["bochs", "bochs-term", "bochsbios", "vgabios"];
+/// Debian packages that run a PC with QEMU.
+pub const QEMU_PACKAGES: &[&str] = &["qemu-system-x86", "seabios"];
+/// Debian packages that go into the Linux guest.
+pub const INITRAMFS_PACKAGES: &[&str] = &["busybox-static"];
+
+/// Sees to it that these Debian packages are installed.
+///
+/// # Errors
+/// When one is missing and cannot be installed; without root, the error is the command to run.
+pub fn ensure_packages(packages: &[&str]) -> Result<()> {
+    let missing = missing_packages(packages)?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    eprintln!("Missing Debian packages: {}", missing.join(" "));
+    if !is_root() {
+        bail!(
+            "not root: run `{}` and try again",
+            install_command(&missing)
+        );
+    }
+    let sh = Shell::new()?;
+    sh.set_var("DEBIAN_FRONTEND", "noninteractive");
+    if !missing.iter().all(|package| is_known_to_apt(&sh, package)) {
+        update_package_lists()?;
+    }
+    eprintln!("Installing them with apt-get");
+    if install(&sh, &missing).is_err() {
+        // The lists name versions that the archive has replaced since.
+        update_package_lists()?;
+        install(&sh, &missing)?;
+    }
+    let still = missing_packages(packages)?;
+    if !still.is_empty() {
+        bail!("apt-get installed nothing for: {}", still.join(" "));
+    }
+    Ok(())
+}
+
+fn install(sh: &Shell, packages: &[&str]) -> Result<()> {
+    Ok(cmd!(
+        sh,
+        "apt-get install --yes --no-install-recommends {packages...}"
+    )
+    .run()?)
+}
+
+/// Runs `apt-get update`.
+///
+/// # Errors
+/// When it fails; without root, the error is the command to run.
+pub fn update_package_lists() -> Result<()> {
+    if !is_root() {
+        bail!("not root, and apt's package lists are missing or old: run `sudo apt-get update`");
+    }
+    eprintln!("Updating apt's package lists");
+    let sh = Shell::new()?;
+    cmd!(sh, "apt-get update --quiet")
+        .run()
+        .context("apt-get update failed")
+}
+
+/// Whether this process may install packages.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+fn is_known_to_apt(sh: &Shell, package: &str) -> bool {
+    cmd!(sh, "apt-cache show {package}")
+        .quiet()
+        .ignore_stderr()
+        .read()
+        .is_ok()
+}
+
+fn missing_packages<'a>(wanted: &[&'a str]) -> Result<Vec<&'a str>> {
+    // It fails when any of the packages is unknown, and still lists the others.
+    let output = Command::new("dpkg-query")
+        .args(["--show", "--showformat=${Package} ${db:Status-Status}\\n"])
+        .args(wanted)
+        .output()
+        .with_context(|| {
+            format!(
+                "no dpkg-query: is this Debian? tarpit's tools need: {}",
+                wanted.join(" ")
+            )
+        })?;
+    Ok(not_installed(
+        wanted,
+        &String::from_utf8_lossy(&output.stdout),
+    ))
+}
+
+/// Those of `wanted` that `listing`, lines of `package status`, does not call installed.
+fn not_installed<'a>(wanted: &[&'a str], listing: &str) -> Vec<&'a str> {
+    let installed: Vec<&str> = listing
+        .lines()
+        .filter_map(|line| line.strip_suffix(" installed"))
+        .collect();
+    wanted
+        .iter()
+        .copied()
+        .filter(|package| !installed.contains(package))
+        .collect()
+}
+
+fn install_command(missing: &[&str]) -> String {
+    format!(
+        "sudo apt-get install --no-install-recommends {}",
+        missing.join(" ")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_package_is_missing_unless_dpkg_says_installed() {
+        let listing = "bochs installed\nxorriso config-files\nmtools not-installed\n";
+        assert_eq!(
+            not_installed(&["bochs", "xorriso", "mtools", "vgabios"], listing),
+            ["xorriso", "mtools", "vgabios"]
+        );
+    }
+
+    #[test]
+    fn a_package_is_not_installed_because_its_name_begins_like_one() {
+        assert_eq!(
+            not_installed(&["bochs"], "bochs-term installed\n"),
+            ["bochs"]
+        );
+    }
+
+    #[test]
+    fn nothing_is_installed_where_dpkg_knows_nothing() {
+        assert_eq!(not_installed(&["bochs", "mtools"], ""), ["bochs", "mtools"]);
+    }
+
+    #[test]
+    fn the_command_to_run_names_every_missing_package() {
+        assert_eq!(
+            install_command(&["bochs", "vgabios"]),
+            "sudo apt-get install --no-install-recommends bochs vgabios"
+        );
+    }
+}
