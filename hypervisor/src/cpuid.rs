@@ -13,6 +13,7 @@ pub use raw_cpuid::CpuIdResult;
 pub use tsc::TscRatio;
 
 use alloc::vec::Vec;
+use devices::time::Hertz;
 use features::Allowed;
 
 /// The last basic leaf: 16H, processor frequencies. What lies beyond describes features
@@ -81,25 +82,43 @@ pub struct Dynamic {
     pub apic_enabled: bool,
 }
 
+/// CPUID of the CPU that this runs on.
+#[must_use]
+pub fn host(leaf: u32, subleaf: u32) -> CpuIdResult {
+    raw_cpuid::native_cpuid::cpuid_count(leaf, subleaf)
+}
+
 /// All that CPUID answers in a VM.
 pub struct GuestCpuid {
-    /// By VCPU; their APIC IDs are their numbers.
+    /// By VCPU; their APIC IDs are their numbers. There is at least one.
     tables: Vec<CpuidTable>,
+    tsc: TscRatio,
+    limits: Limits,
+    signature: u32,
 }
 
 impl GuestCpuid {
-    /// Works out the answers for a VM of `vcpus` VCPUs, on a host whose CPUID is `host` (leaf,
-    /// sub-leaf) and whose VMX can do what `vmx` says. `tsc` is the frequency of the guest's TSC.
+    /// Works out the answers for a VM of `vcpus` VCPUs (at least one), on a host whose CPUID
+    /// is `host` (leaf, sub-leaf) and whose VMX can do what `vmx` says. `tsc` is the frequency
+    /// of the guest's TSC.
     #[must_use]
     pub fn new(
         host: impl Fn(u32, u32) -> CpuIdResult,
         vmx: VmxSupport,
         vcpus: u32,
-        tsc: TscRatio,
+        tsc: Hertz,
     ) -> Self {
+        let tsc = TscRatio::new(tsc);
         let table = |apic_id| CpuidTable::new(&host, vmx, Topology { vcpus, apic_id }, tsc);
+        let first = table(0);
+        let (limits, signature) = (first.limits(), first.basic[1].answer.eax);
         Self {
-            tables: (0..vcpus.max(1)).map(table).collect(),
+            tables: core::iter::once(first)
+                .chain((1..vcpus).map(table))
+                .collect(),
+            tsc,
+            limits,
+            signature,
         }
     }
 
@@ -120,12 +139,28 @@ impl GuestCpuid {
         }
     }
 
-    /// What the VCPUs have in common: the limits of their control registers.
+    /// What the features mean for registers.
     #[must_use]
-    pub fn limits(&self) -> Limits {
-        self.tables
-            .first()
-            .map_or(Limits::default(), CpuidTable::limits)
+    pub const fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The frequency of the TSC, as leaf 15H tells it.
+    #[must_use]
+    pub const fn tsc(&self) -> TscRatio {
+        self.tsc
+    }
+
+    /// The input clock of the local APICs' timers: the crystal of leaf 15H.
+    #[must_use]
+    pub const fn apic_timer_hz(&self) -> Hertz {
+        self.tsc.apic_timer_hz()
+    }
+
+    /// Family, model and stepping, as leaf 1 has them in EAX.
+    #[must_use]
+    pub const fn signature(&self) -> u32 {
+        self.signature
     }
 }
 
@@ -144,6 +179,8 @@ pub struct Limits {
     pub tsc_aux: bool,
     /// Whether IA32_ARCH_CAPABILITIES exists.
     pub arch_capabilities: bool,
+    /// Whether IA32_XSS exists.
+    pub xss: bool,
     /// How many bits a physical address has (MAXPHYADDR).
     pub physical_address_bits: u32,
 }
@@ -456,6 +493,7 @@ impl CpuidTable {
             xsave_bytes: self.components.standard_size(self.components.mask()) as usize,
             tsc_aux: self.allowed.has_tsc_aux(),
             arch_capabilities: self.allowed.has_arch_capabilities(),
+            xss: self.components.has_xsaves(&self.allowed),
             physical_address_bits: self.extended[8].answer.eax & 0xFF,
         }
     }

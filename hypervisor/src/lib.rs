@@ -7,4 +7,5 @@ extern crate std;
 pub mod cpuid;
 pub mod guest_boot;
 pub mod guest_memory;
+pub mod msr;
 pub mod vm_config;

@@ -1,5 +1,4 @@
 use super::*;
-use devices::time::Hertz;
 use proptest::prelude::*;
 
 const ALL: VmxSupport = VmxSupport {
@@ -205,7 +204,7 @@ fn control_registers_offer_what_cpuid_shows() {
     assert_eq!(limits.efer, 0xD01);
     assert_eq!((limits.xcr0, limits.xsave_bytes), (0xE7, 2688));
     assert_eq!(limits.physical_address_bits, 46);
-    assert!(limits.tsc_aux && !limits.arch_capabilities);
+    assert!(limits.tsc_aux && limits.xss && !limits.arch_capabilities);
 }
 
 #[test]
@@ -229,9 +228,8 @@ fn the_hypervisor_has_a_name() {
 
 #[test]
 fn each_vcpu_is_a_core_of_one_package() {
-    let tsc = TscRatio::new(Hertz::new(1_000_000_000));
     for vcpus in 1..=8 {
-        let guest = GuestCpuid::new(skylake_x, ALL, vcpus, tsc);
+        let guest = GuestCpuid::new(skylake_x, ALL, vcpus, Hertz::new(1_000_000_000));
         for apic_id in 0..vcpus {
             let lookup = |leaf, subleaf| guest.query(apic_id, leaf, subleaf, || AFTER_RESET);
             assert_eq!(lookup(1, 0).ebx >> 24, apic_id);

@@ -52,6 +52,11 @@ impl Components {
         self.mask
     }
 
+    /// Whether there are XSAVES, XRSTORS and IA32_XSS.
+    pub(super) const fn has_xsaves(&self, allowed: &Allowed) -> bool {
+        self.mask != 0 && allowed.xsaves && self.host[1].eax & XSAVES != 0
+    }
+
     /// The sub-leaves, but for the sizes that follow XCR0; `None` if there is no XSAVE.
     pub(super) fn leaves(&self, allowed: &Allowed) -> Option<Vec<CpuIdResult>> {
         if self.mask == 0 {
