@@ -1,9 +1,9 @@
 //! What CPUID tells a guest: an allow-list of what the host's CPU can do and tarpit
 //! virtualises truthfully, with the VM's own topology and the true frequency of its TSC.
 //!
-//! All leaves of a VCPU are worked out once, into a [`CpuidTable`]; answering a CPUID
+//! All leaves of all VCPUs are worked out once, into a [`GuestCpuid`]; answering a CPUID
 //! exit is a look-up in it, as few instructions as can be. Only what follows the VCPU's
-//! state ([`VcpuState`]) is filled in on the way.
+//! state ([`Dynamic`]) is filled in on the way.
 
 mod features;
 mod tsc;
@@ -13,6 +13,7 @@ pub use raw_cpuid::CpuIdResult;
 pub use tsc::TscRatio;
 
 use alloc::vec::Vec;
+use devices::time::Hertz;
 use features::Allowed;
 
 /// The last basic leaf: 16H, processor frequencies. What lies beyond describes features
@@ -48,11 +49,11 @@ pub struct VmxSupport {
 
 /// Where a VCPU stands among its kind. There is one thread to a core and one package.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Topology {
+struct Topology {
     /// How many VCPUs the VM has; at least one.
-    pub vcpus: u32,
+    vcpus: u32,
     /// The APIC ID of this one, below `vcpus`.
-    pub apic_id: u32,
+    apic_id: u32,
 }
 
 impl Topology {
@@ -70,14 +71,118 @@ impl Topology {
     }
 }
 
-/// The state of a VCPU that CPUID shows. Asked for only where a leaf needs it.
-pub trait VcpuState {
+/// The state of a VCPU that CPUID shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dynamic {
     /// CR4 as the guest sees it.
-    fn cr4(&self) -> u64;
+    pub cr4: u64,
     /// XCR0.
-    fn xcr0(&self) -> u64;
+    pub xcr0: u64,
     /// Whether the local APIC is enabled globally, by bit 11 of IA32_APIC_BASE.
-    fn is_apic_enabled(&self) -> bool;
+    pub apic_enabled: bool,
+}
+
+/// CPUID of the CPU that this runs on.
+#[must_use]
+pub fn host(leaf: u32, subleaf: u32) -> CpuIdResult {
+    raw_cpuid::native_cpuid::cpuid_count(leaf, subleaf)
+}
+
+/// All that CPUID answers in a VM.
+pub struct GuestCpuid {
+    /// By VCPU; their APIC IDs are their numbers. There is at least one.
+    tables: Vec<CpuidTable>,
+    tsc: TscRatio,
+    limits: Limits,
+    signature: u32,
+}
+
+impl GuestCpuid {
+    /// Works out the answers for a VM of `vcpus` VCPUs (at least one), on a host whose CPUID
+    /// is `host` (leaf, sub-leaf) and whose VMX can do what `vmx` says. `tsc` is the frequency
+    /// of the guest's TSC.
+    #[must_use]
+    pub fn new(
+        host: impl Fn(u32, u32) -> CpuIdResult,
+        vmx: VmxSupport,
+        vcpus: u32,
+        tsc: Hertz,
+    ) -> Self {
+        let tsc = TscRatio::new(tsc);
+        let table = |apic_id| CpuidTable::new(&host, vmx, Topology { vcpus, apic_id }, tsc);
+        let first = table(0);
+        let (limits, signature) = (first.limits(), first.basic[1].answer.eax);
+        Self {
+            tables: core::iter::once(first)
+                .chain((1..vcpus).map(table))
+                .collect(),
+            tsc,
+            limits,
+            signature,
+        }
+    }
+
+    /// What CPUID answers on VCPU `vcpu` for `leaf` (EAX) and `subleaf` (ECX). `dynamic` is
+    /// called only where the answer depends on it.
+    #[must_use]
+    #[inline]
+    pub fn query(
+        &self,
+        vcpu: u32,
+        leaf: u32,
+        subleaf: u32,
+        dynamic: impl FnOnce() -> Dynamic,
+    ) -> CpuIdResult {
+        match self.tables.get(vcpu as usize) {
+            Some(table) => table.lookup(leaf, subleaf, dynamic),
+            None => NONE,
+        }
+    }
+
+    /// What the features mean for registers.
+    #[must_use]
+    pub const fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The frequency of the TSC, as leaf 15H tells it.
+    #[must_use]
+    pub const fn tsc(&self) -> TscRatio {
+        self.tsc
+    }
+
+    /// The input clock of the local APICs' timers: the crystal of leaf 15H.
+    #[must_use]
+    pub const fn apic_timer_hz(&self) -> Hertz {
+        self.tsc.apic_timer_hz()
+    }
+
+    /// Family, model and stepping, as leaf 1 has them in EAX.
+    #[must_use]
+    pub const fn signature(&self) -> u32 {
+        self.signature
+    }
+}
+
+/// What the features that CPUID shows mean for registers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// The bits that CR4 may have. Setting another one raises #GP.
+    pub cr4: u64,
+    /// The bits that IA32_EFER may have, LMA among them. Setting another one raises #GP.
+    pub efer: u64,
+    /// The bits that XCR0 may have. Zero if there is no XSAVE.
+    pub xcr0: u64,
+    /// The size of an XSAVE area in standard format for all of XCR0, in bytes.
+    pub xsave_bytes: usize,
+    /// Whether IA32_TSC_AUX exists.
+    pub tsc_aux: bool,
+    /// Whether IA32_ARCH_CAPABILITIES exists.
+    pub arch_capabilities: bool,
+    /// Whether IA32_XSS exists.
+    pub xss: bool,
+    /// How many bits a physical address has (MAXPHYADDR).
+    pub physical_address_bits: u32,
 }
 
 /// How to complete the answer of a leaf.
@@ -111,7 +216,7 @@ impl Leaf {
 }
 
 /// All that CPUID answers on one VCPU.
-pub struct CpuidTable {
+struct CpuidTable {
     basic: [Leaf; MAX_BASIC as usize + 1],
     extended: [Leaf; (MAX_EXTENDED - EXTENDED) as usize + 1],
     hypervisor: Leaf,
@@ -122,11 +227,8 @@ pub struct CpuidTable {
 }
 
 impl CpuidTable {
-    /// Works out the answers for the VCPU at `topology`, on a host whose CPUID is `host`
-    /// (leaf, sub-leaf) and whose VMX can do what `vmx` says. `tsc` is the frequency of the
-    /// guest's TSC.
-    #[must_use]
-    pub fn new(
+    /// Works out the answers for the VCPU at `topology`.
+    fn new(
         host: impl Fn(u32, u32) -> CpuIdResult,
         vmx: VmxSupport,
         topology: Topology,
@@ -315,17 +417,16 @@ impl CpuidTable {
     }
 
     /// What CPUID answers for `leaf` (EAX) and `subleaf` (ECX).
-    #[must_use]
     #[inline]
-    pub fn lookup(&self, leaf: u32, subleaf: u32, state: &impl VcpuState) -> CpuIdResult {
+    fn lookup(&self, leaf: u32, subleaf: u32, dynamic: impl FnOnce() -> Dynamic) -> CpuIdResult {
         let found = match self.basic.get(leaf as usize) {
             Some(found) => found,
             None => self.beyond_basic(leaf),
         };
         match found.completion {
             Completion::None => found.answer,
-            Completion::Features => self.features(state),
-            completion => self.subleaf(completion, subleaf, state),
+            Completion::Features => self.features(&dynamic()),
+            completion => self.subleaf(completion, subleaf, dynamic),
         }
     }
 
@@ -339,18 +440,23 @@ impl CpuidTable {
         }
     }
 
-    fn features(&self, state: &impl VcpuState) -> CpuIdResult {
+    fn features(&self, dynamic: &Dynamic) -> CpuIdResult {
         let mut answer = self.basic[1].answer;
-        if state.cr4() & features::CR4_OSXSAVE != 0 {
+        if dynamic.cr4 & features::CR4_OSXSAVE != 0 {
             answer.ecx |= features::OSXSAVE;
         }
-        if !state.is_apic_enabled() {
+        if !dynamic.apic_enabled {
             answer.edx &= !features::APIC;
         }
         answer
     }
 
-    fn subleaf(&self, completion: Completion, subleaf: u32, state: &impl VcpuState) -> CpuIdResult {
+    fn subleaf(
+        &self,
+        completion: Completion,
+        subleaf: u32,
+        dynamic: impl FnOnce() -> Dynamic,
+    ) -> CpuIdResult {
         let listed = |first: u8, count: u8| {
             let index = usize::try_from(subleaf).ok()?;
             (index < usize::from(count))
@@ -368,9 +474,9 @@ impl CpuidTable {
             Completion::Xsave { first, count } => {
                 let mut answer = listed(first, count).unwrap_or(NONE);
                 match subleaf {
-                    0 => answer.ebx = self.components.standard_size(state.xcr0()),
+                    0 => answer.ebx = self.components.standard_size(dynamic().xcr0),
                     1 if answer.eax & xsave::XSAVEC_OR_XSAVES != 0 => {
-                        answer.ebx = self.components.compacted_size(state.xcr0());
+                        answer.ebx = self.components.compacted_size(dynamic().xcr0);
                     }
                     _ => {}
                 }
@@ -379,34 +485,17 @@ impl CpuidTable {
         }
     }
 
-    /// The bits that XCR0 may have; bit 0 (x87) always among them. Zero if there is no XSAVE.
-    #[must_use]
-    pub const fn xcr0_allowed(&self) -> u64 {
-        self.components.mask()
-    }
-
-    /// Whether XSETBV may write `value` to XCR0, or raises #GP (SDM vol. 1, 13.3).
-    #[must_use]
-    pub const fn is_valid_xcr0(&self, value: u64) -> bool {
-        xsave::is_valid(value, self.components.mask())
-    }
-
-    /// The bits of CR4 that this VCPU has. Setting another one raises #GP.
-    #[must_use]
-    pub const fn cr4_allowed(&self) -> u64 {
-        self.allowed.cr4()
-    }
-
-    /// The bits of IA32_EFER that this VCPU has. Setting another one raises #GP.
-    #[must_use]
-    pub const fn efer_allowed(&self) -> u64 {
-        self.allowed.efer()
-    }
-
-    /// How many bits a physical address has (MAXPHYADDR).
-    #[must_use]
-    pub const fn physical_address_bits(&self) -> u32 {
-        self.extended[8].answer.eax & 0xFF
+    fn limits(&self) -> Limits {
+        Limits {
+            cr4: self.allowed.cr4(),
+            efer: self.allowed.efer(),
+            xcr0: self.components.mask(),
+            xsave_bytes: self.components.standard_size(self.components.mask()) as usize,
+            tsc_aux: self.allowed.has_tsc_aux(),
+            arch_capabilities: self.allowed.has_arch_capabilities(),
+            xss: self.components.has_xsaves(&self.allowed),
+            physical_address_bits: self.extended[8].answer.eax & 0xFF,
+        }
     }
 }
 

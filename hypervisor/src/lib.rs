@@ -26,6 +26,7 @@ pub mod suppression;
 mod test_ram;
 pub mod vcpu;
 pub mod vm;
+pub mod msr;
 pub mod vm_config;
 
 pub use machine::Machine;

@@ -88,22 +88,6 @@ bits! {
     NEEDS_AVX512_LEAF7_1_EAX = { AVX512_BF16: 5 };
 }
 
-/// The bits of IA32_ARCH_CAPABILITIES that tell of a hardware flaw the CPU does not have:
-/// true for a guest as well, and with nothing to control. RDCL, SSB, MDS, machine check on
-/// page size change, TAA, SBDR/SSDP, FBSDP, PSDP, BHI, PBRSB, GDS, RFDS.
-pub(crate) const ARCH_CAPABILITIES_ALLOWED: u64 = 1
-    | 1 << 4
-    | 1 << 5
-    | 1 << 6
-    | 1 << 8
-    | 1 << 13
-    | 1 << 14
-    | 1 << 15
-    | 1 << 20
-    | 1 << 24
-    | 1 << 26
-    | 1 << 27;
-
 /// The features that a guest has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Allowed {
@@ -174,6 +158,15 @@ impl Allowed {
         self.leaf7_ebx & AVX512F != 0
     }
 
+    pub(super) const fn has_tsc_aux(&self) -> bool {
+        self.extended1_edx & NEEDS_RDTSCP_EXTENDED1_EDX != 0
+            || self.leaf7_ecx & NEEDS_RDTSCP_LEAF7_ECX != 0
+    }
+
+    pub(super) const fn has_arch_capabilities(&self) -> bool {
+        self.leaf7_edx & 1 << 29 != 0
+    }
+
     /// The bits of CR4 that come with these features (SDM vol. 3, 2.5).
     pub(super) const fn cr4(&self) -> u64 {
         /// OSFXSR and OSXMMEXCPT, with SSE; PCE and MCE, always.
@@ -205,7 +198,7 @@ impl Allowed {
         bits
     }
 
-    /// The bits of IA32_EFER that come with these features: SCE, LME and LMA, NXE.
+    /// The bits of IA32_EFER that come with these features: SCE; LME and LMA; NXE.
     pub(super) const fn efer(&self) -> u64 {
         let (syscall, nx, long_mode) = (1 << 11, 1 << 20, 1 << 29);
         let mut bits = 0;

@@ -1,5 +1,4 @@
 use super::*;
-use devices::time::Hertz;
 use proptest::prelude::*;
 
 const ALL: VmxSupport = VmxSupport {
@@ -50,31 +49,11 @@ fn skylake_x(leaf_number: u32, subleaf: u32) -> CpuIdResult {
     }
 }
 
-struct State {
-    cr4: u64,
-    xcr0: u64,
-    is_apic_enabled: bool,
-}
-
-const AFTER_RESET: State = State {
+const AFTER_RESET: Dynamic = Dynamic {
     cr4: 0,
     xcr0: 1,
-    is_apic_enabled: true,
+    apic_enabled: true,
 };
-
-impl VcpuState for State {
-    fn cr4(&self) -> u64 {
-        self.cr4
-    }
-
-    fn xcr0(&self) -> u64 {
-        self.xcr0
-    }
-
-    fn is_apic_enabled(&self) -> bool {
-        self.is_apic_enabled
-    }
-}
 
 fn table_with(vmx: VmxSupport, topology: Topology) -> CpuidTable {
     let tsc = TscRatio::new(Hertz::new(100_000_000));
@@ -86,7 +65,7 @@ fn table() -> CpuidTable {
 }
 
 fn answer(leaf: u32, subleaf: u32) -> CpuIdResult {
-    table().lookup(leaf, subleaf, &AFTER_RESET)
+    table().lookup(leaf, subleaf, || AFTER_RESET)
 }
 
 fn has(register: u32, bit: u32) -> bool {
@@ -124,17 +103,17 @@ fn what_tarpit_makes_is_shown_though_the_host_may_lack_it() {
     };
     let tsc = TscRatio::new(Hertz::new(1_000_000_000));
     let table = CpuidTable::new(bare, ALL, ONE, tsc);
-    let features = table.lookup(1, 0, &AFTER_RESET);
+    let features = table.lookup(1, 0, || AFTER_RESET);
     for (name, bit) in [("x2APIC", 21), ("TSC deadline", 24), ("hypervisor", 31)] {
         assert!(has(features.ecx, bit), "{name}");
     }
     assert!(has(features.edx, 9), "APIC");
-    assert!(has(table.lookup(7, 0, &AFTER_RESET).ebx, 1), "TSC_ADJUST");
+    assert!(has(table.lookup(7, 0, || AFTER_RESET).ebx, 1), "TSC_ADJUST");
     assert!(
-        has(table.lookup(0x8000_0007, 0, &AFTER_RESET).edx, 8),
+        has(table.lookup(0x8000_0007, 0, || AFTER_RESET).edx, 8),
         "invariant TSC"
     );
-    assert!(has(table.lookup(6, 0, &AFTER_RESET).eax, 2), "ARAT");
+    assert!(has(table.lookup(6, 0, || AFTER_RESET).eax, 2), "ARAT");
 }
 
 #[test]
@@ -144,7 +123,7 @@ fn what_needs_a_vmx_control_is_hidden_without_it() {
         invpcid: false,
         xsaves: false,
     };
-    let lookup = |vmx, leaf, subleaf| table_with(vmx, ONE).lookup(leaf, subleaf, &AFTER_RESET);
+    let lookup = |vmx, leaf, subleaf| table_with(vmx, ONE).lookup(leaf, subleaf, || AFTER_RESET);
     for (vmx, shown) in [(ALL, true), (none, false)] {
         assert_eq!(has(lookup(vmx, 0x8000_0001, 0).edx, 27), shown, "RDTSCP");
         assert_eq!(has(lookup(vmx, 7, 0).ebx, 10), shown, "INVPCID");
@@ -154,34 +133,34 @@ fn what_needs_a_vmx_control_is_hidden_without_it() {
 
 #[test]
 fn osxsave_follows_cr4() {
-    let state = State {
+    let state = Dynamic {
         cr4: CR4_OSXSAVE,
         ..AFTER_RESET
     };
-    assert!(has(table().lookup(1, 0, &state).ecx, 27));
-    assert!(!has(table().lookup(1, 0, &AFTER_RESET).ecx, 27));
+    assert!(has(table().lookup(1, 0, || state).ecx, 27));
+    assert!(!has(table().lookup(1, 0, || AFTER_RESET).ecx, 27));
 }
 
 use features::CR4_OSXSAVE;
 
 #[test]
 fn the_apic_bit_follows_ia32_apic_base() {
-    let state = State {
-        is_apic_enabled: false,
+    let state = Dynamic {
+        apic_enabled: false,
         ..AFTER_RESET
     };
-    assert!(!has(table().lookup(1, 0, &state).edx, 9));
-    assert!(has(table().lookup(1, 0, &AFTER_RESET).edx, 9));
+    assert!(!has(table().lookup(1, 0, || state).edx, 9));
+    assert!(has(table().lookup(1, 0, || AFTER_RESET).edx, 9));
 }
 
 #[test]
 fn the_size_of_the_xsave_area_follows_xcr0() {
     let size = |xcr0, subleaf| {
-        let state = State {
+        let state = Dynamic {
             xcr0,
             ..AFTER_RESET
         };
-        table().lookup(0xD, subleaf, &state).ebx
+        table().lookup(0xD, subleaf, || state).ebx
     };
     assert_eq!(size(0b1, 0), 576);
     assert_eq!(size(0b111, 0), 832);
@@ -202,29 +181,9 @@ fn components_that_are_not_shown_have_no_subleaf() {
 }
 
 #[test]
-fn xsetbv_takes_only_sound_combinations() {
-    let table = table();
-    for (value, valid) in [
-        (0b1, true),
-        (0b11, true),
-        (0b111, true),
-        (0xE7, true),
-        (0, false),
-        (0b10, false),
-        (0b101, false),
-        (0x27, false),
-        (0xE3, false),
-        (0x1F, false),
-        (1 << 63 | 1, false),
-    ] {
-        assert_eq!(table.is_valid_xcr0(value), valid, "{value:#x}");
-    }
-}
-
-#[test]
 fn control_registers_offer_what_cpuid_shows() {
-    let table = table();
-    let cr4 = table.cr4_allowed();
+    let limits = table().limits();
+    let cr4 = limits.cr4;
     for (name, bit, offered) in [
         ("PAE", 5, true),
         ("OSFXSR", 9, true),
@@ -242,7 +201,10 @@ fn control_registers_offer_what_cpuid_shows() {
     ] {
         assert_eq!(cr4 >> bit & 1 != 0, offered, "{name}");
     }
-    assert_eq!(table.efer_allowed(), 0xD01);
+    assert_eq!(limits.efer, 0xD01);
+    assert_eq!((limits.xcr0, limits.xsave_bytes), (0xE7, 2688));
+    assert_eq!(limits.physical_address_bits, 46);
+    assert!(limits.tsc_aux && limits.xss && !limits.arch_capabilities);
 }
 
 #[test]
@@ -267,9 +229,9 @@ fn the_hypervisor_has_a_name() {
 #[test]
 fn each_vcpu_is_a_core_of_one_package() {
     for vcpus in 1..=8 {
+        let guest = GuestCpuid::new(skylake_x, ALL, vcpus, Hertz::new(1_000_000_000));
         for apic_id in 0..vcpus {
-            let table = table_with(ALL, Topology { vcpus, apic_id });
-            let lookup = |leaf, subleaf| table.lookup(leaf, subleaf, &AFTER_RESET);
+            let lookup = |leaf, subleaf| guest.query(apic_id, leaf, subleaf, || AFTER_RESET);
             assert_eq!(lookup(1, 0).ebx >> 24, apic_id);
             assert_eq!(has(lookup(1, 0).edx, 28), vcpus > 1, "HTT");
 
@@ -306,15 +268,14 @@ fn a_host_without_xsave_has_no_leaf_d_and_no_avx() {
     };
     let tsc = TscRatio::new(Hertz::new(1_000_000_000));
     let table = CpuidTable::new(old, ALL, ONE, tsc);
-    assert_eq!(table.lookup(0xD, 0, &AFTER_RESET), NONE);
-    assert!(!has(table.lookup(1, 0, &AFTER_RESET).ecx, 28), "AVX");
-    let structured = table.lookup(7, 0, &AFTER_RESET);
+    assert_eq!(table.lookup(0xD, 0, || AFTER_RESET), NONE);
+    assert!(!has(table.lookup(1, 0, || AFTER_RESET).ecx, 28), "AVX");
+    let structured = table.lookup(7, 0, || AFTER_RESET);
     assert!(
         !has(structured.ebx, 5) && !has(structured.ebx, 16),
         "AVX2, AVX-512"
     );
-    assert_eq!(table.xcr0_allowed(), 0);
-    assert!(!table.is_valid_xcr0(1));
+    assert_eq!(table.limits().xcr0, 0);
 }
 
 proptest! {
@@ -322,7 +283,7 @@ proptest! {
     fn leaf_15_tells_the_frequency_of_the_tsc(hz in 1_000_000_u64..20_000_000_000) {
         let tsc = TscRatio::new(Hertz::new(hz));
         let table = CpuidTable::new(skylake_x, ALL, ONE, tsc);
-        let found = table.lookup(0x15, 0, &AFTER_RESET);
+        let found = table.lookup(0x15, 0, || AFTER_RESET);
         let told = u64::from(found.ecx) * u64::from(found.ebx) / u64::from(found.eax);
         prop_assert!(told.abs_diff(hz) <= 1 || hz > 3 * u64::from(u32::MAX));
         prop_assert!(told.abs_diff(hz) <= u64::from(found.ebx) / 2 + 1);
@@ -335,11 +296,10 @@ proptest! {
 
     #[test]
     fn no_leaf_makes_the_lookup_panic(leaf: u32, subleaf: u32, cr4: u64, xcr0: u64) {
-        let state = State { cr4, xcr0, is_apic_enabled: true };
+        let state = Dynamic { cr4, xcr0, apic_enabled: true };
         let table = table();
-        let _ = table.lookup(leaf, subleaf, &state);
-        let _ = table.lookup(leaf & 0x1F, subleaf & 0xF, &state);
-        let _ = table.is_valid_xcr0(xcr0);
+        let _ = table.lookup(leaf, subleaf, || state);
+        let _ = table.lookup(leaf & 0x1F, subleaf & 0xF, || state);
     }
 
     #[test]
@@ -352,11 +312,11 @@ proptest! {
         };
         let tsc = TscRatio::new(Hertz::new(1_000_000_000));
         let table = CpuidTable::new(full, ALL, ONE, tsc);
-        prop_assert!(!has(table.lookup(1, garbage, &AFTER_RESET).ecx, 5), "VMX");
+        prop_assert!(!has(table.lookup(1, garbage, || AFTER_RESET).ecx, 5), "VMX");
         if leaf > MAX_BASIC {
             prop_assert_eq!(
-                table.lookup(leaf, garbage, &AFTER_RESET),
-                table.lookup(MAX_BASIC, garbage, &AFTER_RESET)
+                table.lookup(leaf, garbage, || AFTER_RESET),
+                table.lookup(MAX_BASIC, garbage, || AFTER_RESET)
             );
         }
     }

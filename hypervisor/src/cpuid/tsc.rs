@@ -31,6 +31,12 @@ impl TscRatio {
         }
     }
 
+    /// The frequency itself.
+    #[must_use]
+    pub const fn hz(self) -> Hertz {
+        self.tsc
+    }
+
     /// The divisor, EAX.
     #[must_use]
     pub const fn denominator(self) -> u32 {

@@ -23,14 +23,6 @@ const END: usize = 8;
 /// Legacy region and header.
 const AREA_START: u32 = 512 + 64;
 
-/// Whether XCR0 can be `value` where the components of `mask` are.
-pub(super) const fn is_valid(value: u64, mask: u64) -> bool {
-    value & !mask == 0
-        && value & X87 != 0
-        && (value & AVX == 0 || value & SSE != 0)
-        && (value & AVX512 == 0 || value & (AVX512 | AVX) == AVX512 | AVX)
-}
-
 /// The state components that a guest has.
 pub(super) struct Components {
     mask: u64,
@@ -58,6 +50,11 @@ impl Components {
 
     pub(super) const fn mask(&self) -> u64 {
         self.mask
+    }
+
+    /// Whether there are XSAVES, XRSTORS and IA32_XSS.
+    pub(super) const fn has_xsaves(&self, allowed: &Allowed) -> bool {
+        self.mask != 0 && allowed.xsaves && self.host[1].eax & XSAVES != 0
     }
 
     /// The sub-leaves, but for the sizes that follow XCR0; `None` if there is no XSAVE.

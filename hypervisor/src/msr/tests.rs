@@ -1,0 +1,179 @@
+use super::*;
+use crate::cpuid::{CpuIdResult, VmxSupport};
+use devices::time::Hertz;
+use proptest::prelude::*;
+
+/// A host that can do everything, of a Skylake-X's model.
+fn host(leaf: u32, _: u32) -> CpuIdResult {
+    let eax = match leaf {
+        0 => 0x16,
+        1 => 0x0005_0654,
+        0x8000_0000 => 0x8000_0008,
+        0x8000_0008 => 46,
+        _ => u32::MAX,
+    };
+    CpuIdResult {
+        eax,
+        ebx: u32::MAX,
+        ecx: u32::MAX,
+        edx: u32::MAX,
+    }
+}
+
+fn msrs_with(xsaves: bool) -> Msrs {
+    let vmx = VmxSupport {
+        rdtscp: true,
+        invpcid: true,
+        xsaves,
+    };
+    let cpuid = GuestCpuid::new(host, vmx, 1, Hertz::new(3_500_000_000));
+    Msrs::new(
+        &cpuid,
+        &HostMsrs {
+            microcode_revision: 1,
+            arch_capabilities: u64::MAX,
+        },
+    )
+}
+
+fn msrs() -> Msrs {
+    msrs_with(true)
+}
+
+#[test]
+fn linux_may_use_the_tsc_deadline_timer() {
+    let mut msrs = msrs();
+    // As it asks for the revision: write zero, CPUID, read.
+    msrs.write(BIOS_SIGN_ID, 0).unwrap();
+    assert_eq!(msrs.read(BIOS_SIGN_ID), Ok(0x0200_0014 << 32));
+}
+
+#[test]
+fn misc_enable_reads_back_what_may_be_written() {
+    let mut msrs = msrs();
+    let start = msrs.read(MISC_ENABLE).unwrap();
+    assert_eq!(start, 0x1801);
+    let value = 0x4_00C5_0809 & !0x1880 | start & 0x1880;
+    msrs.write(MISC_ENABLE, value).unwrap();
+    assert_eq!(msrs.read(MISC_ENABLE), Ok(value));
+    for wrong in [
+        start & !(1 << 11),
+        start | 1 << 7,
+        start | 1 << 1,
+        start | 1 << 63,
+    ] {
+        assert_eq!(
+            msrs.write(MISC_ENABLE, wrong),
+            Err(GeneralProtection),
+            "{wrong:#x}"
+        );
+        assert_eq!(msrs.read(MISC_ENABLE), Ok(value));
+    }
+}
+
+#[test]
+fn vmx_is_locked_away() {
+    let mut msrs = msrs();
+    assert_eq!(msrs.read(FEATURE_CONTROL), Ok(1));
+    assert_eq!(msrs.write(FEATURE_CONTROL, 5), Err(GeneralProtection));
+    for vmx in 0x480..=0x491 {
+        assert_eq!(msrs.read(vmx), Err(GeneralProtection));
+    }
+}
+
+#[test]
+fn there_are_no_machine_check_banks() {
+    let mut msrs = msrs();
+    assert_eq!(msrs.read(MCG_CAP), Ok(0));
+    for bank in 0x400..0x480 {
+        assert_eq!(msrs.read(bank), Err(GeneralProtection));
+        assert_eq!(msrs.write(bank, 0), Err(GeneralProtection));
+    }
+    msrs.write(MCG_STATUS, 0).unwrap();
+    assert_eq!(msrs.write(MCG_STATUS, 8), Err(GeneralProtection));
+}
+
+#[test]
+fn arch_capabilities_tell_of_flaws_that_are_not_there_and_no_controls() {
+    let shown = msrs().read(ARCH_CAPABILITIES).unwrap();
+    for (name, bit, is_shown) in [
+        ("RDCL_NO", 0, true),
+        ("IBRS_ALL", 1, false),
+        ("SKIP_L1DFL_VMENTRY", 3, false),
+        ("SSB_NO", 4, true),
+        ("MDS_NO", 5, true),
+        ("IF_PSCHANGE_MC_NO", 6, true),
+        ("TSX_CTRL", 7, false),
+        ("TAA_NO", 8, true),
+        ("ENERGY_FILTERING_CTL", 11, false),
+        ("SBDR_SSDP_NO", 13, true),
+        ("FBSDP_NO", 14, true),
+        ("PSDP_NO", 15, true),
+        ("FB_CLEAR", 17, false),
+        ("RRSBA", 19, false),
+        ("BHI_NO", 20, true),
+        ("PBRSB_NO", 24, true),
+        ("GDS_CTRL", 25, false),
+        ("GDS_NO", 26, true),
+        ("RFDS_NO", 27, true),
+        ("RFDS_CLEAR", 28, false),
+    ] {
+        assert_eq!(shown >> bit & 1 != 0, is_shown, "{name}");
+    }
+    assert_eq!(shown >> 29, 0);
+}
+
+#[test]
+fn xss_exists_only_with_xsaves() {
+    assert_eq!(msrs_with(true).read(XSS), Ok(0));
+    assert_eq!(msrs_with(true).write(XSS, 0), Ok(()));
+    assert_eq!(msrs_with(true).write(XSS, 1 << 8), Err(GeneralProtection));
+    assert_eq!(msrs_with(false).read(XSS), Err(GeneralProtection));
+    assert_eq!(msrs_with(false).write(XSS, 0), Err(GeneralProtection));
+}
+
+#[test]
+fn debugctl_steps_on_branches_and_traces_nothing() {
+    let mut msrs = msrs();
+    msrs.write(DEBUGCTL, 2).unwrap();
+    assert_eq!((msrs.read(DEBUGCTL), msrs.debugctl()), (Ok(2), 2));
+    // LBR, TR, BTS.
+    for bit in [0, 6, 7] {
+        assert_eq!(msrs.write(DEBUGCTL, 1 << bit), Err(GeneralProtection));
+    }
+}
+
+#[test]
+fn platform_info_tells_the_base_ratio() {
+    assert_eq!(msrs().read(PLATFORM_INFO), Ok(35 << 8));
+}
+
+#[test]
+fn msrs_of_others_are_not_here() {
+    let mut msrs = msrs();
+    let theirs = [
+        TIME_STAMP_COUNTER,
+        APIC_BASE,
+        TSC_ADJUST,
+        TSC_DEADLINE,
+        EFER,
+        0x802,
+    ];
+    for msr in theirs.into_iter().chain(pass_through()) {
+        assert_eq!(msrs.read(msr), Err(GeneralProtection), "{msr:#x}");
+        assert_eq!(msrs.write(msr, 0), Err(GeneralProtection), "{msr:#x}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_refused_write_changes_nothing(msr in prop_oneof![0..0x1000_u32, any::<u32>()], value: u64) {
+        let mut msrs = msrs();
+        let before = msrs.read(msr);
+        if msrs.write(msr, value).is_err() {
+            prop_assert_eq!(msrs.read(msr), before);
+        } else {
+            prop_assert!(msrs.read(msr).is_ok());
+        }
+    }
+}
