@@ -1,0 +1,40 @@
+//! What surrounds the hypervisor on bare metal: the way in, and the panic handler.
+
+use core::panic::PanicInfo;
+use core::ptr::addr_of;
+use hypervisor::machine::image::ImageLayout;
+
+core::arch::global_asm!(include_str!("entry.s"));
+
+// Symbols of the linker script and of entry.s. Their addresses are their meaning.
+unsafe extern "C" {
+    static image_start: u8;
+    static text_start: u8;
+    static text_end: u8;
+    static rodata_start: u8;
+    static rodata_end: u8;
+    static image_end: u8;
+    static boot_stack_guard: u8;
+}
+
+/// Called by entry.s in long mode, on the boot stack, with what the loader left in EAX and
+/// EBX.
+#[unsafe(no_mangle)]
+extern "C" fn start_in_long_mode(boot_magic: u32, info_address: u32) -> ! {
+    let address = |symbol: *const u8| symbol as u64;
+    let layout = ImageLayout {
+        image: address(addr_of!(image_start))..address(addr_of!(image_end)),
+        text: address(addr_of!(text_start))..address(addr_of!(text_end)),
+        rodata: address(addr_of!(rodata_start))..address(addr_of!(rodata_end)),
+        boot_stack_guard: address(addr_of!(boot_stack_guard)),
+    };
+    // SAFETY: entry.s calls this once, on the boot CPU, with interrupts off, the first
+    // 4 GiB identity-mapped, and the arguments as the boot loader gave them; the layout is
+    // the linker's.
+    unsafe { hypervisor::start::start(boot_magic, info_address, layout) }
+}
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    hypervisor::fatal::panicked(info)
+}

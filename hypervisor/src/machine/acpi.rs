@@ -1,0 +1,243 @@
+//! What the host's ACPI tables say of processors, timers, interrupt controllers and power.
+
+mod soft_off;
+#[cfg(test)]
+mod tests;
+
+use super::boot_info::BootInfo;
+use acpi::address::{AddressSpace, GenericAddress};
+use acpi::fadt::Fadt;
+use acpi::madt::{Madt, MadtEntry};
+use acpi::{AcpiError, AcpiHandler, AcpiTables, HpetInfo, PhysicalMapping};
+use alloc::vec::Vec;
+use core::ptr::NonNull;
+
+pub use soft_off::SleepTypes;
+
+/// A logical processor of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostCpu {
+    /// Its local APIC's ID (32 bits wide in x2APIC mode).
+    pub apic_id: u32,
+}
+
+/// An I/O APIC of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostIoApic {
+    /// Where its registers are.
+    pub address: u64,
+    /// The global system interrupt of its first input.
+    pub first_gsi: u32,
+}
+
+/// The ACPI power management timer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PmTimer {
+    /// The I/O port of its counter.
+    pub port: u16,
+    /// The bits that count: 24 or 32.
+    pub bits: u32,
+}
+
+/// A write to a port that makes firmware hand over the ACPI registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AcpiEnable {
+    /// The SMI command port.
+    pub port: u16,
+    /// The ACPI_ENABLE value.
+    pub value: u8,
+}
+
+/// How to enter S5, soft off (ACPI 6.5, 4.8.3.2 and 7.4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SoftOff {
+    /// The PM1a control register's port.
+    pub pm1a_control: u16,
+    /// The PM1b control register's port, where there is one.
+    pub pm1b_control: Option<u16>,
+    /// SLP_TYP for PM1a.
+    pub sleep_type_a: u8,
+    /// SLP_TYP for PM1b.
+    pub sleep_type_b: u8,
+    /// How to enter ACPI mode, where that is needed.
+    pub acpi_enable: Option<AcpiEnable>,
+}
+
+/// Where the reset register is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResetSpace {
+    /// An I/O port.
+    Port(u16),
+    /// A byte at a physical address.
+    Memory(u64),
+}
+
+/// How to reset the machine (ACPI 6.5, 4.8.3.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResetRegister {
+    /// Where to write.
+    pub space: ResetSpace,
+    /// What to write.
+    pub value: u8,
+}
+
+/// What the tables say. What a table does not say, or says in a way that makes no sense, is
+/// missing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Acpi {
+    /// The processors that are enabled, in the firmware's order, the boot CPU usually first.
+    pub cpus: Vec<HostCpu>,
+    /// The I/O APICs.
+    pub io_apics: Vec<HostIoApic>,
+    /// The physical address of the HPET's registers.
+    pub hpet: Option<u64>,
+    /// The power management timer.
+    pub pm_timer: Option<PmTimer>,
+    /// The way to switch the machine off.
+    pub soft_off: Option<SoftOff>,
+    /// The way to reset it.
+    pub reset: Option<ResetRegister>,
+}
+
+/// Tables lie where the firmware says, in identity-mapped memory.
+#[derive(Clone, Copy)]
+struct Identity;
+
+impl AcpiHandler for Identity {
+    unsafe fn map_physical_region<T>(
+        &self,
+        physical_address: usize,
+        size: usize,
+    ) -> PhysicalMapping<Self, T> {
+        let address = NonNull::new(physical_address as *mut T).unwrap_or(NonNull::dangling());
+        // SAFETY: physical memory is identity-mapped.
+        unsafe { PhysicalMapping::new(physical_address, address, size, size, *self) }
+    }
+
+    fn unmap_physical_region<T>(_: &PhysicalMapping<Self, T>) {}
+}
+
+impl Acpi {
+    /// Reads the tables, found by the RSDP from the boot loader, or else by the BIOS's.
+    ///
+    /// # Errors
+    /// If there is no RSDP or no root table with a right signature and checksum.
+    ///
+    /// # Safety
+    /// Physical memory must be identity-mapped and hold the firmware's tables unchanged.
+    pub unsafe fn discover(boot_info: &BootInfo) -> Result<Self, AcpiError> {
+        // SAFETY: by the caller; the RSDP's copy lives through the call.
+        let tables = unsafe {
+            match &boot_info.rsdp {
+                Some(rsdp) => AcpiTables::from_rsdp(Identity, rsdp.as_ptr() as usize)?,
+                None => AcpiTables::search_for_rsdp_bios(Identity)?,
+            }
+        };
+        Ok(Self::from_tables(&tables))
+    }
+
+    fn from_tables(tables: &AcpiTables<Identity>) -> Self {
+        let mut acpi = Self {
+            hpet: HpetInfo::new(tables)
+                .ok()
+                .map(|hpet| hpet.base_address as u64),
+            ..Self::default()
+        };
+        if let Ok(madt) = tables.find_table::<Madt>() {
+            acpi.read_madt(&madt);
+        }
+        if let Ok(fadt) = tables.find_table::<Fadt>() {
+            acpi.read_fadt(&fadt, aml(tables));
+        }
+        acpi
+    }
+
+    fn read_madt(&mut self, madt: &PhysicalMapping<Identity, Madt>) {
+        // MADT "local APIC flags" (ACPI 6.5, table 5.22).
+        const ENABLED: u32 = 1 << 0;
+        for entry in madt.get().entries() {
+            match entry {
+                MadtEntry::LocalApic(apic) if { apic.flags } & ENABLED != 0 => {
+                    self.add_cpu(u32::from(apic.apic_id));
+                }
+                MadtEntry::LocalX2Apic(apic) if { apic.flags } & ENABLED != 0 => {
+                    self.add_cpu(apic.x2apic_id);
+                }
+                MadtEntry::IoApic(io_apic) => self.io_apics.push(HostIoApic {
+                    address: u64::from(io_apic.io_apic_address),
+                    first_gsi: io_apic.global_system_interrupt_base,
+                }),
+                _ => {}
+            }
+        }
+    }
+
+    /// Firmware may list a processor both as local APIC and as local x2APIC.
+    fn add_cpu(&mut self, apic_id: u32) {
+        let cpu = HostCpu { apic_id };
+        if !self.cpus.contains(&cpu) {
+            self.cpus.push(cpu);
+        }
+    }
+
+    fn read_fadt(&mut self, fadt: &Fadt, aml: &[u8]) {
+        self.pm_timer = port(fadt.pm_timer_block().ok().flatten()).map(|port| PmTimer {
+            port,
+            bits: if { fadt.flags }.pm_timer_is_32_bit() {
+                32
+            } else {
+                24
+            },
+        });
+        let pm1a_control = port(fadt.pm1a_control_block().ok()).filter(|&port| port != 0);
+        if let (Some(pm1a_control), Some(types)) = (pm1a_control, SleepTypes::of_s5(aml)) {
+            self.soft_off = Some(SoftOff {
+                pm1a_control,
+                pm1b_control: port(fadt.pm1b_control_block().ok().flatten()),
+                sleep_type_a: types.a,
+                sleep_type_b: types.b,
+                acpi_enable: u16::try_from(fadt.smi_cmd_port)
+                    .ok()
+                    .filter(|&port| port != 0 && fadt.acpi_enable != 0)
+                    .map(|port| AcpiEnable {
+                        port,
+                        value: fadt.acpi_enable,
+                    }),
+            });
+        }
+        // The flag is defined together with the register; a FADT without the field lacks it.
+        if { fadt.flags }.supports_system_reset_via_fadt()
+            && let Ok(register) = fadt.reset_register()
+        {
+            let space = match register.address_space {
+                AddressSpace::SystemIo => {
+                    u16::try_from(register.address).ok().map(ResetSpace::Port)
+                }
+                AddressSpace::SystemMemory => Some(ResetSpace::Memory(register.address)),
+                _ => None,
+            };
+            self.reset = space.map(|space| ResetRegister {
+                space,
+                value: fadt.reset_value,
+            });
+        }
+    }
+}
+
+/// The I/O port that an address names, if it names one.
+fn port(address: Option<GenericAddress>) -> Option<u16> {
+    address
+        .filter(|address| address.address_space == AddressSpace::SystemIo)
+        .and_then(|address| u16::try_from(address.address).ok())
+}
+
+/// The DSDT's byte code; empty if there is no DSDT with a right checksum.
+fn aml(tables: &AcpiTables<Identity>) -> &[u8] {
+    match tables.dsdt() {
+        // SAFETY: the table's extent was checked by its checksum, and firmware tables stay.
+        Ok(dsdt) => unsafe {
+            core::slice::from_raw_parts(dsdt.address as *const u8, dsdt.length as usize)
+        },
+        Err(_) => &[],
+    }
+}

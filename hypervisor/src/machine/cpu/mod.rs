@@ -1,0 +1,163 @@
+//! What each physical CPU has of its own, and the handling of its exceptions and interrupts.
+
+mod dump;
+pub mod gdt;
+pub mod idt;
+pub mod stack;
+pub mod trap;
+
+use super::memory::OutOfMemory;
+use alloc::boxed::Box;
+use core::sync::atomic::{AtomicU32, Ordering};
+use gdt::DescriptorTables;
+use stack::GuardedStack;
+use vmx::addr::PAGE_SIZE;
+use x86_64::VirtAddr;
+use x86_64::registers::model_specific::{FsBase, GsBase};
+
+/// State of one physical CPU, found by its GS base. Never freed.
+///
+/// Aligned so that no two CPUs write to the same cache line, nor to a pair of lines that
+/// the prefetcher fetches together.
+#[derive(Debug)]
+#[repr(C, align(128))]
+pub struct PerCpu {
+    /// The address of this structure, which `gs:[0]` reads.
+    this: *const PerCpu,
+    /// The CPU's number: 0 for the boot CPU, then in the order in which CPUs started.
+    pub index: u32,
+    /// Its local APIC's ID.
+    pub apic_id: u32,
+    tables: DescriptorTables,
+    /// The page under the stack that this CPU normally runs on.
+    stack_guard: u64,
+    exception_stacks: ExceptionStacks,
+}
+
+/// Stacks for exceptions that may strike where the CPU's own stack cannot be used.
+#[derive(Debug)]
+struct ExceptionStacks {
+    nmi: GuardedStack,
+    double_fault: GuardedStack,
+    machine_check: GuardedStack,
+}
+
+/// CPUs that have got an index.
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+impl PerCpu {
+    /// Gives this CPU its per-CPU state: GDT, TSS with exception stacks, IDT and GS base.
+    /// `stack_guard` is the address of the page under the stack that it runs on.
+    ///
+    /// # Errors
+    /// If there is no memory for its stacks.
+    ///
+    /// # Safety
+    /// Once on each CPU, with interrupts off, when the heap and paging are set up.
+    pub unsafe fn init(stack_guard: u64) -> Result<&'static Self, OutOfMemory> {
+        const SIZE: u64 = 16 << 10;
+        let stacks = ExceptionStacks {
+            nmi: GuardedStack::new(SIZE)?,
+            double_fault: GuardedStack::new(SIZE)?,
+            machine_check: GuardedStack::new(SIZE)?,
+        };
+        let per_cpu = Box::leak(Box::new(Self {
+            this: core::ptr::null(),
+            index: COUNT.fetch_add(1, Ordering::Relaxed),
+            apic_id: apic_id(),
+            tables: DescriptorTables::new([
+                stacks.nmi.top(),
+                stacks.double_fault.top(),
+                stacks.machine_check.top(),
+            ]),
+            stack_guard,
+            exception_stacks: stacks,
+        }));
+        per_cpu.this = per_cpu;
+        let per_cpu: &'static Self = per_cpu;
+        // SAFETY: the state lives for ever and is this CPU's; the new code and data
+        // selectors mean what the old ones did. FS is not used.
+        unsafe {
+            per_cpu.tables.load();
+            idt::load();
+        }
+        FsBase::write(VirtAddr::zero());
+        GsBase::write(VirtAddr::from_ptr(per_cpu));
+        Ok(per_cpu)
+    }
+
+    /// The state of the CPU that runs this.
+    ///
+    /// Valid only after [`PerCpu::init`] on this CPU, which is the first thing that a CPU
+    /// does when it has a heap.
+    #[cfg(target_os = "none")]
+    #[must_use]
+    pub fn current() -> &'static Self {
+        let this: *const Self;
+        // SAFETY: GS base points to a PerCpu from `init` on, and its first field is its
+        // own address; it lives for ever and is not changed.
+        unsafe {
+            core::arch::asm!("mov {}, gs:[0]", out(reg) this,
+                options(nostack, preserves_flags, readonly, pure));
+            &*this
+        }
+    }
+
+    /// As [`PerCpu::current`], for fault reports: `None` where it is not set up yet.
+    fn try_current() -> Option<&'static Self> {
+        let base = GsBase::read();
+        // SAFETY: a GS base that is not zero is one that `init` wrote.
+        (!base.is_null()).then(|| unsafe { &*base.as_ptr() })
+    }
+
+    /// The base address of this CPU's TSS, for the VMCS's host-state area.
+    #[must_use]
+    pub fn tss_base(&self) -> u64 {
+        self.tables.tss_base()
+    }
+
+    /// The base address of this CPU's GDT, for the VMCS's host-state area.
+    #[must_use]
+    pub fn gdt_base(&self) -> u64 {
+        self.tables.gdt_base()
+    }
+
+    /// The base address of what GS means on this CPU, for the VMCS's host-state area.
+    #[must_use]
+    pub fn gs_base(&self) -> u64 {
+        self.this as u64
+    }
+
+    /// Which of this CPU's stacks overflowed, if an access to `address` faulted.
+    fn overflowed_stack(&self, address: u64) -> Option<&'static str> {
+        if (self.stack_guard..self.stack_guard + PAGE_SIZE).contains(&address) {
+            return Some("main");
+        }
+        let stacks = &self.exception_stacks;
+        [
+            ("NMI", &stacks.nmi),
+            ("double-fault", &stacks.double_fault),
+            ("machine-check", &stacks.machine_check),
+        ]
+        .into_iter()
+        .find_map(|(name, stack)| stack.guards(address).then_some(name))
+    }
+}
+
+// SAFETY: `this` is the only reason why it is not automatic, and it only ever points to the
+// value itself. Nothing in a PerCpu changes after `init`.
+unsafe impl Sync for PerCpu {}
+
+/// The local APIC ID of the CPU that runs this: all 32 bits where CPUID tells them.
+#[must_use]
+pub fn apic_id() -> u32 {
+    let cpuid = raw_cpuid::CpuId::new();
+    let x2apic_id = cpuid
+        .get_extended_topology_info()
+        .and_then(|mut levels| levels.next())
+        .map(|level| level.x2apic_id());
+    let initial_id = cpuid
+        .get_feature_info()
+        .map_or(0, |info| u32::from(info.initial_local_apic_id()));
+    x2apic_id.unwrap_or(initial_id)
+}

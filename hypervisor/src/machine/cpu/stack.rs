@@ -1,0 +1,44 @@
+//! Stacks with a page under them that faults.
+
+use crate::machine::memory::{self, OutOfMemory, PhysRange};
+use crate::machine::paging;
+use vmx::addr::PAGE_SIZE;
+use x86_64::VirtAddr;
+
+/// A stack in memory of its own. Never freed.
+#[derive(Debug)]
+pub struct GuardedStack {
+    /// The guard page and, above it, the stack.
+    range: PhysRange,
+}
+
+impl GuardedStack {
+    /// A stack of `size` bytes, rounded up to whole pages.
+    ///
+    /// # Errors
+    /// If there is no memory for it.
+    pub fn new(size: u64) -> Result<Self, OutOfMemory> {
+        let range = memory::allocate(size.saturating_add(PAGE_SIZE), PAGE_SIZE)?;
+        let stack = Self { range };
+        // SAFETY: the page was just allocated, and nothing but a stack overflow touches it.
+        unsafe { paging::protect(stack.guard(), None)? };
+        Ok(stack)
+    }
+
+    /// Where the stack pointer starts: the end of the stack, a multiple of 4 KiB.
+    #[must_use]
+    pub fn top(&self) -> VirtAddr {
+        VirtAddr::new(self.range.end.0)
+    }
+
+    const fn guard(&self) -> PhysRange {
+        PhysRange::new(self.range.start.0, self.range.start.0 + PAGE_SIZE)
+    }
+
+    /// Whether `address` is in the guard page.
+    #[must_use]
+    pub fn guards(&self, address: u64) -> bool {
+        let guard = self.guard();
+        (guard.start.0..guard.end.0).contains(&address)
+    }
+}

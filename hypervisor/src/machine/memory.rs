@@ -1,0 +1,288 @@
+//! The machine's free physical memory, handed out in contiguous, aligned ranges of 4 KiB
+//! frames.
+
+use super::boot_info::{MemoryKind, MemoryRegion};
+use core::fmt;
+use spin::Mutex;
+use vmx::addr::{HostPhysAddr, PAGE_SIZE};
+
+#[cfg(test)]
+mod tests;
+
+/// Bytes in a 2 MiB page.
+pub const SIZE_2M: u64 = 2 << 20;
+/// Bytes in a 1 GiB page.
+pub const SIZE_1G: u64 = 1 << 30;
+/// Below this lie real-mode structures of the firmware and, later, the page where
+/// application processors wake up; none of it is handed out.
+pub const LOW_MEMORY_END: u64 = 1 << 20;
+
+/// A range of physical addresses; `end` is the first address after it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct PhysRange {
+    /// The first address.
+    pub start: HostPhysAddr,
+    /// The first address after the range; not below `start`.
+    pub end: HostPhysAddr,
+}
+
+impl PhysRange {
+    /// The empty range at zero.
+    pub const EMPTY: Self = Self::new(0, 0);
+
+    /// The range from `start` to `end`; empty at `start` if `end` is lower.
+    #[must_use]
+    pub const fn new(start: u64, end: u64) -> Self {
+        Self {
+            start: HostPhysAddr(start),
+            end: HostPhysAddr(if end < start { start } else { end }),
+        }
+    }
+
+    /// Its length in bytes.
+    #[must_use]
+    pub const fn size(self) -> u64 {
+        self.end.0 - self.start.0
+    }
+
+    /// Whether it holds no byte.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.size() == 0
+    }
+
+    /// The whole 4 KiB frames that lie in it.
+    #[must_use]
+    const fn whole_frames(self) -> Self {
+        let start = self.start.0.div_ceil(PAGE_SIZE).saturating_mul(PAGE_SIZE);
+        Self::new(start, self.end.0 & !(PAGE_SIZE - 1))
+    }
+
+    /// The 4 KiB frames that it touches.
+    #[must_use]
+    pub const fn touched_frames(self) -> Self {
+        let end = self.end.0.div_ceil(PAGE_SIZE).saturating_mul(PAGE_SIZE);
+        Self::new(self.start.0 & !(PAGE_SIZE - 1), end)
+    }
+}
+
+impl fmt::Debug for PhysRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}..{:#x}", self.start.0, self.end.0)
+    }
+}
+
+/// There is no free range of this size and alignment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutOfMemory {
+    /// The bytes asked for.
+    pub size: u64,
+    /// The alignment asked for.
+    pub alignment: u64,
+}
+
+impl fmt::Display for OutOfMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "no {} KiB of physical memory, aligned to {} KiB, are free",
+            self.size / 1024,
+            self.alignment / 1024
+        )
+    }
+}
+
+impl core::error::Error for OutOfMemory {}
+
+/// Free ranges that the allocator can keep account of. Machines have a few dozen; a guest's
+/// RAM adds at most two while it is allocated.
+const CAPACITY: usize = 256;
+
+/// The free ranges, sorted by address, never empty, never touching each other.
+///
+/// Works without a heap, as the heap grows out of it.
+pub struct FrameAllocator {
+    ranges: [PhysRange; CAPACITY],
+    count: usize,
+}
+
+impl FrameAllocator {
+    /// An allocator with nothing to give.
+    #[must_use]
+    pub const fn empty() -> Self {
+        Self {
+            ranges: [PhysRange::EMPTY; CAPACITY],
+            count: 0,
+        }
+    }
+
+    /// An allocator of the whole frames of `map` that are available, less all frames that
+    /// a range of `reserved` touches and the first 1 MiB.
+    ///
+    /// Where regions of the map overlap, memory is available only if all say so.
+    #[must_use]
+    pub fn new(map: &[MemoryRegion], reserved: impl Iterator<Item = PhysRange>) -> Self {
+        let mut allocator = Self::empty();
+        for region in map.iter().filter(|r| r.kind == MemoryKind::Available) {
+            // A region that does not fit in the account is lost, not an error.
+            allocator.insert(region.range.whole_frames());
+        }
+        for region in map.iter().filter(|r| r.kind != MemoryKind::Available) {
+            allocator.remove(region.range.touched_frames());
+        }
+        for range in reserved {
+            allocator.remove(range.touched_frames());
+        }
+        allocator.remove(PhysRange::new(0, LOW_MEMORY_END));
+        allocator
+    }
+
+    /// The free ranges, lowest first.
+    #[must_use]
+    pub fn free_ranges(&self) -> &[PhysRange] {
+        &self.ranges[..self.count]
+    }
+
+    /// The sum of all free bytes.
+    #[must_use]
+    pub fn free_bytes(&self) -> u64 {
+        self.free_ranges().iter().map(|range| range.size()).sum()
+    }
+
+    /// Takes `size` contiguous bytes (rounded up to whole frames) at a multiple of
+    /// `alignment`, a power of two (at least a frame is used). The content is left as it is.
+    ///
+    /// Small ranges come from the bottom of memory, those of 2 MiB and more from the top,
+    /// so that page tables do not break up the memory that guests want in large pages.
+    ///
+    /// # Errors
+    /// If no free range holds that much.
+    pub fn allocate(&mut self, size: u64, alignment: u64) -> Result<PhysRange, OutOfMemory> {
+        let error = OutOfMemory { size, alignment };
+        let alignment = alignment.max(PAGE_SIZE);
+        if size == 0 || !alignment.is_power_of_two() {
+            return Err(error);
+        }
+        let size = size.checked_next_multiple_of(PAGE_SIZE).ok_or(error)?;
+        let lowest_in = |free: &PhysRange| {
+            let start = free.start.0.checked_next_multiple_of(alignment)?;
+            let end = start.checked_add(size)?;
+            (end <= free.end.0).then_some(PhysRange::new(start, end))
+        };
+        let highest_in = |free: &PhysRange| {
+            let start = free.end.0.checked_sub(size)? & !(alignment - 1);
+            (start >= free.start.0).then_some(PhysRange::new(start, start + size))
+        };
+        let found = if size < SIZE_2M {
+            self.free_ranges().iter().find_map(lowest_in)
+        } else {
+            self.free_ranges().iter().rev().find_map(highest_in)
+        };
+        let range = found.ok_or(error)?;
+        if self.remove(range) {
+            Ok(range)
+        } else {
+            Err(error)
+        }
+    }
+
+    /// Gives back (part of) what [`FrameAllocator::allocate`] gave.
+    ///
+    /// # Panics
+    /// If a byte of it is free already: the owner of that memory and whoever gets it next
+    /// would destroy each other's data.
+    pub fn free(&mut self, range: PhysRange) {
+        let range = range.touched_frames();
+        let overlaps = |free: &PhysRange| free.start < range.end && range.start < free.end;
+        assert!(
+            !self.free_ranges().iter().any(overlaps),
+            "{range:?} was freed twice"
+        );
+        self.insert(range);
+    }
+
+    /// Adds `range`, merging it with all free ranges that it overlaps or touches. If the
+    /// account is full, the range stays out of it (leaks).
+    fn insert(&mut self, range: PhysRange) {
+        if range.is_empty() {
+            return;
+        }
+        // The neighbours [first, last) merge with the new range.
+        let free = self.free_ranges();
+        let first = free.partition_point(|other| other.end < range.start);
+        let last = free.partition_point(|other| other.start <= range.end);
+        let mut merged = range;
+        if first < last {
+            merged.start = merged.start.min(free[first].start);
+            merged.end = merged.end.max(free[last - 1].end);
+        } else if self.count == CAPACITY {
+            return;
+        }
+        self.replace(first, last, &[merged]);
+    }
+
+    /// Removes `range` from whatever is free of it. Returns whether all of it is out now;
+    /// `false` (nothing done) only if the account has no room for the second half of a
+    /// range cut in two.
+    fn remove(&mut self, range: PhysRange) -> bool {
+        if range.is_empty() {
+            return true;
+        }
+        let free = self.free_ranges();
+        let first = free.partition_point(|other| other.end <= range.start);
+        let last = free.partition_point(|other| other.start < range.end);
+        if first >= last {
+            return true;
+        }
+        let before = PhysRange::new(free[first].start.0, range.start.0);
+        let after = PhysRange::new(range.end.0, free[last - 1].end.0);
+        let has_before = free[first].start < range.start;
+        let has_after = range.end < free[last - 1].end;
+        match (has_before, has_after) {
+            (false, false) => self.replace(first, last, &[]),
+            (true, false) => self.replace(first, last, &[before]),
+            (false, true) => self.replace(first, last, &[after]),
+            (true, true) if last - first == 1 && self.count == CAPACITY => return false,
+            (true, true) => self.replace(first, last, &[before, after]),
+        }
+        true
+    }
+
+    /// Replaces the entries `first..last` by `new`; the caller has checked that they fit.
+    fn replace(&mut self, first: usize, last: usize, new: &[PhysRange]) {
+        let new_count = self.count - (last - first) + new.len();
+        self.ranges.copy_within(last..self.count, first + new.len());
+        self.ranges[first..first + new.len()].copy_from_slice(new);
+        self.count = new_count;
+    }
+}
+
+/// The machine's free memory. Empty until [`init`].
+static FRAMES: Mutex<FrameAllocator> = Mutex::new(FrameAllocator::empty());
+
+/// Makes `allocator` the machine's.
+pub fn init(allocator: FrameAllocator) {
+    *FRAMES.lock() = allocator;
+}
+
+/// Takes physical memory from the machine; see [`FrameAllocator::allocate`].
+///
+/// # Errors
+/// If no free range holds that much.
+pub fn allocate(size: u64, alignment: u64) -> Result<PhysRange, OutOfMemory> {
+    FRAMES.lock().allocate(size, alignment)
+}
+
+/// Gives physical memory back to the machine; see [`FrameAllocator::free`].
+///
+/// # Panics
+/// If a byte of it is free already.
+pub fn free(range: PhysRange) {
+    FRAMES.lock().free(range);
+}
+
+/// The bytes of physical memory that are free.
+#[must_use]
+pub fn free_bytes() -> u64 {
+    FRAMES.lock().free_bytes()
+}

@@ -1,0 +1,205 @@
+//! Identity-mapping four-level page tables (SDM vol. 3, 5.5).
+
+use super::super::memory::{OutOfMemory, PhysRange};
+use vmx::addr::HostPhysAddr;
+
+/// What may be done with a page. Never both write and execute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protection {
+    /// Constants.
+    ReadOnly,
+    /// Data, stacks and MMIO.
+    ReadWrite,
+    /// Code.
+    ReadExecute,
+}
+
+const PRESENT: u64 = 1 << 0;
+const WRITABLE: u64 = 1 << 1;
+/// In an entry of level 2 or 3: a page, not a table.
+const LARGE: u64 = 1 << 7;
+const NO_EXECUTE: u64 = 1 << 63;
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+const ENTRIES: usize = 512;
+
+/// Bytes that an entry of `level` covers: 4 KiB at level 1, 512 times more for each above.
+const fn span(level: u32) -> u64 {
+    4096 << (9 * (level - 1))
+}
+
+/// Where new tables come from: zeroed frames.
+type NewTable<'a> = &'a mut dyn FnMut() -> Result<HostPhysAddr, OutOfMemory>;
+
+/// A set of page tables that maps each address to itself, or not at all. Tables are reached
+/// at their physical addresses; they are never freed.
+#[derive(Debug)]
+pub struct PageTables {
+    root: HostPhysAddr,
+    /// The highest level whose entries may be pages: 2 (2 MiB) or 3 (1 GiB).
+    largest_page_level: u32,
+    /// [`NO_EXECUTE`], or 0 if the CPU has no such bit.
+    no_execute: u64,
+}
+
+impl PageTables {
+    /// The end of what can be mapped: the lower half of the 48-bit address space.
+    pub const REACH: u64 = 1 << 47;
+
+    /// Empty tables. `has_1g` and `has_nx`: the CPU knows 1 GiB pages, and pages that
+    /// cannot be executed.
+    ///
+    /// # Errors
+    /// If there is no memory for the root.
+    pub fn new(new_table: NewTable<'_>, has_1g: bool, has_nx: bool) -> Result<Self, OutOfMemory> {
+        Ok(Self {
+            root: new_table()?,
+            largest_page_level: if has_1g { 3 } else { 2 },
+            no_execute: if has_nx { NO_EXECUTE } else { 0 },
+        })
+    }
+
+    /// The root table's address, for CR3.
+    #[must_use]
+    pub const fn root(&self) -> HostPhysAddr {
+        self.root
+    }
+
+    /// Sets the protection of all 4 KiB pages that `range` touches, below
+    /// [`PageTables::REACH`]; `None` unmaps them. Other pages keep theirs.
+    ///
+    /// # Errors
+    /// If a table is needed and there is no memory for it; then the pages up to some
+    /// address are set and the others are not.
+    pub fn set(
+        &mut self,
+        range: PhysRange,
+        protection: Option<Protection>,
+        new_table: NewTable<'_>,
+    ) -> Result<(), OutOfMemory> {
+        let range = range.touched_frames();
+        let range = PhysRange::new(range.start.0, range.end.0.min(Self::REACH));
+        let flags = match protection {
+            None => 0,
+            Some(Protection::ReadOnly) => PRESENT | self.no_execute,
+            Some(Protection::ReadWrite) => PRESENT | WRITABLE | self.no_execute,
+            Some(Protection::ReadExecute) => PRESENT,
+        };
+        self.set_in(self.root, 4, range, flags, new_table)
+    }
+
+    /// Sets the pages of `range`, which lies in what the table covers.
+    fn set_in(
+        &mut self,
+        table: HostPhysAddr,
+        level: u32,
+        range: PhysRange,
+        flags: u64,
+        new_table: NewTable<'_>,
+    ) -> Result<(), OutOfMemory> {
+        let span = span(level);
+        let mut start = range.start.0;
+        while start < range.end.0 {
+            let entry_start = start & !(span - 1);
+            let end = (entry_start + span).min(range.end.0);
+            let index = (start / span) as usize % ENTRIES;
+            let entry = self.read(table, index);
+            let whole = start == entry_start && end == entry_start + span;
+            let is_page = is_page(entry, level);
+            if whole && level <= self.largest_page_level && (entry == 0 || is_page) {
+                self.write(table, index, page(entry_start, level, flags));
+            } else if entry != 0 || flags != 0 {
+                let next = if entry == 0 || is_page {
+                    self.split(table, index, entry_start, level, entry, new_table)?
+                } else {
+                    HostPhysAddr(entry & ADDRESS)
+                };
+                self.set_in(
+                    next,
+                    level - 1,
+                    PhysRange::new(start, end),
+                    flags,
+                    new_table,
+                )?;
+            }
+            start = end;
+        }
+        Ok(())
+    }
+
+    /// Replaces a page, or nothing, by a table of smaller ones that means the same.
+    fn split(
+        &mut self,
+        table: HostPhysAddr,
+        index: usize,
+        start: u64,
+        level: u32,
+        entry: u64,
+        new_table: NewTable<'_>,
+    ) -> Result<HostPhysAddr, OutOfMemory> {
+        let smaller = new_table()?;
+        if entry != 0 {
+            let flags = entry & !ADDRESS & !LARGE;
+            for i in 0..ENTRIES {
+                let start = start + i as u64 * span(level - 1);
+                self.write(smaller, i, page(start, level - 1, flags));
+            }
+        }
+        // Rights are restricted by the pages' own entries only.
+        self.write(table, index, smaller.0 | PRESENT | WRITABLE);
+        Ok(smaller)
+    }
+
+    /// What may be done with the page that holds `address`; `None` if it is not mapped.
+    #[must_use]
+    pub fn protection(&self, address: u64) -> Option<Protection> {
+        if address >= Self::REACH {
+            return None;
+        }
+        let mut table = self.root;
+        let mut level = 4;
+        loop {
+            let entry = self.read(table, (address / span(level)) as usize % ENTRIES);
+            if entry == 0 {
+                return None;
+            }
+            if is_page(entry, level) {
+                return Some(if entry & WRITABLE != 0 {
+                    Protection::ReadWrite
+                } else if entry & self.no_execute != 0 {
+                    Protection::ReadOnly
+                } else {
+                    Protection::ReadExecute
+                });
+            }
+            table = HostPhysAddr(entry & ADDRESS);
+            level -= 1;
+        }
+    }
+
+    fn read(&self, table: HostPhysAddr, index: usize) -> u64 {
+        // SAFETY: `table` is a table of ours, reachable at its physical address, and
+        // `index` is below 512. Volatile, as the CPU sets bits in it too.
+        unsafe { (table.0 as *const u64).add(index).read_volatile() }
+    }
+
+    fn write(&mut self, table: HostPhysAddr, index: usize, entry: u64) {
+        // SAFETY: as for `read`; what the entry means is the business of `set`'s caller.
+        unsafe { (table.0 as *mut u64).add(index).write_volatile(entry) }
+    }
+}
+
+/// Whether a present entry is a page rather than a table.
+const fn is_page(entry: u64, level: u32) -> bool {
+    entry & PRESENT != 0 && (level == 1 || entry & LARGE != 0)
+}
+
+/// The entry for a page of `level`; 0 if `flags` are.
+const fn page(start: u64, level: u32, flags: u64) -> u64 {
+    if flags == 0 {
+        0
+    } else if level == 1 {
+        start | flags
+    } else {
+        start | flags | LARGE
+    }
+}

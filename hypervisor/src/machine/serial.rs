@@ -1,0 +1,221 @@
+//! The host's serial console: COM1, 115200 baud, 8 data bits, no parity, 1 stop bit.
+//!
+//! Output goes through a ring. While booting, every write waits until the UART has taken
+//! it all, so that nothing is lost if the next step fails. Once [`set_buffered`] is on, a
+//! write gives the UART what it takes at once and leaves the rest to [`poll`]: on the wire
+//! a byte takes 87 us, and the exit path must not wait for that.
+//!
+//! Nothing here waits for ever: the lock and the UART are waited for a bounded number of
+//! steps. A line that cannot get the lock is dropped (this happens only to an NMI handler
+//! that interrupted a writer); reports of fatal errors break the lock instead.
+
+use core::fmt::{self, Write};
+use spin::{Mutex, MutexGuard};
+use uart_16550::backend::PioBackend;
+use uart_16550::spec::registers::{FifoTriggerLevel, IER};
+use uart_16550::{BaudRate, Config, Uart16550};
+
+const COM1: u16 = 0x3f8;
+/// Room for a burst of console output of a whole `--json` listing.
+const RING_SIZE: usize = 32 << 10;
+/// Polls of the line status register (about 1 us each on hardware) for a FIFO of 16 bytes
+/// to empty, which takes 1.4 ms. A UART that takes longer is broken and given up.
+const FIFO_POLLS: u32 = 1_000_000;
+/// Attempts at the lock before a line is dropped, or the lock broken.
+const LOCK_ATTEMPTS: u32 = 10_000_000;
+
+struct Serial {
+    uart: Uart16550<PioBackend>,
+    working: bool,
+    buffered: bool,
+    ring: &'static mut [u8; RING_SIZE],
+    /// Where the oldest byte in the ring is.
+    first: usize,
+    /// How many bytes there are in the ring.
+    count: usize,
+}
+
+/// Apart from [`Serial`], to be in the BSS rather than in the image.
+static mut RING: [u8; RING_SIZE] = [0; RING_SIZE];
+
+static SERIAL: Mutex<Serial> = Mutex::new(Serial::new());
+
+impl Serial {
+    const fn new() -> Self {
+        let ring = &raw mut RING;
+        Self {
+            // SAFETY: COM1 is tarpit's; guests only ever see an emulated one.
+            uart: match unsafe { Uart16550::new_port(COM1) } {
+                Ok(uart) => uart,
+                Err(_) => panic!("COM1's registers lie within the I/O port space"),
+            },
+            working: false,
+            buffered: false,
+            // SAFETY: the only use of the ring, in the only value of this type.
+            ring: unsafe { &mut *ring },
+            first: 0,
+            count: 0,
+        }
+    }
+
+    /// Gives the UART what it takes now.
+    fn poll(&mut self) -> usize {
+        let end = (self.first + self.count).min(RING_SIZE);
+        let sent = self.uart.send_bytes(&self.ring[self.first..end]);
+        self.first = (self.first + sent) % RING_SIZE;
+        self.count -= sent;
+        sent
+    }
+
+    /// Waits until at most `left` bytes are in the ring.
+    fn drain_to(&mut self, left: usize) {
+        let mut polls = 0;
+        while self.count > left {
+            if self.poll() > 0 {
+                polls = 0;
+                continue;
+            }
+            polls += 1;
+            if polls == FIFO_POLLS {
+                self.working = false;
+                self.count = 0;
+            }
+            core::hint::spin_loop();
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        if !self.working {
+            return;
+        }
+        for &byte in bytes {
+            if self.count == RING_SIZE {
+                self.drain_to(RING_SIZE / 2);
+            }
+            self.ring[(self.first + self.count) % RING_SIZE] = byte;
+            self.count += 1;
+        }
+        if self.buffered {
+            self.poll();
+        } else {
+            self.drain_to(0);
+        }
+    }
+}
+
+/// Text for a terminal: line feeds become carriage return and line feed.
+struct Terminal<'a>(&'a mut Serial);
+
+impl Write for Terminal<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for line in text.split_inclusive('\n') {
+            match line.strip_suffix('\n') {
+                Some(line) => {
+                    self.0.write(line.as_bytes());
+                    self.0.write(b"\r\n");
+                }
+                None => self.0.write(line.as_bytes()),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn lock() -> Option<MutexGuard<'static, Serial>> {
+    (0..LOCK_ATTEMPTS).find_map(|_| {
+        let guard = SERIAL.try_lock();
+        if guard.is_none() {
+            core::hint::spin_loop();
+        }
+        guard
+    })
+}
+
+/// The lock, taken from its holder if need be, for reports after which this CPU does
+/// nothing any more.
+fn break_lock() -> MutexGuard<'static, Serial> {
+    lock().unwrap_or_else(|| {
+        // SAFETY: the holder is what this CPU was doing before the fatal error, which will
+        // never go on; or a CPU stuck for seconds, whose unlocking a free lock is harmless.
+        unsafe { SERIAL.force_unlock() };
+        SERIAL.lock()
+    })
+}
+
+/// Sets up COM1. Without a UART there, all output vanishes and no input comes.
+pub fn init() {
+    let config = Config {
+        interrupts: IER::empty(),
+        fifo_trigger_level: Some(FifoTriggerLevel::Fourteen),
+        baud_rate: BaudRate::Baud115200,
+        check_cts_before_sending: false,
+        ..Config::DEFAULT
+    };
+    let mut serial = SERIAL.lock();
+    serial.working = serial.uart.init(config).is_ok();
+}
+
+/// Writes raw bytes, as a guest's terminal session wants.
+pub fn write(bytes: &[u8]) {
+    if let Some(mut serial) = lock() {
+        serial.write(bytes);
+    }
+}
+
+/// Writes text, with line feeds made fit for a terminal.
+pub fn print(text: fmt::Arguments<'_>) {
+    if let Some(mut serial) = lock() {
+        // The writer itself never fails, and a failing Display loses just its own text.
+        let _ = Terminal(&mut serial).write_fmt(text);
+    }
+}
+
+/// As [`print`], from a context that may have interrupted the holder of the lock and will
+/// never return to it; waits until all is out.
+pub fn emergency_print(text: fmt::Arguments<'_>) {
+    let mut serial = break_lock();
+    let _ = Terminal(&mut serial).write_fmt(text);
+    serial.drain_to(0);
+}
+
+/// As [`flush`], from a context that may have interrupted the holder of the lock and will
+/// never return to it.
+pub fn emergency_flush() {
+    break_lock().drain_to(0);
+}
+
+/// The next byte of input, if one has come.
+#[must_use]
+pub fn try_read_byte() -> Option<u8> {
+    let mut serial = lock()?;
+    if !serial.working {
+        return None;
+    }
+    serial.uart.try_receive_byte().ok()
+}
+
+/// Gives the UART as much waiting output as it takes at once. Returns whether output is
+/// still waiting, so that an idle CPU knows to come back.
+pub fn poll() -> bool {
+    lock().is_some_and(|mut serial| {
+        if serial.count > 0 {
+            serial.poll();
+        }
+        serial.count > 0
+    })
+}
+
+/// Waits until all output is out.
+pub fn flush() {
+    if let Some(mut serial) = lock() {
+        serial.drain_to(0);
+    }
+}
+
+/// From now on writes leave to [`poll`] what the UART does not take at once (or, with
+/// `false`, wait for all of it again).
+pub fn set_buffered(buffered: bool) {
+    if let Some(mut serial) = lock() {
+        serial.buffered = buffered;
+    }
+}
