@@ -9,9 +9,9 @@ extern crate alloc;
 extern crate std;
 
 pub mod console;
+pub mod cpuid;
 pub mod emulate;
 pub mod fatal;
-pub mod cpuid;
 pub mod guest_boot;
 pub mod guest_memory;
 pub mod guest_paging;
@@ -22,12 +22,11 @@ pub mod options;
 pub mod run;
 pub mod start;
 pub mod suppression;
-#[cfg(test)]
-mod test_ram;
 pub mod vcpu;
 pub mod vm;
-pub mod msr;
 pub mod vm_config;
+#[cfg(test)]
+mod test_ram;
 
 pub use machine::Machine;
 pub use run::run;

@@ -16,6 +16,7 @@ const LINUX: &str = "debian";
 
 /// Which guest, and how large.
 #[derive(Args, Clone, Debug)]
+#[group(skip)]
 pub struct Options {
     /// The guest: `debian` (a stock Debian kernel with the workload as its userland), or one of
     /// our own kernels under guest-images/kernels by name

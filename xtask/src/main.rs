@@ -88,3 +88,24 @@ fn dispatch(command: Command) -> Result<u8> {
     }
     Ok(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_multiboot_guest_takes_no_other_kernel() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' ')).map(|_| ());
+        assert!(parse("xtask run --multiboot tsc.flat --append verbose").is_ok());
+        assert!(parse("xtask run --multiboot tsc.flat --kernel vmlinuz").is_err());
+        assert!(parse("xtask run --vcpus 0").is_err());
+        assert!(parse("xtask run --ips 0").is_err());
+    }
+}

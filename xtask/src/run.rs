@@ -9,7 +9,7 @@ use clap::Args;
 use crate::bundle;
 use crate::machine::{self, DEFAULT_IPS, End, Spec, Wish};
 use crate::paths;
-use crate::serial::{FATAL, Fatal, Session};
+use crate::serial::{Fatal, Session, fatal_line};
 use crate::terminal::{self, Left};
 use crate::verdict::VmEnd;
 
@@ -84,9 +84,7 @@ pub fn run(options: &Options) -> Result<u8> {
     let mut fatal = None;
     let mut vm_end = None;
     let left = terminal::relay(&mut session, |line| {
-        if let Some(at) = line.find(FATAL) {
-            fatal = Some(Fatal(line[at..].to_owned()));
-        }
+        fatal = fatal_line(line).map(|line| Fatal(line.to_owned()));
         vm_end = vm.as_deref().and_then(|vm| VmEnd::from_line(line, vm));
         fatal.is_some() || vm_end.is_some()
     })?;

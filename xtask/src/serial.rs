@@ -13,8 +13,9 @@ use crate::paths;
 /// What tarpit prints before it waits for a command.
 pub const PROMPT: &str = "tarpit> ";
 
-/// How tarpit begins the line that says why it cannot run, before it halts.
-pub const FATAL: &str = "tarpit: fatal: ";
+/// How tarpit begins the line that says why it cannot run, before it halts; or that it has found
+/// a bug of its own.
+const FATAL: [&str; 2] = ["tarpit: fatal: ", "tarpit: panic"];
 
 /// How long to wait for an answer unless told otherwise: an emulated PC on a busy machine is slow.
 pub const PATIENCE: Duration = Duration::from_secs(180);
@@ -257,7 +258,7 @@ impl Session {
 
 /// The whole line in which tarpit says why it halted, if it did.
 pub fn fatal_line(said: &str) -> Option<&str> {
-    let at = said.find(FATAL)?;
+    let at = FATAL.iter().filter_map(|words| said.find(words)).min()?;
     let line = &said[at..];
     line.find('\n').map(|end| line[..end].trim_end())
 }
@@ -272,6 +273,10 @@ mod tests {
         assert_eq!(
             fatal_line("boot\ntarpit: fatal: no VMX\r\nhalted"),
             Some("tarpit: fatal: no VMX")
+        );
+        assert_eq!(
+            fatal_line("tarpit: panic at a.rs:1: no\n"),
+            Some("tarpit: panic at a.rs:1: no")
         );
         assert_eq!(fatal_line("all is well\n"), None);
     }

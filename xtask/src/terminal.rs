@@ -91,7 +91,7 @@ pub enum Left {
 }
 
 /// Connects the user's terminal with the machine until it ends, the user quits, or `seen` finds
-/// what it looks for in the lines said so far.
+/// what it looks for in a line (which it gets with its line feed).
 ///
 /// # Errors
 /// When the terminal or the machine's line fails.
@@ -113,7 +113,7 @@ pub fn relay(session: &mut Session, mut seen: impl FnMut(&str) -> bool) -> Resul
             unfinished.push_str(&text);
             while let Some(end) = unfinished.find('\n') {
                 let line: String = unfinished.drain(..=end).collect();
-                if seen(line.trim_end()) {
+                if seen(&line) {
                     return Ok(Left::Seen);
                 }
             }
