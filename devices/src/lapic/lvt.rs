@@ -3,7 +3,7 @@
 use super::base::Mode;
 use super::registers::{Register, lvt};
 use super::timer::TimerMode;
-use super::{ExtInts, LocalApic, MAX_NMIS};
+use super::{ExtInts, LocalApic};
 use crate::apic_message::DeliveryMode;
 use crate::time::Now;
 
@@ -161,10 +161,6 @@ impl LocalApic {
                 _ => {}
             },
         }
-    }
-
-    pub(super) fn request_nmi(&mut self) {
-        self.nmis = (self.nmis + 1).min(MAX_NMIS);
     }
 
     /// A write of an entry of the table.

@@ -17,6 +17,7 @@ mod access;
 mod base;
 mod error;
 mod icr;
+mod incoming;
 mod lvt;
 mod page;
 mod port;
@@ -39,8 +40,8 @@ pub use posted::PostedInterrupts;
 pub use registers::Register;
 pub use router::Router;
 
-use crate::apic_message::{ApicMessage, DeliveryMode, Trigger};
-use crate::time::{Hertz, Now, TimerTicks};
+use crate::apic_message::ApicMessage;
+use crate::time::Hertz;
 use error::Errors;
 use lvt::Pin;
 use port::{Addressing, x2apic_logical_id};
@@ -99,9 +100,6 @@ bitflags::bitflags! {
         const MESSAGE = 2;
     }
 }
-
-/// One NMI to be taken, and one that the processor latches while it handles that.
-const MAX_NMIS: u8 = 2;
 
 /// A local APIC. See the [module documentation](self).
 pub struct LocalApic {
@@ -271,91 +269,6 @@ impl LocalApic {
         self.port.accepts(message)
     }
 
-    /// Takes `message`, whatever its destination says.
-    pub fn deliver(&mut self, message: &ApicMessage) {
-        match message.delivery_mode {
-            DeliveryMode::Fixed | DeliveryMode::LowestPriority => {
-                self.deliver_vector(message.vector, message.trigger == Trigger::Level);
-            }
-            DeliveryMode::Nmi => self.request_nmi(),
-            DeliveryMode::Init => self.request_init(),
-            DeliveryMode::StartUp => self.start_up = Some(message.vector),
-            DeliveryMode::ExtInt => {
-                if self.software_enabled {
-                    self.ext_ints.insert(ExtInts::MESSAGE);
-                }
-            }
-            // There is no system-management mode to go to.
-            DeliveryMode::Smi => {}
-        }
-    }
-
-    /// A vector from anywhere, legal or not.
-    #[inline]
-    fn deliver_vector(&mut self, vector: u8, level: bool) {
-        if !self.software_enabled {
-            return;
-        }
-        if vector < 16 {
-            return self.receive_illegal_vector();
-        }
-        self.request(vector, level);
-    }
-
-    #[inline]
-    fn request(&mut self, vector: u8, level: bool) {
-        self.priority.request(self.port.page(), vector, level);
-    }
-
-    fn request_init(&mut self) {
-        self.init = true;
-        self.start_up = None;
-    }
-
-    /// Takes in what others have posted. True if there was something.
-    #[inline]
-    pub fn absorb(&mut self) -> bool {
-        let has_mail = self.port.has_mail();
-        if has_mail {
-            self.absorb_mail();
-        }
-        has_mail
-    }
-
-    fn absorb_mail(&mut self) {
-        let mail = self.port.take_mail();
-        if self.software_enabled {
-            // The level-triggered ones last, so that a vector posted as both keeps its
-            // source waiting for the end of interrupt.
-            for (requests, level) in [(mail.edge, false), (mail.level, true)] {
-                for (index, vectors) in (0u8..).zip(requests) {
-                    for (word, vectors) in [
-                        (2 * index, vectors as u32),
-                        (2 * index + 1, (vectors >> 32) as u32),
-                    ] {
-                        if vectors != 0 {
-                            self.priority
-                                .request_word(self.port.page(), word, vectors, level);
-                        }
-                    }
-                }
-            }
-            if mail.events.ext_int() {
-                self.ext_ints.insert(ExtInts::MESSAGE);
-            }
-        }
-        if mail.events.illegal_vector() {
-            self.receive_illegal_vector();
-        }
-        self.nmis = (self.nmis + mail.events.nmis()).min(MAX_NMIS);
-        if mail.events.init() {
-            self.request_init();
-        }
-        if let Some(vector) = mail.events.start_up() {
-            self.start_up = Some(vector);
-        }
-    }
-
     /// What the processor should be interrupted with now, if it can be: an interrupt of the
     /// 8259 pair, which has no priority here, or the highest vector above the processor
     /// priority.
@@ -381,51 +294,6 @@ impl LocalApic {
             return vector;
         }
         self.page().read(Register::SVR) as u8
-    }
-
-    /// Takes a pending interrupt of the 8259 pair, which is to be asked for the vector.
-    pub fn take_ext_int(&mut self) {
-        self.ext_ints.remove(ExtInts::MESSAGE);
-    }
-
-    /// Whether there is an NMI to take.
-    #[must_use]
-    #[inline]
-    pub fn nmi_pending(&self) -> bool {
-        self.nmis != 0
-    }
-
-    /// Takes an NMI, if there is one.
-    pub fn take_nmi(&mut self) -> bool {
-        let pending = self.nmi_pending();
-        self.nmis = self.nmis.saturating_sub(1);
-        pending
-    }
-
-    /// Tells that the processor is handling an NMI: it latches one more, and no more than
-    /// that (SDM vol. 3A, 7.7.1). Otherwise two that came at the same time are taken one
-    /// after the other.
-    pub fn limit_nmis(&mut self) {
-        self.nmis = self.nmis.min(1);
-    }
-
-    /// Whether there is an INIT or a start-up to take.
-    #[must_use]
-    #[inline]
-    pub fn reset_pending(&self) -> bool {
-        self.init || self.start_up.is_some()
-    }
-
-    /// Takes an INIT, if there is one. The processor is to be reset, with
-    /// [`LocalApic::init_reset`], and then waits for a start-up.
-    pub fn take_init(&mut self) -> bool {
-        core::mem::take(&mut self.init)
-    }
-
-    /// Takes a start-up, if there is one, and returns its vector. A processor that does not
-    /// wait for it ignores it. An INIT is to be taken first.
-    pub fn take_start_up(&mut self) -> Option<u8> {
-        self.start_up.take()
     }
 
     /// The end of the highest vector in service.
@@ -523,47 +391,5 @@ impl LocalApic {
     /// Says whether the hardware moves vectors from IRR to ISR and out of it by itself.
     pub fn set_virtual_interrupt_delivery(&mut self, on: bool) {
         self.priority.set_hardware_delivers(self.port.page(), on);
-    }
-
-    /// When [`LocalApic::expire`] wants to be called next.
-    #[must_use]
-    #[inline]
-    pub fn next_deadline(&self) -> Option<TimerTicks> {
-        self.timer.due()
-    }
-
-    /// Raises the timer's interrupt if it is due. Expiries of a periodic timer that came too
-    /// late for each other are one.
-    #[inline]
-    pub fn expire(&mut self, now: Now) {
-        if self.timer.expire(now) {
-            self.raise_lvt(Register::LVT_TIMER);
-        }
-    }
-
-    /// IA32_TSC_DEADLINE: zero unless armed.
-    pub fn tsc_deadline(&mut self, now: Now) -> u64 {
-        self.expire(now);
-        self.timer.tsc_deadline()
-    }
-
-    /// A WRMSR of IA32_TSC_DEADLINE (SDM vol. 3A, 12.5.4.1): arms the timer for this value
-    /// of the guest's TSC, which may be past, or disarms it with zero. Without effect unless
-    /// the LVT timer register selects this mode.
-    pub fn set_tsc_deadline(&mut self, now: Now, deadline: u64) {
-        self.expire(now);
-        if self.mode != Mode::Disabled {
-            self.timer.set_tsc_deadline(now, deadline);
-            self.expire(now);
-        }
-    }
-
-    /// Tells the timer that the guest's TSC is the counter line plus `offset`, modulo 2^64,
-    /// from now on: after a write of IA32_TIME_STAMP_COUNTER or IA32_TSC_ADJUST. An armed
-    /// TSC deadline moves accordingly.
-    pub fn set_tsc_offset(&mut self, now: Now, offset: u64) {
-        self.expire(now);
-        self.timer.set_tsc_offset(now, offset);
-        self.expire(now);
     }
 }

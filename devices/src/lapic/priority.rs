@@ -117,7 +117,8 @@ impl Priority {
         let services = page.vectors(VectorRegister::Isr, word);
         page.set_vectors(VectorRegister::Isr, word, services | bit(vector));
         self.isr_words |= 1 << word;
-        self.update(page);
+        // It was above the processor priority, and so is that now.
+        page.write(Register::PPR, u32::from(vector & 0xf0));
         Some(vector)
     }
 

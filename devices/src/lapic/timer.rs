@@ -6,7 +6,9 @@
 
 use crate::time::{Hertz, Now, TimerTicks};
 
-use super::registers::lvt;
+use super::LocalApic;
+use super::base::Mode;
+use super::registers::{Register, lvt};
 
 /// What the timer does (LVT timer register, bits 17 and 18).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -281,5 +283,49 @@ impl Timer {
             now.timer
                 .saturating_add(self.tsc_deadline.saturating_sub(tsc))
         });
+    }
+}
+
+impl LocalApic {
+    /// When [`LocalApic::expire`] wants to be called next.
+    #[must_use]
+    #[inline]
+    pub fn next_deadline(&self) -> Option<TimerTicks> {
+        self.timer.due()
+    }
+
+    /// Raises the timer's interrupt if it is due. Expiries of a periodic timer that came too
+    /// late for each other are one.
+    #[inline]
+    pub fn expire(&mut self, now: Now) {
+        if self.timer.expire(now) {
+            self.raise_lvt(Register::LVT_TIMER);
+        }
+    }
+
+    /// IA32_TSC_DEADLINE: zero unless armed.
+    pub fn tsc_deadline(&mut self, now: Now) -> u64 {
+        self.expire(now);
+        self.timer.tsc_deadline()
+    }
+
+    /// A WRMSR of IA32_TSC_DEADLINE (SDM vol. 3A, 12.5.4.1): arms the timer for this value
+    /// of the guest's TSC, which may be past, or disarms it with zero. Without effect unless
+    /// the LVT timer register selects this mode.
+    pub fn set_tsc_deadline(&mut self, now: Now, deadline: u64) {
+        self.expire(now);
+        if self.mode != Mode::Disabled {
+            self.timer.set_tsc_deadline(now, deadline);
+            self.expire(now);
+        }
+    }
+
+    /// Tells the timer that the guest's TSC is the counter line plus `offset`, modulo 2^64,
+    /// from now on: after a write of IA32_TIME_STAMP_COUNTER or IA32_TSC_ADJUST. An armed
+    /// TSC deadline moves accordingly.
+    pub fn set_tsc_offset(&mut self, now: Now, offset: u64) {
+        self.expire(now);
+        self.timer.set_tsc_offset(now, offset);
+        self.expire(now);
     }
 }

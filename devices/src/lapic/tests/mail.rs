@@ -194,7 +194,7 @@ fn lowest_priority_goes_to_the_least_busy_and_equals_take_turns() {
         0x42,
         Destination::Logical(0b11),
     );
-    assert_eq!(machine.cpus[0].apic.port().has_mail(), true, "0x80 < 0x90");
+    assert!(machine.cpus[0].apic.port().has_mail(), "0x80 < 0x90");
 }
 
 #[test]

@@ -12,8 +12,8 @@ mod virtualised;
 use alloc::vec::Vec;
 
 use super::*;
-use crate::apic_message::Destination;
-use crate::time::CounterTicks;
+use crate::apic_message::{DeliveryMode, Destination, Trigger};
+use crate::time::{CounterTicks, Now, TimerTicks};
 
 /// Everything that a local APIC has sent.
 #[derive(Debug, Default)]
