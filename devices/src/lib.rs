@@ -20,8 +20,6 @@ pub mod ioapic;
 pub mod lapic;
 pub mod line;
 pub mod pic;
-pub mod platform_map;
-pub mod post_port;
 pub mod pit;
 pub mod platform_map;
 pub mod pm1;

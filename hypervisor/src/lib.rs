@@ -8,7 +8,6 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
-pub mod console;
 pub mod cpuid;
 pub mod emulate;
 pub mod fatal;
@@ -20,8 +19,8 @@ pub mod machine;
 pub mod msr;
 pub mod options;
 pub mod run;
+pub mod scheduler;
 pub mod start;
-pub mod suppression;
 pub mod vcpu;
 pub mod vm;
 pub mod vm_config;

@@ -21,6 +21,9 @@ pub struct Options {
     pub log_level: LevelFilter,
     /// `on-end=stay|poweroff`.
     pub on_end: OnEnd,
+    /// `virtual-apic=on|off`: whether to let the processor virtualise the guests' local APICs,
+    /// if it can.
+    pub virtual_apic: bool,
 }
 
 impl Default for Options {
@@ -28,12 +31,14 @@ impl Default for Options {
         Self {
             log_level: LevelFilter::Info,
             on_end: OnEnd::Stay,
+            virtual_apic: true,
         }
     }
 }
 
 /// Every option with its values, as shown to the operator.
-const KNOWN: &str = "loglevel=error|warn|info|debug, on-end=stay|poweroff";
+const KNOWN: &str = "loglevel=error|warn|info|debug, on-end=stay|poweroff, \
+     virtual-apic=on|off";
 
 /// Why a command line was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,6 +101,13 @@ impl Options {
                         "stay" => OnEnd::Stay,
                         "poweroff" => OnEnd::PowerOff,
                         _ => return Err(bad_value("stay|poweroff")),
+                    }
+                }
+                "virtual-apic" => {
+                    options.virtual_apic = match value {
+                        "on" => true,
+                        "off" => false,
+                        _ => return Err(bad_value("on|off")),
                     }
                 }
                 _ => {

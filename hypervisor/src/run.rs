@@ -12,11 +12,11 @@ use crate::fatal::fatal;
 use crate::machine::cpu::{PerCpu, gdt, idt};
 use crate::machine::host_timer::HostTimer;
 use crate::machine::{Machine, memory, serial};
+use crate::msr::HostMsrs;
 use crate::scheduler::Scheduler;
-use crate::vcpu::live_state::LiveFeatures;
 use crate::vm::VmId;
 use crate::vm::create::Maker;
-use crate::vm_config::{BootModule, VmConfig};
+use crate::vm_config::{self, BootModule};
 
 /// Runs what the boot modules describe, until the machine is switched off.
 pub fn run(machine: Machine) -> ! {
@@ -24,7 +24,7 @@ pub fn run(machine: Machine) -> ! {
         Ok(capabilities) => Box::leak(Box::new(capabilities)),
         Err(unsupported) => fatal(format_args!("{unsupported}")),
     };
-    let live_features = prepare_cpu(capabilities);
+    prepare_cpu(capabilities);
     log::info!(
         "VMX: TSC scaling {}, virtual APIC {}, EPT pages up to {}, preemption timer every {} ticks",
         yes_no(capabilities.tsc_scaling()),
@@ -34,9 +34,9 @@ pub fn run(machine: Machine) -> ! {
     );
     let cpu = PerCpu::current();
     let host = HostState {
-        cs: gdt::CODE,
-        data: gdt::DATA,
-        tr: gdt::TSS,
+        cs: gdt::CODE.0,
+        data: gdt::DATA.0,
+        tr: gdt::TSS.0,
         gs_base: cpu.gs_base(),
         tss_base: cpu.tss_base(),
         gdt_base: cpu.gdt_base(),
@@ -53,7 +53,7 @@ pub fn run(machine: Machine) -> ! {
             data: unsafe { module.bytes() },
         })
         .collect();
-    let configs = VmConfig::from_modules(&modules).unwrap_or_else(|error| fatal(format_args!("{error}")));
+    let configs = vm_config::parse(&modules).unwrap_or_else(|error| fatal(format_args!("{error}")));
     if configs.is_empty() {
         fatal(format_args!(
             "no guest to run: add a boot module with the command line `kernel vm=NAME`"
@@ -64,7 +64,7 @@ pub fn run(machine: Machine) -> ! {
         capabilities,
         host,
         tsc,
-        live_features,
+        host_msrs(),
         Box::leak(Box::new(IoBitmaps::ALL_EXIT)),
         machine.options.virtual_apic,
     );
@@ -92,9 +92,10 @@ pub fn run(machine: Machine) -> ! {
 }
 
 /// Puts this CPU into VMX operation, with the extended state of guests switched on.
-fn prepare_cpu(capabilities: &Capabilities) -> LiveFeatures {
-    let features = crate::cpuid::live_features(&crate::cpuid::host);
-    if features.xcr0 != 0 {
+fn prepare_cpu(capabilities: &Capabilities) {
+    let has_xsave =
+        raw_cpuid::CpuId::new().get_feature_info().is_some_and(|features| features.has_xsave());
+    if has_xsave {
         // SAFETY: the CPU has XSAVE; the host uses no extended state.
         unsafe {
             x86_64::registers::control::Cr4::update(|cr4| {
@@ -114,7 +115,28 @@ fn prepare_cpu(capabilities: &Capabilities) -> LiveFeatures {
     if let Err(error) = unsafe { vmx::operation::enter_vmx_operation(capabilities, region) } {
         fatal(format_args!("{error}"));
     }
-    features
+}
+
+/// What guests are told of this CPU's MSRs.
+fn host_msrs() -> HostMsrs {
+    const BIOS_SIGN_ID: u32 = 0x8b;
+    const ARCH_CAPABILITIES: u32 = 0x10a;
+    let has_arch_capabilities = crate::cpuid::host(7, 0).edx >> 29 & 1 != 0;
+    // SAFETY: IA32_BIOS_SIGN_ID exists on every CPU with VMX, IA32_ARCH_CAPABILITIES where
+    // CPUID says so. CPUID leaf 1 loads the revision after a write of zero (SDM vol. 3A,
+    // 10.11.7.1).
+    unsafe {
+        vmx::msr::write(BIOS_SIGN_ID, 0);
+        let _ = crate::cpuid::host(1, 0);
+        HostMsrs {
+            microcode_revision: (vmx::msr::read(BIOS_SIGN_ID) >> 32) as u32,
+            arch_capabilities: if has_arch_capabilities {
+                vmx::msr::read(ARCH_CAPABILITIES)
+            } else {
+                0
+            },
+        }
+    }
 }
 
 const fn yes_no(value: bool) -> &'static str {

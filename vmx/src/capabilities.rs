@@ -191,6 +191,9 @@ impl Capabilities {
             cr4_fixed1: read(msr::VMX_CR4_FIXED1),
             translation: Translation::from_msr(read(msr::VMX_EPT_VPID_CAP)),
         };
+        if basic >> 54 & 1 == 0 {
+            return Err(Unsupported::Missing("exit information for INS and OUTS"));
+        }
         capabilities.check_required(read(msr::VMX_EPT_VPID_CAP))?;
         Ok(capabilities)
     }

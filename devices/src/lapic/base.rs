@@ -38,6 +38,18 @@ impl ApicBase {
         self.0
     }
 
+    /// Whether the APIC is enabled at all: CPUID.1:EDX.APIC.
+    #[must_use]
+    pub const fn is_enabled(self) -> bool {
+        self.0 & Self::ENABLED != 0
+    }
+
+    /// Whether this is the bootstrap processor.
+    #[must_use]
+    pub const fn is_bootstrap(self) -> bool {
+        self.0 & Self::BOOTSTRAP != 0
+    }
+
     /// The guest-physical address of the register page, which means something in xAPIC mode
     /// only.
     #[must_use]

@@ -14,7 +14,6 @@ use crate::vm::{Board, BoardHost, Vm};
 pub(super) struct Messages<'a> {
     vm: &'a Arc<Vm>,
     board: &'a mut Board,
-    now: Now,
 }
 
 impl ApicBus for Messages<'_> {
@@ -24,7 +23,7 @@ impl ApicBus for Messages<'_> {
 
     fn end_of_interrupt(&mut self, vector: u8) {
         let mut host = BoardHost::new(self.vm);
-        self.board.chipset.end_of_interrupt(self.now, vector, &mut host);
+        self.board.chipset.end_of_interrupt(vector, &mut host);
     }
 }
 
@@ -45,7 +44,7 @@ impl Devices<'_> {
 
     /// The LAPIC and the bus that it sends on.
     pub(super) fn lapic(&mut self) -> (&mut LocalApic, Messages<'_>) {
-        (self.lapic, Messages { vm: self.vm, board: self.board, now: self.now })
+        (self.lapic, Messages { vm: self.vm, board: self.board })
     }
 }
 

@@ -9,7 +9,7 @@ use vmx::fields;
 use super::registers::{BLOCKED_BY_NMI, BLOCKED_BY_STI_OR_MOV_SS, RFLAGS_IF};
 use super::{Vcpu, ending::Ending};
 use crate::emulate::{Cpu, Fault};
-use crate::guest_paging::PagingRegisters;
+use crate::vm::BoardHost;
 
 impl Vcpu {
     /// Queues an exception for the next entry; one that meets another on its way becomes a
@@ -112,7 +112,7 @@ impl Vcpu {
 
     /// The interrupt that the guest is to take next, by the LAPIC's priorities.
     fn deliverable(&self) -> Option<Pending> {
-        if self.ext_int_pending() { Some(Pending::ExtInt) } else { self.lapic.pending() }
+        self.lapic.pending()
     }
 
     /// Injects an interrupt if the guest can take one now.
@@ -124,14 +124,13 @@ impl Vcpu {
             return false;
         }
         let vector = match pending {
-            Pending::Vector(vector) => {
-                self.lapic.acknowledge(vector);
-                vector
+            Pending::Vector(_) => self.lapic.acknowledge(),
+            Pending::ExtInt => {
+                self.lapic.take_ext_int();
+                self.acknowledge_pic()
             }
-            Pending::ExtInt => self.acknowledge_pic(),
         };
         self.inject(Event::interrupt(vector));
-        self.suppression_interrupt_injected();
         true
     }
 
@@ -152,9 +151,14 @@ impl Vcpu {
             || (self.deliverable().is_some() && self.registers.rflags() & RFLAGS_IF != 0)
     }
 
-    /// Whether the guest has interrupts on, as HLT left it.
-    pub(super) fn protected_mode(&self) -> bool {
-        self.registers.cr0() & 1 != 0
+    /// The interrupt that the 8259 pair has pending, if it is to be taken.
+    fn ext_int_pending(&self) -> bool {
+        self.lapic.pending() == Some(Pending::ExtInt)
+    }
+
+    /// The 8259 pair's answer to the processor's interrupt acknowledge: a vector.
+    fn acknowledge_pic(&self) -> u8 {
+        self.vm.board.lock().chipset.acknowledge_pic(&mut BoardHost::new(&self.vm))
     }
 }
 

@@ -11,6 +11,8 @@ use core::ptr::NonNull;
 
 use vmx::msr;
 
+use crate::cpuid::Limits;
+
 /// MSRs that guests read and write without an exit, outside the VMCS.
 const MSRS: [u32; 6] =
     [msr::STAR, msr::LSTAR, msr::CSTAR, msr::FMASK, msr::KERNEL_GS_BASE, msr::TSC_AUX];
@@ -22,20 +24,9 @@ const XCR0_AT_RESET: u64 = 1;
 const XSAVE_MINIMUM: usize = 576;
 const XSAVE_ALIGNMENT: usize = 64;
 
-/// What the host's processors let guests have of this state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LiveFeatures {
-    /// State components that guests may enable in XCR0; zero without XSAVE.
-    pub xcr0: u64,
-    /// Bytes of an XSAVE area that holds them all.
-    pub xsave_bytes: usize,
-    /// Whether IA32_TSC_AUX exists.
-    pub tsc_aux: bool,
-}
-
 /// The live state of a VCPU that is not on a processor.
 pub struct LiveState {
-    features: LiveFeatures,
+    features: Limits,
     xsave_area: NonNull<u8>,
     /// XCR0 of the guest.
     pub xcr0: u64,
@@ -50,7 +41,7 @@ unsafe impl Send for LiveState {}
 impl LiveState {
     /// The state after power-up.
     #[must_use]
-    pub fn new(features: LiveFeatures) -> Self {
+    pub fn new(features: &Limits) -> Self {
         let size = features.xsave_bytes.max(XSAVE_MINIMUM);
         let Ok(layout) = Layout::from_size_align(size, XSAVE_ALIGNMENT) else {
             unreachable!("an XSAVE area is a few kilobytes")
@@ -69,19 +60,13 @@ impl LiveState {
         }
         const DR6_AT_RESET: u64 = 0xffff_0ff0;
         Self {
-            features,
+            features: *features,
             xsave_area,
             xcr0: XCR0_AT_RESET,
             cr2: 0,
             debug: [0, 0, 0, 0, DR6_AT_RESET],
             msrs: [0; 6],
         }
-    }
-
-    /// The components that the guest may enable.
-    #[must_use]
-    pub const fn features(&self) -> &LiveFeatures {
-        &self.features
     }
 
     /// Puts the state into this processor.
@@ -162,21 +147,6 @@ impl Drop for LiveState {
     }
 }
 
-/// Whether XSETBV of XCR0 takes `value` (SDM vol. 1, 13.3), of the components `allowed`.
-#[must_use]
-pub const fn xcr0_is_legal(value: u64, allowed: u64) -> bool {
-    const X87: u64 = 1;
-    const SSE: u64 = 1 << 1;
-    const AVX: u64 = 1 << 2;
-    const MPX: u64 = 0b11 << 3;
-    const AVX512: u64 = 0b111 << 5;
-    value & X87 != 0
-        && value & !allowed == 0
-        && (value & AVX == 0 || value & SSE != 0)
-        && (value & MPX == 0 || value & MPX == MPX)
-        && (value & AVX512 == 0 || (value & AVX512 == AVX512 && value & AVX != 0))
-}
-
 /// XCR0 of this processor.
 ///
 /// # Safety
@@ -207,18 +177,14 @@ pub unsafe fn set_xcr0(value: u64) {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::xcr0_is_legal;
-
-    #[test]
-    fn xcr0_takes_only_combinations_that_the_processor_has() {
-        let allowed = 0xe7;
-        for legal in [0x1, 0x3, 0x7, 0xe7] {
-            assert!(xcr0_is_legal(legal, allowed), "{legal:#x}");
-        }
-        for illegal in [0x0, 0x2, 0x5, 0x6, 0x27, 0xe3, 0xb, 0x1f, 1 << 9 | 1] {
-            assert!(!xcr0_is_legal(illegal, allowed), "{illegal:#x}");
-        }
+/// Adds `causes` to DR6 of the guest, which is live, as the delivery of a #DB does: bits 3:0
+/// are replaced, the others set (SDM vol. 3B, 18.2.3).
+pub(super) fn update_dr6(causes: u64) {
+    let mut dr6: u64;
+    // SAFETY: the host has no breakpoints; DR6 is the guest's.
+    unsafe {
+        asm!("mov {}, dr6", out(reg) dr6, options(nomem, nostack, preserves_flags));
+        dr6 = dr6 & !0xf | causes;
+        asm!("mov dr6, {}", in(reg) dr6, options(nomem, nostack, preserves_flags));
     }
 }

@@ -35,7 +35,7 @@ use vmx::vmcs::{HostState, VmInstructionFailed, Vmcs};
 use crate::guest_boot::EntryState;
 use crate::msr::Msrs;
 use crate::vm::Vm;
-use live_state::{LiveFeatures, LiveState};
+use live_state::LiveState;
 use registers::Registers;
 use statistics::Statistics;
 
@@ -114,12 +114,6 @@ pub struct VcpuConfig {
     pub vpid: Vpid,
     /// Its MSRs.
     pub msrs: Msrs,
-    /// What of the processor's state guests may use.
-    pub live_features: LiveFeatures,
-    /// The CR4 bits that it may set.
-    pub cr4_allowed: u64,
-    /// The guest's MAXPHYADDR.
-    pub physical_address_bits: u32,
     /// Whether to let the processor virtualise the APIC, if it can.
     pub virtualize_apic: bool,
 }
@@ -142,7 +136,9 @@ impl Vcpu {
         // SAFETY: VMX operation, by the contract.
         let mut vmcs = unsafe { Vmcs::new(capabilities, pages.vmcs)? };
         vmcs.load()?;
-        setup::initialise(&mut vmcs, capabilities, config.vpid.get(), config.cr4_allowed);
+        let limits = *vm.cpuid.limits();
+        let cr4_allowed = limits.cr4 & capabilities.cr4_fixed1;
+        setup::initialise(&mut vmcs, capabilities, config.vpid.get(), cr4_allowed);
         // SAFETY: by the contract.
         unsafe { vmcs.set_host_state(host) };
         // SAFETY: the VM keeps its tables for as long as its VCPUs live, and maps only its
@@ -169,9 +165,9 @@ impl Vcpu {
             registers: Registers {
                 gpr: GuestRegisters::default(),
                 vmcs,
-                physical_address_bits: config.physical_address_bits,
+                physical_address_bits: limits.physical_address_bits,
             },
-            live: LiveState::new(config.live_features),
+            live: LiveState::new(&limits),
             lapic: config.lapic,
             tsc: Tsc::new(),
             msrs: config.msrs,
@@ -273,15 +269,14 @@ impl Vcpu {
     }
 
     fn pass_msrs_through(&mut self) {
+        let has_tsc_aux = self.vm.cpuid.limits().tsc_aux;
         for msr in crate::msr::pass_through() {
-            self.msr_bitmaps.pass_through(msr);
+            if msr != vmx::msr::TSC_AUX || has_tsc_aux {
+                self.msr_bitmaps.pass_through(msr);
+            }
         }
         // RDMSR of the TSC shows what RDTSC does; writes move the offset.
-        self.msr_bitmaps.set_exits(
-            crate::msr::IA32_TIME_STAMP_COUNTER,
-            vmx::bitmaps::MsrAccess::Read,
-            false,
-        );
+        self.msr_bitmaps.set_exits(crate::msr::TIME_STAMP_COUNTER, vmx::bitmaps::MsrAccess::Read, false);
         self.msr_bitmaps.set_exits(vmx::msr::EFER, vmx::bitmaps::MsrAccess::Read, false);
     }
 

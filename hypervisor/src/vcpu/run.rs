@@ -61,7 +61,6 @@ impl Vcpu {
             self.statistics.count_exit(reason, left_guest_at.since(entered_at));
             self.note_interrupted_delivery();
             self.handle(exit, left_guest_at)?;
-            self.observe(exit, left_guest_at);
             self.statistics.add_root_ticks(reason, host_now().since(left_guest_at));
             if self.activity != Activity::Running {
                 // An event may be pending already: HLT ends at once then.
@@ -96,12 +95,18 @@ impl Vcpu {
         Ok(())
     }
 
+    /// Whether something has changed that a halted VCPU may have to run for.
+    #[must_use]
+    pub fn wants_attention(&self, now: HostTicks) -> bool {
+        self.attention || now >= self.deadline || self.lapic.port().has_mail()
+    }
+
     /// Whether a halted VCPU has something to run for at host time `now`.
     ///
     /// # Errors
     /// If its VM has ended.
     pub fn poll(&mut self, now: HostTicks) -> Result<bool, Ending> {
-        if self.activity != Activity::Running && (self.attention || now >= self.deadline || self.lapic.port().has_mail()) {
+        if self.wants_attention(now) {
             self.attend(now)?;
         }
         Ok(self.activity == Activity::Running)

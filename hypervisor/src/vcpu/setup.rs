@@ -7,7 +7,8 @@ use vmx::fields;
 use vmx::segment::{AccessRights, DescriptorTable, Segment, SegmentRegister};
 use vmx::vmcs::{Controls, Vmcs};
 
-use super::control_registers::{CR0_HOST_OWNED, CR0_NE, CR4_VMXE};
+use super::control_registers::{CR0_CD, CR0_HOST_OWNED, CR0_NE, CR0_NW, CR4_VMXE};
+use super::registers::Registers;
 use crate::guest_boot;
 
 /// Exceptions that exit. A guest whose handling of #AC or #DB raises the same exception
@@ -128,4 +129,52 @@ pub(super) fn enter_at(vmcs: &mut Vmcs, state: &guest_boot::EntryState) {
     };
     vmcs.set_gdtr(table(&state.gdtr));
     vmcs.set_idtr(table(&state.idtr));
+}
+
+/// Puts the registers into their state after INIT (SDM vol. 3A, table 10-1), which leaves
+/// the floating-point state, most MSRs and the cache controls alone.
+pub(super) fn init_reset(registers: &mut Registers) {
+    const CR0_AT_RESET: u64 = 0x6000_0010;
+    let vmcs = &mut registers.vmcs;
+    let cache_controls = vmcs.read(fields::CR0_READ_SHADOW) & (CR0_CD | CR0_NW);
+    let cr0 = CR0_AT_RESET & !(CR0_CD | CR0_NW) | cache_controls;
+    vmcs.write(fields::GUEST_CR0, cr0 & !CR0_HOST_OWNED | CR0_NE);
+    vmcs.write(fields::CR0_READ_SHADOW, cr0);
+    vmcs.write(fields::GUEST_CR3, 0);
+    vmcs.write(fields::GUEST_CR4, CR4_VMXE);
+    vmcs.write(fields::CR4_READ_SHADOW, 0);
+    vmcs.write(fields::GUEST_EFER, 0);
+    vmcs.set_ia32e_mode(false);
+    vmcs.write(fields::GUEST_RFLAGS, 2);
+    vmcs.write(fields::GUEST_RSP, 0);
+    vmcs.write(fields::GUEST_RIP, 0xfff0);
+    vmcs.write(fields::GUEST_DR7, DR7_AT_RESET);
+    vmcs.write(fields::GUEST_DEBUGCTL, 0);
+    vmcs.write(fields::GUEST_PENDING_DEBUG, 0);
+    vmcs.write(fields::GUEST_INTERRUPTIBILITY, 0);
+    vmcs.write(fields::GUEST_ACTIVITY_STATE, 0);
+    for register in SegmentRegister::ALL {
+        let (selector, base, rights) = match register {
+            SegmentRegister::Cs => (0xf000, 0xffff_0000, 0x9b),
+            SegmentRegister::Ldtr => (0, 0, 0x82),
+            SegmentRegister::Tr => (0, 0, 0x8b),
+            _ => (0, 0, 0x93),
+        };
+        let rights = AccessRights::from_bits_retain(rights);
+        vmcs.set_segment(register, Segment { selector, base, limit: 0xffff, rights });
+    }
+    let empty = DescriptorTable { base: 0, limit: 0xffff };
+    vmcs.set_gdtr(empty);
+    vmcs.set_idtr(empty);
+    registers.gpr.gpr.fill(0);
+}
+
+/// Lets a processor that waits after INIT start at the real-mode address `page` * 4 KiB.
+pub(super) fn start_up_at(registers: &mut Registers, page: u8) {
+    let vmcs = &mut registers.vmcs;
+    let mut cs = vmcs.segment(SegmentRegister::Cs);
+    cs.selector = u16::from(page) << 8;
+    cs.base = u64::from(page) << 12;
+    vmcs.set_segment(SegmentRegister::Cs, cs);
+    vmcs.write(fields::GUEST_RIP, 0);
 }

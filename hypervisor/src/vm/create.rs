@@ -12,6 +12,7 @@ use thiserror::Error;
 use vmx::addr::{GuestPhysAddr, HostPhysAddr, PAGE_SIZE};
 use vmx::bitmaps::{IoBitmaps, MsrBitmaps};
 use vmx::capabilities::Capabilities;
+use vmx::controls::Secondary;
 use vmx::ept::{Access, Ept, EptError, TableAllocator};
 use vmx::page::Page;
 use vmx::translation::Vpid;
@@ -19,13 +20,12 @@ use vmx::vmcs::HostState;
 
 use super::ram::{GuestRam, MAX_RANGES, RamRange};
 use super::{Vm, VmId, VmParts};
-use crate::console::output::GuestOutput;
-use crate::cpuid::{self, GuestCpuid};
+use super::output::GuestOutput;
+use crate::cpuid::{self, GuestCpuid, VmxSupport};
 use crate::guest_boot::{self, LoadError, memory_map};
 use crate::host_time::host_now;
 use crate::machine::memory::{self, OutOfMemory};
-use crate::msr::Msrs;
-use crate::vcpu::live_state::LiveFeatures;
+use crate::msr::{HostMsrs, Msrs};
 use crate::vcpu::{Vcpu, VcpuConfig, VcpuPages};
 use crate::vm_config::VmConfig;
 
@@ -71,8 +71,8 @@ pub struct Maker {
     pub host: HostState,
     /// The frequency of the TSC.
     pub tsc: Hertz,
-    /// What of the processor's extended state guests may use.
-    pub live_features: LiveFeatures,
+    /// What guests are told of the host's MSRs.
+    pub host_msrs: HostMsrs,
     /// Ports that exit: all.
     pub io_bitmaps: &'static IoBitmaps,
     /// Whether to let the processor virtualise the APIC, if it can.
@@ -99,7 +99,7 @@ impl Maker {
         capabilities: &'static Capabilities,
         host: HostState,
         tsc: Hertz,
-        live_features: LiveFeatures,
+        host_msrs: HostMsrs,
         io_bitmaps: &'static IoBitmaps,
         virtualize_apic: bool,
     ) -> Self {
@@ -107,7 +107,7 @@ impl Maker {
             capabilities,
             host,
             tsc,
-            live_features,
+            host_msrs,
             io_bitmaps,
             virtualize_apic,
             next_vpid: 1,
@@ -132,7 +132,7 @@ impl Maker {
     ) -> Result<Vec<Vcpu>, CreateError> {
         ram.clear();
         let entry = guest_boot::load(&ram, config)?;
-        let cpuid = GuestCpuid::new(&cpuid::host, config.vcpus, self.tsc);
+        let cpuid = GuestCpuid::new(cpuid::host, self.vmx_support(), config.vcpus, self.tsc);
         let lapics: Vec<LocalApic> = (0..config.vcpus)
             .map(|index| {
                 LocalApic::new(ApicConfig {
@@ -140,7 +140,7 @@ impl Maker {
                     bootstrap: index == 0,
                     tsc_hz: self.tsc,
                     timer_hz: cpuid.apic_timer_hz(),
-                    physical_address_bits: cpuid.physical_address_bits(),
+                    physical_address_bits: cpuid.limits().physical_address_bits as u8,
                     cmci: false,
                 })
             })
@@ -173,6 +173,15 @@ impl Maker {
         Ok(vcpus)
     }
 
+    /// What guests may use only if VMX lets them.
+    const fn vmx_support(&self) -> VmxSupport {
+        VmxSupport {
+            rdtscp: self.capabilities.has(Secondary::RDTSCP),
+            invpcid: self.capabilities.has(Secondary::INVPCID),
+            xsaves: self.capabilities.has(Secondary::XSAVES),
+        }
+    }
+
     fn map_ram(&self, ram: &GuestRam) -> Result<Ept, CreateError> {
         let mut tables = allocate_table;
         let tables: &mut dyn FnMut() -> Option<&'static mut Page> = &mut tables;
@@ -198,10 +207,8 @@ impl Maker {
             index,
             lapic,
             vpid,
-            msrs: Msrs::new(&vm.cpuid, index == 0),
-            live_features: self.live_features,
-            cr4_allowed: vm.cpuid.cr4_allowed() & self.capabilities.cr4_fixed1,
-            physical_address_bits: vm.cpuid.physical_address_bits().into(),
+            msrs: Msrs::new(&vm.cpuid, &self.host_msrs),
+
             virtualize_apic: self.virtualize_apic,
         };
         // SAFETY: this CPU is in VMX operation, and the host state is its own.

@@ -1,5 +1,7 @@
 //! A virtual machine: what its VCPUs share.
 
+pub mod create;
+pub mod output;
 pub mod ram;
 
 use alloc::string::String;
@@ -13,11 +15,10 @@ use devices::clock::VirtualClock;
 use devices::lapic::{ApicPort, Router};
 use spin::Mutex;
 use vmx::addr::{GuestPhysAddr, HostPhysAddr};
-use vmx::ept::{Access, Ept, EptError, TableAllocator};
+use vmx::ept::{Access, Ept, EptError};
 
-use crate::console::output::GuestOutput;
+use output::GuestOutput;
 use crate::cpuid::GuestCpuid;
-use crate::suppression::Suppression;
 use ram::GuestRam;
 
 /// The number of a VM: its place in the list of VMs, and its colour on the console.
@@ -44,10 +45,6 @@ pub struct Vm {
     pub board: Mutex<Board>,
     /// What CPUID shows.
     pub cpuid: GuestCpuid,
-    /// The targets of suppression in it.
-    pub suppression: Mutex<Suppression>,
-    /// Whether there are any: lets a VCPU without targets pass by the lock.
-    pub suppression_active: AtomicBool,
     /// Where its serial port's output goes.
     pub output: GuestOutput,
     ept: Mutex<Ept>,
@@ -99,8 +96,6 @@ impl Vm {
             ram: parts.ram,
             board: Mutex::new(Board { chipset: parts.chipset, clock: parts.clock }),
             cpuid: parts.cpuid,
-            suppression: Mutex::new(Suppression::new()),
-            suppression_active: AtomicBool::new(false),
             output: parts.output,
             ept_pointer: parts.ept.pointer(),
             ept: Mutex::new(parts.ept),

@@ -3,10 +3,11 @@
 use devices::platform_map::port;
 use devices::time::HostTicks;
 use vmx::entry::gpr;
+use vmx::fields;
 use vmx::exit::IoAccess;
 
 use crate::emulate::{
-    Completed, Direction, EmulationError, Ports, StringIo, Width, emulate_string_io,
+    Completed, Direction, EmulationError, Ports, SegmentRegister, StringIo, Width, emulate_string_io,
 };
 use crate::vcpu::{Ending, Vcpu};
 
@@ -28,8 +29,8 @@ impl Vcpu {
             if access.input {
                 let value = u64::from(devices.read_port(access.port, width));
                 *rax = match width {
-                    Width::Byte => *rax & !0xff | value & 0xff,
-                    Width::Word => *rax & !0xffff | value & 0xffff,
+                    Width::BYTE => *rax & !0xff | value & 0xff,
+                    Width::WORD => *rax & !0xffff | value & 0xffff,
                     _ => value & 0xffff_ffff,
                 };
             } else {
@@ -44,11 +45,28 @@ impl Vcpu {
     fn handle_string_io(&mut self, access: IoAccess, at: HostTicks) -> Result<(), Ending> {
         self.attention = true;
         let vm = self.vm.clone();
+        let information = self.registers.vmcs.read(fields::EXIT_INSTRUCTION_INFORMATION);
+        let address_size = match information >> 7 & 7 {
+            0 => Width::WORD,
+            1 => Width::DOUBLEWORD,
+            _ => Width::QUADWORD,
+        };
+        let segment = match information >> 15 & 7 {
+            0 => SegmentRegister::Es,
+            1 => SegmentRegister::Cs,
+            2 => SegmentRegister::Ss,
+            4 => SegmentRegister::Fs,
+            5 => SegmentRegister::Gs,
+            _ => SegmentRegister::Ds,
+        };
         let io = StringIo {
             port: access.port,
             width: width_of(access.size),
             direction: if access.input { Direction::In } else { Direction::Out },
             repeated: access.repeated,
+            address_size,
+            segment,
+            length: self.registers.vmcs.read(fields::EXIT_INSTRUCTION_LENGTH) as u8,
         };
         let result = self.with_devices(at, |registers, devices| {
             emulate_string_io(registers, &vm.ram, devices, io)
@@ -72,8 +90,8 @@ impl Vcpu {
 /// The width of an access of 1, 2 or 4 bytes, the only ones that an exit reports.
 const fn width_of(bytes: u8) -> Width {
     match bytes {
-        1 => Width::Byte,
-        2 => Width::Word,
-        _ => Width::Dword,
+        1 => Width::BYTE,
+        2 => Width::WORD,
+        _ => Width::DOUBLEWORD,
     }
 }

@@ -34,7 +34,7 @@ impl Vcpu {
         self.attention = true;
         let vm = self.vm.clone();
         let result = self.with_devices(at, |registers, devices| {
-            emulate(registers, &vm.ram, devices, violation)
+            emulate(registers, &vm.ram, devices, Some(violation))
         });
         self.finish_emulation(result)
     }

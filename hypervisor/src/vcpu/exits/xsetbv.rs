@@ -2,15 +2,14 @@
 
 use vmx::event::Event;
 
-use crate::vcpu::live_state::{set_xcr0, xcr0_is_legal};
+use crate::vcpu::live_state::set_xcr0;
 use crate::vcpu::{Ending, Vcpu};
 
 impl Vcpu {
     /// The processor has checked CPL and CR4.OSXSAVE before the exit.
     pub(in crate::vcpu) fn handle_xsetbv(&mut self) -> Result<(), Ending> {
         let value = self.registers.gpr.edx_eax();
-        let allowed = self.live.features().xcr0;
-        if self.registers.ecx() != 0 || !xcr0_is_legal(value, allowed) {
+        if self.registers.ecx() != 0 || !is_legal(value, self.vm.cpuid.limits().xcr0) {
             return self.raise(Event::GENERAL_PROTECTION);
         }
         // SAFETY: the value is a legal combination of components that this CPU has, and
@@ -19,5 +18,35 @@ impl Vcpu {
         self.live.xcr0 = value;
         self.registers.skip_instruction();
         Ok(())
+    }
+}
+
+/// Whether XCR0 takes `value`, if it may have the components `allowed` (SDM vol. 1, 13.3).
+const fn is_legal(value: u64, allowed: u64) -> bool {
+    const X87: u64 = 1;
+    const SSE: u64 = 1 << 1;
+    const AVX: u64 = 1 << 2;
+    const MPX: u64 = 0b11 << 3;
+    const AVX512: u64 = 0b111 << 5;
+    value & X87 != 0
+        && value & !allowed == 0
+        && (value & AVX == 0 || value & SSE != 0)
+        && (value & MPX == 0 || value & MPX == MPX)
+        && (value & AVX512 == 0 || (value & AVX512 == AVX512 && value & AVX != 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_legal;
+
+    #[test]
+    fn xcr0_takes_only_combinations_that_the_processor_has() {
+        let allowed = 0xe7;
+        for legal in [0x1, 0x3, 0x7, 0xe7] {
+            assert!(is_legal(legal, allowed), "{legal:#x}");
+        }
+        for illegal in [0x0, 0x2, 0x5, 0x6, 0x27, 0xe3, 0xb, 0x1f, 1 << 9 | 1] {
+            assert!(!is_legal(illegal, allowed), "{illegal:#x}");
+        }
     }
 }

@@ -1,0 +1,119 @@
+//! RDMSR and WRMSR of what does not pass through: an allow-list, and #GP for the rest.
+
+use devices::time::HostTicks;
+use vmx::event::Event;
+use vmx::fields;
+
+use crate::guest_paging::PagingRegisters;
+use crate::msr;
+use crate::vcpu::control_registers::{EFER_LMA, write_efer};
+use crate::vcpu::{Ending, Vcpu};
+
+/// The access raises #GP(0).
+struct Refused;
+
+const X2APIC_FIRST: u32 = 0x800;
+const X2APIC_LAST: u32 = 0x8ff;
+
+impl Vcpu {
+    #[inline]
+    pub(in crate::vcpu) fn handle_rdmsr(&mut self, at: HostTicks) -> Result<(), Ending> {
+        match self.read_msr(self.registers.ecx(), at) {
+            Ok(value) => {
+                self.registers.gpr.set_edx_eax(value);
+                self.registers.skip_instruction();
+                Ok(())
+            }
+            Err(Refused) => self.raise(Event::GENERAL_PROTECTION),
+        }
+    }
+
+    #[inline]
+    pub(in crate::vcpu) fn handle_wrmsr(&mut self, at: HostTicks) -> Result<(), Ending> {
+        let value = self.registers.gpr.edx_eax();
+        match self.write_msr(self.registers.ecx(), value, at) {
+            Ok(()) => {
+                self.registers.skip_instruction();
+                Ok(())
+            }
+            Err(Refused) => self.raise(Event::GENERAL_PROTECTION),
+        }
+    }
+
+    fn read_msr(&mut self, number: u32, at: HostTicks) -> Result<u64, Refused> {
+        match number {
+            X2APIC_FIRST..=X2APIC_LAST => self.with_devices(at, |_, devices| {
+                devices.lapic.msr_read(devices.now, number).map_err(|_| Refused)
+            }),
+            msr::APIC_BASE => Ok(self.lapic.apic_base().bits()),
+            msr::TSC_ADJUST => Ok(self.tsc.adjust()),
+            msr::TSC_DEADLINE => {
+                Ok(self.with_devices(at, |_, devices| devices.lapic.tsc_deadline(devices.now)))
+            }
+            vmx::msr::EFER => Ok(self.registers.efer()),
+            _ => self.msrs.read(number).map_err(|_| Refused),
+        }
+    }
+
+    fn write_msr(&mut self, number: u32, value: u64, at: HostTicks) -> Result<(), Refused> {
+        match number {
+            msr::TSC_DEADLINE => {
+                self.attention = true;
+                self.with_devices(at, |_, devices| {
+                    devices.lapic.set_tsc_deadline(devices.now, value);
+                });
+                Ok(())
+            }
+            X2APIC_FIRST..=X2APIC_LAST => {
+                self.attention = true;
+                self.with_devices(at, |_, devices| {
+                    let now = devices.now;
+                    let (lapic, mut messages) = devices.lapic();
+                    lapic.msr_write(now, number, value, &mut messages).map_err(|_| Refused)
+                })
+            }
+            msr::TSC_ADJUST => {
+                self.tsc.set_adjust(value);
+                self.tsc_moved(at);
+                Ok(())
+            }
+            msr::TIME_STAMP_COUNTER => {
+                let now = self.vm.board.lock().clock.now(at);
+                self.tsc.write(now, value);
+                self.tsc_moved(at);
+                Ok(())
+            }
+            msr::APIC_BASE => {
+                self.lapic.set_apic_base(value).map_err(|_| Refused)?;
+                self.configure_apic();
+                Ok(())
+            }
+            vmx::msr::EFER => {
+                let registers = &mut self.registers;
+                let efer = registers.efer();
+                let allowed = self.vm.cpuid.limits().efer;
+                let new = write_efer(value, efer, registers.cr0(), allowed).map_err(|_| Refused)?;
+                registers.vmcs.write(fields::GUEST_EFER, new);
+                registers.vmcs.set_ia32e_mode(new & EFER_LMA != 0);
+                Ok(())
+            }
+            msr::DEBUGCTL => {
+                self.msrs.write(number, value).map_err(|_| Refused)?;
+                self.registers.vmcs.write(fields::GUEST_DEBUGCTL, self.msrs.debugctl());
+                Ok(())
+            }
+            _ => self.msrs.write(number, value).map_err(|_| Refused),
+        }
+    }
+
+    /// The guest's TSC has been set: RDTSC shows it, and an armed deadline moves with it.
+    fn tsc_moved(&mut self, at: HostTicks) {
+        let board = self.vm.board.lock();
+        let offset = self.tsc.scaling(board.clock.tsc_scaling()).offset;
+        self.registers.vmcs.write(fields::TSC_OFFSET, offset);
+        self.lapic.set_tsc_offset(board.clock.now(at), self.tsc.adjust());
+        drop(board);
+        // Only a TSC deadline depends on it.
+        self.attention |= self.lapic.next_deadline().is_some();
+    }
+}
