@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod clock;
+pub mod hpet;
 pub mod line;
 pub mod pit;
 pub mod pm1;
