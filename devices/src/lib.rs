@@ -15,6 +15,7 @@ pub mod line;
 pub mod pit;
 pub mod pm1;
 pub mod pm_timer;
+pub mod rtc;
 pub mod speaker_port;
 pub mod time;
 pub mod tsc;
