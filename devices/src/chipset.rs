@@ -16,12 +16,14 @@
 
 use crate::apic_message::ApicMessage;
 use crate::debug_exit::DebugExit;
+use crate::hpet::{Hpet, Route};
 use crate::i8042::I8042;
 use crate::pit::Pit;
-use crate::platform_map::{SLEEP_TYPE_S5, irq, mmio};
+use crate::platform_map::{HPET_ROUTES, SLEEP_TYPE_S5, irq, mmio};
 use crate::pm_timer::{PmTimer, Width};
 use crate::pm1::Pm1;
 use crate::post_port::PostPort;
+use crate::rtc::{NaiveDateTime, Rtc};
 use crate::speaker_port::SpeakerPort;
 use crate::time::{Hertz, Now, TimerTicks};
 use crate::uart::Uart;
@@ -73,6 +75,8 @@ pub trait ChipsetHost {
 pub struct ChipsetConfig {
     /// Frequency of the guest's TSC, the unit of its time.
     pub tsc: Hertz,
+    /// The date and time (UTC) that the RTC shows at the start.
+    pub date: NaiveDateTime,
 }
 
 /// The chipset of one VM. See the [module documentation](self).
@@ -83,8 +87,10 @@ pub struct Chipset {
     /// up to date by every operation that may move one.
     next_deadline: TimerTicks,
     interrupts: Interrupts,
+    hpet: Hpet,
     pit: Pit,
     speaker_port: SpeakerPort,
+    rtc: Rtc,
     pm1: Pm1,
     uart: Uart,
     i8042: I8042,
@@ -108,8 +114,10 @@ impl Chipset {
             pm_timer,
             next_deadline: NEVER,
             interrupts: Interrupts::new(),
+            hpet: Hpet::new(config.tsc, HPET_ROUTES),
             pit: Pit::new(config.tsc),
             speaker_port: SpeakerPort::new(),
+            rtc: Rtc::new(config.date, config.tsc, now),
             pm1: Pm1::new(pm_timer, SLEEP_TYPE_S5, now),
             uart: Uart::new(config.tsc),
             i8042: I8042::new(),
@@ -137,10 +145,18 @@ impl Chipset {
         }
         let interrupts = &mut self.interrupts;
         let due = |deadline: Option<TimerTicks>| deadline.is_some_and(|at| at <= now.timer);
-        if due(self.pit.next_deadline()) {
-            self.pit.expire(now, &mut |level| {
-                interrupts.set_irq(irq::PIT, level, host);
+        if due(self.hpet.next_deadline()) {
+            self.hpet.expire(now, &mut |_, route, level| {
+                interrupts.set_hpet(route, level, host);
             });
+        }
+        if due(self.pit.next_deadline()) {
+            self.pit
+                .expire(now, &mut |level| interrupts.set_pit(level, host));
+        }
+        if due(self.rtc.next_deadline()) {
+            self.rtc
+                .expire(now, &mut |level| interrupts.set_rtc(level, host));
         }
         if due(self.pm1.next_deadline()) {
             self.pm1.expire(now, &mut |level| {
@@ -157,7 +173,9 @@ impl Chipset {
 
     fn update_deadline(&mut self) {
         self.next_deadline = [
+            self.hpet.next_deadline(),
             self.pit.next_deadline(),
+            self.rtc.next_deadline(),
             self.pm1.next_deadline(),
             self.uart.next_deadline(),
         ]
@@ -169,18 +187,19 @@ impl Chipset {
 
     /// Reads `size` bytes (1, 2, 4 or 8) at the guest-physical address `address`; `None` if
     /// no device of the chipset is there.
-    pub fn mmio_read(&mut self, _now: Now, address: u64, size: u8) -> Option<u64> {
+    pub fn mmio_read(&self, now: Now, address: u64, size: u8) -> Option<u64> {
         if let Some(offset) = offset_in(address, mmio::IOAPIC, mmio::IOAPIC_LENGTH) {
             return Some(self.interrupts.read_ioapic(offset, size));
         }
-        None
+        let offset = offset_in(address, mmio::HPET, mmio::HPET_LENGTH)?;
+        Some(self.hpet.read(u64::from(offset), usize::from(size), now))
     }
 
     /// Writes the low `size` bytes (1, 2, 4 or 8) of `value` at the guest-physical address
     /// `address`. Returns whether a device of the chipset is there.
     pub fn mmio_write(
         &mut self,
-        _now: Now,
+        now: Now,
         address: u64,
         size: u8,
         value: u64,
@@ -190,7 +209,33 @@ impl Chipset {
             self.interrupts.write_ioapic(offset, size, value, host);
             return true;
         }
+        if let Some(offset) = offset_in(address, mmio::HPET, mmio::HPET_LENGTH) {
+            self.write_hpet(now, offset, size, value, host);
+            return true;
+        }
         false
+    }
+
+    fn write_hpet(
+        &mut self,
+        now: Now,
+        offset: u16,
+        size: u8,
+        value: u64,
+        host: &mut impl ChipsetHost,
+    ) {
+        let interrupts = &mut self.interrupts;
+        let mut outputs = |_, route: Route, level| interrupts.set_hpet(route, level, host);
+        self.hpet.write(
+            u64::from(offset),
+            usize::from(size),
+            value,
+            now,
+            &mut outputs,
+        );
+        self.interrupts
+            .set_legacy_replacement(self.hpet.legacy_replacement(), host);
+        self.update_deadline();
     }
 
     /// A local APIC tells of the end of the level-triggered interrupt `vector`.

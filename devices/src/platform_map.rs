@@ -120,6 +120,10 @@ pub const IOAPIC_ID: u8 = 14;
 /// Pins of the IOAPIC.
 pub const IOAPIC_PINS: usize = 24;
 
+/// The IOAPIC pins that an HPET timer's interrupt can be routed to, a bit for each: 20 to
+/// 23, which no other device has.
+pub const HPET_ROUTES: u32 = 0x00f0_0000;
+
 /// What to write to [`port::RESET_CONTROL`] to reset the machine: the FADT's RESET_VALUE.
 pub const RESET_VALUE: u8 = 6;
 

@@ -1,6 +1,7 @@
 //! The interrupt wires of the machine, from the devices to the 8259A pair and the IOAPIC.
 
 use super::ChipsetHost;
+use crate::hpet::Route;
 use crate::ioapic::IoApic;
 use crate::pic::PicPair;
 use crate::platform_map::{IOAPIC_ID, gsi, irq};
@@ -12,6 +13,26 @@ pub(super) struct Interrupts {
     /// INTR as the host last heard of it.
     pic_output: bool,
     ioapic: IoApic,
+    /// The HPET has taken the place of the PIT and the RTC.
+    legacy_replacement: bool,
+    irq0: Timers,
+    irq8: Timers,
+}
+
+/// The outputs of the two timers that contend for one wire.
+#[derive(Clone, Copy, Debug, Default)]
+struct Timers {
+    /// The PIT or the RTC.
+    classic: bool,
+    hpet: bool,
+}
+
+impl Timers {
+    /// What is on the wire. The replacement shuts out the classic timer only: the HPET
+    /// itself drives the wire in no other mode.
+    const fn level(self, legacy_replacement: bool) -> bool {
+        self.hpet || (self.classic && !legacy_replacement)
+    }
 }
 
 impl Interrupts {
@@ -26,7 +47,56 @@ impl Interrupts {
             pic: PicPair::new(),
             pic_output: false,
             ioapic,
+            legacy_replacement: false,
+            irq0: Timers::default(),
+            irq8: Timers::default(),
         }
+    }
+
+    /// Drives the output of the PIT.
+    pub(super) fn set_pit(&mut self, level: bool, host: &mut impl ChipsetHost) {
+        self.irq0.classic = level;
+        self.drive_irq0(host);
+    }
+
+    /// Drives the output of the RTC.
+    pub(super) fn set_rtc(&mut self, level: bool, host: &mut impl ChipsetHost) {
+        self.irq8.classic = level;
+        self.drive_irq8(host);
+    }
+
+    /// Drives an output of the HPET.
+    pub(super) fn set_hpet(&mut self, route: Route, level: bool, host: &mut impl ChipsetHost) {
+        match route {
+            Route::LegacyIrq0 => {
+                self.irq0.hpet = level;
+                self.drive_irq0(host);
+            }
+            Route::LegacyIrq8 => {
+                self.irq8.hpet = level;
+                self.drive_irq8(host);
+            }
+            Route::Gsi(pin) => self.set_pin(usize::from(pin), level, host),
+        }
+    }
+
+    /// Gives IRQ 0 and IRQ 8 to the HPET, or back to the PIT and the RTC.
+    pub(super) fn set_legacy_replacement(&mut self, on: bool, host: &mut impl ChipsetHost) {
+        if on != self.legacy_replacement {
+            self.legacy_replacement = on;
+            self.drive_irq0(host);
+            self.drive_irq8(host);
+        }
+    }
+
+    fn drive_irq0(&mut self, host: &mut impl ChipsetHost) {
+        let level = self.irq0.level(self.legacy_replacement);
+        self.set_irq(irq::PIT, level, host);
+    }
+
+    fn drive_irq8(&mut self, host: &mut impl ChipsetHost) {
+        let level = self.irq8.level(self.legacy_replacement);
+        self.set_irq(irq::RTC, level, host);
     }
 
     /// Drives the wire of an ISA interrupt.
@@ -42,7 +112,7 @@ impl Interrupts {
     }
 
     /// Drives a wire that ends at the IOAPIC alone.
-    pub(super) fn set_pin(&mut self, pin: usize, level: bool, host: &mut impl ChipsetHost) {
+    fn set_pin(&mut self, pin: usize, level: bool, host: &mut impl ChipsetHost) {
         self.ioapic
             .set_pin(pin, level, &mut |message| host.interrupt_message(message));
     }

@@ -113,6 +113,12 @@ impl Chipset {
             | port::ELCR_SLAVE => interrupts.read_pic(port, host),
             port::PIT..=PIT_LAST => self.pit.read(port - port::PIT, now),
             port::SYSTEM_CONTROL_B => self.speaker_port.read(&self.pit, now),
+            port::RTC_INDEX | port::RTC_DATA => {
+                let mut line = |level| interrupts.set_rtc(level, host);
+                let value = self.rtc.read(port - port::RTC_INDEX, now, &mut line);
+                self.update_deadline();
+                value
+            }
             port::I8042_DATA => self
                 .i8042
                 .read_data(&mut |level| interrupts.set_irq(irq::KEYBOARD, level, host)),
@@ -156,12 +162,17 @@ impl Chipset {
             | port::ELCR_MASTER
             | port::ELCR_SLAVE => interrupts.write_pic(port, value, host),
             port::PIT..=PIT_LAST => {
-                self.pit.write(port - port::PIT, value, now, &mut |level| {
-                    interrupts.set_irq(irq::PIT, level, host);
-                });
+                let mut line = |level| interrupts.set_pit(level, host);
+                self.pit.write(port - port::PIT, value, now, &mut line);
                 self.update_deadline();
             }
             port::SYSTEM_CONTROL_B => self.speaker_port.write(value, &mut self.pit, now),
+            port::RTC_INDEX | port::RTC_DATA => {
+                let mut line = |level| interrupts.set_rtc(level, host);
+                self.rtc
+                    .write(port - port::RTC_INDEX, value, now, &mut line);
+                self.update_deadline();
+            }
             port::I8042_DATA | port::I8042_COMMAND => {
                 let mut line = |level| interrupts.set_irq(irq::KEYBOARD, level, host);
                 let reset = if port == port::I8042_DATA {

@@ -11,6 +11,7 @@ mod ports;
 
 /// A tick of the guest's TSC is a nanosecond.
 const TSC: Hertz = Hertz::new(1_000_000_000);
+const DATE: &str = "2026-11-23T16:20:59";
 const MILLISECOND: u64 = 1_000_000;
 
 /// What reached the surroundings of the chipset.
@@ -56,7 +57,13 @@ struct Machine {
 impl Machine {
     fn new() -> Self {
         Self {
-            chipset: Chipset::new(ChipsetConfig { tsc: TSC }, Now::default()),
+            chipset: Chipset::new(
+                ChipsetConfig {
+                    tsc: TSC,
+                    date: DATE.parse().unwrap(),
+                },
+                Now::default(),
+            ),
             board: Board::default(),
             time: 0,
         }
@@ -145,6 +152,20 @@ impl Machine {
         self.outb(port::PIT + 3, 0x34);
         self.outb(port::PIT, (1193 & 0xff) as u8);
         self.outb(port::PIT, (1193 >> 8) as u8);
+    }
+
+    fn cmos_read(&mut self, index: u8) -> u8 {
+        self.outb(port::RTC_INDEX, index);
+        self.inb(port::RTC_DATA)
+    }
+
+    fn cmos_write(&mut self, index: u8, value: u8) {
+        self.outb(port::RTC_INDEX, index);
+        self.outb(port::RTC_DATA, value);
+    }
+
+    fn hpet_write(&mut self, register: u64, value: u64) {
+        self.mmio_write(mmio::HPET + register, 8, value);
     }
 
     fn acknowledge_pic(&mut self) -> u8 {

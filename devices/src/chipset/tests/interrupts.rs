@@ -40,6 +40,132 @@ fn a_tick_of_the_pit_reaches_input_0_of_the_8259a() {
     assert_eq!(machine.take_vectors(), [], "the IOAPIC has it masked");
 }
 
+/// HPET registers and bits, and how many cycles of it are a millisecond.
+const HPET_CONFIGURATION: u64 = 0x010;
+const HPET_STATUS: u64 = 0x020;
+const HPET_ENABLE: u64 = 1 << 0;
+const HPET_LEGACY: u64 = 1 << 1;
+const HPET_LEVEL: u64 = 1 << 1;
+const HPET_INTERRUPT: u64 = 1 << 2;
+const HPET_PERIODIC: u64 = 1 << 3;
+const HPET_SET_VALUE: u64 = 1 << 6;
+const HPET_ROUTE: u32 = 9;
+const HPET_MILLISECOND: u64 = crate::hpet::FREQUENCY.get() / 1000;
+
+const fn hpet_timer(timer: u64) -> (u64, u64) {
+    (0x100 + 0x20 * timer, 0x108 + 0x20 * timer)
+}
+
+#[test]
+fn in_legacy_replacement_the_hpet_ticks_in_place_of_the_pit() {
+    let mut machine = Machine::new();
+    machine.start_pit();
+    machine.unmask_pin(gsi::PIT, 0x40, Trigger::Edge);
+    let (configuration, comparator) = hpet_timer(0);
+    machine.hpet_write(
+        configuration,
+        HPET_INTERRUPT | HPET_PERIODIC | HPET_SET_VALUE,
+    );
+    machine.hpet_write(comparator, 2 * HPET_MILLISECOND);
+    machine.hpet_write(comparator, 2 * HPET_MILLISECOND);
+    machine.hpet_write(HPET_CONFIGURATION, HPET_ENABLE | HPET_LEGACY);
+    machine.run_until(MILLISECOND * 21 / 2);
+    assert_eq!(machine.take_vectors(), [0x40; 5]);
+
+    machine.unmask_pic(irq::PIT);
+    machine.run_until(MILLISECOND * 25 / 2);
+    assert!(machine.board.intr);
+    assert_eq!(machine.acknowledge_pic(), 0x30);
+    machine.take_vectors();
+
+    // Back to the PIT, which went on in the meantime.
+    machine.hpet_write(HPET_CONFIGURATION, HPET_ENABLE);
+    machine.take_vectors();
+    machine.run_until(MILLISECOND * 45 / 2);
+    assert_eq!(machine.take_vectors(), [0x40; 10]);
+}
+
+#[test]
+fn in_legacy_replacement_the_hpet_has_irq_8_in_place_of_the_rtc() {
+    const PERIODIC_INTERRUPT: u8 = 1 << 6;
+    let mut machine = Machine::new();
+    machine.unmask_pin(irq::RTC.into(), 0x48, Trigger::Edge);
+    // 1024 Hz; each has to be acknowledged by a read of register C.
+    let status = machine.cmos_read(0x0b);
+    machine.cmos_write(0x0b, status | PERIODIC_INTERRUPT);
+    machine.run_until(MILLISECOND);
+    assert_eq!(machine.take_vectors(), [0x48]);
+    machine.cmos_read(0x0c);
+
+    let (configuration, comparator) = hpet_timer(1);
+    machine.hpet_write(configuration, HPET_INTERRUPT);
+    machine.hpet_write(comparator, 3 * HPET_MILLISECOND);
+    machine.hpet_write(HPET_CONFIGURATION, HPET_ENABLE | HPET_LEGACY);
+    machine.run_until(MILLISECOND * 3);
+    assert_eq!(machine.take_vectors(), []);
+    machine.run_until(MILLISECOND * 5);
+    assert_eq!(machine.take_vectors(), [0x48]);
+    assert_ne!(machine.cmos_read(0x0c) & PERIODIC_INTERRUPT, 0);
+
+    machine.hpet_write(HPET_CONFIGURATION, HPET_ENABLE);
+    machine.run_until(MILLISECOND * 6);
+    assert_eq!(machine.take_vectors(), [0x48]);
+}
+
+#[test]
+fn a_level_triggered_hpet_timer_interrupts_its_pin_until_its_status_is_cleared() {
+    const PIN: u32 = 21;
+    let mut machine = Machine::new();
+    machine.unmask_pin(PIN, 0x55, Trigger::Level);
+    let (configuration, comparator) = hpet_timer(2);
+    let route = u64::from(PIN) << HPET_ROUTE;
+    machine.hpet_write(configuration, HPET_INTERRUPT | HPET_LEVEL | route);
+    machine.hpet_write(comparator, HPET_MILLISECOND);
+    machine.hpet_write(HPET_CONFIGURATION, HPET_ENABLE);
+    machine.run_until(MILLISECOND);
+    assert_eq!(machine.take_vectors(), [0x55]);
+    machine.chipset.end_of_interrupt(0x55, &mut machine.board);
+    assert_eq!(machine.take_vectors(), [0x55]);
+    machine.hpet_write(HPET_STATUS, 1 << 2);
+    machine.chipset.end_of_interrupt(0x55, &mut machine.board);
+    assert_eq!(machine.take_vectors(), []);
+}
+
+#[test]
+fn the_hpet_routes_to_no_pin_of_another_device() {
+    let irqs = [
+        irq::PIT,
+        irq::KEYBOARD,
+        irq::CASCADE,
+        irq::COM1,
+        irq::RTC,
+        irq::SCI,
+        irq::MOUSE,
+    ];
+    for irq in irqs {
+        assert_eq!(HPET_ROUTES >> irq & 1, 0);
+    }
+    const { assert!(HPET_ROUTES >> platform_map::IOAPIC_PINS == 0) };
+}
+
+#[test]
+fn the_rtc_interrupts_as_irq_8_until_register_c_is_read() {
+    let mut machine = Machine::new();
+    machine.unmask_pic(irq::RTC);
+    // Update-ended interrupt, once a second.
+    let status = machine.cmos_read(0x0b);
+    machine.cmos_write(0x0b, status | 1 << 4);
+    for second in 1..=3 {
+        machine.run_until(second * 1000 * MILLISECOND - 1);
+        assert!(!machine.board.intr);
+        machine.run_until(second * 1000 * MILLISECOND);
+        assert_eq!(machine.acknowledge_pic(), 0x38);
+        machine.outb(port::PIC_SLAVE, 0x20);
+        machine.outb(port::PIC_MASTER, 0x20);
+        assert_eq!(machine.cmos_read(0x0c) & 0x90, 0x90);
+    }
+}
+
 #[test]
 fn input_on_com1_interrupts_as_irq_4_both_ways() {
     for (fcr, bytes) in [(0x00, 1), (0x81, 8)] {

@@ -123,6 +123,32 @@ fn linux_takes_pci_configuration_mechanism_1_and_finds_no_device() {
 }
 
 #[test]
+fn the_rtc_shows_the_date_it_was_given() {
+    let mut machine = Machine::new();
+    machine.run_until(1000 * MILLISECOND);
+    let registers = [platform_map::RTC_CENTURY_INDEX, 9, 8, 7, 4, 2, 0];
+    let shown = registers.map(|index| machine.cmos_read(index));
+    assert_eq!(shown, [0x20, 0x26, 0x11, 0x23, 0x16, 0x21, 0x00]);
+}
+
+#[test]
+fn a_word_write_sets_index_and_data_of_the_cmos() {
+    let mut machine = Machine::new();
+    machine.write(port::RTC_INDEX, 2, 0xa540);
+    assert_eq!(machine.cmos_read(0x40), 0xa5);
+}
+
+#[test]
+fn the_hpet_counts_guest_time_at_its_address() {
+    let mut machine = Machine::new();
+    machine.hpet_write(0x010, 1);
+    machine.run_until(1000 * MILLISECOND);
+    let now = machine.now();
+    let counter = machine.chipset.mmio_read(now, mmio::HPET + 0xf0, 8);
+    assert_eq!(counter, Some(crate::hpet::FREQUENCY.get()));
+}
+
+#[test]
 fn the_post_port_shows_the_last_code() {
     let mut machine = Machine::new();
     machine.outb(port::POST, 0xa5);
