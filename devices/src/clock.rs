@@ -189,20 +189,29 @@ impl Line {
             return self.host;
         }
         let distance = guest - self.guest;
-        let elapsed = match self.rate.integer() {
-            // ceil((distance - f) / n) = ceil(distance / n) for integers and 0 <= f < 1.
-            Some(1) => distance,
-            Some(rate) => distance.div_ceil(rate),
-            None => {
-                let exact = ((distance as u128) << Rate::FRACTION_BITS) - self.fraction as u128;
-                let elapsed = exact.div_ceil(self.rate.0 as u128);
-                if elapsed > u64::MAX as u128 {
-                    return u64::MAX;
-                }
-                elapsed as u64
-            }
+        let elapsed = if self.rate.0 == Rate::ONE.0 {
+            distance
+        } else {
+            self.elapsed_for(distance)
         };
         self.host.saturating_add(elapsed)
+    }
+
+    /// Host ticks from the anchor until the line has come `distance` whole ticks beyond
+    /// `guest`; `u64::MAX` if they are more. Apart, so that real time has a short path.
+    #[inline(never)]
+    const fn elapsed_for(&self, distance: u64) -> u64 {
+        if let Some(rate) = self.rate.integer() {
+            // ceil((distance - f) / n) = ceil(distance / n) for integers and 0 <= f < 1.
+            return distance.div_ceil(rate);
+        }
+        let exact = ((distance as u128) << Rate::FRACTION_BITS) - self.fraction as u128;
+        let elapsed = exact.div_ceil(self.rate.0 as u128);
+        if elapsed > u64::MAX as u128 {
+            u64::MAX
+        } else {
+            elapsed as u64
+        }
     }
 }
 

@@ -184,17 +184,25 @@ impl Counter {
         self.element_at(cycle).output(self.mode(), cycle)
     }
 
-    /// The first cycle after `cycle` at which the output rises if nothing is written, of a
-    /// counter whose gate is high.
+    /// The first cycle after `cycle` at which the output rises if nothing is written and
+    /// the gate stays as it is.
     pub(super) fn next_rise(&self, cycle: u64) -> Option<u64> {
         let mode = self.mode();
-        let rise = self.element.next_rise(mode, cycle);
-        match self.load {
-            Some(load) if rise.is_none_or(|rise| rise > load.at) => {
-                self.loaded(load).next_rise(mode, cycle.max(load.at))
+        let Some(load) = self.load else {
+            return self.element.next_rise(mode, cycle);
+        };
+        let at = load.at;
+        let loaded = self.loaded(load);
+        if at > cycle {
+            let before = self.element.next_rise(mode, cycle);
+            if before.is_some_and(|rise| rise < at) {
+                return before;
             }
-            _ => rise,
+            if !self.element.output(mode, at - 1) && loaded.output(mode, at) {
+                return Some(at);
+            }
         }
+        loaded.next_rise(mode, cycle.max(at))
     }
 
     /// Latches the count, unless one is latched.
