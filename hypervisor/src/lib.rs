@@ -21,11 +21,11 @@ pub mod options;
 pub mod run;
 pub mod scheduler;
 pub mod start;
+#[cfg(test)]
+mod test_ram;
 pub mod vcpu;
 pub mod vm;
 pub mod vm_config;
-#[cfg(test)]
-mod test_ram;
 
 pub use machine::Machine;
 pub use run::run;

@@ -29,7 +29,11 @@ pub fn run(machine: Machine) -> ! {
         "VMX: TSC scaling {}, virtual APIC {}, EPT pages up to {}, preemption timer every {} ticks",
         yes_no(capabilities.tsc_scaling()),
         yes_no(capabilities.virtual_apic()),
-        if capabilities.translation.pages_1g { "1 GiB" } else { "2 MiB" },
+        if capabilities.translation.pages_1g {
+            "1 GiB"
+        } else {
+            "2 MiB"
+        },
         1u64 << capabilities.preemption_timer_shift,
     );
     let cpu = PerCpu::current();
@@ -93,8 +97,9 @@ pub fn run(machine: Machine) -> ! {
 
 /// Puts this CPU into VMX operation, with the extended state of guests switched on.
 fn prepare_cpu(capabilities: &Capabilities) {
-    let has_xsave =
-        raw_cpuid::CpuId::new().get_feature_info().is_some_and(|features| features.has_xsave());
+    let has_xsave = raw_cpuid::CpuId::new()
+        .get_feature_info()
+        .is_some_and(|features| features.has_xsave());
     if has_xsave {
         // SAFETY: the CPU has XSAVE; the host uses no extended state.
         unsafe {

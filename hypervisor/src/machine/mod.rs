@@ -12,6 +12,7 @@ pub mod memory;
 pub mod paging;
 pub mod pic;
 pub mod power;
+pub mod rtc;
 pub mod serial;
 pub mod tsc;
 

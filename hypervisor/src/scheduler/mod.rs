@@ -94,20 +94,22 @@ impl Scheduler {
     /// The first VCPU from `turn` on that has something to do.
     fn next_runnable(&mut self, turn: usize, now: HostTicks) -> Option<usize> {
         let count = self.vcpus.len();
-        (0..count).map(|offset| (turn + offset) % count).find(|&index| {
-            if self.vcpus[index].activity() == Activity::Running {
-                return true;
-            }
-            if !self.vcpus[index].wants_attention(now) {
-                return false;
-            }
-            self.switch_to(index);
-            match self.vcpus[index].poll(now) {
-                Ok(runnable) => runnable,
-                // Ended while halted: let its run say so.
-                Err(_) => true,
-            }
-        })
+        (0..count)
+            .map(|offset| (turn + offset) % count)
+            .find(|&index| {
+                if self.vcpus[index].activity() == Activity::Running {
+                    return true;
+                }
+                if !self.vcpus[index].wants_attention(now) {
+                    return false;
+                }
+                self.switch_to(index);
+                match self.vcpus[index].poll(now) {
+                    Ok(runnable) => runnable,
+                    // Ended while halted: let its run say so.
+                    Err(_) => true,
+                }
+            })
     }
 
     /// Sleeps until a VCPU's timer is due or the console is to be looked at.
@@ -125,7 +127,9 @@ impl Scheduler {
             self.vcpus[old].unload();
         }
         if self.vcpus[index].load().is_err() {
-            crate::fatal::fatal(format_args!("the processor refuses a VMCS: a bug of tarpit's"));
+            crate::fatal::fatal(format_args!(
+                "the processor refuses a VMCS: a bug of tarpit's"
+            ));
         }
         self.loaded = Some(index);
     }
@@ -137,7 +141,11 @@ impl Scheduler {
             let mut dump = String::new();
             // Writing to a string does not fail.
             let _ = self.vcpus[index].write_dump(&mut dump);
-            serial::print(format_args!("vm {}: state of VCPU {} at its end:\n{dump}", vm.name, self.vcpus[index].index()));
+            serial::print(format_args!(
+                "vm {}: state of VCPU {} at its end:\n{dump}",
+                vm.name,
+                self.vcpus[index].index()
+            ));
         }
         serial::print(format_args!("vm {} ended: {ending}\n", vm.name));
         self.loaded = None;

@@ -10,6 +10,7 @@ use devices::lapic::{ApicBase, Mode, VectorRegister};
 use vmx::bitmaps::MsrAccess;
 use vmx::controls::Secondary;
 use vmx::fields;
+use vmx::translation;
 
 use super::Vcpu;
 use super::setup;
@@ -58,11 +59,24 @@ impl Vcpu {
             Assistance::X2Apic => Secondary::VIRTUALIZE_X2APIC_MODE | registers,
         };
         let controls = setup::controls(self.capabilities);
-        self.registers.vmcs.set_secondary(self.capabilities, controls.secondary | extra);
+        self.registers
+            .vmcs
+            .set_secondary(self.capabilities, controls.secondary | extra);
         self.virtual_delivery = assistance != Assistance::TprShadow;
-        self.lapic.set_virtual_interrupt_delivery(self.virtual_delivery);
+        self.lapic
+            .set_virtual_interrupt_delivery(self.virtual_delivery);
         self.registers.vmcs.write(fields::TPR_THRESHOLD, 0);
-        self.vm.set_apic_access_page_mapped(self.index, assistance == Assistance::XApic);
+        let mapped = self
+            .vm
+            .set_apic_access_page_mapped(self.index, assistance == Assistance::XApic);
+        match mapped {
+            Ok(true) => {
+                translation::invalidate_ept(&self.capabilities.translation, self.vm.ept_pointer())
+            }
+            Ok(false) => {}
+            // Without a table for the page, accesses exit and are emulated.
+            Err(error) => log::warn!("vm {}: no APIC-access page: {error}", self.vm.name),
+        }
         self.pass_x2apic_msrs_through(assistance == Assistance::X2Apic);
         self.eoi_exits = [0; 4];
         self.write_eoi_exits();

@@ -44,7 +44,13 @@ impl Devices<'_> {
 
     /// The LAPIC and the bus that it sends on.
     pub(super) fn lapic(&mut self) -> (&mut LocalApic, Messages<'_>) {
-        (self.lapic, Messages { vm: self.vm, board: self.board })
+        (
+            self.lapic,
+            Messages {
+                vm: self.vm,
+                board: self.board,
+            },
+        )
     }
 }
 
@@ -52,9 +58,11 @@ impl Bus for Devices<'_> {
     fn read(&mut self, address: GuestPhysAddr, width: Width) -> u64 {
         match self.lapic_offset(address) {
             Some(offset) => self.lapic.mmio_read(self.now, offset, width.bytes() as u8),
-            None => {
-                self.board.chipset.mmio_read(self.now, address.0, width.bytes() as u8).unwrap_or(u64::MAX)
-            }
+            None => self
+                .board
+                .chipset
+                .mmio_read(self.now, address.0, width.bytes() as u8)
+                .unwrap_or(u64::MAX),
         }
     }
 
@@ -68,7 +76,9 @@ impl Bus for Devices<'_> {
             None => {
                 let mut host = BoardHost::new(self.vm);
                 let size = width.bytes() as u8;
-                self.board.chipset.mmio_write(now, address.0, size, value, &mut host);
+                self.board
+                    .chipset
+                    .mmio_write(now, address.0, size, value, &mut host);
             }
         }
     }
@@ -77,11 +87,15 @@ impl Bus for Devices<'_> {
 impl Ports for Devices<'_> {
     fn read_port(&mut self, port: u16, width: Width) -> u32 {
         let mut host = BoardHost::new(self.vm);
-        self.board.chipset.port_read(self.now, port, width.bytes() as u8, &mut host)
+        self.board
+            .chipset
+            .port_read(self.now, port, width.bytes() as u8, &mut host)
     }
 
     fn write_port(&mut self, port: u16, width: Width, value: u32) {
         let mut host = BoardHost::new(self.vm);
-        self.board.chipset.port_write(self.now, port, width.bytes() as u8, value, &mut host);
+        self.board
+            .chipset
+            .port_write(self.now, port, width.bytes() as u8, value, &mut host);
     }
 }

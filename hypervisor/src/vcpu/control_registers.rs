@@ -70,7 +70,12 @@ pub struct Cr0Context {
 /// # Errors
 /// If the processor would raise #GP(0).
 pub fn write_cr0(value: u64, context: &Cr0Context) -> Result<Cr0Write, Illegal> {
-    let Cr0Context { cr0, cr4, efer, cs_long } = *context;
+    let Cr0Context {
+        cr0,
+        cr4,
+        efer,
+        cs_long,
+    } = *context;
     if value >> 32 != 0 {
         return Err(Illegal);
     }
@@ -126,8 +131,12 @@ pub const fn write_efer(value: u64, efer: u64, cr0: u64, allowed: u64) -> Result
 mod tests {
     use super::*;
 
-    const UNPAGED: Cr0Context =
-        Cr0Context { cr0: CR0_PE | CR0_ET, cr4: CR4_PAE, efer: 0, cs_long: false };
+    const UNPAGED: Cr0Context = Cr0Context {
+        cr0: CR0_PE | CR0_ET,
+        cr4: CR4_PAE,
+        efer: 0,
+        cs_long: false,
+    };
     const LONG: Cr0Context = Cr0Context {
         cr0: CR0_PE | CR0_ET | CR0_PG,
         cr4: CR4_PAE,
@@ -137,11 +146,17 @@ mod tests {
 
     #[test]
     fn paging_with_lme_activates_long_mode_and_without_it_deactivates() {
-        let context = Cr0Context { efer: EFER_LME, ..UNPAGED };
+        let context = Cr0Context {
+            efer: EFER_LME,
+            ..UNPAGED
+        };
         let on = write_cr0(CR0_PE | CR0_PG, &context).unwrap();
         assert_eq!(on.efer, EFER_LME | EFER_LMA);
         assert!(!on.loads_pdptes);
-        let context = Cr0Context { cs_long: false, ..LONG };
+        let context = Cr0Context {
+            cs_long: false,
+            ..LONG
+        };
         assert_eq!(write_cr0(CR0_PE, &context).unwrap().efer, EFER_LME);
     }
 
@@ -152,11 +167,36 @@ mod tests {
             (CR0_PE | CR0_NW, UNPAGED),
             (1 << 32, UNPAGED),
             (CR0_PE, LONG),
-            (CR0_PE | CR0_PG, Cr0Context { efer: EFER_LME, cr4: 0, ..UNPAGED }),
-            (CR0_PE | CR0_PG, Cr0Context { efer: EFER_LME, cs_long: true, ..UNPAGED }),
-            (CR0_PE, Cr0Context { cs_long: false, cr4: CR4_PAE | CR4_PCIDE, ..LONG }),
+            (
+                CR0_PE | CR0_PG,
+                Cr0Context {
+                    efer: EFER_LME,
+                    cr4: 0,
+                    ..UNPAGED
+                },
+            ),
+            (
+                CR0_PE | CR0_PG,
+                Cr0Context {
+                    efer: EFER_LME,
+                    cs_long: true,
+                    ..UNPAGED
+                },
+            ),
+            (
+                CR0_PE,
+                Cr0Context {
+                    cs_long: false,
+                    cr4: CR4_PAE | CR4_PCIDE,
+                    ..LONG
+                },
+            ),
         ] {
-            assert_eq!(write_cr0(value, &context), Err(Illegal), "{value:#x} in {context:?}");
+            assert_eq!(
+                write_cr0(value, &context),
+                Err(Illegal),
+                "{value:#x} in {context:?}"
+            );
         }
     }
 
@@ -171,15 +211,28 @@ mod tests {
     #[test]
     fn turning_pae_paging_on_loads_pdptes() {
         assert!(write_cr0(CR0_PE | CR0_PG, &UNPAGED).unwrap().loads_pdptes);
-        let paged = Cr0Context { cr0: CR0_PE | CR0_ET | CR0_PG, ..UNPAGED };
-        assert!(!write_cr0(CR0_PE | CR0_PG | CR0_TS, &paged).unwrap().loads_pdptes);
+        let paged = Cr0Context {
+            cr0: CR0_PE | CR0_ET | CR0_PG,
+            ..UNPAGED
+        };
+        assert!(
+            !write_cr0(CR0_PE | CR0_PG | CR0_TS, &paged)
+                .unwrap()
+                .loads_pdptes
+        );
     }
 
     #[test]
     fn efer_keeps_lma_and_refuses_lme_under_paging() {
         let allowed = EFER_LME | 1 | 1 << 11;
-        assert_eq!(write_efer(EFER_LME | 1, EFER_LME | EFER_LMA, CR0_PG, allowed), Ok(EFER_LME | EFER_LMA | 1));
-        assert_eq!(write_efer(0, EFER_LME | EFER_LMA, CR0_PG, allowed), Err(Illegal));
+        assert_eq!(
+            write_efer(EFER_LME | 1, EFER_LME | EFER_LMA, CR0_PG, allowed),
+            Ok(EFER_LME | EFER_LMA | 1)
+        );
+        assert_eq!(
+            write_efer(0, EFER_LME | EFER_LMA, CR0_PG, allowed),
+            Err(Illegal)
+        );
         assert_eq!(write_efer(1 << 12, 0, 0, allowed), Err(Illegal));
     }
 }

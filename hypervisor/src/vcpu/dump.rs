@@ -30,7 +30,13 @@ pub fn write_dump(
         write!(out, "{name} {:016x}{end}", registers.gpr(index))?;
     }
     let vmcs = &registers.vmcs;
-    writeln!(out, "rip {:016x}  rflags {:08x}  cpl {}", registers.rip(), registers.rflags(), registers.cpl())?;
+    writeln!(
+        out,
+        "rip {:016x}  rflags {:08x}  cpl {}",
+        registers.rip(),
+        registers.rflags(),
+        registers.cpl()
+    )?;
     writeln!(
         out,
         "cr0 {:08x}  cr3 {:016x}  cr4 {:08x}  efer {:04x}",
@@ -52,7 +58,11 @@ pub fn write_dump(
         )?;
     }
     for (name, table) in [("gdtr", vmcs.gdtr()), ("idtr", vmcs.idtr())] {
-        writeln!(out, "{name} base {:016x}  limit {:04x}", table.base, table.limit)?;
+        writeln!(
+            out,
+            "{name} base {:016x}  limit {:04x}",
+            table.base, table.limit
+        )?;
     }
     writeln!(
         out,
@@ -100,7 +110,11 @@ fn write_code(
     write!(out, "code at {start:#x}:")?;
     let paging = Paging::new(registers);
     // As a supervisor's read: the dump is to show what is there, not what is allowed.
-    let access = Access { kind: AccessKind::Read, user: false, smap_override: true };
+    let access = Access {
+        kind: AccessKind::Read,
+        user: false,
+        smap_override: true,
+    };
     for offset in 0..16 {
         let address = GuestVirtAddr(start.wrapping_add(offset));
         let mut byte = [0];

@@ -45,7 +45,10 @@ impl Ending {
     /// Whether the guest meant it: no dump is due.
     #[must_use]
     pub const fn is_orderly(&self) -> bool {
-        matches!(self, Self::PowerOff | Self::Reset | Self::DebugExit(_) | Self::Stopped)
+        matches!(
+            self,
+            Self::PowerOff | Self::Reset | Self::DebugExit(_) | Self::Stopped
+        )
     }
 }
 
@@ -60,19 +63,36 @@ impl fmt::Display for Ending {
             Self::Unsupported(instruction) => write!(f, "{instruction}"),
             Self::NotRam(access) => write!(f, "{access}"),
             Self::FetchFromDevice(address) => {
-                write!(f, "instruction fetch from device memory or nothing at {address:?}")
+                write!(
+                    f,
+                    "instruction fetch from device memory or nothing at {address:?}"
+                )
             }
             Self::TaskSwitch => f.write_str("a hardware task switch, which tarpit does not do"),
-            Self::EntryFailure { reason, instruction: true } => write!(
+            Self::EntryFailure {
+                reason,
+                instruction: true,
+            } => write!(
                 f,
                 "VM entry failed: {} (VM-instruction error {reason})",
                 vmx::diagnosis::instruction_error(*reason)
             ),
-            Self::EntryFailure { reason, instruction: false } => {
-                write!(f, "VM entry failed: exit reason {reason}, {}", vmx::exit::reason_name(*reason as u16))
+            Self::EntryFailure {
+                reason,
+                instruction: false,
+            } => {
+                write!(
+                    f,
+                    "VM entry failed: exit reason {reason}, {}",
+                    vmx::exit::reason_name(*reason as u16)
+                )
             }
             Self::UnexpectedExit(reason) => {
-                write!(f, "unexpected VM exit {reason}, {}", vmx::exit::reason_name(*reason))
+                write!(
+                    f,
+                    "unexpected VM exit {reason}, {}",
+                    vmx::exit::reason_name(*reason)
+                )
             }
             Self::EptMisconfiguration(address) => {
                 write!(f, "EPT misconfiguration at {address:?}: a bug of tarpit's")

@@ -58,7 +58,10 @@ impl Vcpu {
             vmcs.read(fields::IDT_VECTORING_ERROR_CODE),
             vmcs.read(fields::EXIT_INSTRUCTION_LENGTH),
         );
-        if self.being_delivered.is_some_and(|event| event.kind == EventKind::Nmi) {
+        if self
+            .being_delivered
+            .is_some_and(|event| event.kind == EventKind::Nmi)
+        {
             // Delivering it has blocked NMIs; delivering it again needs them open.
             let state = vmcs.read(fields::GUEST_INTERRUPTIBILITY);
             vmcs.write(fields::GUEST_INTERRUPTIBILITY, state & !BLOCKED_BY_NMI);
@@ -137,7 +140,10 @@ impl Vcpu {
     fn inject(&mut self, event: Event) {
         let protected = self.registers.in_protected_mode();
         let vmcs = &mut self.registers.vmcs;
-        vmcs.write(fields::ENTRY_INTERRUPTION_INFORMATION, event.information(protected));
+        vmcs.write(
+            fields::ENTRY_INTERRUPTION_INFORMATION,
+            event.information(protected),
+        );
         if let Some(code) = event.error_code {
             vmcs.write(fields::ENTRY_EXCEPTION_ERROR_CODE, code);
         }
@@ -158,7 +164,11 @@ impl Vcpu {
 
     /// The 8259 pair's answer to the processor's interrupt acknowledge: a vector.
     fn acknowledge_pic(&self) -> u8 {
-        self.vm.board.lock().chipset.acknowledge_pic(&mut BoardHost::new(&self.vm))
+        self.vm
+            .board
+            .lock()
+            .chipset
+            .acknowledge_pic(&mut BoardHost::new(&self.vm))
     }
 }
 

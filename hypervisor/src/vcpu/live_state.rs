@@ -14,8 +14,14 @@ use vmx::msr;
 use crate::cpuid::Limits;
 
 /// MSRs that guests read and write without an exit, outside the VMCS.
-const MSRS: [u32; 6] =
-    [msr::STAR, msr::LSTAR, msr::CSTAR, msr::FMASK, msr::KERNEL_GS_BASE, msr::TSC_AUX];
+const MSRS: [u32; 6] = [
+    msr::STAR,
+    msr::LSTAR,
+    msr::CSTAR,
+    msr::FMASK,
+    msr::KERNEL_GS_BASE,
+    msr::TSC_AUX,
+];
 const TSC_AUX_SLOT: usize = 5;
 
 /// x87, SSE: what XCR0 always has.

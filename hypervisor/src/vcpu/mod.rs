@@ -147,9 +147,9 @@ impl Vcpu {
         // SAFETY: the page is part of the LAPIC's port, which lives as long as the VCPU, and
         // consists of atomics.
         unsafe {
-            vmcs.set_virtual_apic_page(vmx::addr::HostPhysAddr(
-                core::ptr::from_ref(config.lapic.page()) as u64,
-            ));
+            vmcs.set_virtual_apic_page(vmx::addr::HostPhysAddr(core::ptr::from_ref(
+                config.lapic.page(),
+            ) as u64));
         }
         if capabilities.virtual_apic() {
             vmcs.set_apic_access_page(vm.apic_access_page());
@@ -276,8 +276,13 @@ impl Vcpu {
             }
         }
         // RDMSR of the TSC shows what RDTSC does; writes move the offset.
-        self.msr_bitmaps.set_exits(crate::msr::TIME_STAMP_COUNTER, vmx::bitmaps::MsrAccess::Read, false);
-        self.msr_bitmaps.set_exits(vmx::msr::EFER, vmx::bitmaps::MsrAccess::Read, false);
+        self.msr_bitmaps.set_exits(
+            crate::msr::TIME_STAMP_COUNTER,
+            vmx::bitmaps::MsrAccess::Read,
+            false,
+        );
+        self.msr_bitmaps
+            .set_exits(vmx::msr::EFER, vmx::bitmaps::MsrAccess::Read, false);
     }
 
     /// CR3 as the guest has it.

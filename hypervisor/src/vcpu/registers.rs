@@ -55,8 +55,10 @@ impl Registers {
         self.vmcs.write(fields::GUEST_RIP, rip);
         let interruptibility = self.vmcs.read(fields::GUEST_INTERRUPTIBILITY);
         if interruptibility & BLOCKED_BY_STI_OR_MOV_SS != 0 {
-            self.vmcs
-                .write(fields::GUEST_INTERRUPTIBILITY, interruptibility & !BLOCKED_BY_STI_OR_MOV_SS);
+            self.vmcs.write(
+                fields::GUEST_INTERRUPTIBILITY,
+                interruptibility & !BLOCKED_BY_STI_OR_MOV_SS,
+            );
         }
         let rflags = self.vmcs.read(fields::GUEST_RFLAGS);
         if rflags & (RFLAGS_TF | RFLAGS_RF) != 0 {
@@ -70,7 +72,8 @@ impl Registers {
         let branches_only = self.vmcs.read(fields::GUEST_DEBUGCTL) & DEBUGCTL_BTF != 0;
         if rflags & RFLAGS_TF != 0 && !branches_only {
             let pending = self.vmcs.read(fields::GUEST_PENDING_DEBUG);
-            self.vmcs.write(fields::GUEST_PENDING_DEBUG, pending | PENDING_SINGLE_STEP);
+            self.vmcs
+                .write(fields::GUEST_PENDING_DEBUG, pending | PENDING_SINGLE_STEP);
         }
     }
 
@@ -193,6 +196,9 @@ impl Cpu for Registers {
     }
 
     fn segment_rights(&self, segment: SegmentRegister) -> SegmentRights {
-        SegmentRights(self.vmcs.read(fields::guest_access_rights(vmx_segment(segment))))
+        SegmentRights(
+            self.vmcs
+                .read(fields::guest_access_rights(vmx_segment(segment))),
+        )
     }
 }

@@ -58,10 +58,12 @@ impl Vcpu {
             left_guest_at = host_now();
             self.launched = true;
             let (exit, reason) = VmExit::decode(&self.registers.vmcs);
-            self.statistics.count_exit(reason, left_guest_at.since(entered_at));
+            self.statistics
+                .count_exit(reason, left_guest_at.since(entered_at));
             self.note_interrupted_delivery();
             self.handle(exit, left_guest_at)?;
-            self.statistics.add_root_ticks(reason, host_now().since(left_guest_at));
+            self.statistics
+                .add_root_ticks(reason, host_now().since(left_guest_at));
             if self.activity != Activity::Running {
                 // An event may be pending already: HLT ends at once then.
                 self.attention = true;
@@ -73,7 +75,10 @@ impl Vcpu {
     fn attend(&mut self, now: HostTicks) -> Result<(), Ending> {
         self.attention = false;
         self.update_timers(now);
-        self.lapic.set_pin(devices::lapic::LocalPin::Lint0, self.index == 0 && self.vm.pic_output());
+        self.lapic.set_pin(
+            devices::lapic::LocalPin::Lint0,
+            self.index == 0 && self.vm.pic_output(),
+        );
         self.lapic.absorb();
         if self.lapic.reset_pending() {
             self.handle_reset();
@@ -117,7 +122,9 @@ impl Vcpu {
     fn set_preemption_timer(&mut self, ticks: u64) {
         let value = (ticks >> self.capabilities.preemption_timer_shift) + 1;
         let value = u32::try_from(value).unwrap_or(u32::MAX);
-        self.registers.vmcs.write(fields::PREEMPTION_TIMER_VALUE, value);
+        self.registers
+            .vmcs
+            .write(fields::PREEMPTION_TIMER_VALUE, value);
     }
 
     /// INIT and start-up messages.
@@ -147,6 +154,9 @@ impl Vcpu {
     #[cold]
     fn instruction_failure(&self) -> Ending {
         let reason = self.registers.vmcs.read(fields::INSTRUCTION_ERROR);
-        Ending::EntryFailure { reason, instruction: true }
+        Ending::EntryFailure {
+            reason,
+            instruction: true,
+        }
     }
 }

@@ -31,8 +31,12 @@ pub(super) fn controls(capabilities: &Capabilities) -> Controls {
         | Secondary::WBINVD_EXITING;
     // Instructions that the guest's CPUID shows if the host's does; these controls exist on
     // every CPU that has the instructions.
-    for optional in [Secondary::RDTSCP, Secondary::INVPCID, Secondary::XSAVES, Secondary::TSC_SCALING]
-    {
+    for optional in [
+        Secondary::RDTSCP,
+        Secondary::INVPCID,
+        Secondary::XSAVES,
+        Secondary::TSC_SCALING,
+    ] {
         if capabilities.has(optional) {
             secondary |= optional;
         }
@@ -64,7 +68,12 @@ pub(super) fn controls(capabilities: &Capabilities) -> Controls {
 
 /// Fills in what does not depend on how the guest boots. `cr4_allowed` are the CR4 bits that
 /// the guest's CPUID offers.
-pub(super) fn initialise(vmcs: &mut Vmcs, capabilities: &Capabilities, vpid: u16, cr4_allowed: u64) {
+pub(super) fn initialise(
+    vmcs: &mut Vmcs,
+    capabilities: &Capabilities,
+    vpid: u16,
+    cr4_allowed: u64,
+) {
     vmcs.set_controls(capabilities, &controls(capabilities));
     vmcs.write(fields::VPID, vpid);
     vmcs.write(fields::EXCEPTION_BITMAP, INTERCEPTED_EXCEPTIONS);
@@ -161,9 +170,20 @@ pub(super) fn init_reset(registers: &mut Registers) {
             _ => (0, 0, 0x93),
         };
         let rights = AccessRights::from_bits_retain(rights);
-        vmcs.set_segment(register, Segment { selector, base, limit: 0xffff, rights });
+        vmcs.set_segment(
+            register,
+            Segment {
+                selector,
+                base,
+                limit: 0xffff,
+                rights,
+            },
+        );
     }
-    let empty = DescriptorTable { base: 0, limit: 0xffff };
+    let empty = DescriptorTable {
+        base: 0,
+        limit: 0xffff,
+    };
     vmcs.set_gdtr(empty);
     vmcs.set_idtr(empty);
     registers.gpr.gpr.fill(0);

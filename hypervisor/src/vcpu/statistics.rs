@@ -56,9 +56,14 @@ impl Statistics {
 
     /// The reasons that occurred, by number.
     pub fn reasons(&self) -> impl Iterator<Item = ReasonStatistics> {
-        (0..).zip(self.exits.iter().zip(&self.root_ticks)).filter(|(_, (exits, _))| **exits != 0).map(
-            |(reason, (&exits, &root_ticks))| ReasonStatistics { reason, exits, root_ticks },
-        )
+        (0..)
+            .zip(self.exits.iter().zip(&self.root_ticks))
+            .filter(|(_, (exits, _))| **exits != 0)
+            .map(|(reason, (&exits, &root_ticks))| ReasonStatistics {
+                reason,
+                exits,
+                root_ticks,
+            })
     }
 }
 
@@ -75,7 +80,11 @@ mod tests {
         statistics.add_root_ticks(u16::MAX, 1);
         assert_eq!((statistics.total_exits, statistics.guest_ticks), (2, 101));
         let mut reasons = statistics.reasons();
-        let cpuid = ReasonStatistics { reason: basic::CPUID, exits: 1, root_ticks: 7 };
+        let cpuid = ReasonStatistics {
+            reason: basic::CPUID,
+            exits: 1,
+            root_ticks: 7,
+        };
         assert_eq!(reasons.next(), Some(cpuid));
         assert_eq!(reasons.next(), None);
     }

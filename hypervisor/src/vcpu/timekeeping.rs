@@ -52,7 +52,11 @@ impl Vcpu {
         }
         // VCPU 0 keeps time for the devices that all VCPUs share.
         if self.index == 0 {
-            if board.chipset.next_deadline().is_some_and(|deadline| deadline <= now.timer) {
+            if board
+                .chipset
+                .next_deadline()
+                .is_some_and(|deadline| deadline <= now.timer)
+            {
                 board.chipset.expire(now, &mut BoardHost::new(&self.vm));
             }
             next = match (next, board.chipset.next_deadline()) {

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use devices::chipset::{Chipset, ChipsetConfig};
 use devices::clock::VirtualClock;
 use devices::lapic::{ApicConfig, LocalApic};
+use devices::rtc::NaiveDateTime;
 use devices::time::{Hertz, HostTicks};
 use thiserror::Error;
 use vmx::addr::{GuestPhysAddr, HostPhysAddr, PAGE_SIZE};
@@ -18,13 +19,14 @@ use vmx::page::Page;
 use vmx::translation::Vpid;
 use vmx::vmcs::HostState;
 
+use super::output::GuestOutput;
 use super::ram::{GuestRam, MAX_RANGES, RamRange};
 use super::{Vm, VmId, VmParts};
-use super::output::GuestOutput;
 use crate::cpuid::{self, GuestCpuid, VmxSupport};
 use crate::guest_boot::{self, LoadError, memory_map};
 use crate::host_time::host_now;
 use crate::machine::memory::{self, OutOfMemory};
+use crate::machine::rtc;
 use crate::msr::{HostMsrs, Msrs};
 use crate::vcpu::{Vcpu, VcpuConfig, VcpuPages};
 use crate::vm_config::VmConfig;
@@ -121,7 +123,8 @@ impl Maker {
     /// If there is no memory, or the guest's files are not what they should be.
     pub fn make(&mut self, id: VmId, config: &VmConfig<'_>) -> Result<Vec<Vcpu>, CreateError> {
         let (ram, backing) = allocate_ram(config.memory)?;
-        self.make_in(id, config, ram).inspect_err(|_| memory::free(backing))
+        self.make_in(id, config, ram)
+            .inspect_err(|_| memory::free(backing))
     }
 
     fn make_in(
@@ -155,7 +158,13 @@ impl Maker {
             ept,
             tables: allocate_table,
             apic_access_page,
-            chipset: Chipset::new(ChipsetConfig { tsc: self.tsc }, now),
+            chipset: Chipset::new(
+                ChipsetConfig {
+                    tsc: self.tsc,
+                    date: date(),
+                },
+                now,
+            ),
             clock,
             ports: lapics.iter().map(|lapic| lapic.port().clone()).collect(),
             output: GuestOutput::new(id),
@@ -189,12 +198,25 @@ impl Maker {
         let mut ept = Ept::new(&self.capabilities.translation, &mut tables)?;
         for range in ram.ranges() {
             // SAFETY: the RAM is this guest's alone.
-            unsafe { ept.map(range.guest, range.host, range.length, Access::all(), &mut tables)? };
+            unsafe {
+                ept.map(
+                    range.guest,
+                    range.host,
+                    range.length,
+                    Access::all(),
+                    &mut tables,
+                )?
+            };
         }
         Ok(ept)
     }
 
-    fn make_vcpu(&mut self, vm: &Arc<Vm>, index: u32, lapic: LocalApic) -> Result<Vcpu, CreateError> {
+    fn make_vcpu(
+        &mut self,
+        vm: &Arc<Vm>,
+        index: u32,
+        lapic: LocalApic,
+    ) -> Result<Vcpu, CreateError> {
         let vpid = Vpid::new(self.next_vpid).ok_or(CreateError::Vpids)?;
         self.next_vpid = self.next_vpid.wrapping_add(1);
         vmx::translation::invalidate_vpid(&self.capabilities.translation, vpid);
@@ -222,6 +244,11 @@ fn start_of_time() -> HostTicks {
     host_now()
 }
 
+/// The date that a guest's RTC starts with: the machine's, or the Unix epoch if that has none.
+fn date() -> NaiveDateTime {
+    rtc::now().unwrap_or_default()
+}
+
 /// RAM for a guest, as its memory map wants it, and the host memory that backs it: in one
 /// piece, aligned for the largest pages that the map can use.
 fn allocate_ram(size: u64) -> Result<(GuestRam, memory::PhysRange), CreateError> {
@@ -232,11 +259,19 @@ fn allocate_ram(size: u64) -> Result<(GuestRam, memory::PhysRange), CreateError>
     let backing = memory::allocate(size, memory::SIZE_1G)
         .or_else(|_| memory::allocate(size, memory::SIZE_2M))
         .map_err(out_of_memory)?;
-    let mut ranges = [RamRange { guest: GuestPhysAddr(0), host: backing.start, length: 0 }; MAX_RANGES];
+    let mut ranges = [RamRange {
+        guest: GuestPhysAddr(0),
+        host: backing.start,
+        length: 0,
+    }; MAX_RANGES];
     for (slot, range) in ranges.iter_mut().zip(memory_map::ram_ranges(size)) {
         let above_hole = range.start >= memory_map::DEVICE_HOLE_END;
         let hole = memory_map::DEVICE_HOLE_END - memory_map::DEVICE_HOLE_START;
-        let offset = if above_hole { range.start - hole } else { range.start };
+        let offset = if above_hole {
+            range.start - hole
+        } else {
+            range.start
+        };
         *slot = RamRange {
             guest: GuestPhysAddr(range.start),
             host: HostPhysAddr(backing.start.0 + offset),

@@ -17,8 +17,8 @@ use spin::Mutex;
 use vmx::addr::{GuestPhysAddr, HostPhysAddr};
 use vmx::ept::{Access, Ept, EptError};
 
-use output::GuestOutput;
 use crate::cpuid::GuestCpuid;
+use output::GuestOutput;
 use ram::GuestRam;
 
 /// The number of a VM: its place in the list of VMs, and its colour on the console.
@@ -94,7 +94,10 @@ impl Vm {
             id: parts.id,
             name: parts.name,
             ram: parts.ram,
-            board: Mutex::new(Board { chipset: parts.chipset, clock: parts.clock }),
+            board: Mutex::new(Board {
+                chipset: parts.chipset,
+                clock: parts.clock,
+            }),
             cpuid: parts.cpuid,
             output: parts.output,
             ept_pointer: parts.ept.pointer(),
@@ -147,7 +150,13 @@ impl Vm {
             // SAFETY: the APIC-access page holds nothing; all guests may do with it what
             // they like.
             unsafe {
-                ept.map(page, self.apic_access_page, 4096, Access::READ | Access::WRITE, &mut tables)?;
+                ept.map(
+                    page,
+                    self.apic_access_page,
+                    4096,
+                    Access::READ | Access::WRITE,
+                    &mut tables,
+                )?;
             }
         } else {
             ept.unmap_page(page, &mut tables)?;
@@ -190,7 +199,11 @@ impl<'a> BoardHost<'a> {
     #[must_use]
     #[inline]
     pub const fn new(vm: &'a Vm) -> Self {
-        Self { vm, interrupts_changed: false, power_requested: false }
+        Self {
+            vm,
+            interrupts_changed: false,
+            power_requested: false,
+        }
     }
 }
 

@@ -102,7 +102,8 @@ mod tests {
             length: memory.len() as u64,
         };
         // SAFETY: leaked memory is nobody else's.
-        let ram = unsafe { GuestRam::new([range(0, low), range(1 << 32, high), range(0, &mut [])]) };
+        let ram =
+            unsafe { GuestRam::new([range(0, low), range(1 << 32, high), range(0, &mut [])]) };
         ram.write(GuestPhysAddr(0x1ffe), &[1, 2]).unwrap();
         ram.write(GuestPhysAddr(1 << 32), &[3]).unwrap();
         let mut buffer = [0; 2];

@@ -31,7 +31,13 @@ impl Vcpu {
         if !access.read && !access.write {
             return Err(Ending::FetchFromDevice(address));
         }
-        self.emulate_access(Violation { address, write: access.write }, at)
+        self.emulate_access(
+            Violation {
+                address,
+                write: access.write,
+            },
+            at,
+        )
     }
 
     /// The guest has ended a level-triggered interrupt.

@@ -53,7 +53,11 @@ impl Vcpu {
     /// The value of an operand, as wide as the mode has it.
     fn operand(&self, gpr: u8) -> u64 {
         let value = self.registers.gpr(usize::from(gpr));
-        if self.registers.in_64_bit_mode() { value } else { value & 0xffff_ffff }
+        if self.registers.in_64_bit_mode() {
+            value
+        } else {
+            value & 0xffff_ffff
+        }
     }
 
     fn write_cr0(&mut self, value: u64) -> Result<(), Ending> {
@@ -121,7 +125,10 @@ impl Vcpu {
             *pdpte = u64::from_le_bytes(*bytes);
         }
         let reserved = PDPTE_RESERVED | !0 << self.registers.physical_address_bits;
-        if pdptes.iter().any(|pdpte| pdpte & PDPTE_PRESENT != 0 && pdpte & reserved != 0) {
+        if pdptes
+            .iter()
+            .any(|pdpte| pdpte & PDPTE_PRESENT != 0 && pdpte & reserved != 0)
+        {
             return false;
         }
         let vmcs = &mut self.registers.vmcs;
@@ -160,6 +167,8 @@ impl Vcpu {
         {
             self.registers.vmcs.write(field, value);
         }
-        self.registers.vmcs.write(fields::CR3_TARGET_COUNT, exempt.len() as u32);
+        self.registers
+            .vmcs
+            .write(fields::CR3_TARGET_COUNT, exempt.len() as u32);
     }
 }

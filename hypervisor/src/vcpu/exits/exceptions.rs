@@ -26,12 +26,16 @@ impl Vcpu {
         // SDM vol. 3C, 28.2.2: an exception during IRET's unblocking of NMIs leaves them
         // unblocked; the handler of the exception starts with them blocked again.
         const NMI_UNBLOCKING_DUE_TO_IRET: u32 = 1 << 12;
-        let information = self.registers.vmcs.read(fields::EXIT_INTERRUPTION_INFORMATION);
+        let information = self
+            .registers
+            .vmcs
+            .read(fields::EXIT_INTERRUPTION_INFORMATION);
         if information & NMI_UNBLOCKING_DUE_TO_IRET != 0 && self.being_delivered.is_none() {
             let state = self.registers.vmcs.read(fields::GUEST_INTERRUPTIBILITY);
-            self.registers
-                .vmcs
-                .write(fields::GUEST_INTERRUPTIBILITY, state | super::super::registers::BLOCKED_BY_NMI);
+            self.registers.vmcs.write(
+                fields::GUEST_INTERRUPTIBILITY,
+                state | super::super::registers::BLOCKED_BY_NMI,
+            );
         }
         // The processor has decided that this one is to be delivered: double faults would
         // have been reported as such, except for the first exception that we intercepted.

@@ -3,11 +3,12 @@
 use devices::platform_map::port;
 use devices::time::HostTicks;
 use vmx::entry::gpr;
-use vmx::fields;
 use vmx::exit::IoAccess;
+use vmx::fields;
 
 use crate::emulate::{
-    Completed, Direction, EmulationError, Ports, SegmentRegister, StringIo, Width, emulate_string_io,
+    Completed, Direction, EmulationError, Ports, SegmentRegister, StringIo, Width,
+    emulate_string_io,
 };
 use crate::vcpu::{Ending, Vcpu};
 
@@ -45,7 +46,10 @@ impl Vcpu {
     fn handle_string_io(&mut self, access: IoAccess, at: HostTicks) -> Result<(), Ending> {
         self.attention = true;
         let vm = self.vm.clone();
-        let information = self.registers.vmcs.read(fields::EXIT_INSTRUCTION_INFORMATION);
+        let information = self
+            .registers
+            .vmcs
+            .read(fields::EXIT_INSTRUCTION_INFORMATION);
         let address_size = match information >> 7 & 7 {
             0 => Width::WORD,
             1 => Width::DOUBLEWORD,
@@ -62,7 +66,11 @@ impl Vcpu {
         let io = StringIo {
             port: access.port,
             width: width_of(access.size),
-            direction: if access.input { Direction::In } else { Direction::Out },
+            direction: if access.input {
+                Direction::In
+            } else {
+                Direction::Out
+            },
             repeated: access.repeated,
             address_size,
             segment,

@@ -22,7 +22,13 @@ impl Vcpu {
                 length: 8,
             }));
         }
-        self.emulate_access(Violation { address: violation.address, write: violation.write }, at)
+        self.emulate_access(
+            Violation {
+                address: violation.address,
+                write: violation.write,
+            },
+            at,
+        )
     }
 
     /// Emulates the instruction at RIP, which touches device memory.

@@ -57,7 +57,10 @@ impl Vcpu {
             VmExit::TripleFault => return Err(Ending::TripleFault),
             VmExit::TaskSwitch(_) => return Err(Ending::TaskSwitch),
             VmExit::EntryFailure { reason } => {
-                return Err(Ending::EntryFailure { reason: reason.into(), instruction: false });
+                return Err(Ending::EntryFailure {
+                    reason: reason.into(),
+                    instruction: false,
+                });
             }
             VmExit::EptMisconfiguration(address) => {
                 return Err(Ending::EptMisconfiguration(address));
@@ -80,7 +83,12 @@ impl Vcpu {
         let vm = &self.vm;
         let mut board = vm.board.lock();
         let now = board.clock.now(at);
-        let mut devices = Devices { vm, lapic: &mut self.lapic, board: &mut board, now };
+        let mut devices = Devices {
+            vm,
+            lapic: &mut self.lapic,
+            board: &mut board,
+            now,
+        };
         access(&mut self.registers, &mut devices)
     }
 

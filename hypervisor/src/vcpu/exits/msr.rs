@@ -43,7 +43,10 @@ impl Vcpu {
     fn read_msr(&mut self, number: u32, at: HostTicks) -> Result<u64, Refused> {
         match number {
             X2APIC_FIRST..=X2APIC_LAST => self.with_devices(at, |_, devices| {
-                devices.lapic.msr_read(devices.now, number).map_err(|_| Refused)
+                devices
+                    .lapic
+                    .msr_read(devices.now, number)
+                    .map_err(|_| Refused)
             }),
             msr::APIC_BASE => Ok(self.lapic.apic_base().bits()),
             msr::TSC_ADJUST => Ok(self.tsc.adjust()),
@@ -69,7 +72,9 @@ impl Vcpu {
                 self.with_devices(at, |_, devices| {
                     let now = devices.now;
                     let (lapic, mut messages) = devices.lapic();
-                    lapic.msr_write(now, number, value, &mut messages).map_err(|_| Refused)
+                    lapic
+                        .msr_write(now, number, value, &mut messages)
+                        .map_err(|_| Refused)
                 })
             }
             msr::TSC_ADJUST => {
@@ -99,7 +104,9 @@ impl Vcpu {
             }
             msr::DEBUGCTL => {
                 self.msrs.write(number, value).map_err(|_| Refused)?;
-                self.registers.vmcs.write(fields::GUEST_DEBUGCTL, self.msrs.debugctl());
+                self.registers
+                    .vmcs
+                    .write(fields::GUEST_DEBUGCTL, self.msrs.debugctl());
                 Ok(())
             }
             _ => self.msrs.write(number, value).map_err(|_| Refused),
@@ -111,7 +118,8 @@ impl Vcpu {
         let board = self.vm.board.lock();
         let offset = self.tsc.scaling(board.clock.tsc_scaling()).offset;
         self.registers.vmcs.write(fields::TSC_OFFSET, offset);
-        self.lapic.set_tsc_offset(board.clock.now(at), self.tsc.adjust());
+        self.lapic
+            .set_tsc_offset(board.clock.now(at), self.tsc.adjust());
         drop(board);
         // Only a TSC deadline depends on it.
         self.attention |= self.lapic.next_deadline().is_some();
