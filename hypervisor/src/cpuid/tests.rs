@@ -1,3 +1,4 @@
+use super::table::MAX_BASIC;
 use super::*;
 use proptest::prelude::*;
 

@@ -111,7 +111,8 @@ fn facs() -> [u8; 64] {
 }
 
 /// The fixed ACPI description table (5.2.9). There is no SMI command port: the machine is in
-/// ACPI mode from the start.
+/// ACPI mode from the start. The power button is in the PM1 block; there is no sleep button, and the
+/// RTC does not wake through that block.
 fn fadt(facs: u64, dsdt: u64) -> Vec<u8> {
     /// A worse latency than this means that the C state is not there.
     const NO_C2: u16 = 101;
@@ -129,7 +130,6 @@ fn fadt(facs: u64, dsdt: u64) -> Vec<u8> {
         .firmware_ctrl_32(facs as u32)
         .flag(Flags::Wbinvd)
         .flag(Flags::ProcC1)
-        .flag(Flags::PwrButton)
         .flag(Flags::SlpButton)
         .flag(Flags::FixRtc)
         .flag(Flags::TmrValExt)

@@ -10,6 +10,9 @@ pub const CODE: u16 = 0x10;
 /// Selector of the data segment: `__BOOT_DS` of the Linux boot protocol.
 pub const DATA: u16 = 0x18;
 
+/// Its size in bytes.
+pub(super) const SIZE: usize = 32;
+
 /// Descriptors (SDM vol. 3, 3.4.5), flat and present at privilege level 0.
 const CODE64: u64 = 0x00AF_9B00_0000_FFFF;
 const CODE32: u64 = 0x00CF_9B00_0000_FFFF;
@@ -34,13 +37,13 @@ pub(super) fn install(
         Code::Bits64 => CODE64,
         Code::Bits32 => CODE32,
     };
-    let mut table = [0; 32];
+    let mut table = [0; SIZE];
     for (bytes, descriptor) in table.chunks_exact_mut(8).zip([0, 0, code, DATA32]) {
         bytes.copy_from_slice(&u64::to_le_bytes(descriptor));
     }
     memory.write(GuestPhysAddr(address), &table)?;
     Ok(DescriptorTable {
         base: address,
-        limit: table.len() as u16 - 1,
+        limit: SIZE as u16 - 1,
     })
 }

@@ -190,6 +190,9 @@ pub(super) fn load(
     vm: &VmConfig,
     rsdp: u64,
 ) -> Result<EntryState, LoadError> {
+    if !vm.modules.is_empty() {
+        return Err(LoadError::ModulesForLinux);
+    }
     let header = SetupHeader::parse(vm.kernel)?;
     let command_line = vm.command_line.as_bytes();
     let command_line_room = (layout::COMMAND_LINE_END - layout::COMMAND_LINE - 1) as usize;

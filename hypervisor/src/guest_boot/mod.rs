@@ -5,12 +5,15 @@
 //! pure: it writes to a [`GuestMemory`] and is tested on the host.
 
 pub mod acpi;
+mod bios_data;
 pub mod entry;
 pub mod gdt;
 pub mod initrd;
 mod layout;
 pub mod linux;
 pub mod memory_map;
+pub mod mp_tables;
+pub mod multiboot;
 #[cfg(test)]
 mod test_ram;
 
@@ -31,6 +34,9 @@ pub enum LoadError {
     /// It is Linux, but cannot be started.
     #[error("the kernel cannot be started: {0}")]
     Linux(#[from] linux::LinuxError),
+    /// It is a multiboot image, but cannot be started.
+    #[error("the kernel cannot be started: {0}")]
+    Multiboot(#[from] multiboot::MultibootError),
     /// The initial RAM disk is damaged.
     #[error("the initrd is unusable: {0}")]
     Initrd(#[from] initrd::InitrdError),
@@ -84,12 +90,17 @@ impl FileKind {
 /// If a file is not what it should be or the RAM does not suffice; then `memory` may
 /// have been written to.
 pub fn load(memory: &impl GuestMemory, vm: &VmConfig) -> Result<EntryState, LoadError> {
-    if linux::is_bzimage(vm.kernel) {
-        if !vm.modules.is_empty() {
-            return Err(LoadError::ModulesForLinux);
-        }
-        let rsdp = acpi::install(memory, vm.vcpus)?;
-        return linux::load(memory, vm, rsdp);
+    // A bzImage may hold anything after its header, so look for that first.
+    let is_linux = linux::is_bzimage(vm.kernel);
+    if !is_linux && !multiboot::is_multiboot(vm.kernel) {
+        return Err(LoadError::NotAKernel(FileKind::of(vm.kernel)));
     }
-    Err(LoadError::NotAKernel(FileKind::of(vm.kernel)))
+    bios_data::install(memory)?;
+    mp_tables::install(memory, vm.vcpus)?;
+    let rsdp = acpi::install(memory, vm.vcpus)?;
+    if is_linux {
+        linux::load(memory, vm, rsdp)
+    } else {
+        multiboot::load(memory, vm)
+    }
 }

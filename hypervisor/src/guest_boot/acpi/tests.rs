@@ -57,6 +57,10 @@ fn fadt_says_where_the_power_management_registers_are() {
     let sci = fadt.sci_interrupt;
     assert_eq!(sci, 9);
     let flags = fadt.flags;
+    assert!(
+        !flags.power_button_is_control_method(),
+        "it is in the PM1 block"
+    );
     assert!(flags.pm_timer_is_32_bit() && flags.supports_system_reset_via_fadt());
 }
 
