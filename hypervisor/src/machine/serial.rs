@@ -12,7 +12,7 @@
 use core::fmt::{self, Write};
 use spin::{Mutex, MutexGuard};
 use uart_16550::backend::PioBackend;
-use uart_16550::spec::registers::{FifoTriggerLevel, IER};
+use uart_16550::spec::registers::{FifoTriggerLevel, IER, LSR};
 use uart_16550::{BaudRate, Config, Uart16550};
 
 const COM1: u16 = 0x3f8;
@@ -81,6 +81,16 @@ impl Serial {
                 self.count = 0;
             }
             core::hint::spin_loop();
+        }
+    }
+
+    /// Waits until all is on the wire, the UART's own FIFO included.
+    fn flush(&mut self) {
+        self.drain_to(0);
+        let mut polls = 0;
+        while self.working && !self.uart.lsr().contains(LSR::TRANSMITTER_EMPTY) {
+            polls += 1;
+            self.working = polls < FIFO_POLLS;
         }
     }
 
@@ -175,13 +185,13 @@ pub fn print(text: fmt::Arguments<'_>) {
 pub fn emergency_print(text: fmt::Arguments<'_>) {
     let mut serial = break_lock();
     let _ = Terminal(&mut serial).write_fmt(text);
-    serial.drain_to(0);
+    serial.flush();
 }
 
 /// As [`flush`], from a context that may have interrupted the holder of the lock and will
 /// never return to it.
 pub fn emergency_flush() {
-    break_lock().drain_to(0);
+    break_lock().flush();
 }
 
 /// The next byte of input, if one has come.
@@ -205,10 +215,10 @@ pub fn poll() -> bool {
     })
 }
 
-/// Waits until all output is out.
+/// Waits until all output is on the wire.
 pub fn flush() {
     if let Some(mut serial) = lock() {
-        serial.drain_to(0);
+        serial.flush();
     }
 }
 

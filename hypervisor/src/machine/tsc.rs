@@ -51,7 +51,7 @@ pub struct NoTimer;
 /// How long is measured, in nanoseconds.
 const DURATION_NS: u64 = 30_000_000;
 /// Edges of the timer that are looked at, at each end, for the one seen most sharply.
-const EDGES: u32 = 8;
+const EDGES: u32 = 32;
 /// Reads of a timer without seeing it change before it is held to be stopped; over 50 ms
 /// with any timer, at least 0.1 us a read.
 const READS_WITHOUT_CHANGE: u32 = 500_000;
