@@ -92,7 +92,7 @@ pub fn run(options: &Options) -> Result<bool> {
 
     if !options.host_only {
         // Before the cases start, two at a time: they would all set up the same things.
-        machine::ensure_installed(machine::Kind::Bochs)?;
+        machine::ensure_installed(machine::best().kind)?;
         machine::ensure_installed(machine::Kind::QemuTcg)?;
         setup::ensure_packages(setup::IMAGE_PACKAGES)?;
         kernel::fetch(kernel::Series::default())?;
