@@ -3,6 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 
+use crate::claim::Claim;
 use crate::image::{self, Contents};
 use crate::initramfs::{self, Shell};
 use crate::kernel::{self, Series};
@@ -56,10 +57,11 @@ pub fn measure(options: Options) -> Result<BootTicks> {
         initrd: initramfs::pack("baseline", &build::workload()?, Shell::None)?,
         command_line: "console=ttyS0 workload.mode=idle".to_owned(),
     };
-    let iso = image::make("baseline", &contents, None)?;
+    let claim = Claim::new("baseline")?;
+    let iso = image::make(claim.name(), &contents, None)?;
     let spec = Spec {
         ips: options.ips,
-        ..Spec::from_iso("baseline", &iso)
+        ..Spec::from_iso(claim.name(), &iso)
     };
     let step = Step::begin(format!(
         "Booting Linux {} in Bochs without tarpit, {} instructions a second",

@@ -6,6 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::paths;
+use crate::progress::Step;
 use crate::setup::{TARGET, Toolchain};
 
 /// What cargo made.
@@ -47,16 +48,20 @@ impl Built {
 /// When there is no toolchain for the target, or cargo fails.
 pub fn all() -> Result<Built> {
     let toolchain = Toolchain::ensure()?;
-    // Separate runs: cargo would give tarpit the features that the guests ask for.
-    let tarpit = release(&toolchain, &["tarpit"])?;
     let kernels = guest_kernels()?;
+    // Separate runs: cargo would give tarpit the features that the guests ask for.
+    release(&toolchain, &["tarpit"])?;
     let mut guests = vec!["workload"];
-    guests.extend(kernels.iter().map(String::as_str));
-    let mut guests = release(&toolchain, &guests)?;
+    guests.extend(kernels.iter().map(|program| program.package.as_str()));
+    guests.dedup();
+    release(&toolchain, &guests)?;
     Ok(Built {
-        tarpit: tarpit.into_iter().next().context("cargo built no tarpit")?,
-        workload: guests.remove(0),
-        kernels: guests,
+        tarpit: artifact("tarpit"),
+        workload: artifact("workload"),
+        kernels: kernels
+            .iter()
+            .map(|program| artifact(&program.name))
+            .collect(),
     })
 }
 
@@ -65,11 +70,8 @@ pub fn all() -> Result<Built> {
 /// # Errors
 /// As [`all`].
 pub fn workload() -> Result<PathBuf> {
-    let toolchain = Toolchain::ensure()?;
-    release(&toolchain, &["workload"])?
-        .into_iter()
-        .next()
-        .context("cargo built no workload")
+    release(&Toolchain::ensure()?, &["workload"])?;
+    Ok(artifact("workload"))
 }
 
 /// The packages that are compiled for [`TARGET`].
@@ -78,33 +80,44 @@ pub fn workload() -> Result<PathBuf> {
 /// When cargo does not know the workspace.
 pub fn bare_metal_packages() -> Result<Vec<String>> {
     let mut packages = vec!["tarpit".to_owned(), "workload".to_owned()];
-    packages.extend(guest_kernels()?);
+    packages.extend(guest_kernels()?.into_iter().map(|program| program.package));
+    packages.dedup();
     Ok(packages)
 }
 
-/// Builds these packages' binaries, which have the packages' names, and says where they are.
-fn release(toolchain: &Toolchain, packages: &[&str]) -> Result<Vec<PathBuf>> {
+fn artifact(program: &str) -> PathBuf {
+    paths::target().join(TARGET).join("release").join(program)
+}
+
+/// Builds the programs of these packages.
+fn release(toolchain: &Toolchain, packages: &[&str]) -> Result<()> {
     let mut command = toolchain.cargo("build");
-    command.arg("--release").current_dir(paths::workspace());
+    command
+        .args(["--release", "--bins", "--quiet"])
+        .current_dir(paths::workspace());
     for package in packages {
         command.args(["--package", package]);
     }
-    command.args(["--bins", "--quiet"]);
+    let what = packages.join(", ");
+    let _step = Step::begin(format!("Building {what} for {TARGET}"));
     let status = command
         .status()
         .with_context(|| format!("cannot run {command:?}"))?;
     if !status.success() {
-        bail!("building {} for {TARGET} failed", packages.join(", "));
+        bail!("building {what} for {TARGET} failed");
     }
-    let directory = paths::target().join(TARGET).join("release");
-    Ok(packages
-        .iter()
-        .map(|package| directory.join(package))
-        .collect())
+    Ok(())
 }
 
-/// The packages of our own guest kernels: those under `guest-images/kernels` with a program.
-fn guest_kernels() -> Result<Vec<String>> {
+/// A program of a package.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Program {
+    package: String,
+    name: String,
+}
+
+/// Our own guest kernels: all programs under `guest-images/kernels`.
+fn guest_kernels() -> Result<Vec<Program>> {
     let output = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
         .args(["metadata", "--format-version=1", "--no-deps"])
         .current_dir(paths::workspace())
@@ -122,12 +135,12 @@ fn guest_kernels() -> Result<Vec<String>> {
     )
 }
 
-fn programs_below(metadata: &[u8], directory: &Path) -> Result<Vec<String>> {
+fn programs_below(metadata: &[u8], directory: &Path) -> Result<Vec<Program>> {
     let metadata: serde_json::Value = serde_json::from_slice(metadata)?;
     let packages = metadata["packages"]
         .as_array()
         .context("cargo metadata has no packages")?;
-    let mut names = Vec::new();
+    let mut programs = Vec::new();
     for package in packages {
         let manifest = Path::new(package["manifest_path"].as_str().unwrap_or_default());
         if !manifest.starts_with(directory) {
@@ -135,12 +148,17 @@ fn programs_below(metadata: &[u8], directory: &Path) -> Result<Vec<String>> {
         }
         for target in package["targets"].as_array().into_iter().flatten() {
             let is_program = target["kind"][0] == "bin";
-            if let (true, Some(name)) = (is_program, target["name"].as_str()) {
-                names.push(name.to_owned());
+            let names = (package["name"].as_str(), target["name"].as_str());
+            if let (true, (Some(package), Some(name))) = (is_program, names) {
+                programs.push(Program {
+                    package: package.to_owned(),
+                    name: name.to_owned(),
+                });
             }
         }
     }
-    Ok(names)
+    programs.sort();
+    Ok(programs)
 }
 
 #[cfg(test)]
@@ -150,15 +168,20 @@ mod tests {
     #[test]
     fn guest_kernels_are_the_programs_in_their_folder() -> Result<()> {
         let metadata = br#"{"packages": [
-            {"manifest_path": "/w/boot/Cargo.toml",
+            {"name": "tarpit", "manifest_path": "/w/boot/Cargo.toml",
              "targets": [{"kind": ["bin"], "name": "tarpit"}]},
-            {"manifest_path": "/w/guest-images/kernels/clocks/Cargo.toml",
+            {"name": "kernels", "manifest_path": "/w/guest-images/kernels/Cargo.toml",
              "targets": [{"kind": ["custom-build"], "name": "build-script-build"},
-                         {"kind": ["bin"], "name": "clocks"}]},
-            {"manifest_path": "/w/guest-images/kernels/support/Cargo.toml",
-             "targets": [{"kind": ["lib"], "name": "support"}]}]}"#;
-        let names = programs_below(metadata, Path::new("/w/guest-images/kernels"))?;
-        assert_eq!(names, ["clocks"]);
+                         {"kind": ["lib"], "name": "kernels"},
+                         {"kind": ["bin"], "name": "lapic"},
+                         {"kind": ["bin"], "name": "clocks"}]}]}"#;
+        let programs = programs_below(metadata, Path::new("/w/guest-images/kernels"))?;
+        let names: Vec<_> = programs
+            .iter()
+            .map(|program| program.name.as_str())
+            .collect();
+        assert_eq!(names, ["clocks", "lapic"]);
+        assert!(programs.iter().all(|program| program.package == "kernels"));
         Ok(())
     }
 

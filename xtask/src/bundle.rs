@@ -31,10 +31,7 @@ pub struct Options {
     /// An initial RAM disk of yours instead of the workload
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
-    /// A multiboot 1 image as the guest, with no RAM disk. tarpit switches the machine off when
-    /// the guest ends, and `run` exits with the guest's result: (v << 1) | 1 for a value v that
-    /// it writes to port 0xf4 (so success, 0, is status 1, as in QEMU and kvm-unit-tests), 0 for
-    /// a power-off, 4 for any other end; 2 is an error of xtask or tarpit
+    /// A multiboot 1 image as the guest, with no RAM disk; `run` exits with its result
     #[arg(long, value_name = "FILE", conflicts_with_all = ["guest", "kernel", "initrd"])]
     pub multiboot: Option<PathBuf>,
     /// More words for the guest kernel's command line
@@ -55,7 +52,12 @@ pub struct Options {
     #[arg(long, value_name = "CPU")]
     pub pin: Option<u32>,
     /// Words for tarpit's own command line, as in "loglevel=debug on-end=poweroff"
-    #[arg(long, value_name = "STR", default_value = "")]
+    #[arg(
+        long,
+        value_name = "STR",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub tarpit_options: String,
 }
 
@@ -68,11 +70,11 @@ pub struct Bundle {
     pub vm: String,
 }
 
-/// Builds all and makes the CD.
+/// Builds all and makes the CD `target/images/NAME.iso`, or `output`.
 ///
 /// # Errors
 /// When something cannot be built, fetched or read.
-pub fn make(options: &Options, output: Option<&Path>) -> Result<Bundle> {
+pub fn make(name: &str, options: &Options, output: Option<&Path>) -> Result<Bundle> {
     let built = build::all()?;
     let mut tarpit_options: Vec<String> = options
         .tarpit_options
@@ -124,7 +126,7 @@ pub fn make(options: &Options, output: Option<&Path>) -> Result<Bundle> {
         options: tarpit_options,
         modules,
     };
-    let iso = image::make("tarpit", &contents, output)?;
+    let iso = image::make(name, &contents, output)?;
     eprintln!("Image: {}", paths::shown(&iso));
     Ok(Bundle {
         iso,

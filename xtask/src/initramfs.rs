@@ -38,7 +38,11 @@ pub fn pack(name: &str, workload: &Path, shell: Shell) -> Result<PathBuf> {
     let packed = archive.finish()?.finish()?;
     let path = paths::images().join(format!("{name}.cpio.gz"));
     std::fs::create_dir_all(paths::images())?;
-    std::fs::write(&path, packed).with_context(|| format!("cannot write {}", path.display()))?;
+    // Put into place whole: another run may be reading it.
+    let mut file = tempfile::NamedTempFile::new_in(paths::images())?;
+    file.write_all(&packed)?;
+    file.persist(&path)
+        .with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path)
 }
 

@@ -6,6 +6,7 @@
 pub mod baseline;
 pub mod build;
 pub mod bundle;
+pub mod claim;
 pub mod clean;
 pub mod image;
 pub mod initramfs;

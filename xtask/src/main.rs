@@ -17,9 +17,8 @@ use xtask::{baseline, build, bundle, clean, paths, run, test};
     name = "cargo xtask",
     bin_name = "cargo xtask",
     max_term_width = 100,
-    after_help = "Exit status: 0 for success, 1 if a test failed, 2 for an error. `run --multiboot` \
-                  exits with the guest's result; see its --help.\n\n\
-                  Examples:\n  \
+    after_help = "Exit status: 0 for success, 1 if a test failed, 2 for an error; `run --help` tells \
+                  those of a guest.\n\nExamples:\n  \
                   cargo xtask run                        a Debian guest, console in this terminal\n  \
                   cargo xtask run --vcpus 2 --cpus 2     with two VCPUs on two physical CPUs\n  \
                   cargo xtask run --multiboot tsc.flat --append verbose\n  \
@@ -38,6 +37,16 @@ enum Command {
     /// Make a bootable CD: GRUB, tarpit and a guest as boot modules
     Image(ImageOptions),
     /// Build all, boot it on the best machine here, and open its serial console
+    ///
+    /// On a terminal the console is live: every key goes to the machine but Ctrl-A, which is the
+    /// escape: Ctrl-A x quits, Ctrl-A a types Ctrl-A. Elsewhere the console is only shown. All of
+    /// it is kept in target/logs/run.console. Several runs can go on at the same time.
+    ///
+    /// Exit status: 0 when the machine was switched off or the user quit; 2 for an error of xtask
+    /// or when tarpit says that it cannot run (`tarpit: fatal: ...`); 4 when the machine crashed.
+    /// With --multiboot the status is the guest's result: (v << 1) | 1 for a value v that it
+    /// writes to port 0xf4 (so success, 0, is status 1, as with QEMU's isa-debug-exit and
+    /// kvm-unit-tests), 0 for a power-off, 4 for any other end.
     Run(run::Options),
     /// Run every test: format, lints, host tests, then machines in the emulator
     Test(test::Options),
@@ -79,7 +88,7 @@ fn dispatch(command: Command) -> Result<u8> {
             }
         }
         Command::Image(options) => {
-            bundle::make(&options.bundle, options.output.as_deref())?;
+            bundle::make("tarpit", &options.bundle, options.output.as_deref())?;
         }
         Command::Run(options) => return run::run(&options),
         Command::Test(options) => return Ok(u8::from(!test::run(&options)?)),

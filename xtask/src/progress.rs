@@ -1,6 +1,7 @@
 //! Shows that a step is under way: a spinner on a terminal, plain lines elsewhere.
 
 use std::io::IsTerminal;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -11,52 +12,64 @@ const WORTH_A_LINE: Duration = Duration::from_secs(2);
 /// A step that is under way, shown until it is dropped.
 pub struct Step {
     what: String,
-    bar: Option<ProgressBar>,
     began: Instant,
+    shown: Shown,
+}
+
+enum Shown {
+    Bar(ProgressBar),
+    /// A line is printed if this is not dropped soon.
+    Line(#[expect(dead_code, reason = "its drop is the signal")] mpsc::Sender<()>),
 }
 
 impl Step {
     /// Starts to show `what` (as in "Fetching linux-image-6.1.0").
     pub fn begin(what: impl Into<String>) -> Self {
         let what = what.into();
-        let bar = std::io::stderr().is_terminal().then(|| {
+        let shown = if std::io::stderr().is_terminal() {
             let bar = ProgressBar::new_spinner();
             if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix} {elapsed} {msg}") {
                 bar.set_style(style);
             }
             bar.set_prefix(what.clone());
             bar.enable_steady_tick(Duration::from_millis(120));
-            bar
-        });
-        if bar.is_none() {
-            eprintln!("{what} ...");
-        }
+            Shown::Bar(bar)
+        } else {
+            let (done, when_done) = mpsc::channel();
+            let line = format!("{what} ...");
+            std::thread::spawn(move || {
+                if when_done.recv_timeout(WORTH_A_LINE) == Err(RecvTimeoutError::Timeout) {
+                    eprintln!("{line}");
+                }
+            });
+            Shown::Line(done)
+        };
         Self {
             what,
-            bar,
             began: Instant::now(),
+            shown,
         }
     }
 
     /// Shows where in the step things are.
     pub fn detail(&self, text: impl Into<String>) {
-        if let Some(bar) = &self.bar {
+        if let Shown::Bar(bar) = &self.shown {
             bar.set_message(text.into());
         }
     }
 
     /// Prints a line above the spinner.
     pub fn note(&self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
+        match &self.shown {
+            Shown::Bar(bar) => bar.suspend(|| eprintln!("{text}")),
+            Shown::Line(_) => eprintln!("{text}"),
         }
     }
 }
 
 impl Drop for Step {
     fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
+        if let Shown::Bar(bar) = &self.shown {
             bar.finish_and_clear();
         }
         let took = self.began.elapsed();

@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::bundle;
+use crate::claim::Claim;
 use crate::machine::{self, DEFAULT_IPS, End, Spec, Wish};
 use crate::paths;
 use crate::serial::{Fatal, Session, fatal_line};
@@ -49,10 +50,11 @@ pub struct MachineOptions {
 /// # Errors
 /// When something cannot be built or started, or tarpit halts because it cannot run.
 pub fn run(options: &Options) -> Result<u8> {
+    let claim = Claim::new("run")?;
     let (iso, vm) = match &options.iso {
         Some(iso) => (iso.clone(), None),
         None => {
-            let bundle = bundle::make(&options.bundle, None)?;
+            let bundle = bundle::make(claim.name(), &options.bundle, None)?;
             (
                 bundle.iso,
                 options.bundle.multiboot.is_some().then_some(bundle.vm),
@@ -73,7 +75,7 @@ pub fn run(options: &Options) -> Result<u8> {
             .unwrap_or_else(|| (options.bundle.memory + 512).max(1024)),
         cpus: options.machine.cpus,
         ips: options.machine.ips,
-        ..Spec::from_iso("run", &iso)
+        ..Spec::from_iso(claim.name(), &iso)
     };
     let mut session = Session::start(kind, &spec)?;
     eprintln!(

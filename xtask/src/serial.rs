@@ -124,6 +124,18 @@ impl Session {
         Ok(found.1)
     }
 
+    /// Waits for tarpit to say why it cannot run, and gives the whole line.
+    ///
+    /// # Errors
+    /// When it does not in time, or the machine ends before.
+    pub fn wait_for_fatal(&mut self) -> Result<String> {
+        let found = self.wait_until("a fatal error", self.patience, |heard| {
+            let line = fatal_line(heard)?;
+            Some((heard.find(line)? + line.len(), line.to_owned()))
+        })?;
+        Ok(found.1)
+    }
+
     /// Types a line and presses Enter.
     ///
     /// # Errors

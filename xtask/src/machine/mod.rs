@@ -16,7 +16,7 @@ mod bochs;
 mod pick;
 mod qemu;
 
-pub use pick::{Choice, Wish, ensure_installed, pick};
+pub use pick::{Choice, Wish, best, ensure_installed, pick};
 
 /// Instructions that make a second of emulated time in Bochs, unless told otherwise.
 pub const DEFAULT_IPS: u64 = 1_000_000_000;

@@ -36,6 +36,11 @@ pub fn pick(wish: Option<Wish>) -> Result<Kind> {
     Ok(kind)
 }
 
+/// The machine that a user without wishes gets, installed or not.
+pub fn best() -> Choice {
+    choose(None, &nested_vmx())
+}
+
 /// Installs what this machine takes, if it is missing.
 ///
 /// # Errors
