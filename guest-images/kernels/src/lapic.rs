@@ -120,6 +120,17 @@ impl Lapic {
         lapic
     }
 
+    /// The APIC in the mode that it is in.
+    #[must_use]
+    pub fn current() -> Self {
+        let mode = if base() & X2APIC_ENABLE == 0 {
+            Mode::XApic
+        } else {
+            Mode::X2Apic
+        };
+        Self { mode }
+    }
+
     /// The mode it is in.
     #[must_use]
     pub fn mode(self) -> Mode {

@@ -70,3 +70,10 @@ pub fn set_gate2(open: bool) {
 pub fn output2() -> bool {
     read(SYSTEM_CONTROL_B) & 1 << 5 != 0
 }
+
+/// Gives interrupt 0's line a rising edge: mode 0's output is low until its count is through, and
+/// high from then on.
+pub fn raise_line() {
+    start(0, 0, 2);
+    while status(0) & 0x80 == 0 {}
+}

@@ -2,6 +2,8 @@
 
 use x86_64::instructions::port::Port;
 
+use crate::tsc;
+
 /// Register A: rates, and update in progress.
 pub const A: u8 = 0x0a;
 /// Register B: interrupts and formats.
@@ -31,4 +33,24 @@ pub fn write(register: u8, value: u8) {
         Port::new(0x70).write(register | 0x80);
         Port::new(0x71).write(value);
     }
+}
+
+/// Register B: periodic interrupts.
+pub const PERIODIC: u8 = 1 << 6;
+
+/// Makes the RTC's line high, which it stays until [`drop_line`]: by a periodic interrupt at 8 kHz.
+/// `is_high` tells when it has come.
+///
+/// Returns whether it came within 2^33 ticks of the TSC.
+pub fn raise_line(is_high: impl FnMut() -> bool) -> bool {
+    let _ = read(C);
+    write(A, 0x23);
+    write(B, read(B) | PERIODIC);
+    tsc::wait_until(1 << 33, is_high)
+}
+
+/// Makes the RTC's line low, and keeps it so.
+pub fn drop_line() {
+    write(B, read(B) & !(PERIODIC | 0x30));
+    let _ = read(C);
 }
