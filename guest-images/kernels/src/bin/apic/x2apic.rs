@@ -1,0 +1,152 @@
+//! x2APIC mode: its transitions and its registers. Intel SDM vol. 3, 11.12.
+
+use core::arch::x86_64::__cpuid_count;
+
+use kernels::Report;
+use kernels::interrupts::{Fault, catch};
+use kernels::lapic::register::{
+    CURRENT_COUNT, DFR, DIVIDE, EOI, ESR, ICR_HIGH, ID, INITIAL_COUNT, IRR, ISR, LDR, LVT_LINT0,
+    LVT_TIMER, PPR, SELF_IPI, SVR, TPR, VERSION,
+};
+use kernels::lapic::{self, GLOBAL_ENABLE, Lapic, MASKED, Mode, Register, X2APIC_ENABLE};
+use x86_64::registers::model_specific::Msr;
+
+use crate::delivery;
+
+const GP: Fault = Fault::GENERAL_PROTECTION;
+
+fn set_base(value: u64) -> Result<(), Fault> {
+    catch(|| lapic::set_base(value))
+}
+
+fn msr(register: Register) -> Msr {
+    Msr::new(0x800 + (register >> 4))
+}
+
+fn write(register: Register, value: u64) -> Result<(), Fault> {
+    // SAFETY: the APIC touches no memory.
+    catch(|| unsafe { msr(register).write(value) })
+}
+
+fn read(register: Register) -> Result<u64, Fault> {
+    let mut value = 0;
+    // SAFETY: as above.
+    catch(|| value = unsafe { msr(register).read() })?;
+    Ok(value)
+}
+
+pub(crate) fn test(report: &mut Report) {
+    test_transitions(report);
+    let lapic = Lapic::enable(Mode::X2Apic);
+    test_registers(report);
+    delivery::test(report, lapic);
+    let _ = Lapic::enable(Mode::XApic);
+}
+
+fn test_transitions(report: &mut Report) {
+    let lapic = Lapic::enable(Mode::XApic);
+    let plain = lapic::base() & !(GLOBAL_ENABLE | X2APIC_ENABLE);
+    let (disabled, x, invalid, x2) = (
+        plain,
+        plain | GLOBAL_ENABLE,
+        plain | X2APIC_ENABLE,
+        plain | GLOBAL_ENABLE | X2APIC_ENABLE,
+    );
+    let id = lapic.id();
+    report.same(
+        "the MSRs are not there in xAPIC mode",
+        read(VERSION),
+        Err(GP),
+    );
+    report.same("xAPIC to invalid", set_base(invalid), Err(GP));
+    report.equal("unharmed", lapic::base(), x);
+    lapic.write(TPR, 0x20);
+    lapic.write(SVR, 0x1ab);
+    report.same("xAPIC to x2APIC", set_base(x2), Ok(()));
+    report.equal("IA32_APIC_BASE holds", lapic::base(), x2);
+    report.same("TPR is kept", read(TPR), Ok(0x20));
+    report.same("SVR is kept", read(SVR), Ok(0x1ab));
+    report.same("x2APIC to x2APIC", set_base(x2), Ok(()));
+    report.same("x2APIC to xAPIC", set_base(x), Err(GP));
+    report.same("x2APIC to invalid", set_base(invalid), Err(GP));
+    report.equal("unharmed", lapic::base(), x2);
+    report.same("x2APIC to disabled", set_base(disabled), Ok(()));
+    report.same(
+        "the MSRs are not there when disabled",
+        read(VERSION),
+        Err(GP),
+    );
+    report.same("disabled to x2APIC", set_base(x2), Err(GP));
+    report.same("disabled to invalid", set_base(invalid), Err(GP));
+    report.equal("unharmed", lapic::base(), disabled);
+    report.same("disabled to xAPIC", set_base(x), Ok(()));
+    report.equal("the ID is the same again", Lapic::current().id(), id);
+    report.equal("TPR after disabling", Lapic::current().read(TPR), 0);
+}
+
+fn test_registers(report: &mut Report) {
+    let id = u64::from(__cpuid_count(0xb, 0).edx);
+    report.same("ID is CPUID's", read(ID), Ok(id));
+    report.same(
+        "LDR comes from the ID",
+        read(LDR),
+        Ok((id >> 4) << 16 | 1 << (id & 15)),
+    );
+    for (name, register) in [
+        ("ID cannot be written", ID),
+        ("version cannot be written", VERSION),
+        ("LDR cannot be written", LDR),
+        ("PPR cannot be written", PPR),
+        ("ISR cannot be written", ISR),
+        ("IRR cannot be written", IRR),
+        ("the current count cannot be written", CURRENT_COUNT),
+        ("there is no DFR to write", DFR),
+        ("there is no ICR high to write", ICR_HIGH),
+        ("there is nothing at 0x40 to write", 0x040),
+    ] {
+        report.same(name, write(register, 0), Err(GP));
+    }
+    for (name, register) in [
+        ("EOI cannot be read", EOI),
+        ("self-IPI cannot be read", SELF_IPI),
+        ("there is no DFR to read", DFR),
+        ("there is no ICR high to read", ICR_HIGH),
+        ("there is nothing at 0x40 to read", 0x040),
+        ("there is nothing at 0x0c0 to read", 0x0c0),
+    ] {
+        report.same(name, read(register), Err(GP));
+    }
+    for (name, register, value) in [
+        ("EOI other than 0", EOI, 1),
+        ("ESR other than 0", ESR, 1),
+        ("TPR with reserved bits", TPR, 0x100),
+        ("SVR with reserved bits", SVR, 0x1_01ff),
+        ("LVT timer with reserved bits", LVT_TIMER, 0x1_0831),
+        ("LVT LINT0 with reserved bits", LVT_LINT0, 0x3_0031),
+        ("divide configuration with reserved bits", DIVIDE, 0x10),
+        ("initial count with upper bits", INITIAL_COUNT, 1 << 32),
+        ("TPR with upper bits", TPR, 1 << 32),
+        ("self-IPI with reserved bits", SELF_IPI, 0x1_0041),
+    ] {
+        report.same(name, write(register, value), Err(GP));
+    }
+    // SAFETY: the APIC touches no memory; the IPIs are none.
+    let icr = catch(|| unsafe { Msr::new(0x830).write(1 << 20) });
+    report.same("ICR with reserved bits", icr, Err(GP));
+    for (name, register, value) in [
+        ("TPR", TPR, 0x35),
+        ("TPR back", TPR, 0),
+        ("LVT timer", LVT_TIMER, u64::from(MASKED) | 0x31),
+        ("divide configuration", DIVIDE, 0xb),
+        ("initial count", INITIAL_COUNT, 0xffff_ffff),
+        ("initial count back", INITIAL_COUNT, 0),
+    ] {
+        report.same(
+            name,
+            write(register, value).and_then(|()| read(register)),
+            Ok(value),
+        );
+    }
+    report.same("ESR is 0", write(ESR, 0).and_then(|()| read(ESR)), Ok(0));
+    report.same("EOI of 0", write(EOI, 0), Ok(()));
+}

@@ -1,0 +1,28 @@
+//! Instructions that exit to a hypervisor, and what must hold in the guest all the same.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+mod control_registers;
+mod cpuid;
+mod exceptions;
+mod instructions;
+mod mmio;
+mod mmio_forms;
+mod msrs;
+mod ports;
+mod state;
+
+use kernels::Report;
+
+fn run(report: &mut Report) {
+    cpuid::test(report);
+    msrs::test(report);
+    control_registers::test(report);
+    instructions::test(report);
+    exceptions::test(report);
+    ports::test(report);
+    state::test(report);
+    mmio_forms::test(report);
+    mmio::test(report);
+}
+
+kernels::kernel!(run);

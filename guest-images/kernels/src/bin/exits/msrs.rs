@@ -1,0 +1,179 @@
+//! RDMSR and WRMSR: MSRs that every 64-bit Intel CPU has, and others.
+
+use core::arch::x86_64::{__cpuid, __cpuid_count};
+
+use kernels::interrupts::{Fault, catch};
+use kernels::{Report, platform, tsc};
+use x86_64::registers::model_specific::Msr;
+
+const TSC: u32 = 0x10;
+const TSC_ADJUST: u32 = 0x3b;
+const MTRR_CAP: u32 = 0xfe;
+const PAT: u32 = 0x277;
+const EFER: u32 = 0xc000_0080;
+const LSTAR: u32 = 0xc000_0082;
+const TSC_AUX: u32 = 0xc000_0103;
+
+/// MSRs that hold what is written to them, with two legal values each.
+const HOLDING: [(&str, u32, u64, u64); 9] = [
+    ("IA32_SYSENTER_CS", 0x174, 0x8, 0x0),
+    ("IA32_SYSENTER_ESP", 0x175, 0xffff_8000_0000_1234, 0),
+    ("IA32_SYSENTER_EIP", 0x176, 0x7fff_1234_5678, 0),
+    ("IA32_STAR", 0xc000_0081, 0x0018_0008_0000_0000, 0),
+    ("IA32_LSTAR", LSTAR, 0xffff_ffff_8000_0000, 0x1000),
+    ("IA32_CSTAR", 0xc000_0083, 0xffff_ffff_8000_0000, 0x1000),
+    ("IA32_FMASK", 0xc000_0084, 0x4_7700, 0),
+    ("IA32_FS_BASE", 0xc000_0100, 0x7fff_dead_b000, 0),
+    ("IA32_KERNEL_GS_BASE", 0xc000_0102, 0xffff_8880_1234_5678, 0),
+];
+
+/// MSRs that no CPU has.
+const ABSENT: [u32; 3] = [0x1234_5678, 0xdead_beef, 0xc000_ffff];
+
+pub(crate) fn read(msr: u32) -> Result<u64, Fault> {
+    let mut value = 0;
+    // SAFETY: reading an MSR has no effect, and an absent one is #GP.
+    catch(|| value = unsafe { Msr::new(msr).read() })?;
+    Ok(value)
+}
+
+pub(crate) fn write(msr: u32, value: u64) -> Result<(), Fault> {
+    // SAFETY: the tests write values that do not change how this kernel runs.
+    catch(|| unsafe { Msr::new(msr).write(value) })
+}
+
+pub(crate) fn test(report: &mut Report) {
+    for (name, msr, first, second) in HOLDING {
+        for value in [first, second] {
+            let outcome = write(msr, value).and_then(|()| read(msr));
+            report.same(name, outcome, Ok(value));
+        }
+    }
+    report.holds("IA32_MTRRCAP can be read", read(MTRR_CAP).is_ok());
+    report.holds(
+        "IA32_PAT can be written",
+        write(PAT, 0x0007_0106_0007_0406).is_ok(),
+    );
+    report.same("IA32_PAT holds", read(PAT), Ok(0x0007_0106_0007_0406));
+    let efer = read(EFER).unwrap_or(0);
+    report.equal("IA32_EFER shows long mode active", efer & 0x500, 0x500);
+    report.same(
+        "IA32_EFER.SCE can be set",
+        write(EFER, efer | 1).and_then(|()| read(EFER)),
+        Ok(efer | 1),
+    );
+    report.same(
+        "IA32_EFER.SCE can be cleared",
+        write(EFER, efer).and_then(|()| read(EFER)),
+        Ok(efer),
+    );
+
+    if platform::is_tcg() {
+        report.skip("#GP for what MSRs do not take", "TCG ignores it");
+    } else {
+        for msr in ABSENT {
+            report.same(
+                "RDMSR of an absent MSR",
+                read(msr),
+                Err(Fault::GENERAL_PROTECTION),
+            );
+            report.same(
+                "WRMSR to an absent MSR",
+                write(msr, 0),
+                Err(Fault::GENERAL_PROTECTION),
+            );
+        }
+        for (name, msr, value) in [
+            ("IA32_PAT with a reserved type", PAT, 0x0007_0406_0007_0402),
+            ("IA32_EFER with a reserved bit", EFER, efer | 1 << 63),
+            (
+                "IA32_LSTAR with a non-canonical address",
+                LSTAR,
+                0x8000_0000_0000_0000,
+            ),
+            ("IA32_MTRRCAP, which is read-only", MTRR_CAP, 0),
+            ("IA32_EFER.LME cleared while paging", EFER, efer & !0x100),
+        ] {
+            report.same(name, write(msr, value), Err(Fault::GENERAL_PROTECTION));
+        }
+        report.same("IA32_EFER unharmed", read(EFER), Ok(efer));
+    }
+    test_tsc(report);
+}
+
+/// The relations between the TSC, IA32_TSC_ADJUST and IA32_TSC_AUX. Intel SDM vol. 3, 18.17.3.
+fn test_tsc(report: &mut Report) {
+    const STEP: u64 = 1 << 40;
+    if __cpuid_count(7, 0).ebx & 1 << 1 == 0 {
+        report.skip("IA32_TSC_ADJUST", "not there");
+    } else if platform::is_tcg() {
+        report.skip("IA32_TSC_ADJUST", "TCG does not apply it");
+    } else {
+        let adjust = read(TSC_ADJUST).unwrap_or(0);
+        let before = tsc::now();
+        report.same(
+            "IA32_TSC_ADJUST can be written",
+            write(TSC_ADJUST, adjust + STEP),
+            Ok(()),
+        );
+        let moved = tsc::now().wrapping_sub(before);
+        report.within(
+            "IA32_TSC_ADJUST moves the TSC",
+            moved,
+            STEP..=STEP + STEP / 16,
+        );
+        report.same("IA32_TSC_ADJUST holds", read(TSC_ADJUST), Ok(adjust + STEP));
+        let now = tsc::now();
+        report.same(
+            "IA32_TIME_STAMP_COUNTER can be written",
+            write(TSC, now - STEP),
+            Ok(()),
+        );
+        let back = read(TSC_ADJUST).unwrap_or(0).wrapping_sub(adjust) as i64;
+        report.within(
+            "writing the TSC moves IA32_TSC_ADJUST",
+            back.unsigned_abs(),
+            0..=STEP / 16,
+        );
+        report.within(
+            "the TSC is what was written",
+            tsc::now().wrapping_sub(now - STEP),
+            0..=STEP / 16,
+        );
+        report.same("IA32_TSC_ADJUST back", write(TSC_ADJUST, adjust), Ok(()));
+    }
+    let first = tsc::now();
+    if platform::is_tcg() {
+        report.skip(
+            "RDMSR of the TSC agrees with RDTSC",
+            "TCG does not have the MSR",
+        );
+    } else {
+        let agrees = read(TSC).is_ok_and(|msr| first < msr && msr < tsc::now());
+        report.holds("RDMSR of the TSC agrees with RDTSC", agrees);
+    }
+    if __cpuid(0x8000_0001).edx & 1 << 27 == 0 {
+        report.skip("RDTSCP", "not there");
+        return;
+    }
+    for value in [0, 0x1234_5678, 3] {
+        let outcome = write(TSC_AUX, value);
+        let mut aux = 0;
+        // SAFETY: RDTSCP is there, as checked.
+        let counter = unsafe { core::arch::x86_64::__rdtscp(&mut aux) };
+        report.same(
+            "RDTSCP gives IA32_TSC_AUX",
+            outcome.map(|()| u64::from(aux)),
+            Ok(value),
+        );
+        report.holds("RDTSCP is not before RDTSC", counter > first);
+    }
+    let mut last = tsc::now();
+    let mut backwards = 0;
+    for _ in 0..10_000 {
+        let next = tsc::now();
+        backwards += u64::from(next <= last);
+        last = next;
+    }
+    report.equal("RDTSC always increases", backwards, 0);
+}

@@ -1,0 +1,47 @@
+//! What the loader told the kernel.
+
+#[cfg(target_os = "none")]
+unsafe extern "C" {
+    static multiboot_magic: u32;
+    static multiboot_information: u32;
+}
+
+/// What a multiboot 1 loader leaves in EAX.
+const LOADER_MAGIC: u32 = 0x2bad_b002;
+/// Flag in the information: there is a command line.
+const HAS_COMMAND_LINE: u32 = 1 << 2;
+
+/// The kernel's command line; empty if the loader gave none.
+#[cfg(target_os = "none")]
+#[must_use]
+pub fn command_line() -> &'static str {
+    // SAFETY: the entry code wrote both words before anything else ran. The information is where
+    // the loader said, and so is the string, which ends with a zero byte.
+    unsafe {
+        if multiboot_magic != LOADER_MAGIC {
+            return "";
+        }
+        let information = multiboot_information as usize as *const u32;
+        if information.read() & HAS_COMMAND_LINE == 0 {
+            return "";
+        }
+        let line = information.add(4).read() as usize as *const core::ffi::c_char;
+        core::ffi::CStr::from_ptr(line).to_str().unwrap_or("")
+    }
+}
+
+/// The kernel's command line: none on a hosted target.
+#[cfg(not(target_os = "none"))]
+#[must_use]
+pub fn command_line() -> &'static str {
+    let _ = (LOADER_MAGIC, HAS_COMMAND_LINE);
+    ""
+}
+
+/// The value of the command line's word `name=value`, if it is there and a number.
+#[must_use]
+pub fn number(name: &str) -> Option<u64> {
+    command_line()
+        .split_ascii_whitespace()
+        .find_map(|word| word.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
+}

@@ -1,0 +1,77 @@
+//! The console on COM1: 115200 8N1, polled.
+
+use core::fmt;
+
+use x86_64::instructions::port::Port;
+
+const COM1: u16 = 0x3f8;
+const INTERRUPT_ENABLE: u16 = COM1 + 1;
+const FIFO_CONTROL: u16 = COM1 + 2;
+const LINE_CONTROL: u16 = COM1 + 3;
+const MODEM_CONTROL: u16 = COM1 + 4;
+const LINE_STATUS: u16 = COM1 + 5;
+
+const DATA_READY: u8 = 1 << 0;
+const HOLDING_EMPTY: u8 = 1 << 5;
+
+fn write(port: u16, value: u8) {
+    // SAFETY: the ports above are the UART's, which touches no memory.
+    unsafe { Port::new(port).write(value) }
+}
+
+fn read(port: u16) -> u8 {
+    // SAFETY: as above.
+    unsafe { Port::new(port).read() }
+}
+
+/// Sets the UART up.
+pub fn init() {
+    write(INTERRUPT_ENABLE, 0);
+    write(LINE_CONTROL, 0x80);
+    write(COM1, 1);
+    write(INTERRUPT_ENABLE, 0);
+    write(LINE_CONTROL, 0x03);
+    write(FIFO_CONTROL, 0x07);
+    write(MODEM_CONTROL, 0x03);
+}
+
+/// The next byte that came in, if there is one.
+#[must_use]
+pub fn receive() -> Option<u8> {
+    (read(LINE_STATUS) & DATA_READY != 0).then(|| read(COM1))
+}
+
+/// Where [`println!`](crate::println) prints.
+#[derive(Debug)]
+pub struct Serial;
+
+impl fmt::Write for Serial {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            while read(LINE_STATUS) & HOLDING_EMPTY == 0 {
+                core::hint::spin_loop();
+            }
+            write(COM1, byte);
+        }
+        Ok(())
+    }
+}
+
+/// Prints to the serial console.
+#[macro_export]
+macro_rules! print {
+    ($($text:tt)*) => {{
+        use core::fmt::Write as _;
+        // Writing to the UART cannot fail.
+        let _ = write!($crate::serial::Serial, $($text)*);
+    }};
+}
+
+/// Prints a line to the serial console.
+#[macro_export]
+macro_rules! println {
+    ($($text:tt)*) => {{
+        $crate::print!($($text)*);
+        $crate::print!("\n");
+    }};
+}
