@@ -3,7 +3,7 @@
 use iced_x86::{Code, Instruction, MemorySize, Mnemonic, OpKind, Register};
 
 use super::context::{Context, Span};
-use super::cpu::{Cpu, Mode, RAX, RDX, RSP, SegmentRegister};
+use super::cpu::{Cpu, Mode, RAX, RDX, RSP, SegmentRegister, set_part};
 use super::flags::{self, BitOperation, Outcome, Shift};
 use super::{Bus, Completed, Reason, Stop, Width};
 use crate::guest_memory::GuestMemory;
@@ -269,7 +269,7 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
         } else {
             // The destination is written in any case (the page of CMPXCHG).
             self.put(bus, destination, old);
-            self.set_accumulator(RAX, old, width);
+            set_part(self.cpu, RAX, old, width);
         }
         self.cpu.set_rflags(outcome.rflags);
         Ok(())
@@ -287,10 +287,10 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
         let b = self.get(bus, source);
         let (low, high) = flags::multiply(self.rflags, self.cpu.gpr(RAX), b, signed, width);
         if width == Width::BYTE {
-            self.set_accumulator(RAX, high << 8 | low.value, Width::WORD);
+            set_part(self.cpu, RAX, high << 8 | low.value, Width::WORD);
         } else {
-            self.set_accumulator(RAX, low.value, width);
-            self.set_accumulator(RDX, high, width);
+            set_part(self.cpu, RAX, low.value, width);
+            set_part(self.cpu, RDX, high, width);
         }
         self.cpu.set_rflags(low.rflags);
         Ok(())
@@ -546,18 +546,8 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
             let rest = self.cpu.gpr(index) & !0xff00;
             self.cpu.set_gpr(index, rest | (value & 0xff) << 8);
         } else if let Some(width) = Width::from_bytes(register.size()) {
-            self.set_accumulator(index, value, width);
+            set_part(self.cpu, index, value, width);
         }
-    }
-
-    /// Sets the low `width` of the register `index`: bytes and words leave the rest, 32 bits
-    /// are zero-extended.
-    pub(super) fn set_accumulator(&mut self, index: usize, value: u64, width: Width) {
-        let value = match width {
-            Width::BYTE | Width::WORD => self.cpu.gpr(index) & !width.mask() | value & width.mask(),
-            _ => value & width.mask(),
-        };
-        self.cpu.set_gpr(index, value);
     }
 
     /// Segment and offset of the memory operand, with `rsp_increment` added to RSP if that
