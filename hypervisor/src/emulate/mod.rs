@@ -26,6 +26,7 @@ mod execute;
 mod fast_move;
 mod fetch;
 pub mod flags;
+mod operand;
 mod string;
 mod width;
 

@@ -4,7 +4,7 @@ use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 use super::context::Context;
 use super::cpu::{Cpu, Mode, RAX, RCX, RDI, RSI, SegmentRegister, set_part};
-use super::execute::segment_register;
+use super::operand::segment_register;
 use super::{Bus, Completed, EmulationError, InstructionBytes, Ports, Stop, Width, flags, report};
 use crate::guest_memory::GuestMemory;
 use crate::guest_paging::AccessKind;
