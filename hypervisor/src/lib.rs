@@ -7,5 +7,6 @@ extern crate std;
 pub mod emulate;
 pub mod guest_memory;
 pub mod guest_paging;
+pub mod suppression;
 #[cfg(test)]
 mod test_ram;
