@@ -216,75 +216,92 @@ impl Paging {
         }
     }
 
+    #[inline]
     fn walk(
         &self,
         memory: &impl GuestMemory,
         linear: GuestVirtAddr,
         access: Access,
     ) -> Result<Walk, WalkError> {
-        match self.mode {
-            Mode::FourLevel => self.walk_wide(memory, linear, access, self.root & ADDRESS, 39),
-            Mode::FiveLevel => self.walk_wide(memory, linear, access, self.root & ADDRESS, 48),
+        let (table, shift) = match self.mode {
+            Mode::FourLevel => (self.root, 39),
+            Mode::FiveLevel => (self.root, 48),
             Mode::Pae { pdptes } => {
-                let pdpte = pdptes[(linear.0 >> 30 & 3) as usize];
+                let pdpte = pdptes[((linear.0 >> 30) & 3) as usize];
                 if pdpte & PRESENT == 0 {
                     return Err(self.fault(linear, access, 0));
                 }
-                self.walk_wide(memory, linear, access, pdpte & ADDRESS, 21)
+                (pdpte, 21)
             }
             Mode::ThirtyTwoBit { large_pages } => {
-                self.walk_narrow(memory, linear, access, large_pages)
+                return self.walk_narrow(memory, linear, access, large_pages);
             }
-            Mode::Off => Ok(Walk {
-                address: GuestPhysAddr(linear.0 & 0xffff_ffff),
-                common: ACCESSED,
-                leaf: DIRTY,
-            }),
-        }
+            Mode::Off => {
+                return Ok(Walk {
+                    address: GuestPhysAddr(linear.0 & 0xffff_ffff),
+                    common: ACCESSED,
+                    leaf: DIRTY,
+                });
+            }
+        };
+        self.walk_wide(memory, linear, access, table, shift)
     }
 
-    /// Walks entries of 8 bytes from `table`, whose entries span `1 << shift` bytes each.
+    /// Walks entries of 8 bytes from the table that `entry` refers to, whose entries span
+    /// `1 << shift` bytes each.
+    ///
+    /// Every access to device memory comes through here: the usual case is one loop with one
+    /// test for all that is unusual.
+    #[inline]
     fn walk_wide(
         &self,
         memory: &impl GuestMemory,
         linear: GuestVirtAddr,
         access: Access,
-        mut table: u64,
+        mut entry: u64,
         mut shift: u32,
     ) -> Result<Walk, WalkError> {
         let mut common = !0;
         let mut no_execute = 0;
         loop {
-            let entry = memory.read_u64(wide_slot(table, linear, shift))?;
-            if entry & PRESENT == 0 {
-                return Err(self.fault(linear, access, 0));
-            }
-            let is_leaf = shift == 12 || (entry & LARGE != 0 && shift <= 30);
-            let mut reserved = self.reserved;
-            if shift > 30 {
-                reserved |= LARGE;
-            } else if is_leaf && shift > 12 {
-                // Bit 12 of a large page's entry is its PAT bit.
-                reserved |= ((1 << shift) - 1) & !0x1fff;
-            }
-            if entry & reserved != 0 {
-                let bits = PageFault::PROTECTION | PageFault::RESERVED;
-                return Err(self.fault(linear, access, bits));
+            entry = memory.read_u64(wide_slot(entry & ADDRESS, linear, shift))?;
+            if entry & (self.reserved | PRESENT) != PRESENT {
+                return Err(self.unusable(linear, access, entry));
             }
             common &= entry;
             no_execute |= entry;
-            if is_leaf {
-                self.check(linear, access, common, no_execute & NO_EXECUTE != 0)?;
-                let offset = (1 << shift) - 1;
-                return Ok(Walk {
-                    address: GuestPhysAddr((entry & ADDRESS & !offset) | (linear.0 & offset)),
-                    common,
-                    leaf: entry,
-                });
+            if shift == 12 {
+                break;
             }
-            table = entry & ADDRESS;
+            if entry & LARGE != 0 {
+                // Bit 12 of a large page's entry is its PAT bit, those up to the address are
+                // reserved; and so is PS itself above 1 GiB.
+                if shift > 30 || entry & ((1 << shift) - 1) & !0x1fff != 0 {
+                    let bits = PageFault::PROTECTION | PageFault::RESERVED;
+                    return Err(self.fault(linear, access, bits));
+                }
+                break;
+            }
             shift -= 9;
         }
+        self.check(linear, access, common, no_execute & NO_EXECUTE != 0)?;
+        let offset = (1 << shift) - 1;
+        Ok(Walk {
+            address: GuestPhysAddr((entry & ADDRESS & !offset) | (linear.0 & offset)),
+            common,
+            leaf: entry,
+        })
+    }
+
+    /// The fault of an entry that is not present or has a reserved bit set.
+    #[cold]
+    fn unusable(&self, linear: GuestVirtAddr, access: Access, entry: u64) -> WalkError {
+        let bits = if entry & PRESENT == 0 {
+            0
+        } else {
+            PageFault::PROTECTION | PageFault::RESERVED
+        };
+        self.fault(linear, access, bits)
     }
 
     /// Walks the entries of 4 bytes of 32-bit paging.
@@ -330,6 +347,7 @@ impl Paging {
     }
 
     /// Access rights (SDM vol. 3A, 4.6.1), from the AND of all entries used.
+    #[inline]
     fn check(
         &self,
         linear: GuestVirtAddr,
@@ -432,6 +450,34 @@ impl Paging {
             table = entry & ADDRESS;
             shift -= if wide { 9 } else { 10 };
         }
+    }
+}
+
+/// Where the code at `linear` is that the CPU has just fetched in 64-bit mode, with the roots
+/// in `cr3` and `cr4`. The CPU has checked all rights and set all flags, so this is the bare
+/// walk; `None` if tables have changed meanwhile so that there is nothing to be found.
+#[inline]
+pub fn locate_fetched_code(
+    memory: &impl GuestMemory,
+    cr3: u64,
+    cr4: u64,
+    linear: u64,
+) -> Option<GuestPhysAddr> {
+    let mut shift = if cr4 & CR4_LA57 == 0 { 39 } else { 48 };
+    let mut entry = cr3;
+    loop {
+        let slot = wide_slot(entry & ADDRESS, GuestVirtAddr(linear), shift);
+        entry = memory.read_u64(slot).ok()?;
+        if entry & PRESENT == 0 {
+            return None;
+        }
+        if shift == 12 || entry & LARGE != 0 {
+            let offset = (1 << shift) - 1;
+            return Some(GuestPhysAddr(
+                (entry & ADDRESS & !offset) | (linear & offset),
+            ));
+        }
+        shift -= 9;
     }
 }
 

@@ -21,6 +21,7 @@ pub mod options;
 pub mod run;
 pub mod scheduler;
 pub mod start;
+pub mod suppression;
 #[cfg(test)]
 mod test_ram;
 pub mod vcpu;

@@ -1,6 +1,10 @@
 //! What the emulator needs to know and change of a VCPU.
 
+use super::width::Width;
 use crate::guest_paging::PagingRegisters;
+
+/// EFER.LMA: IA-32e mode is active.
+pub(super) const EFER_LMA: u64 = 1 << 10;
 
 /// Index of RAX in the order of instruction encodings (and VM-exit qualifications).
 pub const RAX: usize = 0;
@@ -117,6 +121,17 @@ pub trait Cpu: PagingRegisters {
     fn segment_rights(&self, segment: SegmentRegister) -> SegmentRights;
 }
 
+/// Sets the low `width` of the register `index` as instructions do: bytes and words leave the
+/// rest of it, 32 bits are zero-extended.
+#[inline]
+pub(super) fn set_part(cpu: &mut impl Cpu, index: usize, value: u64, width: Width) {
+    let value = match width {
+        Width::BYTE | Width::WORD => cpu.gpr(index) & !width.mask() | value & width.mask(),
+        _ => value & width.mask(),
+    };
+    cpu.set_gpr(index, value);
+}
+
 /// How the CPU decodes and addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -134,13 +149,12 @@ pub enum Mode {
 
 impl Mode {
     const CR0_PE: u64 = 1 << 0;
-    const EFER_LMA: u64 = 1 << 10;
     const RFLAGS_VM: u64 = 1 << 17;
 
     /// The mode that `cpu` is in.
     pub fn of(cpu: &impl Cpu) -> Self {
         let rights = cpu.segment_rights(SegmentRegister::Cs);
-        if cpu.efer() & Self::EFER_LMA != 0 {
+        if cpu.efer() & EFER_LMA != 0 {
             if rights.is_long() {
                 return Self::Long;
             }

@@ -1,17 +1,18 @@
 //! The short cut for the moves that drivers are made of: `mov`, `movzx` and `movsx` between
-//! a register or an immediate and device memory, in 32-bit and 64-bit code.
+//! a register or an immediate and device memory, in 64-bit mode.
 //!
 //! The CPU has translated the operand's address, with all its checks, before the EPT
 //! violation; so the operand's place is known, and what is left to find is the direction,
 //! the width, the register and the instruction's length. Whatever is not plain at first
 //! sight is left to the full decoder.
 
-use vmx::addr::PAGE_SIZE;
+use vmx::addr::{GuestPhysAddr, PAGE_SIZE};
 
-use super::context::Context;
-use super::cpu::{Cpu, Mode};
-use super::{Bus, InstructionBytes, Violation, Width};
+use super::cpu::{Cpu, EFER_LMA, SegmentRegister, set_part};
+use super::fetch::MAX_LENGTH;
+use super::{Bus, Violation, Width};
 use crate::guest_memory::GuestMemory;
+use crate::guest_paging::locate_fetched_code;
 
 /// What a move does, apart from where its memory operand is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,27 +42,33 @@ pub(super) struct Move {
     rex: u8,
 }
 
-/// Executes the instruction if it is one of these moves; `false` if not.
+/// Executes the instruction if it is one of these moves, in 64-bit mode; `false` if not.
 #[inline]
 pub(super) fn emulate<C: Cpu, M: GuestMemory>(
-    context: &mut Context<'_, C, M>,
+    cpu: &mut C,
+    memory: &M,
     bus: &mut impl Bus,
-    code: &InstructionBytes,
     violation: Violation,
 ) -> bool {
-    let long = match context.mode {
-        Mode::Long => true,
-        Mode::Protected32 => false,
-        _ => return false,
+    let long = cpu.segment_rights(SegmentRegister::Cs).is_long() && cpu.efer() & EFER_LMA != 0;
+    if !long {
+        return false;
+    }
+    let rip = cpu.rip();
+    if rip & (PAGE_SIZE - 1) > PAGE_SIZE - 16 {
+        return false;
+    }
+    let Some(bytes) = fetched_code(cpu, memory, rip) else {
+        return false;
     };
-    let Some(decoded) = decode(&code.bytes, long) else {
+    let Some(decoded) = decode(&bytes) else {
         return false;
     };
     let stores = matches!(
         decoded.action,
         Action::Store { .. } | Action::StoreConstant { .. }
     );
-    if decoded.length > code.length || stores != violation.write {
+    if u64::from(decoded.length) > MAX_LENGTH || stores != violation.write {
         return false;
     }
     let (address, width) = (violation.address, decoded.width);
@@ -71,37 +78,45 @@ pub(super) fn emulate<C: Cpu, M: GuestMemory>(
     }
     // At the start of a page it might be the second half of an access that began on the
     // page before.
-    if offset == 0 && width != Width::BYTE && !starts_on_page(context, code, &decoded) {
+    if offset == 0 && width != Width::BYTE && !starts_on_page(cpu, &bytes, &decoded) {
         return false;
     }
     match decoded.action {
         Action::Store { register } => {
-            let value = context.cpu.gpr(register) & width.mask();
+            let value = cpu.gpr(register) & width.mask();
             bus.write(address, width, value);
         }
         Action::StoreConstant { value } => bus.write(address, width, value & width.mask()),
         Action::Load { register } => {
             let value = bus.read(address, width) & width.mask();
-            context.cpu.set_gpr(register, value);
+            cpu.set_gpr(register, value);
         }
         Action::LoadPart { register } => {
             let value = bus.read(address, width);
-            context.set_accumulator(register, value, width);
+            set_part(cpu, register, value, width);
         }
         Action::LoadSigned { register, to } => {
             let value = width.sign_extend(bus.read(address, width));
-            context.set_accumulator(register, value, to);
+            set_part(cpu, register, value, to);
         }
     }
-    let next = context.cpu.rip().wrapping_add(decoded.length.into());
-    context.cpu.set_rip(context.wrap(next));
+    cpu.set_rip(rip.wrapping_add(decoded.length.into()));
     true
+}
+
+/// Sixteen bytes from RIP on, which are all on one page.
+#[inline]
+fn fetched_code(cpu: &impl Cpu, memory: &impl GuestMemory, rip: u64) -> Option<[u8; 16]> {
+    let address = locate_fetched_code(memory, cpu.cr3(), cpu.cr4(), rip)?;
+    let low = memory.read_u64(address).ok()?;
+    let high = memory.read_u64(GuestPhysAddr(address.0 + 8)).ok()?;
+    Some((u128::from(high) << 64 | u128::from(low)).to_le_bytes())
 }
 
 /// Decodes one of the moves; `None` for everything else. The last of `bytes` is no part of
 /// any instruction.
 #[inline]
-pub(super) fn decode(bytes: &[u8; 16], long: bool) -> Option<Move> {
+pub(super) fn decode(bytes: &[u8; 16]) -> Option<Move> {
     let mut at = 0;
     let mut operand_size_prefix = false;
     let mut opcode = bytes[0];
@@ -119,7 +134,7 @@ pub(super) fn decode(bytes: &[u8; 16], long: bool) -> Option<Move> {
         opcode = bytes[at];
     }
     let mut rex = 0;
-    if long && opcode & 0xf0 == 0x40 {
+    if opcode & 0xf0 == 0x40 {
         rex = opcode;
         at += 1;
         opcode = bytes[at];
@@ -133,8 +148,8 @@ pub(super) fn decode(bytes: &[u8; 16], long: bool) -> Option<Move> {
     };
     // From here on `at` is at most 5, and no index below exceeds 15.
     if opcode & 0xfc == 0xa0 {
-        // An absolute address follows, as long as addresses are.
-        let length = at + 1 + if long { 8 } else { 4 };
+        // An absolute address follows.
+        let length = at + 1 + 8;
         let width = if opcode & 1 == 0 {
             Width::BYTE
         } else {
@@ -241,17 +256,12 @@ const fn load(register: usize, width: Width) -> Action {
 /// Whether the operand's address is at the start of a page: what paging leaves of it, its
 /// low 12 bits, is computed from the registers. `false` where a segment base may count too.
 #[cold]
-fn starts_on_page<C: Cpu, M: GuestMemory>(
-    context: &Context<'_, C, M>,
-    code: &InstructionBytes,
-    decoded: &Move,
-) -> bool {
-    let bytes = &code.bytes;
+fn starts_on_page(cpu: &impl Cpu, bytes: &[u8; 16], decoded: &Move) -> bool {
     let at = usize::from(decoded.modrm_at);
     // With legacy prefixes (there may be a segment override) and absolute addresses it goes
     // the long way.
     let prefixed = matches!(bytes[0], 0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0x66);
-    if context.mode != Mode::Long || at == 0 || prefixed {
+    if at == 0 || prefixed {
         return false;
     }
     let (modrm, sib) = (bytes[at], bytes[at + 1]);
@@ -267,7 +277,7 @@ fn starts_on_page<C: Cpu, M: GuestMemory>(
         base = sib & 7;
         let index = extended(sib >> 3, 2);
         if index != 4 {
-            offset = context.cpu.gpr(index) << (sib >> 6);
+            offset = cpu.gpr(index) << (sib >> 6);
         }
     }
     let displacement = i32::from_le_bytes([
@@ -283,10 +293,10 @@ fn starts_on_page<C: Cpu, M: GuestMemory>(
     };
     offset = offset.wrapping_add(displacement as i64 as u64);
     if mode != 0 || base != 5 {
-        offset = offset.wrapping_add(context.cpu.gpr(extended(base, 1)));
+        offset = offset.wrapping_add(cpu.gpr(extended(base, 1)));
     } else if rm == 5 {
         offset = offset
-            .wrapping_add(context.cpu.rip())
+            .wrapping_add(cpu.rip())
             .wrapping_add(decoded.length.into());
     }
     offset & (PAGE_SIZE - 1) == 0

@@ -10,7 +10,7 @@ use crate::guest_memory::GuestMemory;
 use crate::guest_paging::AccessKind;
 
 /// The longest instruction, in bytes (SDM vol. 2A, 2.3.11).
-const MAX_LENGTH: u64 = 15;
+pub(super) const MAX_LENGTH: u64 = 15;
 
 impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
     /// Fetches the instruction's bytes as far as they are on its first page. May be more

@@ -26,6 +26,7 @@ mod execute;
 mod fast_move;
 mod fetch;
 pub mod flags;
+mod operand;
 mod string;
 mod width;
 
@@ -186,6 +187,13 @@ impl From<WalkError> for Stop {
     }
 }
 
+/// Builds the decoder's tables, which are allocated at first use: to be called once at boot,
+/// so that no VM exit has to wait for that.
+pub fn prepare() {
+    const NOP: &[u8] = &[0x90];
+    let _ = iced_x86::Decoder::new(64, NOP, iced_x86::DecoderOptions::NONE).decode();
+}
+
 /// Emulates the instruction at CS:RIP.
 ///
 /// `violation` is the EPT violation that it caused, if it caused one; with it, the common
@@ -200,16 +208,26 @@ pub fn emulate<C: Cpu, M: GuestMemory, B: Bus>(
     bus: &mut B,
     violation: Option<Violation>,
 ) -> Result<Completed, EmulationError> {
+    if let Some(violation) = violation
+        && fast_move::emulate(cpu, memory, bus, violation)
+    {
+        return Ok(Completed::Retired);
+    }
+    emulate_any(cpu, memory, bus)
+}
+
+/// The long way, for every instruction.
+#[inline(never)]
+fn emulate_any<C: Cpu, M: GuestMemory, B: Bus>(
+    cpu: &mut C,
+    memory: &M,
+    bus: &mut B,
+) -> Result<Completed, EmulationError> {
     let mut context = context::Context::new(cpu, memory);
     let mut bytes = match context.fetch() {
         Ok(bytes) => bytes,
         Err(stop) => return Err(report(stop, InstructionBytes::default())),
     };
-    if let Some(violation) = violation
-        && fast_move::emulate(&mut context, bus, &bytes, violation)
-    {
-        return Ok(Completed::Retired);
-    }
     let instruction = match context.decode(&mut bytes) {
         Ok(instruction) => instruction,
         Err(stop) => return Err(report(stop, bytes)),

@@ -3,8 +3,8 @@
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 use super::context::Context;
-use super::cpu::{Cpu, Mode, RAX, RCX, RDI, RSI, SegmentRegister};
-use super::execute::segment_register;
+use super::cpu::{Cpu, Mode, RAX, RCX, RDI, RSI, SegmentRegister, set_part};
+use super::operand::segment_register;
 use super::{Bus, Completed, EmulationError, InstructionBytes, Ports, Stop, Width, flags, report};
 use crate::guest_memory::GuestMemory;
 use crate::guest_paging::AccessKind;
@@ -156,7 +156,7 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
             for (advances, index) in [(strings.source, RSI), (strings.destination, RDI)] {
                 if advances {
                     let address = self.cpu.gpr(index).wrapping_add(step);
-                    self.set_accumulator(index, address, address_size);
+                    set_part(self.cpu, index, address, address_size);
                 }
             }
             let Some(repeat) = elements.repeat else {
@@ -164,7 +164,7 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
                 return Ok(Completed::Retired);
             };
             let left = self.cpu.gpr(RCX).wrapping_sub(1);
-            self.set_accumulator(RCX, left, address_size);
+            set_part(self.cpu, RCX, left, address_size);
             let equal = self.rflags & flags::ZF != 0;
             let goes_on = match repeat {
                 Repeat::Always => true,
@@ -208,7 +208,7 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
             Kind::Load => {
                 let source = source(self)?;
                 let value = self.read(bus, source);
-                self.set_accumulator(RAX, value, width);
+                set_part(self.cpu, RAX, value, width);
             }
             Kind::Compare => {
                 let source = source(self)?;

@@ -29,7 +29,7 @@ fn drivers_moves_take_the_short_cut() {
     for (code, offset, write) in moves {
         let mut bytes = [0; 16];
         bytes[..code.len()].copy_from_slice(code);
-        let decoded = fast_move::decode(&bytes, true);
+        let decoded = fast_move::decode(&bytes);
         assert_eq!(decoded.map(|it| it.length as usize), Some(code.len()));
 
         let mut machine = Machine::long(code);
@@ -119,16 +119,14 @@ proptest! {
             &[][..], &[0x88], &[0x89], &[0x8a], &[0x8b], &[0xc6], &[0xc7], &[0xa0], &[0xa1],
             &[0xa2], &[0xa3], &[0x0f, 0xb6], &[0x0f, 0xb7], &[0x0f, 0xbe], &[0x0f, 0xbf],
         ]),
-        long in any::<bool>(),
     ) {
         let at = prefix.len();
         bytes[..at].copy_from_slice(prefix);
         bytes[at..at + opcode.len()].copy_from_slice(opcode);
-        let Some(fast) = fast_move::decode(&bytes, long) else {
+        let Some(fast) = fast_move::decode(&bytes) else {
             return Ok(());
         };
-        let bits = if long { 64 } else { 32 };
-        let full = Decoder::with_ip(bits, &bytes[..15], 0, DecoderOptions::NONE).decode();
+        let full = Decoder::with_ip(64, &bytes[..15], 0, DecoderOptions::NONE).decode();
         prop_assert_eq!(full.len(), usize::from(fast.length), "{:02x?} {:?}", bytes, full.code());
         prop_assert_eq!(full.memory_size().size(), fast.width.bytes());
         let (memory, other) = match fast.action {

@@ -1,0 +1,229 @@
+//! What CR3 says about the process that runs.
+//!
+//! The root of its paging structures is the only name that a process has to us. The same
+//! process may have two roots: with page-table isolation, one is for its own code and one for
+//! the kernel's. Their *user halves*, the entries for the lower half of the address space,
+//! refer to the same tables, and no two processes share those: so roots are told to be
+//! [aliases](same_process) by looking at them, whatever the operating system.
+
+use vmx::addr::GuestPhysAddr;
+
+use crate::guest_memory::GuestMemory;
+
+const CR0_PG: u64 = 1 << 31;
+const CR4_PAE: u64 = 1 << 5;
+const EFER_LMA: u64 = 1 << 10;
+const PRESENT: u64 = 1;
+/// The address in an entry of 8 bytes.
+const WIDE_ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+/// The address in an entry of 4 bytes.
+const NARROW_ADDRESS: u64 = 0xffff_f000;
+
+/// What CR3 refers to: the shape of the topmost paging structure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RootFormat {
+    /// A page directory of 1024 entries of 4 bytes (32-bit paging).
+    Narrow,
+    /// Four page-directory-pointer-table entries (PAE paging).
+    Pae,
+    /// A PML4 or PML5 table.
+    Long,
+}
+
+impl RootFormat {
+    /// The format that the control registers call for; `None` without paging.
+    #[must_use]
+    pub const fn of(cr0: u64, cr4: u64, efer: u64) -> Option<Self> {
+        if cr0 & CR0_PG == 0 {
+            None
+        } else if efer & EFER_LMA != 0 {
+            Some(Self::Long)
+        } else if cr4 & CR4_PAE != 0 {
+            Some(Self::Pae)
+        } else {
+            Some(Self::Narrow)
+        }
+    }
+
+    /// The root's entries that map the lower half of the address space, which user space
+    /// begins with everywhere: their number, and their size in bytes.
+    const fn user_half(self) -> (usize, usize) {
+        match self {
+            Self::Narrow => (512, 4),
+            Self::Pae => (2, 8),
+            Self::Long => (256, 8),
+        }
+    }
+}
+
+/// The root of an address space: CR3 without the bits that are no part of the address (PCID,
+/// caching, and bit 63).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Root(u64);
+
+impl Root {
+    /// The root that `cr3` refers to.
+    #[must_use]
+    pub const fn new(cr3: u64, format: RootFormat) -> Self {
+        Self(match format {
+            RootFormat::Narrow => cr3 & 0xffff_f000,
+            RootFormat::Pae => cr3 & 0xffff_ffe0,
+            RootFormat::Long => cr3 & WIDE_ADDRESS,
+        })
+    }
+
+    /// The guest-physical address of the topmost paging structure.
+    #[must_use]
+    pub const fn address(self) -> GuestPhysAddr {
+        GuestPhysAddr(self.0)
+    }
+}
+
+impl core::fmt::Debug for Root {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+impl core::fmt::Display for Root {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+/// The table that entry `index` of `root` refers to; zero if it refers to none. An entry
+/// outside RAM refers to none.
+pub(super) fn referred_table(
+    memory: &impl GuestMemory,
+    root: Root,
+    format: RootFormat,
+    index: usize,
+) -> u64 {
+    let (_, size) = format.user_half();
+    let slot = GuestPhysAddr(root.0.wrapping_add((index * size) as u64));
+    let (entry, address) = if size == 8 {
+        (memory.read_u64(slot), WIDE_ADDRESS)
+    } else {
+        (memory.read_u32(slot).map(u64::from), NARROW_ADDRESS)
+    };
+    // Rights and flags differ between the roots of one process: Linux marks the user half
+    // no-execute in the kernel's.
+    match entry {
+        Ok(entry) if entry & PRESENT != 0 => entry & address,
+        _ => 0,
+    }
+}
+
+/// The entries of `root`'s user half that refer to a table: index and table.
+pub(super) fn user_tables(
+    memory: &impl GuestMemory,
+    root: Root,
+    format: RootFormat,
+) -> impl Iterator<Item = (usize, u64)> {
+    (0..format.user_half().0)
+        .map(move |index| (index, referred_table(memory, root, format, index)))
+        .filter(|(_, table)| *table != 0)
+}
+
+/// Whether two different roots belong to one process: their user halves agree, and are not
+/// empty.
+#[must_use]
+pub fn same_process(memory: &impl GuestMemory, a: Root, b: Root, format: RootFormat) -> bool {
+    let mut agreed = false;
+    for index in 0..format.user_half().0 {
+        let table = referred_table(memory, a, format, index);
+        if table != referred_table(memory, b, format, index) {
+            return false;
+        }
+        agreed |= table != 0;
+    }
+    agreed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_ram::TestRam;
+
+    const NO_EXECUTE: u64 = 1 << 63;
+    const LONG: RootFormat = RootFormat::Long;
+
+    fn root(cr3: u64) -> Root {
+        Root::new(cr3, LONG)
+    }
+
+    /// A process with page-table isolation: its kernel root at `kernel`, the user one behind.
+    fn isolated_process(ram: &TestRam, kernel: u64) {
+        for (index, table) in [(0, kernel + 0x2000), (255, kernel + 0x3000)] {
+            ram.write_u64(kernel + index * 8, table | NO_EXECUTE | 0x67);
+            ram.write_u64(kernel + 0x1000 + index * 8, table | 0x47);
+        }
+        // The kernel half, of which the user root has just a bit.
+        ram.write_u64(kernel + 300 * 8, 0x9067);
+        ram.write_u64(kernel + 511 * 8, 0xa067);
+        ram.write_u64(kernel + 0x1000 + 511 * 8, 0xb067);
+    }
+
+    #[test]
+    fn cr3_is_normalised() {
+        assert_eq!(root(0x8000_0001_2345_6803), root(0x1_2345_6000));
+        assert_eq!(
+            Root::new(0x1234_5678, RootFormat::Pae).address(),
+            GuestPhysAddr(0x1234_5660)
+        );
+        assert_eq!(
+            Root::new(0x1234_5678, RootFormat::Narrow).address(),
+            GuestPhysAddr(0x1234_5000)
+        );
+    }
+
+    #[test]
+    fn the_two_roots_of_an_isolated_process_are_aliases() {
+        let ram = TestRam::new(0x10000);
+        isolated_process(&ram, 0x1000);
+        isolated_process(&ram, 0x8000);
+        assert!(same_process(&ram, root(0x1000), root(0x2000), LONG));
+        assert!(!same_process(&ram, root(0x1000), root(0x8000), LONG));
+        assert!(!same_process(&ram, root(0x2000), root(0x9000), LONG));
+    }
+
+    #[test]
+    fn roots_without_user_space_are_nobodys_aliases() {
+        let ram = TestRam::new(0x10000);
+        assert!(!same_process(&ram, root(0x1000), root(0x2000), LONG));
+    }
+
+    #[test]
+    fn a_root_outside_ram_has_no_aliases() {
+        let ram = TestRam::new(0x10000);
+        isolated_process(&ram, 0x1000);
+        assert!(!same_process(&ram, root(0x1000), root(0xfee0_0000), LONG));
+        let end = root(0x000f_ffff_ffff_f000);
+        assert!(!same_process(&ram, end, end, LONG));
+    }
+
+    #[test]
+    fn legacy_formats_compare_their_lower_half() {
+        let ram = TestRam::new(0x10000);
+        for (kernel, user) in [(0x1000, 0x2000), (0x3000, 0x4000)] {
+            ram.write_u32(kernel + 4 * 100, 0x5067 + kernel as u32);
+            ram.write_u32(user + 4 * 100, 0x5047 + kernel as u32);
+            ram.write_u32(kernel + 4 * 800, 0x7067);
+        }
+        let narrow = |cr3| Root::new(cr3, RootFormat::Narrow);
+        let same = |a, b| same_process(&ram, narrow(a), narrow(b), RootFormat::Narrow);
+        assert!(same(0x1000, 0x2000));
+        assert!(!same(0x1000, 0x4000));
+
+        ram.write_u64(0x8020, 0x9001);
+        ram.write_u64(0x8020 + 24, 0xa001);
+        ram.write_u64(0x8040, 0x9001);
+        let pae = |cr3| Root::new(cr3, RootFormat::Pae);
+        assert!(same_process(
+            &ram,
+            pae(0x8020),
+            pae(0x8040),
+            RootFormat::Pae
+        ));
+    }
+}

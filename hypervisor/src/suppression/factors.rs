@@ -1,0 +1,82 @@
+//! How strongly a target is suppressed.
+
+use devices::clock::{Rate, Rates};
+
+/// A factor of suppression: 1 (none) to 65,535.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Factor(Rate);
+
+/// A number that is no [`Factor`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FactorOutOfRange;
+
+impl core::fmt::Display for FactorOutOfRange {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("a factor is from 1 to 65535")
+    }
+}
+
+impl core::error::Error for FactorOutOfRange {}
+
+impl Factor {
+    /// The factor that the paper's experiment uses.
+    pub const DEFAULT: Self = match Self::new(1000) {
+        Ok(factor) => factor,
+        Err(_) => unreachable!(),
+    };
+
+    /// The factor `number`.
+    ///
+    /// # Errors
+    /// If it is not from 1 to 65,535.
+    pub const fn new(number: u32) -> Result<Self, FactorOutOfRange> {
+        match Rate::times(number) {
+            Some(rate) => Ok(Self(rate)),
+            None => Err(FactorOutOfRange),
+        }
+    }
+
+    /// The number.
+    #[must_use]
+    pub const fn get(self) -> u32 {
+        (self.0.bits() / Rate::ONE.bits()) as u32
+    }
+}
+
+/// The two knobs of suppression.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Factors {
+    /// What the intervals of timer interrupts are divided by.
+    pub interval: Factor,
+    /// What the progress of readable time is multiplied by.
+    pub clock: Factor,
+}
+
+impl Factors {
+    /// The same factor for both.
+    #[must_use]
+    pub const fn both(factor: Factor) -> Self {
+        Self {
+            interval: factor,
+            clock: factor,
+        }
+    }
+
+    /// For each knob the stronger setting of the two.
+    #[must_use]
+    pub fn stronger(self, other: Self) -> Self {
+        Self {
+            interval: self.interval.max(other.interval),
+            clock: self.clock.max(other.clock),
+        }
+    }
+
+    /// The rates of the virtual clock while a target with these factors runs.
+    #[must_use]
+    pub const fn rates(self) -> Rates {
+        Rates {
+            counter: self.clock.0,
+            timer: self.interval.0,
+        }
+    }
+}

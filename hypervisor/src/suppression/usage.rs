@@ -1,0 +1,371 @@
+//! Which address spaces run, and how much: the process list that costs nothing, taken from
+//! CR3 at VM exits that happen anyway.
+//!
+//! Each VCPU keeps a [`Usage`] of its own, without locks; [`report`] puts them together for
+//! display, and the roots of one process into one line.
+
+use alloc::vec::Vec;
+
+use devices::time::HostTicks;
+
+use super::address_space::Root;
+
+/// The address spaces that a VCPU remembers.
+const CAPACITY: usize = 256;
+/// How far from its place a root is looked for.
+const PROBES: usize = 8;
+
+/// One address space on one VCPU.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    root: Root,
+    /// Guest-mode ticks ever.
+    total: u64,
+    /// Guest-mode ticks in the current window, and in the one before it.
+    current: u64,
+    previous: u64,
+    /// The number of the current window.
+    window: u64,
+    last_seen: HostTicks,
+}
+
+impl Entry {
+    /// Moves on to `window`: a window without a record is one of zero ticks.
+    fn advance(&mut self, window: u64) {
+        if self.window == window {
+            return;
+        }
+        self.previous = if self.window + 1 == window {
+            self.current
+        } else {
+            0
+        };
+        self.current = 0;
+        self.window = window;
+    }
+}
+
+/// The address spaces seen on one VCPU.
+#[derive(Clone, Debug)]
+pub struct Usage {
+    entries: [Option<Entry>; CAPACITY],
+    /// Where the root recorded last is: mostly it is also the next.
+    latest: usize,
+    window: u64,
+    /// The last point of the current window.
+    window_end: HostTicks,
+    /// Shares are taken over windows of this length, in host ticks.
+    window_length: u64,
+}
+
+impl Usage {
+    /// An empty table at `now`. Shares will be over the last one to two windows of
+    /// `window_length` host ticks (at least 1).
+    #[must_use]
+    pub const fn new(now: HostTicks, window_length: u64) -> Self {
+        Self {
+            entries: [None; CAPACITY],
+            latest: 0,
+            window: 0,
+            window_end: now.saturating_add(window_length),
+            window_length,
+        }
+    }
+
+    /// Records that the guest has run for `ran` host ticks until `now`, and that CR3 then
+    /// held `root`. Tells whether the root had not been known: a chance to learn aliases.
+    pub fn record(&mut self, root: Root, ran: u64, now: HostTicks) -> bool {
+        if now > self.window_end {
+            self.next_window(now);
+        }
+        let window = self.window;
+        if let Some(entry) = &mut self.entries[self.latest]
+            && entry.root == root
+        {
+            entry.advance(window);
+            entry.current += ran;
+            entry.total += ran;
+            entry.last_seen = now;
+            return false;
+        }
+        self.record_other(root, ran, now)
+    }
+
+    fn record_other(&mut self, root: Root, ran: u64, now: HostTicks) -> bool {
+        let start = place(root);
+        let mut victim = start;
+        let mut oldest = HostTicks(u64::MAX);
+        for probe in 0..PROBES {
+            let index = (start + probe) % CAPACITY;
+            match &mut self.entries[index] {
+                Some(entry) if entry.root == root => {
+                    entry.advance(self.window);
+                    entry.current += ran;
+                    entry.total += ran;
+                    entry.last_seen = now;
+                    self.latest = index;
+                    return false;
+                }
+                Some(entry) if entry.last_seen < oldest => {
+                    oldest = entry.last_seen;
+                    victim = index;
+                }
+                Some(_) => {}
+                None if oldest > HostTicks::ZERO => {
+                    // A free place is better than any victim; the root may still be behind.
+                    oldest = HostTicks::ZERO;
+                    victim = index;
+                }
+                None => {}
+            }
+        }
+        self.entries[victim] = Some(Entry {
+            root,
+            total: ran,
+            current: ran,
+            previous: 0,
+            window: self.window,
+            last_seen: now,
+        });
+        self.latest = victim;
+        true
+    }
+
+    #[cold]
+    fn next_window(&mut self, now: HostTicks) {
+        let length = self.window_length.max(1);
+        let windows = now.since(self.window_end).div_ceil(length);
+        self.window += windows;
+        self.window_end = self
+            .window_end
+            .saturating_add(windows.saturating_mul(length));
+    }
+
+    /// The roots remembered.
+    pub fn roots(&self) -> impl Iterator<Item = Root> + '_ {
+        self.entries.iter().flatten().map(|entry| entry.root)
+    }
+
+    /// Forgets `root`: its process is gone.
+    pub fn forget(&mut self, root: Root) {
+        for slot in &mut self.entries {
+            if slot.is_some_and(|entry| entry.root == root) {
+                *slot = None;
+            }
+        }
+    }
+
+    /// The entries as they are at `now`, and the length of time that their windows cover.
+    fn at(&mut self, now: HostTicks) -> (impl Iterator<Item = Entry> + '_, u64) {
+        if now > self.window_end {
+            self.next_window(now);
+        }
+        let window = self.window;
+        let window_start = HostTicks(self.window_end.0.saturating_sub(self.window_length));
+        let previous = if window == 0 { 0 } else { self.window_length };
+        let covered = now.since(window_start) + previous;
+        let entries = self.entries.iter().flatten().map(move |entry| {
+            let mut entry = *entry;
+            entry.advance(window);
+            entry
+        });
+        (entries, covered)
+    }
+}
+
+/// Where a root's entry is looked for first: roots are pages, their low bits say nothing.
+const fn place(root: Root) -> usize {
+    let page = root.address().0 >> 5;
+    (page.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as usize % CAPACITY
+}
+
+/// A process in the list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Its roots, the one that has run most first.
+    pub roots: Vec<Root>,
+    /// Its recent share of one CPU, in thousandths. With several VCPUs it may be over 1000.
+    pub share: u32,
+    /// The guest-mode host ticks it has had since it was first seen.
+    pub total: u64,
+    /// When it was last seen running.
+    pub last_seen: HostTicks,
+}
+
+/// The process list of a VM from the tables of its VCPUs, by share of the CPU. `same_process`
+/// tells whether two roots belong together.
+pub fn report<'a>(
+    usages: impl IntoIterator<Item = &'a mut Usage>,
+    now: HostTicks,
+    same_process: impl Fn(Root, Root) -> bool,
+) -> Vec<Process> {
+    struct Line {
+        root: Root,
+        recent: u64,
+        share: u32,
+        total: u64,
+        last_seen: HostTicks,
+    }
+    let mut lines: Vec<Line> = Vec::new();
+    for usage in usages {
+        let (entries, covered) = usage.at(now);
+        for entry in entries {
+            let recent = entry.current + entry.previous;
+            let share = u128::from(recent) * 1000 / u128::from(covered.max(1));
+            let share = share.min(1000) as u32;
+            match lines.iter_mut().find(|line| line.root == entry.root) {
+                Some(line) => {
+                    line.recent += recent;
+                    line.share += share;
+                    line.total += entry.total;
+                    line.last_seen = line.last_seen.max(entry.last_seen);
+                }
+                None => lines.push(Line {
+                    root: entry.root,
+                    recent,
+                    share,
+                    total: entry.total,
+                    last_seen: entry.last_seen,
+                }),
+            }
+        }
+    }
+    lines.sort_by_key(|line| (core::cmp::Reverse((line.recent, line.total)), line.root));
+    let mut processes: Vec<Process> = Vec::new();
+    for line in lines {
+        let known = processes.iter_mut().find(|process| {
+            process
+                .roots
+                .first()
+                .is_some_and(|root| same_process(*root, line.root))
+        });
+        match known {
+            Some(process) => {
+                process.roots.push(line.root);
+                process.share += line.share;
+                process.total += line.total;
+                process.last_seen = process.last_seen.max(line.last_seen);
+            }
+            None => processes.push(Process {
+                roots: alloc::vec![line.root],
+                share: line.share,
+                total: line.total,
+                last_seen: line.last_seen,
+            }),
+        }
+    }
+    processes.sort_by_key(|process| core::cmp::Reverse((process.share, process.total)));
+    processes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::address_space::RootFormat;
+    use super::*;
+    use proptest::prelude::*;
+
+    fn root(number: u64) -> Root {
+        Root::new(number << 12, RootFormat::Long)
+    }
+
+    fn strangers(_: Root, _: Root) -> bool {
+        false
+    }
+
+    /// Roots 1, 2 and 3 take turns of 50, 30 and 20 ticks, from time zero to `end`.
+    fn three_processes(end: u64) -> Usage {
+        let mut usage = Usage::new(HostTicks(0), 1000);
+        let mut now = 0;
+        while now < end {
+            for (number, ticks) in [(1, 50), (2, 30), (3, 20)] {
+                now += ticks;
+                usage.record(root(number), ticks, HostTicks(now));
+            }
+        }
+        usage
+    }
+
+    #[test]
+    fn shares_are_what_each_has_had_lately() {
+        let mut usage = three_processes(2500);
+        let list = report([&mut usage], HostTicks(2500), strangers);
+        let shares: Vec<_> = list.iter().map(|it| (it.roots[0], it.share)).collect();
+        assert_eq!(shares, [(root(1), 500), (root(2), 300), (root(3), 200)]);
+        assert_eq!(list[0].total, 1250);
+    }
+
+    #[test]
+    fn who_sleeps_loses_its_share_but_not_its_total() {
+        let mut usage = three_processes(2500);
+        usage.record(root(9), 2000, HostTicks(5500));
+        let list = report([&mut usage], HostTicks(5500), strangers);
+        assert_eq!(list[0].roots, [root(9)]);
+        assert_eq!((list[1].share, list[1].total), (0, 1250));
+    }
+
+    #[test]
+    fn halted_time_is_nobodys() {
+        let mut usage = Usage::new(HostTicks(0), 1000);
+        usage.record(root(1), 250, HostTicks(1000));
+        usage.record(root(1), 250, HostTicks(1999));
+        let list = report([&mut usage], HostTicks(2000), strangers);
+        assert_eq!(list[0].share, 250);
+    }
+
+    #[test]
+    fn the_roots_of_a_process_share_a_line() {
+        let mut usage = three_processes(2500);
+        let pair = |a: Root, b: Root| a.max(b) == root(3) && a.min(b) == root(1);
+        let list = report([&mut usage], HostTicks(2500), pair);
+        assert_eq!(list.len(), 2);
+        assert_eq!(list[0].roots, [root(1), root(3)]);
+        assert_eq!(list[0].share, 700);
+    }
+
+    #[test]
+    fn the_vcpus_of_a_vm_add_up() {
+        let (mut one, mut two) = (three_processes(2500), three_processes(2500));
+        let list = report([&mut one, &mut two], HostTicks(2500), strangers);
+        assert_eq!(list[0].share, 1000);
+        assert_eq!(list.len(), 3);
+    }
+
+    #[test]
+    fn a_root_is_new_once() {
+        let mut usage = Usage::new(HostTicks(0), 1000);
+        assert!(usage.record(root(1), 1, HostTicks(1)));
+        assert!(usage.record(root(2), 1, HostTicks(2)));
+        assert!(!usage.record(root(1), 1, HostTicks(3)));
+        usage.forget(root(1));
+        assert!(usage.record(root(1), 1, HostTicks(4)));
+    }
+
+    #[test]
+    fn too_many_address_spaces_push_out_the_ones_not_seen_for_long() {
+        let mut usage = Usage::new(HostTicks(0), 1_000_000);
+        for number in 0..10_000 {
+            usage.record(root(number), 1, HostTicks(number));
+            usage.record(root(77), 1, HostTicks(number));
+        }
+        let list = report([&mut usage], HostTicks(10_000), strangers);
+        assert!(list.len() <= CAPACITY);
+        assert_eq!(list[0].roots, [root(77)]);
+        // The busy one keeps all it has had (and had one turn of its own).
+        assert_eq!(list[0].total, 10_001);
+    }
+
+    proptest! {
+        #[test]
+        fn no_tick_is_lost_or_made(records in prop::collection::vec((0u64..20, 0u64..500), 1..200)) {
+            let mut usage = Usage::new(HostTicks(0), 700);
+            let mut now = 0;
+            for (number, ran) in &records {
+                now += ran + 3;
+                usage.record(root(*number), *ran, HostTicks(now));
+            }
+            let list = report([&mut usage], HostTicks(now), strangers);
+            let total: u64 = list.iter().map(|it| it.total).sum();
+            prop_assert_eq!(total, records.iter().map(|it| it.1).sum::<u64>());
+        }
+    }
+}
