@@ -62,6 +62,7 @@ impl Vcpu {
                 .count_exit(reason, left_guest_at.since(entered_at));
             self.note_interrupted_delivery();
             self.handle(exit, left_guest_at)?;
+            self.observe(exit, left_guest_at);
             self.statistics
                 .add_root_ticks(reason, host_now().since(left_guest_at));
             if self.activity != Activity::Running {
@@ -85,6 +86,7 @@ impl Vcpu {
         }
         if self.activity == Activity::Halted && self.wakes() {
             self.activity = Activity::Running;
+            self.note_wake(now);
         }
         if self.activity == Activity::Running {
             self.prepare_events();

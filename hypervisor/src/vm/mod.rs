@@ -18,6 +18,10 @@ use vmx::addr::{GuestPhysAddr, HostPhysAddr};
 use vmx::ept::{Access, Ept, EptError};
 
 use crate::cpuid::GuestCpuid;
+use crate::host_time::host_now;
+use crate::suppression::policy::Paper;
+use crate::suppression::usage::Usage;
+use crate::suppression::watch::Watch;
 use output::GuestOutput;
 use ram::GuestRam;
 
@@ -45,6 +49,12 @@ pub struct Vm {
     pub board: Mutex<Board>,
     /// What CPUID shows.
     pub cpuid: GuestCpuid,
+    /// What is suppressed in it.
+    pub suppression: Mutex<Watch>,
+    /// Changes with the targets: VCPUs look at them anew then.
+    pub suppression_generation: AtomicU32,
+    /// The address spaces seen, by VCPU.
+    pub usages: Vec<Mutex<Usage>>,
     /// Where its serial port's output goes.
     pub output: GuestOutput,
     ept: Mutex<Ept>,
@@ -84,12 +94,15 @@ pub struct VmParts {
     pub ports: Vec<Arc<ApicPort>>,
     /// Where its serial port's output goes.
     pub output: GuestOutput,
+    /// The time over which shares of the CPU are taken, in host ticks.
+    pub usage_window: u64,
 }
 
 impl Vm {
     /// A VM of these parts.
     #[must_use]
     pub fn new(parts: VmParts) -> Self {
+        let now = host_now();
         Self {
             id: parts.id,
             name: parts.name,
@@ -99,6 +112,13 @@ impl Vm {
                 clock: parts.clock,
             }),
             cpuid: parts.cpuid,
+            suppression: Mutex::new(Watch::new(Paper, parts.ports.len(), now)),
+            suppression_generation: AtomicU32::new(0),
+            usages: parts
+                .ports
+                .iter()
+                .map(|_| Mutex::new(Usage::new(now, parts.usage_window)))
+                .collect(),
             output: parts.output,
             ept_pointer: parts.ept.pointer(),
             ept: Mutex::new(parts.ept),
