@@ -4,6 +4,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod console;
 pub mod emulate;
 pub mod guest_memory;
 pub mod guest_paging;
