@@ -54,6 +54,8 @@ pub(super) fn execute(line: &str) {
         (Command::Release { cr3, .. }, Some(vm)) => release(&vm, cr3, json),
         (Command::Stats { .. }, Some(vm)) => statistics(&vm, json),
         (Command::Attach { .. }, Some(vm)) => CONSOLE.lock().attach(vm.id.0, out),
+        (Command::Pause { .. }, Some(vm)) => pause(&vm, json),
+        (Command::Resume { .. }, Some(vm)) => resume(&vm, json),
         (Command::Shutdown, _) => {
             answer(out, json, [DoneLine { done: "switching the machine off" }]);
             serial::flush();
@@ -69,6 +71,27 @@ fn millis(ticks: i64) -> i64 {
     let Some((tsc, _)) = TIME.get() else { return 0 };
     let millis = i128::from(ticks) * 1000 / i128::from(tsc.get());
     millis.clamp(i64::MIN.into(), i64::MAX.into()) as i64
+}
+
+fn pause(vm: &Vm, json: bool) {
+    if vm.pause(host_now()) {
+        answer(&mut Line, json, [DoneLine { done: "paused" }]);
+    } else {
+        wrong_state(vm, "running", json);
+    }
+}
+
+fn resume(vm: &Vm, json: bool) {
+    if vm.resume(host_now()) {
+        answer(&mut Line, json, [DoneLine { done: "resumed" }]);
+    } else {
+        wrong_state(vm, "paused", json);
+    }
+}
+
+fn wrong_state(vm: &Vm, wanted: &str, json: bool) {
+    let text = format_args!("{} is {}, not {wanted}: `vms` shows it", vm.name, vm.state().name());
+    error(&mut Line, json, "wrong_state", text);
 }
 
 fn list_vms(json: bool) {

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use spin::RwLock;
 
 use crate::host_time::host_now;
-use crate::vm::{BoardHost, Vm};
+use crate::vm::{BoardHost, State, Vm};
 
 /// The most bytes that wait for a guest to take them; what comes on top is lost, as on a
 /// real line.
@@ -58,7 +58,7 @@ pub(super) fn type_to(number: usize, byte: u8) {
 pub(super) fn pass_input_on() {
     for known in VMS.read().iter() {
         let mut input = known.input.lock();
-        if input.is_empty() {
+        if input.is_empty() || known.vm.state() != State::Running {
             continue;
         }
         let mut board = known.vm.board.lock();

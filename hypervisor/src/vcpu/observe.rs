@@ -84,8 +84,18 @@ impl Vcpu {
 
     /// Charges the guest time since the last sample to the address space that runs.
     fn sample(&mut self, at: HostTicks) {
-        let root = self.root().map(|(root, _)| root);
-        self.charge(root, at);
+        let root = self.root();
+        if let Some((_, format)) = root {
+            self.vm.root_format.store(
+                match format {
+                    RootFormat::Long => 0,
+                    RootFormat::Narrow => 1,
+                    RootFormat::Pae => 2,
+                },
+                Ordering::Relaxed,
+            );
+        }
+        self.charge(root.map(|(root, _)| root), at);
     }
 
     fn charge(&mut self, root: Option<Root>, at: HostTicks) {

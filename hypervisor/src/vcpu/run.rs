@@ -23,10 +23,17 @@ impl Vcpu {
     /// Runs the guest until host time `until`, or until it halts or ends. The VCPU is loaded
     /// on this CPU and not halted.
     pub fn run(&mut self, until: HostTicks) -> Pause {
-        match self.run_until(until) {
+        // What others have done to it meanwhile shows at the first look.
+        self.attention = true;
+        self.apply_clock();
+        let pause = match self.run_until(until) {
             Ok(pause) => pause,
             Err(ending) => Pause::Ended(ending),
+        };
+        if let Some(published) = self.vm.statistics.get(self.index as usize) {
+            published.lock().clone_from(&self.statistics);
         }
+        pause
     }
 
     fn run_until(&mut self, until: HostTicks) -> Result<Pause, Ending> {
