@@ -106,7 +106,7 @@ pub fn make(name: &str, options: &Options, output: Option<&Path>) -> Result<Bund
         };
         let initrd = match &options.initrd {
             Some(file) => file.clone(),
-            None => initramfs::pack("workload", &built.workload, Shell::Busybox)?,
+            None => initramfs::pack("workload-shell", &built.workload, Shell::Busybox)?,
         };
         let modules = vec![guest.kernel(&kernel), Module::initrd(&initrd, &guest.name)];
         (guest, modules)

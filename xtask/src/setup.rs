@@ -21,6 +21,9 @@ pub const QEMU_PACKAGES: &[&str] = &["qemu-system-x86", "seabios"];
 /// Debian packages that go into the Linux guest.
 pub const INITRAMFS_PACKAGES: &[&str] = &["busybox-static"];
 
+/// Debian packages that the tests use and nothing else does.
+pub const TEST_PACKAGES: &[&str] = &["cpio"];
+
 /// Sees to it that these Debian packages are installed.
 ///
 /// # Errors

@@ -85,6 +85,7 @@ pub fn run(options: &Options) -> Result<bool> {
             &mut bare_metal_lints(&toolchain)?,
         )?);
     }
+    setup::ensure_packages(setup::TEST_PACKAGES)?;
     let mut host = cargo("test");
     host.args(["--workspace", "--exclude", "tests", "--no-fail-fast"])
         .args(filter);
