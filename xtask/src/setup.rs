@@ -162,7 +162,8 @@ mod tests {
     fn the_command_to_run_names_every_missing_package() {
         assert_eq!(
             install_command(&["bochs", "vgabios"]),
-            "sudo apt-get install --no-install-recommends bochs vgabios"
+            "sudo apt-get update && \
+             sudo apt-get install --yes --no-install-recommends bochs vgabios"
         );
     }
 }
