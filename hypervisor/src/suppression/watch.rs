@@ -130,6 +130,11 @@ impl<P: Policy> Watch<P> {
         self.targets.release_all()
     }
 
+    /// An interrupt is on its way to the guest of `vcpu`.
+    pub fn interrupted(&mut self, vcpu: usize, now: HostTicks) -> Decision {
+        self.suppression.handle(now, vcpu, Event::InterruptInjected)
+    }
+
     /// Takes note of what `vcpu` does at `now`, and tells what is to be done.
     pub fn observe(
         &mut self,
@@ -175,7 +180,13 @@ impl<P: Policy> Watch<P> {
         }
         match factors {
             Some(factors) => {
-                decision = self.suppression.handle(now, vcpu, Event::TargetIn(factors))
+                self.suppression.handle(now, vcpu, Event::TargetIn(factors));
+                let event = if observation.user_mode {
+                    Event::UserMode
+                } else {
+                    Event::Time
+                };
+                decision = self.suppression.handle(now, vcpu, event);
             }
             None if was_in => decision = self.suppression.handle(now, vcpu, Event::TargetOut),
             None => {}

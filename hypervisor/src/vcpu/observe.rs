@@ -14,6 +14,7 @@ use super::{Activity, Vcpu};
 use crate::emulate::Cpu;
 use crate::guest_paging::PagingRegisters;
 use crate::suppression::address_space::{Root, RootFormat};
+use crate::suppression::policy::Decision;
 use crate::suppression::watch::Observation;
 
 /// CR3 values between which a running target may switch without an exit.
@@ -41,6 +42,10 @@ pub(super) struct Observer {
     /// The VCPU was last seen halted.
     halted: bool,
     rates: Rates,
+    /// A target is taken to run.
+    target_in: bool,
+    /// When the decision is to be looked at again.
+    reconsider_at: HostTicks,
 }
 
 impl Observer {
@@ -57,6 +62,8 @@ impl Observer {
             loaded_cr3: 0,
             halted: false,
             rates: Rates::REAL_TIME,
+            target_in: false,
+            reconsider_at: HostTicks(u64::MAX),
         }
     }
 
@@ -134,8 +141,10 @@ impl Vcpu {
             && cr3 == self.observer.cr3
             && !loaded
             && halted == self.observer.halted
-            // A target that goes on after a halt is seen by its running in user mode.
-            && (!user_mode || self.observer.rates != Rates::REAL_TIME);
+            // A target that goes on after a halt or an interrupt is seen by its running in
+            // user mode.
+            && (!user_mode || self.observer.rates != Rates::REAL_TIME)
+            && at < self.observer.reconsider_at;
         if unchanged && !matches!(exit, VmExit::PreemptionTimer) {
             return;
         }
@@ -187,9 +196,33 @@ impl Vcpu {
             0
         };
         self.watch_cr3(active, &exempt[..count]);
+        self.observer.target_in = target_in;
+        self.carry_out(decision);
+    }
+
+    fn carry_out(&mut self, decision: Decision) {
+        self.observer.reconsider_at = decision.reconsider_at.unwrap_or(HostTicks(u64::MAX));
         if decision.rates != self.observer.rates {
             self.observer.rates = decision.rates;
             self.set_rates(decision.rates);
+        }
+    }
+
+    /// When the guest is to be looked at again, whatever it does.
+    pub(super) const fn next_observation(&self) -> HostTicks {
+        self.observer.reconsider_at
+    }
+
+    /// Tells the policy that the guest is about to take an interrupt, if a target runs.
+    #[inline]
+    pub(super) fn note_interrupt(&mut self) {
+        if self.observer.target_in && self.observer.rates != Rates::REAL_TIME {
+            let decision = self
+                .vm
+                .suppression
+                .lock()
+                .interrupted(self.index as usize, crate::host_time::host_now());
+            self.carry_out(decision);
         }
     }
 }

@@ -39,7 +39,7 @@ impl Vcpu {
     fn run_until(&mut self, until: HostTicks) -> Result<Pause, Ending> {
         let mut left_guest_at = host_now();
         loop {
-            if self.attention {
+            while self.attention {
                 self.attend(left_guest_at)?;
                 if self.activity != Activity::Running {
                     return Ok(Pause::Halted);
@@ -55,6 +55,7 @@ impl Vcpu {
                 left_guest_at = now;
                 continue;
             }
+            let limit = limit.min(self.next_observation());
             self.set_preemption_timer(limit.since(now));
             let entered_at = now;
             // SAFETY: the VMCS is current, with this CPU's host state, the VM's own memory
@@ -96,6 +97,9 @@ impl Vcpu {
             self.note_wake(now);
         }
         if self.activity == Activity::Running {
+            if self.lapic.highest_irr().is_some() || self.lapic.pending().is_some() {
+                self.note_interrupt();
+            }
             self.prepare_events();
         }
         if let Some(request) = self.vm.take_power_request() {
