@@ -6,6 +6,7 @@ use vmx::fields;
 use vmx::segment::SegmentRegister as VmxSegment;
 use vmx::vmcs::Vmcs;
 
+use super::live_state;
 use crate::emulate::{Cpu, SegmentRegister, SegmentRights};
 use crate::guest_paging::PagingRegisters;
 
@@ -161,6 +162,14 @@ impl Cpu for Registers {
             gpr::RSP => self.vmcs.write(fields::GUEST_RSP, value),
             _ => self.gpr.gpr[index & 15] = value,
         }
+    }
+
+    fn xmm(&self, index: usize) -> u128 {
+        live_state::xmm(index)
+    }
+
+    fn set_xmm(&mut self, index: usize, value: u128) {
+        live_state::set_xmm(index, value);
     }
 
     fn rip(&self) -> u64 {
