@@ -13,6 +13,7 @@ use crate::machine::cpu::{PerCpu, gdt, idt};
 use crate::machine::host_timer::HostTimer;
 use crate::machine::{Machine, memory, serial};
 use crate::msr::HostMsrs;
+use crate::operator;
 use crate::scheduler::Scheduler;
 use crate::vm::VmId;
 use crate::vm::create::Maker;
@@ -64,6 +65,8 @@ pub fn run(machine: Machine) -> ! {
         ));
     }
     let tsc = machine.tsc.frequency;
+    operator::start_clock(tsc);
+    crate::emulate::prepare();
     let mut maker = Maker::new(
         capabilities,
         host,
@@ -85,6 +88,9 @@ pub fn run(machine: Machine) -> ! {
                     vcpus.len(),
                     if vcpus.len() == 1 { "" } else { "s" }
                 );
+                if let Some(first) = vcpus.first() {
+                    operator::add_vm(first.vm());
+                }
                 scheduler.add(vcpus);
             }
             Err(error) => fatal(format_args!("vm {}: {error}", config.name)),
@@ -92,6 +98,7 @@ pub fn run(machine: Machine) -> ! {
     }
     log::info!("{} MiB of RAM left", memory::free_bytes() >> 20);
     serial::set_buffered(true);
+    operator::open();
     scheduler.run()
 }
 

@@ -8,6 +8,7 @@ use crate::image::{self, Contents};
 use crate::initramfs::{self, Shell};
 use crate::kernel::{self, Series};
 use crate::machine::{self, DEFAULT_IPS, End, Kind, Spec};
+use crate::module::LINUX_CONSOLE;
 use crate::progress::Step;
 use crate::serial::Session;
 use crate::{build, paths};
@@ -55,7 +56,7 @@ pub fn measure(options: Options) -> Result<BootTicks> {
     let contents = Contents::Linux {
         kernel: kernel::fetch(options.kernel_series)?,
         initrd: initramfs::pack("baseline", &build::workload()?, Shell::None)?,
-        command_line: "console=ttyS0 workload.mode=idle".to_owned(),
+        command_line: format!("{LINUX_CONSOLE} workload.mode=idle"),
     };
     let claim = Claim::new("baseline")?;
     let iso = image::make(claim.name(), &contents, None)?;

@@ -172,6 +172,15 @@ impl Session {
             .to_owned())
     }
 
+    /// Gives a command its `--json` and returns the objects of the answer, one a line.
+    ///
+    /// # Errors
+    /// As [`Self::wait_for`], and when a line that begins like an object is none.
+    pub fn query(&mut self, line: &str) -> Result<Vec<serde_json::Value>> {
+        let answer = self.command(&format!("{line} --json"))?;
+        objects(&answer).with_context(|| format!("the answer to `{line} --json`:\n{answer}"))
+    }
+
     /// Waits for the machine to end.
     ///
     /// # Errors
@@ -275,6 +284,15 @@ pub fn fatal_line(said: &str) -> Option<&str> {
     line.find('\n').map(|end| line[..end].trim_end())
 }
 
+/// The JSON objects among these lines: guests' output may lie between them.
+fn objects(answer: &str) -> Result<Vec<serde_json::Value>> {
+    answer
+        .lines()
+        .filter(|line| line.starts_with('{'))
+        .map(|line| Ok(serde_json::from_str(line)?))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -291,5 +309,15 @@ mod tests {
             Some("tarpit: panic at a.rs:1: no")
         );
         assert_eq!(fatal_line("all is well\n"), None);
+    }
+
+    #[test]
+    fn an_answer_in_json_is_told_from_what_guests_say() -> Result<()> {
+        let answer = "[1.5] debian: {not ours}\n{\"vm\": \"debian\", \"vcpus\": 1}\n";
+        let objects = objects(answer)?;
+        assert_eq!(objects.len(), 1);
+        assert_eq!(objects[0]["vm"], "debian");
+        assert!(super::objects("{\"vm\": ").is_err());
+        Ok(())
     }
 }

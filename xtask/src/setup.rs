@@ -21,6 +21,9 @@ pub const QEMU_PACKAGES: &[&str] = &["qemu-system-x86", "seabios"];
 /// Debian packages that go into the Linux guest.
 pub const INITRAMFS_PACKAGES: &[&str] = &["busybox-static"];
 
+/// Debian packages that the tests use and nothing else does.
+pub const TEST_PACKAGES: &[&str] = &["cpio"];
+
 /// Sees to it that these Debian packages are installed.
 ///
 /// # Errors
@@ -159,7 +162,8 @@ mod tests {
     fn the_command_to_run_names_every_missing_package() {
         assert_eq!(
             install_command(&["bochs", "vgabios"]),
-            "sudo apt-get install --no-install-recommends bochs vgabios"
+            "sudo apt-get update && \
+             sudo apt-get install --yes --no-install-recommends bochs vgabios"
         );
     }
 }

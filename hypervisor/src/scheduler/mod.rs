@@ -8,7 +8,9 @@ use devices::time::{Hertz, HostTicks};
 use crate::host_time::host_now;
 use crate::machine::host_timer::HostTimer;
 use crate::machine::{power, serial};
+use crate::operator;
 use crate::options::OnEnd;
+use crate::vm::State;
 use crate::vcpu::{Activity, Ending, Pause, Vcpu};
 
 /// Slices of a CPU's time: 10 ms.
@@ -54,7 +56,7 @@ impl Scheduler {
         loop {
             let now = host_now();
             if now >= self.next_poll {
-                serial::poll();
+                operator::poll();
                 self.next_poll = now.saturating_add(self.poll_interval);
             }
             match self.next_runnable(turn, now) {
@@ -82,10 +84,10 @@ impl Scheduler {
             }
             let now = host_now();
             if now >= self.next_poll {
-                serial::poll();
+                operator::poll();
                 self.next_poll = now.saturating_add(self.poll_interval);
             }
-            if now >= slice_end {
+            if now >= slice_end || self.vcpus[index].vm().state() != State::Running {
                 return pause;
             }
         }
@@ -97,6 +99,9 @@ impl Scheduler {
         (0..count)
             .map(|offset| (turn + offset) % count)
             .find(|&index| {
+                if self.vcpus[index].vm().state() != State::Running {
+                    return false;
+                }
                 if self.vcpus[index].activity() == Activity::Running {
                     return true;
                 }
@@ -114,7 +119,8 @@ impl Scheduler {
 
     /// Sleeps until a VCPU's timer is due or the console is to be looked at.
     fn idle(&mut self) {
-        let deadline = self.vcpus.iter().map(Vcpu::deadline).min();
+        let running = |vcpu: &&Vcpu| vcpu.vm().state() == State::Running;
+        let deadline = self.vcpus.iter().filter(running).map(Vcpu::deadline).min();
         let until = deadline.unwrap_or(HostTicks(u64::MAX)).min(self.next_poll);
         self.timer.sleep_until(until);
     }
@@ -147,7 +153,9 @@ impl Scheduler {
                 self.vcpus[index].index()
             ));
         }
-        serial::print(format_args!("vm {} ended: {ending}\n", vm.name));
+        operator::message(format_args!("vm {} ended: {ending}\n", vm.name));
+        vm.set_state(State::Ended);
+        operator::vm_ended(&vm);
         self.loaded = None;
         self.vcpus.retain(|vcpu| vcpu.vm().id != vm.id);
         if self.vcpus.is_empty() && self.on_end == OnEnd::PowerOff {

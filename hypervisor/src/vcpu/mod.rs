@@ -11,6 +11,7 @@ pub mod ending;
 mod events;
 mod exits;
 pub mod live_state;
+mod observe;
 pub mod registers;
 mod run;
 mod setup;
@@ -101,8 +102,7 @@ pub struct Vcpu {
     /// When the first timer of the guest is due.
     deadline: HostTicks,
 
-    /// When the last CR3 sample was taken.
-    sampled_at: HostTicks,
+    observer: observe::Observer,
     statistics: Statistics,
 }
 
@@ -192,7 +192,7 @@ impl Vcpu {
             to_inject: None,
             attention: true,
             deadline: HostTicks(u64::MAX),
-            sampled_at: crate::host_time::host_now(),
+            observer: observe::Observer::new(crate::host_time::host_now()),
             statistics: Statistics::default(),
         };
         vcpu.pass_msrs_through();

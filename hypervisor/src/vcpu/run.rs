@@ -23,10 +23,17 @@ impl Vcpu {
     /// Runs the guest until host time `until`, or until it halts or ends. The VCPU is loaded
     /// on this CPU and not halted.
     pub fn run(&mut self, until: HostTicks) -> Pause {
-        match self.run_until(until) {
+        // What others have done to it meanwhile shows at the first look.
+        self.attention = true;
+        self.apply_clock();
+        let pause = match self.run_until(until) {
             Ok(pause) => pause,
             Err(ending) => Pause::Ended(ending),
+        };
+        if let Some(published) = self.vm.statistics.get(self.index as usize) {
+            published.lock().clone_from(&self.statistics);
         }
+        pause
     }
 
     fn run_until(&mut self, until: HostTicks) -> Result<Pause, Ending> {
@@ -62,6 +69,7 @@ impl Vcpu {
                 .count_exit(reason, left_guest_at.since(entered_at));
             self.note_interrupted_delivery();
             self.handle(exit, left_guest_at)?;
+            self.observe(exit, left_guest_at);
             self.statistics
                 .add_root_ticks(reason, host_now().since(left_guest_at));
             if self.activity != Activity::Running {
@@ -85,6 +93,7 @@ impl Vcpu {
         }
         if self.activity == Activity::Halted && self.wakes() {
             self.activity = Activity::Running;
+            self.note_wake(now);
         }
         if self.activity == Activity::Running {
             self.prepare_events();

@@ -172,6 +172,7 @@ impl Maker {
             output: GuestOutput::new(id),
             cpuid,
             ram,
+            usage_window: self.tsc.get() / 2,
         }));
         let mut vcpus = Vec::new();
         for (index, lapic) in (0..).zip(lapics) {

@@ -2,6 +2,7 @@
 //! memory map shows.
 
 use core::ptr;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use vmx::addr::{GuestPhysAddr, HostPhysAddr};
 
@@ -77,6 +78,36 @@ impl GuestMemory for GuestRam {
         // no byte is invalid.
         unsafe { ptr::copy_nonoverlapping(source, buffer.as_mut_ptr(), buffer.len()) };
         Ok(())
+    }
+
+    #[inline]
+    fn read_u32(&self, address: GuestPhysAddr) -> Result<u32, NotRam> {
+        let source = self.locate(address, 4)?.cast::<u32>();
+        // SAFETY: as for `read`.
+        Ok(unsafe { source.read_unaligned() })
+    }
+
+    #[inline]
+    fn read_u64(&self, address: GuestPhysAddr) -> Result<u64, NotRam> {
+        let source = self.locate(address, 8)?.cast::<u64>();
+        // SAFETY: as for `read`.
+        Ok(unsafe { source.read_unaligned() })
+    }
+
+    fn compare_exchange_u32(
+        &self,
+        address: GuestPhysAddr,
+        current: u32,
+        new: u32,
+    ) -> Result<bool, NotRam> {
+        let target = self.locate(address, 4)?.cast::<u32>();
+        if !target.is_aligned() {
+            return Err(NotRam { address, length: 4 });
+        }
+        // SAFETY: aligned RAM of the guest, which lives as long as `self`; other accesses to
+        // it at the same time are the guest's own, or atomic as this one is.
+        let target = unsafe { AtomicU32::from_ptr(target) };
+        Ok(target.compare_exchange(current, new, Ordering::AcqRel, Ordering::Relaxed).is_ok())
     }
 
     fn write(&self, address: GuestPhysAddr, data: &[u8]) -> Result<(), NotRam> {

@@ -29,6 +29,7 @@ impl Vcpu {
             }
             CrAccess::Write { register: 3, gpr } => {
                 let value = self.operand(gpr);
+                self.observer.loaded_cr3 = value;
                 self.write_cr3(value)
             }
             // CR4 exits only for bits that the guest is not to have, CR8 only for values
