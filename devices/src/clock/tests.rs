@@ -283,5 +283,8 @@ fn time_stands_still_while_a_guest_is_paused() {
     let before = clock.now(HostTicks(600));
     clock.skip(HostTicks(600), HostTicks(1_000_000));
     assert_eq!(clock.now(HostTicks(1_000_000)), before);
-    assert_eq!(clock.now(HostTicks(1_000_007)).counter.0, before.counter.0 + 7);
+    assert_eq!(
+        clock.now(HostTicks(1_000_007)).counter.0,
+        before.counter.0 + 7
+    );
 }

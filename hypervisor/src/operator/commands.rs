@@ -57,7 +57,13 @@ pub(super) fn execute(line: &str) {
         (Command::Pause { .. }, Some(vm)) => pause(&vm, json),
         (Command::Resume { .. }, Some(vm)) => resume(&vm, json),
         (Command::Shutdown, _) => {
-            answer(out, json, [DoneLine { done: "switching the machine off" }]);
+            answer(
+                out,
+                json,
+                [DoneLine {
+                    done: "switching the machine off",
+                }],
+            );
             serial::flush();
             power::off();
         }
@@ -90,7 +96,11 @@ fn resume(vm: &Vm, json: bool) {
 }
 
 fn wrong_state(vm: &Vm, wanted: &str, json: bool) {
-    let text = format_args!("{} is {}, not {wanted}: `vms` shows it", vm.name, vm.state().name());
+    let text = format_args!(
+        "{} is {}, not {wanted}: `vms` shows it",
+        vm.name,
+        vm.state().name()
+    );
     error(&mut Line, json, "wrong_state", text);
 }
 
@@ -105,7 +115,12 @@ fn list_vms(json: bool) {
             VmLine {
                 vm: &vm.name,
                 state: vm.state().name(),
-                memory_mib: vm.ram.ranges().map(|range| range.length).sum::<u64>().div_ceil(1 << 20),
+                memory_mib: vm
+                    .ram
+                    .ranges()
+                    .map(|range| range.length)
+                    .sum::<u64>()
+                    .div_ceil(1 << 20),
                 vcpus: vm.vcpus(),
                 targets: watch.targets().iter().count(),
                 lead_ms: millis(watch.lead(now)),
@@ -135,7 +150,10 @@ fn list_processes(vm: &Arc<Vm>, json: bool) {
                 cpu_permille: process.share,
                 cpu_ms: millis(process.total as i64) as u64,
                 seen_ms_ago: micros(now).saturating_sub(micros(process.last_seen)) / 1000,
-                target: process.roots.iter().any(|root| watch.targets().of(*root).is_some()),
+                target: process
+                    .roots
+                    .iter()
+                    .any(|root| watch.targets().of(*root).is_some()),
             })
         }),
     );
@@ -144,8 +162,11 @@ fn list_processes(vm: &Arc<Vm>, json: bool) {
 fn suppress(vm: &Arc<Vm>, cr3: u64, factors: Factors, json: bool) {
     let format = vm.root_format();
     let root = Root::new(cr3, format);
-    let seen: Vec<Root> =
-        vm.usages.iter().flat_map(|usage| usage.lock().roots().collect::<Vec<_>>()).collect();
+    let seen: Vec<Root> = vm
+        .usages
+        .iter()
+        .flat_map(|usage| usage.lock().roots().collect::<Vec<_>>())
+        .collect();
     let mut watch = vm.suppression.lock();
     if let Err(problem) = watch.suppress(&vm.ram, root, format, factors, seen.into_iter()) {
         return error(&mut Line, json, "no_target", problem);
@@ -161,7 +182,12 @@ fn answer_target(vm: &Vm, target: Option<&Target>, json: bool) {
         answer(
             &mut Line,
             json,
-            [TargetLine::new(&vm.name, target.root(), aliases, target.factors())],
+            [TargetLine::new(
+                &vm.name,
+                target.root(),
+                aliases,
+                target.factors(),
+            )],
         );
     }
 }
@@ -239,7 +265,12 @@ fn statistics(vm: &Arc<Vm>, json: bool) {
     answer(
         &mut Line,
         json,
-        lines.iter().map(|&(what, count, ticks)| StatsLine { vm: name, what, count, ticks }),
+        lines.iter().map(|&(what, count, ticks)| StatsLine {
+            vm: name,
+            what,
+            count,
+            ticks,
+        }),
     );
 }
 

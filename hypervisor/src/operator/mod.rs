@@ -34,7 +34,8 @@ impl Output for Line {
 
 /// Host ticks in microseconds since the console opened.
 fn micros(host: HostTicks) -> u64 {
-    TIME.get().map_or(0, |(tsc, opened)| tsc.nanos(host.since(*opened)) / 1000)
+    TIME.get()
+        .map_or(0, |(tsc, opened)| tsc.nanos(host.since(*opened)) / 1000)
 }
 
 /// Sets the clock of the console's time stamps going: `tsc` is the TSC's frequency.
@@ -55,7 +56,9 @@ pub fn open() {
 
 /// Shows a byte that VM `number` has written.
 pub fn guest_byte(number: usize, byte: u8) {
-    CONSOLE.lock().guest_byte(number, byte, micros(host_now()), &mut Line);
+    CONSOLE
+        .lock()
+        .guest_byte(number, byte, micros(host_now()), &mut Line);
 }
 
 /// Shows a message of tarpit's own: whole lines.

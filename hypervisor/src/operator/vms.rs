@@ -22,7 +22,10 @@ static VMS: RwLock<Vec<Known>> = RwLock::new(Vec::new());
 
 /// Adds a VM; its number is its place.
 pub(super) fn add(vm: Arc<Vm>) {
-    VMS.write().push(Known { vm, input: spin::Mutex::new(VecDeque::new()) });
+    VMS.write().push(Known {
+        vm,
+        input: spin::Mutex::new(VecDeque::new()),
+    });
 }
 
 /// The VM of this number.

@@ -10,8 +10,8 @@ use crate::machine::host_timer::HostTimer;
 use crate::machine::{power, serial};
 use crate::operator;
 use crate::options::OnEnd;
-use crate::vm::State;
 use crate::vcpu::{Activity, Ending, Pause, Vcpu};
+use crate::vm::State;
 
 /// Slices of a CPU's time: 10 ms.
 const SLICES_PER_SECOND: u64 = 100;

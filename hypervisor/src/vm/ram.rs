@@ -107,7 +107,9 @@ impl GuestMemory for GuestRam {
         // SAFETY: aligned RAM of the guest, which lives as long as `self`; other accesses to
         // it at the same time are the guest's own, or atomic as this one is.
         let target = unsafe { AtomicU32::from_ptr(target) };
-        Ok(target.compare_exchange(current, new, Ordering::AcqRel, Ordering::Relaxed).is_ok())
+        Ok(target
+            .compare_exchange(current, new, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok())
     }
 
     fn write(&self, address: GuestPhysAddr, data: &[u8]) -> Result<(), NotRam> {
