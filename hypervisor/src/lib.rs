@@ -24,6 +24,7 @@ pub mod run;
 pub mod scheduler;
 pub mod start;
 pub mod suppression;
+pub mod task_switch;
 #[cfg(test)]
 mod test_ram;
 pub mod vcpu;

@@ -90,6 +90,8 @@ pub struct Vcpu {
     may_virtualize_apic: bool,
     /// Whether it delivers interrupts now.
     virtual_delivery: bool,
+    /// Whether the LAPIC was enabled by software when the controls were last set.
+    apic_was_enabled: bool,
 
     /// An event whose delivery the last exit interrupted.
     being_delivered: Option<Event>,
@@ -185,6 +187,7 @@ impl Vcpu {
             eoi_exits: [0; 4],
             may_virtualize_apic: config.virtualize_apic && capabilities.virtual_apic(),
             virtual_delivery: false,
+            apic_was_enabled: false,
             being_delivered: None,
             to_inject: None,
             attention: true,
@@ -210,6 +213,7 @@ impl Vcpu {
         if self.index == 0 {
             // What firmware leaves behind: the PIC's interrupts pass through LINT0.
             self.lapic.enter_virtual_wire_mode();
+            self.follow_apic_enable();
         }
         self.attention = true;
     }

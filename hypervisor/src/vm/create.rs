@@ -162,6 +162,8 @@ impl Maker {
                 ChipsetConfig {
                     tsc: self.tsc,
                     date: date(),
+                    processors: config.vcpus as u16,
+                    ram_size: config.memory,
                 },
                 now,
             ),
