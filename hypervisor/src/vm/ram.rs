@@ -6,6 +6,7 @@ use core::ptr;
 use vmx::addr::{GuestPhysAddr, HostPhysAddr};
 
 use crate::guest_memory::{GuestMemory, NotRam};
+use crate::machine::memory::{self, PhysRange};
 
 /// Host memory that backs one range of guest-physical addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,16 +30,20 @@ pub const MAX_RANGES: usize = 3;
 #[derive(Debug)]
 pub struct GuestRam {
     ranges: [RamRange; MAX_RANGES],
+    /// What is given back to the machine with the guest's end; may be empty.
+    backing: PhysRange,
 }
 
 impl GuestRam {
-    /// The RAM that consists of `ranges`.
+    /// The RAM that consists of `ranges`, all of them in `backing`, which is given back to the
+    /// machine when the RAM is dropped.
     ///
     /// # Safety
-    /// The host memory is mapped one to one, is nobody else's, and stays so for ever.
+    /// The host memory is mapped one to one, is nobody else's, and stays so until the RAM is
+    /// dropped; nothing that refers to the RAM lives longer.
     #[must_use]
-    pub const unsafe fn new(ranges: [RamRange; MAX_RANGES]) -> Self {
-        Self { ranges }
+    pub const unsafe fn new(ranges: [RamRange; MAX_RANGES], backing: PhysRange) -> Self {
+        Self { ranges, backing }
     }
 
     /// Its ranges that are not empty.
@@ -64,6 +69,14 @@ impl GuestRam {
             // SAFETY: the range is the guest's RAM, mapped one to one, and no reference to
             // it exists.
             unsafe { ptr::write_bytes(range.host.0 as *mut u8, 0, range.length as usize) };
+        }
+    }
+}
+
+impl Drop for GuestRam {
+    fn drop(&mut self) {
+        if !self.backing.is_empty() {
+            memory::free(self.backing);
         }
     }
 }
@@ -102,8 +115,12 @@ mod tests {
             length: memory.len() as u64,
         };
         // SAFETY: leaked memory is nobody else's.
-        let ram =
-            unsafe { GuestRam::new([range(0, low), range(1 << 32, high), range(0, &mut [])]) };
+        let ram = unsafe {
+            GuestRam::new(
+                [range(0, low), range(1 << 32, high), range(0, &mut [])],
+                PhysRange::EMPTY,
+            )
+        };
         ram.write(GuestPhysAddr(0x1ffe), &[1, 2]).unwrap();
         ram.write(GuestPhysAddr(1 << 32), &[3]).unwrap();
         let mut buffer = [0; 2];

@@ -90,7 +90,6 @@ impl PerCpu {
     ///
     /// Valid only after [`PerCpu::init`] on this CPU, which is the first thing that a CPU
     /// does when it has a heap.
-    #[cfg(target_os = "none")]
     #[must_use]
     pub fn current() -> &'static Self {
         let this: *const Self;
