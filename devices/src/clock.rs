@@ -256,6 +256,16 @@ impl VirtualClock {
         self.timer.set_rate(host.0, rates.timer);
     }
 
+    /// Takes the host time from `from` to `to` out of guest time: it stands still between
+    /// them. Nobody may have read the clock for a host time after `from`.
+    pub const fn skip(&mut self, from: HostTicks, to: HostTicks) {
+        self.set_rates(from, self.rates());
+        if to.0 > self.counter.host {
+            self.counter.host = to.0;
+            self.timer.host = to.0;
+        }
+    }
+
     /// The rates that hold now.
     #[must_use]
     pub const fn rates(&self) -> Rates {

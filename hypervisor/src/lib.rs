@@ -8,6 +8,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod console;
 pub mod cpuid;
 pub mod emulate;
 pub mod fatal;
@@ -17,11 +18,13 @@ pub mod guest_paging;
 pub mod host_time;
 pub mod machine;
 pub mod msr;
+pub mod operator;
 pub mod options;
 pub mod run;
 pub mod scheduler;
 pub mod start;
 pub mod suppression;
+pub mod task_switch;
 #[cfg(test)]
 mod test_ram;
 pub mod vcpu;

@@ -16,6 +16,7 @@ use crate::machine::host_timer::HostTimer;
 use crate::machine::local_apic::LocalApic;
 use crate::machine::{Machine, memory, serial, smp};
 use crate::msr::HostMsrs;
+use crate::operator;
 use crate::scheduler::{CpuLoop, Hub, Settings, hub};
 use crate::vcpu::CpuTables;
 use crate::vm::create::Maker;
@@ -71,6 +72,8 @@ pub fn run(machine: Machine) -> ! {
         ));
     }
     let tsc = machine.tsc.frequency;
+    operator::start_clock(tsc);
+    crate::emulate::prepare();
     let maker = Maker {
         capabilities,
         tsc,
@@ -89,6 +92,7 @@ pub fn run(machine: Machine) -> ! {
     }
     log::info!("{} MiB of RAM left", memory::free_bytes() >> 20);
     serial::set_buffered(true);
+    operator::open();
     let duty = DUTY.call_once(|| Duty {
         capabilities,
         tsc,

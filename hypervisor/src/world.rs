@@ -14,12 +14,14 @@ use spin::{Mutex, Once};
 use thiserror::Error;
 
 use crate::machine::{power, serial};
+use crate::operator;
 use crate::options::OnEnd;
 use crate::scheduler::hub::Share;
 use crate::scheduler::{Hub, PinError, VcpuRef, cpu_loop};
 use crate::vcpu::{Ending, Vcpu};
-use crate::vm::create::Maker;
-use crate::vm::{Vm, VmId};
+use crate::vm::create::{Maker, allocate_ram};
+use crate::vm::ram::GuestRam;
+use crate::vm::{State, Vm, VmId};
 use crate::vm_config::VmConfig;
 
 /// What a VM is doing.
@@ -93,7 +95,10 @@ struct Managed {
     /// Where each VCPU is pinned: kept over a restart.
     pins: Vec<Option<u32>>,
     phase: Phase,
+    /// The last one made.
     vm: Option<Arc<Vm>>,
+    /// Kept over restarts: it will fit.
+    ram: Option<GuestRam>,
     ending: Option<Ending>,
     restart: bool,
 }
@@ -141,6 +146,7 @@ pub fn init(
         config,
         phase: Phase::Ended("not started".to_string()),
         vm: None,
+        ram: None,
         ending: None,
         restart: false,
     });
@@ -186,8 +192,7 @@ impl World {
         Some(VmId(number))
     }
 
-    /// What the VCPUs of a VM share, if it runs. Not to be kept: as long as it is, the VM's
-    /// memory is not given back.
+    /// What the VCPUs of a VM share, or shared when it ran last.
     #[must_use]
     pub fn vm(&self, id: VmId) -> Option<Arc<Vm>> {
         self.vms.lock().get(id.0)?.vm.clone()
@@ -212,7 +217,8 @@ impl World {
         act(self.vms.lock().get_mut(id.0).ok_or(RequestError::NoVm)?)
     }
 
-    /// Lets a VM get no CPU time. Its clock goes on.
+    /// Lets a VM get no CPU time, and stops its clock. For the boot CPU's console, between
+    /// the turns of VCPUs.
     ///
     /// # Errors
     /// If it does not run.
@@ -223,6 +229,13 @@ impl World {
             }
             managed.phase = Phase::Paused;
             self.hub.set_paused(id, true);
+            if let Some(vm) = &managed.vm {
+                // They have been called; whatever they do, they come.
+                while vm.is_on_a_cpu() {
+                    core::hint::spin_loop();
+                }
+                vm.pause();
+            }
             Ok(())
         })
     }
@@ -237,6 +250,9 @@ impl World {
                 return Err(managed.refuse("resumed"));
             }
             managed.phase = Phase::Running;
+            if let Some(vm) = &managed.vm {
+                vm.resume();
+            }
             self.hub.set_paused(id, false);
             Ok(())
         })
@@ -323,7 +339,11 @@ impl World {
     }
 
     fn begin_end(&self, id: VmId, managed: &mut Managed, ending: Ending) {
-        serial::print(format_args!("vm {} ended: {ending}\n", managed.config.name));
+        operator::message(format_args!("vm {} ended: {ending}\n", managed.config.name));
+        if let Some(vm) = &managed.vm {
+            vm.set_state(State::Ended);
+            operator::vm_ended(vm);
+        }
         managed.phase = Phase::Stopping;
         managed.ending = Some(ending);
         self.hub.stop_vm(id);
@@ -351,7 +371,6 @@ impl World {
                     continue;
                 }
                 self.hub.remove_vm(id);
-                managed.vm = None;
                 let ending = managed.ending.take();
                 managed.phase =
                     Phase::Ended(ending.map_or_else(String::new, |ending| ending.to_string()));
@@ -376,12 +395,23 @@ impl World {
     /// Makes a VM and lets it run. The error is for the operator.
     fn make(&self, id: VmId, managed: &mut Managed) -> Result<(), String> {
         let config = &managed.config;
+        let ram = match managed.ram.take() {
+            Some(ram) => ram,
+            None => allocate_ram(config.memory).map_err(|error| error.to_string())?,
+        };
+        managed.ram = Some(ram.clone());
         let vcpus = self
             .maker
-            .make(id, config)
+            .make(id, config, ram)
             .map_err(|error| error.to_string())?;
-        managed.vm = vcpus.first().map(|vcpu| vcpu.vm().clone());
         let count = vcpus.len();
+        if let Some(vm) = vcpus.first().map(Vcpu::vm) {
+            if managed.vm.replace(vm.clone()).is_none() {
+                operator::add_vm(vm);
+            } else {
+                operator::vms::replace(vm.clone());
+            }
+        }
         self.hub
             .add_vm(vcpus, config.weight, config.cap, &managed.pins)
             .map_err(|error| error.to_string())?;

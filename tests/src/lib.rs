@@ -19,8 +19,10 @@ use anyhow::{Result, anyhow};
 use libtest_mimic::{Arguments, Trial};
 use xtask::build::{self, Built};
 use xtask::image::{self, Contents};
+use xtask::initramfs::{self, Shell};
+use xtask::kernel::{self, Series};
 use xtask::machine::{self, Boot, Kind, Spec};
-use xtask::module::Module;
+use xtask::module::{Guest, LINUX_CONSOLE, Module};
 use xtask::serial::Session;
 
 /// Emulated seconds of this many instructions: a fast boot, with room for Linux's own ticks.
@@ -92,6 +94,29 @@ impl Setup {
     pub fn module(mut self, module: Module) -> Self {
         self.modules.push(module);
         self
+    }
+
+    /// With a guest kernel of our own, by its program's name under `guest-images/kernels`.
+    ///
+    /// # Errors
+    /// When there is none of this name, or it does not compile.
+    pub fn kernel(self, program: &str, guest: &Guest) -> Result<Self> {
+        Ok(self.module(guest.kernel(built()?.kernel(program)?)))
+    }
+
+    /// With a stock Debian kernel and the workload. The guest's command line gets the console in
+    /// front, and no other parameter.
+    ///
+    /// # Errors
+    /// When the kernel cannot be fetched, or the workload does not compile.
+    pub fn debian(self, series: Series, guest: &Guest) -> Result<Self> {
+        let kernel = kernel::fetch(series)?;
+        let initrd = initramfs::pack("workload", &built()?.workload, Shell::None)?;
+        let command_line = format!("{LINUX_CONSOLE} {}", guest.command_line);
+        let guest = guest.clone().command_line(command_line.trim_end());
+        Ok(self
+            .module(guest.kernel(&kernel))
+            .module(Module::initrd(&initrd, &guest.name)))
     }
 
     /// Loaded by QEMU itself, which speaks multiboot 1, and without modules.

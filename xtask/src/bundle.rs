@@ -8,7 +8,7 @@ use clap::Args;
 use crate::image::{self, Contents};
 use crate::initramfs::{self, Shell};
 use crate::kernel::{self, Series};
-use crate::module::{Guest, Module};
+use crate::module::{Guest, LINUX_CONSOLE, Module};
 use crate::{build, paths};
 
 /// The Linux guest's name for `--guest`.
@@ -99,14 +99,14 @@ pub fn make(name: &str, options: &Options, output: Option<&Path>) -> Result<Bund
         let kernel = guest.kernel(file);
         (guest, vec![kernel])
     } else if options.guest == LINUX || options.kernel.is_some() {
-        let guest = guest(LINUX, "console=ttyS0");
+        let guest = guest(LINUX, LINUX_CONSOLE);
         let kernel = match &options.kernel {
             Some(file) => file.clone(),
             None => kernel::fetch(options.kernel_series)?,
         };
         let initrd = match &options.initrd {
             Some(file) => file.clone(),
-            None => initramfs::pack("workload", &built.workload, Shell::Busybox)?,
+            None => initramfs::pack("workload-shell", &built.workload, Shell::Busybox)?,
         };
         let modules = vec![guest.kernel(&kernel), Module::initrd(&initrd, &guest.name)];
         (guest, modules)

@@ -103,9 +103,10 @@ fn numbers(package: &str) -> Vec<u64> {
 
 fn download(sh: &Shell, package: &str, directory: &Path) -> Result<()> {
     let _step = Step::begin(format!("Fetching {package} from Debian's archive"));
-    let packages = paths::downloads().join("packages");
-    sh.create_dir(&packages)?;
-    let inside = sh.push_dir(&packages);
+    let downloads = paths::downloads();
+    sh.create_dir(&downloads)?;
+    let temporary = tempfile::tempdir_in(&downloads)?;
+    let inside = sh.push_dir(temporary.path());
     // apt's own user cannot write here; as anyone but root there is no such user.
     let sandbox: &[&str] = if setup::is_root() {
         &["-o", "APT::Sandbox::User=root"]
@@ -116,19 +117,11 @@ fn download(sh: &Shell, package: &str, directory: &Path) -> Result<()> {
         .quiet()
         .ignore_stdout()
         .run()?;
-    let file = sh
-        .read_dir(".")?
-        .into_iter()
-        .filter(|path| path.extension().is_some_and(|extension| extension == "deb"))
-        .find(|path| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            name.starts_with(&format!("{package}_"))
-        });
-    let Some(file) = file else {
-        bail!("apt-get downloaded no {package}")
+    let is_package = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "deb");
+    let Some(file) = sh.read_dir(".")?.into_iter().find(is_package) else {
+        bail!("apt-get downloaded no {package}");
     };
     drop(inside);
-    // Unpacked beside its place and moved there whole: an interrupted run leaves no half of it.
     let parent = directory.parent().context("no parent directory")?;
     sh.create_dir(parent)?;
     let unpacked = tempfile::tempdir_in(parent)?;

@@ -3,6 +3,10 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+/// What makes a Linux use COM1. The speed matters where the line is as slow as a real one: without
+/// it Linux sets 9600 baud, and a boot is spent waiting for characters to be sent.
+pub const LINUX_CONSOLE: &str = "console=ttyS0,115200";
+
 /// A file that the boot loader puts into memory for tarpit, and its command line.
 #[derive(Clone, Debug)]
 pub struct Module {

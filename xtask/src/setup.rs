@@ -21,6 +21,9 @@ pub const QEMU_PACKAGES: &[&str] = &["qemu-system-x86", "seabios"];
 /// Debian packages that go into the Linux guest.
 pub const INITRAMFS_PACKAGES: &[&str] = &["busybox-static"];
 
+/// Debian packages that the tests use and nothing else does.
+pub const TEST_PACKAGES: &[&str] = &["cpio"];
+
 /// Sees to it that these Debian packages are installed.
 ///
 /// # Errors
@@ -33,7 +36,7 @@ pub fn ensure_packages(packages: &[&str]) -> Result<()> {
     eprintln!("Missing Debian packages: {}", missing.join(" "));
     if !is_root() {
         bail!(
-            "not root: run `{}` and try again",
+            "not root; run this and try again:\n{}",
             install_command(&missing)
         );
     }
@@ -123,10 +126,9 @@ fn not_installed<'a>(wanted: &[&'a str], listing: &str) -> Vec<&'a str> {
 }
 
 fn install_command(missing: &[&str]) -> String {
-    format!(
-        "sudo apt-get install --no-install-recommends {}",
-        missing.join(" ")
-    )
+    // A fresh machine may have no package lists, or old ones.
+    let packages = missing.join(" ");
+    format!("sudo apt-get update && sudo apt-get install --yes --no-install-recommends {packages}")
 }
 
 #[cfg(test)]
@@ -159,7 +161,8 @@ mod tests {
     fn the_command_to_run_names_every_missing_package() {
         assert_eq!(
             install_command(&["bochs", "vgabios"]),
-            "sudo apt-get install --no-install-recommends bochs vgabios"
+            "sudo apt-get update && \
+             sudo apt-get install --yes --no-install-recommends bochs vgabios"
         );
     }
 }

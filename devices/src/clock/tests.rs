@@ -276,3 +276,15 @@ fn rates_outside_their_range_do_not_exist() {
     assert_eq!(Rate::from_bits(Rate::MAX.0 + 1), None);
     assert_eq!(Rate::from_bits(Rate::ONE.0), Rate::times(1));
 }
+
+#[test]
+fn time_stands_still_while_a_guest_is_paused() {
+    let mut clock = VirtualClock::new(HostTicks(100));
+    let before = clock.now(HostTicks(600));
+    clock.skip(HostTicks(600), HostTicks(1_000_000));
+    assert_eq!(clock.now(HostTicks(1_000_000)), before);
+    assert_eq!(
+        clock.now(HostTicks(1_000_007)).counter.0,
+        before.counter.0 + 7
+    );
+}

@@ -1,6 +1,6 @@
 //! The test harness: one line a test, a summary, a result.
 
-use core::fmt::{Debug, LowerHex};
+use core::fmt::{Debug, Display, LowerHex};
 use core::ops::RangeInclusive;
 
 use crate::{exit, println};
@@ -16,7 +16,7 @@ pub struct Report {
 /// A value as a failure shows it.
 struct Shown<'a, T>(&'a T);
 
-impl<T: Debug + LowerHex> core::fmt::Display for Shown<'_, T> {
+impl<T: Debug + LowerHex> Display for Shown<'_, T> {
     fn fmt(&self, formatter: &mut core::fmt::Formatter) -> core::fmt::Result {
         write!(formatter, "{:?} ({:#x})", self.0, self.0)
     }
@@ -29,18 +29,23 @@ impl Report {
         Self::default()
     }
 
-    fn pass(&mut self, name: &str) {
+    fn pass(&mut self, name: impl Display) {
         self.passed += 1;
         println!("PASS {name}");
     }
 
-    fn fail(&mut self, name: &str, why: core::fmt::Arguments) {
+    fn fail(&mut self, name: impl Display, why: core::fmt::Arguments) {
         self.failed += 1;
         println!("FAIL {name}: {why}");
     }
 
     /// Passes if `got` is `expected`.
-    pub fn equal<T: PartialEq + Debug + LowerHex>(&mut self, name: &str, got: T, expected: T) {
+    pub fn equal<T: PartialEq + Debug + LowerHex>(
+        &mut self,
+        name: impl Display,
+        got: T,
+        expected: T,
+    ) {
         if got == expected {
             self.pass(name);
         } else {
@@ -52,7 +57,7 @@ impl Report {
     }
 
     /// Passes if `got` is `expected`, for values that are not numbers.
-    pub fn same<T: PartialEq + Debug>(&mut self, name: &str, got: T, expected: T) {
+    pub fn same<T: PartialEq + Debug>(&mut self, name: impl Display, got: T, expected: T) {
         if got == expected {
             self.pass(name);
         } else {
@@ -61,7 +66,7 @@ impl Report {
     }
 
     /// Passes if `got` is in `range`.
-    pub fn within(&mut self, name: &str, got: u64, range: RangeInclusive<u64>) {
+    pub fn within(&mut self, name: impl Display, got: u64, range: RangeInclusive<u64>) {
         if range.contains(&got) {
             self.pass(name);
         } else {
@@ -73,7 +78,7 @@ impl Report {
     }
 
     /// Passes if `got` differs from `expected` by at most `permille` thousandths of it.
-    pub fn near(&mut self, name: &str, got: u64, expected: u64, permille: u64) {
+    pub fn near(&mut self, name: impl Display, got: u64, expected: u64, permille: u64) {
         let slack = expected.saturating_mul(permille) / 1000;
         self.within(
             name,
@@ -83,7 +88,7 @@ impl Report {
     }
 
     /// Passes if `holds`.
-    pub fn holds(&mut self, name: &str, holds: bool) {
+    pub fn holds(&mut self, name: impl Display, holds: bool) {
         if holds {
             self.pass(name);
         } else {
@@ -92,7 +97,7 @@ impl Report {
     }
 
     /// Tells that a test makes no sense here.
-    pub fn skip(&mut self, name: &str, why: &str) {
+    pub fn skip(&mut self, name: impl Display, why: &str) {
         self.skipped += 1;
         println!("SKIP {name}: {why}");
     }

@@ -17,6 +17,9 @@ pub const TSC_DEADLINE: u32 = 0x6e0;
 /// Where the registers are after reset.
 pub const DEFAULT_ADDRESS: u64 = 0xfee0_0000;
 
+/// The spurious vector that [`Lapic::enable`] sets.
+pub const SPURIOUS: u8 = 0xff;
+
 /// A register's offset in the xAPIC page.
 pub type Register = u32;
 
@@ -108,15 +111,23 @@ impl Lapic {
     #[must_use]
     pub fn enable(mode: Mode) -> Self {
         let plain = base() & !(GLOBAL_ENABLE | X2APIC_ENABLE);
-        if mode == Mode::XApic && base() & X2APIC_ENABLE != 0 {
-            set_base(plain);
-        }
-        set_base(plain | GLOBAL_ENABLE);
-        if mode == Mode::X2Apic {
-            set_base(plain | GLOBAL_ENABLE | X2APIC_ENABLE);
+        let is_x2apic = base() & X2APIC_ENABLE != 0;
+        match mode {
+            Mode::XApic => {
+                if is_x2apic {
+                    set_base(plain);
+                }
+                set_base(plain | GLOBAL_ENABLE);
+            }
+            Mode::X2Apic => {
+                if !is_x2apic {
+                    set_base(plain | GLOBAL_ENABLE);
+                }
+                set_base(plain | GLOBAL_ENABLE | X2APIC_ENABLE);
+            }
         }
         let lapic = Self { mode };
-        lapic.write(register::SVR, SOFTWARE_ENABLE | 0xff);
+        lapic.write(register::SVR, SOFTWARE_ENABLE | u32::from(SPURIOUS));
         lapic
     }
 

@@ -45,3 +45,11 @@ pub fn number(name: &str) -> Option<u64> {
         .split_ascii_whitespace()
         .find_map(|word| word.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
 }
+
+/// Whether the command line has the word `word`.
+#[must_use]
+pub fn has_word(word: &str) -> bool {
+    command_line()
+        .split_ascii_whitespace()
+        .any(|other| other == word)
+}

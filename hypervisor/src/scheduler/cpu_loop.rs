@@ -9,7 +9,7 @@ use super::hub::{Hub, VcpuCell};
 use super::policy::{Decision, VcpuRef};
 use crate::host_time::host_now;
 use crate::machine::host_timer::HostTimer;
-use crate::machine::serial;
+use crate::operator;
 use crate::vcpu::{CpuTables, Pause, Vcpu};
 use crate::world::World;
 
@@ -83,7 +83,7 @@ impl CpuLoop {
 
     /// Looks after the console.
     fn poll(&mut self, now: HostTicks) {
-        serial::poll();
+        operator::poll();
         self.next_poll = now.saturating_add(self.poll_interval);
     }
 

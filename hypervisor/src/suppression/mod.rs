@@ -12,6 +12,7 @@ mod factors;
 pub mod policy;
 pub mod target;
 pub mod usage;
+pub mod watch;
 
 #[cfg(test)]
 mod simulation;

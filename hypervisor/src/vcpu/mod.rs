@@ -12,6 +12,7 @@ pub mod ending;
 mod events;
 mod exits;
 pub mod live_state;
+mod observe;
 pub mod registers;
 mod run;
 mod setup;
@@ -97,6 +98,8 @@ pub struct Vcpu {
     may_virtualize_apic: bool,
     /// Whether it delivers interrupts now.
     virtual_delivery: bool,
+    /// Whether the LAPIC was enabled by software when the controls were last set.
+    apic_was_enabled: bool,
 
     /// An event whose delivery the last exit interrupted.
     being_delivered: Option<Event>,
@@ -107,8 +110,7 @@ pub struct Vcpu {
     /// When the first timer of the guest is due.
     deadline: HostTicks,
 
-    /// When the last CR3 sample was taken.
-    sampled_at: HostTicks,
+    observer: observe::Observer,
     statistics: Statistics,
 }
 
@@ -193,11 +195,12 @@ impl Vcpu {
             eoi_exits: [0; 4],
             may_virtualize_apic: config.virtualize_apic && capabilities.virtual_apic(),
             virtual_delivery: false,
+            apic_was_enabled: false,
             being_delivered: None,
             to_inject: None,
             attention: true,
             deadline: HostTicks(u64::MAX),
-            sampled_at: crate::host_time::host_now(),
+            observer: observe::Observer::new(crate::host_time::host_now()),
             statistics: Statistics::default(),
         };
         vcpu.pass_msrs_through();
@@ -215,7 +218,6 @@ impl Vcpu {
         use vmx::entry::gpr;
         self.registers.vmcs.load()?;
         setup::enter_at(&mut self.registers.vmcs, state);
-        self.release_vmcs()?;
         let gprs = &mut self.registers.gpr.gpr;
         gprs.fill(0);
         gprs[gpr::RAX] = state.rax;
@@ -224,9 +226,10 @@ impl Vcpu {
         if self.index == 0 {
             // What firmware leaves behind: the PIC's interrupts pass through LINT0.
             self.lapic.enter_virtual_wire_mode();
+            self.follow_apic_enable();
         }
         self.attention = true;
-        Ok(())
+        self.release_vmcs()
     }
 
     /// The VM that it belongs to.

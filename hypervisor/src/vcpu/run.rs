@@ -36,6 +36,9 @@ impl Vcpu {
             Err(ending) => Pause::Ended(ending),
         };
         bell.set_place(None);
+        if let Some(published) = self.vm.statistics.get(self.index as usize) {
+            published.lock().clone_from(&self.statistics);
+        }
         pause
     }
 
@@ -61,6 +64,7 @@ impl Vcpu {
                 left_guest_at = now;
                 continue;
             }
+            let limit = limit.min(self.next_observation());
             self.set_preemption_timer(limit.since(now));
             let entered_at = now;
             // SAFETY: the VMCS is current, with this CPU's host state, the VM's own memory
@@ -75,6 +79,7 @@ impl Vcpu {
                 .count_exit(reason, left_guest_at.since(entered_at));
             self.note_interrupted_delivery();
             self.handle(exit, left_guest_at)?;
+            self.observe(exit, left_guest_at);
             self.statistics
                 .add_root_ticks(reason, host_now().since(left_guest_at));
             if self.activity != Activity::Running {
@@ -108,8 +113,12 @@ impl Vcpu {
         }
         if self.activity == Activity::Halted && self.wakes() {
             self.activity = Activity::Running;
+            self.note_wake(now);
         }
         if self.activity == Activity::Running {
+            if self.lapic.highest_irr().is_some() || self.lapic.pending().is_some() {
+                self.note_interrupt();
+            }
             self.prepare_events();
         }
         if let Some(request) = self.vm.take_power_request() {
@@ -141,6 +150,9 @@ impl Vcpu {
             self.configure_apic();
             self.being_delivered = None;
             self.to_inject = None;
+            self.registers
+                .vmcs
+                .write(fields::ENTRY_INTERRUPTION_INFORMATION, 0);
             super::setup::init_reset(&mut self.registers);
             self.activity = if self.lapic.apic_base().is_bootstrap() {
                 Activity::Running

@@ -16,7 +16,8 @@ impl Vcpu {
         let vm = &self.vm;
         let clock = &vm.board.lock().clock;
         let scaling = self.tsc.scaling(clock.tsc_scaling());
-        let counter_rate = clock.rates().counter;
+        self.observer.rates = clock.rates();
+        let counter_rate = self.observer.rates.counter;
         let vmcs = &mut self.registers.vmcs;
         if self.capabilities.tsc_scaling() {
             vmcs.write(fields::TSC_MULTIPLIER, scaling.multiplier);
@@ -30,9 +31,10 @@ impl Vcpu {
         vmcs.write(fields::TSC_OFFSET, scaling.offset);
     }
 
-    /// Lets the VM's time go on at `rates`, on all its VCPUs at one moment. No lock is held.
-    pub(super) fn set_rates(&mut self, rates: Rates) {
-        self.vm.set_rates(rates, Some(self.index));
+    /// Lets the VM's time go on at the rates that its suppression has decided on, on all its
+    /// VCPUs at one moment. No lock is held.
+    pub(super) fn follow_suppression(&mut self) {
+        self.vm.follow_suppression(Some(self.index));
         self.follow_clock();
         self.attention = true;
     }

@@ -79,12 +79,17 @@ pub struct Maker {
 
 impl Maker {
     /// Makes the VM of `config` with the number `id`, its guest loaded and its first VCPU
-    /// ready to run. This CPU is in VMX operation, and has no VCPU loaded.
+    /// ready to run, in `ram`, whose size is that of the configuration. This CPU is in VMX
+    /// operation, and has no VCPU loaded.
     ///
     /// # Errors
     /// If there is no memory, or the guest's files are not what they should be.
-    pub fn make(&self, id: VmId, config: &VmConfig<'_>) -> Result<Vec<Vcpu>, CreateError> {
-        let ram = allocate_ram(config.memory)?;
+    pub fn make(
+        &self,
+        id: VmId,
+        config: &VmConfig<'_>,
+        ram: GuestRam,
+    ) -> Result<Vec<Vcpu>, CreateError> {
         ram.clear();
         let entry = guest_boot::load(&ram, config)?;
         let cpuid = GuestCpuid::new(cpuid::host, self.vmx_support(), config.vcpus, self.tsc);
@@ -115,6 +120,8 @@ impl Maker {
                 ChipsetConfig {
                     tsc: self.tsc,
                     date: date(),
+                    processors: config.vcpus as u16,
+                    ram_size: config.memory,
                 },
                 now,
             ),
@@ -123,6 +130,7 @@ impl Maker {
             output: GuestOutput::new(id),
             cpuid,
             ram,
+            usage_window: self.tsc.get() / 2,
         }));
         let mut vcpus = Vec::new();
         for (index, lapic) in (0..).zip(lapics) {
@@ -202,7 +210,10 @@ fn date() -> NaiveDateTime {
 
 /// RAM for a guest, as its memory map wants it, in one piece of host memory, aligned for the
 /// largest pages that the map can use.
-fn allocate_ram(size: u64) -> Result<GuestRam, CreateError> {
+///
+/// # Errors
+/// If the machine has no such piece left.
+pub fn allocate_ram(size: u64) -> Result<GuestRam, CreateError> {
     let out_of_memory = |_: OutOfMemory| CreateError::Memory {
         wanted: size >> 20,
         free: memory::free_bytes() >> 20,

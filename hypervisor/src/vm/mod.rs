@@ -10,12 +10,13 @@ pub mod ram;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use devices::apic_message::ApicMessage;
 use devices::chipset::{Chipset, ChipsetHost, PowerRequest};
-use devices::clock::{Rates, VirtualClock};
+use devices::clock::VirtualClock;
 use devices::lapic::{ApicPort, Router};
+use devices::time::HostTicks;
 use spin::Mutex;
 use vmx::addr::{GuestPhysAddr, HostPhysAddr};
 use vmx::ept::{Access, Ept, EptError};
@@ -24,6 +25,10 @@ use crate::cpuid::GuestCpuid;
 use crate::host_time::host_now;
 use crate::machine::smp;
 use crate::scheduler::{self, VcpuRef};
+use crate::suppression::policy::Paper;
+use crate::suppression::usage::Usage;
+use crate::suppression::watch::Watch;
+use crate::vcpu::statistics::Statistics;
 use bell::{Bell, MAIL, MEMORY, TIMERS};
 use clock_gate::ClockGate;
 use output::GuestOutput;
@@ -33,6 +38,30 @@ use ram::GuestRam;
 /// The number of a VM: its place in the list of VMs, and its colour on the console.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VmId(pub usize);
+
+/// What a VM does, as the operator sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum State {
+    /// Its VCPUs run when their guests want to.
+    Running,
+    /// The operator has stopped it, with its clock.
+    Paused,
+    /// It has come to its end.
+    Ended,
+}
+
+impl State {
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Ended => "ended",
+        }
+    }
+}
 
 /// The devices that all VCPUs of a VM reach, and the clock that they run on.
 pub struct Board {
@@ -54,6 +83,19 @@ pub struct Vm {
     pub board: Mutex<Board>,
     /// What CPUID shows.
     pub cpuid: GuestCpuid,
+    /// What is suppressed in it.
+    pub suppression: Mutex<Watch>,
+    /// Changes with the targets: VCPUs look at them anew then.
+    pub suppression_generation: AtomicU32,
+    /// The address spaces seen, by VCPU.
+    pub usages: Vec<Mutex<Usage>>,
+    /// What its VCPUs have done, as of the last time each came off its CPU.
+    pub statistics: Vec<Mutex<Statistics>>,
+    /// How it pages, as last seen: a [`RootFormat`] in its order, zero for long mode.
+    pub root_format: AtomicU8,
+    state: AtomicU8,
+    /// When it was paused last.
+    paused_at: Mutex<HostTicks>,
     /// Where its serial port's output goes.
     pub output: GuestOutput,
     ept: Mutex<Ept>,
@@ -99,12 +141,15 @@ pub struct VmParts {
     pub ports: Vec<Arc<ApicPort>>,
     /// Where its serial port's output goes.
     pub output: GuestOutput,
+    /// The time over which shares of the CPU are taken, in host ticks.
+    pub usage_window: u64,
 }
 
 impl Vm {
     /// A VM of these parts.
     #[must_use]
     pub fn new(parts: VmParts) -> Self {
+        let now = host_now();
         Self {
             id: parts.id,
             name: parts.name,
@@ -114,6 +159,17 @@ impl Vm {
                 clock: parts.clock,
             }),
             cpuid: parts.cpuid,
+            suppression: Mutex::new(Watch::new(Paper, parts.ports.len(), now)),
+            suppression_generation: AtomicU32::new(0),
+            statistics: parts.ports.iter().map(|_| Mutex::default()).collect(),
+            root_format: AtomicU8::new(0),
+            state: AtomicU8::new(State::Running as u8),
+            paused_at: Mutex::new(now),
+            usages: parts
+                .ports
+                .iter()
+                .map(|_| Mutex::new(Usage::new(now, parts.usage_window)))
+                .collect(),
             output: parts.output,
             ept_pointer: parts.ept.pointer(),
             ept: Mutex::new(parts.ept),
@@ -129,6 +185,58 @@ impl Vm {
             pic_output: AtomicBool::new(false),
             power: Mutex::new(None),
         }
+    }
+
+    /// What it does.
+    #[must_use]
+    pub fn state(&self) -> State {
+        match self.state.load(Ordering::Acquire) {
+            0 => State::Running,
+            1 => State::Paused,
+            _ => State::Ended,
+        }
+    }
+
+    /// Sets what it does.
+    pub fn set_state(&self, state: State) {
+        self.state.store(state as u8, Ordering::Release);
+    }
+
+    /// Stops the clock of a running VM, none of whose VCPUs runs any more. False if it was not
+    /// running.
+    pub fn pause(&self) -> bool {
+        let mut paused_at = self.paused_at.lock();
+        if self.state() != State::Running {
+            return false;
+        }
+        *paused_at = host_now();
+        self.set_state(State::Paused);
+        true
+    }
+
+    /// Lets the clock of a paused VM go on, before its VCPUs do. False if it was not paused.
+    pub fn resume(&self) -> bool {
+        let paused_at = self.paused_at.lock();
+        if self.state() != State::Paused {
+            return false;
+        }
+        self.clock_gate.change(&self.bells, None, smp::kick, || {
+            self.board.lock().clock.skip(*paused_at, host_now());
+        });
+        self.set_state(State::Running);
+        true
+    }
+
+    /// Whether any VCPU may be in the guest.
+    #[must_use]
+    pub fn is_on_a_cpu(&self) -> bool {
+        self.bells.iter().any(|bell| bell.place().is_some())
+    }
+
+    /// The number of its VCPUs.
+    #[must_use]
+    pub fn vcpus(&self) -> usize {
+        self.ports.len()
     }
 
     /// The EPT pointer of its memory map.
@@ -238,10 +346,14 @@ impl Vm {
         }
     }
 
-    /// Lets the VM's time go on at `rates`, for all VCPUs at one moment: see [`clock_gate`].
-    /// `own` is the VCPU that runs this code, if one does. The caller holds no lock.
-    pub fn set_rates(&self, rates: Rates, own: Option<u32>) {
+    /// Lets the VM's time go on at the rates that its suppression has decided on last, for all
+    /// VCPUs at one moment: see [`clock_gate`]. `own` is the VCPU that runs this code, if one
+    /// does. The caller holds no lock.
+    ///
+    /// Of two VCPUs that bring decisions at once, each carries out the later one.
+    pub fn follow_suppression(&self, own: Option<u32>) {
         self.clock_gate.change(&self.bells, own, smp::kick, || {
+            let rates = self.suppression.lock().decision().rates;
             self.board.lock().clock.set_rates(host_now(), rates);
         });
     }

@@ -1,7 +1,7 @@
 //! Where a guest's serial output goes.
 
 use super::VmId;
-use crate::machine::serial;
+use crate::operator;
 
 /// The far end of a guest's serial line.
 #[derive(Debug)]
@@ -18,7 +18,6 @@ impl GuestOutput {
 
     /// Takes a byte that the guest has sent.
     pub fn put(&self, byte: u8) {
-        let _ = self.vm;
-        serial::write(&[byte]);
+        operator::guest_byte(self.vm.0, byte);
     }
 }

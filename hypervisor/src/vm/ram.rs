@@ -1,7 +1,9 @@
 //! A guest's RAM: host memory that is its own, at the guest-physical addresses that its
 //! memory map shows.
 
+use alloc::sync::Arc;
 use core::ptr;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use vmx::addr::{GuestPhysAddr, HostPhysAddr};
 
@@ -27,23 +29,31 @@ pub const MAX_RANGES: usize = 3;
 ///
 /// Guest memory changes at any time under our hands, so there is never a Rust reference to
 /// it: bytes are copied in and out, and what came out once is what is worked on.
-#[derive(Debug)]
+///
+/// Clones are the same RAM, which is given back to the machine with the last of them.
+#[derive(Clone, Debug)]
 pub struct GuestRam {
     ranges: [RamRange; MAX_RANGES],
-    /// What is given back to the machine with the guest's end; may be empty.
-    backing: PhysRange,
+    _backing: Arc<Backing>,
 }
+
+/// Host memory that is given back to the machine when it is dropped; may be empty.
+#[derive(Debug)]
+struct Backing(PhysRange);
 
 impl GuestRam {
     /// The RAM that consists of `ranges`, all of them in `backing`, which is given back to the
-    /// machine when the RAM is dropped.
+    /// machine when the last clone is dropped.
     ///
     /// # Safety
     /// The host memory is mapped one to one, is nobody else's, and stays so until the RAM is
     /// dropped; nothing that refers to the RAM lives longer.
     #[must_use]
-    pub const unsafe fn new(ranges: [RamRange; MAX_RANGES], backing: PhysRange) -> Self {
-        Self { ranges, backing }
+    pub unsafe fn new(ranges: [RamRange; MAX_RANGES], backing: PhysRange) -> Self {
+        Self {
+            ranges,
+            _backing: Arc::new(Backing(backing)),
+        }
     }
 
     /// Its ranges that are not empty.
@@ -73,10 +83,10 @@ impl GuestRam {
     }
 }
 
-impl Drop for GuestRam {
+impl Drop for Backing {
     fn drop(&mut self) {
-        if !self.backing.is_empty() {
-            memory::free(self.backing);
+        if !self.0.is_empty() {
+            memory::free(self.0);
         }
     }
 }
@@ -90,6 +100,38 @@ impl GuestMemory for GuestRam {
         // no byte is invalid.
         unsafe { ptr::copy_nonoverlapping(source, buffer.as_mut_ptr(), buffer.len()) };
         Ok(())
+    }
+
+    #[inline]
+    fn read_u32(&self, address: GuestPhysAddr) -> Result<u32, NotRam> {
+        let source = self.locate(address, 4)?.cast::<u32>();
+        // SAFETY: as for `read`.
+        Ok(unsafe { source.read_unaligned() })
+    }
+
+    #[inline]
+    fn read_u64(&self, address: GuestPhysAddr) -> Result<u64, NotRam> {
+        let source = self.locate(address, 8)?.cast::<u64>();
+        // SAFETY: as for `read`.
+        Ok(unsafe { source.read_unaligned() })
+    }
+
+    fn compare_exchange_u32(
+        &self,
+        address: GuestPhysAddr,
+        current: u32,
+        new: u32,
+    ) -> Result<bool, NotRam> {
+        let target = self.locate(address, 4)?.cast::<u32>();
+        if !target.is_aligned() {
+            return Err(NotRam { address, length: 4 });
+        }
+        // SAFETY: aligned RAM of the guest, which lives as long as `self`; other accesses to
+        // it at the same time are the guest's own, or atomic as this one is.
+        let target = unsafe { AtomicU32::from_ptr(target) };
+        Ok(target
+            .compare_exchange(current, new, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok())
     }
 
     fn write(&self, address: GuestPhysAddr, data: &[u8]) -> Result<(), NotRam> {

@@ -7,6 +7,7 @@ mod exceptions;
 mod io;
 mod mmio;
 mod msr;
+mod task_switch;
 mod time;
 mod xsetbv;
 
@@ -55,7 +56,7 @@ impl Vcpu {
             VmExit::UnknownInstruction => self.raise(Event::INVALID_OPCODE)?,
             VmExit::Rdpmc => self.raise(Event::GENERAL_PROTECTION)?,
             VmExit::TripleFault => return Err(Ending::TripleFault),
-            VmExit::TaskSwitch(_) => return Err(Ending::TaskSwitch),
+            VmExit::TaskSwitch(task) => self.handle_task_switch(task)?,
             VmExit::EntryFailure { reason } => {
                 return Err(Ending::EntryFailure {
                     reason: reason.into(),

@@ -1,0 +1,183 @@
+//! What is typed, and what it means.
+
+use super::*;
+use crate::console::help::Argument;
+use proptest::prelude::*;
+use std::string::ToString;
+
+fn command(line: &str) -> Command<'_> {
+    parse(line).unwrap().unwrap().command
+}
+
+fn error(line: &str) -> std::string::String {
+    parse(line).unwrap_err().to_string()
+}
+
+fn suppressed(line: &str) -> (u32, u32) {
+    match command(line) {
+        Command::Suppress {
+            vm: "web",
+            cr3: 0x1a2b000,
+            factors,
+        } => (factors.interval.get(), factors.clock.get()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn plain_commands() {
+    assert_eq!(parse("  "), Ok(None));
+    assert_eq!(parse("--json"), Ok(None));
+    assert_eq!(command("vms"), Command::Vms);
+    assert_eq!(command(" ps  web "), Command::Ps { vm: "web" });
+    assert_eq!(command("targets"), Command::Targets { vm: None });
+    assert_eq!(command("targets web"), Command::Targets { vm: Some("web") });
+    assert_eq!(command("stats web").vm(), Some("web"));
+    assert_eq!(command("attach web"), Command::Attach { vm: "web" });
+    assert_eq!(command("shutdown"), Command::Shutdown);
+    assert_eq!(command("help"), Command::Help(None));
+    assert_eq!(command("help ps"), Command::Help(topic("ps")));
+}
+
+#[test]
+fn json_is_a_flag_anywhere() {
+    for line in ["--json ps web", "ps --json web", "ps web --json"] {
+        let request = parse(line).unwrap().unwrap();
+        assert_eq!(request.command, Command::Ps { vm: "web" });
+        assert!(request.json);
+    }
+    assert!(!parse("ps web").unwrap().unwrap().json);
+}
+
+#[test]
+fn factors_default_to_each_other_and_then_to_1000() {
+    assert_eq!(suppressed("suppress web 0x1a2b000"), (1000, 1000));
+    assert_eq!(suppressed("suppress web 1a2b000 50"), (50, 50));
+    assert_eq!(suppressed("suppress web 0x1A2B000 --interval 7"), (7, 7));
+    assert_eq!(suppressed("suppress web 0x1a2b000 --clock=7"), (7, 7));
+    assert_eq!(
+        suppressed("suppress --clock 65535 web --interval 1 0x1a2b000"),
+        (1, 65535)
+    );
+    assert_eq!(suppressed("suppress web 0x1a2b000 9 --clock 3"), (9, 3));
+}
+
+#[test]
+fn release_takes_one_or_all() {
+    let all = Command::Release {
+        vm: "web",
+        cr3: None,
+    };
+    assert_eq!(command("release web all"), all);
+    let one = Command::Release {
+        vm: "web",
+        cr3: Some(0x5000),
+    };
+    assert_eq!(command("release web 0x5000"), one);
+}
+
+#[test]
+fn errors_tell_the_cause_and_the_remedy() {
+    for (line, expected) in [
+        (
+            "supress web 1",
+            "unknown command `supress`: did you mean `suppress`?",
+        ),
+        (
+            "frobnicate",
+            "unknown command `frobnicate`: `help` lists the commands",
+        ),
+        (
+            "help ps web",
+            "`help` has no use for `web`: usage: help [COMMAND]",
+        ),
+        ("help pss", "unknown command `pss`: did you mean `ps`?"),
+        ("ps", "`ps` needs VM: usage: ps VM"),
+        ("ps web now", "`ps` has no use for `now`: usage: ps VM"),
+        ("ps --all", "`ps` has no option `--all`: usage: ps VM"),
+        (
+            "release web",
+            "`release` needs CR3 or `all`: usage: release VM CR3|all",
+        ),
+        (
+            "suppress web",
+            "`suppress` needs CR3: usage: suppress VM CR3 [N] [--interval N] [--clock N]",
+        ),
+        (
+            "suppress web 0x5000 --intervall 5",
+            "`suppress` has no option `--intervall`: did you mean `--interval`?",
+        ),
+        (
+            "suppress web 0x5000 --clock",
+            "`--clock` needs a value: for instance `--clock 1000`",
+        ),
+        (
+            "suppress web 0x5000 --clock 1 --clock 2",
+            "`--clock` is given twice: give it once",
+        ),
+        (
+            "suppress web 0x5000 0",
+            "`0` is no factor: it must be a whole number from 1 to 65535",
+        ),
+        (
+            "suppress web 0x5000 65536",
+            "`65536` is no factor: it must be a whole number from 1 to 65535",
+        ),
+        (
+            "suppress web all",
+            "`all` is no CR3: it must be a hexadecimal number as `ps` shows it, \
+             for instance 0x1a2b000",
+        ),
+    ] {
+        assert_eq!(error(line), expected, "{line}");
+    }
+}
+
+#[test]
+fn numbers_that_are_none() {
+    for word in ["+5000", "-5000", "0x", "0x1_000", "10000000000000000"] {
+        let line = std::format!("release web {word}");
+        assert_eq!(parse(&line), Err(ParseError::NoCr3(word)));
+    }
+}
+
+#[test]
+fn unknown_vms_get_a_suggestion() {
+    let unknown = |name| UnknownVm {
+        name,
+        names: ["web", "database"],
+    };
+    assert_eq!(
+        unknown("databse").to_string(),
+        "there is no VM `databse`: did you mean `database`?"
+    );
+    assert_eq!(
+        unknown("x").to_string(),
+        "there is no VM `x`: `vms` lists them"
+    );
+}
+
+#[test]
+fn every_command_in_the_table_is_parsed() {
+    for topic in COMMANDS {
+        let line = match topic.argument {
+            Argument::Command => std::format!("{} ps", topic.name),
+            _ => std::format!("{} web 0x5000", topic.name),
+        };
+        if let Err(error) = parse(&line) {
+            assert_ne!(error.kind(), "unknown_command", "{error}");
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_line_is_too_strange(line in "\\PC{0,80}", words in prop::collection::vec(
+        prop::sample::select(std::vec![
+            "suppress", "web", "release", "0x5000", "--clock", "--interval", "--json", "=", "1",
+        ]), 0..9,
+    )) {
+        let _ = parse(&line).map_err(|error| error.to_string());
+        let _ = parse(&words.join(" ")).map_err(|error| error.to_string());
+    }
+}

@@ -1,0 +1,370 @@
+//! Several guests' consoles on one line: whole lines with the VM's name and the host time in
+//! front, or the raw bytes of the one VM that the operator is attached to.
+//!
+//! A guest's byte costs a store into a fixed buffer, and no allocation.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt::Write;
+
+use super::output::{Output, Text};
+
+/// The longest part of a guest's line that is shown in one piece.
+const LINE_CAPACITY: usize = 200;
+/// After how long, in microseconds, an unfinished line is shown: prompts end in no line feed.
+const STALE_AFTER: u64 = 500_000;
+
+/// Where a control sequence of the guest has come to. Controls are not for the shared
+/// terminal: they would let a guest write over what others wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Control {
+    None,
+    Escape,
+    /// A control sequence, ended by a letter.
+    Sequence,
+    /// An operating-system command, ended by BEL or ESC.
+    Command,
+}
+
+/// One VM's console.
+#[derive(Debug)]
+struct Channel {
+    name: String,
+    line: [u8; LINE_CAPACITY],
+    length: usize,
+    /// When the line's first byte came, in microseconds of host time.
+    begun: u64,
+    control: Control,
+    /// Lines that were not shown because the operator was attached to another VM.
+    missed: u64,
+}
+
+/// All VMs' consoles.
+#[derive(Debug, Default)]
+pub(super) struct Mux {
+    channels: Vec<Channel>,
+    attached: Option<usize>,
+    /// The attached VM's last byte did not end a line.
+    mid_line: bool,
+}
+
+impl Channel {
+    /// Takes a byte of the guest's output; `true` if the line is to be shown.
+    fn push(&mut self, byte: u8, now: u64) -> bool {
+        match self.control {
+            Control::None => {}
+            Control::Escape => {
+                self.control = match byte {
+                    b'[' => Control::Sequence,
+                    b']' | b'P' => Control::Command,
+                    // Two-byte sequences, some with an intermediate byte.
+                    b' '..=b'/' => Control::Escape,
+                    _ => Control::None,
+                };
+                return false;
+            }
+            Control::Sequence => {
+                if matches!(byte, b'@'..=b'~') {
+                    self.control = Control::None;
+                }
+                return false;
+            }
+            Control::Command => {
+                match byte {
+                    0x07 => self.control = Control::None,
+                    0x1b => self.control = Control::Escape,
+                    // It is not closed: do not swallow the rest of the guest's life.
+                    b'\n' => self.control = Control::None,
+                    _ => {}
+                }
+                return false;
+            }
+        }
+        match byte {
+            b'\n' => return true,
+            0x1b => self.control = Control::Escape,
+            b'\t' | b' '..=b'~' | 0x80.. => {
+                if self.length == 0 {
+                    self.begun = now;
+                }
+                if let Some(place) = self.line.get_mut(self.length) {
+                    *place = byte;
+                    self.length += 1;
+                }
+                return self.length == LINE_CAPACITY;
+            }
+            _ => {}
+        }
+        false
+    }
+
+    fn show(&mut self, now: u64, out: &mut (impl Output + ?Sized)) {
+        let at = if self.length == 0 { now } else { self.begun };
+        prefix(&self.name, at, out);
+        out.write(self.line.get(..self.length).unwrap_or_default());
+        out.write(b"\r\n");
+        self.length = 0;
+    }
+}
+
+/// Writes `[name  12.345678] `, the time from microseconds.
+fn prefix(name: &str, now: u64, out: &mut (impl Output + ?Sized)) {
+    let (seconds, micros) = (now / 1_000_000, now % 1_000_000);
+    // An output cannot fail.
+    let _ = write!(Text(out), "[{name} {seconds:>3}.{micros:06}] ");
+}
+
+impl Mux {
+    /// No VMs.
+    #[must_use]
+    pub(super) const fn new() -> Self {
+        Self {
+            channels: Vec::new(),
+            attached: None,
+            mid_line: false,
+        }
+    }
+
+    /// Adds the console of a VM; its number is the answer.
+    pub(super) fn add_vm(&mut self, name: &str) -> usize {
+        self.channels.push(Channel {
+            name: name.into(),
+            line: [0; LINE_CAPACITY],
+            length: 0,
+            begun: 0,
+            control: Control::None,
+            missed: 0,
+        });
+        self.channels.len() - 1
+    }
+
+    /// The names of the VMs, in the order of their numbers.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> + Clone {
+        self.channels.iter().map(|channel| channel.name.as_str())
+    }
+
+    /// The number of the VM `name`.
+    #[must_use]
+    pub(super) fn vm(&self, name: &str) -> Option<usize> {
+        self.names().position(|known| known == name)
+    }
+
+    /// The VM that the operator is attached to.
+    #[must_use]
+    pub(super) const fn attached(&self) -> Option<usize> {
+        self.attached
+    }
+
+    /// Takes a byte that VM `vm` has written, at `now` microseconds of host time. `around` is
+    /// called before and after a whole line is written, if one is (to take the operator's own
+    /// line off the terminal and back).
+    pub(super) fn guest_byte<O: Output + ?Sized>(
+        &mut self,
+        vm: usize,
+        byte: u8,
+        now: u64,
+        out: &mut O,
+        around: impl Fn(Around, &mut O),
+    ) {
+        let attached = self.attached;
+        let Some(channel) = self.channels.get_mut(vm) else {
+            return;
+        };
+        if attached == Some(vm) {
+            out.write(&[byte]);
+            self.mid_line = byte != b'\n';
+            return;
+        }
+        if !channel.push(byte, now) {
+            return;
+        }
+        if attached.is_some() {
+            channel.missed += 1;
+            channel.length = 0;
+            return;
+        }
+        around(Around::Before, out);
+        channel.show(now, out);
+        around(Around::After, out);
+    }
+
+    /// Shows lines that were begun a while ago and are not finished at `now`. To be called a
+    /// few times a second.
+    pub(super) fn flush_stale<O: Output + ?Sized>(
+        &mut self,
+        now: u64,
+        out: &mut O,
+        around: impl Fn(Around, &mut O),
+    ) {
+        if self.attached.is_some() {
+            return;
+        }
+        for channel in &mut self.channels {
+            if channel.length > 0 && now.saturating_sub(channel.begun) >= STALE_AFTER {
+                around(Around::Before, out);
+                channel.show(now, out);
+                around(Around::After, out);
+            }
+        }
+    }
+
+    /// Attaches the operator to VM `vm`, and shows its unfinished line.
+    pub(super) fn attach(&mut self, vm: usize, out: &mut (impl Output + ?Sized)) {
+        let Some(channel) = self.channels.get_mut(vm) else {
+            return;
+        };
+        let _ = writeln!(Text(out), "attached to {}; Ctrl-] comes back", channel.name);
+        out.write(channel.line.get(..channel.length).unwrap_or_default());
+        self.mid_line = channel.length > 0;
+        channel.length = 0;
+        channel.control = Control::None;
+        self.attached = Some(vm);
+    }
+
+    /// Ends the attachment, and tells what was not shown meanwhile.
+    pub(super) fn detach(&mut self, out: &mut (impl Output + ?Sized)) {
+        let Some(channel) = self.attached.take().and_then(|vm| self.channels.get(vm)) else {
+            return;
+        };
+        if core::mem::take(&mut self.mid_line) {
+            out.write(b"\r\n");
+        }
+        let _ = writeln!(Text(out), "detached from {}", channel.name);
+        for channel in &mut self.channels {
+            let missed = core::mem::take(&mut channel.missed);
+            if missed > 0 {
+                let _ = writeln!(Text(out), "lines of {} not shown: {missed}", channel.name);
+            }
+        }
+    }
+}
+
+/// When [`Mux::guest_byte`] calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Around {
+    /// Before a line.
+    Before,
+    /// After it.
+    After,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::string::String;
+
+    struct Session {
+        mux: Mux,
+        screen: Vec<u8>,
+        now: u64,
+    }
+
+    impl Session {
+        fn new() -> Self {
+            let mut mux = Mux::new();
+            assert_eq!((mux.add_vm("web"), mux.add_vm("db")), (0, 1));
+            Self {
+                mux,
+                screen: Vec::new(),
+                now: 12_345_678,
+            }
+        }
+
+        fn guest(&mut self, vm: usize, text: &str) {
+            for byte in text.bytes() {
+                let mut out = |bytes: &[u8]| self.screen.extend_from_slice(bytes);
+                self.mux.guest_byte(vm, byte, self.now, &mut out, |_, _| {});
+            }
+        }
+
+        /// What has come out since the last look.
+        fn screen(&mut self) -> String {
+            String::from_utf8(core::mem::take(&mut self.screen)).unwrap()
+        }
+    }
+
+    #[test]
+    fn lines_carry_the_name_and_the_time_of_their_beginning() {
+        let mut session = Session::new();
+        session.guest(0, "Hel");
+        assert_eq!(session.screen(), "");
+        session.now += 1_000_000;
+        session.guest(0, "lo\r\n\n");
+        assert_eq!(
+            session.screen(),
+            "[web  12.345678] Hello\r\n[web  13.345678] \r\n"
+        );
+    }
+
+    #[test]
+    fn lines_of_different_guests_do_not_mix() {
+        let mut session = Session::new();
+        session.guest(0, "from w");
+        session.guest(1, "from the database\n");
+        session.guest(0, "eb\n");
+        assert_eq!(
+            session.screen(),
+            "[db  12.345678] from the database\r\n[web  12.345678] from web\r\n"
+        );
+    }
+
+    #[test]
+    fn a_prompt_is_shown_after_a_while() {
+        let mut session = Session::new();
+        session.guest(0, "login: ");
+        for (wait, expected) in [
+            (100_000, ""),
+            (400_000, "[web  12.345678] login: \r\n"),
+            (900_000, ""),
+        ] {
+            session.now += wait;
+            let mut out = |bytes: &[u8]| session.screen.extend_from_slice(bytes);
+            session.mux.flush_stale(session.now, &mut out, |_, _| {});
+            assert_eq!(session.screen(), expected);
+        }
+    }
+
+    #[test]
+    fn a_guest_cannot_move_the_cursor_or_fake_anothers_line() {
+        let mut session = Session::new();
+        session.guest(
+            0,
+            "\x1b[2J\x1b[31mred\x1b[0m\x07\x1b]0;title\x07 end\x1b(B!\r\x08\n",
+        );
+        assert_eq!(session.screen(), "[web  12.345678] red end!\r\n");
+        session.guest(0, "nice\rtry\x1b]unclosed\nnext\n");
+        assert_eq!(session.screen(), "[web  12.345678] nicetrynext\r\n");
+    }
+
+    #[test]
+    fn endless_lines_come_in_pieces() {
+        let mut session = Session::new();
+        session.guest(0, &"x".repeat(2 * LINE_CAPACITY + 1));
+        assert_eq!(session.screen().lines().count(), 2);
+        session.guest(0, "\n");
+        assert_eq!(session.screen(), "[web  12.345678] x\r\n");
+    }
+
+    #[test]
+    fn an_attached_vm_has_the_line_for_itself() {
+        let mut session = Session::new();
+        session.guest(0, "log");
+        let mut out = |bytes: &[u8]| session.screen.extend_from_slice(bytes);
+        session.mux.attach(0, &mut out);
+        assert_eq!(
+            session.screen(),
+            "attached to web; Ctrl-] comes back\r\nlog"
+        );
+        session.guest(0, "in: \x1b[1mroot\r\n# ");
+        session.guest(1, "one\ntwo\nthr");
+        assert_eq!(session.screen(), "in: \x1b[1mroot\r\n# ");
+        let mut out = |bytes: &[u8]| session.screen.extend_from_slice(bytes);
+        session.mux.detach(&mut out);
+        assert_eq!(
+            session.screen(),
+            "\r\ndetached from web\r\nlines of db not shown: 2\r\n"
+        );
+        session.guest(1, "ee\n");
+        assert_eq!(session.screen(), "[db  12.345678] three\r\n");
+    }
+}

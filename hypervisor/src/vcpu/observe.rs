@@ -1,0 +1,230 @@
+//! What a VCPU tells of its address space, and the one place where suppression acts on it.
+//!
+//! Without targets nothing here makes the guest exit: CR3 is sampled at timer exits and HLT,
+//! which happen anyway, for the process list. With targets, loads of CR3 exit, except between
+//! the roots of a target that runs.
+
+use core::sync::atomic::Ordering;
+
+use devices::clock::Rates;
+use devices::time::HostTicks;
+use vmx::exit::{CrAccess, VmExit};
+
+use super::{Activity, Vcpu};
+use crate::emulate::Cpu;
+use crate::guest_paging::PagingRegisters;
+use crate::suppression::address_space::{Root, RootFormat};
+use crate::suppression::policy::Decision;
+use crate::suppression::watch::Observation;
+
+/// CR3 values between which a running target may switch without an exit.
+const EXEMPT: usize = 4;
+
+/// What a VCPU remembers between observations.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Observer {
+    /// When the last sample for the process list was taken.
+    sampled_at: HostTicks,
+    /// The root that ran then.
+    sampled_root: Option<Root>,
+    /// CR3 at the last observation.
+    cr3: u64,
+    /// The state of the VM's targets at the last observation.
+    generation: u32,
+    /// Whether loads of CR3 exit.
+    watching: bool,
+    /// The operands of MOV to CR3 with which a target came in, bit 63 and PCID included.
+    exempt: [u64; EXEMPT],
+    exempt_count: usize,
+    next_exempt: usize,
+    /// The operand of the last MOV to CR3 that exited.
+    pub(super) loaded_cr3: u64,
+    /// The VCPU was last seen halted.
+    halted: bool,
+    /// The rates of the VM's clock, as it was last applied.
+    pub(super) rates: Rates,
+    /// A target is taken to run.
+    target_in: bool,
+    /// When the decision is to be looked at again.
+    reconsider_at: HostTicks,
+}
+
+impl Observer {
+    pub(super) const fn new(now: HostTicks) -> Self {
+        Self {
+            sampled_at: now,
+            sampled_root: None,
+            cr3: 0,
+            generation: 0,
+            watching: false,
+            exempt: [0; EXEMPT],
+            exempt_count: 0,
+            next_exempt: 0,
+            loaded_cr3: 0,
+            halted: false,
+            rates: Rates::REAL_TIME,
+            target_in: false,
+            reconsider_at: HostTicks(u64::MAX),
+        }
+    }
+
+    fn add_exempt(&mut self, operand: u64) {
+        if self.exempt[..self.exempt_count].contains(&operand) {
+            return;
+        }
+        self.exempt[self.next_exempt] = operand;
+        self.next_exempt = (self.next_exempt + 1) % EXEMPT;
+        self.exempt_count = (self.exempt_count + 1).min(EXEMPT);
+    }
+}
+
+impl Vcpu {
+    /// Looks at the address space after `exit` has been handled.
+    #[inline]
+    pub(super) fn observe(&mut self, exit: VmExit, at: HostTicks) {
+        let generation = self.vm.suppression_generation.load(Ordering::Acquire);
+        if self.observer.watching || generation != self.observer.generation {
+            self.follow(exit, at, generation);
+        } else if matches!(exit, VmExit::PreemptionTimer | VmExit::Hlt) {
+            self.sample(at);
+        }
+    }
+
+    /// Charges the guest time since the last sample to the address space that runs.
+    fn sample(&mut self, at: HostTicks) {
+        let root = self.root();
+        if let Some((_, format)) = root {
+            self.vm.root_format.store(
+                match format {
+                    RootFormat::Long => 0,
+                    RootFormat::Narrow => 1,
+                    RootFormat::Pae => 2,
+                },
+                Ordering::Relaxed,
+            );
+        }
+        self.charge(root.map(|(root, _)| root), at);
+    }
+
+    fn charge(&mut self, root: Option<Root>, at: HostTicks) {
+        let ran = at.since(self.observer.sampled_at);
+        self.observer.sampled_at = at;
+        self.observer.sampled_root = root;
+        if let Some(root) = root
+            && let Some(usage) = self.vm.usages.get(self.index as usize)
+        {
+            usage.lock().record(root, ran, at);
+        }
+    }
+
+    /// Time that the VCPU spends halted is nobody's.
+    pub(super) fn note_wake(&mut self, at: HostTicks) {
+        self.observer.sampled_at = at;
+        if self.observer.watching {
+            // The idle loop still has CR3; whether a target runs is seen at the next exit.
+            self.observer.halted = false;
+        }
+    }
+
+    fn root(&self) -> Option<(Root, RootFormat)> {
+        let registers = &self.registers;
+        let format = RootFormat::of(registers.cr0(), registers.cr4(), registers.efer())?;
+        Some((Root::new(registers.cr3(), format), format))
+    }
+
+    /// Follows the address space while there are targets.
+    fn follow(&mut self, exit: VmExit, at: HostTicks, generation: u32) {
+        let loaded = matches!(exit, VmExit::CrAccess(CrAccess::Write { register: 3, .. }));
+        let halted = self.activity == Activity::Halted;
+        let cr3 = self.cr3();
+        let user_mode = self.registers.cpl() == 3;
+        let unchanged = generation == self.observer.generation
+            && cr3 == self.observer.cr3
+            && !loaded
+            && halted == self.observer.halted
+            // A target that goes on after a halt or an interrupt is seen by its running in
+            // user mode.
+            && (!user_mode || self.observer.rates != Rates::REAL_TIME)
+            && at < self.observer.reconsider_at;
+        if unchanged && !matches!(exit, VmExit::PreemptionTimer) {
+            return;
+        }
+        // Each switch is seen, so each process is charged just what it used.
+        let ran = self.observer.sampled_root;
+        let root = self.root();
+        self.charge(ran.or(root.map(|(root, _)| root)), at);
+        self.observer.sampled_root = root.map(|(root, _)| root);
+        if unchanged {
+            return;
+        }
+        let observation = Observation {
+            root,
+            loaded,
+            user_mode,
+            halted,
+        };
+        let vm = self.vm.clone();
+        let (decision, target_in, active) = {
+            let mut watch = vm.suppression.lock();
+            let decision = watch.observe(
+                &vm.ram,
+                self.index as usize,
+                crate::host_time::host_now(),
+                &observation,
+            );
+            (
+                decision,
+                watch.target_is_in(self.index as usize),
+                !watch.targets().is_empty(),
+            )
+        };
+        if generation != self.observer.generation {
+            self.observer.exempt_count = 0;
+            self.observer.next_exempt = 0;
+        }
+        self.observer.generation = generation;
+        self.observer.cr3 = cr3;
+        self.observer.halted = halted;
+        self.observer.watching = active;
+        if target_in && loaded {
+            let operand = self.observer.loaded_cr3;
+            self.observer.add_exempt(operand);
+        }
+        let exempt = self.observer.exempt;
+        let count = if target_in {
+            self.observer.exempt_count
+        } else {
+            0
+        };
+        self.watch_cr3(active, &exempt[..count]);
+        self.observer.target_in = target_in;
+        self.carry_out(decision);
+    }
+
+    fn carry_out(&mut self, decision: Decision) {
+        self.observer.reconsider_at = decision.reconsider_at.unwrap_or(HostTicks(u64::MAX));
+        // The rates are those of the VM's clock: it changes for a VCPU only when that has
+        // come to the gate.
+        if decision.rates != self.observer.rates {
+            self.follow_suppression();
+        }
+    }
+
+    /// When the guest is to be looked at again, whatever it does.
+    pub(super) const fn next_observation(&self) -> HostTicks {
+        self.observer.reconsider_at
+    }
+
+    /// Tells the policy that the guest is about to take an interrupt, if a target runs.
+    #[inline]
+    pub(super) fn note_interrupt(&mut self) {
+        if self.observer.target_in && self.observer.rates != Rates::REAL_TIME {
+            let decision = self
+                .vm
+                .suppression
+                .lock()
+                .interrupted(self.index as usize, crate::host_time::host_now());
+            self.carry_out(decision);
+        }
+    }
+}
