@@ -17,6 +17,7 @@ use crate::suppression::address_space::{Root, RootFormat, same_process};
 use crate::suppression::target::Target;
 use crate::suppression::usage;
 use crate::vm::Vm;
+use crate::world;
 
 /// Carries out a line that the operator has entered, and answers it.
 pub(super) fn execute(line: &str) {
@@ -80,18 +81,16 @@ fn millis(ticks: i64) -> i64 {
 }
 
 fn pause(vm: &Vm, json: bool) {
-    if vm.pause(host_now()) {
-        answer(&mut Line, json, [DoneLine { done: "paused" }]);
-    } else {
-        wrong_state(vm, "running", json);
+    match world::get().map(|world| world.pause(vm.id)) {
+        Some(Ok(())) => answer(&mut Line, json, [DoneLine { done: "paused" }]),
+        _ => wrong_state(vm, "running", json),
     }
 }
 
 fn resume(vm: &Vm, json: bool) {
-    if vm.resume(host_now()) {
-        answer(&mut Line, json, [DoneLine { done: "resumed" }]);
-    } else {
-        wrong_state(vm, "paused", json);
+    match world::get().map(|world| world.resume(vm.id)) {
+        Some(Ok(())) => answer(&mut Line, json, [DoneLine { done: "resumed" }]),
+        _ => wrong_state(vm, "paused", json),
     }
 }
 

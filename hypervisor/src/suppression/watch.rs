@@ -90,6 +90,12 @@ impl<P: Policy> Watch<P> {
         &self.targets
     }
 
+    /// What the policy has decided last.
+    #[must_use]
+    pub fn decision(&self) -> Decision {
+        self.suppression.decision()
+    }
+
     /// How far the guest's time is ahead of real time, in ticks.
     #[must_use]
     pub fn lead(&self, now: HostTicks) -> i64 {
