@@ -16,6 +16,7 @@ pub mod module;
 pub mod paths;
 pub mod progress;
 pub mod run;
+pub mod screen;
 pub mod serial;
 pub mod setup;
 pub mod terminal;
