@@ -22,7 +22,7 @@ use crate::vcpu::{Ending, Vcpu};
 use crate::vm::create::{Maker, allocate_ram};
 use crate::vm::ram::GuestRam;
 use crate::vm::{State, Vm, VmId};
-use crate::vm_config::VmConfig;
+use crate::vm_config::{MAX_VCPUS, VmConfig};
 
 /// What a VM is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +56,19 @@ pub enum RequestError {
     /// A VCPU cannot be pinned.
     #[error("{0}")]
     Pin(#[from] PinError),
+}
+
+impl RequestError {
+    /// A name of the error for programs.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::NoVm => "unknown_vm",
+            Self::Phase { .. } => "wrong_state",
+            Self::Pin(PinError::NoCpu { .. }) => "no_cpu",
+            Self::Pin(PinError::NoVcpu) => "no_vcpu",
+        }
+    }
 }
 
 impl Phase {
@@ -176,11 +189,17 @@ impl World {
                     memory: managed.config.memory,
                     weight: managed.config.weight,
                     cap: managed.config.cap,
-                    vcpus: (0..managed.config.vcpus)
-                        .filter_map(|index| self.hub.share(VcpuRef { vm: id, index }))
-                        .collect(),
+                    vcpus: self.shares(id),
                 }
             })
+            .collect()
+    }
+
+    /// What the VCPUs of a VM have had of the machine; empty if it does not run.
+    #[must_use]
+    pub fn shares(&self, id: VmId) -> Vec<Share> {
+        (0..MAX_VCPUS)
+            .map_while(|index| self.hub.share(VcpuRef { vm: id, index }))
             .collect()
     }
 

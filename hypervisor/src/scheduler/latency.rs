@@ -5,7 +5,8 @@
 pub struct Latency {
     /// The longest.
     pub max: u64,
-    total: u64,
+    /// All together.
+    pub total: u64,
     /// How many there were.
     pub count: u64,
 }

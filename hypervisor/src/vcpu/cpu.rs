@@ -35,6 +35,7 @@ impl Vcpu {
             self.flush_memory_map();
         }
         self.live.load();
+        self.note_cpu(true);
         self.attention = true;
         Ok(())
     }
@@ -44,13 +45,9 @@ impl Vcpu {
     /// # Errors
     /// If the processor refuses the VMCS.
     pub fn unload(&mut self) -> Result<(), VmInstructionFailed> {
+        self.note_cpu(false);
         self.live.save();
         self.release_vmcs()
-    }
-
-    /// As [`Vcpu::unload`], where there is no other CPU: the VMCS stays active in this one.
-    pub fn set_aside(&mut self) {
-        self.live.save();
     }
 
     pub(super) fn release_vmcs(&mut self) -> Result<(), VmInstructionFailed> {

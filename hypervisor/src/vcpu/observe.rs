@@ -210,6 +210,28 @@ impl Vcpu {
         }
     }
 
+    /// While the VCPU waits for a CPU, its target does not run, and the VM's time is real.
+    pub(super) fn note_cpu(&mut self, has_cpu: bool) {
+        if !self.observer.watching {
+            return;
+        }
+        let now = crate::host_time::host_now();
+        let decision = {
+            let mut watch = self.vm.suppression.lock();
+            if has_cpu {
+                watch.on_cpu(self.index as usize, now)
+            } else {
+                watch.off_cpu(self.index as usize, now)
+            }
+        };
+        self.observer.reconsider_at = decision.reconsider_at.unwrap_or(HostTicks(u64::MAX));
+        // Others may have changed the rates since this VCPU has last looked at them.
+        let rates = self.vm.board.lock().clock.rates();
+        if decision.rates != rates {
+            self.vm.follow_suppression(None);
+        }
+    }
+
     /// When the guest is to be looked at again, whatever it does.
     pub(super) const fn next_observation(&self) -> HostTicks {
         self.observer.reconsider_at
