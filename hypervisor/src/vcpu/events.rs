@@ -146,6 +146,21 @@ impl Vcpu {
     fn inject(&mut self, event: Event) {
         let protected = self.registers.in_protected_mode();
         let vmcs = &mut self.registers.vmcs;
+        if matches!(
+            event.kind,
+            EventKind::HardwareException | EventKind::PrivilegedSoftwareException
+        ) {
+            // The handler's first instruction is not in the shadow of the STI or MOV SS before
+            // the exception; and with RFLAGS.TF set, VM entry refuses a shadow without a
+            // pending single step (SDM vol. 3C, 27.3.1.5).
+            let state = vmcs.read(fields::GUEST_INTERRUPTIBILITY);
+            if state & BLOCKED_BY_STI_OR_MOV_SS != 0 {
+                vmcs.write(
+                    fields::GUEST_INTERRUPTIBILITY,
+                    state & !BLOCKED_BY_STI_OR_MOV_SS,
+                );
+            }
+        }
         vmcs.write(
             fields::ENTRY_INTERRUPTION_INFORMATION,
             event.information(protected),

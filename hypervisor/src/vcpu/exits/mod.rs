@@ -36,7 +36,10 @@ impl Vcpu {
             | VmExit::TprBelowThreshold => self.attention = true,
             VmExit::Hlt => {
                 self.registers.skip_instruction();
-                self.activity = Activity::Halted;
+                // The trap of a single step ends HLT at once.
+                if !self.registers.has_pending_debug_exception() {
+                    self.activity = Activity::Halted;
+                }
             }
             VmExit::ApicWrite { offset } => self.handle_apic_write(offset, at),
             VmExit::ApicAccess(access) => self.handle_apic_access(access, at)?,
