@@ -1,6 +1,7 @@
 //! Boots tarpit in an emulated machine, once a case, and talks to its console.
 
 mod boot;
+mod clocks;
 mod console;
 mod kernels;
 mod overhead;
@@ -20,6 +21,8 @@ fn main() {
         kernels::timers_with_a_virtualised_apic,
         kernels::timers_with_an_apic_in_software,
         kernels::a_triple_fault_ends_the_vm_with_a_dump,
+        clocks::agree_at_all_rates_with_tsc_scaling,
+        clocks::agree_at_all_rates_without_tsc_scaling,
         console::debian_runs_and_the_console_answers_meanwhile,
         overhead::debian_boots_in_at_most_one_and_a_half_times_the_ticks,
     ]);
