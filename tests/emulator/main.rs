@@ -4,6 +4,7 @@ mod boot;
 mod console;
 mod kernels;
 mod overhead;
+mod smp;
 
 fn main() {
     tests::run(tests::cases![
@@ -20,6 +21,8 @@ fn main() {
         kernels::timers_with_a_virtualised_apic,
         kernels::timers_with_an_apic_in_software,
         kernels::a_triple_fault_ends_the_vm_with_a_dump,
+        smp::no_vcpu_sees_time_go_back_under_suppression,
+        smp::a_vm_that_crashes_or_spins_leaves_the_others_alone,
         console::debian_runs_and_the_console_answers_meanwhile,
         overhead::debian_boots_in_at_most_one_and_a_half_times_the_ticks,
     ]);
