@@ -15,7 +15,7 @@ const SWITCHES: u32 = 4;
 pub(crate) fn no_vcpu_sees_time_go_back_under_suppression(case: &str) -> Result<()> {
     let guest = Guest {
         vcpus: 3,
-        ..Guest::new("smp_clock").command_line("others=2 comparisons=2000000")
+        ..Guest::new("smp_clock").command_line("others=2 comparisons=10000000")
     };
     let mut session = tarpit(case)
         .cpus(2)
