@@ -81,12 +81,13 @@ impl Vcpu {
 
         let state = self.registers.vmcs.read(fields::GUEST_INTERRUPTIBILITY);
         let mut primary = self.primary;
-        if self.lapic.nmi_pending() {
-            if !injected && state & (BLOCKED_BY_NMI | BLOCKED_BY_STI_OR_MOV_SS) == 0 {
-                self.lapic.take_nmi();
-                self.inject(Event::NMI);
-                injected = true;
-            }
+        if self.lapic.nmi_pending()
+            && !injected
+            && state & (BLOCKED_BY_NMI | BLOCKED_BY_STI_OR_MOV_SS) == 0
+        {
+            self.lapic.take_nmi();
+            self.inject(Event::NMI);
+            injected = true;
         }
         primary.set(Primary::NMI_WINDOW_EXITING, self.lapic.nmi_pending());
 
