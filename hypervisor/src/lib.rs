@@ -30,6 +30,7 @@ mod test_ram;
 pub mod vcpu;
 pub mod vm;
 pub mod vm_config;
+pub mod world;
 
 pub use machine::Machine;
 pub use run::run;

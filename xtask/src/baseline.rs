@@ -13,6 +13,9 @@ use crate::progress::Step;
 use crate::serial::Session;
 use crate::{build, paths};
 
+/// What the guest's program is told: to boot, and then to do nothing.
+pub const WORKLOAD: &str = "workload.mode=idle";
+
 /// Which kernel, and how fast the machine is.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct Options {
@@ -22,6 +25,15 @@ pub struct Options {
     /// Instructions that make a second of emulated time
     #[arg(long, value_name = "N", default_value_t = DEFAULT_IPS)]
     pub ips: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            kernel_series: Series::default(),
+            ips: DEFAULT_IPS,
+        }
+    }
 }
 
 /// When things happened in a boot, in Bochs's ticks (instructions) since power-on.
@@ -45,6 +57,11 @@ impl BootTicks {
         let userland = session.machine().ticks()?;
         Ok(Self { kernel, userland })
     }
+
+    /// From the kernel's first line to userland.
+    pub fn since_kernel(self) -> u64 {
+        self.userland.saturating_sub(self.kernel)
+    }
 }
 
 /// Boots the stock kernel with the idle workload in Bochs, to userland and to power-off.
@@ -56,7 +73,7 @@ pub fn measure(options: Options) -> Result<BootTicks> {
     let contents = Contents::Linux {
         kernel: kernel::fetch(options.kernel_series)?,
         initrd: initramfs::pack("baseline", &build::workload()?, Shell::None)?,
-        command_line: format!("{LINUX_CONSOLE} workload.mode=idle"),
+        command_line: format!("{LINUX_CONSOLE} {WORKLOAD}"),
     };
     let claim = Claim::new("baseline")?;
     let iso = image::make(claim.name(), &contents, None)?;
@@ -88,7 +105,8 @@ pub fn measure(options: Options) -> Result<BootTicks> {
 /// # Errors
 /// As [`measure`].
 pub fn run(options: Options) -> Result<()> {
-    let BootTicks { kernel, userland } = measure(options)?;
+    let ticks = measure(options)?;
+    let BootTicks { kernel, userland } = ticks;
     println!(
         "Linux {} without tarpit, in ticks:",
         options.kernel_series.name()
@@ -97,7 +115,7 @@ pub fn run(options: Options) -> Result<()> {
     println!("  power-on to userland                {userland:>14}");
     println!(
         "  first line to userland              {:>14}",
-        userland.saturating_sub(kernel)
+        ticks.since_kernel()
     );
     Ok(())
 }

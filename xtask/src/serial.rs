@@ -9,6 +9,7 @@ use regex::Regex;
 
 use crate::machine::{End, Kind, Machine, Spec};
 use crate::paths;
+use crate::screen::Screen;
 
 /// What tarpit prints before it waits for a command.
 pub const PROMPT: &str = "tarpit> ";
@@ -40,8 +41,8 @@ impl std::error::Error for Fatal {}
 pub struct Session {
     machine: Machine,
     transcript: File,
-    /// What was said and not yet asked for. Carriage returns are left out.
-    heard: Vec<u8>,
+    /// What was said and not yet asked for, as a terminal shows it.
+    heard: Screen,
     hung_up: bool,
     patience: Duration,
 }
@@ -66,7 +67,7 @@ impl Session {
         Ok(Self {
             machine,
             transcript,
-            heard: Vec::new(),
+            heard: Screen::default(),
             hung_up: false,
             patience: PATIENCE,
         })
@@ -163,13 +164,11 @@ impl Session {
     /// As [`Self::wait_for`].
     pub fn command(&mut self, line: &str) -> Result<String> {
         self.send_line(line)?;
-        // The echo first: the answer begins after it.
-        self.wait_for(line)?;
-        let answer = self.wait_for(PROMPT)?;
-        Ok(answer
-            .trim_end_matches(PROMPT)
-            .trim_start_matches('\n')
-            .to_owned())
+        // The echo, ended by Enter: the answer begins after it.
+        self.wait_for(&format!("{line}\n"))?;
+        let mut answer = self.wait_for(PROMPT)?;
+        answer.truncate(answer.len() - PROMPT.len());
+        Ok(answer)
     }
 
     /// Gives a command its `--json` and returns the objects of the answer, one a line.
@@ -197,34 +196,40 @@ impl Session {
         )
     }
 
-    /// Gives what was said and not yet asked for, after at most this time of waiting for more.
+    /// Gives what is said within this time, byte for byte, for a terminal. It cannot be waited for
+    /// any more, and neither can what was said before.
     ///
     /// # Errors
     /// When the connection or the transcript fails.
-    pub fn hear(&mut self, limit: Duration) -> Result<String> {
-        self.listen(limit)?;
-        let heard = std::mem::take(&mut self.heard);
-        Ok(String::from_utf8_lossy(&heard).into_owned())
+    pub fn hear(&mut self, limit: Duration) -> Result<Vec<u8>> {
+        let said = self.listen(limit)?;
+        self.heard.clear();
+        Ok(said)
     }
 
-    fn listen(&mut self, limit: Duration) -> Result<()> {
-        let mut buffer = [0; 4096];
+    fn listen(&mut self, limit: Duration) -> Result<Vec<u8>> {
+        let mut buffer = vec![0; 4096];
         let mut serial = self.machine.serial();
         serial.set_read_timeout(Some(limit.max(Duration::from_millis(1))))?;
-        match serial.read(&mut buffer) {
-            Ok(0) => self.hung_up = true,
-            Ok(length) => {
-                let new = buffer.get(..length).unwrap_or_default();
-                self.transcript.write_all(new)?;
-                self.heard.extend(new.iter().filter(|&&byte| byte != b'\r'));
+        let length = match serial.read(&mut buffer) {
+            Ok(0) => {
+                self.hung_up = true;
+                0
             }
+            Ok(length) => length,
             Err(error) => match error.kind() {
-                ErrorKind::ConnectionReset => self.hung_up = true,
-                ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => {}
+                ErrorKind::ConnectionReset => {
+                    self.hung_up = true;
+                    0
+                }
+                ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => 0,
                 _ => return Err(error.into()),
             },
-        }
-        Ok(())
+        };
+        buffer.truncate(length);
+        self.transcript.write_all(&buffer)?;
+        self.heard.show(&buffer);
+        Ok(buffer)
     }
 
     /// Whether the machine has closed the line.
@@ -240,10 +245,10 @@ impl Session {
     ) -> Result<(String, T)> {
         let until = Instant::now() + limit;
         loop {
-            let heard = String::from_utf8_lossy(&self.heard).into_owned();
+            let heard = self.heard.text();
             if let Some((end, found)) = find(&heard) {
                 let (said, rest) = heard.split_at(end);
-                self.heard = rest.as_bytes().to_vec();
+                self.heard.set(rest);
                 return Ok((said.to_owned(), found));
             }
             if let Some(line) = fatal_line(&heard) {
@@ -279,9 +284,13 @@ impl Session {
 
 /// The whole line in which tarpit says why it halted, if it did.
 pub fn fatal_line(said: &str) -> Option<&str> {
-    let at = FATAL.iter().filter_map(|words| said.find(words)).min()?;
-    let line = &said[at..];
-    line.find('\n').map(|end| line[..end].trim_end())
+    let (whole, _) = said.rsplit_once('\n')?;
+    let begins = |line: &str| FATAL.iter().filter_map(|words| line.find(words)).min();
+    // tarpit may be in the middle of a line when it happens, but a guest can only write lines
+    // that tarpit puts its name in front of.
+    let own = whole.lines().filter(|line| !line.starts_with('['));
+    own.filter_map(|line| Some(line.get(begins(line)?..)?.trim_end()))
+        .next()
 }
 
 /// The JSON objects among these lines: guests' output may lie between them.
@@ -309,6 +318,15 @@ mod tests {
             Some("tarpit: panic at a.rs:1: no")
         );
         assert_eq!(fatal_line("all is well\n"), None);
+        assert_eq!(
+            fatal_line("tarpit> tarpit: fatal: no more memory\n"),
+            Some("tarpit: fatal: no more memory")
+        );
+    }
+
+    #[test]
+    fn a_guest_cannot_stop_the_machine_with_words() {
+        assert_eq!(fatal_line("[evil   1.5] tarpit: fatal: ha\n"), None);
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub fn ensure_packages(packages: &[&str]) -> Result<()> {
     eprintln!("Missing Debian packages: {}", missing.join(" "));
     if !is_root() {
         bail!(
-            "not root: run `{}` and try again",
+            "not root; run this and try again:\n{}",
             install_command(&missing)
         );
     }
@@ -126,10 +126,9 @@ fn not_installed<'a>(wanted: &[&'a str], listing: &str) -> Vec<&'a str> {
 }
 
 fn install_command(missing: &[&str]) -> String {
-    format!(
-        "sudo apt-get install --no-install-recommends {}",
-        missing.join(" ")
-    )
+    // A fresh machine may have no package lists, or old ones.
+    let packages = missing.join(" ");
+    format!("sudo apt-get update && sudo apt-get install --yes --no-install-recommends {packages}")
 }
 
 #[cfg(test)]

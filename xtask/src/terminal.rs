@@ -7,6 +7,7 @@ use anyhow::Result;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
+use crate::screen::Screen;
 use crate::serial::Session;
 
 /// The escape key, as in QEMU.
@@ -97,42 +98,34 @@ pub enum Left {
 /// When the terminal or the machine's line fails.
 pub fn relay(session: &mut Session, mut seen: impl FnMut(&str) -> bool) -> Result<Left> {
     let keyboard = Keyboard::open()?;
-    let raw = keyboard.cooked.is_some();
     let mut escape = Escape::default();
-    let mut unfinished = String::new();
+    let mut screen = Screen::default();
+    let mut stdout = std::io::stdout();
+    let is_terminal = stdout.is_terminal();
     loop {
         let Some(keys) = escape.filter(&keyboard.read(Duration::from_millis(1))?) else {
             return Ok(Left::Quit);
         };
         if !keys.is_empty() {
-            session.send(&keys)?;
+            // The machine may just have ended, which we are about to hear.
+            let _ = session.send(&keys);
         }
-        let text = session.hear(Duration::from_millis(20))?;
-        if !text.is_empty() {
-            show(&text, raw)?;
-            unfinished.push_str(&text);
-            while let Some(end) = unfinished.find('\n') {
-                let line: String = unfinished.drain(..=end).collect();
-                if seen(&line) {
-                    return Ok(Left::Seen);
-                }
-            }
+        let said = session.hear(Duration::from_millis(20))?;
+        screen.show(&said);
+        let lines = screen.take_lines();
+        // A file or a pipe gets whole lines, without prompts that come and go.
+        stdout.write_all(if is_terminal { &said } else { lines.as_bytes() })?;
+        stdout.flush()?;
+        if lines.split_inclusive('\n').any(&mut seen) {
+            return Ok(Left::Seen);
         }
         if session.has_hung_up() {
+            if !is_terminal {
+                stdout.write_all(screen.text().as_bytes())?;
+            }
             return Ok(Left::Ended);
         }
     }
-}
-
-fn show(text: &str, raw: bool) -> Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    // The session leaves carriage returns out, and a raw terminal needs them.
-    if raw {
-        stdout.write_all(text.replace('\n', "\r\n").as_bytes())?;
-    } else {
-        stdout.write_all(text.as_bytes())?;
-    }
-    Ok(stdout.flush()?)
 }
 
 #[cfg(test)]

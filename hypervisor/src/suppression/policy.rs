@@ -4,6 +4,12 @@
 //! [`Situation`], and tells what to do. The decision itself is a [`Policy`]: a function of
 //! the situation, and the only thing to be written for another behaviour. [`Paper`] is the
 //! first.
+//!
+//! A target that is interrupted does not run: the guest's kernel does. Under a fast clock its
+//! handler would seem to take N times as long, and once that is longer than the guest's tick,
+//! the next tick is due before the handler is over, and the guest does nothing but handle
+//! ticks. So time is real from the interrupt on until the target is seen in user mode again,
+//! is switched out, or the handler has had its time.
 
 use devices::clock::{Rate, Rates};
 use devices::time::HostTicks;
@@ -28,24 +34,33 @@ pub enum Event {
     UserMode,
     /// The VCPU was seen in kernel mode.
     KernelMode,
-    /// A timer interrupt was injected.
-    TimerInterruptInjected,
+    /// An interrupt is on its way to the guest.
+    InterruptInjected,
     /// Time has passed; nothing else.
     Time,
 }
+
+/// How long an interrupt handler of a guest may take, in host ticks, before a target that has
+/// not been seen in user mode is taken to run again. A tick of Linux with the switch to
+/// another process takes 5,000 to 20,000 instructions.
+const LONGEST_HANDLER: u64 = 50_000;
+/// How often, in host ticks, an interrupt handler in a target is looked at for its end.
+const HANDLER_POLL: u64 = 1_000;
 
 /// What one VCPU does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct VcpuState {
     target: Option<Factors>,
     halted: bool,
+    /// It handles an interrupt, which will be over by this host time.
+    handler_until: Option<HostTicks>,
 }
 
 /// What a policy decides on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Situation {
-    /// The factors of the targets that run on VCPUs that are not halted; of several, the
-    /// strongest.
+    /// The factors of the targets that run on VCPUs that are not halted and do not handle an
+    /// interrupt; of several, the strongest.
     pub running_targets: Option<Factors>,
     /// Whether a VCPU runs something else than a target.
     pub innocents_run: bool,
@@ -141,6 +156,7 @@ impl<P: Policy> Suppression<P> {
             vcpus: [VcpuState {
                 target: None,
                 halted: false,
+                handler_until: None,
             }; MAX_VCPUS],
             count: if vcpus < MAX_VCPUS { vcpus } else { MAX_VCPUS },
             decision: Decision::run(Rates::REAL_TIME),
@@ -157,13 +173,17 @@ impl<P: Policy> Suppression<P> {
         if let Some(state) = self.vcpus.get_mut(vcpu) {
             match event {
                 Event::TargetIn(factors) => state.target = Some(factors),
-                Event::TargetOut => state.target = None,
+                Event::TargetOut => {
+                    state.target = None;
+                    state.handler_until = None;
+                }
                 Event::Halt => state.halted = true,
                 Event::Wake => state.halted = false,
-                Event::UserMode
-                | Event::KernelMode
-                | Event::TimerInterruptInjected
-                | Event::Time => {}
+                Event::InterruptInjected if state.target.is_some() => {
+                    state.handler_until = Some(now.saturating_add(LONGEST_HANDLER));
+                }
+                Event::UserMode => state.handler_until = None,
+                Event::InterruptInjected | Event::KernelMode | Event::Time => {}
             }
         }
         self.lead.advance(now, self.decision.rates.counter);
@@ -173,8 +193,16 @@ impl<P: Policy> Suppression<P> {
             event,
             lead: self.lead.ticks(),
         };
-        for state in &self.vcpus[..self.count] {
+        let mut handler_seen = false;
+        for state in &mut self.vcpus[..self.count] {
             if state.halted {
+                continue;
+            }
+            if state.handler_until.is_some_and(|until| now >= until) {
+                state.handler_until = None;
+            }
+            if state.handler_until.is_some() {
+                handler_seen = true;
                 continue;
             }
             match (state.target, situation.running_targets) {
@@ -186,6 +214,11 @@ impl<P: Policy> Suppression<P> {
             }
         }
         self.decision = self.policy.decide(now, &situation);
+        if handler_seen {
+            let poll = now.saturating_add(HANDLER_POLL);
+            let earlier = self.decision.reconsider_at.map_or(poll, |at| at.min(poll));
+            self.decision.reconsider_at = Some(earlier);
+        }
         self.decision
     }
 

@@ -119,7 +119,7 @@ impl Guest {
             self.now = tick_at;
             self.next_tick += self.tick;
             self.event(Event::Wake);
-            self.event(Event::TimerInterruptInjected);
+            self.event(Event::InterruptInjected);
             ticks += 1;
             let over = match self.slice {
                 SliceBy::Ticks(count) => ticks == count,
@@ -128,6 +128,8 @@ impl Guest {
             if over {
                 break;
             }
+            // The handler takes no time here, and returns to the process.
+            self.event(Event::UserMode);
         }
         self.current = (process + 1) % self.targets.len();
         self.switch_in();
@@ -154,6 +156,26 @@ impl Guest {
             .sum();
         own as f64 / all as f64
     }
+}
+
+/// While the guest's kernel handles an interrupt, time is real; a handler that does not return
+/// to user mode is given up waiting for.
+#[test]
+fn the_handler_of_an_interrupt_runs_in_real_time() {
+    let mut suppression = Suppression::new(Paper, 1, HostTicks(0));
+    let factors = Factors::both(Factor::new(1000).unwrap());
+    let mut at = |now, event| suppression.handle(HostTicks(now), 0, event);
+    assert_eq!(at(10, Event::TargetIn(factors)).rates, factors.rates());
+    let handler = at(20, Event::InterruptInjected);
+    assert_eq!(handler.rates, Rates::REAL_TIME);
+    let look = handler
+        .reconsider_at
+        .expect("the end of the handler is looked for");
+    assert_eq!(at(look.0, Event::Time).rates, Rates::REAL_TIME);
+    assert_eq!(at(look.0 + 1, Event::UserMode).rates, factors.rates());
+    at(2_000, Event::InterruptInjected);
+    let late = at(1_000_000, Event::Time);
+    assert_eq!((late.rates, late.reconsider_at), (factors.rates(), None));
 }
 
 /// Two processes, a tick of 10 ms, slices of 40 ms, N = 2.
@@ -316,7 +338,7 @@ fn events() -> impl Strategy<Value = Event> {
         Just(Event::Wake),
         Just(Event::UserMode),
         Just(Event::KernelMode),
-        Just(Event::TimerInterruptInjected),
+        Just(Event::InterruptInjected),
         Just(Event::Time),
     ]
 }

@@ -72,8 +72,13 @@ impl Vcpu {
     /// Chooses what the next entry delivers, and asks for an exit when the guest can take
     /// what remains. The PIC is asked for its vector by `acknowledge_pic`.
     pub(super) fn prepare_events(&mut self) {
+        // What an earlier call has injected, without an entry since, stays: VM exits clear it.
+        let information = self
+            .registers
+            .vmcs
+            .read(fields::ENTRY_INTERRUPTION_INFORMATION);
+        let mut injected = information >> 31 != 0;
         let interrupted = self.being_delivered.take();
-        let mut injected = false;
         if let Some(event) = self.to_inject.take().or(interrupted) {
             self.inject(event);
             injected = true;

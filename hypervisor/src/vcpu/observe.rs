@@ -14,6 +14,7 @@ use super::{Activity, Vcpu};
 use crate::emulate::Cpu;
 use crate::guest_paging::PagingRegisters;
 use crate::suppression::address_space::{Root, RootFormat};
+use crate::suppression::policy::Decision;
 use crate::suppression::watch::Observation;
 
 /// CR3 values between which a running target may switch without an exit.
@@ -40,7 +41,12 @@ pub(super) struct Observer {
     pub(super) loaded_cr3: u64,
     /// The VCPU was last seen halted.
     halted: bool,
-    rates: Rates,
+    /// The rates of the VM's clock, as it was last applied.
+    pub(super) rates: Rates,
+    /// A target is taken to run.
+    target_in: bool,
+    /// When the decision is to be looked at again.
+    reconsider_at: HostTicks,
 }
 
 impl Observer {
@@ -57,6 +63,8 @@ impl Observer {
             loaded_cr3: 0,
             halted: false,
             rates: Rates::REAL_TIME,
+            target_in: false,
+            reconsider_at: HostTicks(u64::MAX),
         }
     }
 
@@ -134,8 +142,10 @@ impl Vcpu {
             && cr3 == self.observer.cr3
             && !loaded
             && halted == self.observer.halted
-            // A target that goes on after a halt is seen by its running in user mode.
-            && (!user_mode || self.observer.rates != Rates::REAL_TIME);
+            // A target that goes on after a halt or an interrupt is seen by its running in
+            // user mode.
+            && (!user_mode || self.observer.rates != Rates::REAL_TIME)
+            && at < self.observer.reconsider_at;
         if unchanged && !matches!(exit, VmExit::PreemptionTimer) {
             return;
         }
@@ -187,9 +197,56 @@ impl Vcpu {
             0
         };
         self.watch_cr3(active, &exempt[..count]);
+        self.observer.target_in = target_in;
+        self.carry_out(decision);
+    }
+
+    fn carry_out(&mut self, decision: Decision) {
+        self.observer.reconsider_at = decision.reconsider_at.unwrap_or(HostTicks(u64::MAX));
+        // The rates are those of the VM's clock: it changes for a VCPU only when that has
+        // come to the gate.
         if decision.rates != self.observer.rates {
-            self.observer.rates = decision.rates;
-            self.set_rates(decision.rates);
+            self.follow_suppression();
+        }
+    }
+
+    /// While the VCPU waits for a CPU, its target does not run, and the VM's time is real.
+    pub(super) fn note_cpu(&mut self, has_cpu: bool) {
+        if !self.observer.watching {
+            return;
+        }
+        let now = crate::host_time::host_now();
+        let decision = {
+            let mut watch = self.vm.suppression.lock();
+            if has_cpu {
+                watch.on_cpu(self.index as usize, now)
+            } else {
+                watch.off_cpu(self.index as usize, now)
+            }
+        };
+        self.observer.reconsider_at = decision.reconsider_at.unwrap_or(HostTicks(u64::MAX));
+        // Others may have changed the rates since this VCPU has last looked at them.
+        let rates = self.vm.board.lock().clock.rates();
+        if decision.rates != rates {
+            self.vm.follow_suppression(None);
+        }
+    }
+
+    /// When the guest is to be looked at again, whatever it does.
+    pub(super) const fn next_observation(&self) -> HostTicks {
+        self.observer.reconsider_at
+    }
+
+    /// Tells the policy that the guest is about to take an interrupt, if a target runs.
+    #[inline]
+    pub(super) fn note_interrupt(&mut self) {
+        if self.observer.target_in && self.observer.rates != Rates::REAL_TIME {
+            let decision = self
+                .vm
+                .suppression
+                .lock()
+                .interrupted(self.index as usize, crate::host_time::host_now());
+            self.carry_out(decision);
         }
     }
 }

@@ -87,13 +87,20 @@ impl Vcpu {
         let vm = &self.vm;
         let mut board = vm.board.lock();
         let now = board.clock.now(at);
+        let before = (self.index != 0).then(|| board.chipset.next_deadline());
         let mut devices = Devices {
             vm,
             lapic: &mut self.lapic,
             board: &mut board,
             now,
         };
-        access(&mut self.registers, &mut devices)
+        let result = access(&mut self.registers, &mut devices);
+        if let Some(before) = before
+            && before != board.chipset.next_deadline()
+        {
+            vm.chipset_deadline_changed();
+        }
+        result
     }
 
     fn exit_reason(&self) -> u16 {

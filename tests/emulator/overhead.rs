@@ -1,0 +1,37 @@
+//! What tarpit costs a guest that is left alone, in ticks (instructions in Bochs).
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use tests::{IPS, tarpit};
+use xtask::baseline::{self, BootTicks};
+use xtask::kernel::Series;
+use xtask::machine::Kind;
+use xtask::module::Guest;
+
+/// From power-on to userland, against the same kernel in the same emulator without tarpit. The
+/// kernel's own part, from its first line on, is held to the same bound.
+pub(crate) fn debian_boots_in_at_most_one_and_a_half_times_the_ticks(case: &str) -> Result<()> {
+    let guest = Guest::new("debian").command_line(baseline::WORKLOAD);
+    let mut session = tarpit(case)
+        .on(Kind::Bochs)
+        .debian(Series::default(), &guest)?
+        .boot()?
+        .patience(Duration::from_secs(900));
+    let with = BootTicks::measure(&mut session)?;
+    drop(session);
+    let without = baseline::measure(baseline::Options {
+        ips: IPS,
+        ..Default::default()
+    })?;
+
+    let ratio = |with: u64, without: u64| with as f64 / without as f64;
+    let whole = ratio(with.userland, without.userland);
+    let kernel = ratio(with.since_kernel(), without.since_kernel());
+    println!("boot to userland: {whole:.3} times the ticks; the kernel's part {kernel:.3} times");
+    ensure!(
+        whole <= 1.5 && kernel <= 1.5,
+        "{whole:.3}, {kernel:.3}: {with:?}, {without:?}"
+    );
+    Ok(())
+}
