@@ -14,6 +14,8 @@ pub const RCX: usize = 1;
 pub const RDX: usize = 2;
 /// Index of RSP.
 pub const RSP: usize = 4;
+/// Index of RBP.
+pub(super) const RBP: usize = 5;
 /// Index of RSI.
 pub const RSI: usize = 6;
 /// Index of RDI.
