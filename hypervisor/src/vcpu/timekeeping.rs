@@ -8,6 +8,7 @@ use vmx::fields;
 
 use super::Vcpu;
 use crate::host_time::host_now;
+use crate::trace::Event;
 use crate::vm::BoardHost;
 
 impl Vcpu {
@@ -34,6 +35,7 @@ impl Vcpu {
     /// Lets the VM's time go on at `rates`.
     pub(super) fn set_rates(&mut self, rates: Rates) {
         self.vm.board.lock().clock.set_rates(host_now(), rates);
+        self.trace(Event::Rates(rates));
         self.apply_clock();
         self.attention = true;
     }
@@ -44,9 +46,11 @@ impl Vcpu {
         let board = &mut *board;
         let now = board.clock.now(host);
         let mut next = None;
+        let mut expired = false;
         if let Some(deadline) = self.lapic.next_deadline() {
             if deadline <= now.timer {
                 self.lapic.expire(now);
+                expired = true;
             }
             next = self.lapic.next_deadline();
         }
@@ -57,7 +61,9 @@ impl Vcpu {
                 .next_deadline()
                 .is_some_and(|deadline| deadline <= now.timer)
             {
-                board.chipset.expire(now, &mut BoardHost::new(&self.vm));
+                let mut host = BoardHost::new(&self.vm);
+                board.chipset.expire(now, &mut host);
+                expired |= host.interrupts_changed;
             }
             next = match (next, board.chipset.next_deadline()) {
                 (Some(a), Some(b)) => Some(a.min(b)),
@@ -68,5 +74,6 @@ impl Vcpu {
             Some(deadline) => board.clock.host_deadline(deadline),
             None => HostTicks(u64::MAX),
         };
+        self.observer.timer_expired = expired;
     }
 }

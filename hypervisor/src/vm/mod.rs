@@ -23,6 +23,7 @@ use crate::host_time::host_now;
 use crate::suppression::policy::Paper;
 use crate::suppression::usage::Usage;
 use crate::suppression::watch::Watch;
+use crate::trace::Trace;
 use crate::vcpu::statistics::Statistics;
 use output::GuestOutput;
 use ram::GuestRam;
@@ -77,7 +78,10 @@ pub struct Vm {
     pub cpuid: GuestCpuid,
     /// What is suppressed in it.
     pub suppression: Mutex<Watch>,
-    /// Changes with the targets: VCPUs look at them anew then.
+    /// What its VCPUs record while the operator wants it.
+    pub trace: Trace,
+    /// Changes with the targets, and when tracing begins or ends: VCPUs look at them anew
+    /// then.
     pub suppression_generation: AtomicU32,
     /// The address spaces seen, by VCPU.
     pub usages: Vec<Mutex<Usage>>,
@@ -146,6 +150,7 @@ impl Vm {
             }),
             cpuid: parts.cpuid,
             suppression: Mutex::new(Watch::new(Paper, parts.ports.len(), now)),
+            trace: Trace::default(),
             suppression_generation: AtomicU32::new(0),
             statistics: parts.ports.iter().map(|_| Mutex::default()).collect(),
             root_format: AtomicU8::new(0),
