@@ -32,6 +32,7 @@ pub mod trace;
 pub mod vcpu;
 pub mod vm;
 pub mod vm_config;
+pub mod world;
 
 pub use machine::Machine;
 pub use run::run;

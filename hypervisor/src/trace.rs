@@ -18,7 +18,7 @@ use crate::suppression::address_space::Root;
 /// The events that a trace holds: those of some seconds of a busy guest.
 pub const CAPACITY: usize = 8192;
 
-/// Something that happened to a VCPU.
+/// Something that happened to a VCPU, or its VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// This address space was loaded, or was there when tracing began.
@@ -40,8 +40,8 @@ pub enum Event {
 pub struct Entry {
     /// When it happened, by the host's TSC.
     pub at: HostTicks,
-    /// The number of the VCPU that it happened to.
-    pub vcpu: u32,
+    /// The number of the VCPU that it happened to; `None` if to the VM.
+    pub vcpu: Option<u32>,
     /// What happened.
     pub event: Event,
 }
@@ -95,7 +95,7 @@ impl Trace {
 
     /// Records that `event` has happened to `vcpu`; `now` reads the time, so that events are
     /// in its order, whoever records them.
-    pub fn record(&self, vcpu: u32, event: Event, now: impl FnOnce() -> HostTicks) {
+    pub fn record(&self, vcpu: Option<u32>, event: Event, now: impl FnOnce() -> HostTicks) {
         let mut ring = self.ring.lock();
         let entry = Entry {
             at: now(),
@@ -142,7 +142,7 @@ mod tests {
     use crate::suppression::address_space::RootFormat;
 
     fn record(trace: &Trace, at: u64) {
-        trace.record(0, Event::Timer, || HostTicks(at));
+        trace.record(Some(0), Event::Timer, || HostTicks(at));
     }
 
     fn times(trace: &Trace, limit: usize) -> Vec<u64> {
@@ -155,19 +155,19 @@ mod tests {
         let trace = Trace::default();
         trace.start().unwrap();
         let root = Root::new(0x5000, RootFormat::Long);
-        trace.record(1, Event::SwitchIn(root), || HostTicks(7));
-        trace.record(0, Event::Halt, || HostTicks(9));
+        trace.record(Some(1), Event::SwitchIn(root), || HostTicks(7));
+        trace.record(Some(0), Event::Halt, || HostTicks(9));
         assert_eq!(
             trace.latest(usize::MAX),
             [
                 Entry {
                     at: HostTicks(7),
-                    vcpu: 1,
+                    vcpu: Some(1),
                     event: Event::SwitchIn(root)
                 },
                 Entry {
                     at: HostTicks(9),
-                    vcpu: 0,
+                    vcpu: Some(0),
                     event: Event::Halt
                 },
             ]

@@ -8,6 +8,7 @@ pub mod build;
 pub mod bundle;
 pub mod claim;
 pub mod clean;
+pub mod experiment;
 pub mod image;
 pub mod initramfs;
 pub mod kernel;

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use xtask::{baseline, build, bundle, clean, paths, run, test};
+use xtask::experiment::Experiment;
+use xtask::{baseline, build, bundle, clean, experiment, paths, run, test};
 
 /// Builds, runs and tests tarpit
 ///
@@ -22,6 +23,7 @@ use xtask::{baseline, build, bundle, clean, paths, run, test};
                   cargo xtask run                        a Debian guest, console in this terminal\n  \
                   cargo xtask run --vcpus 2 --cpus 2     with two VCPUs on two physical CPUs\n  \
                   cargo xtask run --multiboot tsc.flat --append verbose\n  \
+                  cargo xtask experiment quick           one process suppressed, then released\n  \
                   cargo xtask image --output tarpit.iso  for another machine\n  \
                   cargo xtask test                       everything; ends with `N passed, N failed, N skipped`"
 )]
@@ -52,6 +54,9 @@ enum Command {
     Test(test::Options),
     /// Measure a stock Linux's boot in Bochs without tarpit, in ticks
     Baseline(baseline::Options),
+    /// Make an experiment on a guest, and write what came out to target/experiments
+    #[command(subcommand)]
+    Experiment(Experiment),
     /// Remove images and logs (and downloads, if told)
     Clean(clean::Options),
 }
@@ -93,6 +98,9 @@ fn dispatch(command: Command) -> Result<u8> {
         Command::Run(options) => return run::run(&options),
         Command::Test(options) => return Ok(u8::from(!test::run(&options)?)),
         Command::Baseline(options) => baseline::run(options)?,
+        Command::Experiment(experiment) => {
+            return Ok(u8::from(!experiment::run(&experiment)?));
+        }
         Command::Clean(options) => clean::run(options)?,
     }
     Ok(0)

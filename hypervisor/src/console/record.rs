@@ -271,8 +271,9 @@ impl Record for TraceLine<'_> {
 pub struct EventLine {
     /// When it happened, in nanoseconds of host time since the console opened.
     pub ns: u64,
-    /// The VCPU's number.
-    pub vcpu: u32,
+    /// The VCPU's number, if it is about one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vcpu: Option<u32>,
     /// What happened.
     pub event: &'static str,
     /// The address space, if it is about one.
@@ -289,7 +290,7 @@ pub struct EventLine {
 impl EventLine {
     /// The line of an event.
     #[must_use]
-    pub fn new(ns: u64, vcpu: u32, event: Event) -> Self {
+    pub fn new(ns: u64, vcpu: Option<u32>, event: Event) -> Self {
         let times = |rate: Rate| rate.bits() as f64 / Rate::ONE.bits() as f64;
         let (root, rates) = match event {
             Event::SwitchIn(root) | Event::SwitchOut(root) => (Some(Cr3(root)), None),
@@ -319,7 +320,12 @@ impl Record for EventLine {
 
     fn row(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (us, rest) = (self.ns / 1000, self.ns % 1000);
-        write!(f, "{us:>9}.{rest:03} {:>5}  {:<10}", self.vcpu, self.event)?;
+        write!(f, "{us:>9}.{rest:03} ")?;
+        match self.vcpu {
+            Some(vcpu) => write!(f, "{vcpu:>5}")?,
+            None => f.write_str("    -")?,
+        }
+        write!(f, "  {:<10}", self.event)?;
         if let Some(Cr3(root)) = self.root {
             write!(f, " {root}")?;
         }
@@ -424,7 +430,8 @@ mod tests {
     fn shown(json: bool, event: Event) -> String {
         let mut screen = std::vec::Vec::new();
         let mut out = |bytes: &[u8]| screen.extend_from_slice(bytes);
-        line(&mut out, json, &EventLine::new(1_234_567, 1, event));
+        let vcpu = (!matches!(event, Event::Rates(_))).then_some(1);
+        line(&mut out, json, &EventLine::new(1_234_567, vcpu, event));
         String::from_utf8(screen).unwrap().trim_end().into()
     }
 
@@ -445,11 +452,11 @@ mod tests {
         };
         assert_eq!(
             shown(true, Event::Rates(rates)),
-            r#"{"ns":1234567,"vcpu":1,"event":"rates","interval":2.0,"clock":1.0}"#
+            r#"{"ns":1234567,"event":"rates","interval":2.0,"clock":1.0}"#
         );
         assert_eq!(
             shown(false, Event::Rates(rates)),
-            "     1234.567     1  rates      interval 1/2, clock 1x"
+            "     1234.567     -  rates      interval 1/2, clock 1x"
         );
     }
 }

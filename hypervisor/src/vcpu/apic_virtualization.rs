@@ -10,7 +10,6 @@ use devices::lapic::{ApicBase, Mode, VectorRegister};
 use vmx::bitmaps::MsrAccess;
 use vmx::controls::Secondary;
 use vmx::fields;
-use vmx::translation;
 
 use super::Vcpu;
 use super::setup;
@@ -92,13 +91,9 @@ impl Vcpu {
         self.registers.vmcs.write(fields::TPR_THRESHOLD, 0);
         let wants_page = matches!(assistance, Assistance::XApicTpr | Assistance::XApic);
         let mapped = self.vm.set_apic_access_page_mapped(self.index, wants_page);
-        match mapped {
-            Ok(true) => {
-                translation::invalidate_ept(&self.capabilities.translation, self.vm.ept_pointer())
-            }
-            Ok(false) => {}
-            // Without a table for the page, accesses exit and are emulated.
-            Err(error) => log::warn!("vm {}: no APIC-access page: {error}", self.vm.name),
+        // Without a table for the page, accesses exit and are emulated.
+        if let Err(error) = mapped {
+            log::warn!("vm {}: no APIC-access page: {error}", self.vm.name);
         }
         self.pass_x2apic_msrs_through(assistance == Assistance::X2Apic);
         self.eoi_exits = [0; 4];

@@ -80,6 +80,12 @@ impl Registers {
         }
     }
 
+    /// Whether a debug exception waits for the next VM entry.
+    #[must_use]
+    pub fn has_pending_debug_exception(&self) -> bool {
+        self.vmcs.read(fields::GUEST_PENDING_DEBUG) != 0
+    }
+
     /// Sets the PDPTE registers.
     pub fn set_pdptes(&mut self, pdptes: [u64; 4]) {
         for (field, pdpte) in [

@@ -140,7 +140,7 @@ impl<'a> Clock<'a> {
 impl fmt::Display for Clock<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
         if !self.there {
-            return write!(formatter, "{}=none", self.name);
+            return write!(formatter, "clock={} none", self.name);
         }
         let Reading {
             total,
@@ -151,7 +151,7 @@ impl fmt::Display for Clock<'_> {
         } = self.reading;
         write!(
             formatter,
-            "{}={total}/ahead={ahead}/back={backwards}/off={off}/worst={worst}",
+            "clock={} total={total} ahead={ahead} back={backwards} off={off} worst={worst}",
             self.name
         )
     }

@@ -6,7 +6,8 @@
 //!
 //! On the command line: `seconds=N` ends it after N seconds of its own time, `switch_us=N` sets how
 //! long an address space stays (3000), `ppm=N` how far the clocks' frequencies may be off. A `q` on
-//! the serial console ends it, too. Each second a line `clocks: ...` shows how things are.
+//! the serial console ends it, too. Each second lines `clocks: t=...` show how things are, one for
+//! each clock.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 mod clock;
@@ -16,7 +17,7 @@ use kernels::hpet::{CONFIGURATION, COUNTER, ENABLE, Hpet};
 use kernels::lapic::register::{CURRENT_COUNT, DIVIDE, INITIAL_COUNT, LVT_TIMER};
 use kernels::lapic::{Lapic, MASKED, Mode, PERIODIC};
 use kernels::pm_timer::{self, PmTimer};
-use kernels::{Report, memory, multiboot, pit, print, println, rtc, serial, tsc};
+use kernels::{Report, memory, multiboot, pit, println, rtc, serial, tsc};
 
 /// The local APIC's timer counts this many ticks in a period: all that it can.
 const LAPIC_PERIOD: u32 = u32::MAX;
@@ -138,11 +139,10 @@ fn run(report: &mut Report) {
         }
         let quit = serial::receive() == Some(b'q') || (now - start) / tsc_hertz >= seconds;
         if now >= next_report || quit {
-            print!("clocks: t={now} rounds={rounds} switches={switches} tsc_back={backwards}");
+            println!("clocks: t={now} rounds={rounds} switches={switches} tsc_back={backwards}");
             for clock in &clocks {
-                print!(" {clock}");
+                println!("clocks: t={now} {clock}");
             }
-            print!("\n");
             next_report = tsc::now() + tsc_hertz;
         }
         if quit {

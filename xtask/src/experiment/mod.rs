@@ -1,0 +1,47 @@
+//! Experiments: what tarpit does to a real guest, measured from outside.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Subcommand;
+
+use crate::paths;
+
+mod countdown;
+pub mod dmesg;
+pub mod guest;
+pub mod quick;
+pub mod reports;
+
+pub use countdown::Countdown;
+
+/// Which one.
+#[derive(Subcommand, Clone, Debug)]
+pub enum Experiment {
+    /// Suppress one of several processes and release it: is it slow, do the others gain?
+    ///
+    /// Exit status 1 where a requirement is missed: with N = 1000, the target at most at 1/100 of
+    /// its speed, the others together at nine tenths or more of what it leaves them, the target
+    /// after its release within a tenth of its speed before, and a kernel log without complaints.
+    Quick(quick::Options),
+}
+
+/// Makes an experiment. True if it met its requirements.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn run(experiment: &Experiment) -> Result<bool> {
+    match experiment {
+        Experiment::Quick(options) => quick::run(options),
+    }
+}
+
+/// Writes `target/experiments/NAME.json`.
+fn write_json(name: &str, value: &serde_json::Value) -> Result<PathBuf> {
+    let directory = paths::target().join("experiments");
+    std::fs::create_dir_all(&directory)?;
+    let path = directory.join(format!("{name}.json"));
+    std::fs::write(&path, format!("{value:#}\n"))
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
+}
