@@ -22,11 +22,13 @@ pub mod operator;
 pub mod options;
 pub mod run;
 pub mod scheduler;
+pub mod search;
 pub mod start;
 pub mod suppression;
 pub mod task_switch;
 #[cfg(test)]
 mod test_ram;
+pub mod trace;
 pub mod vcpu;
 pub mod vm;
 pub mod vm_config;

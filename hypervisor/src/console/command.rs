@@ -3,7 +3,9 @@
 use core::fmt;
 
 use super::help::{COMMANDS, Topic, topic};
+use super::pattern::{Pattern, PatternError};
 use super::suggest::suggest;
+use super::words::words;
 use crate::suppression::{Factor, Factors};
 
 #[cfg(test)]
@@ -46,6 +48,20 @@ pub enum Command<'a> {
     Stats {
         /// The VM's name.
         vm: &'a str,
+    },
+    /// `find VM PATTERN`: the address spaces that hold these bytes.
+    Find {
+        /// The VM's name.
+        vm: &'a str,
+        /// What is looked for.
+        pattern: Pattern,
+    },
+    /// `trace VM [on|off|show|clear]`: record what happens, in host time.
+    Trace {
+        /// The VM's name.
+        vm: &'a str,
+        /// What is to be done with the record.
+        action: TraceAction,
     },
     /// `attach VM`: talk to the VM's own console.
     Attach {
@@ -90,6 +106,21 @@ pub enum Command<'a> {
     Shutdown,
 }
 
+/// What is to be done with the record of a VM's events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TraceAction {
+    /// Tell whether it is made, and how long it is.
+    Status,
+    /// Begin to make it.
+    On,
+    /// Make it no longer.
+    Off,
+    /// Show it: the latest so many events.
+    Show(usize),
+    /// Forget it.
+    Clear,
+}
+
 impl<'a> Command<'a> {
     /// The VM that the command names.
     #[must_use]
@@ -101,6 +132,8 @@ impl<'a> Command<'a> {
             | Self::Suppress { vm, .. }
             | Self::Release { vm, .. }
             | Self::Stats { vm }
+            | Self::Find { vm, .. }
+            | Self::Trace { vm, .. }
             | Self::Attach { vm }
             | Self::Pause { vm }
             | Self::Resume { vm }
@@ -155,6 +188,12 @@ pub enum ParseError<'a> {
     NoFactor(&'a str),
     /// What should be a CR3 value is none.
     NoCr3(&'a str),
+    /// What should be a number of events is none.
+    NoCount(&'a str),
+    /// What should be a pattern is none.
+    NoPattern(&'a str, PatternError),
+    /// There is no such thing to be done with a trace.
+    NoTraceAction(&'a str),
     /// What should be the number of a VCPU or CPU is none.
     NoNumber(&'a str),
 }
@@ -172,6 +211,9 @@ impl ParseError<'_> {
             Self::NoValue(_) => "missing_value",
             Self::NoFactor(_) => "bad_factor",
             Self::NoCr3(_) => "bad_cr3",
+            Self::NoCount(_) => "bad_count",
+            Self::NoPattern(..) => "bad_pattern",
+            Self::NoTraceAction(_) => "bad_action",
             Self::NoNumber(_) => "bad_number",
         }
     }
@@ -217,6 +259,18 @@ impl fmt::Display for ParseError<'_> {
                 "`{word}` is no CR3: it must be a hexadecimal number as `ps` shows it, \
                  for instance 0x1a2b000"
             ),
+            Self::NoCount(word) => write!(
+                f,
+                "`{word}` is no number of events: it must be a whole number from 1"
+            ),
+            Self::NoPattern(word, why) => write!(f, "`{word}` is no pattern: {why}"),
+            Self::NoTraceAction(word) => {
+                write!(f, "`trace` cannot `{word}`: ")?;
+                match suggest(word, TRACE_ACTIONS.iter().copied()) {
+                    Some(action) => write!(f, "did you mean `{action}`?"),
+                    None => f.write_str("it can `on`, `off`, `show` and `clear`"),
+                }
+            }
             Self::NoNumber(word) => write!(
                 f,
                 "`{word}` is no number of a VCPU or CPU: they are counted from 0"
@@ -230,10 +284,13 @@ impl core::error::Error for ParseError<'_> {}
 /// The option that every command has.
 pub(super) const JSON: &str = "--json";
 
+/// What follows the VM in `trace VM ...`.
+pub(super) const TRACE_ACTIONS: [&str; 4] = ["on", "off", "show", "clear"];
+
 /// Whether the answer to `line`, even an error, is to be in JSON.
 #[must_use]
 pub fn wants_json(line: &str) -> bool {
-    line.split_ascii_whitespace().any(|word| word == JSON)
+    words(line).any(|word| word == JSON)
 }
 
 /// Parses a line; `None` if it is empty.
@@ -241,7 +298,7 @@ pub fn wants_json(line: &str) -> bool {
 /// # Errors
 /// If the line is no command.
 pub fn parse(line: &str) -> Result<Option<Request<'_>>, ParseError<'_>> {
-    let mut words = line.split_ascii_whitespace().filter(|word| *word != JSON);
+    let mut words = words(line).filter(|word| *word != JSON);
     let json = wants_json(line);
     let Some(name) = words.next() else {
         return Ok(None);
@@ -270,6 +327,27 @@ pub fn parse(line: &str) -> Result<Option<Request<'_>>, ParseError<'_>> {
         },
         "stats" => Command::Stats {
             vm: arguments.required("VM")?,
+        },
+        "find" => Command::Find {
+            vm: arguments.required("VM")?,
+            pattern: {
+                let word = arguments.required("PATTERN")?;
+                Pattern::parse(word).map_err(|why| ParseError::NoPattern(word, why))?
+            },
+        },
+        "trace" => Command::Trace {
+            vm: arguments.required("VM")?,
+            action: match arguments.optional()? {
+                None => TraceAction::Status,
+                Some("on") => TraceAction::On,
+                Some("off") => TraceAction::Off,
+                Some("clear") => TraceAction::Clear,
+                Some("show") => TraceAction::Show(match arguments.optional()? {
+                    None => usize::MAX,
+                    Some(word) => count(word)?,
+                }),
+                Some(word) => return Err(ParseError::NoTraceAction(word)),
+            },
         },
         "attach" => Command::Attach {
             vm: arguments.required("VM")?,
@@ -403,6 +481,13 @@ fn factor(word: &str) -> Result<Factor, ParseError<'_>> {
         .ok()
         .and_then(|number| Factor::new(number).ok())
         .ok_or(ParseError::NoFactor(word))
+}
+
+fn count(word: &str) -> Result<usize, ParseError<'_>> {
+    word.parse()
+        .ok()
+        .filter(|count| *count > 0)
+        .ok_or(ParseError::NoCount(word))
 }
 
 fn cr3(word: &str) -> Result<u64, ParseError<'_>> {

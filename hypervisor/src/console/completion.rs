@@ -1,6 +1,6 @@
 //! What the tab key offers.
 
-use super::command::JSON;
+use super::command::{JSON, TRACE_ACTIONS};
 use super::help::{Argument, COMMANDS, topic};
 use super::line_editor::Complete;
 
@@ -44,6 +44,8 @@ where
             }
         } else if topic.name == "release" {
             offer("all");
+        } else if topic.name == "trace" {
+            TRACE_ACTIONS.iter().for_each(|action| offer(action));
         }
     }
 }
@@ -65,6 +67,7 @@ mod tests {
     fn each_place_has_its_candidates() {
         assert!(candidates("").contains(&"suppress".into()));
         assert_eq!(candidates("ps "), ["web", "database"]);
+        assert_eq!(candidates("trace web "), ["on", "off", "show", "clear"]);
         assert_eq!(candidates("ps --json "), ["web", "database"]);
         assert_eq!(candidates("release web "), ["all"]);
         assert_eq!(

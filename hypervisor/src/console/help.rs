@@ -103,6 +103,28 @@ pub(super) const COMMANDS: &[Topic] = &[
         ..PLAIN
     },
     Topic {
+        name: "find",
+        usage: "find VM PATTERN",
+        summary: "list the processes of a VM whose memory holds a pattern",
+        details: "The pages that user mode can reach are searched in each address space that `ps` \
+                  knows, by its page\ntables alone. This takes some time, in which guests run on; \
+                  Ctrl-C ends it.\n\n  PATTERN   bytes in hexadecimal digits behind 0x, or \
+                  text, in quotes if it has spaces; 64 bytes at most\n\n  find web \
+                  EVIL-42\n  find web \"two words\"\n  find web 0x7f454c46",
+        ..PLAIN
+    },
+    Topic {
+        name: "trace",
+        usage: "trace VM [on|off|show [COUNT]|clear]",
+        summary: "record a VM's switches, timer interrupts and clock rates in host time",
+        details: "The last events are kept, 8192 at most, and shown from the oldest (with COUNT, \
+                  the latest so many).\nSwitches are those of CR3, so each costs an exit while \
+                  the trace is on; a process with two roots\nswitches between them. Times are \
+                  since tarpit's start, as in front of guests' lines.\n\n  trace web on\n  trace \
+                  web off\n  trace web show 100",
+        ..PLAIN
+    },
+    Topic {
         name: "attach",
         usage: "attach VM",
         summary: "talk to a VM's own console; Ctrl-] comes back",
@@ -184,6 +206,7 @@ fn brief(topic: &Topic) -> &'static str {
     topic
         .usage
         .split_once(" [N]")
+        .or(topic.usage.split_once(" [on"))
         .map_or(topic.usage, |(brief, _)| brief)
 }
 

@@ -26,17 +26,21 @@ mod help;
 mod line_editor;
 mod mux;
 mod output;
+mod pattern;
 mod record;
 mod suggest;
+mod words;
 
 #[cfg(test)]
 mod session;
 
-pub use command::{Command, ParseError, Request, UnknownVm, parse, wants_json};
+pub use command::{Command, ParseError, Request, TraceAction, UnknownVm, parse, wants_json};
 pub use help::{Argument, Overview, Topic};
 pub use output::{Output, Text};
+pub use pattern::{Pattern, PatternError};
 pub use record::{
-    Aliases, Cr3, DoneLine, ProcessLine, Record, StatsLine, TargetLine, VmLine, answer, error,
+    Address, Aliases, Cr3, DoneLine, EventLine, MatchLine, ProcessLine, Record, StatsLine,
+    TargetLine, TraceLine, VmLine, answer, error, heading, line,
 };
 
 use completion::Completion;

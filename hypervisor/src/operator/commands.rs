@@ -5,10 +5,13 @@ use alloc::vec::Vec;
 use core::fmt::Write;
 use core::sync::atomic::Ordering;
 
+use super::job::{Find, Job};
 use super::{CONSOLE, Line, TIME, micros, vms};
+use devices::time::HostTicks;
+
 use crate::console::{
-    Aliases, Command, Cr3, DoneLine, Overview, ProcessLine, StatsLine, TargetLine, Text, VmLine,
-    answer, error, parse, wants_json,
+    Aliases, Command, Cr3, DoneLine, Overview, Pattern, ProcessLine, StatsLine, TargetLine, Text,
+    TraceAction, TraceLine, VmLine, answer, error, parse, wants_json,
 };
 use crate::host_time::host_now;
 use crate::machine::{power, serial};
@@ -16,18 +19,22 @@ use crate::scheduler::Latency;
 use crate::suppression::Factors;
 use crate::suppression::address_space::{Root, RootFormat, same_process};
 use crate::suppression::target::Target;
-use crate::suppression::usage;
+use crate::suppression::usage::{self, Process};
 use crate::vm::Vm;
 use crate::world::{self, RequestError, World};
 
-/// Carries out a line that the operator has entered, and answers it.
-pub(super) fn execute(line: &str) {
+/// Carries out a line that the operator has entered, and answers it; or begins to, and the
+/// rest is the job.
+pub(super) fn execute(line: &str) -> Option<Job> {
     let out = &mut Line;
     let json = wants_json(line);
     let request = match parse(line) {
         Ok(Some(request)) => request,
-        Ok(None) => return,
-        Err(problem) => return error(out, json, problem.kind(), problem),
+        Ok(None) => return None,
+        Err(problem) => {
+            error(out, json, problem.kind(), problem);
+            return None;
+        }
     };
     let vm = match request.command.vm() {
         None => None,
@@ -35,7 +42,10 @@ pub(super) fn execute(line: &str) {
             let console = CONSOLE.lock();
             let number = match console.vm(name) {
                 Ok(number) => number,
-                Err(problem) => return error(out, json, "unknown_vm", problem),
+                Err(problem) => {
+                    error(out, json, "unknown_vm", problem);
+                    return None;
+                }
             };
             drop(console);
             vms::get(number)
@@ -55,6 +65,8 @@ pub(super) fn execute(line: &str) {
         (Command::Targets { .. }, None) => list_targets(&vms::all(), json),
         (Command::Release { cr3, .. }, Some(vm)) => release(&vm, cr3, json),
         (Command::Stats { .. }, Some(vm)) => statistics(&vm, json),
+        (Command::Find { pattern, .. }, Some(vm)) => return Some(find(vm, &pattern, json)),
+        (Command::Trace { action, .. }, Some(vm)) => return trace(&vm, action, json),
         (Command::Attach { .. }, Some(vm)) => CONSOLE.lock().attach(vm.id.0, out),
         (Command::Pause { .. }, Some(vm)) => pause(&vm, json),
         (Command::Resume { .. }, Some(vm)) => resume(&vm, json),
@@ -80,6 +92,7 @@ pub(super) fn execute(line: &str) {
         // The console has just found the VM that the command names.
         (_, None) => {}
     }
+    None
 }
 
 /// Ticks of host time in milliseconds.
@@ -145,14 +158,55 @@ fn list_vms(json: bool) {
     );
 }
 
-fn list_processes(vm: &Arc<Vm>, json: bool) {
-    let now = host_now();
+/// The processes seen in `vm`, by share of the CPU.
+fn processes(vm: &Vm, now: HostTicks) -> Vec<Process> {
     let format = vm.root_format();
     let mut usages: Vec<_> = vm.usages.iter().map(|usage| usage.lock()).collect();
-    let processes = usage::report(usages.iter_mut().map(|usage| &mut **usage), now, |a, b| {
+    usage::report(usages.iter_mut().map(|usage| &mut **usage), now, |a, b| {
         same_process(&vm.ram, a, b, format)
-    });
-    drop(usages);
+    })
+}
+
+fn find(vm: Arc<Vm>, pattern: &Pattern, json: bool) -> Job {
+    let roots = processes(&vm, host_now())
+        .into_iter()
+        .map(|process| process.roots)
+        .collect();
+    let format = vm.root_format();
+    Job::Find(Find::new(vm, format, roots, pattern, json))
+}
+
+fn trace(vm: &Vm, action: TraceAction, json: bool) -> Option<Job> {
+    match action {
+        TraceAction::Show(count) => return Some(Job::show(vm.trace.latest(count), json)),
+        TraceAction::Status => {}
+        TraceAction::On => {
+            if vm.trace.start().is_err() {
+                let text = "no memory for a trace: a VM with less would leave some";
+                error(&mut Line, json, "no_memory", text);
+                return None;
+            }
+        }
+        TraceAction::Off => vm.trace.stop(),
+        TraceAction::Clear => vm.trace.clear(),
+    }
+    // Loads of CR3 exit from now on, or no longer.
+    vm.suppression_generation.fetch_add(1, Ordering::AcqRel);
+    answer(
+        &mut Line,
+        json,
+        [TraceLine {
+            vm: &vm.name,
+            on: vm.trace.is_on(),
+            events: vm.trace.len(),
+        }],
+    );
+    None
+}
+
+fn list_processes(vm: &Arc<Vm>, json: bool) {
+    let now = host_now();
+    let processes = processes(vm, now);
     let watch = vm.suppression.lock();
     answer(
         &mut Line,

@@ -5,8 +5,10 @@
 //! [`poll`], between two turns of a VCPU.
 
 mod commands;
+mod job;
 pub mod vms;
 
+use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::sync::Arc;
 
@@ -17,6 +19,7 @@ use crate::console::{Console, Input, Output, Text};
 use crate::host_time::host_now;
 use crate::machine::serial;
 use crate::vm::Vm;
+use job::Job;
 
 /// The TSC's frequency, and its value when the console opened.
 static TIME: Once<(Hertz, HostTicks)> = Once::new();
@@ -32,10 +35,31 @@ impl Output for Line {
     }
 }
 
+/// The command that goes on, if one does.
+static JOB: Mutex<Option<Job>> = Mutex::new(None);
+
+/// What the operator has typed while a command went on.
+static TYPED_AHEAD: Mutex<VecDeque<u8>> = Mutex::new(VecDeque::new());
+
+/// The most bytes of it that are kept.
+const TYPED_AHEAD_CAPACITY: usize = 1024;
+
+/// Ctrl-C: ends the command that goes on.
+const INTERRUPT: u8 = 3;
+
+/// How long a command goes on at a time: this part of a second, a quarter of the time between
+/// two looks at the console.
+const JOBS_TURN: u64 = 4000;
+
+/// Host ticks in nanoseconds since the console opened.
+fn nanos(host: HostTicks) -> u64 {
+    TIME.get()
+        .map_or(0, |(tsc, opened)| tsc.nanos(host.since(*opened)))
+}
+
 /// Host ticks in microseconds since the console opened.
 fn micros(host: HostTicks) -> u64 {
-    TIME.get()
-        .map_or(0, |(tsc, opened)| tsc.nanos(host.since(*opened)) / 1000)
+    nanos(host) / 1000
 }
 
 /// Sets the clock of the console's time stamps going: `tsc` is the TSC's frequency.
@@ -76,7 +100,8 @@ pub fn vm_ended(vm: &Vm) {
 
 /// Takes what the operator has typed, carries out what is to be, and keeps the line moving.
 pub fn poll() {
-    while let Some(byte) = serial::try_read_byte() {
+    go_on_with_job();
+    while let Some(byte) = next_byte() {
         // The console is not held while a command runs: guests write meanwhile.
         let input = CONSOLE.lock().operator_byte(byte, &mut Line);
         match input {
@@ -84,12 +109,47 @@ pub fn poll() {
             Input::Guest { vm, byte } => vms::type_to(vm, byte),
             Input::Line => {
                 let line = String::from(CONSOLE.lock().line());
-                commands::execute(&line);
-                CONSOLE.lock().done(&mut Line);
+                let job = commands::execute(&line);
+                if job.is_none() {
+                    CONSOLE.lock().done(&mut Line);
+                }
+                *JOB.lock() = job;
             }
         }
     }
     vms::pass_input_on();
     CONSOLE.lock().flush_stale(micros(host_now()), &mut Line);
     serial::poll();
+}
+
+/// The next byte for the console; none while a command goes on.
+fn next_byte() -> Option<u8> {
+    if JOB.lock().is_some() {
+        return None;
+    }
+    TYPED_AHEAD
+        .lock()
+        .pop_front()
+        .or_else(serial::try_read_byte)
+}
+
+fn go_on_with_job() {
+    let mut job = JOB.lock();
+    let Some(current) = &mut *job else { return };
+    let turn = TIME.get().map_or(0, |(tsc, _)| tsc.get() / JOBS_TURN);
+    let mut done = current.go_on(host_now().saturating_add(turn));
+    while let Some(byte) = serial::try_read_byte() {
+        let mut typed = TYPED_AHEAD.lock();
+        if byte == INTERRUPT {
+            typed.clear();
+            Line.write(b"^C\r\n");
+            done = true;
+        } else if typed.len() < TYPED_AHEAD_CAPACITY {
+            typed.push_back(byte);
+        }
+    }
+    if done {
+        *job = None;
+        CONSOLE.lock().done(&mut Line);
+    }
 }

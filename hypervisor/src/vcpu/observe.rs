@@ -2,7 +2,7 @@
 //!
 //! Without targets nothing here makes the guest exit: CR3 is sampled at timer exits and HLT,
 //! which happen anyway, for the process list. With targets, loads of CR3 exit, except between
-//! the roots of a target that runs.
+//! the roots of a target that runs. Tracing makes them exit even without targets.
 
 use core::sync::atomic::Ordering;
 
@@ -16,6 +16,7 @@ use crate::guest_paging::PagingRegisters;
 use crate::suppression::address_space::{Root, RootFormat};
 use crate::suppression::policy::Decision;
 use crate::suppression::watch::Observation;
+use crate::trace::Event;
 
 /// CR3 values between which a running target may switch without an exit.
 const EXEMPT: usize = 4;
@@ -47,6 +48,10 @@ pub(super) struct Observer {
     target_in: bool,
     /// When the decision is to be looked at again.
     reconsider_at: HostTicks,
+    /// A timer of the guest's expired when the timers were last looked at.
+    pub(super) timer_expired: bool,
+    /// The root that the trace was last told of.
+    traced_root: Option<Root>,
 }
 
 impl Observer {
@@ -65,6 +70,8 @@ impl Observer {
             rates: Rates::REAL_TIME,
             target_in: false,
             reconsider_at: HostTicks(u64::MAX),
+            timer_expired: false,
+            traced_root: None,
         }
     }
 
@@ -120,6 +127,7 @@ impl Vcpu {
     /// Time that the VCPU spends halted is nobody's.
     pub(super) fn note_wake(&mut self, at: HostTicks) {
         self.observer.sampled_at = at;
+        self.trace(Event::Wake);
         if self.observer.watching {
             // The idle loop still has CR3; whether a target runs is seen at the next exit.
             self.observer.halted = false;
@@ -132,7 +140,7 @@ impl Vcpu {
         Some((Root::new(registers.cr3(), format), format))
     }
 
-    /// Follows the address space while there are targets.
+    /// Follows the address space while there are targets, or a trace is wanted.
     fn follow(&mut self, exit: VmExit, at: HostTicks, generation: u32) {
         let loaded = matches!(exit, VmExit::CrAccess(CrAccess::Write { register: 3, .. }));
         let halted = self.activity == Activity::Halted;
@@ -157,6 +165,8 @@ impl Vcpu {
         if unchanged {
             return;
         }
+        let tracing = self.vm.trace.is_on();
+        self.trace_switch(tracing, root.map(|(root, _)| root), halted);
         let observation = Observation {
             root,
             loaded,
@@ -175,7 +185,7 @@ impl Vcpu {
             (
                 decision,
                 watch.target_is_in(self.index as usize),
-                !watch.targets().is_empty(),
+                tracing || !watch.targets().is_empty(),
             )
         };
         if generation != self.observer.generation {
@@ -199,6 +209,41 @@ impl Vcpu {
         self.watch_cr3(active, &exempt[..count]);
         self.observer.target_in = target_in;
         self.carry_out(decision);
+    }
+
+    /// Records `event`, if events are recorded.
+    #[inline]
+    pub(super) fn trace(&self, event: Event) {
+        if self.vm.trace.is_on() {
+            self.record(event);
+        }
+    }
+
+    #[cold]
+    fn record(&self, event: Event) {
+        let now = crate::host_time::host_now;
+        self.vm.trace.record(Some(self.index), event, now);
+    }
+
+    /// Tells the trace what has changed since the last observation.
+    fn trace_switch(&mut self, tracing: bool, root: Option<Root>, halted: bool) {
+        if !tracing {
+            self.observer.traced_root = None;
+            return;
+        }
+        let before = self.observer.traced_root;
+        if root != before {
+            if let Some(left) = before {
+                self.record(Event::SwitchOut(left));
+            }
+            if let Some(entered) = root {
+                self.record(Event::SwitchIn(entered));
+            }
+            self.observer.traced_root = root;
+        }
+        if halted && !self.observer.halted {
+            self.record(Event::Halt);
+        }
     }
 
     fn carry_out(&mut self, decision: Decision) {
@@ -240,6 +285,10 @@ impl Vcpu {
     /// Tells the policy that the guest is about to take an interrupt, if a target runs.
     #[inline]
     pub(super) fn note_interrupt(&mut self) {
+        if self.observer.timer_expired {
+            self.observer.timer_expired = false;
+            self.trace(Event::Timer);
+        }
         if self.observer.target_in && self.observer.rates != Rates::REAL_TIME {
             let decision = self
                 .vm

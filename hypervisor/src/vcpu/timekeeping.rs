@@ -52,9 +52,11 @@ impl Vcpu {
         let board = &mut *board;
         let now = board.clock.now(host);
         let mut next = None;
+        let mut expired = false;
         if let Some(deadline) = self.lapic.next_deadline() {
             if deadline <= now.timer {
                 self.lapic.expire(now);
+                expired = true;
             }
             next = self.lapic.next_deadline();
         }
@@ -65,7 +67,9 @@ impl Vcpu {
                 .next_deadline()
                 .is_some_and(|deadline| deadline <= now.timer)
             {
-                board.chipset.expire(now, &mut BoardHost::new(&self.vm));
+                let mut host = BoardHost::new(&self.vm);
+                board.chipset.expire(now, &mut host);
+                expired |= host.interrupts_changed;
             }
             next = match (next, board.chipset.next_deadline()) {
                 (Some(a), Some(b)) => Some(a.min(b)),
@@ -76,5 +80,6 @@ impl Vcpu {
             Some(deadline) => board.clock.host_deadline(deadline),
             None => HostTicks(u64::MAX),
         };
+        self.observer.timer_expired = expired;
     }
 }

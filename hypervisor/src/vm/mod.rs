@@ -28,6 +28,7 @@ use crate::scheduler::{self, VcpuRef};
 use crate::suppression::policy::Paper;
 use crate::suppression::usage::Usage;
 use crate::suppression::watch::Watch;
+use crate::trace::{Event, Trace};
 use crate::vcpu::statistics::Statistics;
 use bell::{Bell, MAIL, MEMORY, TIMERS};
 use clock_gate::ClockGate;
@@ -85,7 +86,10 @@ pub struct Vm {
     pub cpuid: GuestCpuid,
     /// What is suppressed in it.
     pub suppression: Mutex<Watch>,
-    /// Changes with the targets: VCPUs look at them anew then.
+    /// What its VCPUs record while the operator wants it.
+    pub trace: Trace,
+    /// Changes with the targets, and when tracing begins or ends: VCPUs look at them anew
+    /// then.
     pub suppression_generation: AtomicU32,
     /// The address spaces seen, by VCPU.
     pub usages: Vec<Mutex<Usage>>,
@@ -160,6 +164,7 @@ impl Vm {
             }),
             cpuid: parts.cpuid,
             suppression: Mutex::new(Watch::new(Paper, parts.ports.len(), now)),
+            trace: Trace::default(),
             suppression_generation: AtomicU32::new(0),
             statistics: parts.ports.iter().map(|_| Mutex::default()).collect(),
             root_format: AtomicU8::new(0),
@@ -354,7 +359,11 @@ impl Vm {
     pub fn follow_suppression(&self, own: Option<u32>) {
         self.clock_gate.change(&self.bells, own, smp::kick, || {
             let rates = self.suppression.lock().decision().rates;
-            self.board.lock().clock.set_rates(host_now(), rates);
+            let clock = &mut self.board.lock().clock;
+            if self.trace.is_on() && rates != clock.rates() {
+                self.trace.record(None, Event::Rates(rates), host_now);
+            }
+            clock.set_rates(host_now(), rates);
         });
     }
 

@@ -134,6 +134,57 @@ fn errors_tell_the_cause_and_the_remedy() {
 }
 
 #[test]
+fn find_takes_text_and_bytes() {
+    let pattern = |line| match command(line) {
+        Command::Find { vm: "web", pattern } => pattern,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(pattern("find web EVIL-42").bytes(), b"EVIL-42");
+    assert_eq!(pattern("find web 0x7f454c46").bytes(), b"\x7fELF");
+    assert_eq!(
+        pattern("find web \"two  words\" --json").bytes(),
+        b"two  words"
+    );
+    assert_eq!(pattern("find web \"--json\"").bytes(), b"--json");
+    assert!(!wants_json("find web \"--json\""));
+    assert_eq!(
+        error("find web 0x1"),
+        "`0x1` is no pattern: behind 0x must be pairs of hexadecimal digits; for text that \
+         begins so, use quotes"
+    );
+    assert_eq!(
+        error("find web"),
+        "`find` needs PATTERN: usage: find VM PATTERN"
+    );
+    assert_eq!(
+        error("find web two words"),
+        "`find` has no use for `words`: usage: find VM PATTERN"
+    );
+}
+
+#[test]
+fn traces_are_begun_shown_and_ended() {
+    for (line, action) in [
+        ("trace web", TraceAction::Status),
+        ("trace web on", TraceAction::On),
+        ("trace web off", TraceAction::Off),
+        ("trace web clear", TraceAction::Clear),
+        ("trace web show", TraceAction::Show(usize::MAX)),
+        ("trace web show 100 --json", TraceAction::Show(100)),
+    ] {
+        assert_eq!(command(line), Command::Trace { vm: "web", action });
+    }
+    assert_eq!(
+        error("trace web shwo"),
+        "`trace` cannot `shwo`: did you mean `show`?"
+    );
+    assert_eq!(
+        error("trace web show 0"),
+        "`0` is no number of events: it must be a whole number from 1"
+    );
+}
+
+#[test]
 fn numbers_that_are_none() {
     for word in ["+5000", "-5000", "0x", "0x1_000", "10000000000000000"] {
         let line = std::format!("release web {word}");

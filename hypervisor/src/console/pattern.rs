@@ -1,0 +1,134 @@
+//! What `find` looks for.
+
+use core::fmt;
+
+use super::words::quoted;
+
+/// A few bytes to be found in memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Pattern {
+    bytes: [u8; Self::MAX],
+    length: usize,
+}
+
+/// Why a word is no pattern.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PatternError {
+    /// There is nothing in it.
+    Empty,
+    /// It is longer than [`Pattern::MAX`] bytes.
+    TooLong,
+    /// Behind `0x` are not pairs of hexadecimal digits.
+    BadHex,
+}
+
+impl fmt::Display for PatternError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("it must have one byte at least"),
+            Self::TooLong => write!(f, "it must have {} bytes at most", Pattern::MAX),
+            Self::BadHex => f.write_str(
+                "behind 0x must be pairs of hexadecimal digits; for text that begins so, use \
+                 quotes",
+            ),
+        }
+    }
+}
+
+impl Pattern {
+    /// The most bytes of a pattern.
+    pub const MAX: usize = 64;
+
+    /// The pattern that `word` stands for: bytes in hexadecimal digits behind `0x`, or text,
+    /// in quotes or plain.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn parse(word: &str) -> Result<Self, PatternError> {
+        let mut pattern = Self {
+            bytes: [0; Self::MAX],
+            length: 0,
+        };
+        match (quoted(word), word.strip_prefix("0x")) {
+            (None, Some(digits)) => {
+                let (pairs, rest) = digits.as_bytes().as_chunks::<2>();
+                if !rest.is_empty() {
+                    return Err(PatternError::BadHex);
+                }
+                for pair in pairs {
+                    let [Some(high), Some(low)] = pair.map(hex) else {
+                        return Err(PatternError::BadHex);
+                    };
+                    pattern.push(high << 4 | low)?;
+                }
+            }
+            (text, _) => {
+                for byte in text.unwrap_or(word).bytes() {
+                    pattern.push(byte)?;
+                }
+            }
+        }
+        if pattern.length == 0 {
+            return Err(PatternError::Empty);
+        }
+        Ok(pattern)
+    }
+
+    fn push(&mut self, byte: u8) -> Result<(), PatternError> {
+        let place = self.bytes.get_mut(self.length);
+        *place.ok_or(PatternError::TooLong)? = byte;
+        self.length += 1;
+        Ok(())
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+impl fmt::Debug for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x?}", self.bytes())
+    }
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).map(|digit| digit as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    fn bytes(word: &str) -> Result<Vec<u8>, PatternError> {
+        Pattern::parse(word).map(|pattern| pattern.bytes().to_vec())
+    }
+
+    #[test]
+    fn text_is_itself_and_quotes_come_off() {
+        assert_eq!(bytes("EVIL-42").unwrap(), b"EVIL-42");
+        assert_eq!(bytes("\"two words\"").unwrap(), b"two words");
+        assert_eq!(bytes("'0x00'").unwrap(), b"0x00");
+        assert_eq!(bytes("\u{e9}").unwrap(), [0xc3, 0xa9]);
+    }
+
+    #[test]
+    fn hexadecimal_digits_are_bytes() {
+        assert_eq!(bytes("0x7f454C46").unwrap(), b"\x7fELF");
+        assert_eq!(bytes("0x123"), Err(PatternError::BadHex));
+        assert_eq!(bytes("0x+1"), Err(PatternError::BadHex));
+    }
+
+    #[test]
+    fn patterns_have_one_to_64_bytes() {
+        assert_eq!(bytes("0x"), Err(PatternError::Empty));
+        assert_eq!(bytes("''"), Err(PatternError::Empty));
+        assert_eq!(bytes(&"x".repeat(64)).unwrap().len(), 64);
+        assert_eq!(bytes(&"x".repeat(65)), Err(PatternError::TooLong));
+        let digits = std::format!("0x{}", "00".repeat(65));
+        assert_eq!(bytes(&digits), Err(PatternError::TooLong));
+    }
+}

@@ -1,0 +1,127 @@
+//! Looks for a pattern in the memory of a guest's processes, knowing nothing of the guest but
+//! its page tables.
+//!
+//! A [`Search`] goes through one address space in small steps, for guests run on meanwhile:
+//! between two steps nothing is remembered of the tables, so they may change at will. What is
+//! moved just then may be missed.
+
+mod user_pages;
+
+#[cfg(test)]
+mod tests;
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use memchr::memmem::Finder;
+use vmx::addr::{GuestPhysAddr, GuestVirtAddr};
+
+use crate::guest_memory::GuestMemory;
+use crate::suppression::address_space::{Root, RootFormat};
+
+/// The most bytes that a step looks at.
+const CHUNK: usize = 4096;
+/// The most steps through one address space that find nothing mapped. A process of 100 MiB
+/// has a tenth of it; page tables made to keep a searcher busy have no end otherwise.
+const MAX_HOLES: u32 = 1 << 20;
+
+/// A search through one address space.
+#[derive(Clone, Debug)]
+pub struct Search {
+    root: Root,
+    format: RootFormat,
+    /// The virtual address where the next step begins.
+    next: u64,
+    /// What the last step ended with, in front of what the next one reads: a match may lie
+    /// across.
+    buffer: Vec<u8>,
+    /// The length of that, if what comes next follows in virtual space.
+    kept: usize,
+    first: Option<GuestVirtAddr>,
+    matches: u64,
+    holes_left: u32,
+    bytes_left: u64,
+}
+
+impl Search {
+    /// A search through the address space of `root`, in a guest with `ram` bytes of memory:
+    /// what is mapped more than four times over is not followed further.
+    #[must_use]
+    pub fn new(root: Root, format: RootFormat, ram: u64) -> Self {
+        Self {
+            root,
+            format,
+            next: 0,
+            buffer: vec![0; CHUNK],
+            kept: 0,
+            first: None,
+            matches: 0,
+            holes_left: MAX_HOLES,
+            bytes_left: ram.saturating_mul(4),
+        }
+    }
+
+    /// The virtual address of the first match so far.
+    #[must_use]
+    pub const fn first(&self) -> Option<GuestVirtAddr> {
+        self.first
+    }
+
+    /// The number of matches so far, overlapping ones included.
+    #[must_use]
+    pub const fn matches(&self) -> u64 {
+        self.matches
+    }
+
+    /// Whether all of the address space has been searched.
+    #[must_use]
+    pub const fn is_complete(&self) -> bool {
+        self.next >= user_pages::end(self.format)
+    }
+
+    /// Goes on by a page, or by a range that is not mapped. Returns whether there is more to
+    /// do: if not, all has been searched, or the bounds are reached.
+    pub fn step(&mut self, memory: &impl GuestMemory, pattern: &Finder<'_>) -> bool {
+        if self.is_complete() || self.bytes_left == 0 || self.holes_left == 0 {
+            return false;
+        }
+        let at = GuestVirtAddr(self.next);
+        let region = user_pages::region_at(memory, self.root, self.format, at);
+        let Some(frame) = region.frame else {
+            self.holes_left -= 1;
+            self.kept = 0;
+            self.next = region.end;
+            return true;
+        };
+        let offset = self.next - region.start;
+        let length = (region.end - self.next).min(CHUNK as u64);
+        self.next += length;
+        self.bytes_left = self.bytes_left.saturating_sub(length);
+        let end = self.kept + length as usize;
+        if self.buffer.len() < end {
+            self.buffer.resize(end, 0);
+        }
+        let place = &mut self.buffer[self.kept..end];
+        if memory
+            .read(GuestPhysAddr(frame.0.wrapping_add(offset)), place)
+            .is_err()
+        {
+            // A device's, or nothing's.
+            self.kept = 0;
+            return true;
+        }
+        let start = at.0.wrapping_sub(self.kept as u64);
+        let mut from = 0;
+        while let Some(found) = pattern.find(&self.buffer[from..end]) {
+            let place = GuestVirtAddr(start.wrapping_add((from + found) as u64));
+            self.first.get_or_insert(place);
+            self.matches += 1;
+            from += found + 1;
+        }
+        // Too short for a match of its own: none is counted twice.
+        let kept = (pattern.needle().len().saturating_sub(1)).min(end);
+        self.buffer.copy_within(end - kept..end, 0);
+        self.kept = kept;
+        true
+    }
+}

@@ -1,0 +1,90 @@
+//! The part of an address space that user mode can reach, by its page tables alone.
+
+use vmx::addr::{GuestPhysAddr, GuestVirtAddr};
+
+use crate::guest_memory::GuestMemory;
+use crate::suppression::address_space::{Root, RootFormat};
+
+const PRESENT: u64 = 1 << 0;
+const USER: u64 = 1 << 2;
+const LARGE: u64 = 1 << 7;
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
+/// A range of virtual addresses that one entry of a paging structure decides about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Region {
+    /// Its first address.
+    pub start: u64,
+    /// The address behind it.
+    pub end: u64,
+    /// What it is mapped to, if user mode can read it.
+    pub frame: Option<GuestPhysAddr>,
+}
+
+/// The address behind the last one that is looked at. Of 64-bit address spaces it is the end
+/// of the lower half, which user space begins with everywhere; 32-bit ones are divided in
+/// different ways, and looked at wholly.
+pub(super) const fn end(format: RootFormat) -> u64 {
+    match format {
+        RootFormat::Long => 1 << 47,
+        RootFormat::Pae | RootFormat::Narrow => 1 << 32,
+    }
+}
+
+/// The region around `address`, which is below [`end`]. Rights to write and to execute do not
+/// matter; reserved bits are not looked at, 4 MiB pages are taken to be switched on, and
+/// 64-bit roots to have four levels, as all guests' do. A paging structure outside RAM maps
+/// nothing.
+pub(super) fn region_at(
+    memory: &impl GuestMemory,
+    root: Root,
+    format: RootFormat,
+    address: GuestVirtAddr,
+) -> Region {
+    let address = address.0;
+    let bits = if format == RootFormat::Narrow { 10 } else { 9 };
+    let mut shift = match format {
+        RootFormat::Long => 39,
+        RootFormat::Pae => 30,
+        RootFormat::Narrow => 22,
+    };
+    let mut table = root.address().0;
+    loop {
+        let index = address >> shift & ((1 << bits) - 1);
+        let entry = match format {
+            RootFormat::Narrow => memory
+                .read_u32(GuestPhysAddr(table.wrapping_add(index * 4)))
+                .map(u64::from),
+            RootFormat::Pae | RootFormat::Long => {
+                memory.read_u64(GuestPhysAddr(table.wrapping_add(index * 8)))
+            }
+        };
+        let start = address >> shift << shift;
+        let mut region = Region {
+            start,
+            end: start + (1 << shift),
+            frame: None,
+        };
+        // PDPTEs of PAE paging have no rights and no size (SDM vol. 3A, table 4-8).
+        let is_pdpte = format == RootFormat::Pae && shift == 30;
+        let rights = if is_pdpte { PRESENT } else { PRESENT | USER };
+        let Ok(entry) = entry else { return region };
+        if entry & rights != rights {
+            return region;
+        }
+        let is_large = entry & LARGE != 0 && shift <= 30 && !is_pdpte;
+        if shift == 12 || is_large {
+            let offset = (1 << shift) - 1;
+            let frame = if format == RootFormat::Narrow && is_large {
+                // PSE-36: bits 20:13 are bits 39:32 of the address (SDM vol. 3A, table 4-4).
+                (entry >> 13 & 0xff) << 32 | (entry & 0xffc0_0000)
+            } else {
+                entry & ADDRESS & !offset
+            };
+            region.frame = Some(GuestPhysAddr(frame));
+            return region;
+        }
+        table = entry & ADDRESS;
+        shift -= bits;
+    }
+}
