@@ -16,6 +16,7 @@
 
 use crate::apic_message::ApicMessage;
 use crate::debug_exit::DebugExit;
+use crate::fw_cfg::FwCfg;
 use crate::hpet::{Hpet, Route};
 use crate::i8042::I8042;
 use crate::pit::Pit;
@@ -25,6 +26,7 @@ use crate::pm1::Pm1;
 use crate::post_port::PostPort;
 use crate::rtc::{NaiveDateTime, Rtc};
 use crate::speaker_port::SpeakerPort;
+use crate::test_device::TestDevice;
 use crate::time::{Hertz, Now, TimerTicks};
 use crate::uart::Uart;
 use interrupts::Interrupts;
@@ -77,6 +79,10 @@ pub struct ChipsetConfig {
     pub tsc: Hertz,
     /// The date and time (UTC) that the RTC shows at the start.
     pub date: NaiveDateTime,
+    /// How many processors the machine has.
+    pub processors: u16,
+    /// Its RAM, in bytes.
+    pub ram_size: u64,
 }
 
 /// The chipset of one VM. See the [module documentation](self).
@@ -99,6 +105,8 @@ pub struct Chipset {
     pci: PciConfig,
     post: PostPort,
     debug_exit: DebugExit,
+    fw_cfg: FwCfg,
+    test_device: TestDevice,
 }
 
 /// The deadline of a device that has none.
@@ -126,6 +134,8 @@ impl Chipset {
             pci: PciConfig::new(),
             post: PostPort::new(),
             debug_exit: DebugExit,
+            fw_cfg: FwCfg::new(config.processors, config.ram_size),
+            test_device: TestDevice::new(),
         };
         chipset.update_deadline();
         chipset
@@ -191,8 +201,11 @@ impl Chipset {
         if let Some(offset) = offset_in(address, mmio::IOAPIC, mmio::IOAPIC_LENGTH) {
             return Some(self.interrupts.read_ioapic(offset, size));
         }
-        let offset = offset_in(address, mmio::HPET, mmio::HPET_LENGTH)?;
-        Some(self.hpet.read(u64::from(offset), usize::from(size), now))
+        if let Some(offset) = offset_in(address, mmio::HPET, mmio::HPET_LENGTH) {
+            return Some(self.hpet.read(u64::from(offset), usize::from(size), now));
+        }
+        let offset = offset_in(address, mmio::TEST_MEMORY, mmio::TEST_MEMORY_LENGTH)?;
+        Some(self.test_device.read_memory(offset, size))
     }
 
     /// Writes the low `size` bytes (1, 2, 4 or 8) of `value` at the guest-physical address
@@ -211,6 +224,10 @@ impl Chipset {
         }
         if let Some(offset) = offset_in(address, mmio::HPET, mmio::HPET_LENGTH) {
             self.write_hpet(now, offset, size, value, host);
+            return true;
+        }
+        if let Some(offset) = offset_in(address, mmio::TEST_MEMORY, mmio::TEST_MEMORY_LENGTH) {
+            self.test_device.write_memory(offset, size, value);
             return true;
         }
         false

@@ -38,6 +38,18 @@ pub mod port {
     /// Debug exit: a write ends the VM with the value written.
     pub const DEBUG_EXIT: u16 = 0xf4;
 
+    /// Test device: the four bytes of its latch.
+    pub const TEST_LATCH: u16 = 0xe0;
+    /// Test device: its latch again, byte by byte.
+    pub const TEST_BYTES: u16 = 0xe8;
+    /// Test device: the level of each IOAPIC pin.
+    pub const TEST_IRQ_LINES: u16 = 0x2000;
+
+    /// Firmware configuration: selector (16 bits).
+    pub const FW_CFG_SELECTOR: u16 = 0x510;
+    /// Firmware configuration: data, byte by byte.
+    pub const FW_CFG_DATA: u16 = 0x511;
+
     /// COM1: eight ports.
     pub const COM1: u16 = 0x3f8;
     /// Last port of COM1.
@@ -74,6 +86,10 @@ pub mod mmio {
     pub const HPET: u64 = 0xfed0_0000;
     /// Bytes the HPET decodes.
     pub const HPET_LENGTH: u64 = 0x400;
+    /// Test device: memory.
+    pub const TEST_MEMORY: u64 = 0xff00_0000;
+    /// Bytes of it.
+    pub const TEST_MEMORY_LENGTH: u64 = crate::test_device::MEMORY_LENGTH as u64;
     /// Local APICs, as reset puts them (IA32_APIC_BASE). Not part of the chipset.
     pub const LOCAL_APIC: u64 = 0xfee0_0000;
     /// Bytes a local APIC decodes.

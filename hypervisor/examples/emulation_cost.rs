@@ -92,6 +92,10 @@ impl Cpu for Vcpu {
     fn set_gpr(&mut self, index: usize, value: u64) {
         self.gprs[index & 15] = value;
     }
+    fn xmm(&self, _: usize) -> u128 {
+        black_box(0)
+    }
+    fn set_xmm(&mut self, _: usize, _: u128) {}
     fn rip(&self) -> u64 {
         black_box(self.rip)
     }

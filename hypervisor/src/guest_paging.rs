@@ -51,6 +51,30 @@ pub trait PagingRegisters {
     fn physical_address_bits(&self) -> u32;
 }
 
+/// Reads the four PDPTEs that `cr3` refers to with PAE paging, as a load of CR3 does. `None`
+/// if one of them is present with a reserved bit set, or they are not in RAM: then none are
+/// to be loaded (SDM vol. 3A, 4.4.1).
+pub fn read_pdptes(
+    memory: &impl GuestMemory,
+    cr3: u64,
+    physical_address_bits: u32,
+) -> Option<[u64; 4]> {
+    /// Bits of a PDPTE that must be zero, besides those above the address (SDM vol. 3A,
+    /// table 4-8).
+    const RESERVED: u64 = 0x1e6;
+    let mut bytes = [0; 32];
+    memory
+        .read(GuestPhysAddr(cr3 & 0xffff_ffe0), &mut bytes)
+        .ok()?;
+    let mut pdptes = [0; 4];
+    for (pdpte, bytes) in pdptes.iter_mut().zip(bytes.as_chunks::<8>().0) {
+        *pdpte = u64::from_le_bytes(*bytes);
+    }
+    let reserved = RESERVED | !0 << physical_address_bits.clamp(32, 52);
+    let is_valid = |pdpte: &u64| pdpte & PRESENT == 0 || pdpte & reserved == 0;
+    pdptes.iter().all(is_valid).then_some(pdptes)
+}
+
 /// What the page tables are used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AccessKind {

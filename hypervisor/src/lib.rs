@@ -24,11 +24,13 @@ pub mod run;
 pub mod scheduler;
 pub mod start;
 pub mod suppression;
+pub mod task_switch;
 #[cfg(test)]
 mod test_ram;
 pub mod vcpu;
 pub mod vm;
 pub mod vm_config;
+pub mod world;
 
 pub use machine::Machine;
 pub use run::run;

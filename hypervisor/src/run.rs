@@ -3,6 +3,8 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+use devices::time::Hertz;
+use spin::Once;
 use vmx::bitmaps::IoBitmaps;
 use vmx::capabilities::Capabilities;
 use vmx::page::Page;
@@ -11,16 +13,31 @@ use vmx::vmcs::HostState;
 use crate::fatal::fatal;
 use crate::machine::cpu::{PerCpu, gdt, idt};
 use crate::machine::host_timer::HostTimer;
-use crate::machine::{Machine, memory, serial};
+use crate::machine::local_apic::LocalApic;
+use crate::machine::{Machine, memory, serial, smp};
 use crate::msr::HostMsrs;
 use crate::operator;
-use crate::scheduler::Scheduler;
-use crate::vm::VmId;
+use crate::scheduler::{CpuLoop, Hub, Settings, hub};
+use crate::vcpu::CpuTables;
 use crate::vm::create::Maker;
 use crate::vm_config::{self, BootModule};
+use crate::world::{self, World};
+
+/// What a CPU needs to begin its work.
+struct Duty {
+    capabilities: &'static Capabilities,
+    tsc: Hertz,
+    hub: &'static Hub,
+    world: &'static World,
+}
+
+/// Set before other CPUs are let go.
+static DUTY: Once<Duty> = Once::new();
 
 /// Runs what the boot modules describe, until the machine is switched off.
 pub fn run(machine: Machine) -> ! {
+    // VMs can be started from the modules again at any time.
+    let machine: &'static Machine = Box::leak(Box::new(machine));
     let capabilities: &'static Capabilities = match Capabilities::read() {
         Ok(capabilities) => Box::leak(Box::new(capabilities)),
         Err(unsupported) => fatal(format_args!("{unsupported}")),
@@ -37,17 +54,7 @@ pub fn run(machine: Machine) -> ! {
         },
         1u64 << capabilities.preemption_timer_shift,
     );
-    let cpu = PerCpu::current();
-    let host = HostState {
-        cs: gdt::CODE.0,
-        data: gdt::DATA.0,
-        tr: gdt::TSS.0,
-        gs_base: cpu.gs_base(),
-        tss_base: cpu.tss_base(),
-        gdt_base: cpu.gdt_base(),
-        idt_base: idt::base(),
-    };
-    let modules: Vec<BootModule<'_>> = machine
+    let modules: Vec<BootModule<'static>> = machine
         .boot_info
         .modules
         .iter()
@@ -67,39 +74,102 @@ pub fn run(machine: Machine) -> ! {
     let tsc = machine.tsc.frequency;
     operator::start_clock(tsc);
     crate::emulate::prepare();
-    let mut maker = Maker::new(
+    let maker = Maker {
         capabilities,
-        host,
         tsc,
-        host_msrs(),
-        Box::leak(Box::new(IoBitmaps::ALL_EXIT)),
-        machine.options.virtual_apic,
-    );
+        host_msrs: host_msrs(),
+        io_bitmaps: Box::leak(Box::new(IoBitmaps::ALL_EXIT)),
+        virtualize_apic: machine.options.virtual_apic,
+    };
     // SAFETY: interrupts are off, and the LAPIC is ours.
-    let timer = unsafe { HostTimer::new(tsc) };
-    let mut scheduler = Scheduler::new(timer, tsc, machine.options.on_end);
-    for (number, config) in configs.iter().enumerate() {
-        match maker.make(VmId(number), config) {
-            Ok(vcpus) => {
-                log::info!(
-                    "vm {}: {} MiB, {} VCPU{}",
-                    config.name,
-                    config.memory >> 20,
-                    vcpus.len(),
-                    if vcpus.len() == 1 { "" } else { "s" }
-                );
-                if let Some(first) = vcpus.first() {
-                    operator::add_vm(first.vm());
-                }
-                scheduler.add(vcpus);
-            }
-            Err(error) => fatal(format_args!("vm {}: {error}", config.name)),
-        }
+    let apic = unsafe { LocalApic::enable() };
+    smp::init();
+    let cpus = start_other_cpus(machine);
+    let hub = hub::init(Settings::for_tsc(tsc), cpus);
+    let world = world::init(maker, hub, machine.options.on_end, configs);
+    if let Err(error) = world.start_all() {
+        fatal(format_args!("{error}"));
     }
     log::info!("{} MiB of RAM left", memory::free_bytes() >> 20);
     serial::set_buffered(true);
     operator::open();
-    scheduler.run()
+    let duty = DUTY.call_once(|| Duty {
+        capabilities,
+        tsc,
+        hub,
+        world,
+    });
+    serve(PerCpu::current(), duty, apic)
+}
+
+/// Starts all CPUs but this one; they wait for their duty. Returns how many CPUs there are.
+fn start_other_cpus(machine: &Machine) -> u32 {
+    let own = PerCpu::current().apic_id;
+    let others: Vec<u32> = machine
+        .acpi
+        .cpus
+        .iter()
+        .map(|cpu| cpu.apic_id)
+        .filter(|&id| id != own)
+        .collect();
+    // SAFETY: once, on the boot CPU, with its LAPIC enabled; firmware's memory below 1 MiB
+    // that is called available is not used by us.
+    let cpus = unsafe {
+        smp::start_others(
+            &others,
+            machine.tsc.frequency,
+            &machine.boot_info,
+            &machine.trampoline,
+            await_duty,
+        )
+    };
+    if !others.is_empty() {
+        log::info!("{cpus} of {} CPUs running", others.len() + 1);
+    }
+    cpus
+}
+
+/// What an application processor does.
+fn await_duty(cpu: &'static PerCpu) -> ! {
+    let duty = loop {
+        if let Some(duty) = DUTY.get() {
+            break duty;
+        }
+        core::hint::spin_loop();
+    };
+    // All CPUs of a machine are alike as far as anyone has ever built one; a VMCS made for one
+    // is used on all.
+    match Capabilities::read() {
+        Ok(own) if own == *duty.capabilities => {}
+        _ => fatal(format_args!(
+            "cpu {}: its VMX differs from the boot CPU's; disable it in the firmware's setup",
+            cpu.index
+        )),
+    }
+    prepare_cpu(duty.capabilities);
+    // SAFETY: interrupts are off, and the LAPIC is ours.
+    let apic = unsafe { LocalApic::enable() };
+    serve(cpu, duty, apic)
+}
+
+/// The work of every CPU, which is in VMX operation.
+fn serve(cpu: &'static PerCpu, duty: &Duty, apic: LocalApic) -> ! {
+    let tables = CpuTables {
+        index: cpu.index,
+        host: HostState {
+            cs: gdt::CODE.0,
+            data: gdt::DATA.0,
+            tr: gdt::TSS.0,
+            gs_base: cpu.gs_base(),
+            tss_base: cpu.tss_base(),
+            gdt_base: cpu.gdt_base(),
+            idt_base: idt::base(),
+        },
+    };
+    // SAFETY: interrupts are off, and the LAPIC's timer is ours.
+    let timer = unsafe { HostTimer::new(apic, duty.tsc) };
+    // SAFETY: the tables are this CPU's, by `PerCpu`; no VCPU is loaded yet.
+    unsafe { CpuLoop::new(tables, duty.hub, duty.world, timer).run() }
 }
 
 /// Puts this CPU into VMX operation, with the extended state of guests switched on.

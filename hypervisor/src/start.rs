@@ -92,6 +92,7 @@ pub unsafe fn start(boot_magic: u32, info_address: u32, image: ImageLayout) -> !
         options,
         acpi,
         tsc,
+        trampoline: image.trampoline,
     })
 }
 

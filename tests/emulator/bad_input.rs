@@ -1,11 +1,11 @@
-//! What tarpit says to boot modules, machines and guests that are wrong: each is told in one line,
+//! What tarpit says to boot modules and machines that are wrong: each is told in one line,
 //! and nothing hangs.
 
 use anyhow::{Context, Result, ensure};
 use tests::{Setup, tarpit};
 use xtask::initramfs::{self, Shell};
 use xtask::kernel::{self, Series};
-use xtask::machine::{End, Kind};
+use xtask::machine::Kind;
 use xtask::module::{Guest, Module};
 
 pub(crate) fn without_a_module_it_asks_for_one(case: &str) -> Result<()> {
@@ -62,24 +62,6 @@ pub(crate) fn a_truncated_initrd_is_found_before_the_guest_starts(case: &str) ->
             .module(Module::initrd(&file, &guest.name)),
         &["vm web", "the initrd is unusable", "truncated"],
     )
-}
-
-/// The other input that is wrong comes from inside: its VM ends with a dump, and tarpit stays.
-pub(crate) fn a_guest_that_triple_faults_ends_with_a_dump_of_its_state(case: &str) -> Result<()> {
-    let mut session = tarpit(case)
-        .on(Kind::Bochs)
-        .options("on-end=poweroff")
-        .kernel("triple_fault", &Guest::new("web"))?
-        .boot()?;
-    session.wait_for("triple fault now")?;
-    let dump = session.wait_for("vm web ended: triple fault")?;
-    ensure!(
-        dump.contains("state of VCPU 0") && dump.to_lowercase().contains("rip"),
-        "no dump of the VCPU: {dump}"
-    );
-    let end = session.wait_for_end()?;
-    ensure!(matches!(end, End::PoweredOff { .. }), "{end}");
-    Ok(())
 }
 
 /// Boots it where tarpit gets as far as its guests, and finds all these words in its last line.

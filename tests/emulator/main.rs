@@ -3,6 +3,7 @@
 mod bad_input;
 mod boot;
 mod console;
+mod kernels;
 mod overhead;
 mod suppression;
 
@@ -21,7 +22,14 @@ fn main() {
         bad_input::a_vm_too_small_for_its_kernel_is_told_what_it_needs,
         bad_input::a_machine_too_small_for_its_vms_says_what_is_free,
         bad_input::a_truncated_initrd_is_found_before_the_guest_starts,
-        bad_input::a_guest_that_triple_faults_ends_with_a_dump_of_its_state,
+        kernels::exits_and_instructions_on_devices,
+        kernels::processor_modes_from_real_to_long,
+        kernels::hardware_task_switches,
+        kernels::apics_virtualised_by_the_processor,
+        kernels::apics_in_software,
+        kernels::timers_with_a_virtualised_apic,
+        kernels::timers_with_an_apic_in_software,
+        kernels::a_triple_fault_ends_the_vm_with_a_dump,
         console::debian_runs_and_the_console_answers_meanwhile,
         overhead::debian_boots_in_at_most_one_and_a_half_times_the_ticks,
         overhead::operations_cost_no_more_than_they_may,

@@ -2,6 +2,7 @@
 //! 25.6.9). A bit that is set makes the access exit; new bitmaps have all of them set.
 
 use crate::addr::HostPhysAddr;
+use crate::page::Page;
 
 /// The bitmaps of the 65,536 ports.
 #[repr(C, align(4096))]
@@ -30,6 +31,16 @@ pub enum MsrAccess {
     Read,
     /// WRMSR.
     Write,
+}
+
+impl From<&'static mut Page> for &'static mut MsrBitmaps {
+    /// Bitmaps in `page`, with which all MSRs exit.
+    fn from(page: &'static mut Page) -> Self {
+        page.0.fill(u64::MAX);
+        // SAFETY: both are 4 KiB of plain numbers with the same alignment, and the page is
+        // given away.
+        unsafe { &mut *core::ptr::from_mut(page).cast() }
+    }
 }
 
 impl MsrBitmaps {

@@ -71,7 +71,7 @@ impl Translation {
 }
 
 /// The VMX capabilities of a CPU.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
     /// The identifier that the first word of VMXON regions and VMCSs holds.
     pub revision: u32,

@@ -111,6 +111,17 @@ impl Interrupts {
         self.set_pin(pin, level, host);
     }
 
+    /// Drives the wire of global system interrupt `number` (an ISA interrupt if below 16) for
+    /// the test device, whatever else is on that wire: the last to drive it wins.
+    pub(super) fn set_test_line(&mut self, number: u8, level: bool, host: &mut impl ChipsetHost) {
+        const ISA_INTERRUPTS: u8 = 16;
+        if number < ISA_INTERRUPTS && number != irq::CASCADE {
+            self.set_irq(number, level, host);
+        } else {
+            self.set_pin(number.into(), level, host);
+        }
+    }
+
     /// Drives a wire that ends at the IOAPIC alone.
     fn set_pin(&mut self, pin: usize, level: bool, host: &mut impl ChipsetHost) {
         self.ioapic

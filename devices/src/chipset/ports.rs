@@ -2,7 +2,7 @@
 
 use super::{Chipset, ChipsetHost, PowerRequest};
 use crate::i8042::ResetPulse;
-use crate::platform_map::{irq, port};
+use crate::platform_map::{IOAPIC_PINS, irq, port};
 use crate::time::Now;
 
 const PIC_MASTER_DATA: u16 = port::PIC_MASTER + 1;
@@ -11,6 +11,9 @@ const PIT_LAST: u16 = port::PIT + 3;
 const PM1A_EVENT_LAST: u16 = port::PM1A_EVENT + port::PM1A_EVENT_LENGTH as u16 - 1;
 const PM1A_CONTROL_LAST: u16 = port::PM1A_CONTROL + port::PM1A_CONTROL_LENGTH as u16 - 1;
 const PM_TIMER_LAST: u16 = port::PM_TIMER + port::PM_TIMER_LENGTH as u16 - 1;
+const TEST_LATCH_LAST: u16 = port::TEST_LATCH + 3;
+const TEST_BYTES_LAST: u16 = port::TEST_BYTES + 3;
+const TEST_IRQ_LINES_LAST: u16 = port::TEST_IRQ_LINES + IOAPIC_PINS as u16 - 1;
 const PCI_CONFIG_DATA_LAST: u16 = port::PCI_CONFIG_DATA + 3;
 
 /// The bits of a value of `size` bytes.
@@ -86,6 +89,11 @@ impl Chipset {
             }
             port::PCI_CONFIG_ADDRESS if size == 4 => self.pci.write_address(value),
             port::DEBUG_EXIT => self.write_debug_exit(value & mask(size), host),
+            port::FW_CFG_SELECTOR if size == 2 => self.fw_cfg.select(value as u16),
+            // One wire a port, whatever the width.
+            port::TEST_IRQ_LINES..=TEST_IRQ_LINES_LAST => {
+                self.write_test_line(port, value & mask(size) != 0, host);
+            }
             _ => {
                 for byte in 0..u16::from(size.min(4)) {
                     let port = port.wrapping_add(byte);
@@ -139,6 +147,10 @@ impl Chipset {
             port::PM_TIMER..=PM_TIMER_LAST => {
                 self.pm_timer.read_at(port - port::PM_TIMER, now) as u8
             }
+            port::FW_CFG_DATA => self.fw_cfg.read(),
+            port::TEST_LATCH..=TEST_LATCH_LAST | port::TEST_BYTES..=TEST_BYTES_LAST => {
+                self.test_device.read_latch(port)
+            }
             _ => 0xff,
         }
     }
@@ -189,6 +201,12 @@ impl Chipset {
                 request_reset(self.reset_control.write(value), host);
             }
             port::POST => self.post.write(value),
+            port::TEST_LATCH..=TEST_LATCH_LAST | port::TEST_BYTES..=TEST_BYTES_LAST => {
+                self.test_device.write_latch(port, value);
+            }
+            port::TEST_IRQ_LINES..=TEST_IRQ_LINES_LAST => {
+                self.write_test_line(port, value != 0, host);
+            }
             port::DEBUG_EXIT => self.write_debug_exit(u32::from(value), host),
             port::PM1A_EVENT..=PM1A_EVENT_LAST => {
                 self.write_pm1_event(now, port, 1, u32::from(value), host);
@@ -225,6 +243,11 @@ impl Chipset {
         if off.is_some() {
             host.power(PowerRequest::Off);
         }
+    }
+
+    fn write_test_line(&mut self, port: u16, level: bool, host: &mut impl ChipsetHost) {
+        let pin = port.saturating_sub(port::TEST_IRQ_LINES) as u8;
+        self.interrupts.set_test_line(pin, level, host);
     }
 
     fn write_debug_exit(&self, value: u32, host: &mut impl ChipsetHost) {

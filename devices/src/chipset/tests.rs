@@ -61,6 +61,8 @@ impl Machine {
                 ChipsetConfig {
                     tsc: TSC,
                     date: DATE.parse().unwrap(),
+                    processors: 2,
+                    ram_size: 256 << 20,
                 },
                 Now::default(),
             ),

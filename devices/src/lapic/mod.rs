@@ -156,11 +156,16 @@ impl LocalApic {
     /// To the state after an INIT (SDM vol. 3A, 12.4.7.3 and 12.12.5.1): as after power-up,
     /// but with the mode and the ID as they are, and with a start-up that has come since.
     pub fn init_reset(&mut self) {
+        self.nmis = 0;
+        self.ext_ints = ExtInts::empty();
+        self.reset_registers();
+    }
+
+    /// Gives all registers but the mode the values that they have after power-up.
+    fn reset_registers(&mut self) {
         self.software_enabled = false;
         self.errors = Errors::new();
         self.timer.reset();
-        self.nmis = 0;
-        self.ext_ints = ExtInts::empty();
         for pin in &mut self.pins {
             *pin = pin.without_remote_irr();
         }
@@ -190,10 +195,9 @@ impl LocalApic {
     fn change_mode(&mut self, mode: Mode) {
         let from = core::mem::replace(&mut self.mode, mode);
         if mode == Mode::Disabled {
-            self.timer.stop();
-            self.page().write(Register::INITIAL_COUNT, 0);
-        }
-        if from == Mode::X2Apic || mode == Mode::X2Apic {
+            // SDM vol. 3A, 12.4.3: the state that it was in may be lost, and is.
+            self.reset_registers();
+        } else if from == Mode::X2Apic || mode == Mode::X2Apic {
             self.page().write(Register::ICR_HIGH, 0);
             self.page().write(Register::X2APIC_ICR_HIGH, 0);
             self.reset_addressing();
@@ -248,6 +252,13 @@ impl LocalApic {
         page.write(Register::LVT_LINT1, 4 << 8);
         self.publish();
         self.update_ext_int();
+    }
+
+    /// Whether software has enabled it, in the SVR: else it takes no fixed interrupts.
+    #[must_use]
+    #[inline]
+    pub const fn is_software_enabled(&self) -> bool {
+        self.software_enabled
     }
 
     /// The side of this APIC that others see.

@@ -62,6 +62,30 @@ pub enum Command<'a> {
         /// The VM's name.
         vm: &'a str,
     },
+    /// `stop VM`: end it, as if its power were cut.
+    Stop {
+        /// The VM's name.
+        vm: &'a str,
+    },
+    /// `start VM`: start one that has ended.
+    Start {
+        /// The VM's name.
+        vm: &'a str,
+    },
+    /// `restart VM`: end it, if it runs, and start it again.
+    Restart {
+        /// The VM's name.
+        vm: &'a str,
+    },
+    /// `pin VM VCPU CPU|any`: choose where a VCPU runs.
+    Pin {
+        /// The VM's name.
+        vm: &'a str,
+        /// The VCPU's number.
+        vcpu: u32,
+        /// The physical CPU; any if not given.
+        cpu: Option<u32>,
+    },
     /// `shutdown`: end all VMs, and switch the machine off.
     Shutdown,
 }
@@ -79,7 +103,11 @@ impl<'a> Command<'a> {
             | Self::Stats { vm }
             | Self::Attach { vm }
             | Self::Pause { vm }
-            | Self::Resume { vm } => Some(vm),
+            | Self::Resume { vm }
+            | Self::Stop { vm }
+            | Self::Start { vm }
+            | Self::Restart { vm }
+            | Self::Pin { vm, .. } => Some(vm),
         }
     }
 }
@@ -127,6 +155,8 @@ pub enum ParseError<'a> {
     NoFactor(&'a str),
     /// What should be a CR3 value is none.
     NoCr3(&'a str),
+    /// What should be the number of a VCPU or CPU is none.
+    NoNumber(&'a str),
 }
 
 impl ParseError<'_> {
@@ -142,6 +172,7 @@ impl ParseError<'_> {
             Self::NoValue(_) => "missing_value",
             Self::NoFactor(_) => "bad_factor",
             Self::NoCr3(_) => "bad_cr3",
+            Self::NoNumber(_) => "bad_number",
         }
     }
 }
@@ -185,6 +216,10 @@ impl fmt::Display for ParseError<'_> {
                 f,
                 "`{word}` is no CR3: it must be a hexadecimal number as `ps` shows it, \
                  for instance 0x1a2b000"
+            ),
+            Self::NoNumber(word) => write!(
+                f,
+                "`{word}` is no number of a VCPU or CPU: they are counted from 0"
             ),
         }
     }
@@ -244,6 +279,23 @@ pub fn parse(line: &str) -> Result<Option<Request<'_>>, ParseError<'_>> {
         },
         "resume" => Command::Resume {
             vm: arguments.required("VM")?,
+        },
+        "stop" => Command::Stop {
+            vm: arguments.required("VM")?,
+        },
+        "start" => Command::Start {
+            vm: arguments.required("VM")?,
+        },
+        "restart" => Command::Restart {
+            vm: arguments.required("VM")?,
+        },
+        "pin" => Command::Pin {
+            vm: arguments.required("VM")?,
+            vcpu: number(arguments.required("VCPU")?)?,
+            cpu: match arguments.required("CPU or `any`")? {
+                "any" => None,
+                word => Some(number(word)?),
+            },
         },
         "shutdown" => Command::Shutdown,
         _ => return Err(ParseError::UnknownCommand(name)),
@@ -335,6 +387,15 @@ fn suppress<'a>(
             clock: clock.unwrap_or(default),
         },
     })
+}
+
+/// A VCPU or a CPU.
+fn number(word: &str) -> Result<u32, ParseError<'_>> {
+    // `from_str` would let a sign pass.
+    if !word.bytes().all(|digit| digit.is_ascii_digit()) {
+        return Err(ParseError::NoNumber(word));
+    }
+    word.parse().map_err(|_| ParseError::NoNumber(word))
 }
 
 fn factor(word: &str) -> Result<Factor, ParseError<'_>> {

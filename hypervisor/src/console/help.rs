@@ -122,6 +122,32 @@ pub(super) const COMMANDS: &[Topic] = &[
         ..PLAIN
     },
     Topic {
+        name: "stop",
+        usage: "stop VM",
+        summary: "end a VM, as if its power were cut",
+        ..PLAIN
+    },
+    Topic {
+        name: "start",
+        usage: "start VM",
+        summary: "start a VM that has ended, from its boot modules",
+        ..PLAIN
+    },
+    Topic {
+        name: "restart",
+        usage: "restart VM",
+        summary: "end a VM, if it runs, and start it again",
+        ..PLAIN
+    },
+    Topic {
+        name: "pin",
+        usage: "pin VM VCPU CPU|any",
+        summary: "choose the physical CPU that a VCPU runs on, or let it run on any",
+        details: "VCPUs and CPUs are counted from 0. `stats` shows where each VCPU is.\n\n  \
+                  pin web 0 1\n  pin web 0 any",
+        ..PLAIN
+    },
+    Topic {
         name: "shutdown",
         usage: "shutdown",
         summary: "end all VMs, and switch the machine off",

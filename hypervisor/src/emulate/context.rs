@@ -31,6 +31,13 @@ pub(super) struct Span {
     second: Option<(usize, GuestPhysAddr)>,
 }
 
+impl Span {
+    /// Whether it begins on a boundary of `alignment` bytes, at most a page.
+    pub(super) fn is_aligned(self, alignment: u64) -> bool {
+        self.first.is_aligned(alignment)
+    }
+}
+
 impl<'a, C: Cpu, M: GuestMemory> Context<'a, C, M> {
     pub(super) fn new(cpu: &'a mut C, memory: &'a M) -> Self {
         Self {

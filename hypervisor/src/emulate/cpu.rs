@@ -98,6 +98,10 @@ pub trait Cpu: PagingRegisters {
     fn gpr(&self, index: usize) -> u64;
     /// Sets the general-purpose register `index`.
     fn set_gpr(&mut self, index: usize, value: u64);
+    /// The register XMM`index` (0 to 15).
+    fn xmm(&self, index: usize) -> u128;
+    /// Sets the low 128 bits of vector register `index`, and leaves those above alone.
+    fn set_xmm(&mut self, index: usize, value: u128);
     /// RIP.
     fn rip(&self) -> u64;
     /// Sets RIP, to the next instruction or the target of a jump: the emulated instruction

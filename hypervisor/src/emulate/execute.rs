@@ -92,6 +92,7 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
                 // There is no cache between a guest and its devices.
                 self.place(instruction, 0, AccessKind::Read)?;
             }
+            _ if Self::is_vector_move(instruction) => self.move_vector(bus, instruction)?,
             _ => self.conditional(bus, instruction)?,
         }
         let next = self.next_ip(instruction);

@@ -1,10 +1,11 @@
 //! Where tarpit's own image lies in memory.
 
 use core::ops::Range;
+use core::sync::atomic::AtomicU64;
 
 /// The linker's view of the image: physical addresses, all but the guard multiples of 4 KiB
 /// at the ends that matter for page protection.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct ImageLayout {
     /// All of it, from the multiboot headers to the end of the BSS.
     pub image: Range<u64>,
@@ -14,4 +15,20 @@ pub struct ImageLayout {
     pub rodata: Range<u64>,
     /// The page under the boot CPU's stack that must fault when touched.
     pub boot_stack_guard: u64,
+    /// Where application processors wake up.
+    pub trampoline: Trampoline,
+}
+
+/// Code that takes an application processor from real mode to
+/// [`crate::machine::smp::start_application_processor`], to be copied to a page below 1 MiB.
+#[derive(Clone, Debug)]
+pub struct Trampoline {
+    /// The code, less than a page, with its parameters in it.
+    pub code: Range<u64>,
+    /// In the code: four bytes for the root of the page tables.
+    pub root: u64,
+    /// In the code: four bytes for bits of EFER to be set besides LME.
+    pub efer: u64,
+    /// Where the next processor to start finds the top of its stack.
+    pub stack: &'static AtomicU64,
 }

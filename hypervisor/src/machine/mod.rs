@@ -7,6 +7,7 @@ pub mod cpu;
 pub mod heap;
 pub mod host_timer;
 pub mod image;
+pub mod local_apic;
 pub mod logger;
 pub mod memory;
 pub mod paging;
@@ -14,6 +15,7 @@ pub mod pic;
 pub mod power;
 pub mod rtc;
 pub mod serial;
+pub mod smp;
 pub mod tsc;
 
 use crate::options::Options;
@@ -29,4 +31,6 @@ pub struct Machine {
     pub acpi: acpi::Acpi,
     /// The TSC's frequency and how it was measured.
     pub tsc: tsc::Calibration,
+    /// Where other CPUs wake up.
+    pub trampoline: image::Trampoline,
 }

@@ -12,11 +12,13 @@ use crate::console::{
 };
 use crate::host_time::host_now;
 use crate::machine::{power, serial};
+use crate::scheduler::Latency;
 use crate::suppression::Factors;
 use crate::suppression::address_space::{Root, RootFormat, same_process};
 use crate::suppression::target::Target;
 use crate::suppression::usage;
 use crate::vm::Vm;
+use crate::world::{self, RequestError, World};
 
 /// Carries out a line that the operator has entered, and answers it.
 pub(super) fn execute(line: &str) {
@@ -56,6 +58,14 @@ pub(super) fn execute(line: &str) {
         (Command::Attach { .. }, Some(vm)) => CONSOLE.lock().attach(vm.id.0, out),
         (Command::Pause { .. }, Some(vm)) => pause(&vm, json),
         (Command::Resume { .. }, Some(vm)) => resume(&vm, json),
+        (Command::Stop { .. }, Some(vm)) => ask(json, "stopping", |world| world.stop(vm.id)),
+        (Command::Start { .. }, Some(vm)) => ask(json, "starting", |world| world.start(vm.id)),
+        (Command::Restart { .. }, Some(vm)) => {
+            ask(json, "restarting", |world| world.restart(vm.id));
+        }
+        (Command::Pin { vcpu, cpu, .. }, Some(vm)) => {
+            ask(json, "pinned", |world| world.pin(vm.id, vcpu, cpu));
+        }
         (Command::Shutdown, _) => {
             answer(
                 out,
@@ -79,19 +89,25 @@ fn millis(ticks: i64) -> i64 {
     millis.clamp(i64::MIN.into(), i64::MAX.into()) as i64
 }
 
+/// Asks the world for something, and answers `done` if it agrees.
+fn ask(json: bool, done: &str, request: impl FnOnce(&World) -> Result<(), RequestError>) {
+    match world::get().map(request) {
+        Some(Err(problem)) => error(&mut Line, json, problem.kind(), problem),
+        _ => answer(&mut Line, json, [DoneLine { done }]),
+    }
+}
+
 fn pause(vm: &Vm, json: bool) {
-    if vm.pause(host_now()) {
-        answer(&mut Line, json, [DoneLine { done: "paused" }]);
-    } else {
-        wrong_state(vm, "running", json);
+    match world::get().map(|world| world.pause(vm.id)) {
+        Some(Ok(())) => answer(&mut Line, json, [DoneLine { done: "paused" }]),
+        _ => wrong_state(vm, "running", json),
     }
 }
 
 fn resume(vm: &Vm, json: bool) {
-    if vm.resume(host_now()) {
-        answer(&mut Line, json, [DoneLine { done: "resumed" }]);
-    } else {
-        wrong_state(vm, "paused", json);
+    match world::get().map(|world| world.resume(vm.id)) {
+        Some(Ok(())) => answer(&mut Line, json, [DoneLine { done: "resumed" }]),
+        _ => wrong_state(vm, "paused", json),
     }
 }
 
@@ -240,7 +256,7 @@ fn release(vm: &Arc<Vm>, cr3: Option<u64>, json: bool) {
 }
 
 fn statistics(vm: &Arc<Vm>, json: bool) {
-    let mut lines: Vec<(&'static str, u64, u64)> = Vec::new();
+    let mut lines: Vec<(&str, u64, u64)> = Vec::new();
     let (mut exits, mut root_ticks, mut guest_ticks) = (0, 0, 0);
     for statistics in &vm.statistics {
         let statistics = statistics.lock();
@@ -262,6 +278,26 @@ fn statistics(vm: &Arc<Vm>, json: bool) {
     lines.push(("all-exits", exits, root_ticks));
     lines.push(("guest", exits, guest_ticks));
     let name = &vm.name;
+    let shares = world::get().map_or_else(Vec::new, |world| world.shares(vm.id));
+    let places: Vec<_> = shares
+        .iter()
+        .enumerate()
+        .map(|(index, share)| {
+            let pinned = if share.pinned { "-pinned" } else { "" };
+            let what = alloc::format!("vcpu{index}-on-cpu{}{pinned}", share.cpu);
+            (what, share.latency.count, share.received)
+        })
+        .collect();
+    let latency = shares
+        .iter()
+        .fold(Latency::default(), |all, share| all.and(share.latency));
+    lines.extend(
+        places
+            .iter()
+            .map(|(what, wakes, received)| (what.as_str(), *wakes, *received)),
+    );
+    lines.push(("wait-when-woken", latency.count, latency.total));
+    lines.push(("longest-wait-when-woken", 1, latency.max));
     answer(
         &mut Line,
         json,

@@ -90,6 +90,12 @@ impl<P: Policy> Watch<P> {
         &self.targets
     }
 
+    /// What the policy has decided last.
+    #[must_use]
+    pub fn decision(&self) -> Decision {
+        self.suppression.decision()
+    }
+
     /// How far the guest's time is ahead of real time, in ticks.
     #[must_use]
     pub fn lead(&self, now: HostTicks) -> i64 {
@@ -133,6 +139,18 @@ impl<P: Policy> Watch<P> {
     /// An interrupt is on its way to the guest of `vcpu`.
     pub fn interrupted(&mut self, vcpu: usize, now: HostTicks) -> Decision {
         self.suppression.handle(now, vcpu, Event::InterruptInjected)
+    }
+
+    /// `vcpu` has been taken off its CPU: no target runs on it, whatever its address space.
+    pub fn off_cpu(&mut self, vcpu: usize, now: HostTicks) -> Decision {
+        self.suppression.handle(now, vcpu, Event::Halt)
+    }
+
+    /// `vcpu` is on a CPU again, and goes on where it was.
+    pub fn on_cpu(&mut self, vcpu: usize, now: HostTicks) -> Decision {
+        let halted = self.vcpus.get(vcpu).is_some_and(|watched| watched.halted);
+        let event = if halted { Event::Time } else { Event::Wake };
+        self.suppression.handle(now, vcpu, event)
     }
 
     /// Takes note of what `vcpu` does at `now`, and tells what is to be done.
@@ -276,6 +294,23 @@ mod tests {
         assert_eq!(rates(3, running(ALIAS)), factors().rates());
         assert_eq!(rates(4, running(INNOCENT)), Rates::REAL_TIME);
         assert_eq!(rates(5, running(ALIAS)), factors().rates());
+    }
+
+    #[test]
+    fn a_target_whose_processor_waits_for_a_cpu_does_not_speed_the_clock_up() {
+        let (ram, mut watch) = scene();
+        let fast = factors().rates();
+        watch.observe(&ram, 0, HostTicks(1), &running(TARGET));
+        assert_eq!(watch.off_cpu(0, HostTicks(2)).rates, Rates::REAL_TIME);
+        assert_eq!(watch.on_cpu(0, HostTicks(3)).rates, fast);
+        let halted = Observation {
+            loaded: false,
+            halted: true,
+            ..running(TARGET)
+        };
+        watch.observe(&ram, 0, HostTicks(4), &halted);
+        watch.off_cpu(0, HostTicks(5));
+        assert_eq!(watch.on_cpu(0, HostTicks(6)).rates, Rates::REAL_TIME);
     }
 
     #[test]

@@ -10,7 +10,6 @@ use devices::lapic::{ApicBase, Mode, VectorRegister};
 use vmx::bitmaps::MsrAccess;
 use vmx::controls::Secondary;
 use vmx::fields;
-use vmx::translation;
 
 use super::Vcpu;
 use super::setup;
@@ -20,6 +19,8 @@ use super::setup;
 enum Assistance {
     /// The TPR shadow, for CR8.
     TprShadow,
+    /// The TPR shadow, for CR8 and in the APIC-access page; other accesses to that exit.
+    XApicTpr,
     /// Registers in the APIC-access page, and interrupt delivery.
     XApic,
     /// Registers as MSRs, and interrupt delivery.
@@ -41,20 +42,41 @@ const X2APIC_READABLE: [u32; 15] = [
 ];
 
 impl Vcpu {
+    /// Brings the controls in line with the LAPIC after an access to it that may have enabled
+    /// or disabled it by software.
+    #[inline]
+    pub(super) fn follow_apic_enable(&mut self) {
+        if self.lapic.is_software_enabled() != self.apic_was_enabled {
+            self.configure_apic();
+        }
+    }
+
     /// Brings the controls in line with the mode of the LAPIC: after power-up and after every
     /// write to IA32_APIC_BASE.
+    ///
+    /// The processor's self-IPIs know nothing of the enable bit in the SVR, without which a
+    /// LAPIC takes none: while it is off, all interrupts are left to the model.
     pub(super) fn configure_apic(&mut self) {
         let base = self.lapic.apic_base();
+        let enabled = self.lapic.is_software_enabled();
+        self.apic_was_enabled = enabled;
         let assistance = match self.lapic.mode() {
             _ if !self.may_virtualize_apic => Assistance::TprShadow,
-            Mode::XApic if base.address() == ApicBase::DEFAULT_ADDRESS => Assistance::XApic,
-            Mode::X2Apic => Assistance::X2Apic,
+            Mode::XApic if base.address() == ApicBase::DEFAULT_ADDRESS => {
+                if enabled {
+                    Assistance::XApic
+                } else {
+                    Assistance::XApicTpr
+                }
+            }
+            Mode::X2Apic if enabled => Assistance::X2Apic,
             _ => Assistance::TprShadow,
         };
         let registers =
             Secondary::APIC_REGISTER_VIRTUALIZATION | Secondary::VIRTUAL_INTERRUPT_DELIVERY;
         let extra = match assistance {
             Assistance::TprShadow => Secondary::empty(),
+            Assistance::XApicTpr => Secondary::VIRTUALIZE_APIC_ACCESSES,
             Assistance::XApic => Secondary::VIRTUALIZE_APIC_ACCESSES | registers,
             Assistance::X2Apic => Secondary::VIRTUALIZE_X2APIC_MODE | registers,
         };
@@ -62,20 +84,16 @@ impl Vcpu {
         self.registers
             .vmcs
             .set_secondary(self.capabilities, controls.secondary | extra);
-        self.virtual_delivery = assistance != Assistance::TprShadow;
+        self.virtual_delivery = matches!(assistance, Assistance::XApic | Assistance::X2Apic);
         self.lapic
             .set_virtual_interrupt_delivery(self.virtual_delivery);
+        self.tpr_threshold = 0;
         self.registers.vmcs.write(fields::TPR_THRESHOLD, 0);
-        let mapped = self
-            .vm
-            .set_apic_access_page_mapped(self.index, assistance == Assistance::XApic);
-        match mapped {
-            Ok(true) => {
-                translation::invalidate_ept(&self.capabilities.translation, self.vm.ept_pointer())
-            }
-            Ok(false) => {}
-            // Without a table for the page, accesses exit and are emulated.
-            Err(error) => log::warn!("vm {}: no APIC-access page: {error}", self.vm.name),
+        let wants_page = matches!(assistance, Assistance::XApicTpr | Assistance::XApic);
+        let mapped = self.vm.set_apic_access_page_mapped(self.index, wants_page);
+        // Without a table for the page, accesses exit and are emulated.
+        if let Err(error) = mapped {
+            log::warn!("vm {}: no APIC-access page: {error}", self.vm.name);
         }
         self.pass_x2apic_msrs_through(assistance == Assistance::X2Apic);
         self.eoi_exits = [0; 4];

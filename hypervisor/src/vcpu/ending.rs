@@ -26,8 +26,6 @@ pub enum Ending {
     NotRam(NotRam),
     /// Code in device memory.
     FetchFromDevice(GuestPhysAddr),
-    /// A task switch that could not be made.
-    TaskSwitch,
     /// The processor refused the guest's state.
     EntryFailure {
         /// The basic exit reason, or the VM-instruction error.
@@ -68,7 +66,6 @@ impl fmt::Display for Ending {
                     "instruction fetch from device memory or nothing at {address:?}"
                 )
             }
-            Self::TaskSwitch => f.write_str("a hardware task switch, which tarpit does not do"),
             Self::EntryFailure {
                 reason,
                 instruction: true,

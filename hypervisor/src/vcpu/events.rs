@@ -72,8 +72,13 @@ impl Vcpu {
     /// Chooses what the next entry delivers, and asks for an exit when the guest can take
     /// what remains. The PIC is asked for its vector by `acknowledge_pic`.
     pub(super) fn prepare_events(&mut self) {
+        // What an earlier call has injected, without an entry since, stays: VM exits clear it.
+        let information = self
+            .registers
+            .vmcs
+            .read(fields::ENTRY_INTERRUPTION_INFORMATION);
+        let mut injected = information >> 31 != 0;
         let interrupted = self.being_delivered.take();
-        let mut injected = false;
         if let Some(event) = self.to_inject.take().or(interrupted) {
             self.inject(event);
             injected = true;
@@ -81,12 +86,13 @@ impl Vcpu {
 
         let state = self.registers.vmcs.read(fields::GUEST_INTERRUPTIBILITY);
         let mut primary = self.primary;
-        if self.lapic.nmi_pending() {
-            if !injected && state & (BLOCKED_BY_NMI | BLOCKED_BY_STI_OR_MOV_SS) == 0 {
-                self.lapic.take_nmi();
-                self.inject(Event::NMI);
-                injected = true;
-            }
+        if self.lapic.nmi_pending()
+            && !injected
+            && state & (BLOCKED_BY_NMI | BLOCKED_BY_STI_OR_MOV_SS) == 0
+        {
+            self.lapic.take_nmi();
+            self.inject(Event::NMI);
+            injected = true;
         }
         primary.set(Primary::NMI_WINDOW_EXITING, self.lapic.nmi_pending());
 
@@ -140,6 +146,21 @@ impl Vcpu {
     fn inject(&mut self, event: Event) {
         let protected = self.registers.in_protected_mode();
         let vmcs = &mut self.registers.vmcs;
+        if matches!(
+            event.kind,
+            EventKind::HardwareException | EventKind::PrivilegedSoftwareException
+        ) {
+            // The handler's first instruction is not in the shadow of the STI or MOV SS before
+            // the exception; and with RFLAGS.TF set, VM entry refuses a shadow without a
+            // pending single step (SDM vol. 3C, 27.3.1.5).
+            let state = vmcs.read(fields::GUEST_INTERRUPTIBILITY);
+            if state & BLOCKED_BY_STI_OR_MOV_SS != 0 {
+                vmcs.write(
+                    fields::GUEST_INTERRUPTIBILITY,
+                    state & !BLOCKED_BY_STI_OR_MOV_SS,
+                );
+            }
+        }
         vmcs.write(
             fields::ENTRY_INTERRUPTION_INFORMATION,
             event.information(protected),

@@ -194,3 +194,48 @@ pub(super) fn update_dr6(causes: u64) {
         asm!("mov dr6, {}", in(reg) dr6, options(nomem, nostack, preserves_flags));
     }
 }
+
+/// Runs an instruction on the XMM register of a number that is known at run time only.
+macro_rules! with_xmm {
+    ($index:expr, $before:literal, $after:literal, $memory:expr) => {
+        with_xmm!($index, $before, $after, $memory,
+            "0" "1" "2" "3" "4" "5" "6" "7" "8" "9" "10" "11" "12" "13" "14" "15")
+    };
+    ($index:expr, $before:literal, $after:literal, $memory:expr, $($number:literal)*) => {
+        $(if $index & 15 == const { decimal($number) } {
+            // SAFETY: 16 bytes of ours; the vector registers are the guest's, which asks for
+            // this, and the host sets CR4.OSFXSR.
+            unsafe {
+                asm!(
+                    concat!("movdqu ", $before, "xmm", $number, $after),
+                    memory = in(reg) $memory,
+                    options(nostack, preserves_flags),
+                );
+            }
+        })*
+    };
+}
+
+/// The number that `digits` are.
+const fn decimal(digits: &str) -> usize {
+    let digits = digits.as_bytes();
+    let mut value = 0;
+    let mut index = 0;
+    while index < digits.len() {
+        value = value * 10 + (digits[index] - b'0') as usize;
+        index += 1;
+    }
+    value
+}
+
+/// XMM`index` (modulo 16) of the guest, which is live.
+pub(super) fn xmm(index: usize) -> u128 {
+    let mut value = 0u128;
+    with_xmm!(index, "[{memory}], ", "", &raw mut value);
+    value
+}
+
+/// Sets XMM`index` (modulo 16) of the guest, which is live.
+pub(super) fn set_xmm(index: usize, value: u128) {
+    with_xmm!(index, "", ", [{memory}]", &raw const value);
+}

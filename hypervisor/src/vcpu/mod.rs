@@ -6,6 +6,7 @@
 mod apic_virtualization;
 mod bus;
 pub mod control_registers;
+mod cpu;
 pub mod dump;
 pub mod ending;
 mod events;
@@ -31,7 +32,7 @@ use vmx::event::Event;
 use vmx::fields;
 use vmx::page::Page;
 use vmx::translation::Vpid;
-use vmx::vmcs::{HostState, VmInstructionFailed, Vmcs};
+use vmx::vmcs::{VmInstructionFailed, Vmcs};
 
 use crate::guest_boot::EntryState;
 use crate::msr::Msrs;
@@ -40,6 +41,7 @@ use live_state::LiveState;
 use registers::Registers;
 use statistics::Statistics;
 
+pub use cpu::CpuTables;
 pub use ending::Ending;
 pub use run::Pause;
 
@@ -79,6 +81,12 @@ pub struct Vcpu {
     msr_bitmaps: &'static mut MsrBitmaps,
     activity: Activity,
     launched: bool,
+    /// The physical CPU that it is on or was last on: whose host state is in the VMCS.
+    cpu: Option<u32>,
+    /// The state of the VM's clock gate when the clock was last applied.
+    clock_seen: u64,
+    /// The generation of the VM's memory map for which this CPU's translations are right.
+    memory_seen: u64,
 
     /// The primary controls as they are in the VMCS.
     primary: Primary,
@@ -90,6 +98,8 @@ pub struct Vcpu {
     may_virtualize_apic: bool,
     /// Whether it delivers interrupts now.
     virtual_delivery: bool,
+    /// Whether the LAPIC was enabled by software when the controls were last set.
+    apic_was_enabled: bool,
 
     /// An event whose delivery the last exit interrupted.
     being_delivered: Option<Event>,
@@ -125,11 +135,10 @@ impl Vcpu {
     /// If the processor refuses the VMCS.
     ///
     /// # Safety
-    /// This CPU is in VMX operation with `capabilities`; `host` describes its own tables.
+    /// This CPU is in VMX operation with `capabilities`, and no other VCPU is loaded on it.
     pub unsafe fn new(
         vm: Arc<Vm>,
         capabilities: &'static Capabilities,
-        host: &HostState,
         pages: VcpuPages,
         config: VcpuConfig,
     ) -> Result<Self, VmInstructionFailed> {
@@ -139,8 +148,6 @@ impl Vcpu {
         let limits = *vm.cpuid.limits();
         let cr4_allowed = limits.cr4 & capabilities.cr4_fixed1;
         setup::initialise(&mut vmcs, capabilities, config.vpid.get(), cr4_allowed);
-        // SAFETY: by the contract.
-        unsafe { vmcs.set_host_state(host) };
         // SAFETY: the VM keeps its tables for as long as its VCPUs live, and maps only its
         // own memory.
         unsafe { vmcs.set_ept_pointer(vm.ept_pointer()) };
@@ -180,11 +187,15 @@ impl Vcpu {
                 Activity::WaitingForStartUp
             },
             launched: false,
+            cpu: None,
+            clock_seen: 0,
+            memory_seen: 0,
             primary,
             tpr_threshold: 0,
             eoi_exits: [0; 4],
             may_virtualize_apic: config.virtualize_apic && capabilities.virtual_apic(),
             virtual_delivery: false,
+            apic_was_enabled: false,
             being_delivered: None,
             to_inject: None,
             attention: true,
@@ -195,12 +206,17 @@ impl Vcpu {
         vcpu.pass_msrs_through();
         vcpu.configure_apic();
         vcpu.apply_clock();
+        vcpu.release_vmcs()?;
         Ok(vcpu)
     }
 
     /// Sets the registers that a boot protocol prescribes.
-    pub fn enter_at(&mut self, state: &EntryState) {
+    ///
+    /// # Errors
+    /// If the processor refuses the VMCS.
+    pub fn enter_at(&mut self, state: &EntryState) -> Result<(), VmInstructionFailed> {
         use vmx::entry::gpr;
+        self.registers.vmcs.load()?;
         setup::enter_at(&mut self.registers.vmcs, state);
         let gprs = &mut self.registers.gpr.gpr;
         gprs.fill(0);
@@ -210,8 +226,10 @@ impl Vcpu {
         if self.index == 0 {
             // What firmware leaves behind: the PIC's interrupts pass through LINT0.
             self.lapic.enter_virtual_wire_mode();
+            self.follow_apic_enable();
         }
         self.attention = true;
+        self.release_vmcs()
     }
 
     /// The VM that it belongs to.
@@ -242,22 +260,6 @@ impl Vcpu {
     #[must_use]
     pub const fn statistics(&self) -> &Statistics {
         &self.statistics
-    }
-
-    /// Puts it on this CPU.
-    ///
-    /// # Errors
-    /// If the processor refuses the VMCS.
-    pub fn load(&mut self) -> Result<(), VmInstructionFailed> {
-        self.registers.vmcs.load()?;
-        self.live.load();
-        self.attention = true;
-        Ok(())
-    }
-
-    /// Takes it off this CPU; its VMCS stays current until another is loaded.
-    pub fn unload(&mut self) {
-        self.live.save();
     }
 
     /// Writes a dump of its registers. Its VMCS must be current.

@@ -41,7 +41,8 @@ pub(super) struct Observer {
     pub(super) loaded_cr3: u64,
     /// The VCPU was last seen halted.
     halted: bool,
-    rates: Rates,
+    /// The rates of the VM's clock, as it was last applied.
+    pub(super) rates: Rates,
     /// A target is taken to run.
     target_in: bool,
     /// When the decision is to be looked at again.
@@ -202,9 +203,32 @@ impl Vcpu {
 
     fn carry_out(&mut self, decision: Decision) {
         self.observer.reconsider_at = decision.reconsider_at.unwrap_or(HostTicks(u64::MAX));
+        // The rates are those of the VM's clock: it changes for a VCPU only when that has
+        // come to the gate.
         if decision.rates != self.observer.rates {
-            self.observer.rates = decision.rates;
-            self.set_rates(decision.rates);
+            self.follow_suppression();
+        }
+    }
+
+    /// While the VCPU waits for a CPU, its target does not run, and the VM's time is real.
+    pub(super) fn note_cpu(&mut self, has_cpu: bool) {
+        if !self.observer.watching {
+            return;
+        }
+        let now = crate::host_time::host_now();
+        let decision = {
+            let mut watch = self.vm.suppression.lock();
+            if has_cpu {
+                watch.on_cpu(self.index as usize, now)
+            } else {
+                watch.off_cpu(self.index as usize, now)
+            }
+        };
+        self.observer.reconsider_at = decision.reconsider_at.unwrap_or(HostTicks(u64::MAX));
+        // Others may have changed the rates since this VCPU has last looked at them.
+        let rates = self.vm.board.lock().clock.rates();
+        if decision.rates != rates {
+            self.vm.follow_suppression(None);
         }
     }
 

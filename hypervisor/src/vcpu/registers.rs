@@ -3,11 +3,14 @@
 
 use vmx::entry::{GuestRegisters, gpr};
 use vmx::fields;
-use vmx::segment::SegmentRegister as VmxSegment;
+use vmx::segment::{DescriptorTable, Segment, SegmentRegister as VmxSegment};
 use vmx::vmcs::Vmcs;
 
+use super::control_registers::CR0_TS;
+use super::live_state;
 use crate::emulate::{Cpu, SegmentRegister, SegmentRights};
 use crate::guest_paging::PagingRegisters;
+use crate::task_switch::TaskCpu;
 
 /// RFLAGS.IF.
 pub const RFLAGS_IF: u64 = 1 << 9;
@@ -74,6 +77,27 @@ impl Registers {
             let pending = self.vmcs.read(fields::GUEST_PENDING_DEBUG);
             self.vmcs
                 .write(fields::GUEST_PENDING_DEBUG, pending | PENDING_SINGLE_STEP);
+        }
+    }
+
+    /// Whether a debug exception waits for the next VM entry.
+    #[must_use]
+    pub fn has_pending_debug_exception(&self) -> bool {
+        self.vmcs.read(fields::GUEST_PENDING_DEBUG) != 0
+    }
+
+    /// Sets the PDPTE registers.
+    pub fn set_pdptes(&mut self, pdptes: [u64; 4]) {
+        for (field, pdpte) in [
+            fields::GUEST_PDPTE0,
+            fields::GUEST_PDPTE1,
+            fields::GUEST_PDPTE2,
+            fields::GUEST_PDPTE3,
+        ]
+        .into_iter()
+        .zip(pdptes)
+        {
+            self.vmcs.write(field, pdpte);
         }
     }
 
@@ -163,6 +187,14 @@ impl Cpu for Registers {
         }
     }
 
+    fn xmm(&self, index: usize) -> u128 {
+        live_state::xmm(index)
+    }
+
+    fn set_xmm(&mut self, index: usize, value: u128) {
+        live_state::set_xmm(index, value);
+    }
+
     fn rip(&self) -> u64 {
         self.vmcs.read(fields::GUEST_RIP)
     }
@@ -200,5 +232,43 @@ impl Cpu for Registers {
             self.vmcs
                 .read(fields::guest_access_rights(vmx_segment(segment))),
         )
+    }
+}
+
+impl TaskCpu for Registers {
+    fn gdtr(&self) -> DescriptorTable {
+        self.vmcs.gdtr()
+    }
+
+    fn segment(&self, register: VmxSegment) -> Segment {
+        self.vmcs.segment(register)
+    }
+
+    fn set_segment(&mut self, register: VmxSegment, segment: Segment) {
+        self.vmcs.set_segment(register, segment);
+    }
+
+    fn set_cr3(&mut self, cr3: u64, pdptes: Option<[u64; 4]>) {
+        self.vmcs.write(fields::GUEST_CR3, cr3);
+        if let Some(pdptes) = pdptes {
+            self.set_pdptes(pdptes);
+        }
+    }
+
+    fn enter_task(&mut self, rip: u64, rflags: u64) {
+        /// L0 to L3 and LE.
+        const DR7_LOCAL: u64 = 0x155;
+        let vmcs = &mut self.vmcs;
+        vmcs.write(fields::GUEST_RIP, rip);
+        vmcs.write(fields::GUEST_RFLAGS, rflags);
+        let interruptibility = vmcs.read(fields::GUEST_INTERRUPTIBILITY);
+        vmcs.write(
+            fields::GUEST_INTERRUPTIBILITY,
+            interruptibility & !BLOCKED_BY_STI_OR_MOV_SS,
+        );
+        vmcs.write(fields::GUEST_PENDING_DEBUG, 0);
+        // The guest owns TS: there is no shadow of it.
+        vmcs.write(fields::GUEST_CR0, vmcs.read(fields::GUEST_CR0) | CR0_TS);
+        vmcs.write(fields::GUEST_DR7, vmcs.read(fields::GUEST_DR7) & !DR7_LOCAL);
     }
 }

@@ -7,12 +7,15 @@ use vmx::fields;
 
 use super::{Activity, Ending, Vcpu};
 use crate::host_time::host_now;
+use crate::vm::bell::{Bell, MAIL, YIELD};
 
 /// Why a VCPU comes off its CPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pause {
     /// Its time is over.
     Preempted,
+    /// Somebody wants its CPU to ask the scheduler.
+    Yielded,
     /// It waits for an event.
     Halted,
     /// Its VM has ended.
@@ -23,27 +26,33 @@ impl Vcpu {
     /// Runs the guest until host time `until`, or until it halts or ends. The VCPU is loaded
     /// on this CPU and not halted.
     pub fn run(&mut self, until: HostTicks) -> Pause {
-        // What others have done to it meanwhile shows at the first look.
+        let vm = self.vm.clone();
+        let bell = vm.bell(self.index);
+        bell.set_place(self.cpu);
+        // What has changed since the last time was not followed: the clock above all.
         self.attention = true;
-        self.apply_clock();
-        let pause = match self.run_until(until) {
+        let pause = match self.run_until(until, bell) {
             Ok(pause) => pause,
             Err(ending) => Pause::Ended(ending),
         };
+        bell.set_place(None);
         if let Some(published) = self.vm.statistics.get(self.index as usize) {
             published.lock().clone_from(&self.statistics);
         }
         pause
     }
 
-    fn run_until(&mut self, until: HostTicks) -> Result<Pause, Ending> {
+    fn run_until(&mut self, until: HostTicks, bell: &Bell) -> Result<Pause, Ending> {
         let mut left_guest_at = host_now();
         loop {
-            while self.attention {
-                self.attend(left_guest_at)?;
-                if self.activity != Activity::Running {
-                    return Ok(Pause::Halted);
+            // In the guest, the bell is silent: only the first ring after that interrupts.
+            while self.attention || bell.is_rung() {
+                if self.attend(left_guest_at, bell)? {
+                    return Ok(Pause::Yielded);
                 }
+            }
+            if self.activity != Activity::Running {
+                return Ok(Pause::Halted);
             }
             let now = host_now();
             let limit = self.deadline.min(until);
@@ -80,10 +89,20 @@ impl Vcpu {
         }
     }
 
-    /// Brings everything that an entry depends on up to date: timers, messages, events.
-    fn attend(&mut self, now: HostTicks) -> Result<(), Ending> {
+    /// Brings everything that an entry depends on up to date: clock, memory map, timers,
+    /// messages, events. True if the VCPU is to leave its CPU.
+    fn attend(&mut self, now: HostTicks, bell: &Bell) -> Result<bool, Ending> {
         self.attention = false;
+        let reasons = bell.take();
+        if self.clock_seen != self.vm.clock_gate().state() {
+            self.follow_clock();
+        }
+        if self.memory_seen != self.vm.memory_generation() {
+            self.flush_memory_map();
+        }
         self.update_timers(now);
+        // Timers send mail, which is looked at now.
+        bell.clear(MAIL);
         self.lapic.set_pin(
             devices::lapic::LocalPin::Lint0,
             self.index == 0 && self.vm.pic_output(),
@@ -110,24 +129,7 @@ impl Vcpu {
                 PowerRequest::DebugExit(code) => Ending::DebugExit(code),
             });
         }
-        Ok(())
-    }
-
-    /// Whether something has changed that a halted VCPU may have to run for.
-    #[must_use]
-    pub fn wants_attention(&self, now: HostTicks) -> bool {
-        self.attention || now >= self.deadline || self.lapic.port().has_mail()
-    }
-
-    /// Whether a halted VCPU has something to run for at host time `now`.
-    ///
-    /// # Errors
-    /// If its VM has ended.
-    pub fn poll(&mut self, now: HostTicks) -> Result<bool, Ending> {
-        if self.wants_attention(now) {
-            self.attend(now)?;
-        }
-        Ok(self.activity == Activity::Running)
+        Ok(reasons & YIELD != 0)
     }
 
     /// Lets the guest run for `ticks` of the host's TSC, and a little more.
@@ -148,6 +150,9 @@ impl Vcpu {
             self.configure_apic();
             self.being_delivered = None;
             self.to_inject = None;
+            self.registers
+                .vmcs
+                .write(fields::ENTRY_INTERRUPTION_INFORMATION, 0);
             super::setup::init_reset(&mut self.registers);
             self.activity = if self.lapic.apic_base().is_bootstrap() {
                 Activity::Running

@@ -7,7 +7,6 @@ use vmx::controls::Primary;
 use vmx::fields;
 
 use super::Vcpu;
-use crate::host_time::host_now;
 use crate::vm::BoardHost;
 
 impl Vcpu {
@@ -17,7 +16,8 @@ impl Vcpu {
         let vm = &self.vm;
         let clock = &vm.board.lock().clock;
         let scaling = self.tsc.scaling(clock.tsc_scaling());
-        let counter_rate = clock.rates().counter;
+        self.observer.rates = clock.rates();
+        let counter_rate = self.observer.rates.counter;
         let vmcs = &mut self.registers.vmcs;
         if self.capabilities.tsc_scaling() {
             vmcs.write(fields::TSC_MULTIPLIER, scaling.multiplier);
@@ -31,11 +31,19 @@ impl Vcpu {
         vmcs.write(fields::TSC_OFFSET, scaling.offset);
     }
 
-    /// Lets the VM's time go on at `rates`.
-    pub(super) fn set_rates(&mut self, rates: Rates) {
-        self.vm.board.lock().clock.set_rates(host_now(), rates);
-        self.apply_clock();
+    /// Lets the VM's time go on at the rates that its suppression has decided on, on all its
+    /// VCPUs at one moment. No lock is held.
+    pub(super) fn follow_suppression(&mut self) {
+        self.vm.follow_suppression(Some(self.index));
+        self.follow_clock();
         self.attention = true;
+    }
+
+    /// Waits until the clock may be used, and shows it as it is now.
+    #[cold]
+    pub(super) fn follow_clock(&mut self) {
+        self.clock_seen = self.vm.clock_gate().pass(self.vm.bell(self.index));
+        self.apply_clock();
     }
 
     /// Lets all timers that are due at `host` expire, and finds out when the next one is.

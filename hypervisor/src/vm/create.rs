@@ -1,6 +1,5 @@
 //! Making a VM from its configuration: RAM, memory map, devices, VCPUs, and the guest in it.
 
-use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -10,16 +9,15 @@ use devices::lapic::{ApicConfig, LocalApic};
 use devices::rtc::NaiveDateTime;
 use devices::time::{Hertz, HostTicks};
 use thiserror::Error;
-use vmx::addr::{GuestPhysAddr, HostPhysAddr, PAGE_SIZE};
-use vmx::bitmaps::{IoBitmaps, MsrBitmaps};
+use vmx::addr::{GuestPhysAddr, HostPhysAddr};
+use vmx::bitmaps::IoBitmaps;
 use vmx::capabilities::Capabilities;
 use vmx::controls::Secondary;
-use vmx::ept::{Access, Ept, EptError, TableAllocator};
-use vmx::page::Page;
+use vmx::ept::{Access, Ept, EptError};
 use vmx::translation::Vpid;
-use vmx::vmcs::HostState;
 
 use super::output::GuestOutput;
+use super::pages::PagePool;
 use super::ram::{GuestRam, MAX_RANGES, RamRange};
 use super::{Vm, VmId, VmParts};
 use crate::cpuid::{self, GuestCpuid, VmxSupport};
@@ -29,7 +27,7 @@ use crate::machine::memory::{self, OutOfMemory};
 use crate::machine::rtc;
 use crate::msr::{HostMsrs, Msrs};
 use crate::vcpu::{Vcpu, VcpuConfig, VcpuPages};
-use crate::vm_config::VmConfig;
+use crate::vm_config::{MAX_VCPUS, VmConfig};
 
 /// Why a VM cannot be made.
 #[derive(Clone, Debug, Error)]
@@ -69,8 +67,6 @@ impl From<EptError> for CreateError {
 pub struct Maker {
     /// What the CPUs' VMX can do.
     pub capabilities: &'static Capabilities,
-    /// This CPU's tables.
-    pub host: HostState,
     /// The frequency of the TSC.
     pub tsc: Hertz,
     /// What guests are told of the host's MSRs.
@@ -79,56 +75,17 @@ pub struct Maker {
     pub io_bitmaps: &'static IoBitmaps,
     /// Whether to let the processor virtualise the APIC, if it can.
     pub virtualize_apic: bool,
-    next_vpid: u16,
-}
-
-/// A zeroed page for an EPT table.
-fn allocate_table() -> Option<&'static mut Page> {
-    let range = memory::allocate(PAGE_SIZE, PAGE_SIZE).ok()?;
-    let page = range.start.0 as *mut Page;
-    // SAFETY: a fresh, aligned, identity-mapped frame that is nobody else's; zeroed before
-    // it is referred to.
-    unsafe {
-        page.write_bytes(0, 1);
-        Some(&mut *page)
-    }
 }
 
 impl Maker {
-    /// A maker whose first VCPU gets VPID 1.
-    #[must_use]
-    pub const fn new(
-        capabilities: &'static Capabilities,
-        host: HostState,
-        tsc: Hertz,
-        host_msrs: HostMsrs,
-        io_bitmaps: &'static IoBitmaps,
-        virtualize_apic: bool,
-    ) -> Self {
-        Self {
-            capabilities,
-            host,
-            tsc,
-            host_msrs,
-            io_bitmaps,
-            virtualize_apic,
-            next_vpid: 1,
-        }
-    }
-
     /// Makes the VM of `config` with the number `id`, its guest loaded and its first VCPU
-    /// ready to run.
+    /// ready to run, in `ram`, whose size is that of the configuration. This CPU is in VMX
+    /// operation, and has no VCPU loaded.
     ///
     /// # Errors
     /// If there is no memory, or the guest's files are not what they should be.
-    pub fn make(&mut self, id: VmId, config: &VmConfig<'_>) -> Result<Vec<Vcpu>, CreateError> {
-        let (ram, backing) = allocate_ram(config.memory)?;
-        self.make_in(id, config, ram)
-            .inspect_err(|_| memory::free(backing))
-    }
-
-    fn make_in(
-        &mut self,
+    pub fn make(
+        &self,
         id: VmId,
         config: &VmConfig<'_>,
         ram: GuestRam,
@@ -148,20 +105,23 @@ impl Maker {
                 })
             })
             .collect();
-        let ept = self.map_ram(&ram)?;
-        let apic_access_page = allocate_table().ok_or(CreateError::Tables)?.address();
+        let pages = PagePool::default();
+        let ept = self.map_ram(&ram, &pages)?;
+        let apic_access_page = pages.allocate().ok_or(CreateError::Tables)?.address();
         let clock = VirtualClock::new(start_of_time());
         let now = clock.now(host_now());
         let vm = Arc::new(Vm::new(VmParts {
             id,
             name: config.name.clone(),
             ept,
-            tables: allocate_table,
+            pages,
             apic_access_page,
             chipset: Chipset::new(
                 ChipsetConfig {
                     tsc: self.tsc,
                     date: date(),
+                    processors: config.vcpus as u16,
+                    ram_size: config.memory,
                 },
                 now,
             ),
@@ -176,7 +136,7 @@ impl Maker {
         for (index, lapic) in (0..).zip(lapics) {
             let mut vcpu = self.make_vcpu(&vm, index, lapic)?;
             if index == 0 {
-                vcpu.enter_at(&entry);
+                vcpu.enter_at(&entry).map_err(|_| CreateError::Vmcs)?;
             }
             vcpus.push(vcpu);
         }
@@ -192,10 +152,8 @@ impl Maker {
         }
     }
 
-    fn map_ram(&self, ram: &GuestRam) -> Result<Ept, CreateError> {
-        let mut tables = allocate_table;
-        let tables: &mut dyn FnMut() -> Option<&'static mut Page> = &mut tables;
-        let mut tables = || tables();
+    fn map_ram(&self, ram: &GuestRam, pages: &PagePool) -> Result<Ept, CreateError> {
+        let mut tables = || pages.allocate();
         let mut ept = Ept::new(&self.capabilities.translation, &mut tables)?;
         for range in ram.ranges() {
             // SAFETY: the RAM is this guest's alone.
@@ -212,18 +170,12 @@ impl Maker {
         Ok(ept)
     }
 
-    fn make_vcpu(
-        &mut self,
-        vm: &Arc<Vm>,
-        index: u32,
-        lapic: LocalApic,
-    ) -> Result<Vcpu, CreateError> {
-        let vpid = Vpid::new(self.next_vpid).ok_or(CreateError::Vpids)?;
-        self.next_vpid = self.next_vpid.wrapping_add(1);
-        vmx::translation::invalidate_vpid(&self.capabilities.translation, vpid);
+    fn make_vcpu(&self, vm: &Arc<Vm>, index: u32, lapic: LocalApic) -> Result<Vcpu, CreateError> {
+        let vpid = vpid(vm.id, index).ok_or(CreateError::Vpids)?;
+        let page = || vm.allocate_page().ok_or(CreateError::Tables);
         let pages = VcpuPages {
-            vmcs: allocate_table.allocate().ok_or(CreateError::Tables)?,
-            msr_bitmaps: Box::leak(Box::new(MsrBitmaps::ALL_EXIT)),
+            vmcs: page()?,
+            msr_bitmaps: page()?.into(),
             io_bitmaps: self.io_bitmaps,
         };
         let config = VcpuConfig {
@@ -231,13 +183,19 @@ impl Maker {
             lapic,
             vpid,
             msrs: Msrs::new(&vm.cpuid, &self.host_msrs),
-
             virtualize_apic: self.virtualize_apic,
         };
-        // SAFETY: this CPU is in VMX operation, and the host state is its own.
-        unsafe { Vcpu::new(vm.clone(), self.capabilities, &self.host, pages, config) }
+        // SAFETY: this CPU is in VMX operation.
+        unsafe { Vcpu::new(vm.clone(), self.capabilities, pages, config) }
             .map_err(|_| CreateError::Vmcs)
     }
+}
+
+/// The VPID of a VCPU: its own for all VMs there can be. One that a VM with the same number
+/// had before is used again; CPUs drop what they know of it when a VCPU comes to them.
+fn vpid(vm: VmId, index: u32) -> Option<Vpid> {
+    let number = vm.0.checked_mul(MAX_VCPUS as usize)? + index as usize + 1;
+    Vpid::new(u16::try_from(number).ok()?)
 }
 
 /// A guest is born at time zero, now.
@@ -250,9 +208,12 @@ fn date() -> NaiveDateTime {
     rtc::now().unwrap_or_default()
 }
 
-/// RAM for a guest, as its memory map wants it, and the host memory that backs it: in one
-/// piece, aligned for the largest pages that the map can use.
-fn allocate_ram(size: u64) -> Result<(GuestRam, memory::PhysRange), CreateError> {
+/// RAM for a guest, as its memory map wants it, in one piece of host memory, aligned for the
+/// largest pages that the map can use.
+///
+/// # Errors
+/// If the machine has no such piece left.
+pub fn allocate_ram(size: u64) -> Result<GuestRam, CreateError> {
     let out_of_memory = |_: OutOfMemory| CreateError::Memory {
         wanted: size >> 20,
         free: memory::free_bytes() >> 20,
@@ -279,6 +240,7 @@ fn allocate_ram(size: u64) -> Result<(GuestRam, memory::PhysRange), CreateError>
             length: range.end - range.start,
         };
     }
-    // SAFETY: fresh memory, identity-mapped, never given to anyone else while the VM lives.
-    Ok((unsafe { GuestRam::new(ranges) }, backing))
+    // SAFETY: fresh memory, identity-mapped, and the RAM's own until it is dropped with the
+    // VM, whose VCPUs are gone by then.
+    Ok(unsafe { GuestRam::new(ranges, backing) })
 }

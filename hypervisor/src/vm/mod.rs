@@ -1,13 +1,16 @@
 //! A virtual machine: what its VCPUs share.
 
+pub mod bell;
+pub mod clock_gate;
 pub mod create;
 pub mod output;
+pub mod pages;
 pub mod ram;
 
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use devices::apic_message::ApicMessage;
 use devices::chipset::{Chipset, ChipsetHost, PowerRequest};
@@ -20,11 +23,16 @@ use vmx::ept::{Access, Ept, EptError};
 
 use crate::cpuid::GuestCpuid;
 use crate::host_time::host_now;
+use crate::machine::smp;
+use crate::scheduler::{self, VcpuRef};
 use crate::suppression::policy::Paper;
 use crate::suppression::usage::Usage;
 use crate::suppression::watch::Watch;
 use crate::vcpu::statistics::Statistics;
+use bell::{Bell, MAIL, MEMORY, TIMERS};
+use clock_gate::ClockGate;
 use output::GuestOutput;
+use pages::PagePool;
 use ram::GuestRam;
 
 /// The number of a VM: its place in the list of VMs, and its colour on the console.
@@ -92,13 +100,19 @@ pub struct Vm {
     pub output: GuestOutput,
     ept: Mutex<Ept>,
     ept_pointer: u64,
-    tables: fn() -> Option<&'static mut vmx::page::Page>,
+    /// Changes whenever the memory map becomes such that cached translations are wrong.
+    memory_generation: AtomicU64,
+    /// All pages that the processor reads for this VM; the last to go.
+    pages: PagePool,
     apic_access_page: HostPhysAddr,
     /// One bit a VCPU: those that want the APIC-access page mapped.
     apic_page_users: AtomicU32,
     vcpus: u32,
     router: Router,
     ports: Vec<Arc<ApicPort>>,
+    /// One a VCPU.
+    bells: Vec<Bell>,
+    clock_gate: ClockGate,
     pic_output: AtomicBool,
     power: Mutex<Option<PowerRequest>>,
 }
@@ -113,8 +127,8 @@ pub struct VmParts {
     pub ram: GuestRam,
     /// Its memory map, with the RAM mapped.
     pub ept: Ept,
-    /// Where more tables come from.
-    pub tables: fn() -> Option<&'static mut vmx::page::Page>,
+    /// Where its EPT's tables and all other pages come from.
+    pub pages: PagePool,
     /// A page of nothing, for [`vmx::vmcs::Vmcs::set_apic_access_page`].
     pub apic_access_page: HostPhysAddr,
     /// Its devices.
@@ -159,11 +173,14 @@ impl Vm {
             output: parts.output,
             ept_pointer: parts.ept.pointer(),
             ept: Mutex::new(parts.ept),
-            tables: parts.tables,
+            memory_generation: AtomicU64::new(0),
+            pages: parts.pages,
             apic_access_page: parts.apic_access_page,
             apic_page_users: AtomicU32::new(0),
             vcpus: parts.ports.len() as u32,
             router: Router::default(),
+            bells: parts.ports.iter().map(|_| Bell::default()).collect(),
+            clock_gate: ClockGate::default(),
             ports: parts.ports,
             pic_output: AtomicBool::new(false),
             power: Mutex::new(None),
@@ -185,26 +202,35 @@ impl Vm {
         self.state.store(state as u8, Ordering::Release);
     }
 
-    /// Stops a running VM at `now`, with its clock. False if it was not running.
-    pub fn pause(&self, now: HostTicks) -> bool {
+    /// Stops the clock of a running VM, none of whose VCPUs runs any more. False if it was not
+    /// running.
+    pub fn pause(&self) -> bool {
         let mut paused_at = self.paused_at.lock();
         if self.state() != State::Running {
             return false;
         }
-        *paused_at = now;
+        *paused_at = host_now();
         self.set_state(State::Paused);
         true
     }
 
-    /// Lets a paused VM go on at `now`. False if it was not paused.
-    pub fn resume(&self, now: HostTicks) -> bool {
+    /// Lets the clock of a paused VM go on, before its VCPUs do. False if it was not paused.
+    pub fn resume(&self) -> bool {
         let paused_at = self.paused_at.lock();
         if self.state() != State::Paused {
             return false;
         }
-        self.board.lock().clock.skip(*paused_at, now);
+        self.clock_gate.change(&self.bells, None, smp::kick, || {
+            self.board.lock().clock.skip(*paused_at, host_now());
+        });
         self.set_state(State::Running);
         true
+    }
+
+    /// Whether any VCPU may be in the guest.
+    #[must_use]
+    pub fn is_on_a_cpu(&self) -> bool {
+        self.bells.iter().any(|bell| bell.place().is_some())
     }
 
     /// The number of its VCPUs.
@@ -229,9 +255,12 @@ impl Vm {
     /// while all want it; otherwise accesses to the LAPIC's page exit, which is right for any
     /// mode, only slower.
     ///
+    /// Other CPUs' translations are dropped soon, not at once. That is enough: to a VCPU that
+    /// still wants the page it does no harm, and the one that does not is the caller.
+    ///
     /// # Errors
     /// If there is no memory for tables.
-    pub fn set_apic_access_page_mapped(&self, index: u32, wanted: bool) -> Result<bool, EptError> {
+    pub fn set_apic_access_page_mapped(&self, index: u32, wanted: bool) -> Result<(), EptError> {
         let bit = 1u32 << (index & 31);
         let all = u32::MAX >> (32 - self.vcpus.clamp(1, 32));
         let before = if wanted {
@@ -241,11 +270,11 @@ impl Vm {
         };
         let after = if wanted { before | bit } else { before & !bit };
         if (before == all) == (after == all) {
-            return Ok(false);
+            return Ok(());
         }
         let page = GuestPhysAddr(devices::lapic::ApicBase::DEFAULT_ADDRESS);
         let mut ept = self.ept.lock();
-        let mut tables = self.tables;
+        let mut tables = || self.pages.allocate();
         if after == all {
             // SAFETY: the APIC-access page holds nothing; all guests may do with it what
             // they like.
@@ -261,22 +290,104 @@ impl Vm {
         } else {
             ept.unmap_page(page, &mut tables)?;
         }
-        Ok(true)
+        drop(ept);
+        self.memory_changed();
+        Ok(())
+    }
+
+    /// Has every VCPU drop the translations of the memory map that its CPU has cached, before it
+    /// enters the guest for the next time; those in the guest are called out of it.
+    pub fn memory_changed(&self) {
+        self.memory_generation.fetch_add(1, Ordering::SeqCst);
+        for index in 0..self.vcpus {
+            self.ring(index, MEMORY);
+        }
+    }
+
+    /// Differs from what it was if the memory map has [changed](Vm::memory_changed).
+    #[must_use]
+    #[inline]
+    pub fn memory_generation(&self) -> u64 {
+        self.memory_generation.load(Ordering::SeqCst)
+    }
+
+    /// What others ring for VCPU `index`.
+    ///
+    /// # Panics
+    /// If there is no such VCPU.
+    #[must_use]
+    #[inline]
+    pub fn bell(&self, index: u32) -> &Bell {
+        &self.bells[index as usize]
+    }
+
+    /// Makes VCPU `index` look for `reasons`: at once if it is in the guest, when it gets a
+    /// CPU if it waits for one, and soon if it sleeps.
+    #[inline]
+    pub fn ring(&self, index: u32, reasons: u32) {
+        if let Some(bell) = self.bells.get(index as usize)
+            && bell.set(reasons)
+        {
+            match bell.place() {
+                Some(cpu) => smp::kick(cpu),
+                None => scheduler::hub::wake(VcpuRef { vm: self.id, index }),
+            }
+        }
+    }
+
+    /// As [`Vm::ring`], but for one who waits for it: calls again a VCPU that has been called
+    /// before, and leaves one that sleeps alone.
+    pub fn interrupt(&self, index: u32, reasons: u32) {
+        if let Some(bell) = self.bells.get(index as usize) {
+            bell.set(reasons);
+            if let Some(cpu) = bell.place() {
+                smp::kick(cpu);
+            }
+        }
+    }
+
+    /// Lets the VM's time go on at the rates that its suppression has decided on last, for all
+    /// VCPUs at one moment: see [`clock_gate`]. `own` is the VCPU that runs this code, if one
+    /// does. The caller holds no lock.
+    ///
+    /// Of two VCPUs that bring decisions at once, each carries out the later one.
+    pub fn follow_suppression(&self, own: Option<u32>) {
+        self.clock_gate.change(&self.bells, own, smp::kick, || {
+            let rates = self.suppression.lock().decision().rates;
+            self.board.lock().clock.set_rates(host_now(), rates);
+        });
+    }
+
+    /// The gate at which VCPUs wait for changes of the clock.
+    #[must_use]
+    #[inline]
+    pub const fn clock_gate(&self) -> &ClockGate {
+        &self.clock_gate
     }
 
     /// Sends `message` to the local APICs that it is for.
     #[inline]
     pub fn route(&self, message: &ApicMessage) {
-        // One physical CPU runs all VCPUs of a VM: each looks into its mailbox before it
-        // enters the guest, so nobody has to be told.
-        self.router.route(&self.ports, message, |_| {});
+        self.router
+            .route(&self.ports, message, |index| self.ring(index as u32, MAIL));
+    }
+
+    /// Tells VCPU 0, which keeps time for the chipset, that another VCPU has changed when the
+    /// chipset's first timer is due.
+    pub fn chipset_deadline_changed(&self) {
+        self.ring(0, TIMERS);
+    }
+
+    /// A page for the VM, zeroed.
+    pub fn allocate_page(&self) -> Option<&'static mut vmx::page::Page> {
+        self.pages.allocate()
     }
 
     /// The level of the PIC's output.
     #[must_use]
     #[inline]
     pub fn pic_output(&self) -> bool {
-        self.pic_output.load(Ordering::Acquire)
+        self.pic_output.load(Ordering::SeqCst)
     }
 
     /// Takes a request of the guest's for its power to be switched.
@@ -315,7 +426,9 @@ impl ChipsetHost for BoardHost<'_> {
 
     fn pic_output(&mut self, asserted: bool) {
         self.interrupts_changed = true;
-        self.vm.pic_output.store(asserted, Ordering::Release);
+        self.vm.pic_output.store(asserted, Ordering::SeqCst);
+        // LINT0 of VCPU 0 is where the PIC's output goes.
+        self.vm.ring(0, MAIL);
     }
 
     fn serial_transmit(&mut self, byte: u8) {

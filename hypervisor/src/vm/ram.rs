@@ -1,12 +1,14 @@
 //! A guest's RAM: host memory that is its own, at the guest-physical addresses that its
 //! memory map shows.
 
+use alloc::sync::Arc;
 use core::ptr;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use vmx::addr::{GuestPhysAddr, HostPhysAddr};
 
 use crate::guest_memory::{GuestMemory, NotRam};
+use crate::machine::memory::{self, PhysRange};
 
 /// Host memory that backs one range of guest-physical addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,19 +29,31 @@ pub const MAX_RANGES: usize = 3;
 ///
 /// Guest memory changes at any time under our hands, so there is never a Rust reference to
 /// it: bytes are copied in and out, and what came out once is what is worked on.
-#[derive(Debug)]
+///
+/// Clones are the same RAM, which is given back to the machine with the last of them.
+#[derive(Clone, Debug)]
 pub struct GuestRam {
     ranges: [RamRange; MAX_RANGES],
+    _backing: Arc<Backing>,
 }
 
+/// Host memory that is given back to the machine when it is dropped; may be empty.
+#[derive(Debug)]
+struct Backing(PhysRange);
+
 impl GuestRam {
-    /// The RAM that consists of `ranges`.
+    /// The RAM that consists of `ranges`, all of them in `backing`, which is given back to the
+    /// machine when the last clone is dropped.
     ///
     /// # Safety
-    /// The host memory is mapped one to one, is nobody else's, and stays so for ever.
+    /// The host memory is mapped one to one, is nobody else's, and stays so until the RAM is
+    /// dropped; nothing that refers to the RAM lives longer.
     #[must_use]
-    pub const unsafe fn new(ranges: [RamRange; MAX_RANGES]) -> Self {
-        Self { ranges }
+    pub unsafe fn new(ranges: [RamRange; MAX_RANGES], backing: PhysRange) -> Self {
+        Self {
+            ranges,
+            _backing: Arc::new(Backing(backing)),
+        }
     }
 
     /// Its ranges that are not empty.
@@ -65,6 +79,14 @@ impl GuestRam {
             // SAFETY: the range is the guest's RAM, mapped one to one, and no reference to
             // it exists.
             unsafe { ptr::write_bytes(range.host.0 as *mut u8, 0, range.length as usize) };
+        }
+    }
+}
+
+impl Drop for Backing {
+    fn drop(&mut self) {
+        if !self.0.is_empty() {
+            memory::free(self.0);
         }
     }
 }
@@ -135,8 +157,12 @@ mod tests {
             length: memory.len() as u64,
         };
         // SAFETY: leaked memory is nobody else's.
-        let ram =
-            unsafe { GuestRam::new([range(0, low), range(1 << 32, high), range(0, &mut [])]) };
+        let ram = unsafe {
+            GuestRam::new(
+                [range(0, low), range(1 << 32, high), range(0, &mut [])],
+                PhysRange::EMPTY,
+            )
+        };
         ram.write(GuestPhysAddr(0x1ffe), &[1, 2]).unwrap();
         ram.write(GuestPhysAddr(1 << 32), &[3]).unwrap();
         let mut buffer = [0; 2];

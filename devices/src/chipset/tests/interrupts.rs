@@ -273,3 +273,15 @@ fn firmware_has_set_the_id_of_the_ioapic() {
         Some(u64::from(platform_map::IOAPIC_ID) << 24)
     );
 }
+
+#[test]
+fn the_test_device_drives_the_pins_of_the_ioapic() {
+    let mut machine = Machine::new();
+    for (line, pin) in [(0, gsi::PIT), (14, 14), (15, 15), (23, 23)] {
+        machine.unmask_pin(pin, 0x70 + line as u8, Trigger::Edge);
+        machine.outb(port::TEST_IRQ_LINES + line, 1);
+        machine.outb(port::TEST_IRQ_LINES + line, 0);
+        let vectors: Vec<_> = machine.board.messages.drain(..).map(|m| m.vector).collect();
+        assert_eq!(vectors, [0x70 + line as u8], "line {line}");
+    }
+}

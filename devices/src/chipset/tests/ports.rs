@@ -7,7 +7,7 @@ use proptest::prelude::*;
 fn nobody_answers_where_nothing_is() {
     let mut machine = Machine::new();
     for port in [
-        0x0000, 0x0200, 0x02f8, 0x0402, 0x0510, 0x0cfa, 0x5658, 0xffff,
+        0x0000, 0x0200, 0x02f8, 0x0402, 0x0512, 0x0cfa, 0x5658, 0xffff,
     ] {
         for (size, ones) in [(1, 0xff), (2, 0xffff), (4, 0xffff_ffff)] {
             machine.write(port, size, 0);
@@ -275,4 +275,28 @@ proptest! {
             prop_assert_eq!(kept, machine.chipset.next_deadline());
         }
     }
+}
+
+#[test]
+fn firmware_configuration_is_read_byte_by_byte() {
+    let mut machine = Machine::new();
+    machine.write(port::FW_CFG_SELECTOR, 2, 5);
+    assert_eq!(machine.inb(port::FW_CFG_DATA), 2, "processors");
+    machine.write(port::FW_CFG_SELECTOR, 2, 3);
+    let size = [(); 8].map(|()| machine.inb(port::FW_CFG_DATA));
+    assert_eq!(u64::from_le_bytes(size), 256 << 20);
+}
+
+#[test]
+fn the_test_device_keeps_bytes_in_any_width() {
+    let mut machine = Machine::new();
+    machine.write(port::TEST_LATCH, 4, 0x1234_5678);
+    assert_eq!(machine.inb(port::TEST_LATCH + 1), 0x56);
+    assert_eq!(machine.read(port::TEST_BYTES, 2), 0x5678);
+    machine.mmio_write(mmio::TEST_MEMORY + 0xfff0, 8, 0x1122_3344_5566_7788);
+    let now = machine.now();
+    let read = machine
+        .chipset
+        .mmio_read(now, mmio::TEST_MEMORY + 0xfff4, 4);
+    assert_eq!(read.map(|value| value as u32), Some(0x1122_3344));
 }

@@ -142,6 +142,23 @@ fn numbers_that_are_none() {
 }
 
 #[test]
+fn vcpus_are_pinned_by_numbers_and_unpinned_by_a_word() {
+    let pin = |line| parse(line).map(|request| request.map(|request| request.command));
+    let on = |cpu| {
+        Ok(Some(Command::Pin {
+            vm: "web",
+            vcpu: 1,
+            cpu,
+        }))
+    };
+    assert_eq!(pin("pin web 1 3"), on(Some(3)));
+    assert_eq!(pin("pin web 1 any"), on(None));
+    for (line, word) in [("pin web x 3", "x"), ("pin web 1 +3", "+3")] {
+        assert_eq!(pin(line), Err(ParseError::NoNumber(word)));
+    }
+}
+
+#[test]
 fn unknown_vms_get_a_suggestion() {
     let unknown = |name| UnknownVm {
         name,

@@ -39,6 +39,7 @@ pub(super) struct Segment {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct TestCpu {
     pub(super) gprs: [u64; 16],
+    pub(super) xmms: [u128; 16],
     pub(super) rip: u64,
     pub(super) rflags: u64,
     pub(super) segments: [Segment; 6],
@@ -85,6 +86,12 @@ impl Cpu for TestCpu {
     }
     fn set_gpr(&mut self, index: usize, value: u64) {
         self.gprs[index] = value;
+    }
+    fn xmm(&self, index: usize) -> u128 {
+        self.xmms[index]
+    }
+    fn set_xmm(&mut self, index: usize, value: u128) {
+        self.xmms[index] = value;
     }
     fn rip(&self) -> u64 {
         self.vmread(self.rip)
@@ -198,6 +205,7 @@ impl Machine {
         Self {
             cpu: TestCpu {
                 gprs: [0; 16],
+                xmms: [0; 16],
                 rip: CODE,
                 rflags: 2,
                 segments,

@@ -6,3 +6,4 @@ mod hardware;
 mod machine;
 mod modes;
 mod strings;
+mod vectors;

@@ -31,6 +31,12 @@ impl GuardedStack {
         VirtAddr::new(self.range.end.0)
     }
 
+    /// The address of the guard page.
+    #[must_use]
+    pub const fn guard_address(&self) -> u64 {
+        self.range.start.0
+    }
+
     const fn guard(&self) -> PhysRange {
         PhysRange::new(self.range.start.0, self.range.start.0 + PAGE_SIZE)
     }

@@ -19,6 +19,7 @@ impl Vcpu {
             let (lapic, mut messages) = devices.lapic();
             lapic.after_virtualised_write(now, offset, &mut messages);
         });
+        self.follow_apic_enable();
     }
 
     /// An access that the processor leaves to us whole.

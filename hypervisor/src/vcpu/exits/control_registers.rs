@@ -8,17 +8,12 @@ use vmx::fields;
 use vmx::translation;
 
 use crate::emulate::{Cpu, SegmentRegister};
-use crate::guest_memory::GuestMemory;
-use crate::guest_paging::PagingRegisters;
+use crate::guest_paging::{PagingRegisters, read_pdptes};
 use crate::vcpu::control_registers::{CR0_TS, CR4_PCIDE, Cr0Context, write_cr0};
 use crate::vcpu::{Ending, Vcpu};
-use vmx::addr::GuestPhysAddr;
 
 /// MOV to CR3 with this bit keeps the PCID's translations, if CR4.PCIDE is set.
 const CR3_NO_FLUSH: u64 = 1 << 63;
-const PDPTE_PRESENT: u64 = 1;
-/// Bits of a PAE PDPTE that must be zero (SDM vol. 3A, table 4-8).
-const PDPTE_RESERVED: u64 = 0x1e6;
 
 impl Vcpu {
     pub(in crate::vcpu) fn handle_cr_access(&mut self, access: CrAccess) -> Result<(), Ending> {
@@ -114,37 +109,14 @@ impl Vcpu {
     }
 
     /// Loads the PDPTE registers from memory, as MOV to CR3 does under PAE paging. False if
-    /// one has reserved bits set: then nothing is loaded.
+    /// they cannot be: then nothing is loaded.
     fn load_pdptes(&mut self, cr3: u64) -> bool {
-        let table = GuestPhysAddr(cr3 & 0xffff_ffe0);
-        let mut bytes = [0; 32];
-        if self.vm.ram.read(table, &mut bytes).is_err() {
-            return false;
+        let bits = self.registers.physical_address_bits;
+        let pdptes = read_pdptes(&self.vm.ram, cr3, bits);
+        if let Some(pdptes) = pdptes {
+            self.registers.set_pdptes(pdptes);
         }
-        let mut pdptes = [0u64; 4];
-        for (pdpte, bytes) in pdptes.iter_mut().zip(bytes.as_chunks::<8>().0) {
-            *pdpte = u64::from_le_bytes(*bytes);
-        }
-        let reserved = PDPTE_RESERVED | !0 << self.registers.physical_address_bits;
-        if pdptes
-            .iter()
-            .any(|pdpte| pdpte & PDPTE_PRESENT != 0 && pdpte & reserved != 0)
-        {
-            return false;
-        }
-        let vmcs = &mut self.registers.vmcs;
-        for (field, pdpte) in [
-            fields::GUEST_PDPTE0,
-            fields::GUEST_PDPTE1,
-            fields::GUEST_PDPTE2,
-            fields::GUEST_PDPTE3,
-        ]
-        .into_iter()
-        .zip(pdptes)
-        {
-            vmcs.write(field, pdpte);
-        }
-        true
+        pdptes.is_some()
     }
 
     /// Sets whether MOV to CR3 exits, and for which values not.

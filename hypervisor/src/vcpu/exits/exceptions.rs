@@ -21,7 +21,7 @@ impl Vcpu {
             return Ok(());
         }
         if event.vector == vector::DEBUG {
-            self.reflect_debug_exception();
+            self.reflect_debug_exception(event.kind);
         }
         // SDM vol. 3C, 28.2.2: an exception during IRET's unblocking of NMIs leaves them
         // unblocked; the handler of the exception starts with them blocked again.
@@ -44,7 +44,7 @@ impl Vcpu {
 
     /// A #DB exit leaves DR6 and DR7 alone: do what the delivery would have done (SDM
     /// vol. 3C, 28.1).
-    fn reflect_debug_exception(&mut self) {
+    fn reflect_debug_exception(&mut self, kind: EventKind) {
         let vmcs = &mut self.registers.vmcs;
         let causes = vmcs.read(fields::EXIT_QUALIFICATION) & 0xe00f;
         const DR7_GD: u64 = 1 << 13;
@@ -53,7 +53,10 @@ impl Vcpu {
         vmcs.write(fields::GUEST_DR7, dr7 & !DR7_GD);
         let debugctl = vmcs.read(fields::GUEST_DEBUGCTL);
         vmcs.write(fields::GUEST_DEBUGCTL, debugctl & !DEBUGCTL_LBR);
-        crate::vcpu::live_state::update_dr6(causes);
+        // INT1 is no debug condition: it leaves DR6 as it is.
+        if kind == EventKind::HardwareException {
+            crate::vcpu::live_state::update_dr6(causes);
+        }
     }
 
     pub(in crate::vcpu) fn handle_vmcall(&mut self) -> Result<(), Ending> {

@@ -42,6 +42,7 @@ impl Vcpu {
         let result = self.with_devices(at, |registers, devices| {
             emulate(registers, &vm.ram, devices, Some(violation))
         });
+        self.follow_apic_enable();
         self.finish_emulation(result)
     }
 }

@@ -7,6 +7,7 @@ mod exceptions;
 mod io;
 mod mmio;
 mod msr;
+mod task_switch;
 mod time;
 mod xsetbv;
 
@@ -35,7 +36,10 @@ impl Vcpu {
             | VmExit::TprBelowThreshold => self.attention = true,
             VmExit::Hlt => {
                 self.registers.skip_instruction();
-                self.activity = Activity::Halted;
+                // The trap of a single step ends HLT at once.
+                if !self.registers.has_pending_debug_exception() {
+                    self.activity = Activity::Halted;
+                }
             }
             VmExit::ApicWrite { offset } => self.handle_apic_write(offset, at),
             VmExit::ApicAccess(access) => self.handle_apic_access(access, at)?,
@@ -55,7 +59,7 @@ impl Vcpu {
             VmExit::UnknownInstruction => self.raise(Event::INVALID_OPCODE)?,
             VmExit::Rdpmc => self.raise(Event::GENERAL_PROTECTION)?,
             VmExit::TripleFault => return Err(Ending::TripleFault),
-            VmExit::TaskSwitch(_) => return Err(Ending::TaskSwitch),
+            VmExit::TaskSwitch(task) => self.handle_task_switch(task)?,
             VmExit::EntryFailure { reason } => {
                 return Err(Ending::EntryFailure {
                     reason: reason.into(),
@@ -83,13 +87,20 @@ impl Vcpu {
         let vm = &self.vm;
         let mut board = vm.board.lock();
         let now = board.clock.now(at);
+        let before = (self.index != 0).then(|| board.chipset.next_deadline());
         let mut devices = Devices {
             vm,
             lapic: &mut self.lapic,
             board: &mut board,
             now,
         };
-        access(&mut self.registers, &mut devices)
+        let result = access(&mut self.registers, &mut devices);
+        if let Some(before) = before
+            && before != board.chipset.next_deadline()
+        {
+            vm.chipset_deadline_changed();
+        }
+        result
     }
 
     fn exit_reason(&self) -> u16 {

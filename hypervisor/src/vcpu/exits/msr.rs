@@ -69,13 +69,15 @@ impl Vcpu {
             }
             X2APIC_FIRST..=X2APIC_LAST => {
                 self.attention = true;
-                self.with_devices(at, |_, devices| {
+                let result = self.with_devices(at, |_, devices| {
                     let now = devices.now;
                     let (lapic, mut messages) = devices.lapic();
                     lapic
                         .msr_write(now, number, value, &mut messages)
                         .map_err(|_| Refused)
-                })
+                });
+                self.follow_apic_enable();
+                result
             }
             msr::TSC_ADJUST => {
                 self.tsc.set_adjust(value);

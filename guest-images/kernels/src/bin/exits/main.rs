@@ -3,6 +3,7 @@
 
 mod control_registers;
 mod cpuid;
+mod debug;
 mod exceptions;
 mod instructions;
 mod mmio;
@@ -19,6 +20,7 @@ fn run(report: &mut Report) {
     control_registers::test(report);
     instructions::test(report);
     exceptions::test(report);
+    debug::test(report);
     ports::test(report);
     state::test(report);
     mmio_forms::test(report);

@@ -125,10 +125,22 @@ fn test_one_shot(report: &mut Report, time: Time, hpet: Hpet, route: u64, millis
     time.expect_none(report, "one-shot, disabled", (3, 1000));
     arm(0, millisecond, u64::MAX);
     hpet.write(CONFIGURATION, 0);
+    let left = hpet.read(Hpet::comparator(0)).wrapping_sub(hpet.counter());
+    report.within(
+        "one-shot, the counter stopped: what is left",
+        left,
+        1..=millisecond,
+    );
     time.expect_none(report, "one-shot, the counter stopped", (3, 1000));
-    time.expect(report, "one-shot, the counter goes on", period, 1, || {
-        hpet.write(CONFIGURATION, ENABLE)
-    });
+    time.expect(
+        report,
+        "one-shot, the counter goes on",
+        (left, hpet.hertz()),
+        1,
+        || {
+            hpet.write(CONFIGURATION, ENABLE);
+        },
+    );
     hpet.write(Hpet::timer(0), route);
 }
 
@@ -205,6 +217,8 @@ fn test_level(
         },
     );
     hpet.write(Hpet::timer(0), route);
+    // It ran on while results were printed.
+    arrivals::drain();
     report.equal(
         "level: the status is clear after its handler",
         hpet.read(STATUS) & 1,

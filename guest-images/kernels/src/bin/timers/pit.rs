@@ -27,6 +27,8 @@ pub(crate) fn test(report: &mut Report, time: Time) {
     // A request that is withdrawn before it is acknowledged becomes the spurious IRQ 7.
     set_handler(pic::BASE + 7, |_| ());
     pic::unmask(0);
+    // Mode 2 begins high: an edge, if the output was low before.
+    pit::raise_line();
     time.expect(report, "mode 2 by the 8259", period, 20, || {
         pit::start(0, 2, COUNT)
     });

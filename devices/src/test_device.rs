@@ -1,0 +1,114 @@
+//! The test device: what test kernels exercise ports, device memory and interrupt wires with.
+//!
+//! Source: QEMU's `pc-testdev`, which test kernels expect. Its parts are
+//!
+//! - a latch of four bytes, on ports 0xE0 to 0xE3 and again, byte by byte, on 0xE8 to 0xEB;
+//! - ports 0xE4 to 0xE7, a write to which asks the hypervisor to forget its mapping of a page.
+//!   That has no effect that a guest can see, and none here;
+//! - a port for each IOAPIC pin, which sets the level of the pin's wire (see
+//!   [`crate::chipset`]);
+//! - 64 KiB of device memory that keeps what is written to it.
+//!
+//! No operating system looks for it.
+
+use alloc::boxed::Box;
+use alloc::vec;
+
+/// Bytes of device memory.
+pub const MEMORY_LENGTH: usize = 0x1_0000;
+
+/// The latch and the memory of the test device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TestDevice {
+    latch: [u8; 4],
+    memory: Box<[u8]>,
+}
+
+impl Default for TestDevice {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl TestDevice {
+    /// The device after power-up: all zero.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            latch: [0; 4],
+            memory: vec![0; MEMORY_LENGTH].into_boxed_slice(),
+        }
+    }
+
+    /// Reads byte `index` (modulo 4) of the latch.
+    #[must_use]
+    pub const fn read_latch(&self, index: u16) -> u8 {
+        self.latch[(index & 3) as usize]
+    }
+
+    /// Writes byte `index` (modulo 4) of the latch.
+    pub const fn write_latch(&mut self, index: u16, value: u8) {
+        self.latch[(index & 3) as usize] = value;
+    }
+
+    /// Reads `size` bytes (at most 8) of the memory from `offset` on; bytes behind its end
+    /// read as ones.
+    #[must_use]
+    pub fn read_memory(&self, offset: u16, size: u8) -> u64 {
+        let mut bytes = [0xff; 8];
+        let from = self.memory.get(usize::from(offset)..).unwrap_or_default();
+        let length = usize::from(size.min(8)).min(from.len());
+        for (to, from) in bytes.iter_mut().zip(&from[..length]) {
+            *to = *from;
+        }
+        u64::from_le_bytes(bytes)
+    }
+
+    /// Writes the low `size` bytes (at most 8) of `value` to the memory from `offset` on;
+    /// what goes behind its end is lost.
+    pub fn write_memory(&mut self, offset: u16, size: u8, value: u64) {
+        let to = self
+            .memory
+            .get_mut(usize::from(offset)..)
+            .unwrap_or_default();
+        for (to, from) in to
+            .iter_mut()
+            .zip(value.to_le_bytes())
+            .take(size.min(8).into())
+        {
+            *to = from;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_memory_keeps_what_is_written() {
+        let mut device = TestDevice::new();
+        device.write_memory(0x100, 4, 0xffff_ffff_1234_5678);
+        assert_eq!(device.read_memory(0x102, 2) & 0xffff, 0x1234);
+        assert_eq!(
+            device.read_memory(0x104, 1) & 0xff,
+            0,
+            "only 4 bytes written"
+        );
+    }
+
+    #[test]
+    fn the_memory_ends() {
+        let mut device = TestDevice::new();
+        device.write_memory(0xffff, 8, 0x1122);
+        assert_eq!(device.read_memory(0xffff, 2) & 0xffff, 0xff22);
+    }
+
+    #[test]
+    fn the_latch_is_four_bytes() {
+        let mut device = TestDevice::new();
+        device.write_latch(0xe1, 7);
+        assert_eq!(device.read_latch(1), 7);
+        assert_eq!(device.read_latch(0), 0);
+    }
+}

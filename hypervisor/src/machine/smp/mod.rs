@@ -1,0 +1,267 @@
+//! The other CPUs of the machine: starting them, and interrupting them.
+//!
+//! The boot CPU starts one application processor after the other: a page below 1 MiB gets the
+//! trampoline, INIT and start-up IPIs make the CPU run it (SDM vol. 3A, 9.4.4), and it comes
+//! out on a stack of its own, gets its per-CPU state, lets its TSC be compared with the boot
+//! CPU's, and takes up the work it was started for.
+//!
+//! # NMIs
+//! An NMI strikes anywhere, also where a lock is held. Its handler runs on a stack of its own
+//! and only counts: it takes no lock, sends nothing and raises no exception, so that the IRET
+//! at its end is the first that unblocks NMIs. GS base is the CPU's own at all times in root
+//! mode, so there is no moment at which it could find another one.
+
+mod trampoline;
+pub mod tsc_sync;
+
+use super::cpu::trap::{self, TrapFrame};
+use super::cpu::{PerCpu, apic_id, stack::GuardedStack};
+use super::image::Trampoline;
+use super::local_apic::LocalApic;
+use super::memory::PhysRange;
+use super::{boot_info::BootInfo, paging};
+use crate::host_time::host_now;
+use core::fmt;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use devices::time::Hertz;
+use spin::{Mutex, Once};
+use tsc_sync::{Comparison, Skew};
+use vmx::addr::PAGE_SIZE;
+
+/// The most CPUs that are used.
+pub const MAX_CPUS: usize = 64;
+/// The stack of an application processor: as large as the boot CPU's.
+const STACK_SIZE: u64 = 64 << 10;
+
+/// The vector of the interrupt that makes a CPU look for work: its handler only signals its
+/// end, as all it is for is to end a HLT or a guest's turn.
+const KICK_VECTOR: u8 = 0xf1;
+
+/// The APIC ID of each CPU, by its index.
+static APIC_IDS: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
+/// NMIs that have struck.
+static NMIS: AtomicU64 = AtomicU64::new(0);
+
+/// How many NMIs the host has taken: none is expected, all are survived.
+#[must_use]
+pub fn nmis() -> u64 {
+    NMIS.load(Ordering::Relaxed)
+}
+
+fn on_kick(_: &mut TrapFrame) {
+    LocalApic::current().end_interrupt();
+}
+
+fn on_nmi(_: &mut TrapFrame) {
+    NMIS.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Lets interrupts from other CPUs, and NMIs, be handled; on the boot CPU, before others start.
+pub fn init() {
+    trap::set_hook(KICK_VECTOR, Some(on_kick));
+    trap::set_hook(trap::NMI, Some(on_nmi));
+    APIC_IDS[0].store(apic_id(), Ordering::Relaxed);
+}
+
+/// Makes CPU `index`, which runs, leave its guest or its sleep. Does nothing on that CPU
+/// itself, which is awake.
+pub fn kick(index: u32) {
+    if index == PerCpu::current().index {
+        return;
+    }
+    if let Some(id) = APIC_IDS.get(index as usize) {
+        LocalApic::current().send_interrupt(id.load(Ordering::Relaxed), KICK_VECTOR);
+    }
+}
+
+/// What a CPU does from its start on.
+pub type Work = fn(&'static PerCpu) -> !;
+
+/// What application processors need to know when they start.
+struct Launch {
+    work: Work,
+    stack_guard: AtomicU64,
+    /// CPUs that have come up, the boot CPU included.
+    running: AtomicU32,
+    comparison: Comparison,
+    /// What the last CPU that has come up found out, if it cannot be used.
+    refused: Mutex<Option<Refusal>>,
+}
+
+static LAUNCH: Once<Launch> = Once::new();
+
+/// Why a CPU is left alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It did not answer to INIT and start-up IPIs.
+    Silent,
+    /// There is no memory for its stacks.
+    OutOfMemory,
+    /// Its TSC differs from the boot CPU's, and cannot be set right.
+    Tsc(Skew),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Silent => f.write_str("it does not answer to INIT and start-up IPIs"),
+            Self::OutOfMemory => f.write_str("there is no memory for its stacks"),
+            Self::Tsc(skew) => write!(
+                f,
+                "its TSC is {skew} off the boot CPU's, and cannot be adjusted"
+            ),
+        }
+    }
+}
+
+/// Starts the CPUs with these APIC IDs, one after the other, and has each do `work`. Those
+/// that cannot be used are named in a warning and left halted. Returns how many CPUs run, the
+/// boot CPU included.
+///
+/// # Safety
+/// Once, on the boot CPU, after [`init`] and with its LAPIC enabled; `trampoline` is the
+/// image's; the memory below 1 MiB that the memory map calls available is unused.
+pub unsafe fn start_others(
+    others: &[u32],
+    tsc: Hertz,
+    boot_info: &BootInfo,
+    trampoline: &Trampoline,
+    work: Work,
+) -> u32 {
+    if others.is_empty() {
+        return 1;
+    }
+    let modules = boot_info.modules.iter().map(|module| module.range);
+    let Some(page) = trampoline::page(&boot_info.memory_map, modules) else {
+        log::warn!("no free page below 1 MiB to start other CPUs from: using one CPU");
+        return 1;
+    };
+    let Some(start_page) = trampoline::start_up_page(page) else {
+        return 1;
+    };
+    // SAFETY: the page is available memory that nobody uses.
+    if let Err(error) = unsafe { trampoline::place(trampoline, page) } {
+        log::warn!("other CPUs cannot be started ({error}): using one CPU");
+        return 1;
+    }
+    let launch = LAUNCH.call_once(|| Launch {
+        work,
+        stack_guard: AtomicU64::new(0),
+        running: AtomicU32::new(1),
+        comparison: Comparison::new(),
+        refused: Mutex::new(None),
+    });
+    for &id in others {
+        let running = launch.running.load(Ordering::Acquire);
+        if running as usize == MAX_CPUS {
+            log::warn!("using {MAX_CPUS} of {} CPUs", others.len() + 1);
+            break;
+        }
+        if let Err(refusal) = start(launch, id, running, tsc, start_page, trampoline) {
+            log::warn!("CPU with APIC ID {id} is not used: {refusal}");
+        }
+    }
+    // SAFETY: all that were started have left the page.
+    let _ = unsafe { paging::protect(page_range(page), Some(paging::Protection::ReadWrite)) };
+    launch.running.load(Ordering::Acquire)
+}
+
+const fn page_range(page: u64) -> PhysRange {
+    PhysRange::new(page, page + PAGE_SIZE)
+}
+
+/// Starts one CPU and waits until it runs or is given up.
+fn start(
+    launch: &Launch,
+    id: u32,
+    index: u32,
+    tsc: Hertz,
+    start_page: u8,
+    trampoline: &Trampoline,
+) -> Result<(), Refusal> {
+    let stack = GuardedStack::new(STACK_SIZE).map_err(|_| Refusal::OutOfMemory)?;
+    launch
+        .stack_guard
+        .store(stack.guard_address(), Ordering::Relaxed);
+    trampoline
+        .stack
+        .store(stack.top().as_u64(), Ordering::Release);
+    launch.comparison.reset();
+    *launch.refused.lock() = None;
+    if let Some(slot) = APIC_IDS.get(index as usize) {
+        slot.store(id, Ordering::Relaxed);
+    }
+
+    let apic = LocalApic::current();
+    let milliseconds = |count: u64| tsc.get() / 1000 * count;
+    apic.send_init(id);
+    wait(milliseconds(10));
+    // The second start-up is for CPUs that missed the first, which is ignored by one that
+    // has started (SDM vol. 3A, 9.4.4.1). It must not come when the CPU has been given up.
+    for patience in [milliseconds(20), milliseconds(1000)] {
+        apic.send_start_up(id, start_page);
+        let sent = host_now();
+        while host_now().since(sent) < patience {
+            if launch.comparison.has_joined() {
+                // Answers until the other CPU knows its skew; then it says what comes of it.
+                launch.comparison.answer();
+                while launch.running.load(Ordering::Acquire) == index {
+                    if let Some(refusal) = launch.refused.lock().take() {
+                        return Err(refusal);
+                    }
+                    core::hint::spin_loop();
+                }
+                return Ok(());
+            }
+            core::hint::spin_loop();
+        }
+    }
+    // Should it wake up after all, it finds itself uncalled for: back to wait-for-start-up.
+    apic.send_init(id);
+    Err(Refusal::Silent)
+}
+
+/// Lets `ticks` of the TSC pass.
+fn wait(ticks: u64) {
+    let start = host_now();
+    while host_now().since(start) < ticks {
+        core::hint::spin_loop();
+    }
+}
+
+/// What an application processor does from the end of the trampoline on.
+///
+/// # Safety
+/// Once on each CPU that [`start_others`] starts, from the trampoline: in 64-bit mode with
+/// interrupts off, tarpit's page tables, and the stack that was made for it.
+pub unsafe fn start_application_processor() -> ! {
+    let Some(launch) = LAUNCH.get() else {
+        super::power::halt()
+    };
+    let guard = launch.stack_guard.load(Ordering::Relaxed);
+    // SAFETY: the heap and paging are set up; once on this CPU, interrupts off.
+    let cpu = match unsafe { PerCpu::init(guard) } {
+        Ok(cpu) => cpu,
+        Err(_) => give_up(launch, Refusal::OutOfMemory),
+    };
+    let skew = launch.comparison.measure();
+    if !skew.is_none() {
+        // SAFETY: nothing on this CPU depends on its TSC yet.
+        if !unsafe { tsc_sync::adjust(skew) } {
+            give_up(launch, Refusal::Tsc(skew));
+        }
+        log::info!("cpu {}: TSC set right by {skew}", cpu.index);
+    }
+    launch.running.fetch_add(1, Ordering::Release);
+    (launch.work)(cpu)
+}
+
+fn give_up(launch: &Launch, refusal: Refusal) -> ! {
+    // The boot CPU waits in the comparison.
+    launch.comparison.finish();
+    *launch.refused.lock() = Some(refusal);
+    loop {
+        x86_64::instructions::interrupts::disable();
+        x86_64::instructions::hlt();
+    }
+}

@@ -1,0 +1,175 @@
+//! What each physical CPU does all day: ask what to run, run it, say what came of it. The boot
+//! CPU looks after the console and the VMs besides.
+
+use alloc::sync::Arc;
+
+use devices::time::HostTicks;
+
+use super::hub::{Hub, VcpuCell};
+use super::policy::{Decision, VcpuRef};
+use crate::host_time::host_now;
+use crate::machine::host_timer::HostTimer;
+use crate::operator;
+use crate::vcpu::{CpuTables, Pause, Vcpu};
+use crate::world::World;
+
+/// How often the console's line is looked at: its FIFO of 16 bytes fills in 1.4 ms.
+const POLLS_PER_SECOND: u64 = 1000;
+
+/// The loop of one physical CPU.
+pub struct CpuLoop {
+    tables: CpuTables,
+    hub: &'static Hub,
+    world: &'static World,
+    timer: HostTimer,
+    /// The VCPU whose state is in the processor.
+    loaded: Option<(VcpuRef, Arc<VcpuCell>)>,
+    /// On the boot CPU: when the console is to be looked at next.
+    next_poll: HostTicks,
+    poll_interval: u64,
+}
+
+impl CpuLoop {
+    /// The loop of the CPU that `tables` describe, with its timer. The boot CPU has number 0.
+    #[must_use]
+    pub fn new(
+        tables: CpuTables,
+        hub: &'static Hub,
+        world: &'static World,
+        timer: HostTimer,
+    ) -> Self {
+        Self {
+            tables,
+            hub,
+            world,
+            next_poll: if tables.index == 0 {
+                host_now()
+            } else {
+                HostTicks(u64::MAX)
+            },
+            poll_interval: timer.tsc().get() / POLLS_PER_SECOND,
+            timer,
+            loaded: None,
+        }
+    }
+
+    /// Runs for ever.
+    ///
+    /// # Safety
+    /// The tables are those of the CPU that runs this, which is in VMX operation with
+    /// interrupts off, and has no VCPU loaded.
+    pub unsafe fn run(mut self) -> ! {
+        loop {
+            let now = host_now();
+            if now >= self.next_poll {
+                self.poll(now);
+                if self.world.has_work() {
+                    // Making a VM needs a processor without a VCPU.
+                    self.release();
+                    self.world.work();
+                }
+            }
+            match self.hub.next(self.tables.index, now) {
+                Decision::Run { vcpu, until } => self.run_vcpu(vcpu, until),
+                Decision::Release(vcpu) => {
+                    self.release();
+                    // Also if it had gone before.
+                    self.hub.released(self.tables.index, vcpu);
+                }
+                Decision::Idle { until } => self.timer.sleep_until(until.min(self.next_poll)),
+            }
+        }
+    }
+
+    /// Looks after the console.
+    fn poll(&mut self, now: HostTicks) {
+        operator::poll();
+        self.next_poll = now.saturating_add(self.poll_interval);
+    }
+
+    /// Runs a VCPU until the scheduler has to be asked again.
+    fn run_vcpu(&mut self, target: VcpuRef, until: HostTicks) {
+        let Some(cell) = self.switch_to(target) else {
+            return;
+        };
+        loop {
+            // Locked for each turn, so that the console can look at it in between.
+            let mut vcpu = cell.vcpu.lock();
+            match vcpu.run(until.min(self.next_poll)) {
+                Pause::Preempted => {}
+                Pause::Yielded => return,
+                Pause::Halted => {
+                    let wake_at = vcpu.deadline();
+                    drop(vcpu);
+                    self.hub.block(self.tables.index, &cell, wake_at);
+                    return;
+                }
+                Pause::Ended(ending) => {
+                    self.world.ended(&vcpu, &ending);
+                    drop(vcpu);
+                    self.hub
+                        .block(self.tables.index, &cell, HostTicks(u64::MAX));
+                    return;
+                }
+            }
+            drop(vcpu);
+            let now = host_now();
+            if now >= self.next_poll {
+                self.poll(now);
+                if self.world.has_work() {
+                    // Not before the loop's next round: the VCPU is ours here.
+                    self.next_poll = now;
+                    return;
+                }
+            }
+            if now >= until {
+                return;
+            }
+        }
+    }
+
+    /// Puts the VCPU `target` into this processor, if it is not there already.
+    fn switch_to(&mut self, target: VcpuRef) -> Option<Arc<VcpuCell>> {
+        if let Some((loaded, cell)) = &self.loaded
+            && *loaded == target
+        {
+            return Some(cell.clone());
+        }
+        self.release();
+        let cell = self.hub.cell(target)?;
+        // SAFETY: the tables are this CPU's, which is in VMX operation, by the contract of
+        // `run`; what was loaded has just been released.
+        if unsafe { cell.vcpu.lock().load(&self.tables) }.is_err() {
+            refuses_vmcs()
+        }
+        self.loaded = Some((target, cell.clone()));
+        Some(cell)
+    }
+
+    /// Takes the VCPU out of this processor, if there is one.
+    fn release(&mut self) {
+        if let Some((target, cell)) = self.loaded.take() {
+            let unloaded = cell.vcpu.lock().unload();
+            if unloaded.is_err() {
+                refuses_vmcs()
+            }
+            // Before others know that it may go elsewhere, or away.
+            drop(cell);
+            self.hub.released(self.tables.index, target);
+        }
+    }
+}
+
+fn refuses_vmcs() -> ! {
+    crate::fatal::fatal(format_args!(
+        "the processor refuses a VMCS: a bug of tarpit's"
+    ))
+}
+
+/// Writes what a VCPU was doing, for the operator: on the CPU that has it loaded.
+pub(crate) fn dump(vcpu: &Vcpu) -> alloc::string::String {
+    let mut dump = alloc::string::String::new();
+    // Writing to a string does not fail.
+    let _ = vcpu.write_dump(&mut dump);
+    dump
+}

@@ -1,0 +1,57 @@
+//! How long woken VCPUs wait for a CPU.
+
+/// Statistics of waiting times, in host TSC ticks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Latency {
+    /// The longest.
+    pub max: u64,
+    /// All together.
+    pub total: u64,
+    /// How many there were.
+    pub count: u64,
+}
+
+impl Latency {
+    /// Adds a waiting time.
+    pub fn record(&mut self, ticks: u64) {
+        self.max = self.max.max(ticks);
+        self.total = self.total.saturating_add(ticks);
+        self.count += 1;
+    }
+
+    /// The average; zero if there were none.
+    #[must_use]
+    pub const fn average(&self) -> u64 {
+        match self.total.checked_div(self.count) {
+            Some(average) => average,
+            None => 0,
+        }
+    }
+
+    /// These and those of `other`.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            max: self.max.max(other.max),
+            total: self.total.saturating_add(other.total),
+            count: self.count + other.count,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_and_the_average_are_kept() {
+        let mut latency = Latency::default();
+        assert_eq!(latency.average(), 0);
+        latency.record(10);
+        latency.record(40);
+        let mut other = Latency::default();
+        other.record(100);
+        let all = latency.and(other);
+        assert_eq!((all.max, all.average(), all.count), (100, 50, 3));
+    }
+}

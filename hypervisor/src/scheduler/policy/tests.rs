@@ -1,0 +1,391 @@
+//! Simulated guests on simulated CPUs: what each gets, and how long it waits.
+
+use super::*;
+use std::vec;
+use std::vec::Vec;
+
+/// A millisecond of these tests, in ticks.
+const MS: u64 = 1_000;
+const SETTINGS: Settings = Settings {
+    slice: 10 * MS,
+    granularity: MS,
+    period: 100 * MS,
+};
+
+/// What a simulated VCPU does, over and over.
+#[derive(Clone, Copy)]
+enum Guest {
+    /// Computes for ever, with interrupts off for all that it matters.
+    Hog,
+    /// Computes for `work` ticks, then sleeps until the next multiple of `every`.
+    Periodic { work: u64, every: u64 },
+}
+
+struct Simulation {
+    policy: Policy,
+    guests: Vec<Vec<Guest>>,
+    /// What is left of the present work of each VCPU.
+    left: Vec<Vec<u64>>,
+    now: u64,
+    /// What each CPU is doing, until when.
+    doing: Vec<Option<(VcpuRef, HostTicks)>>,
+}
+
+fn vcpu(vm: usize, index: u32) -> VcpuRef {
+    VcpuRef {
+        vm: VmId(vm),
+        index,
+    }
+}
+
+impl Simulation {
+    fn new(cpus: u32) -> Self {
+        Self {
+            policy: Policy::new(SETTINGS, cpus, HostTicks(0)),
+            guests: vec![],
+            left: vec![],
+            now: 0,
+            doing: vec![None; cpus as usize],
+        }
+    }
+
+    fn add(&mut self, weight: u32, cap: Option<u32>, guests: &[(Guest, Option<u32>)]) -> usize {
+        let id = self.guests.len();
+        let pins: Vec<_> = guests.iter().map(|&(_, pin)| pin).collect();
+        self.policy.add_vm(VmId(id), weight, cap, &pins).unwrap();
+        self.guests
+            .push(guests.iter().map(|&(guest, _)| guest).collect());
+        self.left.push(vec![0; guests.len()]);
+        for index in 0..guests.len() {
+            self.wake(vcpu(id, index as u32));
+        }
+        id
+    }
+
+    fn wake(&mut self, target: VcpuRef) {
+        let kicks = self.policy.wake(target, HostTicks(self.now));
+        self.kick(kicks);
+    }
+
+    fn kick(&mut self, kicks: CpuSet) {
+        for cpu in kicks.iter() {
+            self.ask(cpu);
+        }
+    }
+
+    /// `cpu` asks what to do now.
+    fn ask(&mut self, cpu: u32) {
+        loop {
+            let before = self.policy.cpus[cpu as usize].loaded;
+            match self.policy.next(cpu, HostTicks(self.now)) {
+                Decision::Run { vcpu, until } => {
+                    assert!(
+                        until.0 <= self.now + SETTINGS.slice,
+                        "no longer than a slice"
+                    );
+                    if let Some(before) = before
+                        && before != vcpu
+                    {
+                        let kicks = self.policy.released(cpu, before);
+                        self.doing[cpu as usize] = Some((vcpu, until));
+                        self.kick(kicks);
+                    }
+                    let left = &mut self.left[vcpu.vm.0][vcpu.index as usize];
+                    if *left == 0 {
+                        *left = match self.guests[vcpu.vm.0][vcpu.index as usize] {
+                            Guest::Hog => u64::MAX,
+                            Guest::Periodic { work, .. } => work,
+                        };
+                    }
+                    self.doing[cpu as usize] = Some((vcpu, until));
+                    self.check();
+                    return;
+                }
+                Decision::Release(vcpu) => {
+                    self.doing[cpu as usize] = None;
+                    let kicks = self.policy.released(cpu, vcpu);
+                    self.kick(kicks);
+                }
+                Decision::Idle { until } => {
+                    assert!(until.0 > self.now);
+                    self.doing[cpu as usize] = None;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// No VCPU runs on two CPUs.
+    fn check(&self) {
+        for (cpu, doing) in self.doing.iter().enumerate() {
+            let Some((vcpu, _)) = doing else { continue };
+            let same = |other: &&Option<(VcpuRef, HostTicks)>| {
+                other.is_some_and(|(other, _)| other == *vcpu)
+            };
+            assert_eq!(self.doing.iter().filter(same).count(), 1, "on CPU {cpu}");
+        }
+    }
+
+    /// Lets `ticks` pass, a tenth of a millisecond at a time.
+    fn pass(&mut self, ticks: u64) {
+        const STEP: u64 = MS / 10;
+        for _ in 0..ticks / STEP {
+            self.now += STEP;
+            for cpu in 0..self.doing.len() {
+                let Some((vcpu, until)) = self.doing[cpu] else {
+                    self.ask(cpu as u32);
+                    continue;
+                };
+                let left = &mut self.left[vcpu.vm.0][vcpu.index as usize];
+                *left = left.saturating_sub(STEP);
+                if *left == 0
+                    && let Guest::Periodic { every, .. } =
+                        self.guests[vcpu.vm.0][vcpu.index as usize]
+                {
+                    let wake_at = HostTicks((self.now / every + 1) * every);
+                    self.policy.block(cpu as u32, wake_at, HostTicks(self.now));
+                    self.ask(cpu as u32);
+                } else if self.now >= until.0 {
+                    self.ask(cpu as u32);
+                }
+            }
+        }
+    }
+
+    fn received(&self, vm: usize) -> u64 {
+        let count = self.guests[vm].len() as u32;
+        (0..count)
+            .filter_map(|index| self.policy.received(vcpu(vm, index)))
+            .sum()
+    }
+
+    /// What each VM gets of `ticks`, in percent of one CPU.
+    fn percent(&mut self, ticks: u64) -> Vec<u64> {
+        let before: Vec<_> = (0..self.guests.len()).map(|vm| self.received(vm)).collect();
+        self.pass(ticks);
+        (0..self.guests.len())
+            .map(|vm| (self.received(vm) - before[vm]) * 100 / ticks)
+            .collect()
+    }
+
+    fn latency(&self, vm: usize) -> Latency {
+        self.policy.latency(vcpu(vm, 0)).unwrap()
+    }
+}
+
+fn about(actual: u64, expected: u64) -> bool {
+    actual.abs_diff(expected) <= 2
+}
+
+const HOG: (Guest, Option<u32>) = (Guest::Hog, None);
+
+const fn hog_on(cpu: u32) -> (Guest, Option<u32>) {
+    (Guest::Hog, Some(cpu))
+}
+
+#[test]
+fn vms_share_a_cpu_by_weight_however_many_vcpus_they_bring() {
+    let mut simulation = Simulation::new(1);
+    simulation.add(100, None, &[HOG]);
+    simulation.add(100, None, &[HOG; 4]);
+    simulation.add(200, None, &[HOG; 2]);
+    let shares = simulation.percent(4_000 * MS);
+    assert!(
+        about(shares[0], 25) && about(shares[1], 25) && about(shares[2], 50),
+        "{shares:?}"
+    );
+}
+
+#[test]
+fn the_vcpus_of_a_vm_share_what_it_gets_equally() {
+    let mut simulation = Simulation::new(1);
+    simulation.add(100, None, &[HOG; 3]);
+    simulation.pass(3_000 * MS);
+    for index in 0..3 {
+        let received = simulation.policy.received(vcpu(0, index)).unwrap();
+        assert!(
+            received.abs_diff(1_000 * MS) <= SETTINGS.slice,
+            "{received}"
+        );
+    }
+}
+
+#[test]
+fn a_hog_on_one_cpu_costs_a_vm_on_another_nothing() {
+    let mut simulation = Simulation::new(2);
+    simulation.add(100, None, &[hog_on(0); 3]);
+    simulation.add(100, None, &[hog_on(1)]);
+    assert_eq!(simulation.percent(1_000 * MS), [100, 100]);
+}
+
+#[test]
+fn use_of_an_idle_cpu_is_not_held_against_a_vm_elsewhere() {
+    let mut simulation = Simulation::new(2);
+    simulation.add(100, None, &[hog_on(0), hog_on(1)]);
+    simulation.add(100, None, &[hog_on(0)]);
+    let shares = simulation.percent(2_000 * MS);
+    assert!(about(shares[0], 150) && about(shares[1], 50), "{shares:?}");
+}
+
+#[test]
+fn a_cap_holds_over_all_cpus_and_leaves_the_rest_to_others() {
+    let mut simulation = Simulation::new(2);
+    simulation.add(100, Some(30), &[HOG, HOG]);
+    simulation.add(100, None, &[HOG, HOG]);
+    let shares = simulation.percent(2_000 * MS);
+    assert!(about(shares[0], 30) && about(shares[1], 170), "{shares:?}");
+}
+
+#[test]
+fn a_capped_vm_alone_is_held_to_its_cap_and_the_cpu_sleeps() {
+    let mut simulation = Simulation::new(1);
+    simulation.add(100, Some(50), &[HOG]);
+    let shares = simulation.percent(2_000 * MS);
+    assert!(about(shares[0], 50), "{shares:?}");
+}
+
+#[test]
+fn a_woken_vcpu_replaces_a_hog_within_the_granularity() {
+    let mut simulation = Simulation::new(1);
+    let sleeper = Guest::Periodic {
+        work: MS / 2,
+        every: 7 * MS,
+    };
+    simulation.add(100, None, &[(sleeper, None)]);
+    simulation.add(100, None, &[HOG; 3]);
+    simulation.pass(2_000 * MS);
+    let latency = simulation.latency(0);
+    assert!(latency.count > 200);
+    assert!(latency.max <= SETTINGS.granularity + MS / 10, "{latency:?}");
+    let got = simulation.received(0);
+    assert!(
+        about(got * 100 / (2_000 * MS), 7),
+        "all that it asked for: {got}"
+    );
+}
+
+#[test]
+fn who_wakes_all_the_time_gets_no_more_than_its_share() {
+    let mut simulation = Simulation::new(1);
+    let storm = Guest::Periodic {
+        work: MS,
+        every: MS + MS / 10,
+    };
+    simulation.add(100, None, &[(storm, None)]);
+    simulation.add(100, None, &[HOG]);
+    let shares = simulation.percent(2_000 * MS);
+    assert!(shares[1] >= 48, "{shares:?}");
+}
+
+#[test]
+fn a_long_sleep_earns_no_monopoly() {
+    let mut simulation = Simulation::new(1);
+    simulation.add(100, None, &[HOG]);
+    simulation.pass(10_000 * MS);
+    simulation.add(100, None, &[HOG]);
+    let shares = simulation.percent(200 * MS);
+    assert!(shares[0] >= 40, "{shares:?}");
+}
+
+#[test]
+fn unpinned_vcpus_spread_over_all_cpus() {
+    let mut simulation = Simulation::new(4);
+    simulation.add(100, None, &[HOG; 2]);
+    simulation.add(100, None, &[HOG; 2]);
+    assert_eq!(simulation.percent(1_000 * MS), [200, 200]);
+}
+
+#[test]
+fn a_cpu_that_falls_idle_takes_work_from_another() {
+    let mut simulation = Simulation::new(2);
+    simulation.add(100, None, &[hog_on(1)]);
+    simulation.add(100, None, &[HOG, HOG]);
+    simulation.pass(100 * MS);
+    let kicks = simulation.policy.stop_vm(VmId(0));
+    simulation.kick(kicks);
+    assert!(simulation.policy.is_quiescent(VmId(0)));
+    simulation.policy.remove_vm(VmId(0));
+    simulation.pass(20 * MS);
+    let before = simulation.received(1);
+    simulation.pass(1_000 * MS);
+    assert_eq!(simulation.received(1) - before, 2_000 * MS);
+}
+
+#[test]
+fn a_running_vcpu_moves_at_once_when_it_is_pinned_elsewhere() {
+    let mut simulation = Simulation::new(2);
+    simulation.add(100, None, &[hog_on(0)]);
+    simulation.pass(5 * MS);
+    assert_eq!(simulation.policy.running_on(0), Some(vcpu(0, 0)));
+    let kicks = simulation.policy.pin(vcpu(0, 0), Some(1)).unwrap();
+    simulation.kick(kicks);
+    assert_eq!(simulation.policy.running_on(0), None);
+    assert_eq!(simulation.policy.running_on(1), Some(vcpu(0, 0)));
+    assert_eq!(simulation.policy.place(vcpu(0, 0)), Some((1, true)));
+}
+
+#[test]
+fn a_sleeping_vcpu_that_is_pinned_elsewhere_wakes_there() {
+    let mut simulation = Simulation::new(2);
+    let sleeper = Guest::Periodic {
+        work: MS,
+        every: 10 * MS,
+    };
+    simulation.add(100, None, &[(sleeper, Some(0))]);
+    simulation.pass(5 * MS);
+    assert_eq!(simulation.policy.running_on(0), None);
+    let kicks = simulation.policy.pin(vcpu(0, 0), Some(1)).unwrap();
+    simulation.kick(kicks);
+    simulation.now = 10 * MS;
+    simulation.ask(0);
+    simulation.ask(1);
+    assert_eq!(simulation.policy.running_on(1), Some(vcpu(0, 0)));
+}
+
+#[test]
+fn a_paused_vm_gets_nothing_and_resumes_without_a_claim() {
+    let mut simulation = Simulation::new(1);
+    simulation.add(100, None, &[HOG]);
+    simulation.add(100, None, &[HOG]);
+    let kicks = simulation.policy.set_paused(VmId(0), true);
+    simulation.kick(kicks);
+    let shares = simulation.percent(1_000 * MS);
+    assert_eq!(shares[0], 0);
+    assert!(shares[1] >= 99);
+    let kicks = simulation.policy.set_paused(VmId(0), false);
+    simulation.kick(kicks);
+    let shares = simulation.percent(200 * MS);
+    assert!(shares[1] >= 40, "{shares:?}");
+}
+
+#[test]
+fn a_halted_vcpu_costs_nothing() {
+    let mut simulation = Simulation::new(1);
+    let asleep = Guest::Periodic {
+        work: MS / 10,
+        every: u64::MAX / 4,
+    };
+    simulation.add(100, None, &[(asleep, None); 3]);
+    simulation.add(100, None, &[HOG]);
+    simulation.pass(10 * MS);
+    assert_eq!(simulation.percent(1_000 * MS), [0, 100]);
+}
+
+#[test]
+fn pins_to_cpus_that_are_not_there_are_refused() {
+    let mut policy = Policy::new(SETTINGS, 2, HostTicks(0));
+    let error = PinError::NoCpu { cpu: 2, cpus: 2 };
+    assert_eq!(policy.add_vm(VmId(0), 100, None, &[Some(2)]), Err(error));
+    policy.add_vm(VmId(0), 100, None, &[None]).unwrap();
+    assert_eq!(policy.pin(vcpu(0, 0), Some(2)), Err(error));
+    assert_eq!(policy.pin(vcpu(0, 1), Some(0)), Err(PinError::NoVcpu));
+    assert_eq!(policy.pin(vcpu(7, 0), Some(0)), Err(PinError::NoVcpu));
+}
+
+#[test]
+fn waking_one_that_is_awake_or_unknown_does_nothing() {
+    let mut simulation = Simulation::new(1);
+    simulation.add(100, None, &[HOG]);
+    assert!(simulation.policy.wake(vcpu(0, 0), HostTicks(5)).is_empty());
+    assert!(simulation.policy.wake(vcpu(3, 9), HostTicks(5)).is_empty());
+}

@@ -1,0 +1,116 @@
+//! What the policy remembers of a VM and of a VCPU.
+
+use super::latency::Latency;
+use alloc::vec::Vec;
+use devices::time::HostTicks;
+
+/// A set of CPUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuSet(u64);
+
+impl CpuSet {
+    pub(super) fn insert(&mut self, cpu: usize) {
+        self.0 |= 1 << (cpu & 63);
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The CPUs in it.
+    pub fn iter(self) -> impl Iterator<Item = u32> {
+        (0..u64::BITS).filter(move |cpu| self.0 >> cpu & 1 != 0)
+    }
+}
+
+/// What a VCPU is up to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// Nothing to do, until then or until it is woken.
+    Blocked { wake_at: HostTicks },
+    /// In the queue.
+    Waiting,
+    /// On its CPU.
+    Running,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct VcpuState {
+    pub(super) state: State,
+    /// The CPU in whose queue it is.
+    pub(super) home: usize,
+    pub(super) pin: Option<u32>,
+    /// The CPU that its state is in.
+    pub(super) loaded_on: Option<usize>,
+    /// Virtual time within its VM.
+    pub(super) time: u128,
+    /// When it was woken, while it waits for the first turn since.
+    pub(super) woken_at: Option<HostTicks>,
+    pub(super) latency: Latency,
+    /// CPU time in all.
+    pub(super) received: u64,
+}
+
+impl VcpuState {
+    pub(super) fn new(home: usize, pin: Option<u32>) -> Self {
+        Self {
+            state: State::Blocked {
+                wake_at: HostTicks(u64::MAX),
+            },
+            home,
+            pin,
+            loaded_on: None,
+            time: 0,
+            woken_at: None,
+            latency: Latency::default(),
+            received: 0,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct VmState {
+    pub(super) weight: u32,
+    /// CPU time that it may have in a period.
+    pub(super) budget: Option<u64>,
+    /// CPU time that it has had in this period.
+    pub(super) used: u64,
+    pub(super) paused: bool,
+    pub(super) stopping: bool,
+    /// Virtual time on each CPU.
+    pub(super) time: Vec<u128>,
+    pub(super) vcpus: Vec<VcpuState>,
+}
+
+impl VmState {
+    pub(super) fn new(weight: u32, budget: Option<u64>, cpus: usize) -> Self {
+        Self {
+            weight,
+            budget,
+            used: 0,
+            paused: false,
+            stopping: false,
+            time: alloc::vec![0; cpus],
+            vcpus: Vec::new(),
+        }
+    }
+
+    pub(super) fn is_throttled(&self) -> bool {
+        self.budget.is_some_and(|budget| self.used >= budget)
+    }
+
+    /// How many of its VCPUs run now.
+    pub(super) fn running(&self) -> usize {
+        let running = |vcpu: &&VcpuState| matches!(vcpu.state, State::Running);
+        self.vcpus.iter().filter(running).count()
+    }
+
+    /// Lets waits that the operator or the cap has caused not count as latency.
+    pub(super) fn forget_wakes(&mut self) {
+        for vcpu in &mut self.vcpus {
+            vcpu.woken_at = None;
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! VCPUs as threads, which come and go, read the clock all the while, and compare.
+
+use super::*;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
+use devices::clock::{Rate, Rates, TscScaling, VirtualClock};
+use devices::time::HostTicks;
+use std::sync::{Arc, Mutex};
+use std::vec::Vec;
+
+const VCPUS: usize = 3;
+
+struct Vm {
+    gate: ClockGate,
+    bells: Vec<Bell>,
+    clock: Mutex<VirtualClock>,
+    /// The latest time that any VCPU has read.
+    latest: AtomicU64,
+    stop: AtomicBool,
+    readings: AtomicU64,
+    changes: AtomicU32,
+}
+
+fn host_now() -> HostTicks {
+    // SAFETY: reads a counter.
+    HostTicks(unsafe {
+        core::arch::x86_64::_mm_lfence();
+        let now = core::arch::x86_64::_rdtsc();
+        core::arch::x86_64::_mm_lfence();
+        now
+    })
+}
+
+impl Vm {
+    fn set_rate(&self, own: Option<u32>, factor: u32) {
+        let rate = Rate::times(factor).unwrap();
+        // Threads cannot be interrupted: a guest of these looks at its bell by itself.
+        self.gate.change(
+            &self.bells,
+            own,
+            |_| {},
+            || {
+                let rates = Rates {
+                    counter: rate,
+                    timer: rate,
+                };
+                self.clock.lock().unwrap().set_rates(host_now(), rates);
+            },
+        );
+        self.changes.fetch_add(1, SeqCst);
+    }
+
+    /// What a guest does between two exits: reads its TSC, and compares with what others have
+    /// told it.
+    fn guest_turn(&self, scaling: TscScaling) {
+        let told = self.latest.load(SeqCst);
+        let read = scaling.apply(host_now()).0;
+        assert!(read >= told, "read {read} after being told {told}");
+        self.latest.fetch_max(read, SeqCst);
+        self.readings.fetch_add(1, SeqCst);
+    }
+
+    fn vcpu(&self, index: u32, seed: u64) {
+        let bell = &self.bells[index as usize];
+        let mut random = seed;
+        while !self.stop.load(SeqCst) {
+            bell.set_place(Some(index));
+            for _ in 0..50 {
+                bell.take();
+                self.gate.pass(bell);
+                let scaling = self.clock.lock().unwrap().tsc_scaling();
+                while !bell.is_rung() {
+                    self.guest_turn(scaling);
+                    random = random
+                        .wrapping_mul(6_364_136_223_846_793_005)
+                        .wrapping_add(1);
+                    if random >> 58 == 0 {
+                        break;
+                    }
+                }
+                if random >> 60 == 1 {
+                    self.set_rate(Some(index), [1, 2, 10, 1000][(random >> 33) as usize % 4]);
+                }
+            }
+            bell.set_place(None);
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[test]
+fn no_vcpu_reads_a_time_before_one_that_another_has_read_however_the_rates_change() {
+    let vm = Arc::new(Vm {
+        gate: ClockGate::default(),
+        bells: (0..VCPUS).map(|_| Bell::default()).collect(),
+        clock: Mutex::new(VirtualClock::new(host_now())),
+        latest: AtomicU64::new(0),
+        stop: AtomicBool::new(false),
+        readings: AtomicU64::new(0),
+        changes: AtomicU32::new(0),
+    });
+    let vcpus: Vec<_> = (0..VCPUS as u32)
+        .map(|index| {
+            let vm = vm.clone();
+            std::thread::spawn(move || vm.vcpu(index, u64::from(index) + 7))
+        })
+        .collect();
+    // And the operator, who is no VCPU.
+    for round in 0..300 {
+        vm.set_rate(None, 1 + round % 3 * 500);
+        std::thread::sleep(std::time::Duration::from_micros(500));
+    }
+    vm.stop.store(true, SeqCst);
+    for vcpu in vcpus {
+        vcpu.join().unwrap();
+    }
+    assert!(vm.readings.load(SeqCst) > 10_000);
+    assert!(vm.changes.load(SeqCst) > 300);
+}
+
+#[test]
+fn a_vcpu_that_is_on_no_cpu_is_not_waited_for_and_learns_of_the_change_later() {
+    let gate = ClockGate::default();
+    let bells = [Bell::default(), Bell::default()];
+    let before = gate.pass(&bells[1]);
+    gate.change(
+        &bells,
+        Some(0),
+        |cpu| panic!("CPU {cpu} has no VCPU"),
+        || {},
+    );
+    assert!(bells[1].is_rung());
+    assert_ne!(gate.state(), before);
+}
+
+#[test]
+fn a_vcpu_on_a_cpu_is_interrupted_there() {
+    let gate = ClockGate::default();
+    let bells = [Bell::default(), Bell::default()];
+    bells[1].set_place(Some(5));
+    let interrupted = core::cell::Cell::new(None);
+    let interrupt = |cpu| {
+        interrupted.set(Some(cpu));
+        // Its turn ends.
+        bells[1].set_place(None);
+    };
+    gate.change(&bells, None, interrupt, || {});
+    assert_eq!(interrupted.get(), Some(5));
+}

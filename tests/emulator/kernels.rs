@@ -1,0 +1,74 @@
+//! Kernels of our own as guests: each checks one side of its virtual machine from inside.
+//!
+//! `virtual-apic=off` makes tarpit do all of the local APIC in software, as on processors that
+//! cannot virtualise it: what a guest sees must not depend on it.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+use tests::tarpit;
+use xtask::module::Guest;
+use xtask::verdict::VmEnd;
+
+/// Boots `program` and lets it run to its end, which must be one without failures.
+fn passes(case: &str, program: &str, options: &str) -> Result<()> {
+    let guest = Guest::new(program);
+    let mut session = tarpit(case)
+        .options(&format!("on-end=poweroff {options}"))
+        .kernel(program, &guest)?
+        .boot()?
+        .patience(Duration::from_secs(600));
+    let said = session.wait_for(&format!("vm {program} ended: "))?;
+    let how = session.wait_for("\n")?;
+    let failures: Vec<&str> = said.lines().filter(|line| line.contains("FAIL")).collect();
+    ensure!(failures.is_empty(), "{}", failures.join("\n"));
+    let line = format!("vm {program} ended: {how}");
+    match VmEnd::from_line(line.trim_end(), program) {
+        Some(VmEnd::DebugExit(0)) => Ok(()),
+        _ => bail!("{}", line.trim_end()),
+    }
+}
+
+pub(crate) fn exits_and_instructions_on_devices(case: &str) -> Result<()> {
+    passes(case, "exits", "")
+}
+
+pub(crate) fn processor_modes_from_real_to_long(case: &str) -> Result<()> {
+    passes(case, "modes", "")
+}
+
+pub(crate) fn hardware_task_switches(case: &str) -> Result<()> {
+    passes(case, "tasks", "")
+}
+
+pub(crate) fn apics_virtualised_by_the_processor(case: &str) -> Result<()> {
+    passes(case, "apic", "virtual-apic=on")
+}
+
+pub(crate) fn apics_in_software(case: &str) -> Result<()> {
+    passes(case, "apic", "virtual-apic=off")
+}
+
+pub(crate) fn timers_with_a_virtualised_apic(case: &str) -> Result<()> {
+    passes(case, "timers", "virtual-apic=on")
+}
+
+pub(crate) fn timers_with_an_apic_in_software(case: &str) -> Result<()> {
+    passes(case, "timers", "virtual-apic=off")
+}
+
+/// The guest's fault ends the guest, with a dump, and not tarpit.
+pub(crate) fn a_triple_fault_ends_the_vm_with_a_dump(case: &str) -> Result<()> {
+    let guest = Guest::new("triple_fault");
+    let mut session = tarpit(case).kernel("triple_fault", &guest)?.boot()?;
+    let said = session.wait_for("vm triple_fault ended: triple fault")?;
+    for part in ["state of VCPU 0", "rip ", "cr3 ", "gdtr ", "code at "] {
+        ensure!(said.contains(part), "no `{part}` in the dump:\n{said}");
+    }
+    let vms = session.query("vms")?;
+    ensure!(
+        vms.len() == 1 && vms[0]["state"] == "ended",
+        "the console goes on: {vms:?}"
+    );
+    Ok(())
+}
