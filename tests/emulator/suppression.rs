@@ -6,10 +6,7 @@ use xtask::machine;
 
 /// The experiment with its requirements: speeds, clock, exits by context switches, kernel log.
 pub(crate) fn debian_slows_one_process_and_has_no_complaint(case: &str) -> Result<()> {
-    let options = Options {
-        seconds: 1,
-        ..Options::default()
-    };
+    let options = Options::default();
     let name = case.replace("::", "-");
     let outcome = quick::measure(&name, machine::best().kind, &options)?;
     println!("{outcome}");

@@ -28,7 +28,7 @@ pub struct Options {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65535))]
     pub clock: Option<u32>,
     /// Host seconds to measure for before, during and after, each
-    #[arg(long, value_name = "S", default_value_t = 2)]
+    #[arg(long, value_name = "S", default_value_t = 2, value_parser = clap::value_parser!(u32).range(2..=3600))]
     pub seconds: u32,
     /// CPU-bound processes in the guest, one of which is suppressed
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(2..=16))]

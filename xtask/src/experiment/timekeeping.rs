@@ -104,7 +104,7 @@ pub struct Options {
     #[arg(long)]
     list: bool,
     /// Host seconds to measure for before, during and after, each
-    #[arg(long, value_name = "S", default_value_t = 2)]
+    #[arg(long, value_name = "S", default_value_t = 2, value_parser = clap::value_parser!(u32).range(2..=3600))]
     seconds: u32,
     /// Machines that run at the same time
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=16))]
