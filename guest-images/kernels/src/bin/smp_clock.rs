@@ -58,7 +58,7 @@ fn process() -> u64 {
     root
 }
 
-fn main(report: &mut Report) {
+fn run(report: &mut Report) {
     let total = multiboot::number("comparisons").unwrap_or(10_000_000);
     let roots = [process(), process()];
     println!("smp_clock: roots {:#x} {:#x}", roots[0], roots[1]);
@@ -93,4 +93,4 @@ fn main(report: &mut Report) {
     );
 }
 
-kernels::kernel!(main);
+kernels::kernel!(run);
