@@ -173,7 +173,9 @@ fn find(vm: Arc<Vm>, pattern: &Pattern, json: bool) -> Job {
         .map(|process| process.roots)
         .collect();
     let format = vm.root_format();
-    Job::Find(Find::new(vm, format, roots, pattern, json))
+    Job::Find(alloc::boxed::Box::new(Find::new(
+        vm, format, roots, pattern, json,
+    )))
 }
 
 fn trace(vm: &Vm, action: TraceAction, json: bool) -> Option<Job> {
