@@ -1,17 +1,27 @@
 //! Boots tarpit in an emulated machine, once a case, and talks to its console.
 
+mod bad_input;
 mod boot;
 mod console;
 mod kernels;
 mod overhead;
+mod suppression;
 
 fn main() {
+    // Long ones first, so that no machine waits for the last of them.
     tests::run(tests::cases![
+        suppression::debian_slows_one_process_and_has_no_complaint,
         boot::grub_hands_over_modules_and_options,
         boot::qemu_starts_it_by_multiboot_1,
         boot::an_unknown_option_is_named,
         boot::a_bad_option_value_is_answered_with_the_good_ones,
         boot::a_cpu_without_vmx_is_told,
+        bad_input::without_a_module_it_asks_for_one,
+        bad_input::a_module_that_is_no_kernel_is_told_what_it_is,
+        bad_input::a_module_that_does_not_say_what_it_is_is_told_how,
+        bad_input::a_vm_too_small_for_its_kernel_is_told_what_it_needs,
+        bad_input::a_machine_too_small_for_its_vms_says_what_is_free,
+        bad_input::a_truncated_initrd_is_found_before_the_guest_starts,
         kernels::exits_and_instructions_on_devices,
         kernels::processor_modes_from_real_to_long,
         kernels::hardware_task_switches,
@@ -22,5 +32,6 @@ fn main() {
         kernels::a_triple_fault_ends_the_vm_with_a_dump,
         console::debian_runs_and_the_console_answers_meanwhile,
         overhead::debian_boots_in_at_most_one_and_a_half_times_the_ticks,
+        overhead::operations_cost_no_more_than_they_may,
     ]);
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use tests::{IPS, tarpit};
 use xtask::baseline::{self, BootTicks};
+use xtask::bench;
 use xtask::kernel::Series;
 use xtask::machine::Kind;
 use xtask::module::Guest;
@@ -33,5 +34,15 @@ pub(crate) fn debian_boots_in_at_most_one_and_a_half_times_the_ticks(case: &str)
         whole <= 1.5 && kernel <= 1.5,
         "{whole:.3}, {kernel:.3}: {with:?}, {without:?}"
     );
+    Ok(())
+}
+
+/// Measured from inside by a guest of ours: CPUID, a port, an MSR, an interrupt.
+pub(crate) fn operations_cost_no_more_than_they_may(case: &str) -> Result<()> {
+    const ROUNDS: u32 = 20;
+    let costs = bench::measure(&case.replace("::", "-"), Kind::Bochs, ROUNDS)?;
+    println!("{costs}");
+    let misses = costs.misses();
+    ensure!(misses.is_empty(), "{misses:?}\n{costs}");
     Ok(())
 }

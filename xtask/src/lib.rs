@@ -4,6 +4,7 @@
 //! make an image ([`image`]), start a machine ([`machine`]) and talk to it ([`serial`]).
 
 pub mod baseline;
+pub mod bench;
 pub mod build;
 pub mod bundle;
 pub mod claim;
@@ -16,6 +17,7 @@ pub mod machine;
 pub mod module;
 pub mod paths;
 pub mod progress;
+pub mod readme;
 pub mod run;
 pub mod screen;
 pub mod serial;

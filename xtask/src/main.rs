@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use xtask::experiment::Experiment;
-use xtask::{baseline, build, bundle, clean, experiment, paths, run, test};
+use xtask::{baseline, bench, build, bundle, clean, experiment, paths, run, test};
 
 /// Builds, runs and tests tarpit
 ///
@@ -54,6 +54,11 @@ enum Command {
     Test(test::Options),
     /// Measure a stock Linux's boot in Bochs without tarpit, in ticks
     Baseline(baseline::Options),
+    /// Measure what a guest's operations cost under tarpit, in ticks
+    ///
+    /// Prints them beside what Linux KVM takes in the same emulator and writes target/bench.json.
+    /// Exit status 1 where one costs more than it may.
+    Bench(bench::Options),
     /// Make an experiment on a guest, and write what came out to target/experiments
     #[command(subcommand)]
     Experiment(Experiment),
@@ -98,6 +103,7 @@ fn dispatch(command: Command) -> Result<u8> {
         Command::Run(options) => return run::run(&options),
         Command::Test(options) => return Ok(u8::from(!test::run(&options)?)),
         Command::Baseline(options) => baseline::run(options)?,
+        Command::Bench(options) => return Ok(u8::from(!bench::run(options)?)),
         Command::Experiment(experiment) => {
             return Ok(u8::from(!experiment::run(&experiment)?));
         }

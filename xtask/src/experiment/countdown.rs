@@ -30,7 +30,7 @@ impl Countdown {
         }
     }
 
-    /// The machine is switched on now.
+    /// tarpit's time begins now.
     pub fn restart(&mut self) {
         self.began = Instant::now();
     }

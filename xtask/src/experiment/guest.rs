@@ -47,11 +47,41 @@ pub struct AddressSpace {
     pub cpu_permille: u64,
 }
 
+/// What a kernel tells the time by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Clocks {
+    /// What it reads.
+    pub source: String,
+    /// What interrupts it.
+    pub events: String,
+}
+
+impl Clocks {
+    /// From the lines `workload: clocks NAME=VALUE`. A CPU without a clock event device of its own
+    /// that works gets its ticks from the broadcast device.
+    fn read(said: &str) -> Option<Self> {
+        let value = |name: &str| {
+            said.lines()
+                .find_map(|line| {
+                    line.strip_prefix("workload: clocks ")?
+                        .strip_prefix(name)?
+                        .strip_prefix('=')
+                })
+                .map(str::to_owned)
+        };
+        Some(Self {
+            source: value("clocksource")?,
+            events: value("clockevent0").or_else(|| value("broadcast"))?,
+        })
+    }
+}
+
 /// A Debian that runs under tarpit with the workload in it.
 #[derive(Debug)]
 pub struct Subject {
     session: Session,
     processes: usize,
+    tsc_hz: f64,
 }
 
 impl Subject {
@@ -77,14 +107,20 @@ impl Subject {
             ips: plan.ips,
             ..Spec::from_iso(&plan.name, &image::make(&plan.name, &contents, None)?)
         };
-        countdown.restart();
+        let mut session = Session::start(kind, &spec)?.patience(PATIENCE);
+        let megahertz = &session.wait_for_match(r"^tarpit: TSC (\d+\.\d+) MHz")?[1];
         let mut subject = Self {
-            session: Session::start(kind, &spec)?.patience(PATIENCE),
+            tsc_hz: megahertz.parse::<f64>()? * 1e6,
+            session,
             processes: plan.processes,
         };
         for milestone in ["Linux version", "workload: userland", "workload: ready"] {
             subject.session.wait_for(milestone)?;
             countdown.detail(milestone);
+            if milestone == "Linux version" {
+                // Firmware and boot loader are no part of tarpit's time.
+                countdown.restart();
+            }
         }
         let report = subject.report()?;
         countdown.at(report.host_seconds());
@@ -94,6 +130,11 @@ impl Subject {
     /// The console.
     pub fn session(&mut self) -> &mut Session {
         &mut self.session
+    }
+
+    /// How many times a second the machine's TSC ticks, as tarpit measured it.
+    pub fn tsc_hz(&self) -> f64 {
+        self.tsc_hz
     }
 
     /// The next report of the workload.
@@ -227,6 +268,16 @@ impl Subject {
         Ok(log)
     }
 
+    /// What the kernel tells the time by.
+    ///
+    /// # Errors
+    /// As [`Session::wait_for`], or when the workload does not name them.
+    pub fn clocks(&mut self) -> Result<Clocks> {
+        // The report after the answer ends it.
+        let said = self.ask("clocks", "workload: t=")?;
+        Clocks::read(&said).with_context(|| format!("`clocks` was answered with {said:?}"))
+    }
+
     /// Switches the machine off.
     ///
     /// # Errors
@@ -260,7 +311,7 @@ fn address_spaces(answer: &[serde_json::Value]) -> Result<Vec<AddressSpace>> {
 /// Host seconds that an experiment takes, for the estimate of the time left: a boot, `phases` of
 /// `seconds` each, and the kernel's log over a serial line.
 pub fn expected_host_seconds(phases: u32, seconds: f64) -> f64 {
-    const BOOT: f64 = 4.2;
+    const BOOT: f64 = 1.7;
     const LOG: f64 = 3.0;
     BOOT + f64::from(phases) * (seconds + 4.0 * INTERVAL) + LOG
 }
@@ -280,5 +331,17 @@ mod tests {
         assert_eq!(spaces[0].cpu_permille, 331);
         assert!(address_spaces(&[serde_json::json!({"error": "unknown_vm"})]).is_err());
         Ok(())
+    }
+
+    #[test]
+    fn clocks_are_read_from_what_the_workload_answers() {
+        let said = "workload: clocks realtime=5 monotonic=4\nworkload: clocks clocksource=tsc\n\
+                    workload: clocks clocksources=tsc hpet\nworkload: clocks clockevent0=lapic\n";
+        let expected = Clocks {
+            source: "tsc".to_owned(),
+            events: "lapic".to_owned(),
+        };
+        assert_eq!(Clocks::read(said), Some(expected));
+        assert_eq!(Clocks::read("workload: clocks clocksource=tsc\n"), None);
     }
 }

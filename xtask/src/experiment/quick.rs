@@ -8,8 +8,8 @@ use serde_json::json;
 
 use super::countdown::Countdown;
 use super::dmesg;
-use super::guest::{Plan, Subject, expected_host_seconds};
-use super::reports::Speeds;
+use super::guest::{Clocks, Plan, Subject, expected_host_seconds};
+use super::reports::{Report, Speeds, clock_error};
 use crate::claim::Claim;
 use crate::kernel::Series;
 use crate::machine::{self, DEFAULT_IPS, Kind, Wish};
@@ -28,7 +28,7 @@ pub struct Options {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65535))]
     pub clock: Option<u32>,
     /// Host seconds to measure for before, during and after, each
-    #[arg(long, value_name = "S", default_value_t = 2)]
+    #[arg(long, value_name = "S", default_value_t = 2, value_parser = clap::value_parser!(u32).range(2..=3600))]
     pub seconds: u32,
     /// CPU-bound processes in the guest, one of which is suppressed
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(2..=16))]
@@ -147,11 +147,36 @@ pub struct Outcome {
     phases: Phases,
     /// The kernel's release.
     kernel: String,
+    clocks: Clocks,
+    /// How far the guest's clock runs from real time before the suppression, as a part of it.
+    clock_error: f64,
+    /// Exits by context switches before the suppression, and after the release.
+    switch_exits: [u64; 2],
     /// Complaints in the kernel's log.
     complaints: Vec<String>,
 }
 
 impl Outcome {
+    /// The speeds.
+    pub fn phases(&self) -> &Phases {
+        &self.phases
+    }
+
+    /// What the kernel told the time by.
+    pub fn clocks(&self) -> &Clocks {
+        &self.clocks
+    }
+
+    /// How far the guest's clock ran from real time with nothing suppressed, as a part of it.
+    pub fn clock_error(&self) -> f64 {
+        self.clock_error
+    }
+
+    /// Whether the kernel's log is without complaints.
+    pub fn is_log_clean(&self) -> bool {
+        self.complaints.is_empty()
+    }
+
     /// Each requirement that was missed, in words.
     pub fn misses(&self) -> Vec<String> {
         let Self {
@@ -181,6 +206,13 @@ impl Outcome {
             );
         }
         demand("after_ratio", phases.after_ratio(), 0.9, 1.1);
+        demand("clock_error", self.clock_error, -0.001, 0.001);
+        if self.switch_exits != [0, 0] {
+            let [before, after] = self.switch_exits;
+            misses.push(format!(
+                "context switches cause exits without a target: {before} before, {after} after"
+            ));
+        }
         misses.extend(
             self.complaints
                 .iter()
@@ -198,6 +230,13 @@ impl Outcome {
             "target_ratio": phases.target_ratio(),
             "others_gain": phases.others_gain(),
             "after_ratio": phases.after_ratio(),
+            "clock_error": self.clock_error,
+            "clocksource": self.clocks.source,
+            "clockevent": self.clocks.events,
+            "context_switch_exits": {
+                "before": self.switch_exits[0],
+                "after": self.switch_exits[1],
+            },
             "dmesg_clean": self.complaints.is_empty(),
             "dmesg_complaints": self.complaints,
             "misses": self.misses(),
@@ -239,6 +278,13 @@ impl fmt::Display for Outcome {
             self.cr3,
             options.interval(),
             options.clock()
+        )?;
+        writeln!(
+            f,
+            "Clock source {}, events from {}; clock wrong by {:.0} ppm without suppression",
+            self.clocks.source,
+            self.clocks.events,
+            self.clock_error * 1e6
         )?;
         writeln!(f, "Speed of its fair share  before  during   after")?;
         for process in 0..phases.before.per_second.len() {
@@ -289,7 +335,7 @@ pub fn measure(name: &str, kind: Kind, options: &Options) -> Result<Outcome> {
     let mut subject = Subject::boot(kind, &options.plan(name), countdown)?;
 
     countdown.phase("Measuring before");
-    let before = subject.watch(seconds, countdown)?;
+    let (before, exits_before) = watch_switches(&mut subject, seconds, countdown)?;
     let cr3 = subject.processes()?.swap_remove(0).cr3;
 
     countdown.phase(&format!("Suppressing {cr3}"));
@@ -298,13 +344,19 @@ pub fn measure(name: &str, kind: Kind, options: &Options) -> Result<Outcome> {
 
     countdown.phase("Released");
     subject.release()?;
-    let after = subject.watch(seconds, countdown)?;
+    let (after, exits_after) = watch_switches(&mut subject, seconds, countdown)?;
 
     countdown.phase("Reading the kernel's log");
+    let clocks = subject.clocks()?;
     let log = subject.dmesg()?;
+    // In Bochs the real frequency of the TSC is known, so tarpit's idea of it counts, too.
+    let calibration_error = match kind {
+        Kind::Bochs => options.ips as f64 / subject.tsc_hz() - 1.0,
+        Kind::QemuKvm | Kind::QemuTcg => 0.0,
+    };
     subject.shut_down()?;
 
-    let speeds = |reports: &[super::reports::Report]| match reports {
+    let speeds = |reports: &[Report]| match reports {
         [first, .., last] => Speeds::between(first, last),
         _ => anyhow::bail!("fewer than two reports"),
     };
@@ -321,7 +373,22 @@ pub fn measure(name: &str, kind: Kind, options: &Options) -> Result<Outcome> {
             .context("the log names no kernel")?
             .to_owned(),
         complaints: dmesg::complaints(&log),
+        clocks,
+        clock_error: clock_error(&before)? + calibration_error,
+        switch_exits: [exits_before, exits_after],
     })
+}
+
+/// Watches with no target, and counts the exits by context switches meanwhile.
+fn watch_switches(
+    subject: &mut Subject,
+    seconds: f64,
+    countdown: &mut Countdown,
+) -> Result<(Vec<Report>, u64)> {
+    const REASON: &str = "cr-access";
+    let until_now = subject.exits(REASON)?;
+    let reports = subject.watch(seconds, countdown)?;
+    Ok((reports, subject.exits(REASON)? - until_now))
 }
 
 /// Makes the experiment, prints the table and writes `target/experiments/quick.json`. True if it
@@ -365,6 +432,12 @@ mod tests {
                 after: speeds(after),
             },
             kernel: "6.1".to_owned(),
+            clocks: Clocks {
+                source: "tsc".to_owned(),
+                events: "lapic-deadline".to_owned(),
+            },
+            clock_error: 0.0,
+            switch_exits: [0, 0],
             complaints: complaints.iter().map(|&line| line.to_owned()).collect(),
         }
     }
@@ -397,6 +470,16 @@ mod tests {
         {
             assert!(miss.contains(name), "{miss}");
         }
+    }
+
+    #[test]
+    fn exits_by_context_switches_and_wrong_clocks_are_misses() {
+        let mut outcome = outcome(&[0.1, 150.0, 150.0], &[100.0; 3], &[]);
+        outcome.switch_exits = [0, 7];
+        outcome.clock_error = -0.0011;
+        let misses = outcome.misses();
+        assert!(misses.len() == 2 && misses[0].contains("clock_error"));
+        assert!(misses[1].contains("7 after"), "{misses:?}");
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! What operations that a hypervisor may have to handle cost, in ticks of the TSC.
 //!
 //! Each line `bench: NAME=MINIMUM median=MEDIAN` is of one operation, with what the measurement
-//! itself costs taken off. `rounds=N` on the command line says how often each is measured.
+//! itself costs taken off. `rounds=N` on the command line says how often each is measured;
+//! `operator=1` that somebody is there to suppress an address space when asked.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 use core::arch::{asm, naked_asm};
@@ -12,7 +13,7 @@ use kernels::hpet::{COUNTER, Hpet};
 use kernels::interrupts::{self, catch};
 use kernels::lapic::{self, APIC_BASE, DEFAULT_ADDRESS, Lapic, MASKED, Mode, register};
 use kernels::pm_timer::PmTimer;
-use kernels::{Report, ioapic, memory, multiboot, println, tsc};
+use kernels::{Report, ioapic, memory, multiboot, println, serial, tsc};
 
 /// The most rounds: each has a place in memory.
 const MAX_ROUNDS: usize = 1000;
@@ -131,6 +132,11 @@ fn run(report: &mut Report) {
     } else {
         report.skip("x2APIC", "the CPU has none");
     }
+    if multiboot::number("operator") == Some(1) {
+        context_switch_beside_target(report);
+    } else {
+        report.skip("context_switch_beside_target", "no operator=1");
+    }
 }
 
 fn instructions(report: &mut Report) {
@@ -222,9 +228,23 @@ fn devices(report: &mut Report) {
 }
 
 fn context_switch(report: &mut Report) {
+    measure_switches(report, "context_switch");
+}
+
+/// The same while another address space is a target, which never runs: the operator is told its
+/// root, and answers with any byte when it is suppressed.
+fn context_switch_beside_target(report: &mut Report) {
+    println!("bench: to be suppressed {:#x}", memory::new_root());
+    while serial::receive().is_none() {
+        core::hint::spin_loop();
+    }
+    measure_switches(report, "context_switch_beside_target");
+}
+
+fn measure_switches(report: &mut Report, name: &str) {
     let roots = [memory::root(), memory::new_root()];
     let mut turn = 0;
-    measure(report, "context_switch", || {
+    measure(report, name, || {
         turn ^= 1;
         let root = roots[turn];
         ticks!({ asm!("mov cr3, {}", in(reg) root) })

@@ -1,0 +1,362 @@
+//! Linux in every mode of timekeeping: does each keep time, and can each be suppressed?
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use serde_json::json;
+
+use super::quick::{self, Outcome};
+use crate::claim::Claim;
+use crate::kernel::{self, Series};
+use crate::machine::{self, DEFAULT_IPS, Kind, Wish};
+use crate::paths;
+use crate::readme;
+
+/// A way in which Linux can tell the time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Mode {
+    name: &'static str,
+    /// The kernel parameters that choose it.
+    parameters: &'static str,
+    /// What the kernel must say that it reads, if the mode is about that.
+    source: Option<&'static str>,
+    /// What the kernel must say that it is interrupted by, if the mode is about that.
+    events: Option<&'static str>,
+}
+
+const MODES: [Mode; 10] = [
+    Mode {
+        name: "default",
+        parameters: "",
+        source: Some("tsc"),
+        events: Some("lapic-deadline"),
+    },
+    Mode {
+        name: "hpet",
+        parameters: "clocksource=hpet",
+        source: Some("hpet"),
+        events: None,
+    },
+    Mode {
+        name: "acpi_pm",
+        parameters: "clocksource=acpi_pm",
+        source: Some("acpi_pm"),
+        events: None,
+    },
+    Mode {
+        name: "lapic-oneshot",
+        parameters: "lapic=notscdeadline",
+        source: None,
+        events: Some("lapic"),
+    },
+    Mode {
+        name: "deadline-ticks",
+        parameters: "nohz=off highres=off",
+        source: None,
+        events: Some("lapic-deadline"),
+    },
+    Mode {
+        name: "lapic-periodic",
+        parameters: "nohz=off highres=off lapic=notscdeadline",
+        source: None,
+        events: Some("lapic"),
+    },
+    Mode {
+        name: "hpet-events",
+        parameters: "nolapic_timer",
+        source: None,
+        events: Some("hpet"),
+    },
+    Mode {
+        name: "pit-events",
+        parameters: "nolapic_timer hpet=disable",
+        source: None,
+        events: Some("pit"),
+    },
+    Mode {
+        name: "noapic",
+        parameters: "noapic",
+        source: None,
+        events: None,
+    },
+    Mode {
+        name: "noapic-pit",
+        parameters: "noapic nolapic_timer hpet=disable",
+        source: None,
+        events: Some("pit"),
+    },
+];
+
+const KERNELS: [Series; 3] = [Series::V6_1, Series::V6_12, Series::Rt];
+
+/// The markers between which README.md has the table.
+const README_SECTION: &str = "timekeeping";
+
+/// Which modes, and how long to measure.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// Only cases with one of these in their names, KERNEL/MODE as in `6.1/hpet`
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// List the cases and run none
+    #[arg(long)]
+    list: bool,
+    /// Host seconds to measure for before, during and after, each
+    #[arg(long, value_name = "S", default_value_t = 2, value_parser = clap::value_parser!(u32).range(2..=3600))]
+    seconds: u32,
+    /// Machines that run at the same time
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=16))]
+    jobs: u32,
+    /// Bochs: instructions that make a second of emulated time
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_IPS, value_parser = clap::value_parser!(u64).range(1_000_000..=4_000_000_000))]
+    ips: u64,
+    /// Which emulator; by default QEMU where KVM really offers nested VMX, else Bochs
+    #[arg(long, value_name = "NAME")]
+    machine: Option<Wish>,
+    /// Put the table into README.md
+    #[arg(long)]
+    update_readme: bool,
+}
+
+/// A kernel in a mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Case {
+    series: Series,
+    mode: Mode,
+}
+
+impl Case {
+    fn name(self) -> String {
+        format!("{}/{}", self.series.name(), self.mode.name)
+    }
+}
+
+/// A case's result: what came out, or why nothing did.
+struct Verdict {
+    case: Case,
+    result: Result<Outcome, String>,
+}
+
+impl Verdict {
+    /// What was missed. Empty: it passed.
+    fn misses(&self) -> Vec<String> {
+        let outcome = match &self.result {
+            Ok(outcome) => outcome,
+            Err(error) => return vec![error.clone()],
+        };
+        let mut misses = outcome.misses();
+        let mut demand = |what: &str, wanted: Option<&str>, is: &str| {
+            if wanted.is_some_and(|wanted| wanted != is) {
+                misses.push(format!(
+                    "{what} is {is}, not {}",
+                    wanted.unwrap_or_default()
+                ));
+            }
+        };
+        let clocks = outcome.clocks();
+        demand("clock source", self.case.mode.source, &clocks.source);
+        demand("clock event device", self.case.mode.events, &clocks.events);
+        misses
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let mut json = match &self.result {
+            Ok(outcome) => outcome.json(),
+            Err(error) => json!({ "error": error }),
+        };
+        json["case"] = self.case.name().into();
+        json["parameters"] = self.case.mode.parameters.into();
+        json["misses"] = self.misses().into();
+        json["passed"] = self.misses().is_empty().into();
+        json
+    }
+
+    /// A row of the table in the README.
+    fn row(&self) -> String {
+        let Case { series, mode } = self.case;
+        let parameters = match mode.parameters {
+            "" => "(none)".to_owned(),
+            words => format!("`{words}`"),
+        };
+        let verdict = if self.misses().is_empty() {
+            "passed"
+        } else {
+            "FAILED"
+        };
+        let kernel = series.name();
+        match &self.result {
+            Ok(outcome) => {
+                let phases = outcome.phases();
+                format!(
+                    "| {kernel} | {parameters} | {} | {} | {:.0} ppm | {:.5} | {:.2} | {:.2} | {} | {verdict} |",
+                    outcome.clocks().source,
+                    outcome.clocks().events,
+                    outcome.clock_error() * 1e6,
+                    phases.target_ratio(),
+                    phases.others_gain(),
+                    phases.after_ratio(),
+                    if outcome.is_log_clean() {
+                        "clean"
+                    } else {
+                        "complaints"
+                    },
+                )
+            }
+            Err(_) => format!("| {kernel} | {parameters} | | | | | | | | {verdict} |"),
+        }
+    }
+}
+
+const HEADING: &str = "\
+| Kernel | Parameters | Clock source | Events | Clock off by | Target | Others | After | dmesg | |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |";
+
+fn table(verdicts: &[Verdict]) -> String {
+    let rows = verdicts.iter().map(Verdict::row);
+    let lines: Vec<String> = std::iter::once(HEADING.to_owned()).chain(rows).collect();
+    lines.join("\n")
+}
+
+/// The cases with one of these words in their names, or all.
+fn cases(names: &[String]) -> Vec<Case> {
+    let all = KERNELS
+        .into_iter()
+        .flat_map(|series| MODES.into_iter().map(move |mode| Case { series, mode }));
+    all.filter(|case| {
+        names.is_empty() || names.iter().any(|name| case.name().contains(name.as_str()))
+    })
+    .collect()
+}
+
+/// Runs the cases, several at a time, and gives the verdicts in their order.
+fn measure(cases: &[Case], kind: Kind, options: &Options) -> Vec<Verdict> {
+    let next = AtomicUsize::new(0);
+    let verdicts = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..options.jobs {
+            scope.spawn(|| {
+                while let Some((index, &case)) = {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    cases.get(index).map(|case| (index, case))
+                } {
+                    let verdict = Verdict {
+                        case,
+                        result: one(case, kind, options).map_err(|error| format!("{error:#}")),
+                    };
+                    say(&verdict);
+                    if let Ok(mut verdicts) = verdicts.lock() {
+                        verdicts.push((index, verdict));
+                    }
+                }
+            });
+        }
+    });
+    let mut verdicts = verdicts.into_inner().unwrap_or_default();
+    verdicts.sort_by_key(|&(index, _)| index);
+    verdicts.into_iter().map(|(_, verdict)| verdict).collect()
+}
+
+fn one(case: Case, kind: Kind, options: &Options) -> Result<Outcome> {
+    let claim = Claim::new(&format!("timekeeping-{}", case.name().replace('/', "-")))?;
+    let quick = quick::Options {
+        seconds: options.seconds,
+        kernel_series: case.series,
+        ips: options.ips,
+        append: case.mode.parameters.to_owned(),
+        ..quick::Options::default()
+    };
+    quick::measure(claim.name(), kind, &quick)
+}
+
+fn say(verdict: &Verdict) {
+    let name = verdict.case.name();
+    match verdict.misses().as_slice() {
+        [] => eprintln!("{name}: passed"),
+        misses => {
+            eprintln!("{name}: FAILED");
+            for miss in misses {
+                eprintln!("  {miss}");
+            }
+        }
+    }
+}
+
+/// Runs the cases, prints the table and writes `target/experiments/timekeeping.json`. True if all
+/// passed.
+///
+/// # Errors
+/// When nothing can be run, or a file cannot be written.
+pub fn run(options: &Options) -> Result<bool> {
+    let cases = cases(&options.names);
+    if options.list {
+        cases.iter().for_each(|case| println!("{}", case.name()));
+        return Ok(true);
+    }
+    if cases.is_empty() {
+        bail!("no case of such a name; --list shows them");
+    }
+    let kind = machine::pick(options.machine)?;
+    // Before they start, several at a time: they would all fetch the same.
+    for series in KERNELS {
+        if cases.iter().any(|case| case.series == series) {
+            kernel::fetch(series)?;
+        }
+    }
+    let verdicts = measure(&cases, kind, options);
+    let table = table(&verdicts);
+    println!("{table}");
+    let passed = verdicts
+        .iter()
+        .filter(|verdict| verdict.misses().is_empty())
+        .count();
+    println!("{passed} of {} passed", verdicts.len());
+    let results: Vec<_> = verdicts.iter().map(Verdict::json).collect();
+    let path = super::write_json(
+        "timekeeping",
+        &json!({ "machine": kind.to_string(), "ips": options.ips, "cases": results }),
+    )?;
+    println!("Written to {}", paths::shown(&path));
+    if options.update_readme {
+        let path = paths::workspace().join("README.md");
+        readme::replace(&path, README_SECTION, &table)
+            .with_context(|| format!("cannot put the table into {}", path.display()))?;
+    }
+    Ok(passed == verdicts.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_case_is_chosen_by_a_part_of_its_name() {
+        assert_eq!(cases(&[]).len(), KERNELS.len() * MODES.len());
+        let chosen = cases(&["6.12/pit".to_owned(), "rt/default".to_owned()]);
+        let names: Vec<_> = chosen.into_iter().map(Case::name).collect();
+        assert_eq!(names, ["6.12/pit-events", "rt/default"]);
+        assert_eq!(cases(&["7.0".to_owned()]), []);
+    }
+
+    #[test]
+    fn no_two_cases_have_the_same_name() {
+        let mut names: Vec<_> = cases(&[]).into_iter().map(Case::name).collect();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), cases(&[]).len());
+    }
+
+    #[test]
+    fn a_case_that_did_not_run_has_failed_and_has_a_row() {
+        let verdict = Verdict {
+            case: cases(&[])[0],
+            result: Err("no boot".to_owned()),
+        };
+        assert_eq!(verdict.misses(), ["no boot"]);
+        assert_eq!(verdict.json()["passed"], false);
+        let columns = |line: &str| line.matches('|').count();
+        let heading = HEADING.lines().next().unwrap_or_default();
+        assert_eq!(columns(&verdict.row()), columns(heading));
+    }
+}
