@@ -155,7 +155,8 @@ where
                 text(18, HPos::Center, VPos::Center),
             ))?;
         }
-        if slice.to <= end && right - left > 60 {
+        // What is cut off by a pixel or so is seen whole.
+        if slice.to <= end + window / 500.0 && right - left > 60 {
             area.draw(&Text::new(
                 format!("{:.1} ms", slice.length()),
                 (middle, top + HEIGHT / 2 + 14),
