@@ -108,8 +108,8 @@ pub(super) const COMMANDS: &[Topic] = &[
         summary: "list the processes of a VM whose memory holds a pattern",
         details: "The pages that user mode can reach are searched in each address space that `ps` \
                   knows, by its page\ntables alone. This takes some time, in which guests run on; \
-                  Ctrl-C ends it.\n\n  PATTERN   bytes in hexadecimal digits behind 0x, or \
-                  text, in quotes if it has spaces; 64 bytes at most\n\n  find web \
+                  Ctrl-C ends it.\n\n  PATTERN   bytes in hexadecimal digits behind 0x, or text, \
+                  in quotes if it has spaces; 64 bytes\n            at most\n\n  find web \
                   EVIL-42\n  find web \"two words\"\n  find web 0x7f454c46",
         ..PLAIN
     },
