@@ -1,5 +1,6 @@
 //! Commands that take their time: done a little at each look at the console, while guests run.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec;
@@ -26,7 +27,7 @@ const BACKLOG: usize = 1024;
 /// A command that goes on.
 pub(super) enum Job {
     /// `find`.
-    Find(Find),
+    Find(Box<Find>),
     /// `trace VM show`.
     Show {
         /// What is still to be shown.
