@@ -131,7 +131,7 @@ impl Outcome {
         ];
         demands
             .into_iter()
-            .filter(|(_, value, expected)| !((value - expected).abs() <= 0.05))
+            .filter(|(_, value, expected)| !(expected - 0.05..=expected + 0.05).contains(value))
             .map(|(name, value, expected)| format!("{name} is {value:.3}, not {expected} +- 0.05"))
             .collect()
     }
