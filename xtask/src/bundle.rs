@@ -84,7 +84,7 @@ pub fn make(name: &str, options: &Options, output: Option<&Path>) -> Result<Bund
     let guest = |name: &str, command_line: &str| Guest {
         memory_mib: options.memory,
         vcpus: options.vcpus,
-        pin: options.pin,
+        pins: options.pin.into_iter().collect(),
         ..Guest::new(name).command_line(format!("{command_line} {}", options.append).trim())
     };
     let (guest, modules) = if let Some(file) = &options.multiboot {

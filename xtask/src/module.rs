@@ -29,7 +29,7 @@ impl Module {
 /// A guest: the options of a `kernel` module.
 ///
 /// Its text form is the module's command line,
-/// `kernel vm=NAME mem=256M vcpus=1 [pin=0] [-- GUEST KERNEL COMMAND LINE]`.
+/// `kernel vm=NAME mem=256M vcpus=1 [pin=0,1] [-- GUEST KERNEL COMMAND LINE]`.
 #[derive(Clone, Debug)]
 pub struct Guest {
     /// The VM's name.
@@ -38,8 +38,8 @@ pub struct Guest {
     pub memory_mib: u32,
     /// How many VCPUs.
     pub vcpus: u32,
-    /// The physical CPU for all VCPUs, or any.
-    pub pin: Option<u32>,
+    /// The physical CPU of each VCPU, or one for all; empty for any.
+    pub pins: Vec<u32>,
     /// The guest kernel's own command line.
     pub command_line: String,
 }
@@ -51,7 +51,7 @@ impl Guest {
             name: name.to_owned(),
             memory_mib: 256,
             vcpus: 1,
-            pin: None,
+            pins: Vec::new(),
             command_line: String::new(),
         }
     }
@@ -78,12 +78,13 @@ impl fmt::Display for Guest {
             name,
             memory_mib,
             vcpus,
-            pin,
+            pins,
             command_line,
         } = self;
         write!(f, "kernel vm={name} mem={memory_mib}M vcpus={vcpus}")?;
-        if let Some(cpu) = pin {
-            write!(f, " pin={cpu}")?;
+        for (index, cpu) in pins.iter().enumerate() {
+            let before = if index == 0 { " pin=" } else { "," };
+            write!(f, "{before}{cpu}")?;
         }
         if !command_line.is_empty() {
             write!(f, " -- {command_line}")?;
@@ -99,11 +100,14 @@ mod tests {
     #[test]
     fn a_guest_is_described_by_its_command_line() {
         let guest = Guest {
-            pin: Some(1),
+            pins: vec![1, 0],
             vcpus: 2,
             ..Guest::new("debian")
         };
-        assert_eq!(guest.to_string(), "kernel vm=debian mem=256M vcpus=2 pin=1");
+        assert_eq!(
+            guest.to_string(),
+            "kernel vm=debian mem=256M vcpus=2 pin=1,0"
+        );
         assert_eq!(
             Guest::new("a")
                 .command_line("console=ttyS0 quiet")

@@ -38,6 +38,60 @@ pub struct Plan {
     pub ips: u64,
 }
 
+/// One of the VMs on an experiment's machine.
+#[derive(Clone, Debug)]
+pub struct Vm {
+    /// Its name.
+    pub name: String,
+    /// Guest RAM in MiB.
+    pub memory_mib: u32,
+    /// How many VCPUs.
+    pub vcpus: u32,
+    /// The physical CPU of each VCPU, or one for all; empty for any.
+    pub pins: Vec<u32>,
+    /// CPU-bound processes.
+    pub processes: usize,
+    /// More words for the kernel's command line.
+    pub append: String,
+}
+
+/// A machine with any number of Debian guests.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Names the files of the run.
+    pub name: String,
+    /// Debian kernel of all VMs.
+    pub series: Series,
+    /// Physical CPUs.
+    pub cpus: u32,
+    /// Bochs: instructions that make a second of emulated time.
+    pub ips: u64,
+    /// The VMs.
+    pub vms: Vec<Vm>,
+}
+
+impl From<&Plan> for Setup {
+    fn from(plan: &Plan) -> Self {
+        let Guest {
+            memory_mib, vcpus, ..
+        } = Guest::new(VM);
+        Self {
+            name: plan.name.clone(),
+            series: plan.series,
+            cpus: 1,
+            ips: plan.ips,
+            vms: vec![Vm {
+                name: VM.to_owned(),
+                memory_mib,
+                vcpus,
+                pins: Vec::new(),
+                processes: plan.processes,
+                append: plan.append.clone(),
+            }],
+        }
+    }
+}
+
 /// A process, as tarpit sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AddressSpace {
@@ -76,11 +130,14 @@ impl Clocks {
     }
 }
 
-/// A Debian that runs under tarpit with the workload in it.
+/// Debian guests that run under tarpit with the workload in them. What is asked and ordered
+/// concerns the first, until [`Self::turn_to`].
 #[derive(Debug)]
 pub struct Subject {
     session: Session,
-    processes: usize,
+    vms: Vec<Vm>,
+    /// The index of the VM that is meant.
+    vm: usize,
     tsc_hz: f64,
 }
 
@@ -90,31 +147,50 @@ impl Subject {
     /// # Errors
     /// When something cannot be built, fetched or started, or the boot fails.
     pub fn boot(kind: Kind, plan: &Plan, countdown: &mut Countdown) -> Result<Self> {
+        Self::boot_all(kind, &plan.into(), countdown)
+    }
+
+    /// [`Self::boot`] with any number of VMs.
+    ///
+    /// # Errors
+    /// As [`Self::boot`].
+    pub fn boot_all(kind: Kind, setup: &Setup, countdown: &mut Countdown) -> Result<Self> {
+        ensure!(!setup.vms.is_empty(), "an experiment without a VM");
         let built = build::all()?;
-        let kernel = kernel::fetch(plan.series)?;
-        let initrd = initramfs::pack(&plan.name, &built.workload, Shell::None)?;
-        let words = format!(
-            "{LINUX_CONSOLE} workload.procs={} {}",
-            plan.processes, plan.append
-        );
-        let guest = Guest::new(VM).command_line(words.trim_end());
+        let kernel = kernel::fetch(setup.series)?;
+        let initrd = initramfs::pack(&setup.name, &built.workload, Shell::None)?;
+        let modules = setup.vms.iter().flat_map(|vm| {
+            let words = format!(
+                "{LINUX_CONSOLE} workload.procs={} {}",
+                vm.processes, vm.append
+            );
+            let guest = Guest {
+                memory_mib: vm.memory_mib,
+                vcpus: vm.vcpus,
+                pins: vm.pins.clone(),
+                ..Guest::new(&vm.name).command_line(words.trim_end())
+            };
+            [guest.kernel(&kernel), Module::initrd(&initrd, &vm.name)]
+        });
         let contents = Contents::Tarpit {
             tarpit: built.tarpit,
             options: vec!["on-end=poweroff".to_owned()],
-            modules: vec![guest.kernel(&kernel), Module::initrd(&initrd, VM)],
+            modules: modules.collect(),
         };
         let spec = Spec {
-            ips: plan.ips,
-            ..Spec::from_iso(&plan.name, &image::make(&plan.name, &contents, None)?)
+            ips: setup.ips,
+            cpus: setup.cpus,
+            ..Spec::from_iso(&setup.name, &image::make(&setup.name, &contents, None)?)
         };
         let mut session = Session::start(kind, &spec)?.patience(PATIENCE);
         let megahertz = &session.wait_for_match(r"^tarpit: TSC (\d+\.\d+) MHz")?[1];
         let mut subject = Self {
             tsc_hz: megahertz.parse::<f64>()? * 1e6,
             session,
-            processes: plan.processes,
+            vms: setup.vms.clone(),
+            vm: 0,
         };
-        for milestone in ["Linux version", "workload: userland", "workload: ready"] {
+        for milestone in ["Linux version", "workload: userland"] {
             subject.session.wait_for(milestone)?;
             countdown.detail(milestone);
             if milestone == "Linux version" {
@@ -122,9 +198,27 @@ impl Subject {
                 countdown.restart();
             }
         }
+        for _ in &setup.vms {
+            subject.session.wait_for("workload: ready")?;
+            countdown.detail("workload: ready");
+        }
         let report = subject.report()?;
         countdown.at(report.host_seconds());
         Ok(subject)
+    }
+
+    /// What comes concerns the VM of this name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn turn_to(&mut self, name: &str) -> Result<()> {
+        let vm = self.vms.iter().position(|vm| vm.name == name);
+        self.vm = vm.with_context(|| format!("no VM {name}"))?;
+        Ok(())
+    }
+
+    fn vm(&self) -> &Vm {
+        &self.vms[self.vm]
     }
 
     /// The console.
@@ -142,7 +236,7 @@ impl Subject {
     /// # Errors
     /// As [`Report::next`].
     pub fn report(&mut self) -> Result<Report> {
-        Report::next(&mut self.session, VM)
+        Report::next(&mut self.session, &self.vms[self.vm].name)
     }
 
     /// The reports of the next so many seconds of host time. The first two are left out: what was
@@ -168,33 +262,55 @@ impl Subject {
         }
     }
 
+    /// The reports of several VMs over the same seconds of host time, by VM; otherwise as
+    /// [`Self::watch`].
+    ///
+    /// # Errors
+    /// As [`Report::next_of`].
+    pub fn watch_all(
+        &mut self,
+        names: &[&str],
+        seconds: f64,
+        countdown: &mut Countdown,
+    ) -> Result<Vec<Vec<Report>>> {
+        const TO_SETTLE: f64 = 2.0 * INTERVAL;
+        let (_, now) = Report::next_of(&mut self.session, names)?;
+        let from = now.host_seconds() + TO_SETTLE;
+        let mut reports = vec![Vec::new(); names.len()];
+        loop {
+            let (vm, report) = Report::next_of(&mut self.session, names)?;
+            let at = report.host_seconds();
+            countdown.at(at);
+            if at >= from {
+                reports[vm].push(report);
+            }
+            if at >= from + seconds && reports.iter().all(|reports| reports.len() > 1) {
+                return Ok(reports);
+            }
+        }
+    }
+
     /// The processes of the workload among the address spaces that tarpit has seen: those with
-    /// about a fair share of the CPU.
+    /// about a fair share of what the VM gets.
     ///
     /// # Errors
     /// When there are not as many as the workload has processes, for as long as it takes their
     /// shares to settle.
     pub fn processes(&mut self) -> Result<Vec<AddressSpace>> {
         const ATTEMPTS: u32 = 12;
-        let fair = 1000 / self.processes.max(1) as u64;
+        let Vm {
+            name, processes, ..
+        } = self.vm();
+        let (command, processes) = (format!("ps {name}"), *processes);
         let mut seen = Vec::new();
         for _ in 0..ATTEMPTS {
-            let answer = self.session.query(&format!("ps {VM}"))?;
-            seen = address_spaces(&answer)?;
-            let busy: Vec<_> = seen
-                .iter()
-                .filter(|space| (fair / 2..=fair * 3 / 2).contains(&space.cpu_permille))
-                .cloned()
-                .collect();
-            if busy.len() == self.processes {
+            seen = address_spaces(&self.session.query(&command)?)?;
+            if let Some(busy) = fair_sharers(&seen, processes) {
                 return Ok(busy);
             }
             self.report()?;
         }
-        bail!(
-            "`ps {VM}` does not show {} processes with a fair share ({fair}/1000 each): {seen:?}",
-            self.processes
-        )
+        bail!("`{command}` does not show {processes} processes with a fair share each: {seen:?}")
     }
 
     /// Has tarpit suppress a process.
@@ -202,8 +318,9 @@ impl Subject {
     /// # Errors
     /// When tarpit refuses.
     pub fn suppress(&mut self, cr3: &str, interval: u32, clock: u32) -> Result<()> {
+        let vm = &self.vm().name;
         self.order(&format!(
-            "suppress {VM} {cr3} --interval {interval} --clock {clock}"
+            "suppress {vm} {cr3} --interval {interval} --clock {clock}"
         ))
     }
 
@@ -212,7 +329,7 @@ impl Subject {
     /// # Errors
     /// When tarpit refuses.
     pub fn release(&mut self) -> Result<()> {
-        self.order(&format!("release {VM} all"))
+        self.order(&format!("release {} all", self.vm().name))
     }
 
     fn order(&mut self, command: &str) -> Result<()> {
@@ -228,13 +345,14 @@ impl Subject {
     /// # Errors
     /// When tarpit does not answer as it should.
     pub fn exits(&mut self, reason: &str) -> Result<u64> {
-        let answer = self.session.query(&format!("stats {VM}"))?;
+        let command = format!("stats {}", self.vm().name);
+        let answer = self.session.query(&command)?;
         let line = answer.iter().find(|line| line["what"] == reason);
         match line {
             Some(line) => line["count"].as_u64().context("a count is no number"),
             // What has not happened is not listed.
             None if !answer.is_empty() => Ok(0),
-            None => bail!("`stats {VM}` was answered with nothing"),
+            None => bail!("`{command}` was answered with nothing"),
         }
     }
 
@@ -243,8 +361,9 @@ impl Subject {
     /// # Errors
     /// As [`Session::wait_for`].
     pub fn ask(&mut self, command: &str, end: &str) -> Result<String> {
+        let attach = format!("attach {}", self.vm().name);
         let session = &mut self.session;
-        session.send_line(&format!("attach {VM}"))?;
+        session.send_line(&attach)?;
         session.wait_for("Ctrl-] comes back\n")?;
         session.send_line(command)?;
         session.wait_for(&format!("workload: command {command}\n"))?;
@@ -252,6 +371,18 @@ impl Subject {
         session.send(&[DETACH])?;
         session.wait_for(PROMPT)?;
         Ok(said)
+    }
+
+    /// Ends these processes of the workload. If none is left, the workload reports no more.
+    ///
+    /// # Errors
+    /// As [`Session::wait_for`].
+    pub fn end_processes(&mut self, indices: impl IntoIterator<Item = usize>) -> Result<()> {
+        for index in indices {
+            let command = format!("exit {index}");
+            self.ask(&command, &format!("workload: process {index} pid "))?;
+        }
+        Ok(())
     }
 
     /// The kernel's log.
@@ -294,6 +425,19 @@ impl Subject {
     }
 }
 
+/// The `count` address spaces that have run most lately, where they are told from the rest: none has
+/// less than half of what they have on average, and no other has as much as that.
+fn fair_sharers(seen: &[AddressSpace], count: usize) -> Option<Vec<AddressSpace>> {
+    let mut spaces = seen.to_vec();
+    spaces.sort_by_key(|space| std::cmp::Reverse(space.cpu_permille));
+    let rest = spaces.split_off(count.min(spaces.len()));
+    let sum: u64 = spaces.iter().map(|space| space.cpu_permille).sum();
+    let half_of_average = sum as f64 / count as f64 / 2.0;
+    let has_share = |space: &AddressSpace| space.cpu_permille as f64 >= half_of_average;
+    let told_apart = spaces.iter().all(has_share) && !rest.iter().any(has_share);
+    (spaces.len() == count && sum > 0 && told_apart).then_some(spaces)
+}
+
 /// What `ps` answers.
 fn address_spaces(answer: &[serde_json::Value]) -> Result<Vec<AddressSpace>> {
     let one = |line: &serde_json::Value| {
@@ -331,6 +475,26 @@ mod tests {
         assert_eq!(spaces[0].cpu_permille, 331);
         assert!(address_spaces(&[serde_json::json!({"error": "unknown_vm"})]).is_err());
         Ok(())
+    }
+
+    #[test]
+    fn the_workloads_processes_are_those_with_a_fair_share_however_many_cpus_there_are() {
+        let space = |cpu_permille| AddressSpace {
+            cr3: format!("{cpu_permille:#x}"),
+            cpu_permille,
+        };
+        let seen = [30, 331, 320, 5, 340].map(space);
+        let busy = fair_sharers(&seen, 3).expect("three");
+        assert_eq!(busy, [340, 331, 320].map(space));
+        assert_eq!(fair_sharers(&seen, 2), None, "a third has as much");
+        assert_eq!(fair_sharers(&seen, 4), None, "the fourth hardly runs");
+        assert_eq!(fair_sharers(&seen[..2], 3), None);
+        assert_eq!(fair_sharers(&[0, 0].map(space), 2), None);
+        let on_four_cpus = [200, 200, 333, 250, 14].map(space);
+        assert_eq!(
+            fair_sharers(&on_four_cpus, 4).map(|busy| busy.len()),
+            Some(4)
+        );
     }
 
     #[test]

@@ -25,11 +25,23 @@ impl Report {
     /// # Errors
     /// As [`Session::wait_for`].
     pub fn next(session: &mut Session, vm: &str) -> Result<Self> {
-        let vm = regex::escape(vm);
-        let groups = session.wait_for_match(&format!(
-            r"^\[{vm} +(\d+)\.(\d{{6}})\] workload: t=(\d+) counts=([\d,]+)$"
+        Ok(Self::next_of(session, &[vm])?.1)
+    }
+
+    /// Waits for the next report of any of these VMs, and tells the VM's index among them.
+    ///
+    /// # Errors
+    /// As [`Session::wait_for`].
+    pub fn next_of(session: &mut Session, vms: &[&str]) -> Result<(usize, Self)> {
+        let names: Vec<String> = vms.iter().map(|vm| regex::escape(vm)).collect();
+        let mut groups = session.wait_for_match(&format!(
+            r"^\[({}) +(\d+)\.(\d{{6}})\] workload: t=(\d+) counts=([\d,]+)$",
+            names.join("|")
         ))?;
-        Self::from_groups(&groups).with_context(|| format!("not a report: {groups:?}"))
+        let name = groups.remove(1);
+        let vm = vms.iter().position(|vm| *vm == name);
+        vm.zip(Self::from_groups(&groups))
+            .with_context(|| format!("not a report: {groups:?}"))
     }
 
     fn from_groups(groups: &[String]) -> Option<Self> {
@@ -83,6 +95,25 @@ impl Speeds {
                 .map(|(&before, &after)| after.saturating_sub(before) as f64 / host_seconds)
                 .collect(),
         })
+    }
+
+    /// The speeds from the first of these reports to the last.
+    ///
+    /// # Errors
+    /// As [`Self::between`], or when there are no reports.
+    pub fn over(reports: &[Report]) -> Result<Self> {
+        let (first, last) = reports.first().zip(reports.last()).context("no reports")?;
+        Self::between(first, last)
+    }
+
+    /// The process that has slowed down most since.
+    pub fn most_slowed_since(&self, before: &Self) -> Option<usize> {
+        let pairs = self.per_second.iter().zip(&before.per_second);
+        pairs
+            .map(|(now, before)| now / before)
+            .enumerate()
+            .min_by(|a, b| a.1.total_cmp(&b.1))
+            .map(|(index, _)| index)
     }
 
     /// All processes together.

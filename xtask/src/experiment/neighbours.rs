@@ -1,0 +1,380 @@
+//! Two VMs on one physical CPU, one of them with a hog: what the neighbour and the hog's own VM get
+//! back when the hog is suppressed.
+
+use std::fmt;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use serde_json::json;
+
+use super::countdown::Countdown;
+use super::dmesg;
+use super::guest::{Setup, Subject, Vm, expected_host_seconds};
+use super::reports::Speeds;
+use crate::claim::Claim;
+use crate::kernel::Series;
+use crate::machine::{self, DEFAULT_IPS, Kind, Wish};
+use crate::paths;
+
+/// The VM with the hog, and the other one.
+const VMS: [&str; 2] = ["hogged", "neighbour"];
+const HOGGED: &str = VMS[0];
+const NEIGHBOUR: &str = VMS[1];
+
+/// As in Section 5: small units of work, so that the little that a target does can be counted.
+const UNIT: u32 = 500;
+
+/// What the neighbour may lose by a suppression in the other VM: a part of what it had.
+const NEIGHBOURS_LOSS: f64 = 0.02;
+
+/// What runs in the VMs, how much to suppress, and how long to measure.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// For both knobs: the hog is to run at 1/N of its speed
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(2..=65535))]
+    n: u32,
+    /// CPU-bound processes in the hog's VM, one of which is the hog; with 1, it is alone
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=16))]
+    procs: u32,
+    /// CPU-bound processes in the neighbour's VM
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
+    neighbour_procs: u32,
+    /// Host seconds to measure for in each phase
+    #[arg(long, value_name = "S", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    seconds: u32,
+    /// Debian kernel
+    #[arg(long, default_value = "6.1", value_name = "SERIES")]
+    kernel_series: Series,
+    /// Bochs: instructions that make a second of emulated time
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_IPS, value_parser = clap::value_parser!(u64).range(1_000_000..=4_000_000_000))]
+    ips: u64,
+    /// Which emulator; by default QEMU where KVM really offers nested VMX, else Bochs
+    #[arg(long, value_name = "NAME")]
+    machine: Option<Wish>,
+}
+
+impl Options {
+    fn setup(&self, name: &str) -> Setup {
+        let vm = |name: &str, processes: u32| Vm {
+            name: name.to_owned(),
+            memory_mib: 256,
+            vcpus: 1,
+            pins: vec![0],
+            processes: processes as usize,
+            append: format!("workload.unit={UNIT}"),
+        };
+        Setup {
+            name: name.to_owned(),
+            series: self.kernel_series,
+            cpus: 1,
+            ips: self.ips,
+            vms: vec![vm(HOGGED, self.procs), vm(NEIGHBOUR, self.neighbour_procs)],
+        }
+    }
+}
+
+/// Who got how much of the CPU: of what the neighbour does when it has all of it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Shares {
+    hog: f64,
+    /// The other processes in the hog's VM.
+    siblings: f64,
+    neighbour: f64,
+}
+
+impl Shares {
+    /// From units of work a second, `whole` of which a CPU does.
+    fn of(hogged: &Speeds, target: usize, neighbour: &Speeds, whole: f64) -> Self {
+        Self {
+            hog: hogged.per_second[target] / whole,
+            siblings: hogged.sum_without(target) / whole,
+            neighbour: neighbour.sum() / whole,
+        }
+    }
+
+    fn json(self) -> serde_json::Value {
+        json!({ "hog": self.hog, "siblings": self.siblings, "neighbour": self.neighbour })
+    }
+}
+
+/// What came out.
+#[derive(Clone, Debug)]
+struct Outcome {
+    n: u32,
+    machine: Kind,
+    ips: u64,
+    processes: u32,
+    kernel: String,
+    /// Units of work that the neighbour does a second when the hog's VM idles.
+    alone: f64,
+    /// The hog does not exist, its siblings do. None where it has no siblings.
+    without_hog: Option<Shares>,
+    with_hog: Shares,
+    suppressed: Shares,
+    released: Shares,
+    complaints: Vec<String>,
+}
+
+impl Outcome {
+    /// What suppression took from the hog, gave to its siblings, and to the neighbour, in parts of
+    /// the CPU.
+    fn given_back(&self) -> [f64; 3] {
+        let (before, during) = (self.with_hog, self.suppressed);
+        [
+            before.hog - during.hog,
+            during.siblings - before.siblings,
+            during.neighbour - before.neighbour,
+        ]
+    }
+
+    fn misses(&self) -> Vec<String> {
+        let mut misses = Vec::new();
+        let neighbour = self.suppressed.neighbour / self.with_hog.neighbour;
+        let is_enough = neighbour >= 1.0 - NEIGHBOURS_LOSS;
+        if !is_enough {
+            misses.push(format!(
+                "the neighbour runs at {neighbour:.4} of its speed while the hog is suppressed"
+            ));
+        }
+        let complaints = self.complaints.iter();
+        misses.extend(complaints.map(|line| format!("dmesg complains: {line}")));
+        misses
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let [taken, inside, neighbour] = self.given_back();
+        json!({
+            "n": self.n,
+            "machine": self.machine.to_string(),
+            "ips": self.ips,
+            "kernel": self.kernel,
+            "processes": self.processes,
+            "unit": "parts of the CPU, by the neighbour's units of work when it has it alone",
+            "units_per_second_alone": self.alone,
+            "without_hog": self.without_hog.map(Shares::json),
+            "with_hog": self.with_hog.json(),
+            "suppressed": self.suppressed.json(),
+            "released": self.released.json(),
+            "taken_from_hog": taken,
+            "given_back_inside_vm": inside,
+            "given_back_to_neighbour": neighbour,
+            "lost": taken - inside - neighbour,
+            "dmesg_clean": self.complaints.is_empty(),
+            "dmesg_complaints": self.complaints,
+            "misses": self.misses(),
+            "passed": self.misses().is_empty(),
+        })
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "Linux {} twice on one CPU of {}, {} instructions a second; hog suppressed with N = {}",
+            self.kernel, self.machine, self.ips, self.n
+        )?;
+        writeln!(f, "Parts of the CPU         neighbour  siblings      hog")?;
+        let idle = Shares {
+            hog: 0.0,
+            siblings: 0.0,
+            neighbour: 1.0,
+        };
+        let rows = [
+            ("hog's VM idle", Some(idle)),
+            ("no hog", self.without_hog),
+            ("hog", Some(self.with_hog)),
+            ("hog suppressed", Some(self.suppressed)),
+            ("hog released", Some(self.released)),
+        ];
+        for (name, shares) in rows {
+            let Some(shares) = shares else { continue };
+            writeln!(
+                f,
+                "  {name:<22} {:>9.4} {:>9.4} {:>8.5}",
+                shares.neighbour, shares.siblings, shares.hog
+            )?;
+        }
+        let [taken, inside, neighbour] = self.given_back();
+        write!(
+            f,
+            "Suppression took {taken:.4} from the hog: gave {inside:.4} inside its VM, \
+             {neighbour:.4} to the neighbour; lost {:.4}",
+            taken - inside - neighbour
+        )
+    }
+}
+
+/// The speeds in both VMs, in the order of [`VMS`].
+fn watch(subject: &mut Subject, seconds: f64, countdown: &mut Countdown) -> Result<[Speeds; 2]> {
+    let reports = subject.watch_all(&VMS, seconds, countdown)?;
+    let [hogged, neighbour] = reports.as_slice() else {
+        anyhow::bail!("reports of {} VMs", reports.len());
+    };
+    Ok([Speeds::over(hogged)?, Speeds::over(neighbour)?])
+}
+
+/// Makes the experiment. `name` names the run's files.
+fn measure(name: &str, kind: Kind, options: &Options) -> Result<Outcome> {
+    const PHASES: u32 = 5;
+    let seconds = f64::from(options.seconds);
+    let mut countdown = Countdown::begin(
+        &format!("Experiment {name} in {kind}"),
+        // Two systems boot.
+        1.7 + expected_host_seconds(PHASES, seconds),
+        true,
+    );
+    let countdown = &mut countdown;
+    countdown.phase("Booting");
+    let mut machine = Subject::boot_all(kind, &options.setup(name), countdown)?;
+    let subject = &mut machine;
+
+    countdown.phase("Measuring with the hog");
+    let with_hog = watch(subject, seconds, countdown)?;
+    let cr3 = subject.processes()?.swap_remove(0).cr3;
+
+    countdown.phase(&format!("Suppressing {cr3}"));
+    subject.suppress(&cr3, options.n, options.n)?;
+    let suppressed = watch(subject, seconds, countdown)?;
+
+    countdown.phase("Released");
+    subject.release()?;
+    let released = watch(subject, seconds, countdown)?;
+
+    let target = suppressed[0]
+        .most_slowed_since(&with_hog[0])
+        .context("no process")?;
+    let siblings: Vec<usize> = (0..options.procs as usize)
+        .filter(|&index| index != target)
+        .collect();
+    countdown.phase("Without the hog");
+    subject.end_processes([target])?;
+    let without_hog = if siblings.is_empty() {
+        None
+    } else {
+        let speeds = watch(subject, seconds, countdown)?;
+        subject.end_processes(siblings)?;
+        Some(speeds)
+    };
+
+    countdown.phase("The neighbour alone");
+    subject.turn_to(NEIGHBOUR)?;
+    let alone = Speeds::over(&subject.watch(seconds, countdown)?)?.sum();
+
+    countdown.phase("Reading the kernels' logs");
+    // It is slow enough on a serial line: nothing should run meanwhile that Bochs has to emulate.
+    subject.end_processes(0..options.neighbour_procs as usize)?;
+    let mut complaints = Vec::new();
+    let mut kernel = String::new();
+    for vm in VMS {
+        subject.turn_to(vm)?;
+        let log = subject.dmesg()?;
+        dmesg::release(&log)
+            .context("the log names no kernel")?
+            .clone_into(&mut kernel);
+        let found = dmesg::complaints(&log);
+        complaints.extend(found.into_iter().map(|line| format!("{vm}: {line}")));
+    }
+    machine.shut_down()?;
+    let shares = |[hogged, neighbour]: &[Speeds; 2]| Shares::of(hogged, target, neighbour, alone);
+    Ok(Outcome {
+        n: options.n,
+        machine: kind,
+        ips: options.ips,
+        processes: options.procs,
+        kernel,
+        alone,
+        without_hog: without_hog.as_ref().map(shares),
+        with_hog: shares(&with_hog),
+        suppressed: shares(&suppressed),
+        released: shares(&released),
+        complaints,
+    })
+}
+
+/// Makes the experiment, prints the table and writes `target/experiments/neighbours.json`. True if
+/// it met the requirements.
+///
+/// # Errors
+/// When it cannot be made, or the file cannot be written.
+pub fn run(options: &Options) -> Result<bool> {
+    let kind = machine::pick(options.machine)?;
+    let claim = Claim::new("neighbours")?;
+    let outcome = measure(claim.name(), kind, options)?;
+    println!("{outcome}");
+    let path = super::write_json("neighbours", &outcome.json())?;
+    println!("Written to {}", paths::shown(&path));
+    let misses = outcome.misses();
+    for miss in &misses {
+        println!("MISSED: {miss}");
+    }
+    Ok(misses.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(suppressed: Shares) -> Outcome {
+        let with_hog = Shares {
+            hog: 0.125,
+            siblings: 0.375,
+            neighbour: 0.5,
+        };
+        Outcome {
+            n: 1000,
+            machine: Kind::Bochs,
+            ips: DEFAULT_IPS,
+            processes: 4,
+            kernel: "6.1".to_owned(),
+            alone: 1000.0,
+            without_hog: None,
+            with_hog,
+            suppressed,
+            released: with_hog,
+            complaints: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn shares_are_parts_of_what_the_neighbour_does_alone() {
+        let speeds = |per_second: &[f64]| Speeds {
+            host_seconds: 1.0,
+            per_second: per_second.to_vec(),
+        };
+        let shares = Shares::of(
+            &speeds(&[200.0, 100.0, 200.0]),
+            1,
+            &speeds(&[500.0]),
+            1000.0,
+        );
+        let expected = Shares {
+            hog: 0.1,
+            siblings: 0.4,
+            neighbour: 0.5,
+        };
+        assert_eq!(shares, expected);
+    }
+
+    #[test]
+    fn what_goes_to_the_own_vm_is_told_from_what_goes_to_the_neighbour() {
+        let outcome = outcome(Shares {
+            hog: 0.0,
+            siblings: 0.4375,
+            neighbour: 0.53125,
+        });
+        assert_eq!(outcome.given_back(), [0.125, 0.0625, 0.03125]);
+        assert_eq!(outcome.json()["lost"], 0.03125);
+        assert_eq!(outcome.misses(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_neighbour_that_loses_is_a_miss() {
+        let outcome = outcome(Shares {
+            hog: 0.0,
+            siblings: 0.52,
+            neighbour: 0.48,
+        });
+        assert_eq!(outcome.misses().len(), 1);
+    }
+}

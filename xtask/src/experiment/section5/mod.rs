@@ -1,0 +1,318 @@
+//! The paper's Section 5, measured: how much one of several CPU-bound processes is slowed, by N, by
+//! the number of VCPUs, and by whether they share a physical CPU.
+
+use std::fmt;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use serde_json::json;
+
+use self::outcome::{Case, Outcome, Placement, Strength};
+use super::countdown::Countdown;
+use super::dmesg;
+use super::guest::{Setup, Subject, VM, Vm, expected_host_seconds};
+use super::reports::Speeds;
+use crate::claim::Claim;
+use crate::kernel::Series;
+use crate::machine::{self, DEFAULT_IPS, Kind, Wish};
+use crate::{paths, setup};
+
+mod outcome;
+mod picture;
+
+/// CPU-bound processes for each VCPU, one of all of them the target.
+const PROCESSES_PER_VCPU: u32 = 4;
+
+/// Rounds of the computation in one unit of work. Small, so that the little that a target still
+/// does can be counted.
+const UNIT: u32 = 500;
+
+/// As in the paper.
+const MEMORY_MIB: u32 = 512;
+
+/// Which cases, and how long to measure.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// Numbers of VCPUs
+    #[arg(long, value_name = "V,...", value_delimiter = ',', default_value = "1,2,4", value_parser = clap::value_parser!(u32).range(1..=8))]
+    vcpus: Vec<u32>,
+    /// Divisors of timer intervals and multipliers of clocks
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "2,10,100,1000", value_parser = clap::value_parser!(u32).range(2..=65535))]
+    n: Vec<u32>,
+    /// Only with all VCPUs on one physical CPU
+    #[arg(long, conflicts_with = "spread")]
+    pinned: bool,
+    /// Only with each VCPU on a physical CPU of its own
+    #[arg(long)]
+    spread: bool,
+    /// Host seconds to measure for in each phase
+    #[arg(long, value_name = "S", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    seconds: u32,
+    /// Debian kernel
+    #[arg(long, default_value = "6.1", value_name = "SERIES")]
+    kernel_series: Series,
+    /// Bochs: instructions that make a second of emulated time
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_IPS, value_parser = clap::value_parser!(u64).range(1_000_000..=4_000_000_000))]
+    ips: u64,
+    /// Which emulator; by default QEMU where KVM really offers nested VMX, else Bochs
+    #[arg(long, value_name = "NAME")]
+    machine: Option<Wish>,
+}
+
+impl Options {
+    /// The Ns, each once, in order.
+    fn strengths(&self) -> Vec<u32> {
+        let mut strengths = self.n.clone();
+        strengths.sort_unstable();
+        strengths.dedup();
+        strengths
+    }
+
+    /// The cases, the cheap ones first. A single VCPU is on one CPU either way.
+    fn cases(&self) -> Vec<Case> {
+        let mut vcpus = self.vcpus.clone();
+        vcpus.sort_unstable();
+        vcpus.dedup();
+        let of = |placement| vcpus.iter().map(move |&vcpus| Case { vcpus, placement });
+        let pinned = of(Placement::Pinned).filter(|_| !self.spread);
+        let spread = of(Placement::Spread).filter(|case| !self.pinned && case.vcpus > 1);
+        let single = of(Placement::Pinned).filter(|case| self.spread && case.vcpus == 1);
+        single.chain(pinned).chain(spread).collect()
+    }
+
+    /// Host seconds that a case takes: before, each N, after, and without the target.
+    fn host_seconds(&self) -> f64 {
+        let phases = self.strengths().len() as u32 + 3;
+        expected_host_seconds(phases, f64::from(self.seconds))
+    }
+
+    fn setup(&self, case: Case, name: &str) -> Setup {
+        Setup {
+            name: name.to_owned(),
+            series: self.kernel_series,
+            cpus: case.cpus(),
+            ips: self.ips,
+            vms: vec![Vm {
+                name: VM.to_owned(),
+                memory_mib: MEMORY_MIB,
+                vcpus: case.vcpus,
+                pins: (0..case.cpus()).collect(),
+                processes: (case.vcpus * PROCESSES_PER_VCPU) as usize,
+                append: format!("workload.unit={UNIT}"),
+            }],
+        }
+    }
+}
+
+/// Makes one case's measurements.
+fn measure(case: Case, kind: Kind, options: &Options) -> Result<Outcome> {
+    let claim = Claim::new(&format!("section5-{}", case.name()))?;
+    let seconds = f64::from(options.seconds);
+    let what = format!("Section 5 in {kind}, {case}");
+    let mut countdown = Countdown::begin(&what, options.host_seconds(), true);
+    let countdown = &mut countdown;
+    countdown.phase("Booting");
+    let setup = options.setup(case, claim.name());
+    let mut subject = Subject::boot_all(kind, &setup, countdown)?;
+
+    countdown.phase("Measuring before");
+    let before = Speeds::over(&subject.watch(seconds, countdown)?)?;
+    let cr3 = subject.processes()?.swap_remove(0).cr3;
+
+    let mut suppressed = Vec::new();
+    for n in options.strengths() {
+        countdown.phase(&format!("Suppressing {cr3} with N = {n}"));
+        subject.suppress(&cr3, n, n)?;
+        let speeds = Speeds::over(&subject.watch(seconds, countdown)?)?;
+        subject.release()?;
+        suppressed.push(Strength { n, speeds });
+    }
+    countdown.phase("Released");
+    let after = Speeds::over(&subject.watch(seconds, countdown)?)?;
+
+    let target = outcome::most_slowed(&before, &suppressed).context("nothing was suppressed")?;
+    countdown.phase("Without the target");
+    subject.end_processes([target])?;
+    let without = Speeds::over(&subject.watch(seconds, countdown)?)?;
+
+    countdown.phase("Reading the kernel's log");
+    // It is slow enough on a serial line: nothing should run meanwhile that Bochs has to emulate.
+    subject.end_processes((0..before.per_second.len()).filter(|&index| index != target))?;
+    let log = subject.dmesg()?;
+    subject.shut_down()?;
+    Ok(Outcome {
+        case,
+        cr3,
+        target,
+        before,
+        suppressed,
+        after,
+        without,
+        kernel: dmesg::release(&log)
+            .context("the log names no kernel")?
+            .to_owned(),
+        complaints: dmesg::complaints(&log),
+    })
+}
+
+/// All cases' outcomes.
+struct Table<'a>(&'a [Outcome]);
+
+impl fmt::Display for Table<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "VCPUs  CPUs      N    target/before  others/without  after/before  dmesg"
+        )?;
+        for outcome in self.0 {
+            for strength in &outcome.suppressed {
+                let units = outcome.target_units(strength);
+                let ratio = outcome.target_ratio(strength);
+                write!(
+                    f,
+                    "\n{:>5} {:>5} {:>6}   {:>14}  {:>14.4}  {:>12.3}  {}",
+                    outcome.case.vcpus,
+                    outcome.case.cpus(),
+                    strength.n,
+                    if units > 0.0 {
+                        format!("{ratio:.6}")
+                    } else {
+                        format!("< {:.6}", outcome.resolution(strength))
+                    },
+                    outcome.others_ratio(strength),
+                    outcome.after_ratio(),
+                    if outcome.complaints.is_empty() {
+                        "clean"
+                    } else {
+                        "complaints"
+                    }
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes the cases' measurements, prints the table, draws it, and writes it as
+/// `target/experiments/section5.json`, `.svg` and `.png`. True if the requirements were met.
+///
+/// # Errors
+/// When it cannot be made: a requirement that is missed is no error.
+pub fn run(options: &Options) -> Result<bool> {
+    let kind = machine::pick(options.machine)?;
+    setup::ensure_packages(picture::FONT_PACKAGES)?;
+    let cases = options.cases();
+    ensure!(!cases.is_empty(), "no case is left");
+    // An emulator takes as long as all its CPUs' time together.
+    let cost = |cases: &[Case]| cases.iter().map(|case| f64::from(case.cpus())).sum::<f64>();
+    let began = Instant::now();
+    let mut outcomes = Vec::new();
+    for (index, &case) in cases.iter().enumerate() {
+        outcomes.push(measure(case, kind, options)?);
+        let (done, rest) = cases.split_at(index + 1);
+        let left = began.elapsed().mul_f64(cost(rest) / cost(done));
+        eprintln!(
+            "{} of {} cases done, about {} min left",
+            done.len(),
+            cases.len(),
+            left.as_secs().div_ceil(60)
+        );
+        // What there is so far: the rest takes long, and may be broken off.
+        write(options, kind, &outcomes)?;
+    }
+    println!("{}", Table(&outcomes));
+    let base = super::directory()?.join("section5");
+    for ending in ["json", "svg", "png"] {
+        println!("Written to {}", paths::shown(&base.with_extension(ending)));
+    }
+    let misses: Vec<_> = outcomes.iter().flat_map(Outcome::misses).collect();
+    for miss in &misses {
+        println!("MISSED: {miss}");
+    }
+    Ok(misses.is_empty())
+}
+
+fn write(options: &Options, kind: Kind, outcomes: &[Outcome]) -> Result<()> {
+    let cases: Vec<_> = outcomes.iter().map(Outcome::json).collect();
+    let passed = outcomes.iter().all(|outcome| outcome.misses().is_empty());
+    super::write_json(
+        "section5",
+        &json!({
+            "machine": kind.to_string(),
+            "ips": options.ips,
+            "memory_mib": MEMORY_MIB,
+            "processes_per_vcpu": PROCESSES_PER_VCPU,
+            "paper_ratio": outcome::PAPER,
+            "passed": passed,
+            "cases": cases,
+        }),
+    )?;
+    picture::draw(&super::directory()?.join("section5"), outcomes)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Parser, error::ErrorKind};
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn options(line: &str) -> Result<Options, ErrorKind> {
+        let words = std::iter::once("section5").chain(line.split_whitespace());
+        match Line::try_parse_from(words) {
+            Ok(line) => Ok(line.options),
+            Err(error) => Err(error.kind()),
+        }
+    }
+
+    fn names(line: &str) -> Vec<String> {
+        let cases = options(line).expect("options").cases();
+        cases.into_iter().map(Case::name).collect()
+    }
+
+    #[test]
+    fn by_default_each_number_of_vcpus_is_pinned_and_spread() {
+        assert_eq!(
+            names(""),
+            ["1-pinned", "2-pinned", "4-pinned", "2-spread", "4-spread"]
+        );
+    }
+
+    #[test]
+    fn cases_can_be_chosen() {
+        assert_eq!(names("--vcpus 4,2,4 --pinned"), ["2-pinned", "4-pinned"]);
+        assert_eq!(names("--vcpus 2,1 --spread"), ["1-pinned", "2-spread"]);
+        let strengths = options("--n 1000,2,2").expect("options").strengths();
+        assert_eq!(strengths, [2, 1000]);
+    }
+
+    #[test]
+    fn cases_that_make_no_sense_are_refused() {
+        for line in ["--vcpus 0", "--n 1", "--vcpus 9", "--pinned --spread"] {
+            assert!(options(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn spread_vcpus_have_a_cpu_each() {
+        let options = options("").expect("options");
+        let pins = |placement| {
+            let setup = options.setup(
+                Case {
+                    vcpus: 4,
+                    placement,
+                },
+                "x",
+            );
+            (setup.cpus, setup.vms[0].pins.clone())
+        };
+        assert_eq!(pins(Placement::Pinned), (1, vec![0]));
+        assert_eq!(pins(Placement::Spread), (4, vec![0, 1, 2, 3]));
+    }
+}
