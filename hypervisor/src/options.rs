@@ -24,6 +24,8 @@ pub struct Options {
     /// `virtual-apic=on|off`: whether to let the processor virtualise the guests' local APICs,
     /// if it can.
     pub virtual_apic: bool,
+    /// `tsc-scaling=on|off`: whether to let the processor scale the guests' TSCs, if it can.
+    pub tsc_scaling: bool,
 }
 
 impl Default for Options {
@@ -32,13 +34,14 @@ impl Default for Options {
             log_level: LevelFilter::Info,
             on_end: OnEnd::Stay,
             virtual_apic: true,
+            tsc_scaling: true,
         }
     }
 }
 
 /// Every option with its values, as shown to the operator.
 const KNOWN: &str = "loglevel=error|warn|info|debug, on-end=stay|poweroff, \
-     virtual-apic=on|off";
+     virtual-apic=on|off, tsc-scaling=on|off";
 
 /// Why a command line was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +75,14 @@ impl fmt::Display for OptionsError {
 
 impl core::error::Error for OptionsError {}
 
+fn on_off(value: &str) -> Option<bool> {
+    match value {
+        "on" => Some(true),
+        "off" => Some(false),
+        _ => None,
+    }
+}
+
 impl Options {
     /// Parses a command line of words separated by white space. The last of several
     /// settings of one option counts.
@@ -104,11 +115,10 @@ impl Options {
                     }
                 }
                 "virtual-apic" => {
-                    options.virtual_apic = match value {
-                        "on" => true,
-                        "off" => false,
-                        _ => return Err(bad_value("on|off")),
-                    }
+                    options.virtual_apic = on_off(value).ok_or_else(|| bad_value("on|off"))?;
+                }
+                "tsc-scaling" => {
+                    options.tsc_scaling = on_off(value).ok_or_else(|| bad_value("on|off"))?;
                 }
                 _ => {
                     return Err(OptionsError::Unknown {

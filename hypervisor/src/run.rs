@@ -7,6 +7,7 @@ use devices::time::Hertz;
 use spin::Once;
 use vmx::bitmaps::IoBitmaps;
 use vmx::capabilities::Capabilities;
+use vmx::controls::Secondary;
 use vmx::page::Page;
 use vmx::vmcs::HostState;
 
@@ -39,7 +40,11 @@ pub fn run(machine: Machine) -> ! {
     // VMs can be started from the modules again at any time.
     let machine: &'static Machine = Box::leak(Box::new(machine));
     let capabilities: &'static Capabilities = match Capabilities::read() {
-        Ok(capabilities) => Box::leak(Box::new(capabilities)),
+        Ok(capabilities) => Box::leak(Box::new(if machine.options.tsc_scaling {
+            capabilities
+        } else {
+            capabilities.without(Secondary::TSC_SCALING)
+        })),
         Err(unsupported) => fatal(format_args!("{unsupported}")),
     };
     prepare_cpu(capabilities);

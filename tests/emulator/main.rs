@@ -2,9 +2,11 @@
 
 mod bad_input;
 mod boot;
+mod clocks;
 mod console;
 mod kernels;
 mod overhead;
+mod smp;
 mod suppression;
 
 fn main() {
@@ -30,6 +32,10 @@ fn main() {
         kernels::timers_with_a_virtualised_apic,
         kernels::timers_with_an_apic_in_software,
         kernels::a_triple_fault_ends_the_vm_with_a_dump,
+        clocks::agree_at_all_rates_with_tsc_scaling,
+        clocks::agree_at_all_rates_without_tsc_scaling,
+        smp::no_vcpu_sees_time_go_back_under_suppression,
+        smp::a_vm_that_crashes_or_spins_leaves_the_others_alone,
         console::debian_runs_and_the_console_answers_meanwhile,
         overhead::debian_boots_in_at_most_one_and_a_half_times_the_ticks,
         overhead::operations_cost_no_more_than_they_may,

@@ -255,6 +255,14 @@ impl Capabilities {
         self.pin.allows(controls.bits())
     }
 
+    /// The capabilities of a CPU like this one that lacks some secondary controls: for trying
+    /// out how such a CPU does.
+    #[must_use]
+    pub const fn without(mut self, controls: Secondary) -> Self {
+        self.secondary = self.secondary.without(controls.bits());
+        self
+    }
+
     /// TSC scaling: the guest's TSC can run at another rate than the host's.
     #[must_use]
     pub const fn tsc_scaling(&self) -> bool {

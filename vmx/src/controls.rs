@@ -155,6 +155,15 @@ impl Allowed {
         }
     }
 
+    /// The same without `bits`, where they need not be one.
+    #[must_use]
+    pub const fn without(self, bits: u32) -> Self {
+        Self {
+            must_be_one: self.must_be_one,
+            may_be_one: self.may_be_one & !bits | self.must_be_one,
+        }
+    }
+
     /// Whether all of `bits` may be one.
     #[must_use]
     pub const fn allows(self, bits: u32) -> bool {

@@ -77,11 +77,7 @@ impl Vmcs {
                 options(nostack),
             );
         }
-        if failed == 0 {
-            Ok(())
-        } else {
-            Err(VmInstructionFailed)
-        }
+        succeeded(failed)
     }
 
     /// Makes this VMCS current on this CPU.
@@ -101,11 +97,7 @@ impl Vmcs {
                 options(nostack),
             );
         }
-        if failed == 0 {
-            Ok(())
-        } else {
-            Err(VmInstructionFailed)
-        }
+        succeeded(failed)
     }
 
     /// Reads a field.
@@ -325,6 +317,15 @@ impl Vmcs {
     pub fn set_idtr(&mut self, table: DescriptorTable) {
         self.write(fields::GUEST_IDTR_BASE, table.base);
         self.write(fields::GUEST_IDTR_LIMIT, table.limit);
+    }
+}
+
+/// The outcome of a VM instruction: `failed` is what SETNA has made of CF and ZF.
+const fn succeeded(failed: u8) -> Result<(), VmInstructionFailed> {
+    if failed == 0 {
+        Ok(())
+    } else {
+        Err(VmInstructionFailed)
     }
 }
 

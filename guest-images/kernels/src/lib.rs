@@ -24,6 +24,7 @@ pub mod pm_timer;
 pub mod rtc;
 pub mod segments;
 pub mod serial;
+pub mod smp;
 pub mod tsc;
 
 pub use harness::Report;

@@ -6,35 +6,9 @@ use crate::guest_paging::PagingRegisters;
 /// EFER.LMA: IA-32e mode is active.
 pub(super) const EFER_LMA: u64 = 1 << 10;
 
-/// Index of RAX in the order of instruction encodings (and VM-exit qualifications).
-pub const RAX: usize = 0;
-/// Index of RCX.
-pub const RCX: usize = 1;
-/// Index of RDX.
-pub const RDX: usize = 2;
-/// Index of RSP.
-pub const RSP: usize = 4;
-/// Index of RSI.
-pub const RSI: usize = 6;
-/// Index of RDI.
-pub const RDI: usize = 7;
-
-/// A segment register, numbered as in instruction encodings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SegmentRegister {
-    /// ES.
-    Es = 0,
-    /// CS.
-    Cs = 1,
-    /// SS.
-    Ss = 2,
-    /// DS.
-    Ds = 3,
-    /// FS.
-    Fs = 4,
-    /// GS.
-    Gs = 5,
-}
+pub(super) use vmx::entry::gpr::RBP;
+pub use vmx::entry::gpr::{RAX, RCX, RDI, RDX, RSI, RSP};
+pub use vmx::segment::SegmentRegister;
 
 /// The access rights of a segment, in the format of the VMCS (SDM vol. 3C, table 25-2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,10 +1,10 @@
 //! Execution of a decoded instruction.
 
-use iced_x86::{Code, Instruction, Mnemonic, OpKind};
+use iced_x86::{Instruction, Mnemonic, OpKind};
 
-use super::context::{Context, Span};
-use super::cpu::{Cpu, Mode, RAX, RDX, RSP, SegmentRegister, set_part};
-use super::flags::{self, BitOperation, Outcome, Shift};
+use super::context::Context;
+use super::cpu::{Cpu, Mode, RAX, RDX, set_part};
+use super::flags::{self, BitOperation, BitScan, Outcome, Shift};
 use super::operand::{Place, address_mask, is_segment_register};
 use super::{Bus, Completed, Reason, Stop, Width};
 use crate::guest_memory::GuestMemory;
@@ -88,6 +88,17 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
             Mnemonic::Push => self.push(bus, instruction)?,
             Mnemonic::Pop => self.pop(bus, instruction)?,
             Mnemonic::Call | Mnemonic::Jmp => return self.branch(bus, instruction),
+            Mnemonic::Ret => return self.return_near(bus, instruction),
+            Mnemonic::Leave => self.leave(bus, instruction)?,
+            Mnemonic::Enter => self.enter(bus, instruction)?,
+            Mnemonic::Div | Mnemonic::Idiv => self.divide(bus, instruction)?,
+            Mnemonic::Shld | Mnemonic::Shrd => self.double_shift(bus, instruction)?,
+            Mnemonic::Bsf => self.scan(bus, instruction, BitScan::Forward)?,
+            Mnemonic::Bsr => self.scan(bus, instruction, BitScan::Reverse)?,
+            Mnemonic::Tzcnt => self.scan(bus, instruction, BitScan::TrailingZeros)?,
+            Mnemonic::Lzcnt => self.scan(bus, instruction, BitScan::LeadingZeros)?,
+            Mnemonic::Popcnt => self.scan(bus, instruction, BitScan::Ones)?,
+            Mnemonic::Smsw => self.store_machine_status(bus, instruction)?,
             Mnemonic::Clflush | Mnemonic::Clflushopt | Mnemonic::Clwb => {
                 // There is no cache between a guest and its devices.
                 self.place(instruction, 0, AccessKind::Read)?;
@@ -336,96 +347,6 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
         Ok(())
     }
 
-    fn push(&mut self, bus: &mut impl Bus, instruction: &Instruction) -> Result<(), Stop> {
-        let width = stack_width(instruction)?;
-        let source = self.place(instruction, 0, AccessKind::Read)?;
-        let (top, span) = self.push_span(width)?;
-        let value = self.get(bus, source);
-        self.write(bus, span, value);
-        self.set_stack_pointer(top);
-        Ok(())
-    }
-
-    fn pop(&mut self, bus: &mut impl Bus, instruction: &Instruction) -> Result<(), Stop> {
-        if is_segment_register(instruction, 0) {
-            return Err(Stop::Unsupported(Reason::NotImplemented));
-        }
-        let width = stack_width(instruction)?;
-        let top = self.stack_pointer();
-        let source = self.span(SegmentRegister::Ss, top, width, AccessKind::Read)?;
-        let destination = if instruction.op0_kind() == OpKind::Memory {
-            // An address based on RSP is computed after RSP has been incremented (the page
-            // of POP).
-            let (segment, offset) = self.effective_address(instruction, width.bytes() as u64);
-            Place::Memory(self.span(segment, offset, width, AccessKind::Write)?)
-        } else {
-            self.place(instruction, 0, AccessKind::Write)?
-        };
-        let value = self.read(bus, source);
-        self.set_stack_pointer(top.wrapping_add(width.bytes() as u64));
-        self.put(bus, destination, value);
-        Ok(())
-    }
-
-    /// CALL and JMP, near, to where an operand says.
-    fn branch(&mut self, bus: &mut impl Bus, instruction: &Instruction) -> Result<Completed, Stop> {
-        let is_call = match instruction.code() {
-            Code::Call_rm16 | Code::Call_rm32 | Code::Call_rm64 => true,
-            Code::Jmp_rm16 | Code::Jmp_rm32 | Code::Jmp_rm64 => false,
-            _ => return Err(Stop::Unsupported(Reason::NotImplemented)),
-        };
-        let width = self.width(instruction, 0)?;
-        let source = self.place(instruction, 0, AccessKind::Read)?;
-        let push = if is_call {
-            Some(self.push_span(width)?)
-        } else {
-            None
-        };
-        let target = self.get(bus, source);
-        let allowed = if self.mode == Mode::Long {
-            self.is_canonical(target)
-        } else {
-            target <= u64::from(self.cpu.segment_limit(SegmentRegister::Cs))
-        };
-        if !allowed {
-            return Err(self.beyond_code());
-        }
-        if let Some((top, span)) = push {
-            self.write(bus, span, self.next_ip(instruction));
-            self.set_stack_pointer(top);
-        }
-        self.cpu.set_rip(target);
-        Ok(Completed::Retired)
-    }
-
-    /// The stack pointer after a push of `width`, and where the push goes.
-    fn push_span(&self, width: Width) -> Result<(u64, Span), Stop> {
-        let top = self.stack_pointer().wrapping_sub(width.bytes() as u64) & self.stack_mask();
-        let span = self.span(SegmentRegister::Ss, top, width, AccessKind::Write)?;
-        Ok((top, span))
-    }
-
-    /// The address size of the stack: 64 bits in 64-bit mode, else as SS.B says.
-    fn stack_mask(&self) -> u64 {
-        if self.mode == Mode::Long {
-            u64::MAX
-        } else if self.cpu.segment_rights(SegmentRegister::Ss).is_big() {
-            0xffff_ffff
-        } else {
-            0xffff
-        }
-    }
-
-    fn stack_pointer(&self) -> u64 {
-        self.cpu.gpr(RSP) & self.stack_mask()
-    }
-
-    fn set_stack_pointer(&mut self, value: u64) {
-        let mask = self.stack_mask();
-        let old = self.cpu.gpr(RSP);
-        self.cpu.set_gpr(RSP, old & !mask | value & mask);
-    }
-
     pub(super) fn next_ip(&self, instruction: &Instruction) -> u64 {
         match self.mode {
             Mode::Long => instruction.next_ip(),
@@ -435,11 +356,4 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
             }
         }
     }
-}
-
-/// The width of a push or pop: an operand in memory has it; so has any other, but for
-/// segment registers, which go by the operand size.
-fn stack_width(instruction: &Instruction) -> Result<Width, Stop> {
-    let bytes = instruction.stack_pointer_increment().unsigned_abs() as usize;
-    Width::from_bytes(bytes).ok_or(Stop::Unsupported(Reason::NotImplemented))
 }

@@ -270,6 +270,130 @@ pub const fn multiply(rflags: u64, a: u64, b: u64, signed: bool, width: Width) -
     (Outcome { value, rflags }, high)
 }
 
+/// DIV and IDIV: the quotient and the remainder of `high:low`, or `None` if that does not fit
+/// `width`: #DE.
+#[must_use]
+pub const fn divide(
+    low: u64,
+    high: u64,
+    divisor: u64,
+    signed: bool,
+    width: Width,
+) -> Option<(u64, u64)> {
+    let dividend = ((high & width.mask()) as u128) << width.bits() | (low & width.mask()) as u128;
+    let divisor = divisor & width.mask();
+    if divisor == 0 {
+        return None;
+    }
+    let (quotient, remainder) = if signed {
+        let unused = 128 - 2 * width.bits();
+        let dividend = (dividend << unused) as i128 >> unused;
+        let divisor = width.sign_extend(divisor) as i64 as i128;
+        let (quotient, remainder) = (
+            dividend.wrapping_div(divisor),
+            dividend.wrapping_rem(divisor),
+        );
+        if width.sign_extend(quotient as u64) as i64 as i128 != quotient {
+            return None;
+        }
+        (quotient as u64, remainder as u64)
+    } else {
+        let quotient = dividend / divisor as u128;
+        if quotient > width.mask() as u128 {
+            return None;
+        }
+        (quotient as u64, (dividend % divisor as u128) as u64)
+    };
+    Some((quotient & width.mask(), remainder & width.mask()))
+}
+
+/// SHLD (`left`) and SHRD: `a` shifted by `count`, filled up from `b`. The result is undefined
+/// for counts beyond the width.
+#[must_use]
+pub const fn double_shift(
+    rflags: u64,
+    a: u64,
+    b: u64,
+    count: u8,
+    left: bool,
+    width: Width,
+) -> Outcome {
+    let bits = width.bits();
+    let count = (count & if bits == 64 { 63 } else { 31 }) as u32;
+    let (a, b) = (a & width.mask(), b & width.mask());
+    if count == 0 {
+        return Outcome { value: a, rflags };
+    }
+    let (value, carry) = if left {
+        let both = (a as u128) << bits | b as u128;
+        let shifted = both << count;
+        (
+            (shifted >> bits) as u64 & width.mask(),
+            // The bit that left at the top, below what the shift has pushed out before it.
+            a as u128 >> bits.saturating_sub(count) & 1 != 0,
+        )
+    } else {
+        let both = (b as u128) << bits | a as u128;
+        (
+            (both >> count) as u64 & width.mask(),
+            both >> (count - 1) & 1 != 0,
+        )
+    };
+    let mut flags = of_result(value, width);
+    if carry {
+        flags |= CF;
+    }
+    if (a ^ value) & width.sign() != 0 {
+        flags |= OF;
+    }
+    Outcome {
+        value,
+        rflags: rflags & !STATUS | flags,
+    }
+}
+
+/// What counts or finds bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BitScan {
+    /// BSF: the lowest one.
+    Forward,
+    /// BSR: the highest one.
+    Reverse,
+    /// TZCNT: the zeros below the lowest one.
+    TrailingZeros,
+    /// LZCNT: the zeros above the highest one.
+    LeadingZeros,
+    /// POPCNT: the ones.
+    Ones,
+}
+
+/// What `scan` makes of `value`, and the flags. BSF and BSR find nothing in zero, and then the
+/// destination stays as it is.
+#[must_use]
+pub fn scan(rflags: u64, value: u64, scan: BitScan, width: Width) -> (Option<u64>, u64) {
+    let value = value & width.mask();
+    let trailing = if value == 0 {
+        width.bits()
+    } else {
+        value.trailing_zeros()
+    };
+    let leading = value.leading_zeros() - (64 - width.bits());
+    let zero = if value == 0 { ZF } else { 0 };
+    let of_count = |count: u32| {
+        let carry = if value == 0 { CF } else { 0 };
+        let zero = if count == 0 { ZF } else { 0 };
+        rflags & !(CF | ZF) | carry | zero
+    };
+    match scan {
+        BitScan::Forward | BitScan::Reverse if value == 0 => (None, rflags | ZF),
+        BitScan::Forward => (Some(trailing as u64), rflags & !ZF),
+        BitScan::Reverse => (Some((width.bits() - 1 - leading) as u64), rflags & !ZF),
+        BitScan::TrailingZeros => (Some(trailing as u64), of_count(trailing)),
+        BitScan::LeadingZeros => (Some(leading as u64), of_count(leading)),
+        BitScan::Ones => (Some(value.count_ones() as u64), rflags & !STATUS | zero),
+    }
+}
+
 /// Whether the condition with the encoding `code` (0: O, 1: NO, 2: B, ... 15: G) holds.
 #[must_use]
 pub const fn condition(rflags: u64, code: u8) -> bool {

@@ -21,6 +21,7 @@
 //!   moves of XMM registers.
 //! - Data breakpoints do not match.
 
+mod arithmetic;
 mod context;
 mod cpu;
 mod execute;
@@ -28,6 +29,7 @@ mod fast_move;
 mod fetch;
 pub mod flags;
 mod operand;
+mod stack;
 mod string;
 mod vector;
 mod width;

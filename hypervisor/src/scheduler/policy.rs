@@ -316,38 +316,36 @@ impl Policy {
     }
 
     /// Brings the virtual times of a VCPU, and of its VM if that had nothing to do on this
-    /// CPU, up to what those that were busy have reached.
+    /// CPU, in line with what those that were busy have reached.
     fn catch_up(&mut self, target: VcpuRef) {
         let credit = virtual_time(self.settings.slice / 2, DEFAULT_WEIGHT);
+        let debit = virtual_time(self.settings.slice, DEFAULT_WEIGHT);
         let Some(Some(vm)) = self.vms.get_mut(target.vm.0) else {
             return;
         };
         let Some(home) = vm.vcpus.get(target.index as usize).map(|vcpu| vcpu.home) else {
             return;
         };
-        let busy = vm
-            .vcpus
-            .iter()
-            .filter(|vcpu| vcpu.home == home && !matches!(vcpu.state, State::Blocked { .. }));
-        let least = busy.map(|vcpu| vcpu.time).min();
-        match least {
-            None => {
-                let floor = self.cpus[home].floor.saturating_sub(credit);
-                vm.time[home] = vm.time[home].max(floor);
-            }
-            Some(least) => {
-                let vcpu = &mut vm.vcpus[target.index as usize];
-                vcpu.time = vcpu.time.max(least.saturating_sub(credit));
-            }
+        let is_busy =
+            |vcpu: &VcpuState| vcpu.home == home && !matches!(vcpu.state, State::Blocked { .. });
+        if !vm.vcpus.iter().any(is_busy) {
+            let floor = self.cpus[home].floor.saturating_sub(credit);
+            vm.time[home] = vm.time[home].max(floor);
         }
+        let floor = vm.floor[home];
+        let vcpu = &mut vm.vcpus[target.index as usize];
+        // Nor is anyone kept waiting for what it had when nobody else wanted it.
+        vcpu.time = vcpu.time.clamp(floor.saturating_sub(credit), floor + debit);
     }
 
+    /// Moves a VCPU to the queue of `home`, where others' virtual times mean other things.
     fn move_home(&mut self, target: VcpuRef, home: usize) {
-        let Some(vcpu) = self.vcpu_mut(target) else {
-            return;
-        };
-        if vcpu.home != home {
+        if let Some(Some(vm)) = self.vms.get_mut(target.vm.0)
+            && let Some(vcpu) = vm.vcpus.get_mut(target.index as usize)
+            && vcpu.home != home
+        {
             vcpu.home = home;
+            vcpu.time = vm.floor[home];
             self.catch_up(target);
         }
     }
@@ -474,7 +472,10 @@ impl Policy {
         state.accounted = now;
         state.preempt = false;
         state.floor = state.floor.max(floor);
-        if let Some(vcpu) = self.vcpu_mut(target) {
+        if let Some(Some(vm)) = self.vms.get_mut(target.vm.0)
+            && let Some(vcpu) = vm.vcpus.get_mut(target.index as usize)
+        {
+            vm.floor[cpu] = vm.floor[cpu].max(vcpu.time);
             vcpu.state = State::Running;
             vcpu.loaded_on = Some(cpu);
             if let Some(woken_at) = vcpu.woken_at.take() {

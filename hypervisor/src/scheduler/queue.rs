@@ -81,6 +81,9 @@ pub(super) struct VmState {
     pub(super) stopping: bool,
     /// Virtual time on each CPU.
     pub(super) time: Vec<u128>,
+    /// On each CPU, the virtual time within the VM up to which its VCPUs have been served; never
+    /// goes back.
+    pub(super) floor: Vec<u128>,
     pub(super) vcpus: Vec<VcpuState>,
 }
 
@@ -93,6 +96,7 @@ impl VmState {
             paused: false,
             stopping: false,
             time: alloc::vec![0; cpus],
+            floor: alloc::vec![0; cpus],
             vcpus: Vec::new(),
         }
     }

@@ -201,6 +201,10 @@ impl<P: Policy> Watch<P> {
                 self.suppression.handle(now, vcpu, Event::TargetIn(factors));
                 let event = if observation.user_mode {
                     Event::UserMode
+                } else if !was_in && !observation.loaded {
+                    // It has become a target while the kernel works, maybe in the middle of a
+                    // handler that measures how long it takes.
+                    Event::InterruptInjected
                 } else {
                     Event::Time
                 };
@@ -294,6 +298,22 @@ mod tests {
         assert_eq!(rates(3, running(ALIAS)), factors().rates());
         assert_eq!(rates(4, running(INNOCENT)), Rates::REAL_TIME);
         assert_eq!(rates(5, running(ALIAS)), factors().rates());
+    }
+
+    #[test]
+    fn a_handler_that_runs_when_its_process_becomes_a_target_ends_in_real_time() {
+        let (ram, mut watch) = scene();
+        let mut rates = |at, user_mode| {
+            let observation = Observation {
+                loaded: false,
+                user_mode,
+                ..running(TARGET)
+            };
+            watch.observe(&ram, 0, HostTicks(at), &observation).rates
+        };
+        assert_eq!(rates(1, false), Rates::REAL_TIME);
+        assert_eq!(rates(2, false), Rates::REAL_TIME);
+        assert_eq!(rates(3, true), factors().rates());
     }
 
     #[test]

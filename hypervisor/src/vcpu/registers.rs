@@ -3,12 +3,12 @@
 
 use vmx::entry::{GuestRegisters, gpr};
 use vmx::fields;
-use vmx::segment::{DescriptorTable, Segment, SegmentRegister as VmxSegment};
+use vmx::segment::{DescriptorTable, Segment, SegmentRegister};
 use vmx::vmcs::Vmcs;
 
 use super::control_registers::CR0_TS;
 use super::live_state;
-use crate::emulate::{Cpu, SegmentRegister, SegmentRights};
+use crate::emulate::{Cpu, SegmentRights};
 use crate::guest_paging::PagingRegisters;
 use crate::task_switch::TaskCpu;
 
@@ -127,17 +127,6 @@ impl Registers {
     }
 }
 
-const fn vmx_segment(segment: SegmentRegister) -> VmxSegment {
-    match segment {
-        SegmentRegister::Es => VmxSegment::Es,
-        SegmentRegister::Cs => VmxSegment::Cs,
-        SegmentRegister::Ss => VmxSegment::Ss,
-        SegmentRegister::Ds => VmxSegment::Ds,
-        SegmentRegister::Fs => VmxSegment::Fs,
-        SegmentRegister::Gs => VmxSegment::Gs,
-    }
-}
-
 impl PagingRegisters for Registers {
     fn cr0(&self) -> u64 {
         // The bits that the guest does not own read as it wrote them.
@@ -212,26 +201,27 @@ impl Cpu for Registers {
     }
 
     fn cpl(&self) -> u8 {
-        (self.vmcs.read(fields::guest_access_rights(VmxSegment::Ss)) >> 5 & 3) as u8
+        (self
+            .vmcs
+            .read(fields::guest_access_rights(SegmentRegister::Ss))
+            >> 5
+            & 3) as u8
     }
 
     fn segment_selector(&self, segment: SegmentRegister) -> u16 {
-        self.vmcs.read(fields::guest_selector(vmx_segment(segment)))
+        self.vmcs.read(fields::guest_selector(segment))
     }
 
     fn segment_base(&self, segment: SegmentRegister) -> u64 {
-        self.vmcs.read(fields::guest_base(vmx_segment(segment)))
+        self.vmcs.read(fields::guest_base(segment))
     }
 
     fn segment_limit(&self, segment: SegmentRegister) -> u32 {
-        self.vmcs.read(fields::guest_limit(vmx_segment(segment)))
+        self.vmcs.read(fields::guest_limit(segment))
     }
 
     fn segment_rights(&self, segment: SegmentRegister) -> SegmentRights {
-        SegmentRights(
-            self.vmcs
-                .read(fields::guest_access_rights(vmx_segment(segment))),
-        )
+        SegmentRights(self.vmcs.read(fields::guest_access_rights(segment)))
     }
 }
 
@@ -240,11 +230,11 @@ impl TaskCpu for Registers {
         self.vmcs.gdtr()
     }
 
-    fn segment(&self, register: VmxSegment) -> Segment {
+    fn segment(&self, register: SegmentRegister) -> Segment {
         self.vmcs.segment(register)
     }
 
-    fn set_segment(&mut self, register: VmxSegment, segment: Segment) {
+    fn set_segment(&mut self, register: SegmentRegister, segment: Segment) {
         self.vmcs.set_segment(register, segment);
     }
 

@@ -7,6 +7,7 @@ use crate::progress::Step;
 
 /// An experiment that is under way.
 pub struct Countdown {
+    name: String,
     step: Step,
     began: Instant,
     /// Host seconds that it takes in all.
@@ -14,19 +15,18 @@ pub struct Countdown {
     /// Host seconds that have passed.
     passed: f64,
     phase: String,
-    announces: bool,
 }
 
 impl Countdown {
-    /// An experiment that takes about `whole` host seconds. `announces`: print a line a phase.
-    pub fn begin(what: &str, whole: f64, announces: bool) -> Self {
+    /// An experiment that takes about `whole` host seconds; `name` is put before what it says.
+    pub fn begin(name: &str, what: &str, whole: f64) -> Self {
         Self {
+            name: name.to_owned(),
             step: Step::begin(what),
             began: Instant::now(),
             whole,
             passed: 0.0,
             phase: String::new(),
-            announces,
         }
     }
 
@@ -39,10 +39,8 @@ impl Countdown {
     pub fn phase(&mut self, what: &str) {
         what.clone_into(&mut self.phase);
         self.show();
-        if self.announces {
-            let left = self.left_text();
-            self.step.note(&format!("  {what}{left}"));
-        }
+        let left = self.left_text();
+        self.step.note(&format!("{}: {what}{left}", self.name));
     }
 
     /// Host time is this now, in seconds since tarpit started.

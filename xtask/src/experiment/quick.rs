@@ -326,27 +326,27 @@ impl fmt::Display for Outcome {
 pub fn measure(name: &str, kind: Kind, options: &Options) -> Result<Outcome> {
     let seconds = f64::from(options.seconds);
     let mut countdown = Countdown::begin(
+        name,
         &format!("Experiment {name} in {kind}"),
         expected_host_seconds(3, seconds),
-        true,
     );
     let countdown = &mut countdown;
-    countdown.phase("Booting");
+    countdown.phase("booting");
     let mut subject = Subject::boot(kind, &options.plan(name), countdown)?;
 
-    countdown.phase("Measuring before");
+    countdown.phase("measuring before");
     let (before, exits_before) = watch_switches(&mut subject, seconds, countdown)?;
     let cr3 = subject.processes()?.swap_remove(0).cr3;
 
-    countdown.phase(&format!("Suppressing {cr3}"));
+    countdown.phase(&format!("suppressing {cr3}"));
     subject.suppress(&cr3, options.interval(), options.clock())?;
     let during = subject.watch(seconds, countdown)?;
 
-    countdown.phase("Released");
+    countdown.phase("released");
     subject.release()?;
     let (after, exits_after) = watch_switches(&mut subject, seconds, countdown)?;
 
-    countdown.phase("Reading the kernel's log");
+    countdown.phase("reading the kernel's log");
     let clocks = subject.clocks()?;
     let log = subject.dmesg()?;
     // In Bochs the real frequency of the TSC is known, so tarpit's idea of it counts, too.

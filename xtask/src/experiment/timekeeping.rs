@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -233,6 +234,7 @@ fn cases(names: &[String]) -> Vec<Case> {
 /// Runs the cases, several at a time, and gives the verdicts in their order.
 fn measure(cases: &[Case], kind: Kind, options: &Options) -> Vec<Verdict> {
     let next = AtomicUsize::new(0);
+    let began = Instant::now();
     let verdicts = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..options.jobs {
@@ -246,9 +248,16 @@ fn measure(cases: &[Case], kind: Kind, options: &Options) -> Vec<Verdict> {
                         result: one(case, kind, options).map_err(|error| format!("{error:#}")),
                     };
                     say(&verdict);
-                    if let Ok(mut verdicts) = verdicts.lock() {
-                        verdicts.push((index, verdict));
-                    }
+                    let Ok(mut verdicts) = verdicts.lock() else {
+                        return;
+                    };
+                    verdicts.push((index, verdict));
+                    let (done, all) = (verdicts.len(), cases.len());
+                    let left = began.elapsed().mul_f64((all - done) as f64 / done as f64);
+                    eprintln!(
+                        "{done} of {all} done, about {} min left",
+                        left.as_secs() / 60
+                    );
                 }
             });
         }

@@ -130,7 +130,7 @@ fn code_whose_second_page_is_gone() {
 
 #[test]
 fn what_has_no_implementation_is_named_and_changes_nothing() {
-    let mut machine = Machine::long(code!("movdqu xmm1, [rdi]"));
+    let mut machine = Machine::long(code!("addps xmm1, [rdi]"));
     machine.cpu.gprs[RDI] = DEVICE;
     let before = machine.cpu.clone();
     let Err(EmulationError::Unsupported(error)) = machine.emulate() else {
@@ -139,7 +139,7 @@ fn what_has_no_implementation_is_named_and_changes_nothing() {
     assert_eq!(error.reason, Reason::NotImplemented);
     assert_eq!(
         std::format!("{error}"),
-        "cannot emulate Movdqu_xmm_xmmm128 (bytes f3 0f 6f 0f): \
+        "cannot emulate Addps_xmm_xmmm128 (bytes 0f 58 0f): \
          no implementation for device memory"
     );
     machine.cpu.vmreads.set(before.vmreads.get());
@@ -148,13 +148,11 @@ fn what_has_no_implementation_is_named_and_changes_nothing() {
 }
 
 #[test]
-fn no_sse_mmx_x87_or_far_instruction_slips_through() {
-    let codes: [&[u8]; 16] = [
-        code!("movups xmm0, [rdi]"),
-        code!("movups [rdi], xmm0"),
-        code!("movq xmm0, [rdi]"),
-        code!("movd [rdi], xmm0"),
-        code!("movsd xmm0, [rdi]"),
+fn no_sse_arithmetic_mmx_x87_or_far_instruction_slips_through() {
+    let codes: [&[u8]; 14] = [
+        code!("addss xmm0, [rdi]"),
+        code!("pxor xmm0, [rdi]"),
+        code!("movhps [rdi], xmm0"),
         code!("cmpsd xmm0, [rdi], 1"),
         code!("movq mm0, [rdi]"),
         code!("fld dword ptr [rdi]"),
@@ -164,7 +162,7 @@ fn no_sse_mmx_x87_or_far_instruction_slips_through() {
         code!("call fword ptr [rdi]"),
         code!("cmpxchg16b [rdi]"),
         code!("lgdt [rdi]"),
-        code!("div dword ptr [rdi]"),
+        code!("enter 8, 1"),
         code!("vmovdqu ymm0, [rdi]"),
     ];
     for code in codes {

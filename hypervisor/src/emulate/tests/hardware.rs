@@ -5,7 +5,7 @@
 use proptest::prelude::*;
 
 use super::machine::{CODE, DEVICE, Machine, code};
-use crate::emulate::{Completed, RAX, RCX, RDI, RDX, flags};
+use crate::emulate::{Completed, Fault, RAX, RCX, RDI, RDX, flags};
 
 /// What the instructions here work on; RDI is the memory operand's address.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -114,6 +114,21 @@ macro_rules! like_hardware {
 }
 
 like_hardware! {
+    double_shifts: flags::AF | flags::OF, [
+        "shld dword ptr [rdi], edx, cl", "shld qword ptr [rdi], rdx, cl",
+        "shrd dword ptr [rdi], edx, cl", "shrd qword ptr [rdi], rdx, cl",
+        "shld word ptr [rdi], dx, 7", "shrd word ptr [rdi], dx, 16",
+    ];
+    double_shifts_by_one: flags::AF, [
+        "shld word ptr [rdi], dx, 1", "shld dword ptr [rdi], edx, 1",
+        "shrd dword ptr [rdi], edx, 1", "shrd qword ptr [rdi], rdx, 1",
+        "shrd qword ptr [rdi], rdx, 0",
+    ];
+    bit_scans: flags::STATUS & !flags::ZF, [
+        "bsf cx, [rdi]", "bsf ecx, dword ptr [rdi]", "bsf rcx, [rdi]",
+        "bsr cx, [rdi]", "bsr rcx, [rdi]",
+    ];
+    bit_counts: 0, ["popcnt cx, [rdi]", "popcnt ecx, dword ptr [rdi]", "popcnt rcx, [rdi]"];
     moves: 0, [
         "mov al, [rdi]", "mov ah, [rdi]", "mov cx, [rdi]", "mov ecx, [rdi]", "mov rcx, [rdi]",
         "mov [rdi], al", "mov [rdi], ch", "mov [rdi], cx", "mov [rdi], ecx", "mov [rdi], rcx",
@@ -244,5 +259,75 @@ proptest! {
         let carry = machine.cpu.rflags & flags::CF != 0;
         prop_assert_eq!(carry, before.device.cells[byte] & mask != 0);
         prop_assert_eq!((machine.cpu.rflags ^ state.flags) & flags::ZF & !undefined, 0);
+    }
+}
+
+/// What DIV and IDIV leave of RAX and RDX, if they do not fault.
+macro_rules! divided {
+    ($instruction:literal, $state:expr) => {{
+        let State {
+            mut rax,
+            mut rdx,
+            memory,
+            ..
+        } = $state;
+        // SAFETY: the caller has seen to it that it does not fault.
+        unsafe {
+            core::arch::asm!(
+                $instruction,
+                inout("rax") rax,
+                inout("rdx") rdx,
+                in("rdi") &raw const memory,
+            );
+        }
+        (rax, rdx)
+    }};
+}
+
+proptest! {
+    #[test]
+    fn divisions(state in states()) {
+        let check = |code: &'static [u8], real: Option<(u64, u64)>| {
+            let mut machine = Machine::long(code);
+            machine.cpu.gprs[RAX] = state.rax;
+            machine.cpu.gprs[RDX] = state.rdx;
+            machine.cpu.gprs[RDI] = DEVICE + 0x100;
+            machine.device.set(0x100, state.memory);
+            match real {
+                Some(real) => {
+                    machine.emulate().unwrap();
+                    assert_eq!((machine.cpu.gprs[RAX], machine.cpu.gprs[RDX]), real);
+                }
+                None => assert_eq!(machine.fault().vector, Fault::DIVIDE_ERROR),
+            }
+        };
+        // The dividend is wider than the divisor: an independent test of what fits.
+        let divisor = state.memory as u32;
+        let dividend = u64::from(state.rdx as u32) << 32 | u64::from(state.rax as u32);
+        let fits = dividend
+            .checked_div(divisor.into())
+            .is_some_and(|quotient| u32::try_from(quotient).is_ok());
+        check(
+            code!("div dword ptr [rdi]"),
+            fits.then(|| divided!("div dword ptr [rdi]", state)),
+        );
+        let fits = (dividend as i64)
+            .checked_div((divisor as i32).into())
+            .is_some_and(|quotient| i32::try_from(quotient).is_ok());
+        check(
+            code!("idiv dword ptr [rdi]"),
+            fits.then(|| divided!("idiv dword ptr [rdi]", state)),
+        );
+        let fits = state.memory as u8 != 0
+            && (state.rax as u16) / u16::from(state.memory as u8) <= 0xff;
+        check(
+            code!("div byte ptr [rdi]"),
+            fits.then(|| divided!("div byte ptr [rdi]", state)),
+        );
+        let fits = state.rdx < state.memory;
+        check(
+            code!("div qword ptr [rdi]"),
+            fits.then(|| divided!("div qword ptr [rdi]", state)),
+        );
     }
 }

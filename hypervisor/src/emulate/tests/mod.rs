@@ -5,5 +5,6 @@ mod faults;
 mod hardware;
 mod machine;
 mod modes;
+mod stack;
 mod strings;
 mod vectors;

@@ -325,6 +325,42 @@ fn a_running_vcpu_moves_at_once_when_it_is_pinned_elsewhere() {
 }
 
 #[test]
+fn who_moves_to_another_cpu_neither_starves_nor_starves_others() {
+    let mut simulation = Simulation::new(2);
+    simulation.add(100, None, &[hog_on(0), hog_on(1)]);
+    simulation.pass(5_000 * MS);
+    // The second one's queue has seen next to nothing yet.
+    simulation.add(100, None, &[hog_on(0); 2]);
+    simulation.pass(3_000 * MS);
+    let kicks = simulation.policy.pin(vcpu(0, 0), Some(1)).unwrap();
+    simulation.kick(kicks);
+    let received =
+        |simulation: &Simulation, index| simulation.policy.received(vcpu(0, index)).unwrap();
+    let before = [received(&simulation, 0), received(&simulation, 1)];
+    simulation.pass(200 * MS);
+    for index in 0..2 {
+        let got = received(&simulation, index) - before[index as usize];
+        assert!(got.abs_diff(100 * MS) <= 2 * SETTINGS.slice, "{got}");
+    }
+}
+
+#[test]
+fn a_vcpu_is_not_made_to_wait_for_what_it_had_alone() {
+    let mut simulation = Simulation::new(1);
+    let rare = |work, every| (Guest::Periodic { work, every }, None);
+    // The first computes for 900 ms of each second; the second only now and then.
+    simulation.add(
+        100,
+        None,
+        &[rare(900 * MS, 1_000 * MS), rare(MS / 2, 130 * MS)],
+    );
+    simulation.pass(20_000 * MS);
+    assert!(simulation.latency(0).max <= 2 * SETTINGS.slice);
+    let second = simulation.policy.latency(vcpu(0, 1)).unwrap();
+    assert!(second.max <= 2 * SETTINGS.slice, "{second:?}");
+}
+
+#[test]
 fn a_sleeping_vcpu_that_is_pinned_elsewhere_wakes_there() {
     let mut simulation = Simulation::new(2);
     let sleeper = Guest::Periodic {

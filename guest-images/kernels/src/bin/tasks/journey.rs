@@ -24,7 +24,6 @@ pub(crate) struct Record {
 /// How many records there is room for.
 pub(crate) const RECORDS: usize = 20;
 
-#[cfg(target_os = "none")]
 #[allow(missing_docs, reason = "labels of the code below")]
 unsafe extern "C" {
     pub(crate) fn tasks_run();
@@ -46,7 +45,6 @@ unsafe extern "C" {
     pub(crate) static mut tasks_with_trap: u32;
 }
 
-#[cfg(target_os = "none")]
 core::arch::global_asm!(
     r#"
 .set TASKS_MAIN, 0x20

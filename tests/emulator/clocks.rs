@@ -1,0 +1,65 @@
+//! All clocks of a guest against each other, from inside, while the operator changes its rates.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tests::tarpit;
+use xtask::module::Guest;
+
+/// The factors that one of the guest's two address spaces is suppressed with, in turn. The guest
+/// changes between the two every 3 ms, so the rates change as often.
+const FACTORS: [u32; 4] = [2, 10, 1000, 1];
+
+/// How many of the guest's reports each factor is in force for.
+const REPORTS: usize = 2;
+
+/// Runs the kernel `clocks`, which reads the TSC, the PM timer, the HPET, the PIT, the RTC and the
+/// LAPIC timer over and over, and fails if one goes back or is off from the others by more than a
+/// tick of its own.
+fn agree_at_all_rates(case: &str, options: &str) -> Result<()> {
+    let guest = Guest::new("clocks");
+    let mut session = tarpit(case)
+        .options(&format!("on-end=poweroff {options}"))
+        .kernel("clocks", &guest)?
+        .boot()?
+        .patience(Duration::from_secs(600));
+    let cr3 = session.wait_for_match(r"space A cr3=(0x[0-9a-f]+)")?;
+    let cr3 = cr3.last().context("the CR3 of space A")?.clone();
+    session.wait_for("clock=hpet")?;
+    for factor in FACTORS {
+        let target = session.query(&format!("suppress clocks {cr3} {factor}"))?;
+        ensure!(
+            target.len() == 1 && target[0]["clock"] == factor,
+            "suppress: {target:?}"
+        );
+        for _ in 0..REPORTS {
+            session.wait_for_match(r"clocks: t=\d+ rounds=")?;
+        }
+    }
+    let vms = session.query("vms")?;
+    let lead = vms[0]["lead_ms"].as_i64().context("lead_ms")?;
+    ensure!(lead > 0, "no time was gained: {vms:?}");
+    session.command(&format!("release clocks {cr3}"))?;
+    session.send_line("attach clocks")?;
+    session.wait_for("attached to clocks")?;
+    session.send(b"q")?;
+    let said = session.wait_for("vm clocks ended: ")?;
+    let how = session.wait_for("\n")?;
+    ensure!(
+        how.trim() == "debug-exit 0",
+        "clocks ended: {how}\n{}",
+        said.lines()
+            .filter(|line| line.contains("FAIL"))
+            .collect::<Vec<_>>()
+            .join("\n")
+    );
+    Ok(())
+}
+
+pub(crate) fn agree_at_all_rates_with_tsc_scaling(case: &str) -> Result<()> {
+    agree_at_all_rates(case, "tsc-scaling=on")
+}
+
+pub(crate) fn agree_at_all_rates_without_tsc_scaling(case: &str) -> Result<()> {
+    agree_at_all_rates(case, "tsc-scaling=off")
+}

@@ -1,0 +1,75 @@
+//! Several CPUs, several VCPUs, several VMs.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use tests::tarpit;
+use xtask::module::Guest;
+use xtask::verdict::VmEnd;
+
+/// How often the suppression is switched on and off while VCPUs compare their clocks.
+const SWITCHES: u32 = 4;
+
+/// Three VCPUs on two CPUs compare their TSCs all the while, one goes in and out of a suppressed
+/// address space, and suppression itself comes and goes.
+pub(crate) fn no_vcpu_sees_time_go_back_under_suppression(case: &str) -> Result<()> {
+    let guest = Guest {
+        vcpus: 3,
+        ..Guest::new("smp_clock").command_line("others=2 comparisons=10000000")
+    };
+    let mut session = tarpit(case)
+        .cpus(2)
+        .options("on-end=poweroff")
+        .kernel("smp_clock", &guest)?
+        .boot()?
+        .patience(Duration::from_secs(600));
+    session.wait_for("smp_clock: roots ")?;
+    let roots = session.wait_for("\n")?;
+    let root = roots
+        .split_ascii_whitespace()
+        .next()
+        .context("the guest names no root")?
+        .to_owned();
+    session.wait_for("smp_clock: 3 CPUs")?;
+    for switch in 1..=SWITCHES {
+        session.command(&format!("suppress smp_clock {root} 1000"))?;
+        session.wait_for(" comparisons, ")?;
+        let target = session.query("targets")?;
+        ensure!(target.len() == 1, "switch {switch}: {target:?}");
+        session.command("release smp_clock all")?;
+    }
+    let said = session.wait_for("vm smp_clock ended: ")?;
+    ensure!(!said.contains("FAIL"), "{said}");
+    let how = session.wait_for("\n")?;
+    let line = format!("vm smp_clock ended: {how}");
+    match VmEnd::from_line(line.trim_end(), "smp_clock") {
+        Some(VmEnd::DebugExit(0)) => Ok(()),
+        _ => bail!("{}", line.trim_end()),
+    }
+}
+
+/// One VM dies in a triple fault, another spins with interrupts off; Debian beside it boots, and
+/// the operator stops and starts the others meanwhile.
+pub(crate) fn a_vm_that_crashes_or_spins_leaves_the_others_alone(case: &str) -> Result<()> {
+    let mut session = tarpit(case)
+        .cpus(2)
+        .options("on-end=poweroff")
+        .kernel("triple_fault", &Guest::new("crash"))?
+        .kernel("hang", &Guest::new("spin"))?
+        .kernel("exits", &Guest::new("good"))?
+        .boot()?
+        .patience(Duration::from_secs(600));
+    session.wait_for("vm crash ended: triple fault")?;
+    session.wait_for("vm good ended: debug-exit 0")?;
+    let vms = session.query("vms")?;
+    ensure!(
+        vms.iter()
+            .any(|vm| vm["vm"] == "spin" && vm["state"] == "running"),
+        "the spinning one goes on: {vms:?}"
+    );
+    session.command("start good")?;
+    session.wait_for("vm good ended: debug-exit 0")?;
+    session.command("stop spin")?;
+    session.wait_for_end()?;
+    Ok(())
+}
