@@ -9,6 +9,10 @@ use super::{Activity, Ending, Vcpu};
 use crate::host_time::host_now;
 use crate::vm::bell::{Bell, MAIL, YIELD};
 
+/// What the guest runs at least, in host ticks, before it is looked at for what it does. Looking
+/// takes about a thousand: with less, a guest that is looked at again and again gets nowhere.
+const LEAST_RUN: u64 = 2_000;
+
 /// Why a VCPU comes off its CPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pause {
@@ -64,7 +68,8 @@ impl Vcpu {
                 left_guest_at = now;
                 continue;
             }
-            let limit = limit.min(self.next_observation());
+            let look = self.next_observation().max(now.saturating_add(LEAST_RUN));
+            let limit = limit.min(look);
             self.set_preemption_timer(limit.since(now));
             let entered_at = now;
             // SAFETY: the VMCS is current, with this CPU's host state, the VM's own memory
