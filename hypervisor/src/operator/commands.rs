@@ -1,6 +1,5 @@
 //! What each command does.
 
-use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt::Write;
@@ -174,8 +173,9 @@ fn find(vm: Arc<Vm>, pattern: &Pattern, json: bool) -> Job {
         .map(|process| process.roots)
         .collect();
     let format = vm.root_format();
-    let find = Find::new(vm, format, roots, pattern, json);
-    Job::Find(Box::new(find))
+    Job::Find(alloc::boxed::Box::new(Find::new(
+        vm, format, roots, pattern, json,
+    )))
 }
 
 fn trace(vm: &Vm, action: TraceAction, json: bool) -> Option<Job> {

@@ -219,10 +219,10 @@ fn measure(name: &str, kind: Kind, options: &Options) -> Result<Outcome> {
     const PHASES: u32 = 5;
     let seconds = f64::from(options.seconds);
     let mut countdown = Countdown::begin(
+        name,
         &format!("Experiment {name} in {kind}"),
         // Two systems boot.
         1.7 + expected_host_seconds(PHASES, seconds),
-        true,
     );
     let countdown = &mut countdown;
     countdown.phase("Booting");

@@ -110,7 +110,7 @@ fn measure(case: Case, kind: Kind, options: &Options) -> Result<Outcome> {
     let claim = Claim::new(&format!("section5-{}", case.name()))?;
     let seconds = f64::from(options.seconds);
     let what = format!("Section 5 in {kind}, {case}");
-    let mut countdown = Countdown::begin(&what, options.host_seconds(), true);
+    let mut countdown = Countdown::begin(claim.name(), &what, options.host_seconds());
     let countdown = &mut countdown;
     countdown.phase("Booting");
     let setup = options.setup(case, claim.name());
