@@ -33,8 +33,8 @@ pub struct Options {
     /// For both knobs: the hog is to run at 1/N of its speed
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(2..=65535))]
     n: u32,
-    /// CPU-bound processes in the hog's VM, one of which is the hog; with 1, it is alone
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=16))]
+    /// CPU-bound processes in the hog's VM, one of which is the hog
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=16))]
     procs: u32,
     /// CPU-bound processes in the neighbour's VM
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
@@ -107,8 +107,8 @@ struct Outcome {
     kernel: String,
     /// Units of work that the neighbour does a second when the hog's VM idles.
     alone: f64,
-    /// The hog does not exist, its siblings do. None where it has no siblings.
-    without_hog: Option<Shares>,
+    /// The hog does not exist, its siblings do.
+    without_hog: Shares,
     with_hog: Shares,
     suppressed: Shares,
     released: Shares,
@@ -151,7 +151,7 @@ impl Outcome {
             "processes": self.processes,
             "unit": "parts of the CPU, by the neighbour's units of work when it has it alone",
             "units_per_second_alone": self.alone,
-            "without_hog": self.without_hog.map(Shares::json),
+            "without_hog": self.without_hog.json(),
             "with_hog": self.with_hog.json(),
             "suppressed": self.suppressed.json(),
             "released": self.released.json(),
@@ -181,14 +181,13 @@ impl fmt::Display for Outcome {
             neighbour: 1.0,
         };
         let rows = [
-            ("hog's VM idle", Some(idle)),
+            ("hog's VM idle", idle),
             ("no hog", self.without_hog),
-            ("hog", Some(self.with_hog)),
-            ("hog suppressed", Some(self.suppressed)),
-            ("hog released", Some(self.released)),
+            ("hog", self.with_hog),
+            ("hog suppressed", self.suppressed),
+            ("hog released", self.released),
         ];
         for (name, shares) in rows {
-            let Some(shares) = shares else { continue };
             writeln!(
                 f,
                 "  {name:<22} {:>9.4} {:>9.4} {:>8.5}",
@@ -249,13 +248,8 @@ fn measure(name: &str, kind: Kind, options: &Options) -> Result<Outcome> {
         .collect();
     countdown.phase("Without the hog");
     subject.end_processes([target])?;
-    let without_hog = if siblings.is_empty() {
-        None
-    } else {
-        let speeds = watch(subject, seconds, countdown)?;
-        subject.end_processes(siblings)?;
-        Some(speeds)
-    };
+    let without_hog = watch(subject, seconds, countdown)?;
+    subject.end_processes(siblings)?;
 
     countdown.phase("The neighbour alone");
     subject.turn_to(NEIGHBOUR)?;
@@ -284,7 +278,7 @@ fn measure(name: &str, kind: Kind, options: &Options) -> Result<Outcome> {
         processes: options.procs,
         kernel,
         alone,
-        without_hog: without_hog.as_ref().map(shares),
+        without_hog: shares(&without_hog),
         with_hog: shares(&with_hog),
         suppressed: shares(&suppressed),
         released: shares(&released),
@@ -328,7 +322,10 @@ mod tests {
             processes: 4,
             kernel: "6.1".to_owned(),
             alone: 1000.0,
-            without_hog: None,
+            without_hog: Shares {
+                hog: 0.0,
+                ..with_hog
+            },
             with_hog,
             suppressed,
             released: with_hog,
