@@ -212,7 +212,8 @@ fn end_trace(session: &mut Session, vm: &str, count: u64) -> Result<Vec<Value>> 
 fn measure_small(name: &str, kind: Kind) -> Result<Outcome> {
     /// Some seconds of ticks and switches.
     const EVENTS: u64 = 400;
-    let mut countdown = Countdown::begin(&format!("Figure 1, small guest in {kind}"), 8.0, true);
+    let mut countdown =
+        Countdown::begin("figure1", &format!("Figure 1, small guest in {kind}"), 8.0);
     let built = build::all()?;
     // Reports would take time in the slices.
     let guest = Guest::new(SMALL).command_line("report=1000000000");
@@ -284,7 +285,8 @@ fn measure_linux(name: &str, kind: Kind, options: &Options) -> Result<Outcome> {
     const EVENTS: u64 = 500;
     /// Host seconds over which shares of the CPU are taken.
     const SECONDS: f64 = 2.0;
-    let mut countdown = Countdown::begin(&format!("Figure 1, Linux in {kind}"), 16.0, true);
+    let mut countdown =
+        Countdown::begin("figure1-linux", &format!("Figure 1, Linux in {kind}"), 16.0);
     countdown.phase("Booting");
     let plan = Plan {
         name: name.to_owned(),
