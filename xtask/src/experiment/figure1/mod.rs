@@ -7,7 +7,6 @@
 mod picture;
 mod timeline;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -159,8 +158,15 @@ impl Outcome {
         }
     }
 
-    /// Draws the rows over so many milliseconds.
-    fn draw(&self, name: &str, title: &str, window: f64) -> Result<PathBuf> {
+    /// Writes the pictures, of so many milliseconds, and the numbers.
+    fn write(
+        &self,
+        name: &str,
+        title: &str,
+        window: f64,
+        kind: Kind,
+        misses: &[String],
+    ) -> Result<()> {
         let base = super::directory()?.join(name);
         let caption = |first: &str, second: &str| [first.to_owned(), second.to_owned()];
         let second = format!("N = {N}");
@@ -175,7 +181,11 @@ impl Outcome {
             },
         ];
         picture::draw(&base, title, &rows, window)?;
-        Ok(base.with_extension("png"))
+        let mut json = self.json(misses);
+        json["machine"] = kind.to_string().into();
+        let path = super::write_json(name, &json)?;
+        println!("  {}, .svg and .png", paths::shown(&path));
+        Ok(())
     }
 }
 
@@ -321,8 +331,8 @@ fn measure_linux(name: &str, kind: Kind, options: &Options) -> Result<Outcome> {
     })
 }
 
-/// Makes the experiment, draws the pictures and writes `target/experiments/figure1.json`. True if
-/// it met the requirements.
+/// Makes the experiment, and writes pictures and numbers to `target/experiments/figure1.*` and
+/// `figure1-linux.*`. True if it met the requirements.
 ///
 /// # Errors
 /// When it cannot be made, or a file cannot be written.
@@ -330,35 +340,26 @@ pub fn run(options: &Options) -> Result<bool> {
     setup::ensure_packages(picture::FONT_PACKAGES)?;
     let kind = machine::pick(options.machine)?;
     let claim = Claim::new("figure1")?;
-    let mut all = serde_json::Map::new();
     let mut missed = Vec::new();
     if options.guest != Which::Linux {
         let outcome = measure_small(claim.name(), kind)?;
-        let misses = outcome.misses_of_small();
         outcome.print("Small guest");
-        all.insert("small".to_owned(), outcome.json(&misses));
+        let misses = outcome.misses_of_small();
         let title = "A tick every 10 ms, a slice of four ticks: a small guest under tarpit";
-        let picture = outcome.draw("figure1", title, 160.0)?;
-        println!("  {} (and .svg)", paths::shown(&picture));
+        outcome.write("figure1", title, 160.0, kind, &misses)?;
         missed.extend(misses);
     }
     if options.guest != Which::Small {
         let outcome = measure_linux(claim.name(), kind, options)?;
-        let misses = outcome.misses_of_linux();
         outcome.print("Linux");
-        all.insert("linux".to_owned(), outcome.json(&misses));
+        let misses = outcome.misses_of_linux();
         let title = format!(
             "Two CPU-bound processes in stock Debian (Linux {}) under tarpit",
             options.kernel_series.name()
         );
-        let picture = outcome.draw("figure1-linux", &title, 32.0)?;
-        println!("  {} (and .svg)", paths::shown(&picture));
+        outcome.write("figure1-linux", &title, 32.0, kind, &misses)?;
         missed.extend(misses);
     }
-    all.insert("passed".to_owned(), missed.is_empty().into());
-    all.insert("machine".to_owned(), kind.to_string().into());
-    let path = super::write_json("figure1", &Value::Object(all))?;
-    println!("Written to {}", paths::shown(&path));
     for miss in &missed {
         println!("MISSED: {miss}");
     }

@@ -123,7 +123,12 @@ where
 {
     let timeline = row.timeline;
     let bottom = top + HEIGHT;
-    let first = timeline.slices.iter().find(|slice| slice.process == 0);
+    // Not one that another process cut short.
+    let whole = timeline.mean(0) / 2.0;
+    let first = timeline
+        .slices
+        .iter()
+        .find(|slice| slice.process == 0 && slice.length() > whole);
     let start = first.map_or(0.0, |slice| slice.from);
     let x = |ms: f64| {
         let part = ((ms - start) / window).clamp(0.0, 1.0);
@@ -156,7 +161,7 @@ where
             ))?;
         }
         // What is cut off by a pixel or so is seen whole.
-        if slice.to <= end + window / 500.0 && right - left > 60 {
+        if slice.to <= end + window / 500.0 && right - left > 50 {
             area.draw(&Text::new(
                 format!("{:.1} ms", slice.length()),
                 (middle, top + HEIGHT / 2 + 14),
