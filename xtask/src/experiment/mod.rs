@@ -10,6 +10,7 @@ use crate::paths;
 mod countdown;
 pub mod dmesg;
 pub mod figure1;
+mod font;
 pub mod guest;
 pub mod neighbours;
 pub mod quick;

@@ -337,7 +337,7 @@ fn measure_linux(name: &str, kind: Kind, options: &Options) -> Result<Outcome> {
 /// # Errors
 /// When it cannot be made, or a file cannot be written.
 pub fn run(options: &Options) -> Result<bool> {
-    setup::ensure_packages(picture::FONT_PACKAGES)?;
+    setup::ensure_packages(crate::experiment::font::PACKAGES)?;
     let kind = machine::pick(options.machine)?;
     let claim = Claim::new("figure1")?;
     let mut missed = Vec::new();
@@ -422,7 +422,7 @@ mod tests {
             caption: ["one".to_owned(), "two".to_owned()],
             timeline,
         };
-        setup::ensure_packages(picture::FONT_PACKAGES)?;
+        setup::ensure_packages(crate::experiment::font::PACKAGES)?;
         let rows = [row(&timelines[0]), row(&timelines[1])];
         picture::draw(&base, "title", &rows, 160.0)?;
         let svg = std::fs::read_to_string(base.with_extension("svg"))?;

@@ -1,19 +1,17 @@
 //! The two rows of Figure 1, as measured: who had the VCPU, and when its timer ticked.
 
 use std::path::Path;
-use std::sync::OnceLock;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use plotters::backend::{BitMapBackend, DrawingBackend, SVGBackend};
 use plotters::coord::Shift;
 use plotters::drawing::{DrawingArea, IntoDrawingArea};
 use plotters::element::{PathElement, Polygon, Rectangle, Text};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
-use plotters::style::{
-    Color, FontStyle, IntoFont, RGBColor, ShapeStyle, TextStyle, WHITE, register_font,
-};
+use plotters::style::{Color, IntoFont, RGBColor, ShapeStyle, TextStyle, WHITE};
 
 use super::timeline::Timeline;
+use crate::experiment::font::{self, FONT};
 
 const SIZE: (u32, u32) = (1120, 470);
 /// Where time is drawn, from left to right.
@@ -24,11 +22,6 @@ const TOPS: [i32; 2] = [120, 280];
 const HEIGHT: i32 = 56;
 /// How far a tick's arrow reaches above the blocks.
 const ARROW: i32 = 30;
-
-const FONT: &str = "sans-serif";
-const FONT_FILE: &str = "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf";
-/// The package that it is from.
-pub(super) const FONT_PACKAGES: &[&str] = &["fonts-dejavu-core"];
 
 const INK: RGBColor = RGBColor(40, 40, 40);
 const FILLS: [RGBColor; 2] = [RGBColor(244, 177, 131), RGBColor(189, 215, 238)];
@@ -45,7 +38,7 @@ pub(super) struct Row<'a> {
 /// # Errors
 /// When a file cannot be read or written.
 pub(super) fn draw(base: &Path, title: &str, rows: &[Row<'_>; 2], window: f64) -> Result<()> {
-    load_font()?;
+    font::load()?;
     let svg = base.with_extension("svg");
     let png = base.with_extension("png");
     draw_on(
@@ -62,20 +55,6 @@ pub(super) fn draw(base: &Path, title: &str, rows: &[Row<'_>; 2], window: f64) -
         window,
     )
     .with_context(|| format!("cannot draw {}", png.display()))
-}
-
-fn load_font() -> Result<()> {
-    static LOADED: OnceLock<Result<(), String>> = OnceLock::new();
-    let load = || {
-        let bytes = std::fs::read(FONT_FILE).map_err(|error| format!("{FONT_FILE}: {error}"))?;
-        // For as long as the program runs, and once.
-        register_font(FONT, FontStyle::Normal, bytes.leak())
-            .map_err(|_| format!("{FONT_FILE} is no font"))
-    };
-    LOADED
-        .get_or_init(load)
-        .clone()
-        .map_err(|error| anyhow!(error))
 }
 
 fn text(size: u32, horizontal: HPos, vertical: VPos) -> TextStyle<'static> {

@@ -201,7 +201,7 @@ impl fmt::Display for Table<'_> {
 /// When it cannot be made: a requirement that is missed is no error.
 pub fn run(options: &Options) -> Result<bool> {
     let kind = machine::pick(options.machine)?;
-    setup::ensure_packages(picture::FONT_PACKAGES)?;
+    setup::ensure_packages(crate::experiment::font::PACKAGES)?;
     let cases = options.cases();
     ensure!(!cases.is_empty(), "no case is left");
     // An emulator takes as long as all its CPUs' time together.

@@ -1,9 +1,8 @@
 //! The target's speed, drawn against N and against the number of VCPUs.
 
 use std::path::Path;
-use std::sync::OnceLock;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use plotters::backend::{BitMapBackend, DrawingBackend, SVGBackend};
 use plotters::chart::{ChartBuilder, SeriesLabelPosition};
 use plotters::coord::Shift;
@@ -12,15 +11,12 @@ use plotters::drawing::{DrawingArea, IntoDrawingArea};
 use plotters::element::{Circle, PathElement};
 use plotters::prelude::LogCoord;
 use plotters::series::{DashedLineSeries, LineSeries};
-use plotters::style::{BLACK, Color, FontStyle, RGBColor, WHITE, register_font};
+use plotters::style::{BLACK, Color, RGBColor, WHITE};
 
 use super::outcome::{Outcome, PAPER, Placement};
+use crate::experiment::font::{self, FONT};
 
 const SIZE: (u32, u32) = (1160, 520);
-const FONT: &str = "sans-serif";
-const FONT_FILE: &str = "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf";
-/// The package that it is from.
-pub(super) const FONT_PACKAGES: &[&str] = &["fonts-dejavu-core"];
 
 const COLOURS: [RGBColor; 8] = [
     RGBColor(31, 119, 180),
@@ -39,27 +35,13 @@ const REFERENCE: RGBColor = RGBColor(110, 110, 110);
 /// # Errors
 /// When a file cannot be read or written.
 pub(super) fn draw(base: &Path, outcomes: &[Outcome]) -> Result<()> {
-    load_font()?;
+    font::load()?;
     let svg = base.with_extension("svg");
     let png = base.with_extension("png");
     draw_on(SVGBackend::new(&svg, SIZE).into_drawing_area(), outcomes)
         .with_context(|| format!("cannot draw {}", svg.display()))?;
     draw_on(BitMapBackend::new(&png, SIZE).into_drawing_area(), outcomes)
         .with_context(|| format!("cannot draw {}", png.display()))
-}
-
-fn load_font() -> Result<()> {
-    static LOADED: OnceLock<Result<(), String>> = OnceLock::new();
-    let load = || {
-        let bytes = std::fs::read(FONT_FILE).map_err(|error| format!("{FONT_FILE}: {error}"))?;
-        // For as long as the program runs, and once.
-        register_font(FONT, FontStyle::Normal, bytes.leak())
-            .map_err(|_| format!("{FONT_FILE} is no font"))
-    };
-    LOADED
-        .get_or_init(load)
-        .clone()
-        .map_err(|error| anyhow!(error))
 }
 
 /// A line of a chart.
@@ -271,8 +253,8 @@ mod tests {
 
     #[test]
     fn the_picture_has_every_case_and_the_papers_result() -> Result<()> {
-        if !Path::new(FONT_FILE).exists() {
-            eprintln!("no {FONT_FILE}: not drawn");
+        if !Path::new(font::FILE).exists() {
+            eprintln!("no {}: not drawn", font::FILE);
             return Ok(());
         }
         let directory = tempfile::tempdir()?;
