@@ -329,7 +329,9 @@ pub fn run(options: &Options) -> Result<bool> {
     println!("Written to {}", paths::shown(&path));
     if options.update_readme {
         let path = paths::workspace().join("README.md");
-        readme::replace(&path, README_SECTION, &table)
+        let rows: Vec<String> = verdicts.iter().map(Verdict::row).collect();
+        // Kernel and parameters name a case.
+        readme::update_rows(&path, README_SECTION, HEADING, &rows, 2)
             .with_context(|| format!("cannot put the table into {}", path.display()))?;
     }
     Ok(passed == verdicts.len())
