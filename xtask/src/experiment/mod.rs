@@ -56,6 +56,23 @@ pub enum Experiment {
     Neighbours(neighbours::Options),
 }
 
+/// Prints what came out of the experiment `name`, writes it to `target/experiments/NAME.json`, and
+/// names the requirements that it missed. True if it missed none.
+fn conclude(
+    name: &str,
+    outcome: &impl std::fmt::Display,
+    json: &serde_json::Value,
+    misses: &[String],
+) -> Result<bool> {
+    println!("{outcome}");
+    let path = write_json(name, json)?;
+    println!("Written to {}", paths::shown(&path));
+    for miss in misses {
+        println!("MISSED: {miss}");
+    }
+    Ok(misses.is_empty())
+}
+
 /// Makes an experiment. True if it met its requirements.
 ///
 /// # Errors

@@ -14,7 +14,6 @@ use super::reports::Speeds;
 use crate::claim::Claim;
 use crate::kernel::Series;
 use crate::machine::{self, DEFAULT_IPS, Kind, Wish};
-use crate::paths;
 
 /// The VM with the hog, and the other one.
 const VMS: [&str; 2] = ["hogged", "neighbour"];
@@ -295,14 +294,7 @@ pub fn run(options: &Options) -> Result<bool> {
     let kind = machine::pick(options.machine)?;
     let claim = Claim::new("neighbours")?;
     let outcome = measure(claim.name(), kind, options)?;
-    println!("{outcome}");
-    let path = super::write_json("neighbours", &outcome.json())?;
-    println!("Written to {}", paths::shown(&path));
-    let misses = outcome.misses();
-    for miss in &misses {
-        println!("MISSED: {miss}");
-    }
-    Ok(misses.is_empty())
+    super::conclude("neighbours", &outcome, &outcome.json(), &outcome.misses())
 }
 
 #[cfg(test)]

@@ -13,7 +13,6 @@ use super::reports::{Report, Speeds, clock_error};
 use crate::claim::Claim;
 use crate::kernel::Series;
 use crate::machine::{self, DEFAULT_IPS, Kind, Wish};
-use crate::paths;
 
 /// What to suppress, how much, and how long to measure.
 #[derive(Args, Clone, Debug)]
@@ -400,14 +399,7 @@ pub fn run(options: &Options) -> Result<bool> {
     let kind = machine::pick(options.machine)?;
     let claim = Claim::new("quick")?;
     let outcome = measure(claim.name(), kind, options)?;
-    println!("{outcome}");
-    let path = super::write_json("quick", &outcome.json())?;
-    println!("Written to {}", paths::shown(&path));
-    let misses = outcome.misses();
-    for miss in &misses {
-        println!("MISSED: {miss}");
-    }
-    Ok(misses.is_empty())
+    super::conclude("quick", &outcome, &outcome.json(), &outcome.misses())
 }
 
 #[cfg(test)]
