@@ -1,6 +1,7 @@
 //! The host's own local APICs: reaching their registers, and interrupting other CPUs (SDM
 //! vol. 3A, ch. 12).
 
+use super::cpu::PerCpu;
 use super::cpu::trap::{self, TrapFrame};
 use vmx::msr;
 
@@ -54,6 +55,11 @@ impl LocalApic {
     /// The LAPIC of the CPU that runs this.
     #[must_use]
     pub fn current() -> Self {
+        PerCpu::current().local_apic
+    }
+
+    /// As [`LocalApic::current`], found out from the CPU: once, since the mode stays.
+    pub(super) fn of_this_cpu() -> Self {
         // SAFETY: every 64-bit CPU has IA32_APIC_BASE.
         let base = unsafe { msr::read(APIC_BASE) };
         if base & APIC_BASE_X2APIC != 0 {

@@ -6,6 +6,7 @@ pub mod idt;
 pub mod stack;
 pub mod trap;
 
+use super::local_apic::LocalApic;
 use super::memory::OutOfMemory;
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -28,6 +29,8 @@ pub struct PerCpu {
     pub index: u32,
     /// Its local APIC's ID.
     pub apic_id: u32,
+    /// How its local APIC's registers are reached.
+    pub local_apic: LocalApic,
     tables: DescriptorTables,
     /// The page under the stack that this CPU normally runs on.
     stack_guard: u64,
@@ -65,6 +68,7 @@ impl PerCpu {
             this: core::ptr::null(),
             index: COUNT.fetch_add(1, Ordering::Relaxed),
             apic_id: apic_id(),
+            local_apic: LocalApic::of_this_cpu(),
             tables: DescriptorTables::new([
                 stacks.nmi.top(),
                 stacks.double_fault.top(),
