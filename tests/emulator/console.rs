@@ -57,7 +57,13 @@ fn a_signature_leads_to_its_process(session: &mut Session) -> Result<()> {
         "EVIL-42 is at {one}, which is no busy process of {seen:?}"
     );
     let bytes = session.query("find debian 0x4556494c2d3432")?;
-    ensure!(bytes == found, "{bytes:?} instead of {found:?}");
+    // All but the aliases, which may become known in between.
+    for key in ["cr3", "address", "matches"] {
+        ensure!(
+            bytes.len() == 1 && bytes[0][key] == one[key],
+            "{bytes:?} instead of {found:?}"
+        );
+    }
     let missing = session.query("find debian 'no process holds this'")?;
     ensure!(missing.is_empty(), "{missing:?}");
     Ok(())
