@@ -23,7 +23,9 @@ const VGA_BIOS: &str = "/usr/share/bochs/VGABIOS-lgpl-latest";
 const POWER_ON_TIME: u64 = 1_767_225_600;
 
 /// How long the debugger may take to answer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+/// How long it is waited for before it is asked once more.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 pub(super) fn command(spec: &Spec, port: u16, files: &Files) -> Result<Command> {
     let Boot::Iso(iso) = &spec.boot else {
@@ -127,12 +129,19 @@ fn cmos_image(memory_mib: u32, cpus: u32) -> Result<[u8; 128]> {
 pub(super) fn ticks(child: &mut Child, files: &Files) -> Result<u64> {
     let seen = std::fs::metadata(&files.output)?.len();
     let pid = Pid::from_child(child);
-    let debugger = child.stdin.as_mut().context("no debugger")?;
-    kill_process(pid, Signal::INT).context("Bochs has ended")?;
-    debugger.write_all(b"ptime\nc\n")?;
-    debugger.flush()?;
     let began = Instant::now();
+    let mut asked = None;
     loop {
+        // Bochs may miss the signal (while its CPU is halted, for one). Asking again does no harm:
+        // a question too many waits in the debugger's input, and is put the next time that the
+        // machine stops.
+        if asked.is_none_or(|at: Instant| at.elapsed() > ASK_AGAIN_AFTER) {
+            kill_process(pid, Signal::INT).context("Bochs has ended")?;
+            let debugger = child.stdin.as_mut().context("no debugger")?;
+            debugger.write_all(b"ptime\nc\n")?;
+            debugger.flush()?;
+            asked = Some(Instant::now());
+        }
         let output = std::fs::read(&files.output)?;
         let new = output.get(usize::try_from(seen)?..).unwrap_or_default();
         if let Some(ticks) = answer(&String::from_utf8_lossy(new)) {
