@@ -7,6 +7,7 @@ use clap::Subcommand;
 
 use crate::paths;
 
+mod batch;
 mod countdown;
 pub mod dmesg;
 pub mod figure1;

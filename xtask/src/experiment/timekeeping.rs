@@ -1,13 +1,10 @@
 //! Linux in every mode of timekeeping: does each keep time, and can each be suppressed?
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
-
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::json;
 
+use super::batch;
 use super::quick::{self, Outcome};
 use crate::claim::Claim;
 use crate::kernel::{self, Series};
@@ -236,42 +233,6 @@ fn cases(names: &[String]) -> Vec<Case> {
     .collect()
 }
 
-/// Runs the cases, several at a time, and gives the verdicts in their order.
-fn measure(cases: &[Case], kind: Kind, options: &Options) -> Vec<Verdict> {
-    let next = AtomicUsize::new(0);
-    let began = Instant::now();
-    let verdicts = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..options.jobs {
-            scope.spawn(|| {
-                while let Some((index, &case)) = {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    cases.get(index).map(|case| (index, case))
-                } {
-                    let verdict = Verdict {
-                        case,
-                        result: one(case, kind, options).map_err(|error| format!("{error:#}")),
-                    };
-                    say(&verdict);
-                    let Ok(mut verdicts) = verdicts.lock() else {
-                        return;
-                    };
-                    verdicts.push((index, verdict));
-                    let (done, all) = (verdicts.len(), cases.len());
-                    let left = began.elapsed().mul_f64((all - done) as f64 / done as f64);
-                    eprintln!(
-                        "{done} of {all} done, about {} min left",
-                        left.as_secs() / 60
-                    );
-                }
-            });
-        }
-    });
-    let mut verdicts = verdicts.into_inner().unwrap_or_default();
-    verdicts.sort_by_key(|&(index, _)| index);
-    verdicts.into_iter().map(|(_, verdict)| verdict).collect()
-}
-
 fn one(case: Case, kind: Kind, options: &Options) -> Result<Outcome> {
     let claim = Claim::new(&format!("timekeeping-{}", case.name().replace('/', "-")))?;
     let quick = quick::Options {
@@ -318,7 +279,15 @@ pub fn run(options: &Options) -> Result<bool> {
             kernel::fetch(series)?;
         }
     }
-    let verdicts = measure(&cases, kind, options);
+    let verdict = |case| {
+        let verdict = Verdict {
+            case,
+            result: one(case, kind, options).map_err(|error| format!("{error:#}")),
+        };
+        say(&verdict);
+        verdict
+    };
+    let verdicts = batch::run(&cases, options.jobs, |_| 1.0, verdict, |_| ());
     let table = table(&verdicts);
     println!("{table}");
     let passed = verdicts

@@ -2,21 +2,21 @@
 //! the number of VCPUs, and by whether they share a physical CPU.
 
 use std::fmt;
-use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde_json::json;
 
 use self::outcome::{Case, Outcome, Placement, Strength};
+use super::batch;
 use super::countdown::Countdown;
 use super::dmesg;
 use super::guest::{Setup, Subject, VM, Vm, expected_host_seconds};
 use super::reports::Speeds;
 use crate::claim::Claim;
-use crate::kernel::Series;
+use crate::kernel::{self, Series};
 use crate::machine::{self, DEFAULT_IPS, Kind, Wish};
-use crate::{paths, setup};
+use crate::{build, paths, setup};
 
 mod outcome;
 mod picture;
@@ -49,6 +49,9 @@ pub struct Options {
     /// Host seconds to measure for in each phase
     #[arg(long, value_name = "S", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=3600))]
     seconds: u32,
+    /// Machines that run at the same time
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=16))]
+    jobs: u32,
     /// Debian kernel
     #[arg(long, default_value = "6.1", value_name = "SERIES")]
     kernel_series: Series,
@@ -204,29 +207,38 @@ pub fn run(options: &Options) -> Result<bool> {
     setup::ensure_packages(crate::experiment::font::PACKAGES)?;
     let cases = options.cases();
     ensure!(!cases.is_empty(), "no case is left");
+    // Before they start, several at a time: they would all build and fetch the same.
+    build::all()?;
+    kernel::fetch(options.kernel_series)?;
     // An emulator takes as long as all its CPUs' time together.
-    let cost = |cases: &[Case]| cases.iter().map(|case| f64::from(case.cpus())).sum::<f64>();
-    let began = Instant::now();
-    let mut outcomes = Vec::new();
-    for (index, &case) in cases.iter().enumerate() {
-        outcomes.push(measure(case, kind, options)?);
-        let (done, rest) = cases.split_at(index + 1);
-        let left = began.elapsed().mul_f64(cost(rest) / cost(done));
-        eprintln!(
-            "{} of {} cases done, about {} min left",
-            done.len(),
-            cases.len(),
-            left.as_secs().div_ceil(60)
-        );
-        // What there is so far: the rest takes long, and may be broken off.
-        write(options, kind, &outcomes)?;
+    let cost = |case: Case| f64::from(case.cpus());
+    let one = |case| measure(case, kind, options).map_err(|error| (case, error));
+    // What there is so far: the rest takes long, and may be broken off.
+    let save = |results: &[&Result<Outcome, _>]| {
+        let so_far: Vec<Outcome> = results
+            .iter()
+            .filter_map(|result| result.as_ref().ok().cloned())
+            .collect();
+        if let Err(error) = write(options, kind, &so_far) {
+            eprintln!("cannot write what there is so far: {error:#}");
+        }
+    };
+    let (mut outcomes, mut misses) = (Vec::new(), Vec::new());
+    for result in batch::run(&cases, options.jobs, cost, one, save) {
+        match result {
+            Ok(outcome) => {
+                misses.extend(outcome.misses());
+                outcomes.push(outcome);
+            }
+            Err((case, error)) => misses.push(format!("{case}: {error:#}")),
+        }
     }
+    write(options, kind, &outcomes)?;
     println!("{}", Table(&outcomes));
     let base = super::directory()?.join("section5");
     for ending in ["json", "svg", "png"] {
         println!("Written to {}", paths::shown(&base.with_extension(ending)));
     }
-    let misses: Vec<_> = outcomes.iter().flat_map(Outcome::misses).collect();
     for miss in &misses {
         println!("MISSED: {miss}");
     }
