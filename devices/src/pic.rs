@@ -38,9 +38,9 @@ impl PicPair {
     pub const fn new() -> Self {
         Self {
             // IRQ 0 (timer), 1 (keyboard) and 2 (cascade) cannot be made level-triggered.
-            master: Chip::new(0x08, !(1 << irq::CASCADE), 0xf8),
+            master: Chip::new(0x08, !(1 << irq::CASCADE), 0xf8, 1 << irq::CASCADE),
             // Nor can IRQ 8 (RTC) and 13 (FPU).
-            slave: Chip::new(0x70, 0xff, 0xde),
+            slave: Chip::new(0x70, 0xff, 0xde, 0),
         }
     }
 
@@ -152,6 +152,8 @@ struct Chip {
     level_triggered: u8,
     /// The bits of the ELCR that can be set.
     level_capable: u8,
+    /// The inputs that a slave is wired to.
+    cascaded: u8,
     /// The vector of input 0.
     vector_base: u8,
     /// The input of lowest priority; the next (modulo 8) has the highest.
@@ -172,7 +174,7 @@ struct Chip {
 impl Chip {
     const SPURIOUS_INPUT: u8 = 7;
 
-    const fn new(vector_base: u8, masked: u8, level_capable: u8) -> Self {
+    const fn new(vector_base: u8, masked: u8, level_capable: u8, cascaded: u8) -> Self {
         Self {
             inputs: 0,
             latched: 0,
@@ -180,6 +182,7 @@ impl Chip {
             masked,
             level_triggered: 0,
             level_capable,
+            cascaded,
             vector_base,
             lowest: 7,
             next_icw: NextIcw::None,
@@ -204,8 +207,10 @@ impl Chip {
     }
 
     const fn set_level_triggered(&mut self, value: u8) {
+        let before = self.level_triggered;
         self.level_triggered = value & self.level_capable;
-        self.latched &= !self.level_triggered;
+        // What rose while its level counted is no edge afterwards, nor the other way round.
+        self.latched &= !(before | self.level_triggered);
     }
 
     /// Interrupt request register.
@@ -240,8 +245,9 @@ impl Chip {
         let held_from = self.rank(holding);
         let input = self.input_of(rank);
         // In special fully nested mode the cascade may be requested while it is in service:
-        // the slave has something more urgent.
-        let nested = self.special_fully_nested && input == irq::CASCADE && rank == held_from;
+        // the slave has something more urgent. No other input of either chip nests in itself.
+        let nested =
+            self.special_fully_nested && self.cascaded & 1 << input != 0 && rank == held_from;
         if rank < held_from || nested {
             Some(input)
         } else {

@@ -129,6 +129,18 @@ fn timer_keyboard_cascade_rtc_and_fpu_cannot_be_level_triggered() {
 }
 
 #[test]
+fn a_level_that_has_gone_is_no_edge_when_its_input_becomes_edge_triggered() {
+    let mut pic = initialised();
+    pic.write(port::ELCR_MASTER, 1 << 5);
+    pulse(&mut pic, 5);
+    pic.write(port::ELCR_MASTER, 0);
+    assert_eq!(requests(&mut pic, MASTER), 0);
+    assert!(!pic.output());
+    pulse(&mut pic, 5);
+    assert_eq!(pic.acknowledge(), 0x35);
+}
+
+#[test]
 fn higher_levels_nest_and_lower_ones_wait() {
     let mut pic = initialised();
     pulse(&mut pic, 4);
@@ -194,6 +206,22 @@ fn in_special_fully_nested_mode_a_more_urgent_slave_interrupt_nests() {
         !special.output(),
         "the cascade still holds up what ranks below it"
     );
+}
+
+#[test]
+fn special_fully_nested_mode_does_not_nest_an_interrupt_of_the_slave_in_itself() {
+    let mut pic = PicPair::new();
+    initialise(&mut pic, 0x11);
+    for irq in 8..16 {
+        pulse(&mut pic, irq);
+        assert_eq!(pic.acknowledge(), 0x30 + irq);
+        pulse(&mut pic, irq);
+        assert!(!pic.output(), "IRQ {irq}");
+        pic.write(SLAVE, EOI);
+        assert_eq!(pic.acknowledge(), 0x30 + irq);
+        pic.write(SLAVE, EOI);
+        pic.write(MASTER, EOI);
+    }
 }
 
 #[test]
