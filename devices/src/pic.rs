@@ -4,9 +4,9 @@
 //! registers, Intel 82371AB (PIIX4) datasheet, 4.2.5.
 //!
 //! The slave's output is wired to the master's input 2. Differences from a bare 8259A, all
-//! of them those of an ICH: the cascade is hardwired, so that ICW3 and the single mode bit
-//! of ICW1 change nothing; trigger modes come from the ELCRs and not from ICW1; the
-//! 8080 mode (ICW4 bit 0 clear) acknowledges as 8086 mode does.
+//! of them those of an ICH: the cascade is hardwired, so that what ICW3 says changes nothing,
+//! and the single mode of ICW1 only leaves it out; trigger modes come from the ELCRs and not
+//! from ICW1; the 8080 mode (ICW4 bit 0 clear) acknowledges as 8086 mode does.
 //!
 //! An edge-triggered request stays latched when its line falls before it is acknowledged. The
 //! chip would answer with a spurious interrupt then; keeping the request lets a source
@@ -159,6 +159,8 @@ struct Chip {
     /// The input of lowest priority; the next (modulo 8) has the highest.
     lowest: u8,
     next_icw: NextIcw,
+    /// ICW1 said that the chip is alone (SNGL), so that ICW3 will not come.
+    single: bool,
     /// ICW1 said that ICW4 will come.
     icw4_needed: bool,
     auto_eoi: bool,
@@ -186,6 +188,7 @@ impl Chip {
             vector_base,
             lowest: 7,
             next_icw: NextIcw::None,
+            single: false,
             icw4_needed: false,
             auto_eoi: false,
             rotate_on_auto_eoi: false,
@@ -315,16 +318,27 @@ impl Chip {
             }
             NextIcw::Icw2 => {
                 self.vector_base = value & 0xf8;
-                NextIcw::Icw3
+                if self.single {
+                    self.after_icw3()
+                } else {
+                    NextIcw::Icw3
+                }
             }
-            NextIcw::Icw3 if self.icw4_needed => NextIcw::Icw4,
-            NextIcw::Icw3 => NextIcw::None,
+            NextIcw::Icw3 => self.after_icw3(),
             NextIcw::Icw4 => {
                 self.auto_eoi = value & 0x02 != 0;
                 self.special_fully_nested = value & 0x10 != 0;
                 NextIcw::None
             }
         };
+    }
+
+    const fn after_icw3(&self) -> NextIcw {
+        if self.icw4_needed {
+            NextIcw::Icw4
+        } else {
+            NextIcw::None
+        }
     }
 
     /// Starts the initialisation sequence. An edge-triggered input that is high must fall
@@ -338,6 +352,7 @@ impl Chip {
         self.reads_in_service = false;
         self.poll = false;
         self.rotate_on_auto_eoi = false;
+        self.single = value & 0x02 != 0;
         self.icw4_needed = value & 0x01 != 0;
         if !self.icw4_needed {
             self.auto_eoi = false;

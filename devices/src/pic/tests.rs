@@ -90,6 +90,21 @@ fn without_icw4_the_data_port_takes_the_mask_after_icw3() {
 }
 
 #[test]
+fn in_single_mode_the_sequence_has_no_icw3() {
+    for (icw1, words) in [(0x13, &[0x40, 0x01][..]), (0x12, &[0x40][..])] {
+        let mut pic = initialised();
+        pic.write(MASTER, icw1);
+        for &word in words {
+            pic.write(MASTER + 1, word);
+        }
+        pic.write(MASTER + 1, 0xa5);
+        assert_eq!(pic.read(MASTER + 1), 0xa5, "the mask");
+        pulse(&mut pic, 3);
+        assert_eq!(pic.acknowledge(), 0x43);
+    }
+}
+
+#[test]
 fn an_edge_counts_once_and_a_level_until_it_falls() {
     let mut pic = initialised();
     pic.set_irq(5, true);
