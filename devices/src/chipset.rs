@@ -156,8 +156,8 @@ impl Chipset {
         let interrupts = &mut self.interrupts;
         let due = |deadline: Option<TimerTicks>| deadline.is_some_and(|at| at <= now.timer);
         if due(self.hpet.next_deadline()) {
-            self.hpet.expire(now, &mut |_, route, level| {
-                interrupts.set_hpet(route, level, host);
+            self.hpet.expire(now, &mut |timer, route, level| {
+                interrupts.set_hpet(timer, route, level, host);
             });
         }
         if due(self.pit.next_deadline()) {
@@ -242,7 +242,8 @@ impl Chipset {
         host: &mut impl ChipsetHost,
     ) {
         let interrupts = &mut self.interrupts;
-        let mut outputs = |_, route: Route, level| interrupts.set_hpet(route, level, host);
+        let mut outputs =
+            |timer, route: Route, level| interrupts.set_hpet(timer, route, level, host);
         self.hpet.write(
             u64::from(offset),
             usize::from(size),

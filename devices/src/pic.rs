@@ -4,9 +4,9 @@
 //! registers, Intel 82371AB (PIIX4) datasheet, 4.2.5.
 //!
 //! The slave's output is wired to the master's input 2. Differences from a bare 8259A, all
-//! of them those of an ICH: the cascade is hardwired, so that ICW3 and the single mode bit
-//! of ICW1 change nothing; trigger modes come from the ELCRs and not from ICW1; the
-//! 8080 mode (ICW4 bit 0 clear) acknowledges as 8086 mode does.
+//! of them those of an ICH: the cascade is hardwired, so that what ICW3 says changes nothing,
+//! and the single mode of ICW1 only leaves it out; trigger modes come from the ELCRs and not
+//! from ICW1; the 8080 mode (ICW4 bit 0 clear) acknowledges as 8086 mode does.
 //!
 //! An edge-triggered request stays latched when its line falls before it is acknowledged. The
 //! chip would answer with a spurious interrupt then; keeping the request lets a source
@@ -38,9 +38,9 @@ impl PicPair {
     pub const fn new() -> Self {
         Self {
             // IRQ 0 (timer), 1 (keyboard) and 2 (cascade) cannot be made level-triggered.
-            master: Chip::new(0x08, !(1 << irq::CASCADE), 0xf8),
+            master: Chip::new(0x08, !(1 << irq::CASCADE), 0xf8, 1 << irq::CASCADE),
             // Nor can IRQ 8 (RTC) and 13 (FPU).
-            slave: Chip::new(0x70, 0xff, 0xde),
+            slave: Chip::new(0x70, 0xff, 0xde, 0),
         }
     }
 
@@ -152,11 +152,15 @@ struct Chip {
     level_triggered: u8,
     /// The bits of the ELCR that can be set.
     level_capable: u8,
+    /// The inputs that a slave is wired to.
+    cascaded: u8,
     /// The vector of input 0.
     vector_base: u8,
     /// The input of lowest priority; the next (modulo 8) has the highest.
     lowest: u8,
     next_icw: NextIcw,
+    /// ICW1 said that the chip is alone (SNGL), so that ICW3 will not come.
+    single: bool,
     /// ICW1 said that ICW4 will come.
     icw4_needed: bool,
     auto_eoi: bool,
@@ -172,7 +176,7 @@ struct Chip {
 impl Chip {
     const SPURIOUS_INPUT: u8 = 7;
 
-    const fn new(vector_base: u8, masked: u8, level_capable: u8) -> Self {
+    const fn new(vector_base: u8, masked: u8, level_capable: u8, cascaded: u8) -> Self {
         Self {
             inputs: 0,
             latched: 0,
@@ -180,9 +184,11 @@ impl Chip {
             masked,
             level_triggered: 0,
             level_capable,
+            cascaded,
             vector_base,
             lowest: 7,
             next_icw: NextIcw::None,
+            single: false,
             icw4_needed: false,
             auto_eoi: false,
             rotate_on_auto_eoi: false,
@@ -204,8 +210,10 @@ impl Chip {
     }
 
     const fn set_level_triggered(&mut self, value: u8) {
+        let before = self.level_triggered;
         self.level_triggered = value & self.level_capable;
-        self.latched &= !self.level_triggered;
+        // What rose while its level counted is no edge afterwards, nor the other way round.
+        self.latched &= !(before | self.level_triggered);
     }
 
     /// Interrupt request register.
@@ -240,8 +248,9 @@ impl Chip {
         let held_from = self.rank(holding);
         let input = self.input_of(rank);
         // In special fully nested mode the cascade may be requested while it is in service:
-        // the slave has something more urgent.
-        let nested = self.special_fully_nested && input == irq::CASCADE && rank == held_from;
+        // the slave has something more urgent. No other input of either chip nests in itself.
+        let nested =
+            self.special_fully_nested && self.cascaded & 1 << input != 0 && rank == held_from;
         if rank < held_from || nested {
             Some(input)
         } else {
@@ -309,16 +318,27 @@ impl Chip {
             }
             NextIcw::Icw2 => {
                 self.vector_base = value & 0xf8;
-                NextIcw::Icw3
+                if self.single {
+                    self.after_icw3()
+                } else {
+                    NextIcw::Icw3
+                }
             }
-            NextIcw::Icw3 if self.icw4_needed => NextIcw::Icw4,
-            NextIcw::Icw3 => NextIcw::None,
+            NextIcw::Icw3 => self.after_icw3(),
             NextIcw::Icw4 => {
                 self.auto_eoi = value & 0x02 != 0;
                 self.special_fully_nested = value & 0x10 != 0;
                 NextIcw::None
             }
         };
+    }
+
+    const fn after_icw3(&self) -> NextIcw {
+        if self.icw4_needed {
+            NextIcw::Icw4
+        } else {
+            NextIcw::None
+        }
     }
 
     /// Starts the initialisation sequence. An edge-triggered input that is high must fall
@@ -332,6 +352,7 @@ impl Chip {
         self.reads_in_service = false;
         self.poll = false;
         self.rotate_on_auto_eoi = false;
+        self.single = value & 0x02 != 0;
         self.icw4_needed = value & 0x01 != 0;
         if !self.icw4_needed {
             self.auto_eoi = false;

@@ -275,6 +275,7 @@ impl Uart {
         if self.overrun || self.break_shown {
             self.overrun = false;
             self.break_shown = false;
+            self.fifo.settle_head_error();
             self.drive(line);
         }
         status.bits()
@@ -402,7 +403,11 @@ impl Uart {
         if was_empty || !self.fifo.is_enabled() {
             self.show_head();
         }
-        self.restart_timeout(now);
+        // A timeout that was announced stands until a byte is read (data sheet, "FIFO
+        // interrupt mode operation").
+        if !self.timed_out {
+            self.restart_timeout(now);
+        }
     }
 
     /// A byte has come to the head of the FIFO: LSR now tells of its error, if it has one.

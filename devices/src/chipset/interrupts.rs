@@ -1,7 +1,7 @@
 //! The interrupt wires of the machine, from the devices to the 8259A pair and the IOAPIC.
 
 use super::ChipsetHost;
-use crate::hpet::Route;
+use crate::hpet::{self, Route};
 use crate::ioapic::IoApic;
 use crate::pic::PicPair;
 use crate::platform_map::{IOAPIC_ID, gsi, irq};
@@ -17,6 +17,9 @@ pub(super) struct Interrupts {
     legacy_replacement: bool,
     irq0: Timers,
     irq8: Timers,
+    /// The pin that each timer of the HPET holds asserted, beside IRQ 0 and 8. Timers may
+    /// share one: it is as high as any of them drives it.
+    hpet_pins: [Option<u8>; hpet::TIMERS],
 }
 
 /// The outputs of the two timers that contend for one wire.
@@ -50,6 +53,7 @@ impl Interrupts {
             legacy_replacement: false,
             irq0: Timers::default(),
             irq8: Timers::default(),
+            hpet_pins: [None; hpet::TIMERS],
         }
     }
 
@@ -65,8 +69,14 @@ impl Interrupts {
         self.drive_irq8(host);
     }
 
-    /// Drives an output of the HPET.
-    pub(super) fn set_hpet(&mut self, route: Route, level: bool, host: &mut impl ChipsetHost) {
+    /// Drives the output of timer `timer` of the HPET.
+    pub(super) fn set_hpet(
+        &mut self,
+        timer: usize,
+        route: Route,
+        level: bool,
+        host: &mut impl ChipsetHost,
+    ) {
         match route {
             Route::LegacyIrq0 => {
                 self.irq0.hpet = level;
@@ -76,7 +86,13 @@ impl Interrupts {
                 self.irq8.hpet = level;
                 self.drive_irq8(host);
             }
-            Route::Gsi(pin) => self.set_pin(usize::from(pin), level, host),
+            Route::Gsi(pin) => {
+                if let Some(held) = self.hpet_pins.get_mut(timer) {
+                    *held = level.then_some(pin);
+                }
+                let level = self.hpet_pins.contains(&Some(pin));
+                self.set_pin(usize::from(pin), level, host);
+            }
         }
     }
 

@@ -288,3 +288,164 @@ fn time_stands_still_while_a_guest_is_paused() {
         before.counter.0 + 7
     );
 }
+
+/// The bound that the module's documentation gives for the error of [`VirtualClock::now`]:
+/// what is shown is less than one tick behind the exact time, and never ahead of it.
+fn assert_less_than_a_tick_late(shown: u64, exact: u128) {
+    let late = exact
+        .checked_sub(u128::from(shown) << 48)
+        .expect("never ahead");
+    assert!(late < 1 << 48, "{late} / 2^48 ticks late");
+}
+
+#[test]
+fn below_rate_one_no_fraction_of_a_tick_is_lost_at_a_change() {
+    // Sixteen host ticks at 1/16 are a tick, wherever they are taken from.
+    let slow = Rates {
+        counter: Rate::MIN,
+        timer: Rate::MIN,
+    };
+    let mut clock = VirtualClock::new(HostTicks(0));
+    for n in 1..=100_000u64 {
+        let host = 1_001 * n;
+        clock.set_rates(HostTicks(host - 1), slow);
+        clock.set_rates(HostTicks(host), Rates::REAL_TIME);
+        let now = clock.now(HostTicks(host));
+        assert_eq!(now.counter.0, 1_000 * n + n / 16);
+        assert_eq!(now.timer.0, now.counter.0);
+    }
+}
+
+#[test]
+fn below_rate_one_each_tick_lasts_its_time_and_none_is_left_out() {
+    let third = Rate::from_bits(Rate::ONE.0 / 3).unwrap();
+    let mut clock = VirtualClock::new(HostTicks(0));
+    clock.set_rates(
+        HostTicks(7),
+        Rates {
+            counter: Rate::MIN,
+            timer: third,
+        },
+    );
+    let mut last = clock.now(HostTicks(7));
+    for elapsed in 1..=100_000u64 {
+        let host = HostTicks(7 + elapsed);
+        let now = clock.now(host);
+        assert_eq!(now.counter.0, 7 + elapsed / 16);
+        // A third, rounded down to 48 bits, comes late by far less than a tick.
+        assert_eq!(now.timer.0, 7 + (elapsed - 1) / 3);
+        assert!(now.counter.0 - last.counter.0 <= 1 && now.timer.0 - last.timer.0 <= 1);
+        if now.timer != last.timer {
+            assert_eq!(clock.host_deadline(now.timer), host);
+        }
+        last = now;
+    }
+}
+
+#[test]
+fn a_million_changes_among_slow_and_fast_rates_leave_no_drift() {
+    let mut clock = VirtualClock::new(HostTicks(0));
+    let mut reference = Reference::new(0);
+    let mut state = 0xD1B5_4A32_D192_ED03_u64;
+    let mut random = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    for _ in 0..1_000_000 {
+        // As many below one as above: every power of two is as likely.
+        let mut pick = || {
+            let power = 44 + random() % 20;
+            let bits = 1u64 << power | random() & ((1 << power) - 1);
+            Rate(bits.clamp(Rate::MIN.0, Rate::MAX.0))
+        };
+        let rates = Rates {
+            counter: pick(),
+            timer: pick(),
+        };
+        clock.set_rates(HostTicks(reference.host), rates);
+        reference.rates = rates;
+        reference.advance(random() % 100_000);
+        let now = clock.now(HostTicks(reference.host));
+        assert_less_than_a_tick_late(now.counter.0, reference.counter);
+        assert_less_than_a_tick_late(now.timer.0, reference.timer);
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_century_in_one_rate_is_exact(
+        start in 0..1u64 << 40,
+        rates in rates(),
+        // How much of the way to the end of the host's century, or of guest time.
+        way in 0..=u64::from(u32::MAX),
+    ) {
+        let fastest = rates.counter.max(rates.timer);
+        let end = (u128::from(u64::MAX - start) << 48) / u128::from(fastest.0);
+        let host = u64::try_from(end).unwrap_or(CENTURY).min(CENTURY);
+        let elapsed = ((u128::from(host) * u128::from(way)) >> 32) as u64;
+        let mut clock = VirtualClock::new(HostTicks(0));
+        let mut reference = Reference::new(0);
+        reference.advance(start);
+        clock.set_rates(HostTicks(start), rates);
+        reference.rates = rates;
+        reference.advance(elapsed);
+        let now = clock.now(HostTicks(reference.host));
+        assert_less_than_a_tick_late(now.counter.0, reference.counter);
+        assert_less_than_a_tick_late(now.timer.0, reference.timer);
+    }
+
+    #[test]
+    fn no_reader_sees_time_go_back_whenever_it_reads(
+        start in 0..CENTURY,
+        steps in prop::collection::vec((0..100u64, prop::option::of(rates())), 1..200),
+    ) {
+        let mut clock = VirtualClock::new(HostTicks(start));
+        let mut host = start;
+        let mut last = clock.now(HostTicks(host));
+        for (step, change) in steps {
+            host += step;
+            let now = clock.now(HostTicks(host));
+            prop_assert!(last.counter <= now.counter && last.timer <= now.timer);
+            if let Some(rates) = change {
+                clock.set_rates(HostTicks(host), rates);
+                prop_assert_eq!(clock.now(HostTicks(host)), now);
+                prop_assert_eq!(clock.rates(), rates);
+            }
+            last = now;
+        }
+    }
+
+    #[test]
+    fn the_lines_do_not_know_of_each_other(
+        start in 0..CENTURY,
+        changes in changes(),
+        other in rate(),
+        then in 0..4_000_000_000_000u64,
+    ) {
+        // The interval rate has no part in what the counters show, nor the clock rate in
+        // when timers are due.
+        let (clock, reference) = run(start, &changes);
+        let keep = |counter: bool| -> VirtualClock {
+            let changes: Vec<_> = changes
+                .iter()
+                .map(|&(step, rates)| {
+                    let rates = if counter {
+                        Rates { timer: other, ..rates }
+                    } else {
+                        Rates { counter: other, ..rates }
+                    };
+                    (step, rates)
+                })
+                .collect();
+            run(start, &changes).0
+        };
+        let host = HostTicks(reference.host + then);
+        prop_assert_eq!(keep(true).now(host).counter, clock.now(host).counter);
+        prop_assert_eq!(keep(true).tsc_scaling(), clock.tsc_scaling());
+        prop_assert_eq!(keep(false).now(host).timer, clock.now(host).timer);
+        let deadline = clock.now(host).timer.saturating_add(1);
+        prop_assert_eq!(keep(false).host_deadline(deadline), clock.host_deadline(deadline));
+    }
+}

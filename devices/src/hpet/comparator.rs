@@ -25,7 +25,7 @@ pub(super) struct Comparator {
     config: u32,
     /// The comparator register: what the main counter is compared with.
     value: u64,
-    /// What a periodic timer adds to it at each match.
+    /// What a periodic timer adds to it at each match: the value last written.
     period: u64,
     /// The cycle of the HPET's input clock in which the next match is.
     next: Option<u64>,
@@ -104,14 +104,12 @@ impl Comparator {
     }
 
     /// Writes the comparator register by way of `merge`; whether the comparator is to be
-    /// armed anew. In periodic mode that sets the period, and the value only after
-    /// Tn_VAL_SET_CNF was written (specification 2.3.9.2.2).
+    /// armed anew. That always sets the period, should the timer be made periodic later
+    /// (specification 2.3.9.2.2: "increased by the last value written"). In periodic mode it
+    /// sets the value only after Tn_VAL_SET_CNF was written.
     pub(super) fn set_value(&mut self, merge: impl Fn(u64) -> u64) -> bool {
-        let periodic = self.config & PERIODIC != 0;
-        if periodic {
-            self.period = merge(self.period) & self.mask();
-        }
-        let sets_value = !periodic || self.config & SET_VALUE != 0;
+        self.period = merge(self.period) & self.mask();
+        let sets_value = self.config & (PERIODIC | SET_VALUE) != PERIODIC;
         if sets_value {
             self.value = merge(self.value) & self.mask();
             self.config &= !SET_VALUE;

@@ -216,6 +216,17 @@ fn the_first_write_after_val_set_sets_value_and_period_later_ones_the_period() {
 }
 
 #[test]
+fn a_one_shot_made_periodic_has_the_last_value_written_as_its_period() {
+    let mut rig = Rig::new();
+    rig.write(CONFIG, 1, at(0));
+    rig.write(config(1), INT | route(22), at(0));
+    rig.write_sized(comparator(1), 4, 1_000, at(0));
+    rig.write_sized(comparator(1) + 4, 4, 0, at(0));
+    rig.write(config(1), INT | PERIODIC | route(22), at(500));
+    assert_eq!(rig.edges(3_500), [(1_000, 1), (2_000, 1), (3_000, 1)]);
+}
+
+#[test]
 fn periods_that_are_late_are_one_interrupt_and_the_next_is_on_time() {
     let mut rig = Rig::new();
     rig.write(CONFIG, 1, at(0));

@@ -22,7 +22,10 @@ impl LocalApic {
         match delivery_mode {
             DeliveryMode::Fixed | DeliveryMode::LowestPriority => {
                 if vector < 16 {
-                    return self.send_illegal_vector(to_self);
+                    self.send_illegal_vector(to_self);
+                    if to_self {
+                        return;
+                    }
                 }
                 is_vector = true;
             }
@@ -78,9 +81,11 @@ impl LocalApic {
         }
     }
 
+    /// A vector below 16 is an error of its sender, and goes out all the same: it is another
+    /// of each receiver, which finds it in the message (SDM vol. 3A, 12.5.3).
     #[cold]
     fn send_illegal_vector(&mut self, to_self: bool) {
-        let received = if to_self {
+        let received = if to_self && self.software_enabled {
             esr::RECEIVE_ILLEGAL_VECTOR
         } else {
             0

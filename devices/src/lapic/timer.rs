@@ -229,6 +229,10 @@ impl Timer {
     /// A write of the LVT timer register's mode. The count goes on between one-shot and
     /// periodic; any other change stops the timer. True if it did.
     ///
+    /// SDM vol. 3A, 12.5.4.1 reads as if every change of mode disarmed the timer. Processors
+    /// do so for changes to and from TSC-deadline mode, which the same section then names;
+    /// one-shot and periodic differ in nothing but what happens at zero.
+    ///
     /// What was due before must have been expired.
     pub(super) fn set_mode(&mut self, now: Now, mode: TimerMode) -> bool {
         if mode == self.mode {

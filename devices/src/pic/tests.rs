@@ -90,6 +90,21 @@ fn without_icw4_the_data_port_takes_the_mask_after_icw3() {
 }
 
 #[test]
+fn in_single_mode_the_sequence_has_no_icw3() {
+    for (icw1, words) in [(0x13, &[0x40, 0x01][..]), (0x12, &[0x40][..])] {
+        let mut pic = initialised();
+        pic.write(MASTER, icw1);
+        for &word in words {
+            pic.write(MASTER + 1, word);
+        }
+        pic.write(MASTER + 1, 0xa5);
+        assert_eq!(pic.read(MASTER + 1), 0xa5, "the mask");
+        pulse(&mut pic, 3);
+        assert_eq!(pic.acknowledge(), 0x43);
+    }
+}
+
+#[test]
 fn an_edge_counts_once_and_a_level_until_it_falls() {
     let mut pic = initialised();
     pic.set_irq(5, true);
@@ -126,6 +141,18 @@ fn timer_keyboard_cascade_rtc_and_fpu_cannot_be_level_triggered() {
     pic.write(port::ELCR_SLAVE, 0xff);
     assert_eq!(pic.read(port::ELCR_MASTER), 0xf8);
     assert_eq!(pic.read(port::ELCR_SLAVE), 0xde);
+}
+
+#[test]
+fn a_level_that_has_gone_is_no_edge_when_its_input_becomes_edge_triggered() {
+    let mut pic = initialised();
+    pic.write(port::ELCR_MASTER, 1 << 5);
+    pulse(&mut pic, 5);
+    pic.write(port::ELCR_MASTER, 0);
+    assert_eq!(requests(&mut pic, MASTER), 0);
+    assert!(!pic.output());
+    pulse(&mut pic, 5);
+    assert_eq!(pic.acknowledge(), 0x35);
 }
 
 #[test]
@@ -194,6 +221,22 @@ fn in_special_fully_nested_mode_a_more_urgent_slave_interrupt_nests() {
         !special.output(),
         "the cascade still holds up what ranks below it"
     );
+}
+
+#[test]
+fn special_fully_nested_mode_does_not_nest_an_interrupt_of_the_slave_in_itself() {
+    let mut pic = PicPair::new();
+    initialise(&mut pic, 0x11);
+    for irq in 8..16 {
+        pulse(&mut pic, irq);
+        assert_eq!(pic.acknowledge(), 0x30 + irq);
+        pulse(&mut pic, irq);
+        assert!(!pic.output(), "IRQ {irq}");
+        pic.write(SLAVE, EOI);
+        assert_eq!(pic.acknowledge(), 0x30 + irq);
+        pic.write(SLAVE, EOI);
+        pic.write(MASTER, EOI);
+    }
 }
 
 #[test]

@@ -279,6 +279,23 @@ fn bytes_below_the_trigger_level_are_announced_after_four_character_times() {
 }
 
 #[test]
+fn only_a_read_settles_a_timeout() {
+    let mut port = Port::with_fifo(0xc1);
+    port.write(IER, RDI);
+    port.receive(b"ab");
+    port.advance(40 * BIT);
+    assert!(port.level);
+    port.receive(b"c");
+    assert!(port.level, "another byte does not take the news back");
+    assert_eq!(port.read(IIR), 0xcc);
+    assert_eq!(port.take_edges(), 1);
+    assert_eq!(port.uart.next_deadline(), None);
+    port.read(RBR);
+    assert!(!port.level);
+    assert_eq!(port.uart.next_deadline(), Some(TimerTicks(80 * BIT)));
+}
+
+#[test]
 fn a_character_time_follows_the_frame_and_the_divisor() {
     for (lcr, divisor, bits_by_two) in [
         (0x03, 1, 20),
@@ -388,6 +405,18 @@ fn a_break_is_a_zero_byte_with_its_error_shown_at_the_head() {
     assert_eq!(port.read(RBR), 0);
     assert_eq!(port.read(LSR), TRANSMITTER_IDLE | 0x01);
     assert_eq!(port.read(RBR), b'h');
+}
+
+#[test]
+fn an_error_that_was_told_is_no_error_in_the_fifo() {
+    let mut port = Port::with_fifo(0x01);
+    port.receive_break();
+    assert_eq!(port.read(LSR), TRANSMITTER_IDLE | 0x91);
+    assert_eq!(port.read(LSR), TRANSMITTER_IDLE | 0x01);
+    port.receive(b"a");
+    port.receive_break();
+    assert_eq!(port.read(LSR), TRANSMITTER_IDLE | 0x81, "a later one is");
+    assert_eq!(port.read(LSR), TRANSMITTER_IDLE | 0x81, "until it is told");
 }
 
 #[test]

@@ -132,6 +132,28 @@ fn a_level_triggered_hpet_timer_interrupts_its_pin_until_its_status_is_cleared()
 }
 
 #[test]
+fn hpet_timers_that_share_a_pin_hold_it_until_the_last_has_been_seen_to() {
+    const PIN: u32 = 21;
+    let mut machine = Machine::new();
+    machine.unmask_pin(PIN, 0x55, Trigger::Level);
+    let route = u64::from(PIN) << HPET_ROUTE;
+    for (timer, trigger) in [(0, HPET_LEVEL), (1, 0), (2, HPET_LEVEL)] {
+        let (configuration, comparator) = hpet_timer(timer);
+        machine.hpet_write(configuration, HPET_INTERRUPT | trigger | route);
+        machine.hpet_write(comparator, (1 + timer) * HPET_MILLISECOND);
+    }
+    machine.hpet_write(HPET_CONFIGURATION, HPET_ENABLE);
+    machine.run_until(3 * MILLISECOND);
+    assert_eq!(machine.take_vectors(), [0x55]);
+    machine.hpet_write(HPET_STATUS, 1 << 0);
+    machine.chipset.end_of_interrupt(0x55, &mut machine.board);
+    assert_eq!(machine.take_vectors(), [0x55], "timer 2 is left");
+    machine.hpet_write(HPET_STATUS, 1 << 2);
+    machine.chipset.end_of_interrupt(0x55, &mut machine.board);
+    assert_eq!(machine.take_vectors(), []);
+}
+
+#[test]
 fn the_hpet_routes_to_no_pin_of_another_device() {
     let irqs = [
         irq::PIT,

@@ -7,6 +7,7 @@ mod priority;
 mod registers;
 mod sending;
 mod timer;
+mod timer_steps;
 mod virtualised;
 
 use alloc::vec::Vec;

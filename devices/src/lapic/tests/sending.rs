@@ -141,13 +141,22 @@ fn an_id_of_all_ones_is_a_broadcast_even_from_its_owner() {
 }
 
 #[test]
-fn illegal_vectors_are_not_sent() {
+fn an_illegal_vector_is_an_error_here_and_where_it_goes() {
     let mut cpu = Cpu::xapic(7);
     cpu.write(Register::ICR_HIGH, 0x0200_0000);
     cpu.write(Register::ICR_LOW, 0x0f);
     assert_eq!(cpu.esr(), 0x20);
     cpu.write(Register::ICR_LOW, 1 << 8 | 0x0f);
     assert_eq!(cpu.esr(), 0x20);
+    let to = Destination::Physical(2);
+    assert_eq!(
+        core::mem::take(&mut cpu.bus.messages),
+        [
+            edge(to, DeliveryMode::Fixed, 0x0f),
+            edge(to, DeliveryMode::LowestPriority, 0x0f)
+        ],
+        "the receiver finds out by itself"
+    );
     cpu.write(Register::ICR_LOW, SELF | 0x0f);
     assert_eq!(cpu.esr(), 0x60, "sent and received");
     cpu.write(Register::ICR_LOW, NMI | 0x0f);
@@ -158,4 +167,17 @@ fn illegal_vectors_are_not_sent() {
     cpu.wrmsr(0x83f, 0x0f).unwrap();
     cpu.wrmsr(0x828, 0).unwrap();
     assert_eq!(cpu.rdmsr(0x828), Ok(0x60));
+}
+
+#[test]
+fn an_illegal_vector_to_all_is_received_by_its_sender_too() {
+    let mut cpu = Cpu::xapic(7);
+    cpu.write(Register::ICR_LOW, ALL | 0x0f);
+    for message in core::mem::take(&mut cpu.bus.messages) {
+        assert!(cpu.apic.accepts(&message));
+        cpu.apic.port().post(&message);
+    }
+    cpu.apic.absorb();
+    assert_eq!(cpu.esr(), 0x60);
+    assert_eq!(cpu.apic.pending(), None);
 }
