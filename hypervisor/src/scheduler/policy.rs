@@ -326,9 +326,13 @@ impl Policy {
         let Some(home) = vm.vcpus.get(target.index as usize).map(|vcpu| vcpu.home) else {
             return;
         };
-        let is_busy =
-            |vcpu: &VcpuState| vcpu.home == home && !matches!(vcpu.state, State::Blocked { .. });
-        if !vm.vcpus.iter().any(is_busy) {
+        // One that comes from another queue is no proof that its VM has had its share of this.
+        let is_busy = |(index, vcpu): (u32, &VcpuState)| {
+            index != target.index
+                && vcpu.home == home
+                && !matches!(vcpu.state, State::Blocked { .. })
+        };
+        if !(0..).zip(&vm.vcpus).any(is_busy) {
             let floor = self.cpus[home].floor.saturating_sub(credit);
             vm.time[home] = vm.time[home].max(floor);
         }
