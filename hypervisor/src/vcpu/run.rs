@@ -47,6 +47,11 @@ impl Vcpu {
     }
 
     fn run_until(&mut self, until: HostTicks, bell: &Bell) -> Result<Pause, Ending> {
+        if self.loading.is_some()
+            && let Some(pause) = self.go_on_loading(until, bell)?
+        {
+            return Ok(pause);
+        }
         let mut left_guest_at = host_now();
         loop {
             // In the guest, the bell is silent: only the first ring after that interrupts.
