@@ -21,7 +21,7 @@ use crate::scheduler::{Hub, PinError, VcpuRef, cpu_loop};
 use crate::vcpu::{Ending, Vcpu};
 use crate::vm::create::{CreateError, Maker, allocate_ram, load_guest};
 use crate::vm::ram::GuestRam;
-use crate::vm::{State, Vm, VmId};
+use crate::vm::{State, Vm, VmId, output};
 use crate::vm_config::{MAX_VCPUS, VmConfig};
 
 /// What a VM is doing.
@@ -163,7 +163,8 @@ pub fn init(
         ending: None,
         restart: false,
     });
-    let vms = managed.collect();
+    let vms: Vec<_> = managed.collect();
+    output::divide_among(vms.len());
     WORLD.call_once(|| World {
         maker,
         hub,

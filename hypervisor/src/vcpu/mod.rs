@@ -117,6 +117,8 @@ pub struct Vcpu {
 
     /// The guest that is to be loaded first.
     loading: Option<Box<loading::Loading>>,
+    /// It has written more to its console than there is room for.
+    waits_for_line: bool,
 }
 
 /// What a VCPU is made with, besides its pages.
@@ -208,6 +210,7 @@ impl Vcpu {
             observer: observe::Observer::new(crate::host_time::host_now()),
             statistics: Statistics::default(),
             loading: None,
+            waits_for_line: false,
         };
         vcpu.pass_msrs_through();
         vcpu.configure_apic();

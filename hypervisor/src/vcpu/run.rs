@@ -22,6 +22,8 @@ pub enum Pause {
     Yielded,
     /// It waits for an event.
     Halted,
+    /// It is to wait until then, whatever its guest would like to do.
+    Delayed(HostTicks),
     /// Its VM has ended.
     Ended(Ending),
 }
@@ -56,8 +58,8 @@ impl Vcpu {
         loop {
             // In the guest, the bell is silent: only the first ring after that interrupts.
             while self.attention || bell.is_rung() {
-                if self.attend(left_guest_at, bell)? {
-                    return Ok(Pause::Yielded);
+                if let Some(pause) = self.attend(left_guest_at, bell)? {
+                    return Ok(pause);
                 }
             }
             if self.activity != Activity::Running {
@@ -100,8 +102,8 @@ impl Vcpu {
     }
 
     /// Brings everything that an entry depends on up to date: clock, memory map, timers,
-    /// messages, events. True if the VCPU is to leave its CPU.
-    fn attend(&mut self, now: HostTicks, bell: &Bell) -> Result<bool, Ending> {
+    /// messages, events. Tells if the VCPU is to leave its CPU, and why.
+    fn attend(&mut self, now: HostTicks, bell: &Bell) -> Result<Option<Pause>, Ending> {
         self.attention = false;
         let reasons = bell.take();
         if self.clock_seen != self.vm.clock_gate().state() {
@@ -139,7 +141,17 @@ impl Vcpu {
                 PowerRequest::DebugExit(code) => Ending::DebugExit(code),
             });
         }
-        Ok(reasons & YIELD != 0)
+        if reasons & YIELD != 0 {
+            return Ok(Some(Pause::Yielded));
+        }
+        if self.waits_for_line {
+            self.waits_for_line = !self.vm.output.has_room();
+            if self.waits_for_line {
+                let delay = self.vm.output.delay();
+                return Ok(Some(Pause::Delayed(now.saturating_add(delay))));
+            }
+        }
+        Ok(None)
     }
 
     /// Lets the guest run for `ticks` of the host's TSC, and a little more.

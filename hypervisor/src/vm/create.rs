@@ -125,7 +125,7 @@ impl Maker {
             ),
             clock,
             ports: lapics.iter().map(|lapic| lapic.port().clone()).collect(),
-            output: GuestOutput::new(id),
+            output: GuestOutput::new(id, self.tsc),
             cpuid,
             ram,
             usage_window: self.tsc.get() / 2,
