@@ -61,6 +61,10 @@ impl Vcpu {
                 if let Some(pause) = self.attend(left_guest_at, bell)? {
                     return Ok(pause);
                 }
+                // VCPUs on other CPUs may ring on and on, but its time is over when it is.
+                if bell.is_rung() && host_now() >= until {
+                    return Ok(Pause::Preempted);
+                }
             }
             if self.activity != Activity::Running {
                 return Ok(Pause::Halted);
