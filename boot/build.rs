@@ -4,6 +4,7 @@
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=linker.ld");
+    println!("cargo:rerun-if-changed=src/long_mode.s");
     println!("cargo:rerun-if-changed=src/entry.s");
     println!("cargo:rerun-if-changed=src/trampoline.s");
     if std::env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "none") {

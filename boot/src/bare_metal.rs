@@ -5,8 +5,11 @@ use core::ptr::addr_of;
 use core::sync::atomic::AtomicU64;
 use hypervisor::machine::image::{ImageLayout, Trampoline};
 
-core::arch::global_asm!(include_str!("entry.s"));
-core::arch::global_asm!(include_str!("trampoline.s"));
+core::arch::global_asm!(
+    include_str!("long_mode.s"),
+    include_str!("entry.s"),
+    include_str!("trampoline.s"),
+);
 
 // Symbols of the linker script, entry.s and trampoline.s. Their addresses are their meaning.
 unsafe extern "C" {

@@ -11,21 +11,10 @@
 .set MULTIBOOT2_MAGIC, 0xe85250d6
 .set MULTIBOOT2_TAG_MODULE_ALIGNMENT, 6
 
-.set CR0_PE, 1 << 0
-.set CR0_MP, 1 << 1
-.set CR0_ET, 1 << 4
-.set CR0_NE, 1 << 5
-.set CR0_PG, 1 << 31
-.set CR4_PAE, 1 << 5
-.set MSR_EFER, 0xc0000080
-.set EFER_LME, 1 << 8
 .set CPUID_LONG_MODE, 1 << 29
 
 .set PTE_TABLE, 0x3     # present, writable
 .set PTE_LARGE, 0x83    # present, writable, 2 MiB page
-
-.set SELECTOR_CODE, 8
-.set SELECTOR_DATA, 16
 
 .section .boot.headers, "a"
 .balign 8
@@ -135,26 +124,15 @@ no_long_mode:
 
 .code64
 long_mode:
-    mov eax, SELECTOR_DATA
-    mov ds, eax
-    mov es, eax
-    mov ss, eax
-    xor eax, eax
-    mov fs, eax
-    mov gs, eax
     mov edi, ebp
-    xor ebp, ebp                    # the end of every chain of frame pointers
+    begin_long_mode
     call start_in_long_mode
     ud2
 
 .section .rodata.boot, "a"
 .balign 8
-boot_gdt:
-    .quad 0
-    .quad 0x00af9b000000ffff        # 64-bit code
-    .quad 0x00cf93000000ffff        # data
 boot_gdt_pointer:
-    .short boot_gdt_pointer - boot_gdt - 1
+    .short BOOT_GDT_LIMIT
     .long boot_gdt
 no_long_mode_message:
     .asciz "tarpit: fatal: this CPU has no 64-bit mode; use an x86-64 CPU with VMX\r\n"

@@ -5,19 +5,6 @@
 # such a page, so it addresses itself relative to the page only. At its beginning, after a
 # jump over them, are its data, two of which the copier fills in.
 
-.set CR0_PE, 1 << 0
-.set CR0_MP, 1 << 1
-.set CR0_ET, 1 << 4
-.set CR0_NE, 1 << 5
-.set CR0_WP, 1 << 16
-.set CR0_PG, 1 << 31
-.set CR4_PAE, 1 << 5
-.set MSR_EFER, 0xc0000080
-.set EFER_LME, 1 << 8
-
-.set AP_CODE, 8
-.set AP_DATA, 16
-
 # Offsets in the page.
 .set GDT_POINTER, 8
 .set ROOT, 16
@@ -30,8 +17,8 @@
 ap_trampoline_start:
     jmp 1f
 .org ap_trampoline_start + GDT_POINTER
-    .short 3 * 8 - 1
-    .long ap_gdt
+    .short BOOT_GDT_LIMIT
+    .long boot_gdt
 .org ap_trampoline_start + ROOT
 .global ap_trampoline_root
 ap_trampoline_root:                 # CR3
@@ -61,33 +48,20 @@ ap_trampoline_efer:                 # bits of EFER besides LME
     mov eax, CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_PG
     mov cr0, eax
 
-    # jmp far AP_CODE:ap_long_mode, with a 32-bit offset.
+    # jmp far SELECTOR_CODE:ap_long_mode, with a 32-bit offset.
     .byte 0x66, 0xea
     .long ap_long_mode
-    .short AP_CODE
+    .short SELECTOR_CODE
 
 .global ap_trampoline_end
 ap_trampoline_end:
-
-.balign 8
-ap_gdt:
-    .quad 0
-    .quad 0x00af9b000000ffff        # 64-bit code
-    .quad 0x00cf93000000ffff        # data
 
 # From here on in the image itself. One CPU starts at a time: ap_stack is its own.
 .section .boot.text, "ax"
 .code64
 ap_long_mode:
-    mov eax, AP_DATA
-    mov ds, eax
-    mov es, eax
-    mov ss, eax
-    xor eax, eax
-    mov fs, eax
-    mov gs, eax
+    begin_long_mode
     mov rsp, [rip + ap_stack]
-    xor ebp, ebp                    # the end of every chain of frame pointers
     call start_application_processor
     ud2
 

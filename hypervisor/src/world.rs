@@ -19,9 +19,9 @@ use crate::options::OnEnd;
 use crate::scheduler::hub::Share;
 use crate::scheduler::{Hub, PinError, VcpuRef, cpu_loop};
 use crate::vcpu::{Ending, Vcpu};
-use crate::vm::create::{Maker, allocate_ram};
+use crate::vm::create::{CreateError, Maker, allocate_ram, load_guest};
 use crate::vm::ram::GuestRam;
-use crate::vm::{State, Vm, VmId};
+use crate::vm::{State, Vm, VmId, output};
 use crate::vm_config::{MAX_VCPUS, VmConfig};
 
 /// What a VM is doing.
@@ -163,7 +163,8 @@ pub fn init(
         ending: None,
         restart: false,
     });
-    let vms = managed.collect();
+    let vms: Vec<_> = managed.collect();
+    output::divide_among(vms.len());
     WORLD.call_once(|| World {
         maker,
         hub,
@@ -171,6 +172,12 @@ pub fn init(
         vms: Mutex::new(vms),
         has_work: AtomicBool::new(false),
     })
+}
+
+/// Leaves it to the VM to load its guest: other VMs run by now.
+fn load_later(first: &mut Vcpu, config: &VmConfig<'static>) -> Result<(), CreateError> {
+    first.load_guest_later(config.clone());
+    Ok(())
 }
 
 impl World {
@@ -396,7 +403,7 @@ impl World {
             }
             if managed.restart && matches!(managed.phase, Phase::Ended(_)) {
                 managed.restart = false;
-                if let Err(error) = self.make(id, managed) {
+                if let Err(error) = self.make(id, managed, load_later) {
                     log::error!("vm {}: {error}", managed.config.name);
                     managed.phase = Phase::Ended(error);
                 }
@@ -411,18 +418,27 @@ impl World {
         }
     }
 
-    /// Makes a VM and lets it run. The error is for the operator.
-    fn make(&self, id: VmId, managed: &mut Managed) -> Result<(), String> {
+    /// Makes a VM, has its guest loaded by `load`, and lets it run. The error is for the
+    /// operator.
+    fn make(
+        &self,
+        id: VmId,
+        managed: &mut Managed,
+        load: impl FnOnce(&mut Vcpu, &VmConfig<'static>) -> Result<(), CreateError>,
+    ) -> Result<(), String> {
         let config = &managed.config;
         let ram = match managed.ram.take() {
             Some(ram) => ram,
             None => allocate_ram(config.memory).map_err(|error| error.to_string())?,
         };
         managed.ram = Some(ram.clone());
-        let vcpus = self
+        let mut vcpus = self
             .maker
             .make(id, config, ram)
             .map_err(|error| error.to_string())?;
+        if let Some(first) = vcpus.first_mut() {
+            load(first, config).map_err(|error| error.to_string())?;
+        }
         let count = vcpus.len();
         if let Some(vm) = vcpus.first().map(Vcpu::vm) {
             if managed.vm.replace(vm.clone()).is_none() {
@@ -451,7 +467,7 @@ impl World {
     pub fn start_all(&self) -> Result<(), String> {
         let mut vms = self.vms.lock();
         for (number, managed) in vms.iter_mut().enumerate() {
-            self.make(VmId(number), managed)
+            self.make(VmId(number), managed, load_guest)
                 .map_err(|error| alloc::format!("vm {}: {error}", managed.config.name))?;
         }
         Ok(())

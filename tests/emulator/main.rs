@@ -4,6 +4,7 @@ mod bad_input;
 mod boot;
 mod clocks;
 mod console;
+mod isolation;
 mod kernels;
 mod overhead;
 mod smp;
@@ -34,6 +35,12 @@ fn main() {
         kernels::a_triple_fault_ends_the_vm_with_a_dump,
         clocks::agree_at_all_rates_with_tsc_scaling,
         clocks::agree_at_all_rates_without_tsc_scaling,
+        isolation::misbehaviour_costs_a_vm_on_another_cpu_nothing,
+        isolation::misbehaviour_costs_a_vm_on_the_same_cpu_its_fair_share,
+        isolation::weights_and_caps_are_what_vms_get,
+        isolation::a_vm_that_sleeps_is_served_soon_after_it_wakes,
+        isolation::a_paused_vm_stands_still_and_a_restarted_one_begins_anew,
+        smp::eight_vcpus_start_on_two_cpus,
         smp::no_vcpu_sees_time_go_back_under_suppression,
         smp::a_vm_that_crashes_or_spins_leaves_the_others_alone,
         console::debian_runs_and_the_console_answers_meanwhile,

@@ -48,6 +48,24 @@ pub(crate) fn no_vcpu_sees_time_go_back_under_suppression(case: &str) -> Result<
     }
 }
 
+/// As many VCPUs as a VM can have, four times as many as there are CPUs, all start and see one clock.
+pub(crate) fn eight_vcpus_start_on_two_cpus(case: &str) -> Result<()> {
+    let guest = Guest {
+        vcpus: 8,
+        ..Guest::new("smp_clock").command_line("others=7 comparisons=200000")
+    };
+    let mut session = tarpit(case)
+        .cpus(2)
+        .options("on-end=poweroff")
+        .kernel("smp_clock", &guest)?
+        .boot()?;
+    session.wait_for("PASS all other CPUs have started")?;
+    session.wait_for("PASS no CPU reads a time before one that another has read")?;
+    session.wait_for("vm smp_clock ended: debug-exit 0")?;
+    session.wait_for_end()?;
+    Ok(())
+}
+
 /// One VM dies in a triple fault, another spins with interrupts off; Debian beside it boots, and
 /// the operator stops and starts the others meanwhile.
 pub(crate) fn a_vm_that_crashes_or_spins_leaves_the_others_alone(case: &str) -> Result<()> {

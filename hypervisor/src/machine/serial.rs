@@ -10,14 +10,16 @@
 //! that interrupted a writer); reports of fatal errors break the lock instead.
 
 use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicU64, Ordering};
 use spin::{Mutex, MutexGuard};
 use uart_16550::backend::PioBackend;
 use uart_16550::spec::registers::{FifoTriggerLevel, IER, LSR};
 use uart_16550::{BaudRate, Config, Uart16550};
 
 const COM1: u16 = 0x3f8;
-/// Room for a burst of console output of a whole `--json` listing.
-const RING_SIZE: usize = 32 << 10;
+/// Room for what guests may have on their way (see [`crate::vm::output`]), and for a burst of
+/// console output of a whole `--json` listing besides.
+pub const RING_SIZE: usize = 256 << 10;
 /// Polls of the line status register (about 1 us each on hardware) for a FIFO of 16 bytes
 /// to empty, which takes 1.4 ms. A UART that takes longer is broken and given up.
 const FIFO_POLLS: u32 = 1_000_000;
@@ -39,6 +41,22 @@ struct Serial {
 static mut RING: [u8; RING_SIZE] = [0; RING_SIZE];
 
 static SERIAL: Mutex<Serial> = Mutex::new(Serial::new());
+
+/// How many bytes have gone into the ring, and how many of them out of it, since the start.
+static WRITTEN: AtomicU64 = AtomicU64::new(0);
+static SENT: AtomicU64 = AtomicU64::new(0);
+
+/// How many bytes have been written since the start.
+#[must_use]
+pub fn written() -> u64 {
+    WRITTEN.load(Ordering::Relaxed)
+}
+
+/// How many of the bytes that were [written](written) the UART has taken.
+#[must_use]
+pub fn sent() -> u64 {
+    SENT.load(Ordering::Relaxed)
+}
 
 impl Serial {
     const fn new() -> Self {
@@ -64,6 +82,7 @@ impl Serial {
         let sent = self.uart.send_bytes(&self.ring[self.first..end]);
         self.first = (self.first + sent) % RING_SIZE;
         self.count -= sent;
+        SENT.fetch_add(sent as u64, Ordering::Relaxed);
         sent
     }
 
@@ -78,6 +97,7 @@ impl Serial {
             polls += 1;
             if polls == FIFO_POLLS {
                 self.working = false;
+                SENT.fetch_add(self.count as u64, Ordering::Relaxed);
                 self.count = 0;
             }
             core::hint::spin_loop();
@@ -105,6 +125,7 @@ impl Serial {
             self.ring[(self.first + self.count) % RING_SIZE] = byte;
             self.count += 1;
         }
+        WRITTEN.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         if self.buffered {
             self.poll();
         } else {

@@ -104,6 +104,11 @@ impl CpuLoop {
                     self.hub.block(self.tables.index, &cell, wake_at);
                     return;
                 }
+                Pause::Delayed(until) => {
+                    drop(vcpu);
+                    self.hub.block(self.tables.index, &cell, until);
+                    return;
+                }
                 Pause::Ended(ending) => {
                     self.world.ended(&vcpu, &ending);
                     drop(vcpu);

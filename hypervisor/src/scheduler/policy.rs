@@ -19,81 +19,19 @@
 //! together; when it is used up, its VCPUs wait for the next period. What is used beyond the
 //! budget is taken off the next.
 
+mod caps;
+mod fairness;
+mod placement;
+mod terms;
+mod timers;
+
 use super::latency::Latency;
 use super::queue::{CpuSet, State, VcpuState, VmState};
 use crate::vm::VmId;
-use crate::vm_config::DEFAULT_WEIGHT;
 use alloc::vec::Vec;
-use devices::time::{Hertz, HostTicks};
+use devices::time::HostTicks;
 
-/// A VCPU, by its VM and its number there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct VcpuRef {
-    /// Its VM.
-    pub vm: VmId,
-    /// Its number in the VM.
-    pub index: u32,
-}
-
-/// The lengths of things, in host TSC ticks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// The longest that a VCPU runs before another one is considered.
-    pub slice: u64,
-    /// The shortest that it runs before a woken one replaces it.
-    pub granularity: u64,
-    /// What caps are percentages of.
-    pub period: u64,
-}
-
-impl Settings {
-    /// Slices of 10 ms, a granularity of 1 ms, periods of 100 ms, for a TSC of `tsc`.
-    #[must_use]
-    pub const fn for_tsc(tsc: Hertz) -> Self {
-        let millisecond = tsc.get() / 1000 + 1;
-        Self {
-            slice: 10 * millisecond,
-            granularity: millisecond,
-            period: 100 * millisecond,
-        }
-    }
-}
-
-/// What a CPU is to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
-    /// Run this VCPU until then, unless kicked.
-    Run {
-        /// The VCPU.
-        vcpu: VcpuRef,
-        /// When to ask again.
-        until: HostTicks,
-    },
-    /// Take the state of this VCPU out of the processor, say so with [`Policy::released`], and
-    /// ask again.
-    Release(VcpuRef),
-    /// Sleep until then, unless kicked.
-    Idle {
-        /// When to ask again; the end of time for never.
-        until: HostTicks,
-    },
-}
-
-/// Why a VCPU cannot be pinned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PinError {
-    /// No such CPU.
-    #[error("there is no CPU {cpu}: this machine has {cpus}, numbered from 0")]
-    NoCpu {
-        /// The number given.
-        cpu: u32,
-        /// How many there are.
-        cpus: u32,
-    },
-    /// No such VCPU.
-    #[error("the VM has no such VCPU, or does not run")]
-    NoVcpu,
-}
+pub use terms::{Decision, PinError, Settings, VcpuRef};
 
 #[derive(Clone, Debug)]
 struct CpuState {
@@ -118,11 +56,6 @@ pub struct Policy {
     /// By [`VmId`].
     vms: Vec<Option<VmState>>,
     period_end: HostTicks,
-}
-
-/// Virtual time of `ticks` at `weight`: finer than a tick, so that nothing is lost to rounding.
-const fn virtual_time(ticks: u64, weight: u32) -> u128 {
-    ((ticks as u128) << 20) / weight as u128
 }
 
 impl Policy {
@@ -172,7 +105,7 @@ impl Policy {
         for &cpu in pins.iter().flatten() {
             self.check_cpu(cpu)?;
         }
-        let budget = cap.map(|percent| self.settings.period / 100 * u64::from(percent));
+        let budget = cap.map(|percent| self.budget(percent));
         let mut vm = VmState::new(weight.max(1), budget, self.cpus.len());
         for &pin in pins {
             let home = pin.map_or_else(|| self.emptiest(&vm), |cpu| cpu as usize);
@@ -207,15 +140,6 @@ impl Policy {
         })
     }
 
-    /// Takes away what a VM could claim for having been served less than others.
-    fn forfeit(&mut self, id: VmId) {
-        if let Some(Some(vm)) = self.vms.get_mut(id.0) {
-            for (time, cpu) in vm.time.iter_mut().zip(&self.cpus) {
-                *time = (*time).max(cpu.floor);
-            }
-        }
-    }
-
     fn with_vm(&mut self, id: VmId, change: impl FnOnce(&mut VmState)) -> CpuSet {
         let mut kicks = CpuSet::default();
         if let Some(vm) = self.vms.get_mut(id.0).and_then(Option::as_mut) {
@@ -235,41 +159,6 @@ impl Policy {
                 .iter()
                 .all(|vcpu| vcpu.loaded_on.is_none() && !matches!(vcpu.state, State::Running))
         })
-    }
-
-    /// Pins a VCPU to a CPU, or with `None` lets it go anywhere. Returns the CPUs to be kicked.
-    ///
-    /// # Errors
-    /// If there is no such VCPU or CPU; then nothing changes.
-    pub fn pin(&mut self, target: VcpuRef, cpu: Option<u32>) -> Result<CpuSet, PinError> {
-        if let Some(cpu) = cpu {
-            self.check_cpu(cpu)?;
-        }
-        let vcpu = self.vcpu_mut(target).ok_or(PinError::NoVcpu)?;
-        vcpu.pin = cpu;
-        let mut kicks = CpuSet::default();
-        if let Some(cpu) = cpu
-            && vcpu.home != cpu as usize
-        {
-            kicks.insert(vcpu.home);
-            kicks.insert(cpu as usize);
-            if let Some(old) = vcpu.loaded_on {
-                kicks.insert(old);
-            }
-            self.move_home(target, cpu as usize);
-        }
-        Ok(kicks)
-    }
-
-    fn check_cpu(&self, cpu: u32) -> Result<(), PinError> {
-        if (cpu as usize) < self.cpus.len() {
-            Ok(())
-        } else {
-            Err(PinError::NoCpu {
-                cpu,
-                cpus: self.cpu_count(),
-            })
-        }
     }
 
     /// Tells that a blocked VCPU has something to do. Returns the CPUs to be kicked. Nothing
@@ -313,59 +202,6 @@ impl Policy {
         {
             self.cpus[home].preempt = true;
         }
-    }
-
-    /// Brings the virtual times of a VCPU, and of its VM if that had nothing to do on this
-    /// CPU, in line with what those that were busy have reached.
-    fn catch_up(&mut self, target: VcpuRef) {
-        let credit = virtual_time(self.settings.slice / 2, DEFAULT_WEIGHT);
-        let debit = virtual_time(self.settings.slice, DEFAULT_WEIGHT);
-        let Some(Some(vm)) = self.vms.get_mut(target.vm.0) else {
-            return;
-        };
-        let Some(home) = vm.vcpus.get(target.index as usize).map(|vcpu| vcpu.home) else {
-            return;
-        };
-        let is_busy =
-            |vcpu: &VcpuState| vcpu.home == home && !matches!(vcpu.state, State::Blocked { .. });
-        if !vm.vcpus.iter().any(is_busy) {
-            let floor = self.cpus[home].floor.saturating_sub(credit);
-            vm.time[home] = vm.time[home].max(floor);
-        }
-        let floor = vm.floor[home];
-        let vcpu = &mut vm.vcpus[target.index as usize];
-        // Nor is anyone kept waiting for what it had when nobody else wanted it.
-        vcpu.time = vcpu.time.clamp(floor.saturating_sub(credit), floor + debit);
-    }
-
-    /// Moves a VCPU to the queue of `home`, where others' virtual times mean other things.
-    fn move_home(&mut self, target: VcpuRef, home: usize) {
-        if let Some(Some(vm)) = self.vms.get_mut(target.vm.0)
-            && let Some(vcpu) = vm.vcpus.get_mut(target.index as usize)
-            && vcpu.home != home
-        {
-            vcpu.home = home;
-            vcpu.time = vm.floor[home];
-            self.catch_up(target);
-        }
-    }
-
-    /// Where an unpinned VCPU that wakes goes: home, unless that is busy and another CPU is
-    /// not. One whose state is still in a processor stays there.
-    fn home_for(&self, vcpu: &VcpuState) -> usize {
-        if let Some(cpu) = vcpu.pin {
-            return cpu as usize;
-        }
-        if let Some(cpu) = vcpu.loaded_on {
-            return cpu;
-        }
-        let is_idle = |cpu: usize| self.load(cpu) == 0;
-        if is_idle(vcpu.home) {
-            return vcpu.home;
-        }
-        (0..self.cpus.len())
-            .find(|&cpu| is_idle(cpu))
-            .unwrap_or(vcpu.home)
     }
 
     /// Tells that the VCPU that runs on `cpu` has nothing to do before `wake_at`.
@@ -451,13 +287,7 @@ impl Policy {
             .slice_start
             .saturating_add(length)
             .min(self.next_timer(cpu));
-        if let Some(vm) = self.vm(vcpu.vm)
-            && let Some(budget) = vm.budget
-        {
-            let running = vm.running().max(1) as u64;
-            // Not too short a turn: what is too much is taken off the next period.
-            let left =
-                (budget.saturating_sub(vm.used) / running).max(self.settings.granularity / 8);
+        if let Some(left) = self.budget_left(vcpu.vm) {
             until = until.min(now.saturating_add(left));
         }
         Decision::Run { vcpu, until }
@@ -505,116 +335,9 @@ impl Policy {
         })
     }
 
-    /// Charges the time since the last call to the VCPU that runs on `cpu`.
-    fn account(&mut self, cpu: usize, now: HostTicks) {
-        let state = &mut self.cpus[cpu];
-        let ran = now.since(state.accounted);
-        state.accounted = state.accounted.max(now);
-        let Some(running) = state.running else {
-            return;
-        };
-        if let Some(Some(vm)) = self.vms.get_mut(running.vm.0) {
-            let was_throttled = vm.is_throttled();
-            vm.used = vm.used.saturating_add(ran);
-            if vm.is_throttled() && !was_throttled {
-                vm.forget_wakes();
-            }
-            vm.time[cpu] += virtual_time(ran, vm.weight);
-            if let Some(vcpu) = vm.vcpus.get_mut(running.index as usize) {
-                vcpu.time += virtual_time(ran, DEFAULT_WEIGHT);
-                vcpu.received += ran;
-            }
-        }
-    }
-
-    fn start_period(&mut self, now: HostTicks) {
-        if now < self.period_end {
-            return;
-        }
-        let periods = 1 + now.since(self.period_end) / self.settings.period.max(1);
-        self.period_end = self
-            .period_end
-            .saturating_add(periods.saturating_mul(self.settings.period));
-        for number in 0..self.vms.len() {
-            let Some(vm) = &mut self.vms[number] else {
-                continue;
-            };
-            let was_throttled = vm.is_throttled();
-            let budget = vm.budget.unwrap_or(u64::MAX);
-            vm.used = vm.used.saturating_sub(budget.saturating_mul(periods));
-            if was_throttled {
-                // Or it would take all of its budget in one piece.
-                self.forfeit(VmId(number));
-            }
-        }
-    }
-
-    /// Wakes the VCPUs of `cpu` whose timers are due.
-    fn wake_due(&mut self, cpu: usize, now: HostTicks) {
-        for vm in 0..self.vms.len() {
-            let count = self.vms[vm].as_ref().map_or(0, |vm| vm.vcpus.len());
-            for index in 0..count {
-                let target = VcpuRef {
-                    vm: VmId(vm),
-                    index: index as u32,
-                };
-                if let Some(vcpu) = self.vcpu(target)
-                    && vcpu.home == cpu
-                    && let State::Blocked { wake_at } = vcpu.state
-                    && wake_at <= now
-                {
-                    self.make_runnable(target, cpu, wake_at);
-                }
-            }
-        }
-    }
-
-    /// When the first timer of a blocked VCPU of `cpu` is due.
-    fn next_timer(&self, cpu: usize) -> HostTicks {
-        self.vms
-            .iter()
-            .flatten()
-            .flat_map(|vm| &vm.vcpus)
-            .filter(|vcpu| vcpu.home == cpu)
-            .filter_map(|vcpu| match vcpu.state {
-                State::Blocked { wake_at } => Some(wake_at),
-                _ => None,
-            })
-            .min()
-            .unwrap_or(HostTicks(u64::MAX))
-    }
-
-    /// When an idle CPU has to look again: for a timer, or for a VM whose budget is renewed.
-    fn next_event(&self, cpu: u32) -> HostTicks {
-        let cpu = cpu as usize;
-        let throttled = self.vms.iter().flatten().any(|vm| {
-            vm.is_throttled()
-                && vm
-                    .vcpus
-                    .iter()
-                    .any(|vcpu| vcpu.home == cpu && matches!(vcpu.state, State::Waiting))
-        });
-        let timer = self.next_timer(cpu);
-        if throttled {
-            timer.min(self.period_end)
-        } else {
-            timer
-        }
-    }
-
     fn may_run(&self, id: VmId) -> bool {
         self.vm(id)
             .is_some_and(|vm| !vm.stopping && !vm.paused && !vm.is_throttled())
-    }
-
-    /// Whether `target` waits for `cpu` and can run there at once.
-    fn is_eligible(&self, target: VcpuRef, cpu: usize) -> bool {
-        self.may_run(target.vm)
-            && self.vcpu(target).is_some_and(|vcpu| {
-                vcpu.home == cpu
-                    && matches!(vcpu.state, State::Waiting)
-                    && vcpu.loaded_on.is_none_or(|loaded_on| loaded_on == cpu)
-            })
     }
 
     fn all(&self) -> impl Iterator<Item = (VcpuRef, &VcpuState)> {
@@ -625,68 +348,6 @@ impl Policy {
                 (VcpuRef { vm, index }, vcpu)
             })
         })
-    }
-
-    /// The order of VCPUs on `cpu`: the least first.
-    fn key(&self, target: VcpuRef, cpu: usize) -> (u128, u128) {
-        let vm = self.vm(target.vm);
-        (
-            vm.map_or(0, |vm| vm.time[cpu]),
-            self.vcpu(target).map_or(0, |vcpu| vcpu.time),
-        )
-    }
-
-    /// Who is to run next on `cpu`.
-    fn best(&self, cpu: usize) -> Option<VcpuRef> {
-        self.all()
-            .map(|(target, _)| target)
-            .filter(|&target| self.is_eligible(target, cpu))
-            .min_by_key(|&target| self.key(target, cpu))
-    }
-
-    /// VCPUs that run on `cpu` or could.
-    fn load(&self, cpu: usize) -> usize {
-        self.all()
-            .filter(|(target, vcpu)| {
-                vcpu.home == cpu
-                    && !matches!(vcpu.state, State::Blocked { .. })
-                    && self.may_run(target.vm)
-            })
-            .count()
-    }
-
-    /// Takes a waiting VCPU from the fullest queue, if that is longer by two than that of
-    /// `cpu`: then both have about the same.
-    fn steal(&mut self, cpu: usize) {
-        if self.cpus.len() == 1 {
-            return;
-        }
-        let own = self.load(cpu);
-        let fullest = (0..self.cpus.len()).max_by_key(|&other| self.load(other));
-        let Some(fullest) = fullest.filter(|&other| self.load(other) >= own + 2) else {
-            return;
-        };
-        let movable = self
-            .all()
-            .filter(|(target, vcpu)| {
-                vcpu.pin.is_none() && vcpu.loaded_on.is_none() && self.is_eligible(*target, fullest)
-            })
-            .map(|(target, _)| target)
-            .min_by_key(|&target| self.key(target, fullest));
-        if let Some(target) = movable {
-            self.move_home(target, cpu);
-        }
-    }
-
-    /// The CPU with the fewest VCPUs, those of `new` included.
-    fn emptiest(&self, new: &VmState) -> usize {
-        let vcpus = |cpu: usize| {
-            let new = new.vcpus.iter().filter(|vcpu| vcpu.home == cpu).count();
-            new + self.all().filter(|(_, vcpu)| vcpu.home == cpu).count()
-        };
-        (0..self.cpus.len())
-            .min_by_key(|&cpu| vcpus(cpu))
-            .unwrap_or(0)
     }
 
     fn vm(&self, id: VmId) -> Option<&VmState> {
@@ -715,13 +376,6 @@ impl Policy {
     #[must_use]
     pub fn received(&self, target: VcpuRef) -> Option<u64> {
         Some(self.vcpu(target)?.received)
-    }
-
-    /// The CPU whose queue a VCPU belongs to, and whether it is pinned there.
-    #[must_use]
-    pub fn place(&self, target: VcpuRef) -> Option<(u32, bool)> {
-        let vcpu = self.vcpu(target)?;
-        Some((vcpu.home as u32, vcpu.pin.is_some()))
     }
 }
 

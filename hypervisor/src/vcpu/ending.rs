@@ -5,6 +5,7 @@ use core::fmt;
 use vmx::addr::GuestPhysAddr;
 
 use crate::emulate::Unsupported;
+use crate::guest_boot::LoadError;
 use crate::guest_memory::NotRam;
 
 /// What ends a VM. Only the first two kinds are the guest's own wish.
@@ -18,6 +19,8 @@ pub enum Ending {
     DebugExit(u32),
     /// The operator stopped it.
     Stopped,
+    /// It was started again, and its guest cannot be loaded.
+    NotLoaded(LoadError),
     /// An exception in delivering a double fault.
     TripleFault,
     /// An instruction that touches a device in a way we do not do.
@@ -40,12 +43,12 @@ pub enum Ending {
 }
 
 impl Ending {
-    /// Whether the guest meant it: no dump is due.
+    /// Whether the guest meant it, or there was none yet: no dump is due.
     #[must_use]
     pub const fn is_orderly(&self) -> bool {
         matches!(
             self,
-            Self::PowerOff | Self::Reset | Self::DebugExit(_) | Self::Stopped
+            Self::PowerOff | Self::Reset | Self::DebugExit(_) | Self::Stopped | Self::NotLoaded(_)
         )
     }
 }
@@ -57,6 +60,7 @@ impl fmt::Display for Ending {
             Self::Reset => f.write_str("reset"),
             Self::DebugExit(code) => write!(f, "debug-exit {code}"),
             Self::Stopped => f.write_str("stopped"),
+            Self::NotLoaded(error) => write!(f, "{error}"),
             Self::TripleFault => f.write_str("triple fault"),
             Self::Unsupported(instruction) => write!(f, "{instruction}"),
             Self::NotRam(access) => write!(f, "{access}"),

@@ -12,6 +12,7 @@ pub mod ending;
 mod events;
 mod exits;
 pub mod live_state;
+mod loading;
 mod observe;
 pub mod registers;
 mod run;
@@ -19,6 +20,7 @@ mod setup;
 pub mod statistics;
 mod timekeeping;
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 
 use devices::lapic::LocalApic;
@@ -112,6 +114,11 @@ pub struct Vcpu {
 
     observer: observe::Observer,
     statistics: Statistics,
+
+    /// The guest that is to be loaded first.
+    loading: Option<Box<loading::Loading>>,
+    /// It has written more to its console than there is room for.
+    waits_for_line: bool,
 }
 
 /// What a VCPU is made with, besides its pages.
@@ -202,6 +209,8 @@ impl Vcpu {
             deadline: HostTicks(u64::MAX),
             observer: observe::Observer::new(crate::host_time::host_now()),
             statistics: Statistics::default(),
+            loading: None,
+            waits_for_line: false,
         };
         vcpu.pass_msrs_through();
         vcpu.configure_apic();
@@ -215,8 +224,14 @@ impl Vcpu {
     /// # Errors
     /// If the processor refuses the VMCS.
     pub fn enter_at(&mut self, state: &EntryState) -> Result<(), VmInstructionFailed> {
-        use vmx::entry::gpr;
         self.registers.vmcs.load()?;
+        self.set_entry_state(state);
+        self.release_vmcs()
+    }
+
+    /// As [`Vcpu::enter_at`], when its VMCS is current.
+    fn set_entry_state(&mut self, state: &EntryState) {
+        use vmx::entry::gpr;
         setup::enter_at(&mut self.registers.vmcs, state);
         let gprs = &mut self.registers.gpr.gpr;
         gprs.fill(0);
@@ -229,7 +244,6 @@ impl Vcpu {
             self.follow_apic_enable();
         }
         self.attention = true;
-        self.release_vmcs()
     }
 
     /// The VM that it belongs to.

@@ -22,6 +22,8 @@ pub enum Pause {
     Yielded,
     /// It waits for an event.
     Halted,
+    /// It is to wait until then, whatever its guest would like to do.
+    Delayed(HostTicks),
     /// Its VM has ended.
     Ended(Ending),
 }
@@ -47,12 +49,21 @@ impl Vcpu {
     }
 
     fn run_until(&mut self, until: HostTicks, bell: &Bell) -> Result<Pause, Ending> {
+        if self.loading.is_some()
+            && let Some(pause) = self.go_on_loading(until, bell)?
+        {
+            return Ok(pause);
+        }
         let mut left_guest_at = host_now();
         loop {
             // In the guest, the bell is silent: only the first ring after that interrupts.
             while self.attention || bell.is_rung() {
-                if self.attend(left_guest_at, bell)? {
-                    return Ok(Pause::Yielded);
+                if let Some(pause) = self.attend(left_guest_at, bell)? {
+                    return Ok(pause);
+                }
+                // VCPUs on other CPUs may ring on and on, but its time is over when it is.
+                if bell.is_rung() && host_now() >= until {
+                    return Ok(Pause::Preempted);
                 }
             }
             if self.activity != Activity::Running {
@@ -95,8 +106,8 @@ impl Vcpu {
     }
 
     /// Brings everything that an entry depends on up to date: clock, memory map, timers,
-    /// messages, events. True if the VCPU is to leave its CPU.
-    fn attend(&mut self, now: HostTicks, bell: &Bell) -> Result<bool, Ending> {
+    /// messages, events. Tells if the VCPU is to leave its CPU, and why.
+    fn attend(&mut self, now: HostTicks, bell: &Bell) -> Result<Option<Pause>, Ending> {
         self.attention = false;
         let reasons = bell.take();
         if self.clock_seen != self.vm.clock_gate().state() {
@@ -134,7 +145,17 @@ impl Vcpu {
                 PowerRequest::DebugExit(code) => Ending::DebugExit(code),
             });
         }
-        Ok(reasons & YIELD != 0)
+        if reasons & YIELD != 0 {
+            return Ok(Some(Pause::Yielded));
+        }
+        if self.waits_for_line {
+            self.waits_for_line = !self.vm.output.has_room();
+            if self.waits_for_line {
+                let delay = self.vm.output.delay();
+                return Ok(Some(Pause::Delayed(now.saturating_add(delay))));
+            }
+        }
+        Ok(None)
     }
 
     /// Lets the guest run for `ticks` of the host's TSC, and a little more.

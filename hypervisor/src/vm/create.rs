@@ -78,20 +78,18 @@ pub struct Maker {
 }
 
 impl Maker {
-    /// Makes the VM of `config` with the number `id`, its guest loaded and its first VCPU
-    /// ready to run, in `ram`, whose size is that of the configuration. This CPU is in VMX
-    /// operation, and has no VCPU loaded.
+    /// Makes the VM of `config` with the number `id` in `ram`, whose size is that of the
+    /// configuration, without a guest in it. This CPU is in VMX operation, and has no VCPU
+    /// loaded.
     ///
     /// # Errors
-    /// If there is no memory, or the guest's files are not what they should be.
+    /// If there is no memory.
     pub fn make(
         &self,
         id: VmId,
         config: &VmConfig<'_>,
         ram: GuestRam,
     ) -> Result<Vec<Vcpu>, CreateError> {
-        ram.clear();
-        let entry = guest_boot::load(&ram, config)?;
         let cpuid = GuestCpuid::new(cpuid::host, self.vmx_support(), config.vcpus, self.tsc);
         let lapics: Vec<LocalApic> = (0..config.vcpus)
             .map(|index| {
@@ -127,18 +125,14 @@ impl Maker {
             ),
             clock,
             ports: lapics.iter().map(|lapic| lapic.port().clone()).collect(),
-            output: GuestOutput::new(id),
+            output: GuestOutput::new(id, self.tsc),
             cpuid,
             ram,
             usage_window: self.tsc.get() / 2,
         }));
         let mut vcpus = Vec::new();
         for (index, lapic) in (0..).zip(lapics) {
-            let mut vcpu = self.make_vcpu(&vm, index, lapic)?;
-            if index == 0 {
-                vcpu.enter_at(&entry).map_err(|_| CreateError::Vmcs)?;
-            }
-            vcpus.push(vcpu);
+            vcpus.push(self.make_vcpu(&vm, index, lapic)?);
         }
         Ok(vcpus)
     }
@@ -189,6 +183,18 @@ impl Maker {
         unsafe { Vcpu::new(vm.clone(), self.capabilities, pages, config) }
             .map_err(|_| CreateError::Vmcs)
     }
+}
+
+/// Clears the RAM of the VM whose first VCPU this is, and loads the guest of `config`. No VCPU is
+/// loaded on this CPU.
+///
+/// # Errors
+/// If the guest's files are not what they should be.
+pub fn load_guest(first: &mut Vcpu, config: &VmConfig<'_>) -> Result<(), CreateError> {
+    let vm = first.vm().clone();
+    vm.ram.clear();
+    let state = guest_boot::load(&vm.ram, config)?;
+    first.enter_at(&state).map_err(|_| CreateError::Vmcs)
 }
 
 /// The VPID of a VCPU: its own for all VMs there can be. One that a VM with the same number

@@ -75,11 +75,29 @@ impl GuestRam {
 
     /// Fills all RAM with zeros: nothing of an earlier guest is seen by the next.
     pub fn clear(&self) {
-        for range in self.ranges() {
-            // SAFETY: the range is the guest's RAM, mapped one to one, and no reference to
-            // it exists.
-            unsafe { ptr::write_bytes(range.host.0 as *mut u8, 0, range.length as usize) };
+        let mut offset = 0;
+        while let Some(next) = self.clear_piece(offset, u64::MAX) {
+            offset = next;
         }
+    }
+
+    /// Fills at most `length` bytes with zeros, from `offset` on, which counts through all
+    /// ranges. Returns the offset to go on from; `None` at the end.
+    pub fn clear_piece(&self, offset: u64, length: u64) -> Option<u64> {
+        let mut begin = 0;
+        for range in self.ranges() {
+            let within = offset.saturating_sub(begin);
+            if within < range.length {
+                let length = length.min(range.length - within);
+                let start = (range.host.0 + within) as *mut u8;
+                // SAFETY: a part of the range, which is the guest's RAM, mapped one to one; no
+                // reference to it exists.
+                unsafe { ptr::write_bytes(start, 0, length as usize) };
+                return Some(offset + length);
+            }
+            begin += range.length;
+        }
+        None
     }
 }
 
@@ -174,5 +192,26 @@ mod tests {
         ram.clear();
         ram.read(GuestPhysAddr(0x1ffe), &mut buffer).unwrap();
         assert_eq!(buffer, [0, 0]);
+        for piece in [0, 0x1800, 0x2000] {
+            ram.write(
+                GuestPhysAddr(if piece < 0x2000 { piece } else { 1 << 32 }),
+                &[7],
+            )
+            .unwrap();
+        }
+        assert_eq!(ram.clear_piece(0, 0x1800), Some(0x1800));
+        assert_eq!(ram.read(GuestPhysAddr(0x1800), &mut buffer), Ok(()));
+        assert_eq!(buffer, [7, 0], "not yet");
+        assert_eq!(
+            ram.clear_piece(0x1800, 0x1800),
+            Some(0x2000),
+            "to the range's end"
+        );
+        assert_eq!(ram.clear_piece(0x2000, 0x1800), Some(0x3000));
+        assert_eq!(ram.clear_piece(0x3000, 0x1800), None);
+        for address in [0, 0x1800, 1 << 32] {
+            ram.read(GuestPhysAddr(address), &mut buffer).unwrap();
+            assert_eq!(buffer, [0, 0]);
+        }
     }
 }

@@ -14,6 +14,7 @@ pub mod figure1;
 mod font;
 pub mod guest;
 pub mod neighbours;
+mod picture;
 pub mod quick;
 pub mod reports;
 pub mod section5;

@@ -1,7 +1,7 @@
 //! What is typed, and what it means.
 
 use super::*;
-use crate::console::help::Argument;
+use crate::console::help::{Argument, COMMANDS};
 use proptest::prelude::*;
 use std::string::ToString;
 

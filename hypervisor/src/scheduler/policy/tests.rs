@@ -345,6 +345,40 @@ fn who_moves_to_another_cpu_neither_starves_nor_starves_others() {
 }
 
 #[test]
+fn who_comes_to_a_cpu_has_no_claim_to_what_others_had_there_before() {
+    let mut simulation = Simulation::new(2);
+    simulation.add(100, None, &[hog_on(0)]);
+    simulation.add(100, None, &[hog_on(1); 2]);
+    simulation.pass(10_000 * MS);
+    for index in 0..2 {
+        let kicks = simulation.policy.pin(vcpu(1, index), Some(0)).unwrap();
+        simulation.kick(kicks);
+    }
+    let shares = simulation.percent(200 * MS);
+    assert!(
+        shares[0].abs_diff(50) <= 5 && shares[1].abs_diff(50) <= 5,
+        "{shares:?}"
+    );
+}
+
+#[test]
+fn a_vcpu_that_is_taken_over_has_no_claim_to_what_others_had_there_before() {
+    let mut simulation = Simulation::new(2);
+    simulation.add(100, None, &[hog_on(0)]);
+    simulation.add(100, None, &[hog_on(1); 3]);
+    simulation.pass(10_000 * MS);
+    for index in 0..3 {
+        let kicks = simulation.policy.pin(vcpu(1, index), None).unwrap();
+        simulation.kick(kicks);
+    }
+    let shares = simulation.percent(200 * MS);
+    assert!(
+        shares[0].abs_diff(50) <= 5 && shares[1].abs_diff(150) <= 5,
+        "{shares:?}"
+    );
+}
+
+#[test]
 fn a_vcpu_is_not_made_to_wait_for_what_it_had_alone() {
     let mut simulation = Simulation::new(1);
     let rare = |work, every| (Guest::Periodic { work, every }, None);

@@ -40,6 +40,7 @@ impl Vcpu {
             }
             registers.skip_instruction();
         });
+        self.waits_for_line = !access.input && self.vm.output.is_full();
         Ok(())
     }
 
@@ -79,6 +80,7 @@ impl Vcpu {
         let result = self.with_devices(at, |registers, devices| {
             emulate_string_io(registers, &vm.ram, devices, io)
         });
+        self.waits_for_line = vm.output.is_full();
         self.finish_emulation(result)
     }
 

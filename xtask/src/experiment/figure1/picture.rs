@@ -2,16 +2,17 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
-use plotters::backend::{BitMapBackend, DrawingBackend, SVGBackend};
+use anyhow::Result;
+use plotters::backend::DrawingBackend;
 use plotters::coord::Shift;
-use plotters::drawing::{DrawingArea, IntoDrawingArea};
+use plotters::drawing::DrawingArea;
 use plotters::element::{PathElement, Polygon, Rectangle, Text};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
-use plotters::style::{Color, IntoFont, RGBColor, ShapeStyle, TextStyle, WHITE};
+use plotters::style::{Color, IntoFont, RGBColor, ShapeStyle, TextStyle};
 
 use super::timeline::Timeline;
-use crate::experiment::font::{self, FONT};
+use crate::experiment::font::FONT;
+use crate::experiment::picture::{self, Picture};
 
 const SIZE: (u32, u32) = (1120, 470);
 /// Where time is drawn, from left to right.
@@ -38,23 +39,38 @@ pub(super) struct Row<'a> {
 /// # Errors
 /// When a file cannot be read or written.
 pub(super) fn draw(base: &Path, title: &str, rows: &[Row<'_>; 2], window: f64) -> Result<()> {
-    font::load()?;
-    let svg = base.with_extension("svg");
-    let png = base.with_extension("png");
-    draw_on(
-        SVGBackend::new(&svg, SIZE).into_drawing_area(),
+    let figure = Figure {
         title,
         rows,
         window,
-    )
-    .with_context(|| format!("cannot draw {}", svg.display()))?;
-    draw_on(
-        BitMapBackend::new(&png, SIZE).into_drawing_area(),
-        title,
-        rows,
-        window,
-    )
-    .with_context(|| format!("cannot draw {}", png.display()))
+    };
+    picture::draw(&figure, base)
+}
+
+/// All that is drawn.
+struct Figure<'a> {
+    title: &'a str,
+    rows: &'a [Row<'a>; 2],
+    window: f64,
+}
+
+impl Picture for Figure<'_> {
+    const SIZE: (u32, u32) = SIZE;
+
+    fn draw_on<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>) -> Result<()>
+    where
+        B::ErrorType: 'static,
+    {
+        area.draw(&Text::new(
+            self.title.to_owned(),
+            (SIZE.0 as i32 / 2, 28),
+            text(20, HPos::Center, VPos::Center),
+        ))?;
+        for (row, top) in self.rows.iter().zip(TOPS) {
+            draw_row(area, row, top, self.window)?;
+        }
+        draw_legend(area)
+    }
 }
 
 fn text(size: u32, horizontal: HPos, vertical: VPos) -> TextStyle<'static> {
@@ -66,29 +82,6 @@ fn text(size: u32, horizontal: HPos, vertical: VPos) -> TextStyle<'static> {
 
 fn line(width: u32) -> ShapeStyle {
     INK.stroke_width(width)
-}
-
-fn draw_on<B: DrawingBackend>(
-    area: DrawingArea<B, Shift>,
-    title: &str,
-    rows: &[Row<'_>; 2],
-    window: f64,
-) -> Result<()>
-where
-    B::ErrorType: 'static,
-{
-    area.fill(&WHITE)?;
-    area.draw(&Text::new(
-        title.to_owned(),
-        (SIZE.0 as i32 / 2, 28),
-        text(20, HPos::Center, VPos::Center),
-    ))?;
-    for (row, top) in rows.iter().zip(TOPS) {
-        draw_row(&area, row, top, window)?;
-    }
-    draw_legend(&area)?;
-    area.present()?;
-    Ok(())
 }
 
 fn draw_row<B: DrawingBackend>(

@@ -2,19 +2,20 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
-use plotters::backend::{BitMapBackend, DrawingBackend, SVGBackend};
+use anyhow::Result;
+use plotters::backend::DrawingBackend;
 use plotters::chart::{ChartBuilder, SeriesLabelPosition};
 use plotters::coord::Shift;
 use plotters::coord::combinators::IntoLogRange;
-use plotters::drawing::{DrawingArea, IntoDrawingArea};
+use plotters::drawing::DrawingArea;
 use plotters::element::{Circle, PathElement};
 use plotters::prelude::LogCoord;
 use plotters::series::{DashedLineSeries, LineSeries};
 use plotters::style::{BLACK, Color, RGBColor, WHITE};
 
 use super::outcome::{Outcome, PAPER, Placement};
-use crate::experiment::font::{self, FONT};
+use crate::experiment::font::FONT;
+use crate::experiment::picture::{self, Picture};
 
 const SIZE: (u32, u32) = (1160, 520);
 
@@ -35,13 +36,12 @@ const REFERENCE: RGBColor = RGBColor(110, 110, 110);
 /// # Errors
 /// When a file cannot be read or written.
 pub(super) fn draw(base: &Path, outcomes: &[Outcome]) -> Result<()> {
-    font::load()?;
-    let svg = base.with_extension("svg");
-    let png = base.with_extension("png");
-    draw_on(SVGBackend::new(&svg, SIZE).into_drawing_area(), outcomes)
-        .with_context(|| format!("cannot draw {}", svg.display()))?;
-    draw_on(BitMapBackend::new(&png, SIZE).into_drawing_area(), outcomes)
-        .with_context(|| format!("cannot draw {}", png.display()))
+    picture::draw(&Charts { outcomes }, base)
+}
+
+/// The two charts.
+struct Charts<'a> {
+    outcomes: &'a [Outcome],
 }
 
 /// A line of a chart.
@@ -133,35 +133,38 @@ fn by_vcpus(outcomes: &[Outcome], most: f64) -> Vec<Curve> {
     curves
 }
 
-fn draw_on<B: DrawingBackend>(area: DrawingArea<B, Shift>, outcomes: &[Outcome]) -> Result<()>
-where
-    B::ErrorType: 'static,
-{
-    area.fill(&WHITE)?;
-    let (left, right) = area.split_horizontally(SIZE.0 as i32 / 2);
-    let strongest = outcomes.iter().flat_map(|it| &it.suppressed).map(|it| it.n);
-    let most_n = f64::from(strongest.max().unwrap_or(1000));
-    let most_vcpus = f64::from(outcomes.iter().map(|it| it.case.vcpus).max().unwrap_or(1));
-    draw_chart(
-        &left,
-        &Axes {
-            title: "Target's speed by N",
-            x: "N (timer intervals 1/N, clock N times as fast)",
-            range: (1.0, most_n),
-        },
-        &by_n(outcomes, most_n),
-    )?;
-    draw_chart(
-        &right,
-        &Axes {
-            title: "Target's speed by VCPUs",
-            x: "VCPUs",
-            range: (1.0, most_vcpus.max(2.0)),
-        },
-        &by_vcpus(outcomes, most_vcpus.max(2.0)),
-    )?;
-    area.present()?;
-    Ok(())
+impl Picture for Charts<'_> {
+    const SIZE: (u32, u32) = SIZE;
+
+    fn draw_on<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>) -> Result<()>
+    where
+        B::ErrorType: 'static,
+    {
+        let outcomes = self.outcomes;
+        let (left, right) = area.split_horizontally(SIZE.0 as i32 / 2);
+        let strongest = outcomes.iter().flat_map(|it| &it.suppressed).map(|it| it.n);
+        let most_n = f64::from(strongest.max().unwrap_or(1000));
+        let most_vcpus = f64::from(outcomes.iter().map(|it| it.case.vcpus).max().unwrap_or(1));
+        draw_chart(
+            &left,
+            &Axes {
+                title: "Target's speed by N",
+                x: "N (timer intervals 1/N, clock N times as fast)",
+                range: (1.0, most_n),
+            },
+            &by_n(outcomes, most_n),
+        )?;
+        draw_chart(
+            &right,
+            &Axes {
+                title: "Target's speed by VCPUs",
+                x: "VCPUs",
+                range: (1.0, most_vcpus.max(2.0)),
+            },
+            &by_vcpus(outcomes, most_vcpus.max(2.0)),
+        )?;
+        Ok(())
+    }
 }
 
 /// A logarithmic axis, with some room at either end.
@@ -242,6 +245,7 @@ fn one_in(ratio: f64) -> String {
 mod tests {
     use super::super::outcome::tests::outcome;
     use super::*;
+    use crate::experiment::font;
 
     #[test]
     fn a_target_that_did_nothing_is_drawn_at_half_a_unit() {

@@ -1,0 +1,62 @@
+//! How a VM that is started again gets its guest.
+//!
+//! Clearing the RAM takes as long as there is RAM. If the boot CPU did that, the VMs there would
+//! stand still meanwhile. So the VM does it itself: its first VCPU clears the RAM and loads the
+//! guest in its own CPU time, before it enters the guest for the first time.
+
+use alloc::boxed::Box;
+
+use devices::time::HostTicks;
+
+use super::{Ending, Pause, Vcpu};
+use crate::guest_boot;
+use crate::host_time::host_now;
+use crate::vm::bell::{Bell, YIELD};
+use crate::vm_config::VmConfig;
+
+/// What is cleared between two looks at the time: some 50 us' worth.
+const PIECE: u64 = 256 << 10;
+
+/// A guest that is to be loaded.
+pub(super) struct Loading {
+    config: VmConfig<'static>,
+    /// How much of the RAM is clear.
+    cleared: u64,
+}
+
+impl Vcpu {
+    /// Has the guest of `config` loaded when this VCPU, the VM's first, gets a CPU.
+    pub fn load_guest_later(&mut self, config: VmConfig<'static>) {
+        self.loading = Some(Box::new(Loading { config, cleared: 0 }));
+    }
+
+    /// Goes on with loading the guest, until `until` or until it is to leave its CPU.
+    ///
+    /// # Errors
+    /// If the guest's files do not make a guest.
+    #[cold]
+    pub(super) fn go_on_loading(
+        &mut self,
+        until: HostTicks,
+        bell: &Bell,
+    ) -> Result<Option<Pause>, Ending> {
+        let Some(mut loading) = self.loading.take() else {
+            return Ok(None);
+        };
+        while let Some(next) = self.vm.ram.clear_piece(loading.cleared, PIECE) {
+            loading.cleared = next;
+            let pause = if bell.take() & YIELD != 0 {
+                Pause::Yielded
+            } else if host_now() >= until {
+                Pause::Preempted
+            } else {
+                continue;
+            };
+            self.loading = Some(loading);
+            return Ok(Some(pause));
+        }
+        let state = guest_boot::load(&self.vm.ram, &loading.config).map_err(Ending::NotLoaded)?;
+        self.set_entry_state(&state);
+        Ok(None)
+    }
+}

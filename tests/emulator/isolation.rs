@@ -1,0 +1,266 @@
+//! What VMs that behave badly cost one that does not: measured by the units of work that the
+//! victim, a `meter`, does in host time. In Bochs each CPU executes an instruction a tick, whatever
+//! the other one does, so what a CPU loses is what tarpit makes it do for others.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tests::{IPS, built, tarpit};
+use xtask::module::Module;
+use xtask::serial::Session;
+
+/// What misbehaviour on one CPU may cost on another. Measured is a tenth of that: a shared console
+/// is written to now and then, under a lock.
+const LOSS_ELSEWHERE: f64 = 0.01;
+/// What it may cost with the operator at work, who starts a VM several times a second: each
+/// command is carried out by the boot CPU, on which the victim is. Measured is half of that.
+const LOSS_TO_OPERATOR: f64 = 0.02;
+/// By how much a share may be missed: switches, and slices that are cut off at the ends of the
+/// measurement.
+const LOSS_OF_SHARE: f64 = 0.03;
+
+/// A guest kernel of ours as a VM with these options, and nothing that it does not need.
+fn module(program: &str, options: &str, command_line: &str) -> Result<Module> {
+    Ok(Module {
+        file: built()?.kernel(program)?.to_owned(),
+        command_line: format!("kernel mem=16M {options} -- {command_line}"),
+    })
+}
+
+/// What a meter said: when, and how much work it had done.
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    seconds: f64,
+    units: f64,
+}
+
+impl Reading {
+    /// The next line of the meter `vm`.
+    fn next(session: &mut Session, vm: &str) -> Result<Self> {
+        let line = session.wait_for_match(&format!(r"\[{vm} +(\d+\.\d+)\] meter: units=(\d+)$"))?;
+        Ok(Self {
+            seconds: line[1].parse()?,
+            units: line[2].parse()?,
+        })
+    }
+
+    /// Units a second since `before`.
+    fn speed_since(self, before: Self) -> f64 {
+        (self.units - before.units) / (self.seconds - before.seconds)
+    }
+}
+
+/// How fast the meter `vm` is over at least this time from now on, in units a second.
+fn speed(session: &mut Session, vm: &str, seconds: f64) -> Result<f64> {
+    // What came while the last command was typed.
+    Reading::next(session, vm)?;
+    let first = Reading::next(session, vm)?;
+    loop {
+        let last = Reading::next(session, vm)?;
+        if last.seconds - first.seconds >= seconds {
+            return Ok(last.speed_since(first));
+        }
+    }
+}
+
+/// The count and the ticks of a line of `stats`.
+fn statistic(session: &mut Session, vm: &str, what: &str) -> Result<(u64, u64)> {
+    let lines = session.query(&format!("stats {vm}"))?;
+    let line = lines.iter().find(|line| line["what"] == what);
+    let line = line.with_context(|| format!("stats of {vm} have no {what}: {lines:?}"))?;
+    let number = |name: &str| line[name].as_u64().context("not a number");
+    Ok((number("count")?, number("ticks")?))
+}
+
+/// Two CPUs; the meter is alone on the boot CPU, and all others are on CPU 1 and stopped.
+fn boot_with_offenders(case: &str) -> Result<Session> {
+    let mut session = tarpit(case)
+        .cpus(2)
+        .module(module("meter", "vm=meter pin=0", "")?)
+        .module(module("hang", "vm=hang pin=1", "")?)
+        .module(module("storm", "vm=storm vcpus=4 pin=1", "others=3")?)
+        .module(module(
+            "storm",
+            "vm=storm2 vcpus=4 pin=1",
+            "others=3 x2apic",
+        )?)
+        .module(module("triple_fault", "vm=crash pin=1", "")?)
+        .module(module("babble", "vm=babble pin=1", "")?)
+        .boot()?
+        .patience(Duration::from_secs(300));
+    session.wait_for("vm crash ended: triple fault")?;
+    for vm in ["babble", "hang", "storm", "storm2"] {
+        session.command(&format!("stop {vm}"))?;
+    }
+    Ok(session)
+}
+
+pub(crate) fn misbehaviour_costs_a_vm_on_another_cpu_nothing(case: &str) -> Result<()> {
+    const RESTARTS: u32 = 5;
+    let mut session = boot_with_offenders(case)?;
+    let alone = speed(&mut session, "meter", 0.5)?;
+    let is_untouched = |offender: &str, speed: f64, loss: f64| {
+        println!("beside {offender}: {:.4} of the speed", speed / alone);
+        ensure!(
+            speed >= alone * (1.0 - loss),
+            "beside {offender}: {speed} units/s instead of {alone}"
+        );
+        Ok(())
+    };
+
+    session.command("start hang")?;
+    session.wait_for("hanging now")?;
+    let beside = speed(&mut session, "meter", 0.5)?;
+    is_untouched("a hang", beside, LOSS_ELSEWHERE)?;
+    session.command("stop hang")?;
+
+    for vm in ["storm", "storm2"] {
+        session.command(&format!("start {vm}"))?;
+        session.wait_for("storm: 4 CPUs")?;
+        let beside = speed(&mut session, "meter", 0.5)?;
+        let (exits, _) = statistic(&mut session, vm, "all-exits")?;
+        ensure!(exits > 10_000, "no storm: {exits} exits");
+        session.command(&format!("stop {vm}"))?;
+        is_untouched(vm, beside, LOSS_ELSEWHERE)?;
+    }
+
+    let first = Reading::next(&mut session, "meter")?;
+    for _ in 0..RESTARTS {
+        session.command("start crash")?;
+        session.wait_for("vm crash ended: triple fault")?;
+    }
+    let last = Reading::next(&mut session, "meter")?;
+    is_untouched(
+        "a VM that crashes again and again",
+        last.speed_since(first),
+        LOSS_TO_OPERATOR,
+    )?;
+
+    // It fills the room that it has first, and then the line all the time.
+    session.command("start babble")?;
+    speed(&mut session, "meter", 0.5)?;
+    let beside = speed(&mut session, "meter", 0.5)?;
+    is_untouched("a VM that fills the console", beside, LOSS_ELSEWHERE)
+}
+
+/// The offenders come to the meter's CPU while they run.
+pub(crate) fn misbehaviour_costs_a_vm_on_the_same_cpu_its_fair_share(case: &str) -> Result<()> {
+    let mut session = boot_with_offenders(case)?;
+    let alone = speed(&mut session, "meter", 0.5)?;
+    for (vm, vcpus, says) in [
+        ("hang", 1, "hanging now"),
+        ("storm", 4, "storm: 4 CPUs"),
+        ("storm2", 4, "storm: 4 CPUs"),
+    ] {
+        session.command(&format!("start {vm}"))?;
+        session.wait_for(says)?;
+        for vcpu in 0..vcpus {
+            session.command(&format!("pin {vm} {vcpu} 0"))?;
+            statistic(&mut session, vm, &format!("vcpu{vcpu}-on-cpu0-pinned"))?;
+        }
+        let beside = speed(&mut session, "meter", 1.0)?;
+        println!("with {vm}: {:.4} of the speed", beside / alone);
+        session.command(&format!("stop {vm}"))?;
+        ensure!(
+            beside >= alone * (0.5 - LOSS_OF_SHARE),
+            "with {vm}: {beside} units/s, alone {alone}"
+        );
+    }
+    let again = speed(&mut session, "meter", 0.5)?;
+    ensure!(
+        again >= alone * (1.0 - LOSS_ELSEWHERE),
+        "alone again: {again} units/s instead of {alone}"
+    );
+    Ok(())
+}
+
+/// Three VMs compute on one CPU: one with a cap, and of the rest one has three times the other's
+/// weight.
+pub(crate) fn weights_and_caps_are_what_vms_get(case: &str) -> Result<()> {
+    let mut session = tarpit(case)
+        .module(module("meter", "vm=light weight=100", "")?)
+        .module(module("meter", "vm=heavy weight=300", "")?)
+        .module(module("meter", "vm=capped cap=20", "")?)
+        .boot()?
+        .patience(Duration::from_secs(300));
+    session.wait_for("] meter: units=")?;
+    let before = readings(&mut session)?;
+    speed(&mut session, "light", 2.0)?;
+    let after = readings(&mut session)?;
+    let [light, heavy, capped] = [0, 1, 2].map(|index| after[index].speed_since(before[index]));
+    let all = light + heavy + capped;
+    let shares = [light, heavy, capped].map(|speed| speed / all);
+    println!("shares: {shares:.3?}");
+    for (share, expected) in shares.into_iter().zip([0.2, 0.6, 0.2]) {
+        ensure!((share - expected).abs() <= LOSS_OF_SHARE, "{shares:?}");
+    }
+    Ok(())
+}
+
+fn readings(session: &mut Session) -> Result<[Reading; 3]> {
+    Ok([
+        Reading::next(session, "light")?,
+        Reading::next(session, "heavy")?,
+        Reading::next(session, "capped")?,
+    ])
+}
+
+/// A VM that works a little every 5 ms wakes up in time, although others would like the CPU for
+/// themselves.
+pub(crate) fn a_vm_that_sleeps_is_served_soon_after_it_wakes(case: &str) -> Result<()> {
+    const EVERY: f64 = 0.005;
+    let mut session = tarpit(case)
+        .module(module("hang", "vm=hang", "")?)
+        .module(module("storm", "vm=storm vcpus=4", "others=3")?)
+        .module(module("meter", "vm=sleeper", "every_ms=5 interval_ms=200")?)
+        .boot()?
+        .patience(Duration::from_secs(300));
+    session.wait_for("storm: 4 CPUs")?;
+    // So that it has never had to wait for another reason than the two.
+    session.command("restart sleeper")?;
+    session.wait_for("kernel meter")?;
+    let wakes = speed(&mut session, "sleeper", 1.0)?;
+    let (count, waited) = statistic(&mut session, "sleeper", "wait-when-woken")?;
+    let (_, longest) = statistic(&mut session, "sleeper", "longest-wait-when-woken")?;
+    let millis = |ticks: u64| ticks as f64 * 1000.0 / IPS as f64;
+    let average = millis(waited) / count as f64;
+    let longest = millis(longest);
+    println!("{wakes:.1} wakes/s, waited {average:.3} ms on average, {longest:.3} ms at most");
+    ensure!(wakes >= 0.98 / EVERY, "{wakes} wakes/s");
+    // Who runs gives way when it has run for a millisecond, the scheduler's granularity; then
+    // there is a switch.
+    ensure!(longest <= 1.2, "waited {longest} ms");
+    Ok(())
+}
+
+pub(crate) fn a_paused_vm_stands_still_and_a_restarted_one_begins_anew(case: &str) -> Result<()> {
+    let mut session = tarpit(case)
+        .module(module("meter", "vm=other", "")?)
+        .module(module("meter", "vm=meter", "")?)
+        .boot()?
+        .patience(Duration::from_secs(300));
+    let half = speed(&mut session, "other", 0.5)?;
+    let before = Reading::next(&mut session, "meter")?;
+    session.command("pause meter")?;
+    let whole = speed(&mut session, "other", 1.0)?;
+    ensure!(whole >= 1.9 * half, "the CPU for itself: {whole}, {half}");
+    session.command("resume meter")?;
+    let after = Reading::next(&mut session, "meter")?;
+    let (units, seconds) = (after.units - before.units, after.seconds - before.seconds);
+    // What it did while the commands were typed; it had no claim to what it missed.
+    ensure!(
+        units < half * 0.5,
+        "{units} units in {seconds} s, of which it was paused for one and more"
+    );
+    let shared = speed(&mut session, "other", 0.5)?;
+    ensure!(
+        (shared / half - 1.0).abs() <= LOSS_OF_SHARE,
+        "shares are equal again: {shared}, {half}"
+    );
+
+    session.command("restart meter")?;
+    session.wait_for("kernel meter")?;
+    let anew = Reading::next(&mut session, "meter")?;
+    ensure!(anew.units < before.units / 2.0, "{anew:?}, {before:?}");
+    Ok(())
+}
