@@ -1,6 +1,7 @@
 //! The Linux guest's initramfs: a gzipped cpio archive (`newc`, see the kernel's
 //! `Documentation/driver-api/early-userspace/buffer-format.rst`).
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -21,19 +22,71 @@ pub enum Shell {
     Busybox,
 }
 
+/// A program in an archive.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// Where it is there, without a slash in front.
+    pub path: String,
+    /// What is in it.
+    pub data: Vec<u8>,
+}
+
+impl Program {
+    /// `file` of this machine, at `path` in the archive.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn copy(file: &Path, path: impl Into<String>) -> Result<Self> {
+        let data =
+            std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+        Ok(Self {
+            path: path.into(),
+            data,
+        })
+    }
+
+    /// Debian's static busybox, which brings a shell.
+    ///
+    /// # Errors
+    /// When it is missing and cannot be installed.
+    pub fn busybox() -> Result<Self> {
+        setup::ensure_packages(setup::INITRAMFS_PACKAGES)?;
+        Self::copy(Path::new("/bin/busybox"), "bin/busybox")
+    }
+}
+
 /// Packs the workload into `target/images/NAME.cpio.gz`.
 ///
 /// # Errors
 /// When a file cannot be read or written, or busybox is missing and cannot be installed.
 pub fn pack(name: &str, workload: &Path, shell: Shell) -> Result<PathBuf> {
+    let mut programs = vec![Program::copy(workload, "init")?];
+    if shell == Shell::Busybox {
+        programs.push(Program::busybox()?);
+    }
+    pack_programs(name, &programs)
+}
+
+/// Packs programs, one of them `init`, into `target/images/NAME.cpio.gz`.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn pack_programs(name: &str, programs: &[Program]) -> Result<PathBuf> {
     let mut archive = Archive::new(GzEncoder::new(Vec::new(), Compression::best()));
-    for directory in ["bin", "dev", "proc", "sys", "tmp"] {
+    let parents = programs.iter().flat_map(|program| {
+        let slashes = program.path.match_indices('/');
+        slashes.map(|(at, _)| &program.path[..at])
+    });
+    // Sorted, so that each is there before what is in it.
+    let directories: BTreeSet<&str> = ["bin", "dev", "proc", "sys", "tmp"]
+        .into_iter()
+        .chain(parents)
+        .collect();
+    for directory in directories {
         archive.add(directory, DIRECTORY, &[])?;
     }
-    archive.add("init", PROGRAM, &read(workload)?)?;
-    if shell == Shell::Busybox {
-        setup::ensure_packages(setup::INITRAMFS_PACKAGES)?;
-        archive.add("bin/busybox", PROGRAM, &read(Path::new("/bin/busybox"))?)?;
+    for program in programs {
+        archive.add(&program.path, PROGRAM, &program.data)?;
     }
     let packed = archive.finish()?.finish()?;
     let path = paths::images().join(format!("{name}.cpio.gz"));
@@ -44,10 +97,6 @@ pub fn pack(name: &str, workload: &Path, shell: Shell) -> Result<PathBuf> {
     file.persist(&path)
         .with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path)
-}
-
-fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// A cpio archive that is being written.

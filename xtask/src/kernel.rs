@@ -50,7 +50,33 @@ impl Series {
 /// When the archive has none or cannot be reached.
 pub fn fetch(series: Series) -> Result<PathBuf> {
     let directory = paths::downloads().join("kernels").join(series.name());
-    if let Some(image) = image_below(&directory) {
+    fetch_part(series, "boot", &directory)
+}
+
+/// A kernel with its modules.
+#[derive(Clone, Debug)]
+pub struct Package {
+    /// The kernel image.
+    pub image: PathBuf,
+    /// The directory of all modules.
+    pub modules: PathBuf,
+}
+
+/// As [`fetch`], with the modules of the same build.
+///
+/// # Errors
+/// As [`fetch`].
+pub fn fetch_with_modules(series: Series) -> Result<Package> {
+    let directory = paths::downloads().join("packages").join(series.name());
+    Ok(Package {
+        image: fetch_part(series, ".", &directory)?,
+        modules: directory.join("lib/modules"),
+    })
+}
+
+/// The kernel image in this part of a series' package, which is kept in `directory`.
+fn fetch_part(series: Series, part: &str, directory: &Path) -> Result<PathBuf> {
+    if let Some(image) = image_below(directory) {
         return Ok(image);
     }
     let sh = Shell::new()?;
@@ -66,13 +92,13 @@ pub fn fetch(series: Series) -> Result<PathBuf> {
             })?
         }
     };
-    if download(&sh, &package, &directory).is_err() {
+    if download(&sh, &package, part, directory).is_err() {
         // The archive has moved on from the version that apt's lists name.
         setup::update_package_lists()?;
         let package = resolve(&sh, series)?.context("the package has vanished")?;
-        download(&sh, &package, &directory)?;
+        download(&sh, &package, part, directory)?;
     }
-    image_below(&directory).with_context(|| format!("{package} holds no kernel image"))
+    image_below(directory).with_context(|| format!("{package} holds no kernel image"))
 }
 
 fn resolve(sh: &Shell, series: Series) -> Result<Option<String>> {
@@ -101,7 +127,8 @@ fn numbers(package: &str) -> Vec<u64> {
         .collect()
 }
 
-fn download(sh: &Shell, package: &str, directory: &Path) -> Result<()> {
+/// Fetches a package and puts this part of it in the place of `directory`.
+fn download(sh: &Shell, package: &str, part: &str, directory: &Path) -> Result<()> {
     let _step = Step::begin(format!("Fetching {package} from Debian's archive"));
     let downloads = paths::downloads();
     sh.create_dir(&downloads)?;
@@ -127,16 +154,19 @@ fn download(sh: &Shell, package: &str, directory: &Path) -> Result<()> {
     let unpacked = tempfile::tempdir_in(parent)?;
     let to = unpacked.path();
     cmd!(sh, "dpkg -x {file} {to}").quiet().run()?;
-    match std::fs::rename(to.join("boot"), directory) {
+    match std::fs::rename(to.join(part), directory) {
         // Another run was faster.
         Err(_) if image_below(directory).is_some() => Ok(()),
         result => Ok(result?),
     }
 }
 
+/// The kernel image in this directory, or in `boot` below it.
 fn image_below(directory: &Path) -> Option<PathBuf> {
-    let mut images: Vec<PathBuf> = std::fs::read_dir(directory)
-        .ok()?
+    let mut images: Vec<PathBuf> = [directory, &directory.join("boot")]
+        .into_iter()
+        .filter_map(|directory| std::fs::read_dir(directory).ok())
+        .flatten()
         .flatten()
         .map(|entry| entry.path())
         .filter(|path| {

@@ -15,6 +15,7 @@ pub mod initramfs;
 pub mod kernel;
 pub mod machine;
 pub mod module;
+pub mod nested;
 pub mod paths;
 pub mod progress;
 pub mod readme;

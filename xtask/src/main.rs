@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use xtask::experiment::Experiment;
-use xtask::{baseline, bench, build, bundle, clean, experiment, paths, run, test};
+use xtask::{baseline, bench, build, bundle, clean, experiment, nested, paths, run, test};
 
 /// Builds, runs and tests tarpit
 ///
@@ -59,6 +59,12 @@ enum Command {
     /// Prints them beside what Linux KVM takes in the same emulator and writes target/bench.json.
     /// Exit status 1 where one costs more than it may.
     Bench(bench::Options),
+    /// Try tarpit under QEMU/KVM on a machine without nested VMX: in a Debian in Bochs
+    ///
+    /// Linux's KVM runs tarpit in a virtual machine, by nested VMX on the VMX that Bochs emulates.
+    /// Each kernel of ours is a guest of tarpit's there; QEMU, KVM's modules and all else come from
+    /// Debian's packages. Exit status 1 where a kernel finds a failure.
+    Nested(nested::Options),
     /// Make an experiment on a guest, and write what came out to target/experiments
     #[command(subcommand)]
     Experiment(Experiment),
@@ -104,6 +110,7 @@ fn dispatch(command: Command) -> Result<u8> {
         Command::Test(options) => return Ok(u8::from(!test::run(&options)?)),
         Command::Baseline(options) => baseline::run(options)?,
         Command::Bench(options) => return Ok(u8::from(!bench::run(options)?)),
+        Command::Nested(options) => return Ok(u8::from(!nested::run(&options)?)),
         Command::Experiment(experiment) => {
             return Ok(u8::from(!experiment::run(&experiment)?));
         }
