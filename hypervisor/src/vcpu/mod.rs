@@ -271,20 +271,19 @@ impl Vcpu {
     }
 
     fn pass_msrs_through(&mut self) {
-        let has_tsc_aux = self.vm.cpuid.limits().tsc_aux;
+        use vmx::bitmaps::MsrAccess;
         for msr in crate::msr::pass_through() {
-            if msr != vmx::msr::TSC_AUX || has_tsc_aux {
-                self.msr_bitmaps.pass_through(msr);
-            }
+            self.msr_bitmaps.pass_through(msr);
+        }
+        if self.vm.cpuid.limits().tsc_aux {
+            self.msr_bitmaps
+                .set_exits(crate::msr::TSC_AUX, MsrAccess::Read, false);
         }
         // RDMSR of the TSC shows what RDTSC does; writes move the offset.
-        self.msr_bitmaps.set_exits(
-            crate::msr::TIME_STAMP_COUNTER,
-            vmx::bitmaps::MsrAccess::Read,
-            false,
-        );
         self.msr_bitmaps
-            .set_exits(vmx::msr::EFER, vmx::bitmaps::MsrAccess::Read, false);
+            .set_exits(crate::msr::TIME_STAMP_COUNTER, MsrAccess::Read, false);
+        self.msr_bitmaps
+            .set_exits(vmx::msr::EFER, MsrAccess::Read, false);
     }
 
     /// CR3 as the guest has it.
