@@ -17,7 +17,7 @@ pub const RFLAGS_IF: u64 = 1 << 9;
 /// RFLAGS.TF.
 const RFLAGS_TF: u64 = 1 << 8;
 /// RFLAGS.RF.
-const RFLAGS_RF: u64 = 1 << 16;
+pub const RFLAGS_RF: u64 = 1 << 16;
 /// Interruptibility state: blocking by STI and by MOV SS (SDM vol. 3C, table 25-3).
 pub const BLOCKED_BY_STI_OR_MOV_SS: u32 = 0b11;
 /// Interruptibility state: blocking by NMI.
