@@ -18,6 +18,8 @@ pub const SF: u64 = 1 << 7;
 pub const OF: u64 = 1 << 11;
 /// The six status flags.
 pub const STATUS: u64 = CF | PF | AF | ZF | SF | OF;
+/// Trap: single steps.
+pub const TF: u64 = 1 << 8;
 /// Direction: string instructions go down.
 pub const DF: u64 = 1 << 10;
 /// Alignment check, and leave to pass SMAP.

@@ -79,7 +79,7 @@ pub enum Completed {
     /// The instruction is done, and RIP is behind it.
     Retired,
     /// A repeated string instruction has elements left. RIP is still on it: let pending
-    /// events in, and the guest will come back.
+    /// events in, the trap of a single step among them, and the guest will come back.
     Interrupted,
 }
 

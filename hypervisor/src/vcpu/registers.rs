@@ -72,12 +72,32 @@ impl Registers {
     #[cold]
     fn end_debug_step(&mut self, rflags: u64) {
         self.vmcs.write(fields::GUEST_RFLAGS, rflags & !RFLAGS_RF);
+        self.single_step(rflags);
+    }
+
+    /// Makes a single-step trap pending if RFLAGS.TF was set.
+    fn single_step(&mut self, rflags: u64) {
         let branches_only = self.vmcs.read(fields::GUEST_DEBUGCTL) & DEBUGCTL_BTF != 0;
         if rflags & RFLAGS_TF != 0 && !branches_only {
             let pending = self.vmcs.read(fields::GUEST_PENDING_DEBUG);
             self.vmcs
                 .write(fields::GUEST_PENDING_DEBUG, pending | PENDING_SINGLE_STEP);
         }
+    }
+
+    /// Stops between two elements of a repeated string instruction, to go on with it later. It
+    /// has begun: nothing blocks events for it any more, a single step ends after each element,
+    /// and RFLAGS.RF keeps a breakpoint on it from matching again (SDM vol. 3B, 18.3.1.1 and
+    /// 18.3.1.4).
+    pub fn pause_instruction(&mut self) {
+        let interruptibility = self.vmcs.read(fields::GUEST_INTERRUPTIBILITY);
+        self.vmcs.write(
+            fields::GUEST_INTERRUPTIBILITY,
+            interruptibility & !BLOCKED_BY_STI_OR_MOV_SS,
+        );
+        let rflags = self.vmcs.read(fields::GUEST_RFLAGS);
+        self.vmcs.write(fields::GUEST_RFLAGS, rflags | RFLAGS_RF);
+        self.single_step(rflags);
     }
 
     /// Whether a debug exception waits for the next VM entry.
