@@ -29,6 +29,8 @@ const XCR0_AT_RESET: u64 = 1;
 /// XSAVE's legacy region and header.
 const XSAVE_MINIMUM: usize = 576;
 const XSAVE_ALIGNMENT: usize = 64;
+/// DR6 after power-up and INIT.
+const DR6_AT_RESET: u64 = 0xffff_0ff0;
 
 /// The live state of a VCPU that is not on a processor.
 pub struct LiveState {
@@ -64,7 +66,6 @@ impl LiveState {
             // XSTATE_BV: x87 and SSE come from the area.
             xsave_area.byte_add(512).cast::<u64>().write(3);
         }
-        const DR6_AT_RESET: u64 = 0xffff_0ff0;
         Self {
             features: *features,
             xsave_area,
@@ -180,6 +181,20 @@ pub unsafe fn set_xcr0(value: u64) {
             in("edx") (value >> 32) as u32,
             options(nomem, nostack),
         );
+    }
+}
+
+/// Puts what is live of the guest into its state after INIT (SDM vol. 3A, table 10-1): CR2 and
+/// the debug registers. Floating-point state, XCR0 and MSRs stay.
+pub(super) fn init_reset() {
+    // SAFETY: nothing of this state is used by the host.
+    unsafe {
+        asm!("mov cr2, {}", in(reg) 0u64, options(nomem, nostack, preserves_flags));
+        asm!("mov dr0, {}", in(reg) 0u64, options(nomem, nostack, preserves_flags));
+        asm!("mov dr1, {}", in(reg) 0u64, options(nomem, nostack, preserves_flags));
+        asm!("mov dr2, {}", in(reg) 0u64, options(nomem, nostack, preserves_flags));
+        asm!("mov dr3, {}", in(reg) 0u64, options(nomem, nostack, preserves_flags));
+        asm!("mov dr6, {}", in(reg) DR6_AT_RESET, options(nomem, nostack, preserves_flags));
     }
 }
 

@@ -14,6 +14,7 @@ mod exits;
 pub mod live_state;
 mod observe;
 pub mod registers;
+mod reset;
 mod run;
 mod setup;
 pub mod statistics;
@@ -203,6 +204,7 @@ impl Vcpu {
             observer: observe::Observer::new(crate::host_time::host_now()),
             statistics: Statistics::default(),
         };
+        setup::init_reset(&mut vcpu.registers, vcpu.vm.cpuid.signature());
         vcpu.pass_msrs_through();
         vcpu.configure_apic();
         vcpu.apply_clock();
