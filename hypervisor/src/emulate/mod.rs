@@ -17,8 +17,8 @@
 //! - A LOCKed instruction is atomic towards devices, as every exit handler is; one with its
 //!   memory operand in RAM is refused.
 //! - A MOV of a segment register from device memory, far branches through it, and the
-//!   instruction sets with registers of their own (x87, SSE, AVX) are refused, but for plain
-//!   moves of XMM registers.
+//!   instruction sets with registers of their own (x87, MMX, SSE, AVX) are refused, but for plain
+//!   moves of XMM and YMM registers.
 //! - Data breakpoints do not match.
 
 mod arithmetic;

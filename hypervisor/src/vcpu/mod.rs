@@ -19,6 +19,7 @@ mod run;
 mod setup;
 pub mod statistics;
 mod timekeeping;
+mod vector_registers;
 
 use alloc::sync::Arc;
 

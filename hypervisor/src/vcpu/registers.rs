@@ -7,7 +7,7 @@ use vmx::segment::{DescriptorTable, Segment, SegmentRegister};
 use vmx::vmcs::Vmcs;
 
 use super::control_registers::CR0_TS;
-use super::live_state;
+use super::vector_registers;
 use crate::emulate::{Cpu, SegmentRights};
 use crate::guest_paging::PagingRegisters;
 use crate::task_switch::TaskCpu;
@@ -197,11 +197,19 @@ impl Cpu for Registers {
     }
 
     fn xmm(&self, index: usize) -> u128 {
-        live_state::xmm(index)
+        vector_registers::xmm(index)
     }
 
     fn set_xmm(&mut self, index: usize, value: u128) {
-        live_state::set_xmm(index, value);
+        vector_registers::set_xmm(index, value);
+    }
+
+    fn ymm_high(&self, index: usize) -> u128 {
+        vector_registers::ymm_high(index)
+    }
+
+    fn set_ymm_high(&mut self, index: usize, value: u128) {
+        vector_registers::set_ymm_high(index, value);
     }
 
     fn rip(&self) -> u64 {

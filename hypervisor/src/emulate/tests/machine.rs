@@ -40,6 +40,7 @@ pub(super) struct Segment {
 pub(super) struct TestCpu {
     pub(super) gprs: [u64; 16],
     pub(super) xmms: [u128; 16],
+    pub(super) ymm_highs: [u128; 16],
     pub(super) rip: u64,
     pub(super) rflags: u64,
     pub(super) segments: [Segment; 6],
@@ -92,6 +93,12 @@ impl Cpu for TestCpu {
     }
     fn set_xmm(&mut self, index: usize, value: u128) {
         self.xmms[index] = value;
+    }
+    fn ymm_high(&self, index: usize) -> u128 {
+        self.ymm_highs[index]
+    }
+    fn set_ymm_high(&mut self, index: usize, value: u128) {
+        self.ymm_highs[index] = value;
     }
     fn rip(&self) -> u64 {
         self.vmread(self.rip)
@@ -206,6 +213,7 @@ impl Machine {
             cpu: TestCpu {
                 gprs: [0; 16],
                 xmms: [0; 16],
+                ymm_highs: [0; 16],
                 rip: CODE,
                 rflags: 2,
                 segments,
