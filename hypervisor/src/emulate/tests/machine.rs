@@ -159,22 +159,28 @@ impl Device {
 
 impl Bus for Device {
     fn read(&mut self, address: GuestPhysAddr, width: Width) -> u64 {
-        let offset = (address.0 - DEVICE_GPA) as usize;
+        let offset = address.0.wrapping_sub(DEVICE_GPA) as usize;
         assert!(offset % 4096 + width.bytes() <= 4096, "crosses a page");
         self.seen.push(Seen::Read(offset as u64, width.bytes()));
         let mut value = [0xee; 8];
-        value[..width.bytes()].copy_from_slice(&self.cells[offset..offset + width.bytes()]);
+        // Nothing is behind the device, and reads as ones.
+        match self.cells.get(offset..offset.saturating_add(width.bytes())) {
+            Some(cells) => value[..width.bytes()].copy_from_slice(cells),
+            None => return u64::MAX,
+        }
         u64::from_le_bytes(value)
     }
 
     fn write(&mut self, address: GuestPhysAddr, width: Width, value: u64) {
-        let offset = (address.0 - DEVICE_GPA) as usize;
+        let offset = address.0.wrapping_sub(DEVICE_GPA) as usize;
         assert!(offset % 4096 + width.bytes() <= 4096, "crosses a page");
         assert_eq!(value & !width.mask(), 0, "bits above the width");
         self.seen
             .push(Seen::Write(offset as u64, width.bytes(), value));
-        self.cells[offset..offset + width.bytes()]
-            .copy_from_slice(&value.to_le_bytes()[..width.bytes()]);
+        let range = offset..offset.saturating_add(width.bytes());
+        if let Some(cells) = self.cells.get_mut(range) {
+            cells.copy_from_slice(&value.to_le_bytes()[..width.bytes()]);
+        }
     }
 }
 
