@@ -47,6 +47,8 @@ pub struct Dynamic {
     pub xcr0: u64,
     /// Whether the local APIC is enabled globally, by bit 11 of IA32_APIC_BASE.
     pub apic_enabled: bool,
+    /// Whether it is in 64-bit mode.
+    pub in_64_bit_mode: bool,
 }
 
 /// CPUID of the CPU that this runs on.

@@ -4,8 +4,8 @@
 //! MSRs fall to three: some the guest accesses without an exit ([`pass_through`]), since
 //! the VMCS or the VCPU's switch keeps them apart. Some belong to a device or to the VMCS,
 //! and are for the VCPU to answer: [`TIME_STAMP_COUNTER`], [`TSC_ADJUST`], [`TSC_DEADLINE`],
-//! [`APIC_BASE`], the x2APIC's range, [`EFER`]. The rest are state or constants kept here,
-//! in [`Msrs`], without effect on anything else, except [`DEBUGCTL`].
+//! [`APIC_BASE`], the x2APIC's range, [`EFER`], [`DEBUGCTL`]. The rest are state or constants
+//! kept here, in [`Msrs`], without effect on anything else.
 
 mod microcode;
 mod mtrr;
@@ -82,9 +82,12 @@ const ARCH_CAPABILITIES_ALLOWED: u64 = 0x0D10_E171;
 /// control (3), SpeedStep (16), MONITOR (18), limit of CPUID (22), no xTPR messages (23), no
 /// NX (34).
 const MISC_ENABLE_WRITABLE: u64 = 1 | 1 << 3 | 1 << 16 | 1 << 18 | 1 << 22 | 1 << 23 | 1 << 34;
-/// MISC_ENABLE bits that cannot change: neither branch trace storage nor PEBS is there (nor
-/// performance monitoring, bit 7, whose bit is zero).
+/// MISC_ENABLE bits that are one for ever: neither branch trace storage nor PEBS is there.
 const MISC_ENABLE_FIXED: u64 = 1 << 11 | 1 << 12;
+/// MISC_ENABLE bits that can only be read: the fixed ones, and performance monitoring (7), which
+/// is not there. They are not reserved: what is written to them is ignored (SDM vol. 4, table
+/// 2-2).
+const MISC_ENABLE_READ_ONLY: u64 = MISC_ENABLE_FIXED | 1 << 7;
 /// MISC_ENABLE after reset: fast strings.
 const MISC_ENABLE_AT_RESET: u64 = MISC_ENABLE_FIXED | 1;
 /// MCG_STATUS: RIPV, EIPV and MCIP.
@@ -96,8 +99,6 @@ pub struct GeneralProtection;
 
 /// The MSRs that guests may read and write without an exit: the VMCS switches them, or the
 /// VCPU when it comes onto a CPU, and the CPU itself checks what is written.
-///
-/// [`TSC_AUX`] exists only if CPUID shows RDTSCP or RDPID; without, leave it out.
 pub fn pass_through() -> impl Iterator<Item = u32> {
     [
         SYSENTER_CS,
@@ -111,7 +112,6 @@ pub fn pass_through() -> impl Iterator<Item = u32> {
         FS_BASE,
         GS_BASE,
         KERNEL_GS_BASE,
-        TSC_AUX,
     ]
     .into_iter()
 }
@@ -132,7 +132,6 @@ pub struct Msrs {
     mtrrs: Mtrrs,
     misc_enable: u64,
     mcg_status: u64,
-    debugctl: u64,
     microcode_revision: u32,
     /// In units of 100 MHz.
     base_ratio: u8,
@@ -151,7 +150,6 @@ impl Msrs {
             mtrrs: Mtrrs::new(limits.physical_address_bits),
             misc_enable: MISC_ENABLE_AT_RESET,
             mcg_status: 0,
-            debugctl: 0,
             microcode_revision: microcode::shown(cpuid.signature(), host.microcode_revision),
             base_ratio: u8::try_from(ratio).unwrap_or(u8::MAX).max(1),
             arch_capabilities: limits
@@ -174,15 +172,12 @@ impl Msrs {
             ARCH_CAPABILITIES => self.arch_capabilities.ok_or(GeneralProtection),
             MCG_STATUS => Ok(self.mcg_status),
             MISC_ENABLE => Ok(self.misc_enable),
-            DEBUGCTL => Ok(self.debugctl),
             XSS if self.xss => Ok(0),
             _ => self.mtrrs.read(msr).ok_or(GeneralProtection),
         }
     }
 
     /// WRMSR of `value` to `msr`.
-    ///
-    /// After a write to [`DEBUGCTL`], [`Msrs::debugctl`] is to be copied to the VMCS.
     ///
     /// # Errors
     /// If it is not here, is read-only, or does not take the value: [`GeneralProtection`].
@@ -197,23 +192,26 @@ impl Msrs {
                 self.mcg_status = value;
             }
             MISC_ENABLE => {
-                check(value & !MISC_ENABLE_WRITABLE == MISC_ENABLE_FIXED)?;
-                self.misc_enable = value;
-            }
-            DEBUGCTL => {
-                check(value & !DEBUGCTL_BTF == 0)?;
-                self.debugctl = value;
+                check(value & !(MISC_ENABLE_WRITABLE | MISC_ENABLE_READ_ONLY) == 0)?;
+                self.misc_enable = value & MISC_ENABLE_WRITABLE | MISC_ENABLE_FIXED;
             }
             XSS => check(self.xss && value == 0)?,
             _ => self.mtrrs.write(msr, value)?,
         }
         Ok(())
     }
+}
 
-    /// IA32_DEBUGCTL, for the VMCS.
-    #[must_use]
-    pub const fn debugctl(&self) -> u64 {
-        self.debugctl
+/// Whether IA32_DEBUGCTL, which the VMCS holds, takes `value`: guests step on branches, and trace
+/// nothing.
+///
+/// # Errors
+/// If not: [`GeneralProtection`].
+pub const fn check_debugctl(value: u64) -> Result<(), GeneralProtection> {
+    if value & !DEBUGCTL_BTF == 0 {
+        Ok(())
+    } else {
+        Err(GeneralProtection)
     }
 }
 

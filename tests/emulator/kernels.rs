@@ -12,10 +12,14 @@ use xtask::verdict::VmEnd;
 
 /// Boots `program` and lets it run to its end, which must be one without failures.
 fn passes(case: &str, program: &str, options: &str) -> Result<()> {
-    let guest = Guest::new(program);
+    passes_as(case, program, options, &Guest::new(program))
+}
+
+/// The same in the VM `guest`.
+fn passes_as(case: &str, program: &str, options: &str, guest: &Guest) -> Result<()> {
     let mut session = tarpit(case)
         .options(&format!("on-end=poweroff {options}"))
-        .kernel(program, &guest)?
+        .kernel(program, guest)?
         .boot()?
         .patience(Duration::from_secs(600));
     let said = session.wait_for(&format!("vm {program} ended: "))?;
@@ -39,6 +43,14 @@ pub(crate) fn processor_modes_from_real_to_long(case: &str) -> Result<()> {
 
 pub(crate) fn hardware_task_switches(case: &str) -> Result<()> {
     passes(case, "tasks", "")
+}
+
+pub(crate) fn processors_start_after_init(case: &str) -> Result<()> {
+    let guest = Guest {
+        vcpus: 2,
+        ..Guest::new("start_up").command_line("others=1")
+    };
+    passes_as(case, "start_up", "", &guest)
 }
 
 pub(crate) fn apics_virtualised_by_the_processor(case: &str) -> Result<()> {

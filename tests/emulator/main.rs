@@ -28,6 +28,7 @@ fn main() {
         kernels::exits_and_instructions_on_devices,
         kernels::processor_modes_from_real_to_long,
         kernels::hardware_task_switches,
+        kernels::processors_start_after_init,
         kernels::apics_virtualised_by_the_processor,
         kernels::apics_in_software,
         kernels::timers_with_a_virtualised_apic,

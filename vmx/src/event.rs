@@ -145,6 +145,18 @@ impl Event {
         })
     }
 
+    /// Whether this is an exception that is always a fault (SDM vol. 3A, table 6-1). #DB may be
+    /// one or a trap; #DF and #MC are aborts; INT n and its like are traps.
+    #[must_use]
+    pub const fn is_fault(self) -> bool {
+        const MACHINE_CHECK: u8 = 18;
+        matches!(self.kind, EventKind::HardwareException)
+            && !matches!(
+                self.vector,
+                vector::DEBUG | vector::DOUBLE_FAULT | MACHINE_CHECK
+            )
+    }
+
     /// How this exception combines with an exception raised while delivering `first` (SDM
     /// vol. 3A, table 6-5): `None` stands for a triple fault.
     #[must_use]
@@ -191,6 +203,20 @@ mod tests {
     fn no_error_code_is_pushed_in_real_mode() {
         assert_eq!(Event::GENERAL_PROTECTION.information(false), 0x8000_030d);
         assert_eq!(Event::GENERAL_PROTECTION.information(true), 0x8000_0b0d);
+    }
+
+    #[test]
+    fn faults_are_told_from_traps_and_aborts() {
+        assert!(Event::GENERAL_PROTECTION.is_fault());
+        assert!(Event::INVALID_OPCODE.is_fault());
+        for other in [
+            Event::exception(vector::DEBUG, None),
+            Event::exception(vector::DOUBLE_FAULT, Some(0)),
+            Event::interrupt(vector::GENERAL_PROTECTION),
+            Event::NMI,
+        ] {
+            assert!(!other.is_fault(), "{other:?}");
+        }
     }
 
     #[test]

@@ -100,6 +100,18 @@ extern "C" fn main() -> ! {
 /// Starts all other CPUs, has each do `work` with its number (from 1), and returns how many have
 /// come up: as many as the command line's `others=` says, or those that do within 100 ms.
 pub fn start_others(lapic: Lapic, hertz: u64, work: fn(u32)) -> u32 {
+    prepare_start(work);
+    lapic.send(0, TO_OTHERS | ASSERT | INIT);
+    tsc::wait(hertz / 100);
+    lapic.send(0, TO_OTHERS | ASSERT | START_UP | (PAGE >> 12) as u32);
+    let wanted = multiboot::number("others").map_or(u32::MAX, |others| others as u32);
+    tsc::wait_until(hertz / 10, || OTHERS.load(Ordering::SeqCst) >= wanted);
+    OTHERS.load(Ordering::SeqCst)
+}
+
+/// Puts code into low memory that a CPU in real mode can start with, to do `work` in long mode, and
+/// tells on which page.
+pub fn prepare_start(work: fn(u32)) -> u64 {
     WORK.store(work as usize, Ordering::SeqCst);
     #[cfg(target_os = "none")]
     {
@@ -111,10 +123,5 @@ pub fn start_others(lapic: Lapic, hertz: u64, work: fn(u32)) -> u32 {
         // SAFETY: the page is free, and the code is shorter than a page.
         unsafe { from.copy_to(PAGE as *mut u8, end as usize - from as usize) };
     }
-    lapic.send(0, TO_OTHERS | ASSERT | INIT);
-    tsc::wait(hertz / 100);
-    lapic.send(0, TO_OTHERS | ASSERT | START_UP | (PAGE >> 12) as u32);
-    let wanted = multiboot::number("others").map_or(u32::MAX, |others| others as u32);
-    tsc::wait_until(hertz / 10, || OTHERS.load(Ordering::SeqCst) >= wanted);
-    OTHERS.load(Ordering::SeqCst)
+    PAGE
 }

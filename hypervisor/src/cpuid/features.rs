@@ -16,6 +16,9 @@ pub(super) const OSXSAVE: u32 = 1 << 27;
 /// CPUID.1:EDX.APIC: shows whether it is enabled.
 pub(super) const APIC: u32 = 1 << 9;
 
+/// CPUID.80000001H:EDX.SYSCALL: shows whether the instruction is there in the present mode.
+pub(super) const SYSCALL: u32 = 1 << 11;
+
 const XSAVE: u32 = 1 << 26;
 const AVX: u32 = 1 << 28;
 const AVX512F: u32 = 1 << 16;

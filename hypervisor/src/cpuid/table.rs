@@ -47,6 +47,8 @@ enum Completion {
     None,
     /// Leaf 1 shows CR4.OSXSAVE and the local APIC's enable bit.
     Features,
+    /// Leaf 80000001H shows SYSCALL in 64-bit mode alone (SDM vol. 2A, CPUID).
+    ExtendedFeatures,
     /// There is an answer for each sub-leaf, from `first` on in the list, and zeros after.
     Subleaves { first: u8, count: u8 },
     /// As `Subleaves`, but what is not listed still tells the sub-leaf and the APIC ID.
@@ -239,6 +241,8 @@ impl CpuidTable {
                 ..NONE
             },
         );
+        self.extended[1].completion = Completion::ExtendedFeatures;
+        let mut set = |leaf: usize, answer| self.extended[leaf].answer = answer;
         for brand_string in 2..=4 {
             set(brand_string, host(EXTENDED + brand_string as u32, 0));
         }
@@ -291,6 +295,7 @@ impl CpuidTable {
         match found.completion {
             Completion::None => found.answer,
             Completion::Features => self.features(&dynamic()),
+            Completion::ExtendedFeatures => self.extended_features(&dynamic()),
             completion => self.subleaf(completion, subleaf, dynamic),
         }
     }
@@ -316,6 +321,14 @@ impl CpuidTable {
         answer
     }
 
+    fn extended_features(&self, dynamic: &Dynamic) -> CpuIdResult {
+        let mut answer = self.extended[1].answer;
+        if !dynamic.in_64_bit_mode {
+            answer.edx &= !features::SYSCALL;
+        }
+        answer
+    }
+
     fn subleaf(
         &self,
         completion: Completion,
@@ -329,7 +342,7 @@ impl CpuidTable {
                 .flatten()
         };
         match completion {
-            Completion::None | Completion::Features => NONE,
+            Completion::None | Completion::Features | Completion::ExtendedFeatures => NONE,
             Completion::Subleaves { first, count } => listed(first, count).unwrap_or(NONE),
             Completion::Topology { first, count } => listed(first, count).unwrap_or(CpuIdResult {
                 ecx: subleaf & 0xFF,

@@ -54,6 +54,7 @@ const AFTER_RESET: Dynamic = Dynamic {
     cr4: 0,
     xcr0: 1,
     apic_enabled: true,
+    in_64_bit_mode: false,
 };
 
 fn table_with(vmx: VmxSupport, topology: Topology) -> CpuidTable {
@@ -143,6 +144,16 @@ fn osxsave_follows_cr4() {
 }
 
 use features::CR4_OSXSAVE;
+
+#[test]
+fn syscall_is_shown_in_64_bit_mode_alone() {
+    let state = Dynamic {
+        in_64_bit_mode: true,
+        ..AFTER_RESET
+    };
+    assert!(has(table().lookup(0x8000_0001, 0, || state).edx, 11));
+    assert!(!has(table().lookup(0x8000_0001, 0, || AFTER_RESET).edx, 11));
+}
 
 #[test]
 fn the_apic_bit_follows_ia32_apic_base() {
@@ -297,7 +308,7 @@ proptest! {
 
     #[test]
     fn no_leaf_makes_the_lookup_panic(leaf: u32, subleaf: u32, cr4: u64, xcr0: u64) {
-        let state = Dynamic { cr4, xcr0, apic_enabled: true };
+        let state = Dynamic { cr4, xcr0, apic_enabled: true, in_64_bit_mode: true };
         let table = table();
         let _ = table.lookup(leaf, subleaf, || state);
         let _ = table.lookup(leaf & 0x1F, subleaf & 0xF, || state);

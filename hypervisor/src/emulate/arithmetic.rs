@@ -1,10 +1,11 @@
-//! Division, double-precision shifts and bit scans.
+//! Division, double-precision shifts, bit scans, and CMPXCHG8B and CMPXCHG16B.
 
 use iced_x86::{Instruction, Mnemonic};
 
 use super::context::Context;
-use super::cpu::{Cpu, Fault, RAX, RDX, set_part};
+use super::cpu::{Cpu, Fault, RAX, RBX, RCX, RDX, SegmentRegister, set_part};
 use super::flags::{self, BitScan};
+use super::operand::Place;
 use super::{Bus, Stop, Width};
 use crate::guest_memory::GuestMemory;
 use crate::guest_paging::AccessKind;
@@ -91,5 +92,75 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
         let status = self.cpu.cr0() & 0xffff;
         self.put(bus, destination, status);
         Ok(())
+    }
+
+    /// CMPXCHG8B: EDX:EAX with the operand, ECX:EBX to it.
+    pub(super) fn cmpxchg8b(
+        &mut self,
+        bus: &mut impl Bus,
+        instruction: &Instruction,
+    ) -> Result<(), Stop> {
+        let destination = self.writable_place(instruction, 0)?;
+        let low = |value| value & Width::DOUBLEWORD.mask();
+        let pair = |cpu: &C, high, register| cpu.gpr(high) << 32 | low(cpu.gpr(register));
+        let old = self.get(bus, destination);
+        let equal = old == pair(self.cpu, RDX, RAX);
+        if equal {
+            let new = pair(self.cpu, RCX, RBX);
+            self.put(bus, destination, new);
+        } else {
+            // The destination is written in any case.
+            self.put(bus, destination, old);
+            self.cpu.set_gpr(RAX, low(old));
+            self.cpu.set_gpr(RDX, old >> 32);
+        }
+        self.set_zero_flag(equal);
+        Ok(())
+    }
+
+    /// CMPXCHG16B: RDX:RAX with the operand, RCX:RBX to it.
+    pub(super) fn cmpxchg16b(
+        &mut self,
+        bus: &mut impl Bus,
+        instruction: &Instruction,
+    ) -> Result<(), Stop> {
+        let (segment, offset) = self.effective_address(instruction, 0);
+        let half = |context: &Self, segment: SegmentRegister, offset| {
+            let span = context.span(segment, offset, Width::QUADWORD, AccessKind::Write)?;
+            context.check_locked_span(instruction, span)?;
+            Ok::<_, Stop>(span)
+        };
+        let low = half(self, segment, offset)?;
+        if !low.is_aligned(16) {
+            return Err(Stop::Fault(Fault::with_zero_code(
+                Fault::GENERAL_PROTECTION,
+                self.mode,
+            )));
+        }
+        let high = half(self, segment, offset.wrapping_add(8))?;
+        let halves = [
+            (Place::Memory(low), RAX, RBX),
+            (Place::Memory(high), RDX, RCX),
+        ];
+        let old = halves.map(|(place, ..)| self.get(bus, place));
+        let equal =
+            (old.iter().zip(halves)).all(|(old, (_, expected, _))| *old == self.cpu.gpr(expected));
+        for (old, (place, expected, new)) in old.into_iter().zip(halves) {
+            if equal {
+                let new = self.cpu.gpr(new);
+                self.put(bus, place, new);
+            } else {
+                self.put(bus, place, old);
+                self.cpu.set_gpr(expected, old);
+            }
+        }
+        self.set_zero_flag(equal);
+        Ok(())
+    }
+
+    /// Sets or clears ZF alone.
+    fn set_zero_flag(&mut self, on: bool) {
+        let zero = if on { flags::ZF } else { 0 };
+        self.cpu.set_rflags(self.rflags & !flags::ZF | zero);
     }
 }

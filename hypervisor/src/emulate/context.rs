@@ -146,8 +146,8 @@ impl<'a, C: Cpu, M: GuestMemory> Context<'a, C, M> {
                 return Err(self.segment_fault(segment));
             }
         }
-        // Offsets have 32 bits at most: this cannot overflow.
-        let end = offset + last;
+        // Offsets have 32 bits at most, whatever the caller's address size says.
+        let end = offset.saturating_add(last);
         let limit = u64::from(self.cpu.segment_limit(segment));
         let within = if rights.is_expand_down() {
             let top = if rights.is_big() { 0xffff_ffff } else { 0xffff };

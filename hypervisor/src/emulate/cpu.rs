@@ -6,8 +6,8 @@ use crate::guest_paging::PagingRegisters;
 /// EFER.LMA: IA-32e mode is active.
 pub(super) const EFER_LMA: u64 = 1 << 10;
 
-pub(super) use vmx::entry::gpr::RBP;
 pub use vmx::entry::gpr::{RAX, RCX, RDI, RDX, RSI, RSP};
+pub(super) use vmx::entry::gpr::{RBP, RBX};
 pub use vmx::segment::SegmentRegister;
 
 /// The access rights of a segment, in the format of the VMCS (SDM vol. 3C, table 25-2).
@@ -76,6 +76,10 @@ pub trait Cpu: PagingRegisters {
     fn xmm(&self, index: usize) -> u128;
     /// Sets the low 128 bits of vector register `index`, and leaves those above alone.
     fn set_xmm(&mut self, index: usize, value: u128);
+    /// The high half of the register YMM`index` (0 to 15).
+    fn ymm_high(&self, index: usize) -> u128;
+    /// Sets the high half of the register YMM`index`, and clears what is above it.
+    fn set_ymm_high(&mut self, index: usize, value: u128);
     /// RIP.
     fn rip(&self) -> u64;
     /// Sets RIP, to the next instruction or the target of a jump: the emulated instruction

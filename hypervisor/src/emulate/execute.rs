@@ -22,7 +22,7 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
             return self.repeat(bus, &operation, next);
         }
         match instruction.mnemonic() {
-            Mnemonic::Mov | Mnemonic::Movnti => self.mov(bus, instruction)?,
+            Mnemonic::Mov | Mnemonic::Movnti | Mnemonic::Movdiri => self.mov(bus, instruction)?,
             Mnemonic::Movzx => self.load_extended(bus, instruction, false)?,
             Mnemonic::Movsx | Mnemonic::Movsxd => self.load_extended(bus, instruction, true)?,
             Mnemonic::Movbe => {
@@ -73,6 +73,8 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
             Mnemonic::Sar => self.shift(bus, instruction, Shift::ArithmeticRight)?,
             Mnemonic::Rol => self.shift(bus, instruction, Shift::RotateLeft)?,
             Mnemonic::Ror => self.shift(bus, instruction, Shift::RotateRight)?,
+            Mnemonic::Rcl => self.shift(bus, instruction, Shift::RotateLeftThroughCarry)?,
+            Mnemonic::Rcr => self.shift(bus, instruction, Shift::RotateRightThroughCarry)?,
             Mnemonic::Bt => self.bit(bus, instruction, BitOperation::Test)?,
             Mnemonic::Bts => self.bit(bus, instruction, BitOperation::Set)?,
             Mnemonic::Btr => self.bit(bus, instruction, BitOperation::Reset)?,
@@ -80,6 +82,8 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
             Mnemonic::Xchg => self.xchg(bus, instruction)?,
             Mnemonic::Xadd => self.xadd(bus, instruction)?,
             Mnemonic::Cmpxchg => self.cmpxchg(bus, instruction)?,
+            Mnemonic::Cmpxchg8b => self.cmpxchg8b(bus, instruction)?,
+            Mnemonic::Cmpxchg16b => self.cmpxchg16b(bus, instruction)?,
             Mnemonic::Mul => self.multiply_accumulator(bus, instruction, false)?,
             Mnemonic::Imul if instruction.op_count() == 1 => {
                 self.multiply_accumulator(bus, instruction, true)?;

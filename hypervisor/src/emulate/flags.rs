@@ -18,6 +18,8 @@ pub const SF: u64 = 1 << 7;
 pub const OF: u64 = 1 << 11;
 /// The six status flags.
 pub const STATUS: u64 = CF | PF | AF | ZF | SF | OF;
+/// Trap: single steps.
+pub const TF: u64 = 1 << 8;
 /// Direction: string instructions go down.
 pub const DF: u64 = 1 << 10;
 /// Alignment check, and leave to pass SMAP.
@@ -170,6 +172,10 @@ pub enum Shift {
     RotateLeft,
     /// ROR.
     RotateRight,
+    /// RCL.
+    RotateLeftThroughCarry,
+    /// RCR.
+    RotateRightThroughCarry,
 }
 
 /// Shifts and rotates `a` by `count`, which is masked as the CPU does it.
@@ -212,6 +218,20 @@ pub const fn shift(rflags: u64, a: u64, count: u8, operation: Shift, width: Widt
                 value = (a << left | a >> (bits - left)) & width.mask();
             }
         }
+        Shift::RotateLeftThroughCarry | Shift::RotateRightThroughCarry => {
+            // CF is one more bit, above the others.
+            let all = bits + 1;
+            let by = count % all;
+            let left = if matches!(operation, Shift::RotateLeftThroughCarry) {
+                by
+            } else {
+                (all - by) % all
+            };
+            let wide = ((rflags & CF) as u128) << bits | a as u128;
+            let rotated = wide << left | wide >> (all - left);
+            value = rotated as u64 & width.mask();
+            carry = rotated >> bits & 1 != 0;
+        }
     }
     let top = value & width.sign() != 0;
     let below_top = value & width.sign() >> 1 != 0;
@@ -228,6 +248,8 @@ pub const fn shift(rflags: u64, a: u64, count: u8, operation: Shift, width: Widt
             carry = top;
             overflow = top != below_top;
         }
+        Shift::RotateLeftThroughCarry => overflow = top != carry,
+        Shift::RotateRightThroughCarry => overflow = top != below_top,
     }
     let mut flags = 0;
     if carry {
@@ -236,10 +258,11 @@ pub const fn shift(rflags: u64, a: u64, count: u8, operation: Shift, width: Widt
     if overflow {
         flags |= OF;
     }
-    let rflags = if matches!(operation, Shift::RotateLeft | Shift::RotateRight) {
-        rflags & !(CF | OF) | flags
-    } else {
-        rflags & !STATUS | flags | of_result(value, width)
+    let rflags = match operation {
+        Shift::Left | Shift::Right | Shift::ArithmeticRight => {
+            rflags & !STATUS | flags | of_result(value, width)
+        }
+        _ => rflags & !(CF | OF) | flags,
     };
     Outcome { value, rflags }
 }

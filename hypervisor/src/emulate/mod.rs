@@ -17,8 +17,8 @@
 //! - A LOCKed instruction is atomic towards devices, as every exit handler is; one with its
 //!   memory operand in RAM is refused.
 //! - A MOV of a segment register from device memory, far branches through it, and the
-//!   instruction sets with registers of their own (x87, SSE, AVX) are refused, but for plain
-//!   moves of XMM registers.
+//!   instruction sets with registers of their own (x87, MMX, SSE, AVX) are refused, but for plain
+//!   moves of XMM and YMM registers.
 //! - Data breakpoints do not match.
 
 mod arithmetic;
@@ -79,7 +79,7 @@ pub enum Completed {
     /// The instruction is done, and RIP is behind it.
     Retired,
     /// A repeated string instruction has elements left. RIP is still on it: let pending
-    /// events in, and the guest will come back.
+    /// events in, the trap of a single step among them, and the guest will come back.
     Interrupted,
 }
 

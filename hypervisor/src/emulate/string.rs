@@ -151,7 +151,13 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
         } else {
             (elements.width.bytes() as u64).wrapping_neg()
         };
-        for _ in 0..ELEMENTS_AT_A_TIME {
+        // A single step traps after each element (SDM vol. 3B, 18.3.1.4).
+        let at_a_time = if self.rflags & flags::TF == 0 {
+            ELEMENTS_AT_A_TIME
+        } else {
+            1
+        };
+        for _ in 0..at_a_time {
             let strings = element(self, elements)?;
             for (advances, index) in [(strings.source, RSI), (strings.destination, RDI)] {
                 if advances {

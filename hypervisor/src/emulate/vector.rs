@@ -1,9 +1,9 @@
-//! MOVs between XMM registers and memory, as compilers use them to copy more than a register's
-//! worth: the one thing that SSE does with device memory.
+//! MOVs between vector registers and memory, as compilers use them to copy more than a register's
+//! worth: the one thing that SSE and AVX do with device memory.
 //!
-//! The CPU has checked CR0.EM, CR0.TS and CR4.OSFXSR before the access that brought us here.
+//! The CPU has checked CR0.EM, CR0.TS, CR4.OSFXSR and XCR0 before the access that brought us here.
 
-use iced_x86::{Instruction, Mnemonic, OpKind};
+use iced_x86::{EncodingKind, Instruction, Mnemonic, OpKind, Register};
 
 use super::context::{Context, Span};
 use super::cpu::{Cpu, Fault};
@@ -11,20 +11,18 @@ use super::{Bus, Reason, Stop, Width};
 use crate::guest_memory::GuestMemory;
 use crate::guest_paging::AccessKind;
 
-/// A memory operand of 4, 8 or 16 bytes, checked.
+/// A memory operand of 4, 8, 16 or 32 bytes, checked, in pieces of 8 bytes or less.
 #[derive(Clone, Copy)]
 struct VectorSpan {
-    low: Span,
-    /// The second half of 16 bytes.
-    high: Option<Span>,
+    pieces: [Option<Span>; 4],
 }
 
 impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
     /// Whether `instruction` is for [`Context::move_vector`].
     pub(super) fn is_vector_move(instruction: &Instruction) -> bool {
-        let is_xmm = |index| {
+        let is_vector = |index| {
             instruction.op_kind(index) == OpKind::Register
-                && instruction.op_register(index).is_xmm()
+                && is_vector_register(instruction.op_register(index))
         };
         let is_memory = |index| instruction.op_kind(index) == OpKind::Memory;
         let is_move = matches!(
@@ -37,13 +35,22 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
                 | Mnemonic::Movupd
                 | Mnemonic::Movdqu
                 | Mnemonic::Lddqu
+                | Mnemonic::Vmovd
+                | Mnemonic::Vmovq
+                | Mnemonic::Vmovss
+                | Mnemonic::Vmovsd
+                | Mnemonic::Vmovups
+                | Mnemonic::Vmovupd
+                | Mnemonic::Vmovdqu
+                | Mnemonic::Vlddqu
         );
         (is_move || is_aligned_move(instruction.mnemonic()))
             && instruction.op_count() == 2
-            && (is_xmm(0) && is_memory(1) || is_memory(0) && is_xmm(1))
+            && (is_vector(0) && is_memory(1) || is_memory(0) && is_vector(1))
     }
 
-    /// Loads an XMM register, filling it up with zeros, or stores its low part.
+    /// Loads a vector register, filling it up with zeros, or stores its low part. An XMM register
+    /// is filled up to its end by SSE, and to that of the whole vector register by AVX.
     pub(super) fn move_vector(
         &mut self,
         bus: &mut impl Bus,
@@ -51,50 +58,62 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
     ) -> Result<(), Stop> {
         if instruction.op0_kind() == OpKind::Memory {
             let span = self.vector_span(instruction, AccessKind::Write)?;
-            let value = self.cpu.xmm(instruction.op1_register().number());
-            self.write(bus, span.low, value as u64);
-            if let Some(high) = span.high {
-                self.write(bus, high, (value >> 64) as u64);
+            let register = instruction.op1_register().number();
+            let low = self.cpu.xmm(register);
+            let high = if instruction.op1_register().is_ymm() {
+                self.cpu.ymm_high(register)
+            } else {
+                0
+            };
+            let values = [low, low >> 64, high, high >> 64].map(|value| value as u64);
+            for (piece, value) in span.pieces.into_iter().flatten().zip(values) {
+                self.write(bus, piece, value);
             }
         } else {
             let span = self.vector_span(instruction, AccessKind::Read)?;
-            let mut value = u128::from(self.read(bus, span.low));
-            if let Some(high) = span.high {
-                value |= u128::from(self.read(bus, high)) << 64;
+            let register = instruction.op0_register().number();
+            let mut values = [0; 4];
+            for (piece, value) in span.pieces.into_iter().flatten().zip(&mut values) {
+                *value = u128::from(self.read(bus, piece));
             }
-            self.cpu.set_xmm(instruction.op0_register().number(), value);
+            let [a, b, c, d] = values;
+            self.cpu.set_xmm(register, b << 64 | a);
+            if instruction.encoding() == EncodingKind::VEX {
+                self.cpu.set_ymm_high(register, d << 64 | c);
+            }
         }
         Ok(())
     }
 
     fn vector_span(&self, instruction: &Instruction, kind: AccessKind) -> Result<VectorSpan, Stop> {
         let (segment, offset) = self.effective_address(instruction, 0);
-        let span = match instruction.memory_size().size() {
-            4 => VectorSpan {
-                low: self.span(segment, offset, Width::DOUBLEWORD, kind)?,
-                high: None,
-            },
-            8 => VectorSpan {
-                low: self.span(segment, offset, Width::QUADWORD, kind)?,
-                high: None,
-            },
-            16 => VectorSpan {
-                low: self.span(segment, offset, Width::QUADWORD, kind)?,
-                high: Some(self.span(segment, offset.wrapping_add(8), Width::QUADWORD, kind)?),
-            },
+        let size = instruction.memory_size().size();
+        let width = match size {
+            4 => Width::DOUBLEWORD,
+            8 | 16 | 32 => Width::QUADWORD,
             _ => return Err(Stop::Unsupported(Reason::NotImplemented)),
         };
-        if is_aligned_move(instruction.mnemonic()) && !span.low.is_aligned(16) {
+        let mut pieces = [None; 4];
+        for (index, piece) in pieces.iter_mut().take(size.div_ceil(8)).enumerate() {
+            let offset = offset.wrapping_add(8 * index as u64);
+            *piece = Some(self.span(segment, offset, width, kind)?);
+        }
+        let aligned = |span: Span| span.is_aligned(size as u64);
+        if is_aligned_move(instruction.mnemonic()) && !pieces[0].is_some_and(aligned) {
             return Err(Stop::Fault(Fault::with_zero_code(
                 Fault::GENERAL_PROTECTION,
                 self.mode,
             )));
         }
-        Ok(span)
+        Ok(VectorSpan { pieces })
     }
 }
 
-/// Whether the instruction wants its operand on a boundary of 16 bytes.
+fn is_vector_register(register: Register) -> bool {
+    register.is_xmm() || register.is_ymm()
+}
+
+/// Whether the instruction wants its operand on a boundary of its size.
 fn is_aligned_move(mnemonic: Mnemonic) -> bool {
     matches!(
         mnemonic,
@@ -105,5 +124,12 @@ fn is_aligned_move(mnemonic: Mnemonic) -> bool {
             | Mnemonic::Movntpd
             | Mnemonic::Movntdq
             | Mnemonic::Movntdqa
+            | Mnemonic::Vmovaps
+            | Mnemonic::Vmovapd
+            | Mnemonic::Vmovdqa
+            | Mnemonic::Vmovntps
+            | Mnemonic::Vmovntpd
+            | Mnemonic::Vmovntdq
+            | Mnemonic::Vmovntdqa
     )
 }

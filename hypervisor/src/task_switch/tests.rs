@@ -2,6 +2,9 @@
 
 mod machine;
 
+use std::vec;
+
+use proptest::prelude::*;
 use vmx::addr::GuestPhysAddr;
 
 use super::*;
@@ -337,4 +340,51 @@ fn the_t_flag_asks_for_a_debug_trap() {
         machine.switch(Cause::Call),
         Ok(Switched { debug_trap: true })
     );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_guest_makes_a_switch_panic(
+        cause in 0..4_u8,
+        tss in any::<[u32; 26]>(),
+        descriptors in any::<[u64; 9]>(),
+        kept in any::<u16>(),
+        old_limit: u32,
+        old_base: u64,
+        gdt_limit: u32,
+        cr0: bool,
+        cr4 in prop::sample::select(vec![0, 1 << 4, 1 << 5]),
+    ) {
+        let mut machine = Machine::new();
+        // Some fields and descriptors stay as they should be, so that switches get far.
+        for (index, value) in tss.into_iter().enumerate() {
+            if kept >> (index % 16) & 1 == 0 {
+                machine.ram.write_u32(NEW_TSS + 4 * index as u64, value);
+            }
+        }
+        for (index, value) in descriptors.into_iter().enumerate() {
+            if kept >> (15 - index) & 1 == 0 {
+                machine.ram.write_u64(GDT + 8 * index as u64, value);
+            }
+        }
+        if kept & 1 == 0 {
+            machine.cpu.segments[SegmentRegister::Tr as usize].limit = old_limit;
+            machine.cpu.segments[SegmentRegister::Tr as usize].base = old_base;
+            machine.cpu.segments[SegmentRegister::Ldtr as usize].limit = gdt_limit;
+            machine.cpu.segments[SegmentRegister::Ldtr as usize].rights = AccessRights::empty();
+        }
+        if cr0 && kept & 2 == 0 {
+            machine.cpu.cr0 |= 1 << 31;
+            machine.cpu.cr4 = cr4;
+        }
+        let cause = match cause {
+            0 => Cause::Call,
+            1 => Cause::Jump,
+            2 => Cause::Iret,
+            _ => Cause::Event { error_code: Some(7), external: true },
+        };
+        let _ = machine.switch(cause);
+    }
 }

@@ -63,6 +63,8 @@ pub struct Cr0Context {
     pub efer: u64,
     /// CS.L.
     pub cs_long: bool,
+    /// TR holds a TSS of 16 bits.
+    pub tr_16_bit: bool,
 }
 
 /// MOV to CR0 of `value`.
@@ -75,6 +77,7 @@ pub fn write_cr0(value: u64, context: &Cr0Context) -> Result<Cr0Write, Illegal> 
         cr4,
         efer,
         cs_long,
+        tr_16_bit,
     } = *context;
     if value >> 32 != 0 {
         return Err(Illegal);
@@ -90,7 +93,8 @@ pub fn write_cr0(value: u64, context: &Cr0Context) -> Result<Cr0Write, Illegal> 
     let mut new_efer = efer;
     let paging_on = visible & CR0_PG != 0;
     if paging_on && cr0 & CR0_PG == 0 && efer & EFER_LME != 0 {
-        if cr4 & CR4_PAE == 0 || cs_long {
+        // The page of MOV to CRn, SDM vol. 2B.
+        if cr4 & CR4_PAE == 0 || cs_long || tr_16_bit {
             return Err(Illegal);
         }
         new_efer |= EFER_LMA;
@@ -136,12 +140,14 @@ mod tests {
         cr4: CR4_PAE,
         efer: 0,
         cs_long: false,
+        tr_16_bit: false,
     };
     const LONG: Cr0Context = Cr0Context {
         cr0: CR0_PE | CR0_ET | CR0_PG,
         cr4: CR4_PAE,
         efer: EFER_LME | EFER_LMA,
         cs_long: true,
+        tr_16_bit: false,
     };
 
     #[test]
@@ -180,6 +186,14 @@ mod tests {
                 Cr0Context {
                     efer: EFER_LME,
                     cs_long: true,
+                    ..UNPAGED
+                },
+            ),
+            (
+                CR0_PE | CR0_PG,
+                Cr0Context {
+                    efer: EFER_LME,
+                    tr_16_bit: true,
                     ..UNPAGED
                 },
             ),

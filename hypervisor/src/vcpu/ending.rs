@@ -29,6 +29,8 @@ pub enum Ending {
     NotRam(NotRam),
     /// Code in device memory.
     FetchFromDevice(GuestPhysAddr),
+    /// A stack, IDT, GDT or TSS in device memory, as an event was being delivered.
+    DeliveryThroughDevice(GuestPhysAddr),
     /// The processor refused the guest's state.
     EntryFailure {
         /// The basic exit reason, or the VM-instruction error.
@@ -70,6 +72,10 @@ impl fmt::Display for Ending {
                     "instruction fetch from device memory or nothing at {address:?}"
                 )
             }
+            Self::DeliveryThroughDevice(address) => write!(
+                f,
+                "delivery of an event through device memory or nothing at {address:?}"
+            ),
             Self::EntryFailure {
                 reason,
                 instruction: true,

@@ -6,7 +6,7 @@ use vmx::controls::Primary;
 use vmx::event::{Event, EventKind};
 use vmx::fields;
 
-use super::registers::{BLOCKED_BY_NMI, BLOCKED_BY_STI_OR_MOV_SS, RFLAGS_IF};
+use super::registers::{BLOCKED_BY_NMI, BLOCKED_BY_STI_OR_MOV_SS, RFLAGS_IF, RFLAGS_RF};
 use super::{Vcpu, ending::Ending};
 use crate::emulate::{Cpu, Fault};
 use crate::vm::BoardHost;
@@ -23,7 +23,12 @@ impl Vcpu {
             Some(first) => exception.after(first).ok_or(Ending::TripleFault)?,
             None => exception,
         };
-        // Faults set RFLAGS.RF in the image that they push (SDM vol. 3A, 6.8.3), #DB aside.
+        if first.is_some_and(|first| first.kind == EventKind::Nmi) {
+            // The NMI will not be delivered again, and its delivery has blocked NMIs.
+            let vmcs = &mut self.registers.vmcs;
+            let state = vmcs.read(fields::GUEST_INTERRUPTIBILITY);
+            vmcs.write(fields::GUEST_INTERRUPTIBILITY, state | BLOCKED_BY_NMI);
+        }
         self.to_inject = Some(event);
         self.attention = true;
         Ok(())
@@ -86,13 +91,17 @@ impl Vcpu {
 
         let state = self.registers.vmcs.read(fields::GUEST_INTERRUPTIBILITY);
         let mut primary = self.primary;
-        if self.lapic.nmi_pending()
-            && !injected
-            && state & (BLOCKED_BY_NMI | BLOCKED_BY_STI_OR_MOV_SS) == 0
-        {
-            self.lapic.take_nmi();
-            self.inject(Event::NMI);
-            injected = true;
+        if self.lapic.nmi_pending() {
+            if state & BLOCKED_BY_NMI != 0 {
+                self.lapic.limit_nmis();
+            } else if !injected
+                && state & BLOCKED_BY_STI_OR_MOV_SS == 0
+                && !self.registers.has_pending_debug_exception()
+            {
+                self.lapic.take_nmi();
+                self.inject(Event::NMI);
+                injected = true;
+            }
         }
         primary.set(Primary::NMI_WINDOW_EXITING, self.lapic.nmi_pending());
 
@@ -124,11 +133,13 @@ impl Vcpu {
         self.lapic.pending()
     }
 
-    /// Injects an interrupt if the guest can take one now.
+    /// Injects an interrupt if the guest can take one now. A pending debug trap comes first (SDM
+    /// vol. 3A, table 7-2), and would be lost by the injection (SDM vol. 3C, 27.7.3).
     fn try_inject_interrupt(&mut self, injected: bool, state: u32, pending: Pending) -> bool {
         if injected
             || state & BLOCKED_BY_STI_OR_MOV_SS != 0
             || self.registers.rflags() & RFLAGS_IF == 0
+            || self.registers.has_pending_debug_exception()
         {
             return false;
         }
@@ -146,6 +157,12 @@ impl Vcpu {
     fn inject(&mut self, event: Event) {
         let protected = self.registers.in_protected_mode();
         let vmcs = &mut self.registers.vmcs;
+        if event.is_fault() {
+            // The image of RFLAGS that a fault pushes has RF set (SDM vol. 3B, 18.3.1.1); what VM
+            // entry pushes is the guest's RFLAGS as they are.
+            let rflags = vmcs.read(fields::GUEST_RFLAGS);
+            vmcs.write(fields::GUEST_RFLAGS, rflags | RFLAGS_RF);
+        }
         if matches!(
             event.kind,
             EventKind::HardwareException | EventKind::PrivilegedSoftwareException
@@ -173,7 +190,9 @@ impl Vcpu {
 
     /// Whether something is pending that ends HLT.
     pub(super) fn wakes(&self) -> bool {
-        self.lapic.nmi_pending()
+        let nmis_blocked =
+            || self.registers.vmcs.read(fields::GUEST_INTERRUPTIBILITY) & BLOCKED_BY_NMI != 0;
+        (self.lapic.nmi_pending() && !nmis_blocked())
             || self.to_inject.is_some()
             || (self.deliverable().is_some() && self.registers.rflags() & RFLAGS_IF != 0)
     }

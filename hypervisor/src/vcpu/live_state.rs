@@ -29,6 +29,8 @@ const XCR0_AT_RESET: u64 = 1;
 /// XSAVE's legacy region and header.
 const XSAVE_MINIMUM: usize = 576;
 const XSAVE_ALIGNMENT: usize = 64;
+/// DR6 after power-up and INIT.
+const DR6_AT_RESET: u64 = 0xffff_0ff0;
 
 /// The live state of a VCPU that is not on a processor.
 pub struct LiveState {
@@ -64,7 +66,6 @@ impl LiveState {
             // XSTATE_BV: x87 and SSE come from the area.
             xsave_area.byte_add(512).cast::<u64>().write(3);
         }
-        const DR6_AT_RESET: u64 = 0xffff_0ff0;
         Self {
             features: *features,
             xsave_area,
@@ -183,6 +184,20 @@ pub unsafe fn set_xcr0(value: u64) {
     }
 }
 
+/// Puts what is live of the guest into its state after INIT (SDM vol. 3A, table 10-1): CR2 and
+/// the debug registers. Floating-point state, XCR0 and MSRs stay.
+pub(super) fn init_reset() {
+    // SAFETY: nothing of this state is used by the host.
+    unsafe {
+        asm!("mov cr2, {}", in(reg) 0u64, options(nomem, nostack, preserves_flags));
+        asm!("mov dr0, {}", in(reg) 0u64, options(nomem, nostack, preserves_flags));
+        asm!("mov dr1, {}", in(reg) 0u64, options(nomem, nostack, preserves_flags));
+        asm!("mov dr2, {}", in(reg) 0u64, options(nomem, nostack, preserves_flags));
+        asm!("mov dr3, {}", in(reg) 0u64, options(nomem, nostack, preserves_flags));
+        asm!("mov dr6, {}", in(reg) DR6_AT_RESET, options(nomem, nostack, preserves_flags));
+    }
+}
+
 /// Adds `causes` to DR6 of the guest, which is live, as the delivery of a #DB does: bits 3:0
 /// are replaced, the others set (SDM vol. 3B, 18.2.3).
 pub(super) fn update_dr6(causes: u64) {
@@ -193,49 +208,4 @@ pub(super) fn update_dr6(causes: u64) {
         dr6 = dr6 & !0xf | causes;
         asm!("mov dr6, {}", in(reg) dr6, options(nomem, nostack, preserves_flags));
     }
-}
-
-/// Runs an instruction on the XMM register of a number that is known at run time only.
-macro_rules! with_xmm {
-    ($index:expr, $before:literal, $after:literal, $memory:expr) => {
-        with_xmm!($index, $before, $after, $memory,
-            "0" "1" "2" "3" "4" "5" "6" "7" "8" "9" "10" "11" "12" "13" "14" "15")
-    };
-    ($index:expr, $before:literal, $after:literal, $memory:expr, $($number:literal)*) => {
-        $(if $index & 15 == const { decimal($number) } {
-            // SAFETY: 16 bytes of ours; the vector registers are the guest's, which asks for
-            // this, and the host sets CR4.OSFXSR.
-            unsafe {
-                asm!(
-                    concat!("movdqu ", $before, "xmm", $number, $after),
-                    memory = in(reg) $memory,
-                    options(nostack, preserves_flags),
-                );
-            }
-        })*
-    };
-}
-
-/// The number that `digits` are.
-const fn decimal(digits: &str) -> usize {
-    let digits = digits.as_bytes();
-    let mut value = 0;
-    let mut index = 0;
-    while index < digits.len() {
-        value = value * 10 + (digits[index] - b'0') as usize;
-        index += 1;
-    }
-    value
-}
-
-/// XMM`index` (modulo 16) of the guest, which is live.
-pub(super) fn xmm(index: usize) -> u128 {
-    let mut value = 0u128;
-    with_xmm!(index, "[{memory}], ", "", &raw mut value);
-    value
-}
-
-/// Sets XMM`index` (modulo 16) of the guest, which is live.
-pub(super) fn set_xmm(index: usize, value: u128) {
-    with_xmm!(index, "", ", [{memory}]", &raw const value);
 }

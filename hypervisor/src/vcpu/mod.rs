@@ -15,10 +15,12 @@ pub mod live_state;
 mod loading;
 mod observe;
 pub mod registers;
+mod reset;
 mod run;
 mod setup;
 pub mod statistics;
 mod timekeeping;
+mod vector_registers;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -212,6 +214,7 @@ impl Vcpu {
             loading: None,
             waits_for_line: false,
         };
+        setup::init_reset(&mut vcpu.registers, vcpu.vm.cpuid.signature());
         vcpu.pass_msrs_through();
         vcpu.configure_apic();
         vcpu.apply_clock();
@@ -285,20 +288,19 @@ impl Vcpu {
     }
 
     fn pass_msrs_through(&mut self) {
-        let has_tsc_aux = self.vm.cpuid.limits().tsc_aux;
+        use vmx::bitmaps::MsrAccess;
         for msr in crate::msr::pass_through() {
-            if msr != vmx::msr::TSC_AUX || has_tsc_aux {
-                self.msr_bitmaps.pass_through(msr);
-            }
+            self.msr_bitmaps.pass_through(msr);
+        }
+        if self.vm.cpuid.limits().tsc_aux {
+            self.msr_bitmaps
+                .set_exits(crate::msr::TSC_AUX, MsrAccess::Read, false);
         }
         // RDMSR of the TSC shows what RDTSC does; writes move the offset.
-        self.msr_bitmaps.set_exits(
-            crate::msr::TIME_STAMP_COUNTER,
-            vmx::bitmaps::MsrAccess::Read,
-            false,
-        );
         self.msr_bitmaps
-            .set_exits(vmx::msr::EFER, vmx::bitmaps::MsrAccess::Read, false);
+            .set_exits(crate::msr::TIME_STAMP_COUNTER, MsrAccess::Read, false);
+        self.msr_bitmaps
+            .set_exits(vmx::msr::EFER, MsrAccess::Read, false);
     }
 
     /// CR3 as the guest has it.

@@ -7,7 +7,7 @@ use vmx::segment::{DescriptorTable, Segment, SegmentRegister};
 use vmx::vmcs::Vmcs;
 
 use super::control_registers::CR0_TS;
-use super::live_state;
+use super::vector_registers;
 use crate::emulate::{Cpu, SegmentRights};
 use crate::guest_paging::PagingRegisters;
 use crate::task_switch::TaskCpu;
@@ -17,7 +17,7 @@ pub const RFLAGS_IF: u64 = 1 << 9;
 /// RFLAGS.TF.
 const RFLAGS_TF: u64 = 1 << 8;
 /// RFLAGS.RF.
-const RFLAGS_RF: u64 = 1 << 16;
+pub const RFLAGS_RF: u64 = 1 << 16;
 /// Interruptibility state: blocking by STI and by MOV SS (SDM vol. 3C, table 25-3).
 pub const BLOCKED_BY_STI_OR_MOV_SS: u32 = 0b11;
 /// Interruptibility state: blocking by NMI.
@@ -72,12 +72,32 @@ impl Registers {
     #[cold]
     fn end_debug_step(&mut self, rflags: u64) {
         self.vmcs.write(fields::GUEST_RFLAGS, rflags & !RFLAGS_RF);
+        self.single_step(rflags);
+    }
+
+    /// Makes a single-step trap pending if RFLAGS.TF was set.
+    fn single_step(&mut self, rflags: u64) {
         let branches_only = self.vmcs.read(fields::GUEST_DEBUGCTL) & DEBUGCTL_BTF != 0;
         if rflags & RFLAGS_TF != 0 && !branches_only {
             let pending = self.vmcs.read(fields::GUEST_PENDING_DEBUG);
             self.vmcs
                 .write(fields::GUEST_PENDING_DEBUG, pending | PENDING_SINGLE_STEP);
         }
+    }
+
+    /// Stops between two elements of a repeated string instruction, to go on with it later. It
+    /// has begun: nothing blocks events for it any more, a single step ends after each element,
+    /// and RFLAGS.RF keeps a breakpoint on it from matching again (SDM vol. 3B, 18.3.1.1 and
+    /// 18.3.1.4).
+    pub fn pause_instruction(&mut self) {
+        let interruptibility = self.vmcs.read(fields::GUEST_INTERRUPTIBILITY);
+        self.vmcs.write(
+            fields::GUEST_INTERRUPTIBILITY,
+            interruptibility & !BLOCKED_BY_STI_OR_MOV_SS,
+        );
+        let rflags = self.vmcs.read(fields::GUEST_RFLAGS);
+        self.vmcs.write(fields::GUEST_RFLAGS, rflags | RFLAGS_RF);
+        self.single_step(rflags);
     }
 
     /// Whether a debug exception waits for the next VM entry.
@@ -177,11 +197,19 @@ impl Cpu for Registers {
     }
 
     fn xmm(&self, index: usize) -> u128 {
-        live_state::xmm(index)
+        vector_registers::xmm(index)
     }
 
     fn set_xmm(&mut self, index: usize, value: u128) {
-        live_state::set_xmm(index, value);
+        vector_registers::set_xmm(index, value);
+    }
+
+    fn ymm_high(&self, index: usize) -> u128 {
+        vector_registers::ymm_high(index)
+    }
+
+    fn set_ymm_high(&mut self, index: usize, value: u128) {
+        vector_registers::set_ymm_high(index, value);
     }
 
     fn rip(&self) -> u64 {

@@ -125,7 +125,7 @@ impl Vcpu {
         );
         self.lapic.absorb();
         if self.lapic.reset_pending() {
-            self.handle_reset();
+            self.handle_reset(now)?;
         }
         if self.activity == Activity::Halted && self.wakes() {
             self.activity = Activity::Running;
@@ -166,33 +166,6 @@ impl Vcpu {
         self.registers
             .vmcs
             .write(fields::PREEMPTION_TIMER_VALUE, value);
-    }
-
-    /// INIT and start-up messages.
-    #[cold]
-    fn handle_reset(&mut self) {
-        if self.lapic.take_init() {
-            self.lapic.init_reset();
-            self.configure_apic();
-            self.being_delivered = None;
-            self.to_inject = None;
-            self.registers
-                .vmcs
-                .write(fields::ENTRY_INTERRUPTION_INFORMATION, 0);
-            super::setup::init_reset(&mut self.registers);
-            self.activity = if self.lapic.apic_base().is_bootstrap() {
-                Activity::Running
-            } else {
-                Activity::WaitingForStartUp
-            };
-        }
-        if let Some(page) = self.lapic.take_start_up()
-            && self.activity == Activity::WaitingForStartUp
-        {
-            super::setup::start_up_at(&mut self.registers, page);
-            self.activity = Activity::Running;
-        }
-        self.attention = true;
     }
 
     #[cold]

@@ -141,8 +141,9 @@ pub(super) fn enter_at(vmcs: &mut Vmcs, state: &guest_boot::EntryState) {
 }
 
 /// Puts the registers into their state after INIT (SDM vol. 3A, table 10-1), which leaves
-/// the floating-point state, most MSRs and the cache controls alone.
-pub(super) fn init_reset(registers: &mut Registers) {
+/// the floating-point state, most MSRs and the cache controls alone. EDX tells the processor's
+/// `signature`. What is live in the processor is [`super::live_state::init_reset`]'s.
+pub(super) fn init_reset(registers: &mut Registers, signature: u32) {
     const CR0_AT_RESET: u64 = 0x6000_0010;
     let vmcs = &mut registers.vmcs;
     let cache_controls = vmcs.read(fields::CR0_READ_SHADOW) & (CR0_CD | CR0_NW);
@@ -187,14 +188,20 @@ pub(super) fn init_reset(registers: &mut Registers) {
     vmcs.set_gdtr(empty);
     vmcs.set_idtr(empty);
     registers.gpr.gpr.fill(0);
+    registers.gpr.gpr[vmx::entry::gpr::RDX] = signature.into();
 }
 
 /// Lets a processor that waits after INIT start at the real-mode address `page` * 4 KiB.
 pub(super) fn start_up_at(registers: &mut Registers, page: u8) {
+    jump_far(registers, u16::from(page) << 8, 0);
+}
+
+/// Goes on at `offset` in `segment`, in real mode.
+pub(super) fn jump_far(registers: &mut Registers, segment: u16, offset: u16) {
     let vmcs = &mut registers.vmcs;
     let mut cs = vmcs.segment(SegmentRegister::Cs);
-    cs.selector = u16::from(page) << 8;
-    cs.base = u64::from(page) << 12;
+    cs.selector = segment;
+    cs.base = u64::from(segment) << 4;
     vmcs.set_segment(SegmentRegister::Cs, cs);
-    vmcs.write(fields::GUEST_RIP, 0);
+    vmcs.write(fields::GUEST_RIP, offset.into());
 }

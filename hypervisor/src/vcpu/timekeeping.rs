@@ -11,7 +11,8 @@ use crate::vm::BoardHost;
 
 impl Vcpu {
     /// Shows the VM's counter line as the guest's TSC: after any change of the clock's rates
-    /// or of the TSC's offset. Without TSC scaling, RDTSC exits while the rate is not one.
+    /// or of the TSC's offset. Without TSC scaling, RDTSC exits while the rate is not one, and
+    /// so does RDMSR of the TSC.
     pub(super) fn apply_clock(&mut self) {
         let vm = &self.vm;
         let clock = &vm.board.lock().clock;
@@ -24,6 +25,11 @@ impl Vcpu {
         } else {
             let intercept = counter_rate != Rates::REAL_TIME.counter;
             if self.primary.contains(Primary::RDTSC_EXITING) != intercept {
+                self.msr_bitmaps.set_exits(
+                    crate::msr::TIME_STAMP_COUNTER,
+                    vmx::bitmaps::MsrAccess::Read,
+                    intercept,
+                );
                 self.primary.set(Primary::RDTSC_EXITING, intercept);
                 vmcs.set_primary(self.capabilities, self.primary);
             }

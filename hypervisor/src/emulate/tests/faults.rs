@@ -160,10 +160,10 @@ fn no_sse_arithmetic_mmx_x87_or_far_instruction_slips_through() {
         code!("mov ds, [rdi]"),
         code!("jmp fword ptr [rdi]"),
         code!("call fword ptr [rdi]"),
-        code!("cmpxchg16b [rdi]"),
         code!("lgdt [rdi]"),
         code!("enter 8, 1"),
-        code!("vmovdqu ymm0, [rdi]"),
+        code!("vpxor ymm0, ymm0, [rdi]"),
+        code!("vbroadcastss ymm0, [rdi]"),
     ];
     for code in codes {
         let mut machine = Machine::long(code);

@@ -192,6 +192,16 @@ like_hardware! {
         "btr word ptr [rdi], 3", "btr dword ptr [rdi], 7", "btr qword ptr [rdi], 32",
         "btc word ptr [rdi], 3", "btc dword ptr [rdi], 7", "btc qword ptr [rdi], 32",
     ];
+    rotations_through_carry_by_one: 0, [
+        "rcl byte ptr [rdi], 1", "rcl word ptr [rdi], 1", "rcl dword ptr [rdi], 1",
+        "rcl qword ptr [rdi], 1", "rcr byte ptr [rdi], 1", "rcr word ptr [rdi], 1",
+        "rcr dword ptr [rdi], 1", "rcr qword ptr [rdi], 1",
+    ];
+    rotations_through_carry: flags::OF, [
+        "rcl byte ptr [rdi], cl", "rcl word ptr [rdi], cl", "rcl dword ptr [rdi], cl",
+        "rcl qword ptr [rdi], cl", "rcr byte ptr [rdi], cl", "rcr word ptr [rdi], cl",
+        "rcr dword ptr [rdi], cl", "rcr qword ptr [rdi], cl", "rcr byte ptr [rdi], 9",
+    ];
     shifts_by_one: flags::AF, [
         "shl byte ptr [rdi], 1", "shl dword ptr [rdi], 1", "shl qword ptr [rdi], 1",
         "shr byte ptr [rdi], 1", "shr dword ptr [rdi], 1", "shr qword ptr [rdi], 1",

@@ -40,6 +40,7 @@ pub(super) struct Segment {
 pub(super) struct TestCpu {
     pub(super) gprs: [u64; 16],
     pub(super) xmms: [u128; 16],
+    pub(super) ymm_highs: [u128; 16],
     pub(super) rip: u64,
     pub(super) rflags: u64,
     pub(super) segments: [Segment; 6],
@@ -92,6 +93,12 @@ impl Cpu for TestCpu {
     }
     fn set_xmm(&mut self, index: usize, value: u128) {
         self.xmms[index] = value;
+    }
+    fn ymm_high(&self, index: usize) -> u128 {
+        self.ymm_highs[index]
+    }
+    fn set_ymm_high(&mut self, index: usize, value: u128) {
+        self.ymm_highs[index] = value;
     }
     fn rip(&self) -> u64 {
         self.vmread(self.rip)
@@ -152,22 +159,28 @@ impl Device {
 
 impl Bus for Device {
     fn read(&mut self, address: GuestPhysAddr, width: Width) -> u64 {
-        let offset = (address.0 - DEVICE_GPA) as usize;
+        let offset = address.0.wrapping_sub(DEVICE_GPA) as usize;
         assert!(offset % 4096 + width.bytes() <= 4096, "crosses a page");
         self.seen.push(Seen::Read(offset as u64, width.bytes()));
         let mut value = [0xee; 8];
-        value[..width.bytes()].copy_from_slice(&self.cells[offset..offset + width.bytes()]);
+        // Nothing is behind the device, and reads as ones.
+        match self.cells.get(offset..offset.saturating_add(width.bytes())) {
+            Some(cells) => value[..width.bytes()].copy_from_slice(cells),
+            None => return u64::MAX,
+        }
         u64::from_le_bytes(value)
     }
 
     fn write(&mut self, address: GuestPhysAddr, width: Width, value: u64) {
-        let offset = (address.0 - DEVICE_GPA) as usize;
+        let offset = address.0.wrapping_sub(DEVICE_GPA) as usize;
         assert!(offset % 4096 + width.bytes() <= 4096, "crosses a page");
         assert_eq!(value & !width.mask(), 0, "bits above the width");
         self.seen
             .push(Seen::Write(offset as u64, width.bytes(), value));
-        self.cells[offset..offset + width.bytes()]
-            .copy_from_slice(&value.to_le_bytes()[..width.bytes()]);
+        let range = offset..offset.saturating_add(width.bytes());
+        if let Some(cells) = self.cells.get_mut(range) {
+            cells.copy_from_slice(&value.to_le_bytes()[..width.bytes()]);
+        }
     }
 }
 
@@ -206,6 +219,7 @@ impl Machine {
             cpu: TestCpu {
                 gprs: [0; 16],
                 xmms: [0; 16],
+                ymm_highs: [0; 16],
                 rip: CODE,
                 rflags: 2,
                 segments,

@@ -5,6 +5,7 @@ mod faults;
 mod hardware;
 mod machine;
 mod modes;
+mod random;
 mod stack;
 mod strings;
 mod vectors;

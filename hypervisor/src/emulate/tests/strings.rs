@@ -49,6 +49,18 @@ fn a_long_fill_lets_interrupts_in() {
 }
 
 #[test]
+fn a_single_step_stops_after_each_element() {
+    let mut machine = Machine::long(code!("rep stosb"));
+    machine.cpu.rflags |= flags::TF;
+    machine.cpu.gprs[RDI] = DEVICE;
+    machine.cpu.gprs[RCX] = 2;
+    assert_eq!(machine.emulate(), Ok(Completed::Interrupted));
+    assert_eq!((machine.cpu.rip, machine.cpu.gprs[RCX]), (CODE, 1));
+    assert_eq!(machine.emulate(), Ok(Completed::Retired));
+    assert_eq!((machine.cpu.rip, machine.cpu.gprs[RCX]), (CODE + 2, 0));
+}
+
+#[test]
 fn a_count_of_zero_touches_nothing() {
     let mut machine = Machine::long(code!("rep stosd"));
     machine.cpu.gprs[RDI] = 0xdead_0000_0000_0000;

@@ -1,7 +1,8 @@
 //! Moves of XMM registers.
 
 use super::machine::{DEVICE, Machine, Seen, code};
-use crate::emulate::{Completed, Fault, RDI};
+use crate::emulate::cpu::RBX;
+use crate::emulate::{Completed, Fault, RAX, RCX, RDI, RDX, flags};
 
 const VALUE: u128 = 0x0f0e_0d0c_0b0a_0908_0706_0504_0302_0100;
 
@@ -69,4 +70,80 @@ fn aligned_moves_fault_off_their_boundary() {
         (Fault::GENERAL_PROTECTION, Some(0))
     );
     assert_eq!(machine.device.seen, []);
+}
+
+#[test]
+fn avx_moves_32_bytes_and_clears_what_a_load_does_not_fill() {
+    let mut store = machine(code!("vmovdqu [rdi], ymm9"), 8);
+    store.cpu.ymm_highs[9] = !VALUE;
+    assert_eq!(store.emulate(), Ok(Completed::Retired));
+    let words = [VALUE, VALUE >> 64, !VALUE, !VALUE >> 64];
+    assert_eq!(
+        store.device.seen,
+        [0, 1, 2, 3].map(|index| Seen::Write(8 + 8 * index as u64, 8, words[index] as u64))
+    );
+
+    let mut load = machine(code!("vmovaps ymm9, [rdi]"), 0x20);
+    for index in 0..4 {
+        load.device
+            .set(0x20 + 8 * index, 0x1111 * (index as u64 + 1));
+    }
+    assert_eq!(load.emulate(), Ok(Completed::Retired));
+    assert_eq!(load.cpu.xmms[9], 0x2222 << 64 | 0x1111);
+    assert_eq!(load.cpu.ymm_highs[9], 0x4444 << 64 | 0x3333);
+
+    for (code, kept) in [
+        (code!("vmovd xmm9, dword ptr [rdi]"), 0),
+        (code!("vmovdqu xmm9, [rdi]"), 0),
+        (code!("movdqu xmm9, [rdi]"), !VALUE),
+    ] {
+        let mut load = machine(code, 0);
+        load.cpu.ymm_highs[9] = !VALUE;
+        assert_eq!(load.emulate(), Ok(Completed::Retired));
+        assert_eq!(load.cpu.ymm_highs[9], kept);
+    }
+    let mut crooked = machine(code!("vmovdqa ymm9, [rdi]"), 0x10);
+    assert_eq!(crooked.fault().vector, Fault::GENERAL_PROTECTION);
+}
+
+#[test]
+fn eight_bytes_are_exchanged_if_they_are_what_was_expected() {
+    let exchange = |low| {
+        let mut machine = machine(code!("lock cmpxchg8b [rdi]"), 8);
+        machine.device.set(8, 2 << 32 | 1);
+        machine.cpu.gprs[RAX] = low;
+        machine.cpu.gprs[RDX] = 2;
+        machine.cpu.gprs[RBX] = 3;
+        machine.cpu.gprs[RCX] = 4;
+        assert_eq!(machine.emulate(), Ok(Completed::Retired));
+        let zero = machine.cpu.rflags & flags::ZF != 0;
+        (machine.device.get(8), machine.cpu.gprs[RAX], zero)
+    };
+    assert_eq!(exchange(1), (4 << 32 | 3, 1, true));
+    assert_eq!(exchange(7), (2 << 32 | 1, 1, false));
+}
+
+#[test]
+fn sixteen_bytes_are_exchanged_if_they_are_what_was_expected() {
+    let exchange = |low, high| {
+        let mut machine = machine(code!("lock cmpxchg16b [rdi]"), 0x10);
+        machine.device.set(0x10, 1);
+        machine.device.set(0x18, 2);
+        machine.cpu.gprs[RAX] = low;
+        machine.cpu.gprs[RDX] = high;
+        machine.cpu.gprs[RBX] = 3;
+        machine.cpu.gprs[RCX] = 4;
+        assert_eq!(machine.emulate(), Ok(Completed::Retired));
+        (
+            machine.device.get(0x10),
+            machine.device.get(0x18),
+            machine.cpu.gprs[RAX],
+            machine.cpu.gprs[RDX],
+            machine.cpu.rflags & flags::ZF != 0,
+        )
+    };
+    assert_eq!(exchange(1, 2), (3, 4, 1, 2, true));
+    assert_eq!(exchange(1, 3), (1, 2, 1, 2, false));
+    let mut crooked = machine(code!("cmpxchg16b [rdi]"), 8);
+    assert_eq!(crooked.fault().vector, Fault::GENERAL_PROTECTION);
 }

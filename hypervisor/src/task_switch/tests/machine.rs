@@ -73,6 +73,10 @@ impl Cpu for TestCpu {
         0
     }
     fn set_xmm(&mut self, _: usize, _: u128) {}
+    fn ymm_high(&self, _: usize) -> u128 {
+        0
+    }
+    fn set_ymm_high(&mut self, _: usize, _: u128) {}
     fn rip(&self) -> u64 {
         self.rip
     }

@@ -29,7 +29,7 @@ impl Vcpu {
         at: HostTicks,
     ) -> Result<(), Ending> {
         let address = GuestPhysAddr(ApicBase::DEFAULT_ADDRESS + u64::from(access.offset));
-        if !access.read && !access.write {
+        if !access.read && !access.write && self.being_delivered.is_none() {
             return Err(Ending::FetchFromDevice(address));
         }
         self.emulate_access(

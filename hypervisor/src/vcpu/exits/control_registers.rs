@@ -57,12 +57,15 @@ impl Vcpu {
     }
 
     fn write_cr0(&mut self, value: u64) -> Result<(), Ending> {
+        /// The type of a busy TSS of 16 bits.
+        const BUSY_TSS_16: u32 = 3;
         let registers = &mut self.registers;
         let context = Cr0Context {
             cr0: registers.cr0(),
             cr4: registers.cr4(),
             efer: registers.efer(),
             cs_long: registers.segment_rights(SegmentRegister::Cs).is_long(),
+            tr_16_bit: registers.segment_rights(SegmentRegister::Tr).0 & 0xf == BUSY_TSS_16,
         };
         let Ok(write) = write_cr0(value, &context) else {
             return self.raise(Event::GENERAL_PROTECTION);

@@ -16,6 +16,7 @@ impl Vcpu {
             cr4: registers.vmcs.read(fields::GUEST_CR4),
             xcr0: self.live.xcr0,
             apic_enabled: self.lapic.apic_base().is_enabled(),
+            in_64_bit_mode: registers.in_64_bit_mode(),
         };
         let answer = self.vm.cpuid.query(self.index, leaf, subleaf, dynamic);
         let gprs = &mut registers.gpr.gpr;

@@ -42,17 +42,18 @@ impl Vcpu {
         self.raise(event)
     }
 
-    /// A #DB exit leaves DR6 and DR7 alone: do what the delivery would have done (SDM
-    /// vol. 3C, 28.1).
+    /// A #DB exit leaves DR6, DR7 and IA32_DEBUGCTL alone: do what the delivery would have done
+    /// (SDM vol. 3C, 28.1; vol. 3B, 18.4.1).
     fn reflect_debug_exception(&mut self, kind: EventKind) {
         let vmcs = &mut self.registers.vmcs;
         let causes = vmcs.read(fields::EXIT_QUALIFICATION) & 0xe00f;
         const DR7_GD: u64 = 1 << 13;
-        const DEBUGCTL_LBR: u64 = 1;
+        // Last-branch records and single-step on branches.
+        const DEBUGCTL_LBR_BTF: u64 = 0b11;
         let dr7 = vmcs.read(fields::GUEST_DR7);
         vmcs.write(fields::GUEST_DR7, dr7 & !DR7_GD);
         let debugctl = vmcs.read(fields::GUEST_DEBUGCTL);
-        vmcs.write(fields::GUEST_DEBUGCTL, debugctl & !DEBUGCTL_LBR);
+        vmcs.write(fields::GUEST_DEBUGCTL, debugctl & !DEBUGCTL_LBR_BTF);
         // INT1 is no debug condition: it leaves DR6 as it is.
         if kind == EventKind::HardwareException {
             crate::vcpu::live_state::update_dr6(causes);

@@ -90,7 +90,11 @@ impl Vcpu {
         result: Result<Completed, EmulationError>,
     ) -> Result<(), Ending> {
         match result {
-            Ok(Completed::Retired | Completed::Interrupted) => Ok(()),
+            Ok(Completed::Retired) => Ok(()),
+            Ok(Completed::Interrupted) => {
+                self.registers.pause_instruction();
+                Ok(())
+            }
             Err(EmulationError::Fault(fault)) => self.raise_fault(fault),
             Err(EmulationError::Unsupported(instruction)) => Err(Ending::Unsupported(instruction)),
         }

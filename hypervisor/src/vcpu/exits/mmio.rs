@@ -37,6 +37,11 @@ impl Vcpu {
         violation: Violation,
         at: HostTicks,
     ) -> Result<(), Ending> {
+        if self.being_delivered.is_some() {
+            // No instruction is at fault: the processor wanted to push, or to read the IDT or a
+            // descriptor.
+            return Err(Ending::DeliveryThroughDevice(violation.address));
+        }
         self.attention = true;
         let vm = self.vm.clone();
         let result = self.with_devices(at, |registers, devices| {

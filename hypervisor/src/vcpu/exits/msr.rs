@@ -50,6 +50,8 @@ impl Vcpu {
             }),
             msr::APIC_BASE => Ok(self.lapic.apic_base().bits()),
             msr::TSC_ADJUST => Ok(self.tsc.adjust()),
+            msr::TIME_STAMP_COUNTER => Ok(self.tsc.read(self.vm.board.lock().clock.now(at))),
+            msr::DEBUGCTL => Ok(self.registers.vmcs.read(fields::GUEST_DEBUGCTL)),
             msr::TSC_DEADLINE => {
                 Ok(self.with_devices(at, |_, devices| devices.lapic.tsc_deadline(devices.now)))
             }
@@ -90,6 +92,15 @@ impl Vcpu {
                 self.tsc_moved(at);
                 Ok(())
             }
+            _ => self.write_rare_msr(number, value),
+        }
+    }
+
+    /// Writes what guests write as they start, and hardly ever later.
+    #[cold]
+    #[inline(never)]
+    fn write_rare_msr(&mut self, number: u32, value: u64) -> Result<(), Refused> {
+        match number {
             msr::APIC_BASE => {
                 self.lapic.set_apic_base(value).map_err(|_| Refused)?;
                 self.configure_apic();
@@ -105,10 +116,17 @@ impl Vcpu {
                 Ok(())
             }
             msr::DEBUGCTL => {
-                self.msrs.write(number, value).map_err(|_| Refused)?;
-                self.registers
-                    .vmcs
-                    .write(fields::GUEST_DEBUGCTL, self.msrs.debugctl());
+                msr::check_debugctl(value).map_err(|_| Refused)?;
+                self.registers.vmcs.write(fields::GUEST_DEBUGCTL, value);
+                Ok(())
+            }
+            // The processor takes what its own IA32_TSC_AUX takes, which need not be what
+            // the architecture has.
+            msr::TSC_AUX if self.vm.cpuid.limits().tsc_aux => {
+                self.tsc.set_aux(value).map_err(|_| Refused)?;
+                // SAFETY: CPUID shows RDTSCP or RDPID only where the host has the MSR, which
+                // holds the guest's value while the VCPU is loaded; the value is legal.
+                unsafe { vmx::msr::write(vmx::msr::TSC_AUX, value) };
                 Ok(())
             }
             _ => self.msrs.write(number, value).map_err(|_| Refused),

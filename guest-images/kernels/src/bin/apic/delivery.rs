@@ -2,7 +2,7 @@
 //!
 //! The same in both modes.
 
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use kernels::interrupts::{NMI, clear_handler, let_in, set_handler};
 use kernels::lapic::register::{
@@ -39,6 +39,8 @@ pub(crate) fn test(report: &mut Report, lapic: Lapic) {
     test_destinations(report, lapic);
     test_software_disable(report, lapic);
     test_nmi(report, lapic);
+    test_nmis_in_the_handler(report, lapic);
+    test_single_step_first(report, lapic);
     ignore(&ALL);
 }
 
@@ -304,4 +306,81 @@ fn test_nmi(report: &mut Report, lapic: Lapic) {
     tsc::wait(1_000_000);
     report.same("and again after IRET", take(), of([NMI]));
     clear_handler(NMI);
+}
+
+/// While an NMI is handled, one more is latched, however many come; and it does not end HLT. Intel
+/// SDM vol. 3, 6.7.1.
+fn test_nmis_in_the_handler(report: &mut Report, _lapic: Lapic) {
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    static LEFT: AtomicU32 = AtomicU32::new(u32::MAX);
+    TAKEN.store(0, Ordering::Relaxed);
+    set_handler(NMI, |_| {
+        if TAKEN.fetch_add(1, Ordering::Relaxed) != 0 {
+            return;
+        }
+        let lapic = Lapic::current();
+        for _ in 0..3 {
+            lapic.send(lapic.id(), NMI_MODE | ASSERT);
+            tsc::wait(10_000);
+        }
+        lapic.write(DIVIDE, 0xb);
+        lapic.write(LVT_TIMER, u32::from(LOW));
+        lapic.write(INITIAL_COUNT, 100_000);
+        // SAFETY: the timer's handler keeps all registers.
+        unsafe { core::arch::asm!("sti", "hlt", "cli") };
+        LEFT.store(
+            lapic.read(kernels::lapic::register::CURRENT_COUNT),
+            Ordering::Relaxed,
+        );
+    });
+    let lapic = Lapic::current();
+    lapic.send(lapic.id(), NMI_MODE | ASSERT);
+    tsc::wait(1_000_000);
+    report.equal(
+        "NMIs in the handler of one are one",
+        TAKEN.load(Ordering::Relaxed),
+        2,
+    );
+    report.equal(
+        "HLT in the handler waits for the timer",
+        LEFT.load(Ordering::Relaxed),
+        0,
+    );
+    lapic.write(LVT_TIMER, MASKED);
+    let _ = take();
+    clear_handler(NMI);
+}
+
+/// The trap of a single step comes before an interrupt that the instruction has caused, and is not
+/// lost by it. Intel SDM vol. 3, table 6-2.
+fn test_single_step_first(report: &mut Report, lapic: Lapic) {
+    const DEBUG: u8 = 1;
+    static LAST_STEP: AtomicU64 = AtomicU64::new(0);
+    static INTERRUPTED: AtomicU64 = AtomicU64::new(0);
+    static STEP_BEFORE: AtomicU64 = AtomicU64::new(0);
+    set_handler(DEBUG, |frame| {
+        LAST_STEP.store(frame.rip, Ordering::Relaxed);
+    });
+    set_handler(HIGH, |frame| {
+        INTERRUPTED.store(frame.rip, Ordering::Relaxed);
+        note(HIGH);
+        STEP_BEFORE.store(LAST_STEP.load(Ordering::Relaxed), Ordering::Relaxed);
+        Lapic::current().end();
+    });
+    // SAFETY: TF and IF are cleared again; the handlers keep all registers.
+    unsafe {
+        core::arch::asm!("pushfq", "or qword ptr [rsp], 0x300", "popfq");
+        lapic.send_self(HIGH);
+        core::arch::asm!("pushfq", "and qword ptr [rsp], ~0x300", "popfq");
+    }
+    report.same("an interrupt comes under single steps", take(), of([HIGH]));
+    report.equal(
+        "the step before an interrupt ended where that came",
+        STEP_BEFORE.load(Ordering::Relaxed),
+        INTERRUPTED.load(Ordering::Relaxed),
+    );
+    clear_handler(DEBUG);
+    listen(&[HIGH]);
+    // SAFETY: DR6 as after reset.
+    unsafe { core::arch::asm!("mov dr6, {}", in(reg) 0xffff_0ff0_u64) };
 }

@@ -85,6 +85,8 @@ fn run(report: &mut Report) {
     let read_hpet = move || hpet.map_or(0, Hpet::counter);
     let read_pm_timer = move || pm_timer.map_or(0, |timer| u64::from(timer.read()));
     let read_pit = || u64::from(0_u16.wrapping_sub(pit::count(0)));
+    // SAFETY: every 64-bit CPU has IA32_TIME_STAMP_COUNTER.
+    let read_tsc_msr = || unsafe { x86_64::registers::model_specific::Msr::new(0x10).read() };
     let read_lapic = move || u64::from(LAPIC_PERIOD - lapic.read(CURRENT_COUNT));
     let pm_mask = pm_timer.map_or(1, |timer| timer.mask);
     let mut clocks = [
@@ -112,6 +114,7 @@ fn run(report: &mut Report) {
             true,
         ),
         Clock::new("rtc", &rtc_seconds, 60, Hertz(1, 1), true),
+        Clock::new("tsc-msr", &read_tsc_msr, 0, Hertz(tsc_hertz, 1), true),
     ];
     println!("clocks: ready");
 

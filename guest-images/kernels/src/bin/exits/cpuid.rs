@@ -59,6 +59,11 @@ pub(crate) fn test(report: &mut Report) {
         report.equal("cpuid: XCR0 can hold x87 and SSE", area.eax & 3, 3);
     }
 
+    report.holds(
+        "cpuid: SYSCALL in 64-bit mode",
+        __cpuid(0x8000_0001).edx & 1 << 11 != 0,
+    );
+
     let (rax, rbx, rcx, rdx): (u64, u64, u64, u64);
     // SAFETY: CPUID touches no memory; RBX is put back.
     unsafe {

@@ -138,6 +138,7 @@ pub(crate) fn test(report: &mut Report) {
             start,
             &[(2, step), (5, 0), (6, step), (8, step), (9, step)],
         );
+        test_string_output(report);
         // SAFETY: MOV DR6 is done again after the exception has cleared GD.
         unsafe { asm!("mov dr7, {}", in(reg) GENERAL_DETECT) };
         let start = step!("mov ss, ecx", "mov dr6, rdx");
@@ -154,4 +155,38 @@ pub(crate) fn test(report: &mut Report) {
         asm!("mov dr6, {}", in(reg) NO_CAUSE);
     }
     clear_handler(DEBUG);
+}
+
+/// A repeated string instruction traps after each element. Intel SDM vol. 3B, 18.3.1.4.
+fn test_string_output(report: &mut Report) {
+    let bytes = [0_u8; 3];
+    let start: u64;
+    // SAFETY: writes the diagnostic port, and puts RFLAGS back.
+    unsafe {
+        asm!(
+            "pushfq",
+            "pop r8",
+            "mov r9, r8",
+            "or r8, 0x100",
+            "lea {start}, [rip + 2f]",
+            "push r8",
+            "popfq",
+            "2:",
+            "rep outsb",
+            "push r9",
+            "popfq",
+            start = out(reg) start,
+            out("r8") _, out("r9") _,
+            inout("rsi") bytes.as_ptr() => _,
+            inout("rcx") bytes.len() => _,
+            in("dx") 0x80_u16,
+        );
+    }
+    let step = SINGLE_STEP;
+    check(
+        report,
+        "single steps in REP OUTSB",
+        start,
+        &[(0, step), (0, step), (2, step), (4, step), (5, step)],
+    );
 }

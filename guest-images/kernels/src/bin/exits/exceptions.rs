@@ -20,6 +20,7 @@ pub(crate) fn test(report: &mut Report) {
     test_page_faults(report);
     test_others(report);
     test_software_interrupts(report);
+    test_resume_flag(report);
 }
 
 fn read(address: u64) -> Result<(), Fault> {
@@ -170,6 +171,31 @@ fn test_others(report: &mut Report) {
     // SAFETY: the frame's RIP is in this kernel's code.
     let at = unsafe { (last_fault().rip as *const u16).read_unaligned() };
     report.equal("RIP after #UD is at it", at, 0x0b0f);
+}
+
+/// Faults push RFLAGS with RF set, whoever delivers them; traps do not. Intel SDM vol. 3B, 18.3.1.1.
+fn test_resume_flag(report: &mut Report) {
+    const RF: u64 = 1 << 16;
+    const NO_MSR: u32 = 0x1234_5678;
+    let mut pushed = |name, outcome: Result<(), Fault>, expected| {
+        report.holds(format_args!("{name}: an exception"), outcome.is_err());
+        report.equal(
+            format_args!("{name}: RF in what it pushes"),
+            last_fault().rflags & RF,
+            expected,
+        );
+    };
+    // SAFETY: faults.
+    pushed("#UD of UD2", catch(|| unsafe { asm!("ud2") }), RF);
+    // SAFETY: INT3 traps.
+    pushed("#BP of INT3", catch(|| unsafe { asm!("int3") }), 0);
+    // SAFETY: faults.
+    let outcome = catch(|| unsafe {
+        asm!("rdmsr", in("ecx") NO_MSR, out("eax") _, out("edx") _);
+    });
+    pushed("#GP of RDMSR", outcome, RF);
+    // SAFETY: a CPU without VMX has no such instruction.
+    pushed("#UD of VMXOFF", catch(|| unsafe { asm!("vmxoff") }), RF);
 }
 
 fn test_software_interrupts(report: &mut Report) {

@@ -172,6 +172,7 @@ pub(crate) fn test(report: &mut Report) {
             report.skip("64-bit device memory", "the HPET's timer 1 has 32 bits");
         }
         hpet.write(Hpet::comparator(1), u64::MAX);
+        wide_loads(report, &hpet);
     } else {
         report.skip("32-bit and 64-bit device memory", "no HPET");
     }
@@ -181,6 +182,48 @@ pub(crate) fn test(report: &mut Report) {
             pair: pair(ioapic::SELECT, 0xff, false),
             values: [(0x11, 0x2222_2222_2222_2280), (0xf3, 0x5)],
         },
+    );
+}
+
+/// Moves of AVX: 32 bytes, and fewer, which clear the rest.
+fn wide_loads(report: &mut Report, hpet: &Hpet) {
+    const XSAVE_ENABLED_AND_AVX: u32 = 1 << 27 | 1 << 28;
+    const SSE_AND_AVX: u32 = 0b110;
+    let has_avx =
+        core::arch::x86_64::__cpuid(1).ecx & XSAVE_ENABLED_AND_AVX == XSAVE_ENABLED_AND_AVX && {
+            let xcr0: u32;
+            // SAFETY: CR4.OSXSAVE is set.
+            unsafe { asm!("xgetbv", in("ecx") 0, out("eax") xcr0, out("edx") _) };
+            xcr0 & SSE_AND_AVX == SSE_AND_AVX
+        };
+    if !has_avx {
+        report.skip("device memory: AVX", "not there, or not enabled");
+        return;
+    }
+    // The registers of timer 0, which stand still.
+    let place = hpet.address(Hpet::timer(0));
+    let words: [u64; 4] = core::array::from_fn(|index| {
+        // SAFETY: as above.
+        unsafe { mmio::read64(place + 8 * index as u64) }
+    });
+    let mut loaded = [[0_u64; 4]; 2];
+    // SAFETY: no code here uses vector registers.
+    let outcome = catch(|| unsafe {
+        asm!(
+            "vmovdqu ymm0, [{place}]",
+            "vmovdqu [{loaded}], ymm0",
+            "vmovd xmm0, dword ptr [{place}]",
+            "vmovdqu [{loaded} + 32], ymm0",
+            place = in(reg) place,
+            loaded = in(reg) loaded.as_mut_ptr(),
+        );
+    });
+    report.same("device memory: moves of AVX", outcome, Ok(()));
+    report.same("device memory: 32 bytes", loaded[0], words);
+    report.same(
+        "device memory: 4 bytes to a cleared register",
+        loaded[1],
+        [words[0] & 0xffff_ffff, 0, 0, 0],
     );
 }
 
@@ -259,6 +302,8 @@ fn longs(report: &mut Report, places: &Places) {
     form!(report, places, "cmovz eax, [rdi]");
     form!(report, places, "shl dword ptr [rdi], 4", CARRY);
     form!(report, places, "shr dword ptr [rdi], 1", CARRY);
+    form!(report, places, "stc; rcl dword ptr [rdi], 3", CARRY);
+    form!(report, places, "stc; rcr dword ptr [rdi], 1", CARRY);
     form!(report, places, "movd xmm0, [rdi]; movd eax, xmm0");
     form!(report, places, "movd xmm0, eax; movd [rdi], xmm0");
 }

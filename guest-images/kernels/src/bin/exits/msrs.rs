@@ -9,6 +9,7 @@ use x86_64::registers::model_specific::Msr;
 const TSC: u32 = 0x10;
 const TSC_ADJUST: u32 = 0x3b;
 const MTRR_CAP: u32 = 0xfe;
+const MISC_ENABLE: u32 = 0x1a0;
 const PAT: u32 = 0x277;
 const EFER: u32 = 0xc000_0080;
 const LSTAR: u32 = 0xc000_0082;
@@ -91,12 +92,32 @@ pub(crate) fn test(report: &mut Report) {
                 LSTAR,
                 0x8000_0000_0000_0000,
             ),
+            (
+                "IA32_SYSENTER_EIP with a non-canonical address",
+                0x176,
+                1 << 47,
+            ),
+            (
+                "IA32_KERNEL_GS_BASE with a non-canonical address",
+                0xc000_0102,
+                1 << 63,
+            ),
             ("IA32_MTRRCAP, which is read-only", MTRR_CAP, 0),
+            ("IA32_MISC_ENABLE with a reserved bit", MISC_ENABLE, 1 << 63),
             ("IA32_EFER.LME cleared while paging", EFER, efer & !0x100),
         ] {
             report.same(name, write(msr, value), Err(Fault::GENERAL_PROTECTION));
         }
         report.same("IA32_EFER unharmed", read(EFER), Ok(efer));
+        // Performance monitoring available, BTS and PEBS unavailable.
+        const READ_ONLY: u64 = 1 << 7 | 1 << 11 | 1 << 12;
+        let misc = read(MISC_ENABLE);
+        report.same(
+            "IA32_MISC_ENABLE ignores writes to read-only bits",
+            misc.and_then(|misc| write(MISC_ENABLE, misc ^ READ_ONLY))
+                .and_then(|()| read(MISC_ENABLE)),
+            misc,
+        );
     }
     test_tsc(report);
 }
@@ -167,6 +188,13 @@ fn test_tsc(report: &mut Report) {
             Ok(value),
         );
         report.holds("RDTSCP is not before RDTSC", counter > first);
+    }
+    if !platform::is_tcg() {
+        report.same(
+            "IA32_TSC_AUX with upper bits",
+            write(TSC_AUX, 1 << 32),
+            Err(Fault::GENERAL_PROTECTION),
+        );
     }
     let mut last = tsc::now();
     let mut backwards = 0;
