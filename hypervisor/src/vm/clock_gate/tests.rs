@@ -104,8 +104,13 @@ fn no_vcpu_reads_a_time_before_one_that_another_has_read_however_the_rates_chang
             std::thread::spawn(move || vm.vcpu(index, u64::from(index) + 7))
         })
         .collect();
-    // And the operator, who is no VCPU.
-    for round in 0..300 {
+    // And the operator, who is no VCPU: until much has happened, however busy this machine is.
+    let began = std::time::Instant::now();
+    let enough = || vm.readings.load(SeqCst) > 10_000 && vm.changes.load(SeqCst) > 300;
+    for round in 0.. {
+        if round >= 300 && (enough() || began.elapsed().as_secs() > 60) {
+            break;
+        }
         vm.set_rate(None, 1 + round % 3 * 500);
         std::thread::sleep(std::time::Duration::from_micros(500));
     }
@@ -113,8 +118,7 @@ fn no_vcpu_reads_a_time_before_one_that_another_has_read_however_the_rates_chang
     for vcpu in vcpus {
         vcpu.join().unwrap();
     }
-    assert!(vm.readings.load(SeqCst) > 10_000);
-    assert!(vm.changes.load(SeqCst) > 300);
+    assert!(enough());
 }
 
 #[test]
