@@ -17,9 +17,12 @@ pub const CR0_CD: u64 = 1 << 30;
 pub const CR0_PG: u64 = 1 << 31;
 /// Every bit of CR0 that is defined.
 const CR0_DEFINED: u64 = 0xe005_003f;
-/// CR0 bits that the guest does not own: the one that VMX fixes, and the cache controls,
-/// which would slow the whole machine.
-pub const CR0_HOST_OWNED: u64 = CR0_NE | CR0_NW | CR0_CD;
+/// CR0 bits that the guest does not own: the one that VMX fixes; the cache controls, which
+/// would slow the whole machine; and ET, which a processor keeps at one, but KVM shows to a
+/// guest's guest as it was last written.
+pub const CR0_HOST_OWNED: u64 = CR0_NE | CR0_NW | CR0_CD | CR0_ET;
+/// What those bits are.
+pub const CR0_HOST_VALUE: u64 = CR0_NE | CR0_ET;
 
 /// CR4.PAE.
 pub const CR4_PAE: u64 = 1 << 5;
@@ -110,7 +113,7 @@ pub fn write_cr0(value: u64, context: &Cr0Context) -> Result<Cr0Write, Illegal> 
     let loads_pdptes = pae && (cr0 ^ visible) & (CR0_PG | CR0_CD | CR0_NW) != 0;
     Ok(Cr0Write {
         visible,
-        real: visible & !CR0_HOST_OWNED | CR0_NE,
+        real: visible & !CR0_HOST_OWNED | CR0_HOST_VALUE,
         efer: new_efer,
         loads_pdptes,
     })

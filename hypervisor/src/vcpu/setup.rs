@@ -7,7 +7,7 @@ use vmx::fields;
 use vmx::segment::{AccessRights, DescriptorTable, Segment, SegmentRegister};
 use vmx::vmcs::{Controls, Vmcs};
 
-use super::control_registers::{CR0_CD, CR0_HOST_OWNED, CR0_NE, CR0_NW, CR4_VMXE};
+use super::control_registers::{CR0_CD, CR0_HOST_OWNED, CR0_HOST_VALUE, CR0_NW, CR4_VMXE};
 use super::registers::Registers;
 use crate::guest_boot;
 
@@ -106,7 +106,10 @@ pub(super) fn initialise(
 /// Sets the registers that a boot protocol prescribes.
 pub(super) fn enter_at(vmcs: &mut Vmcs, state: &guest_boot::EntryState) {
     const EFER_LMA: u64 = 1 << 10;
-    vmcs.write(fields::GUEST_CR0, state.cr0 & !CR0_HOST_OWNED | CR0_NE);
+    vmcs.write(
+        fields::GUEST_CR0,
+        state.cr0 & !CR0_HOST_OWNED | CR0_HOST_VALUE,
+    );
     vmcs.write(fields::CR0_READ_SHADOW, state.cr0);
     vmcs.write(fields::GUEST_CR3, state.cr3);
     vmcs.write(fields::GUEST_CR4, state.cr4 | CR4_VMXE);
@@ -148,7 +151,7 @@ pub(super) fn init_reset(registers: &mut Registers, signature: u32) {
     let vmcs = &mut registers.vmcs;
     let cache_controls = vmcs.read(fields::CR0_READ_SHADOW) & (CR0_CD | CR0_NW);
     let cr0 = CR0_AT_RESET & !(CR0_CD | CR0_NW) | cache_controls;
-    vmcs.write(fields::GUEST_CR0, cr0 & !CR0_HOST_OWNED | CR0_NE);
+    vmcs.write(fields::GUEST_CR0, cr0 & !CR0_HOST_OWNED | CR0_HOST_VALUE);
     vmcs.write(fields::CR0_READ_SHADOW, cr0);
     vmcs.write(fields::GUEST_CR3, 0);
     vmcs.write(fields::GUEST_CR4, CR4_VMXE);
