@@ -13,7 +13,7 @@
 use std::hint::black_box;
 
 use hypervisor::emulate::{
-    Bus, Cpu, SegmentRegister, SegmentRights, Violation, Width, emulate, prepare,
+    AccessRights, Bus, Cpu, SegmentRegister, Violation, Width, emulate, prepare,
 };
 use hypervisor::guest_memory::{GuestMemory, NotRam};
 use hypervisor::guest_paging::PagingRegisters;
@@ -122,8 +122,8 @@ impl Cpu for Vcpu {
     fn segment_limit(&self, _: SegmentRegister) -> u32 {
         black_box(u32::MAX)
     }
-    fn segment_rights(&self, _: SegmentRegister) -> SegmentRights {
-        SegmentRights(black_box(0xa09b))
+    fn segment_rights(&self, _: SegmentRegister) -> AccessRights {
+        AccessRights::from_bits_retain(black_box(0xa09b))
     }
 }
 

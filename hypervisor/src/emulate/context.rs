@@ -3,7 +3,7 @@
 
 use vmx::addr::{GuestPhysAddr, GuestVirtAddr, PAGE_SIZE};
 
-use super::cpu::{Cpu, Fault, Mode, SegmentRegister};
+use super::cpu::{AccessRights, Cpu, Fault, Mode, SegmentRegister};
 use super::{Bus, Stop, Width, flags};
 use crate::guest_memory::GuestMemory;
 use crate::guest_paging::{Access, AccessKind, Paging};
@@ -150,7 +150,11 @@ impl<'a, C: Cpu, M: GuestMemory> Context<'a, C, M> {
         let end = offset.saturating_add(last);
         let limit = u64::from(self.cpu.segment_limit(segment));
         let within = if rights.is_expand_down() {
-            let top = if rights.is_big() { 0xffff_ffff } else { 0xffff };
+            let top = if rights.contains(AccessRights::DEFAULT_BIG) {
+                0xffff_ffff
+            } else {
+                0xffff
+            };
             offset > limit && end <= top
         } else {
             end <= limit

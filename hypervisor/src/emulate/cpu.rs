@@ -8,62 +8,7 @@ pub(super) const EFER_LMA: u64 = 1 << 10;
 
 pub use vmx::entry::gpr::{RAX, RCX, RDI, RDX, RSI, RSP};
 pub(super) use vmx::entry::gpr::{RBP, RBX};
-pub use vmx::segment::SegmentRegister;
-
-/// The access rights of a segment, in the format of the VMCS (SDM vol. 3C, table 25-2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SegmentRights(pub u32);
-
-impl SegmentRights {
-    const ACCESSED_WRITABLE: u32 = 1 << 1;
-    const EXPAND_DOWN: u32 = 1 << 2;
-    const CODE: u32 = 1 << 3;
-    const LONG: u32 = 1 << 13;
-    const DEFAULT_BIG: u32 = 1 << 14;
-    const UNUSABLE: u32 = 1 << 16;
-
-    /// Whether a null selector was loaded.
-    #[must_use]
-    pub const fn is_unusable(self) -> bool {
-        self.0 & Self::UNUSABLE != 0
-    }
-
-    /// Whether it is a code segment.
-    #[must_use]
-    pub const fn is_code(self) -> bool {
-        self.0 & Self::CODE != 0
-    }
-
-    /// Whether data may be read: any data segment, and readable code segments.
-    #[must_use]
-    pub const fn is_readable(self) -> bool {
-        !self.is_code() || self.0 & Self::ACCESSED_WRITABLE != 0
-    }
-
-    /// Whether data may be written: writable data segments.
-    #[must_use]
-    pub const fn is_writable(self) -> bool {
-        !self.is_code() && self.0 & Self::ACCESSED_WRITABLE != 0
-    }
-
-    /// Whether it is a data segment whose offsets lie above the limit.
-    #[must_use]
-    pub const fn is_expand_down(self) -> bool {
-        !self.is_code() && self.0 & Self::EXPAND_DOWN != 0
-    }
-
-    /// L: a code segment for 64-bit mode, if IA-32e mode is active.
-    #[must_use]
-    pub const fn is_long(self) -> bool {
-        self.0 & Self::LONG != 0
-    }
-
-    /// D/B: 32-bit code, stack pointer or upper bound.
-    #[must_use]
-    pub const fn is_big(self) -> bool {
-        self.0 & Self::DEFAULT_BIG != 0
-    }
-}
+pub use vmx::segment::{AccessRights, SegmentRegister};
 
 /// The registers of a VCPU. Reading one may cost a VMREAD, and each method is called only
 /// where an instruction needs it.
@@ -100,7 +45,7 @@ pub trait Cpu: PagingRegisters {
     /// The limit of a segment in bytes, granularity applied.
     fn segment_limit(&self, segment: SegmentRegister) -> u32;
     /// The access rights of a segment.
-    fn segment_rights(&self, segment: SegmentRegister) -> SegmentRights;
+    fn segment_rights(&self, segment: SegmentRegister) -> AccessRights;
 }
 
 /// Sets the low `width` of the register `index` as instructions do: bytes and words leave the
@@ -137,7 +82,7 @@ impl Mode {
     pub fn of(cpu: &impl Cpu) -> Self {
         let rights = cpu.segment_rights(SegmentRegister::Cs);
         if cpu.efer() & EFER_LMA != 0 {
-            if rights.is_long() {
+            if rights.contains(AccessRights::LONG) {
                 return Self::Long;
             }
         } else if cpu.cr0() & Self::CR0_PE == 0 {
@@ -145,7 +90,7 @@ impl Mode {
         } else if cpu.rflags() & Self::RFLAGS_VM != 0 {
             return Self::Virtual8086;
         }
-        if rights.is_big() {
+        if rights.contains(AccessRights::DEFAULT_BIG) {
             Self::Protected32
         } else {
             Self::Protected16

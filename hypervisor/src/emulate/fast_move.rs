@@ -8,7 +8,7 @@
 
 use vmx::addr::{GuestPhysAddr, PAGE_SIZE};
 
-use super::cpu::{Cpu, EFER_LMA, SegmentRegister, set_part};
+use super::cpu::{AccessRights, Cpu, EFER_LMA, SegmentRegister, set_part};
 use super::fetch::MAX_LENGTH;
 use super::{Bus, Violation, Width};
 use crate::guest_memory::GuestMemory;
@@ -50,7 +50,10 @@ pub(super) fn emulate<C: Cpu, M: GuestMemory>(
     bus: &mut impl Bus,
     violation: Violation,
 ) -> bool {
-    let long = cpu.segment_rights(SegmentRegister::Cs).is_long() && cpu.efer() & EFER_LMA != 0;
+    let long = cpu
+        .segment_rights(SegmentRegister::Cs)
+        .contains(AccessRights::LONG)
+        && cpu.efer() & EFER_LMA != 0;
     if !long {
         return false;
     }

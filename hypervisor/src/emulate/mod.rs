@@ -42,7 +42,7 @@ use vmx::addr::GuestPhysAddr;
 use crate::guest_memory::{GuestMemory, NotRam};
 use crate::guest_paging::WalkError;
 
-pub use cpu::{Cpu, Fault, Mode, RAX, RCX, RDI, RDX, RSI, RSP, SegmentRegister, SegmentRights};
+pub use cpu::{AccessRights, Cpu, Fault, Mode, RAX, RCX, RDI, RDX, RSI, RSP, SegmentRegister};
 pub use string::{Direction, StringIo, emulate_string_io};
 pub use width::Width;
 

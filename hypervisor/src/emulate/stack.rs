@@ -3,7 +3,7 @@
 use iced_x86::{Code, Instruction, OpKind};
 
 use super::context::{Context, Span};
-use super::cpu::{Cpu, Mode, RBP, RSP, SegmentRegister, set_part};
+use super::cpu::{AccessRights, Cpu, Mode, RBP, RSP, SegmentRegister, set_part};
 use super::operand::{Place, is_segment_register};
 use super::{Bus, Completed, Reason, Stop, Width};
 use crate::guest_memory::GuestMemory;
@@ -88,7 +88,11 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
     fn stack_mask(&self) -> u64 {
         if self.mode == Mode::Long {
             u64::MAX
-        } else if self.cpu.segment_rights(SegmentRegister::Ss).is_big() {
+        } else if self
+            .cpu
+            .segment_rights(SegmentRegister::Ss)
+            .contains(AccessRights::DEFAULT_BIG)
+        {
             0xffff_ffff
         } else {
             0xffff

@@ -1,5 +1,7 @@
 //! The state that a guest's first VCPU starts in.
 
+use vmx::segment::{AccessRights, DescriptorTable, Segment};
+
 /// Protection enable.
 pub const CR0_PE: u64 = 1;
 /// Extension type; fixed to 1 since the 486.
@@ -15,72 +17,53 @@ pub const EFER_LME_LMA: u64 = 1 << 8 | 1 << 10;
 /// The bit of RFLAGS that is always 1; all others are clear, IF among them.
 const RFLAGS_FIXED: u64 = 1 << 1;
 
-/// A segment register with its hidden part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Segment {
-    /// Visible selector.
-    pub selector: u16,
-    /// Base address.
-    pub base: u64,
-    /// Limit in bytes, granularity applied.
-    pub limit: u32,
-    /// Access rights as in a VMCS's guest-state area (SDM vol. 3, 26.4.1).
-    pub access_rights: u32,
+/// A flat 64-bit code segment.
+const fn code64(selector: u16) -> Segment {
+    flat(selector, CODE.union(AccessRights::LONG))
 }
 
-impl Segment {
-    /// A flat 64-bit code segment.
-    #[must_use]
-    pub const fn code64(selector: u16) -> Self {
-        Self::flat(selector, 0xA09B)
-    }
+/// A flat 32-bit code segment.
+const fn code32(selector: u16) -> Segment {
+    flat(selector, CODE.union(AccessRights::DEFAULT_BIG))
+}
 
-    /// A flat 32-bit code segment.
-    #[must_use]
-    pub const fn code32(selector: u16) -> Self {
-        Self::flat(selector, 0xC09B)
-    }
+/// A flat 32-bit data segment, writable.
+const fn data(selector: u16) -> Segment {
+    flat(selector, FLAT.union(AccessRights::DEFAULT_BIG))
+}
 
-    /// A flat 32-bit data segment, writable.
-    #[must_use]
-    pub const fn data(selector: u16) -> Self {
-        Self::flat(selector, 0xC093)
-    }
+/// Present, accessed, readable or writable, with its limit in pages.
+const FLAT: AccessRights = AccessRights::ACCESSED
+    .union(AccessRights::WRITABLE_OR_READABLE)
+    .union(AccessRights::CODE_OR_DATA)
+    .union(AccessRights::PRESENT)
+    .union(AccessRights::GRANULARITY);
+const CODE: AccessRights = FLAT.union(AccessRights::CODE);
 
-    const fn flat(selector: u16, access_rights: u32) -> Self {
-        Self {
-            selector,
-            base: 0,
-            limit: u32::MAX,
-            access_rights,
-        }
-    }
-
-    /// A busy TSS: VM entry demands one, though no guest uses this one.
-    const BUSY_TSS: Self = Self {
-        selector: 0,
+const fn flat(selector: u16, rights: AccessRights) -> Segment {
+    Segment {
+        selector,
         base: 0,
-        limit: 0xFFFF,
-        access_rights: 0x8B,
-    };
-
-    /// The null selector.
-    const UNUSABLE: Self = Self {
-        selector: 0,
-        base: 0,
-        limit: 0xFFFF,
-        access_rights: 1 << 16,
-    };
+        limit: u32::MAX,
+        rights,
+    }
 }
 
-/// GDTR or IDTR.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DescriptorTable {
-    /// Linear address of the table.
-    pub base: u64,
-    /// Its last byte's offset.
-    pub limit: u16,
-}
+/// A busy TSS of 32 bits: VM entry demands one, though no guest uses this one.
+const BUSY_TSS: Segment = Segment {
+    selector: 0,
+    base: 0,
+    limit: 0xFFFF,
+    rights: AccessRights::from_bits_retain(0xB).union(AccessRights::PRESENT),
+};
+
+/// The null selector.
+const UNUSABLE: Segment = Segment {
+    selector: 0,
+    base: 0,
+    limit: 0xFFFF,
+    rights: AccessRights::UNUSABLE,
+};
 
 /// The registers of a VCPU when it runs the guest's first instruction. What is not here
 /// is as after reset (SDM vol. 3, table 10-1), but zero where it is a general register.
@@ -130,7 +113,7 @@ impl EntryState {
             cr3,
             cr4: CR4_PAE,
             efer: EFER_LME_LMA,
-            cs: Segment::code64(super::gdt::CODE),
+            cs: code64(super::gdt::CODE),
             ..Self::protected_mode(rip, gdtr)
         }
     }
@@ -148,10 +131,10 @@ impl EntryState {
             cr3: 0,
             cr4: 0,
             efer: 0,
-            cs: Segment::code32(super::gdt::CODE),
-            data: Segment::data(super::gdt::DATA),
-            tr: Segment::BUSY_TSS,
-            ldtr: Segment::UNUSABLE,
+            cs: code32(super::gdt::CODE),
+            data: data(super::gdt::DATA),
+            tr: BUSY_TSS,
+            ldtr: UNUSABLE,
             gdtr,
             idtr: DescriptorTable { base: 0, limit: 0 },
         }

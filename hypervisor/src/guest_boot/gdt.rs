@@ -1,9 +1,9 @@
 //! The GDT that a guest is started with: it backs the segment registers of its
 //! [`EntryState`](super::EntryState) until it has its own.
 
-use super::entry::DescriptorTable;
 use crate::guest_memory::{GuestMemory, NotRam};
 use vmx::addr::GuestPhysAddr;
+use vmx::segment::DescriptorTable;
 
 /// Selector of the code segment: `__BOOT_CS` of the Linux boot protocol.
 pub const CODE: u16 = 0x10;
@@ -44,6 +44,6 @@ pub(super) fn install(
     memory.write(GuestPhysAddr(address), &table)?;
     Ok(DescriptorTable {
         base: address,
-        limit: SIZE as u16 - 1,
+        limit: SIZE as u32 - 1,
     })
 }

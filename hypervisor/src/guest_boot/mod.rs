@@ -17,7 +17,7 @@ pub mod multiboot;
 #[cfg(test)]
 mod test_ram;
 
-pub use entry::{DescriptorTable, EntryState, Segment};
+pub use entry::EntryState;
 
 use crate::{
     guest_memory::{GuestMemory, NotRam},

@@ -59,7 +59,7 @@ impl Descriptor {
     }
 
     pub(super) const fn is_code(&self) -> bool {
-        self.is_code_or_data() && self.rights.contains(AccessRights::CODE)
+        self.is_code_or_data() && self.rights.is_code()
     }
 
     /// Conforming code.
@@ -72,15 +72,12 @@ impl Descriptor {
 
     /// Data that can be written.
     pub(super) const fn is_writable(&self) -> bool {
-        self.is_code_or_data()
-            && !self.is_code()
-            && self.rights.contains(AccessRights::WRITABLE_OR_READABLE)
+        self.is_code_or_data() && self.rights.is_writable()
     }
 
     /// Data, or code that can be read.
     pub(super) const fn is_readable(&self) -> bool {
-        self.is_code_or_data()
-            && (!self.is_code() || self.rights.contains(AccessRights::WRITABLE_OR_READABLE))
+        self.is_code_or_data() && self.rights.is_readable()
     }
 
     pub(super) const fn system_type(&self) -> Option<SystemType> {

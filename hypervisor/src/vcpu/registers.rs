@@ -3,12 +3,12 @@
 
 use vmx::entry::{GuestRegisters, gpr};
 use vmx::fields;
-use vmx::segment::{DescriptorTable, Segment, SegmentRegister};
+use vmx::segment::{AccessRights, DescriptorTable, Segment, SegmentRegister};
 use vmx::vmcs::Vmcs;
 
 use super::control_registers::CR0_TS;
 use super::vector_registers;
-use crate::emulate::{Cpu, SegmentRights};
+use crate::emulate::Cpu;
 use crate::guest_paging::PagingRegisters;
 use crate::task_switch::TaskCpu;
 
@@ -125,7 +125,10 @@ impl Registers {
     #[must_use]
     pub fn in_64_bit_mode(&self) -> bool {
         const EFER_LMA: u64 = 1 << 10;
-        self.efer() & EFER_LMA != 0 && self.segment_rights(SegmentRegister::Cs).is_long()
+        self.efer() & EFER_LMA != 0
+            && self
+                .segment_rights(SegmentRegister::Cs)
+                .contains(AccessRights::LONG)
     }
 
     /// Whether the guest is in protected mode: exceptions push error codes.
@@ -248,8 +251,8 @@ impl Cpu for Registers {
         self.vmcs.read(fields::guest_limit(segment))
     }
 
-    fn segment_rights(&self, segment: SegmentRegister) -> SegmentRights {
-        SegmentRights(self.vmcs.read(fields::guest_access_rights(segment)))
+    fn segment_rights(&self, segment: SegmentRegister) -> AccessRights {
+        AccessRights::from_bits_retain(self.vmcs.read(fields::guest_access_rights(segment)))
     }
 }
 

@@ -119,28 +119,17 @@ pub(super) fn enter_at(vmcs: &mut Vmcs, state: &guest_boot::EntryState) {
     vmcs.write(fields::GUEST_RIP, state.rip);
     vmcs.write(fields::GUEST_RSP, 0);
     vmcs.write(fields::GUEST_RFLAGS, state.rflags);
-    let segment = |from: &guest_boot::Segment| Segment {
-        selector: from.selector,
-        base: from.base,
-        limit: from.limit,
-        rights: AccessRights::from_bits_retain(from.access_rights),
-    };
-    let data = segment(&state.data);
     for register in SegmentRegister::ALL {
         let value = match register {
-            SegmentRegister::Cs => segment(&state.cs),
-            SegmentRegister::Tr => segment(&state.tr),
-            SegmentRegister::Ldtr => segment(&state.ldtr),
-            _ => data,
+            SegmentRegister::Cs => state.cs,
+            SegmentRegister::Tr => state.tr,
+            SegmentRegister::Ldtr => state.ldtr,
+            _ => state.data,
         };
         vmcs.set_segment(register, value);
     }
-    let table = |from: &guest_boot::DescriptorTable| DescriptorTable {
-        base: from.base,
-        limit: from.limit.into(),
-    };
-    vmcs.set_gdtr(table(&state.gdtr));
-    vmcs.set_idtr(table(&state.idtr));
+    vmcs.set_gdtr(state.gdtr);
+    vmcs.set_idtr(state.idtr);
 }
 
 /// Puts the registers into their state after INIT (SDM vol. 3A, table 10-1), which leaves

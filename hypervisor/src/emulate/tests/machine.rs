@@ -124,8 +124,8 @@ impl Cpu for TestCpu {
     fn segment_limit(&self, segment: SegmentRegister) -> u32 {
         self.vmread(self.segments[segment as usize].limit)
     }
-    fn segment_rights(&self, segment: SegmentRegister) -> SegmentRights {
-        SegmentRights(self.vmread(self.segments[segment as usize].rights))
+    fn segment_rights(&self, segment: SegmentRegister) -> AccessRights {
+        AccessRights::from_bits_retain(self.vmread(self.segments[segment as usize].rights))
     }
 }
 

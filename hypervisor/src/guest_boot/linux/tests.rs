@@ -117,7 +117,7 @@ fn the_segment_registers_agree_with_the_gdt() {
     for segment in [entry.cs, entry.data] {
         let descriptor = ram.u64(entry.gdtr.base + u64::from(segment.selector));
         let rights = (descriptor >> 40) as u32 & 0xF0FF;
-        assert_eq!(rights, segment.access_rights);
+        assert_eq!(rights, segment.rights.bits());
         assert!(u64::from(segment.selector) + 7 <= entry.gdtr.limit.into());
     }
 }

@@ -219,7 +219,7 @@ fn the_segment_registers_agree_with_the_gdt() {
     let (ram, entry) = booted(&vm(&file));
     for segment in [entry.cs, entry.data] {
         let descriptor = ram.u64(entry.gdtr.base + u64::from(segment.selector));
-        assert_eq!((descriptor >> 40) as u32 & 0xF0FF, segment.access_rights);
+        assert_eq!((descriptor >> 40) as u32 & 0xF0FF, segment.rights.bits());
     }
 }
 

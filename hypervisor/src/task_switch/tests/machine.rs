@@ -5,7 +5,7 @@ use core::cell::RefCell;
 use vmx::addr::GuestPhysAddr;
 
 use super::super::*;
-use crate::emulate::{SegmentRegister as Encoded, SegmentRights};
+use crate::emulate::SegmentRegister as Encoded;
 use crate::guest_paging::PagingRegisters;
 use crate::test_ram::TestRam;
 
@@ -101,8 +101,8 @@ impl Cpu for TestCpu {
     fn segment_limit(&self, segment: Encoded) -> u32 {
         self.segments[segment as usize].limit
     }
-    fn segment_rights(&self, segment: Encoded) -> SegmentRights {
-        SegmentRights(self.segments[segment as usize].rights.bits())
+    fn segment_rights(&self, segment: Encoded) -> AccessRights {
+        self.segments[segment as usize].rights
     }
 }
 

@@ -7,7 +7,7 @@ use vmx::exit::CrAccess;
 use vmx::fields;
 use vmx::translation;
 
-use crate::emulate::{Cpu, SegmentRegister};
+use crate::emulate::{AccessRights, Cpu, SegmentRegister};
 use crate::guest_paging::{PagingRegisters, read_pdptes};
 use crate::vcpu::control_registers::{CR0_TS, CR4_PCIDE, Cr0Context, write_cr0};
 use crate::vcpu::{Ending, Vcpu};
@@ -64,8 +64,10 @@ impl Vcpu {
             cr0: registers.cr0(),
             cr4: registers.cr4(),
             efer: registers.efer(),
-            cs_long: registers.segment_rights(SegmentRegister::Cs).is_long(),
-            tr_16_bit: registers.segment_rights(SegmentRegister::Tr).0 & 0xf == BUSY_TSS_16,
+            cs_long: registers
+                .segment_rights(SegmentRegister::Cs)
+                .contains(AccessRights::LONG),
+            tr_16_bit: registers.segment_rights(SegmentRegister::Tr).bits() & 0xf == BUSY_TSS_16,
         };
         let Ok(write) = write_cr0(value, &context) else {
             return self.raise(Event::GENERAL_PROTECTION);
