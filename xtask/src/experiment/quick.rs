@@ -118,6 +118,18 @@ impl Phases {
         self.during.per_second[target] / self.before.per_second[target]
     }
 
+    /// [`Self::target_ratio`] for a table: where not a unit of work was done, what one would make.
+    pub fn target_text(&self) -> String {
+        let (before, during) = (&self.before.per_second, &self.during);
+        match self.target_ratio() {
+            0.0 => {
+                let unit = 1.0 / (during.host_seconds * before[self.target()]);
+                format!("< {unit:.5}")
+            }
+            ratio => format!("{ratio:.5}"),
+        }
+    }
+
     /// The other processes' speed during suppression, of that before.
     pub fn others_gain(&self) -> f64 {
         let target = self.target();

@@ -14,6 +14,11 @@ const STRONG: u32 = 1000;
 const MOST_FOR_THE_TARGET: f64 = 0.001;
 const LEAST_FOR_THE_OTHERS: f64 = 0.97;
 
+/// Of the table in the README, whose first three columns say what a row is about.
+pub(super) const HEADING: &str = "\
+| VCPUs | CPUs | N | Target | Others | After | dmesg |
+| --- | --- | --- | --- | --- | --- | --- |";
+
 /// Where a VM's VCPUs are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Placement {
@@ -111,6 +116,40 @@ impl Outcome {
     /// The ratio that one unit of work makes: less cannot be told from nothing.
     pub(super) fn resolution(&self, strength: &Strength) -> f64 {
         1.0 / (strength.speeds.host_seconds * self.target_before())
+    }
+
+    /// [`Self::target_ratio`] for a table: where not a unit of work was done, what one would make.
+    pub(super) fn target_text(&self, strength: &Strength) -> String {
+        if self.target_units(strength) > 0.0 {
+            format!("{:.6}", self.target_ratio(strength))
+        } else {
+            format!("< {:.6}", self.resolution(strength))
+        }
+    }
+
+    /// What the kernel's log is.
+    pub(super) const fn log_text(&self) -> &'static str {
+        if self.complaints.is_empty() {
+            "clean"
+        } else {
+            "complaints"
+        }
+    }
+
+    /// Rows of the table in the README, a row for each N.
+    pub(super) fn rows(&self) -> impl Iterator<Item = String> {
+        self.suppressed.iter().map(|strength| {
+            format!(
+                "| {} | {} | {} | {} | {:.4} | {:.3} | {} |",
+                self.case.vcpus,
+                self.case.cpus(),
+                strength.n,
+                self.target_text(strength),
+                self.others_ratio(strength),
+                self.after_ratio(),
+                self.log_text(),
+            )
+        })
     }
 
     /// The others' speed together, of what it is when the target does not exist.
@@ -249,6 +288,24 @@ pub(super) mod tests {
         assert!(misses[0].contains("0.002"), "{misses:?}");
         assert!(misses[1].contains("0.9002"), "{misses:?}");
         assert!(misses[2].contains("Call Trace"), "{misses:?}");
+    }
+
+    #[test]
+    fn a_row_has_the_headings_columns_and_tells_nothing_done_from_little() {
+        let columns = |line: &str| line.matches('|').count();
+        let rows: Vec<_> = outcome(0.0, 1330.0).rows().collect();
+        assert_eq!(rows.len(), 2);
+        for row in &rows {
+            assert_eq!(
+                columns(row),
+                columns(HEADING.lines().next().unwrap_or_default())
+            );
+        }
+        assert!(rows[0].starts_with("| 1 | 1 | 2 | 0.571000 |"), "{rows:?}");
+        assert!(
+            rows[1].starts_with("| 1 | 1 | 1000 | < 0.000500 |"),
+            "{rows:?}"
+        );
     }
 
     #[test]
