@@ -173,8 +173,9 @@ proptest! {
     }
 }
 
-#[test]
-fn a_million_changes_of_rate_leave_no_drift() {
+/// A million changes, each to rates that `pick` makes of random numbers, and at most `longest`
+/// host ticks apart.
+fn a_million_changes_leave_no_drift(longest: u64, pick: impl Fn(&mut dyn FnMut() -> u64) -> Rate) {
     let mut clock = VirtualClock::new(HostTicks(0));
     let mut reference = Reference::new(0);
     // xorshift64: rates and steps with nothing in common with powers of two.
@@ -186,16 +187,35 @@ fn a_million_changes_of_rate_leave_no_drift() {
         state
     };
     for _ in 0..1_000_000 {
-        let mut pick = || Rate(Rate::MIN.0 + random() % (Rate::MAX.0 - Rate::MIN.0 + 1));
         let rates = Rates {
-            counter: pick(),
-            timer: pick(),
+            counter: pick(&mut random),
+            timer: pick(&mut random),
         };
         clock.set_rates(HostTicks(reference.host), rates);
         reference.rates = rates;
-        reference.advance(random() % 100_000_000);
-        assert_eq!(clock.now(HostTicks(reference.host)), reference.now());
+        reference.advance(random() % longest);
+        let now = clock.now(HostTicks(reference.host));
+        assert_eq!(now, reference.now());
+        assert_less_than_a_tick_late(now.counter.0, reference.counter);
+        assert_less_than_a_tick_late(now.timer.0, reference.timer);
     }
+}
+
+#[test]
+fn a_million_changes_of_rate_leave_no_drift() {
+    a_million_changes_leave_no_drift(100_000_000, |random| {
+        Rate(Rate::MIN.0 + random() % (Rate::MAX.0 - Rate::MIN.0 + 1))
+    });
+}
+
+#[test]
+fn a_million_changes_among_slow_and_fast_rates_leave_no_drift() {
+    a_million_changes_leave_no_drift(100_000, |random| {
+        // As many below one as above: every power of two is as likely.
+        let power = 44 + random() % 20;
+        let bits = 1u64 << power | random() & ((1 << power) - 1);
+        Rate(bits.clamp(Rate::MIN.0, Rate::MAX.0))
+    });
 }
 
 #[test]
@@ -339,37 +359,6 @@ fn below_rate_one_each_tick_lasts_its_time_and_none_is_left_out() {
             assert_eq!(clock.host_deadline(now.timer), host);
         }
         last = now;
-    }
-}
-
-#[test]
-fn a_million_changes_among_slow_and_fast_rates_leave_no_drift() {
-    let mut clock = VirtualClock::new(HostTicks(0));
-    let mut reference = Reference::new(0);
-    let mut state = 0xD1B5_4A32_D192_ED03_u64;
-    let mut random = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
-    for _ in 0..1_000_000 {
-        // As many below one as above: every power of two is as likely.
-        let mut pick = || {
-            let power = 44 + random() % 20;
-            let bits = 1u64 << power | random() & ((1 << power) - 1);
-            Rate(bits.clamp(Rate::MIN.0, Rate::MAX.0))
-        };
-        let rates = Rates {
-            counter: pick(),
-            timer: pick(),
-        };
-        clock.set_rates(HostTicks(reference.host), rates);
-        reference.rates = rates;
-        reference.advance(random() % 100_000);
-        let now = clock.now(HostTicks(reference.host));
-        assert_less_than_a_tick_late(now.counter.0, reference.counter);
-        assert_less_than_a_tick_late(now.timer.0, reference.timer);
     }
 }
 
