@@ -40,7 +40,7 @@ pub enum Event {
     Time,
 }
 
-/// How long an interrupt handler of a guest may take, in host ticks, before a target that has
+/// How long an interrupt handler of a guest may run, in host ticks, before a target that has
 /// not been seen in user mode is taken to run again. A tick of Linux with the switch to
 /// another process takes 5,000 to 20,000 instructions.
 const LONGEST_HANDLER: u64 = 50_000;
@@ -51,9 +51,27 @@ const HANDLER_POLL: u64 = 1_000;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct VcpuState {
     target: Option<Factors>,
-    halted: bool,
+    /// Since when it has been halted, or without a CPU.
+    halted_since: Option<HostTicks>,
     /// It handles an interrupt, which will be over by this host time.
     handler_until: Option<HostTicks>,
+}
+
+impl VcpuState {
+    const INNOCENT: Self = Self {
+        target: None,
+        halted_since: None,
+        handler_until: None,
+    };
+
+    /// It runs again: what its handler may take, it may take of the time that it runs.
+    fn wake(&mut self, now: HostTicks) {
+        if let Some(since) = self.halted_since.take()
+            && let Some(until) = &mut self.handler_until
+        {
+            *until = until.saturating_add(now.since(since));
+        }
+    }
 }
 
 /// What a policy decides on.
@@ -153,11 +171,7 @@ impl<P: Policy> Suppression<P> {
     pub const fn new(policy: P, vcpus: usize, now: HostTicks) -> Self {
         Self {
             policy,
-            vcpus: [VcpuState {
-                target: None,
-                halted: false,
-                handler_until: None,
-            }; MAX_VCPUS],
+            vcpus: [VcpuState::INNOCENT; MAX_VCPUS],
             count: if vcpus < MAX_VCPUS { vcpus } else { MAX_VCPUS },
             decision: Decision::run(Rates::REAL_TIME),
             lead: Lead {
@@ -177,8 +191,10 @@ impl<P: Policy> Suppression<P> {
                     state.target = None;
                     state.handler_until = None;
                 }
-                Event::Halt => state.halted = true,
-                Event::Wake => state.halted = false,
+                Event::Halt => {
+                    state.halted_since.get_or_insert(now);
+                }
+                Event::Wake => state.wake(now),
                 Event::InterruptInjected if state.target.is_some() => {
                     state.handler_until = Some(now.saturating_add(LONGEST_HANDLER));
                 }
@@ -195,7 +211,7 @@ impl<P: Policy> Suppression<P> {
         };
         let mut handler_seen = false;
         for state in &mut self.vcpus[..self.count] {
-            if state.halted {
+            if state.halted_since.is_some() {
                 continue;
             }
             if state.handler_until.is_some_and(|until| now >= until) {

@@ -334,6 +334,28 @@ mod tests {
     }
 
     #[test]
+    fn a_handler_whose_processor_waits_for_a_cpu_goes_on_in_real_time() {
+        let (ram, mut watch) = scene();
+        watch.observe(&ram, 0, HostTicks(1), &running(TARGET));
+        watch.interrupted(0, HostTicks(2));
+        watch.off_cpu(0, HostTicks(3));
+        let long = 10_000_000;
+        let back = watch.on_cpu(0, HostTicks(long));
+        assert_eq!(back.rates, Rates::REAL_TIME, "it is still in its handler");
+        let in_kernel = Observation {
+            loaded: false,
+            ..running(TARGET)
+        };
+        let mut rates = |at| watch.observe(&ram, 0, HostTicks(at), &in_kernel).rates;
+        assert_eq!(rates(long + 40_000), Rates::REAL_TIME);
+        assert_eq!(
+            rates(long + 60_000),
+            factors().rates(),
+            "no handler takes so long"
+        );
+    }
+
+    #[test]
     fn a_halted_processor_that_keeps_the_targets_cr3_runs_in_real_time() {
         let (ram, mut watch) = scene();
         let halted = Observation {
