@@ -103,7 +103,7 @@ const README_SECTION: &str = "timekeeping";
 /// Which modes, and how long to measure.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
-    /// Only cases with one of these in their names, KERNEL/MODE as in `6.1/hpet`
+    /// Only cases with these names, KERNEL/MODE as in `6.1/hpet`, or with these words in them
     #[arg(value_name = "NAME")]
     names: Vec<String>,
     /// List the cases and run none
@@ -225,15 +225,21 @@ fn table(verdicts: &[Verdict]) -> String {
     lines.join("\n")
 }
 
-/// The cases with one of these words in their names, or all.
+/// The cases of these names, or else with one of these words in their names; all, if there are none.
 fn cases(names: &[String]) -> Vec<Case> {
-    let all = KERNELS
+    let all: Vec<Case> = KERNELS
         .into_iter()
-        .flat_map(|series| MODES.into_iter().map(move |mode| Case { series, mode }));
-    all.filter(|case| {
-        names.is_empty() || names.iter().any(|name| case.name().contains(name.as_str()))
-    })
-    .collect()
+        .flat_map(|series| MODES.into_iter().map(move |mode| Case { series, mode }))
+        .collect();
+    let is_meant = |case: &Case, name: &String| {
+        if all.iter().any(|case| case.name() == *name) {
+            case.name() == *name
+        } else {
+            case.name().contains(name.as_str())
+        }
+    };
+    let chosen = |case: &&Case| names.is_empty() || names.iter().any(|name| is_meant(case, name));
+    all.iter().filter(chosen).copied().collect()
 }
 
 fn one(case: Case, kind: Kind, options: &Options) -> Result<Outcome> {
@@ -325,6 +331,8 @@ mod tests {
         let names: Vec<_> = chosen.into_iter().map(Case::name).collect();
         assert_eq!(names, ["6.12/pit-events", "rt/default"]);
         assert_eq!(cases(&["7.0".to_owned()]), []);
+        let whole = cases(&["rt/noapic".to_owned()]);
+        assert_eq!(whole.len(), 1, "and not rt/noapic-pit");
     }
 
     #[test]
