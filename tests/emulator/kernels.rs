@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use tests::tarpit;
+use xtask::findings::Findings;
 use xtask::module::Guest;
-use xtask::verdict::VmEnd;
 
 /// Boots `program` and lets it run to its end, which must be one without failures.
 fn passes(case: &str, program: &str, options: &str) -> Result<()> {
@@ -22,15 +22,9 @@ fn passes_as(case: &str, program: &str, options: &str, guest: &Guest) -> Result<
         .kernel(program, guest)?
         .boot()?
         .patience(Duration::from_secs(600));
-    let said = session.wait_for(&format!("vm {program} ended: "))?;
-    let how = session.wait_for("\n")?;
-    let failures: Vec<&str> = said.lines().filter(|line| line.contains("FAIL")).collect();
-    ensure!(failures.is_empty(), "{}", failures.join("\n"));
-    let line = format!("vm {program} ended: {how}");
-    match VmEnd::from_line(line.trim_end(), program) {
-        Some(VmEnd::DebugExit(0)) => Ok(()),
-        _ => bail!("{}", line.trim_end()),
-    }
+    let findings = Findings::follow(&mut session, program)?;
+    ensure!(findings.are_good(), "{findings}");
+    Ok(())
 }
 
 pub(crate) fn exits_and_instructions_on_devices(case: &str) -> Result<()> {

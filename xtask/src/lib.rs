@@ -10,6 +10,7 @@ pub mod bundle;
 pub mod claim;
 pub mod clean;
 pub mod experiment;
+pub mod findings;
 pub mod image;
 pub mod initramfs;
 pub mod kernel;

@@ -11,6 +11,7 @@ use clap::Args;
 
 use crate::build::{self, Built};
 use crate::claim::Claim;
+use crate::findings::Findings;
 use crate::image::{self, Contents};
 use crate::initramfs::{self, Program};
 use crate::kernel::{self, Package, Series};
@@ -19,7 +20,6 @@ use crate::module::{Guest, LINUX_CONSOLE};
 use crate::progress::Step;
 use crate::serial::Session;
 use crate::setup;
-use crate::verdict::VmEnd;
 
 /// KVM's modules below the directory of a kernel's modules, each after those that it needs.
 const KVM_MODULES: [&str; 3] = [
@@ -168,26 +168,6 @@ fn programs(options: &Options, built: &Built, package: &Package) -> Result<Vec<P
     Ok(programs)
 }
 
-/// Follows one kernel to its end. True if it found no failure.
-fn follow(session: &mut Session, kernel: &str) -> Result<bool> {
-    let said = session.wait_for(&format!("vm {kernel} ended: "))?;
-    let how = session.wait_for("\n")?;
-    let failures: Vec<_> = said.lines().filter(|line| line.contains("FAIL")).collect();
-    for line in &failures {
-        println!("{line}");
-    }
-    let tally = said.lines().rev().find(|line| line.contains(" passed, "));
-    println!(
-        "{kernel}: {}; ended: {}",
-        tally.map_or("no result", |line| {
-            line.split_once("] ").map_or(line, |(_, tally)| tally)
-        }),
-        how.trim()
-    );
-    let end = VmEnd::from_line(&format!("vm {kernel} ended: {}", how.trim()), kernel);
-    Ok(failures.is_empty() && end == Some(VmEnd::DebugExit(0)))
-}
-
 /// Runs the kernels and prints what each found. True if all ended without a failure.
 ///
 /// # Errors
@@ -218,7 +198,9 @@ pub fn run(options: &Options) -> Result<bool> {
     let mut passed = true;
     for kernel in &options.kernels {
         step.detail(kernel.as_str());
-        passed &= follow(&mut session, kernel)?;
+        let findings = Findings::follow(&mut session, kernel)?;
+        println!("{kernel}: {findings}");
+        passed &= findings.are_good();
     }
     session.wait_for_end()?;
     Ok(passed)

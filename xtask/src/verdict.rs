@@ -1,5 +1,7 @@
 //! How VMs end, as tarpit's console tells it, and what exit status that makes.
 
+use std::fmt;
+
 /// How a VM ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VmEnd {
@@ -18,14 +20,19 @@ impl VmEnd {
             .strip_prefix("vm ")?
             .strip_prefix(vm)?
             .strip_prefix(" ended: ")?;
-        let how = rest.trim();
+        Some(Self::from_words(rest))
+    }
+
+    /// From the words that say how, which end such a line.
+    pub fn from_words(how: &str) -> Self {
+        let how = how.trim();
         if let Some(code) = how.strip_prefix("debug-exit ") {
-            return Some(number(code).map_or_else(|| Self::Other(how.to_owned()), Self::DebugExit));
+            return number(code).map_or_else(|| Self::Other(how.to_owned()), Self::DebugExit);
         }
-        Some(match how {
+        match how {
             "poweroff" => Self::PowerOff,
             _ => Self::Other(how.to_owned()),
-        })
+        }
     }
 
     /// The exit status: for a value `v` at the debug-exit port `(v << 1) | 1`, as QEMU's
@@ -35,6 +42,16 @@ impl VmEnd {
             Self::DebugExit(value) => (value.to_le_bytes()[0] << 1) | 1,
             Self::PowerOff => 0,
             Self::Other(_) => 4,
+        }
+    }
+}
+
+impl fmt::Display for VmEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DebugExit(value) => write!(f, "debug-exit {value}"),
+            Self::PowerOff => f.write_str("poweroff"),
+            Self::Other(how) => f.write_str(how),
         }
     }
 }
