@@ -104,30 +104,17 @@ impl Phases {
     /// The process that was slowed down most. (tarpit knows it by its CR3, the workload by its
     /// number.)
     pub fn target(&self) -> usize {
-        let ratios = self.during.per_second.iter().zip(&self.before.per_second);
-        ratios
-            .map(|(during, before)| during / before)
-            .enumerate()
-            .min_by(|a, b| a.1.total_cmp(&b.1))
-            .map_or(0, |(index, _)| index)
+        self.during.most_slowed_since(&self.before).unwrap_or(0)
     }
 
     /// The target's speed during suppression, of that before.
     pub fn target_ratio(&self) -> f64 {
-        let target = self.target();
-        self.during.per_second[target] / self.before.per_second[target]
+        self.during.ratio(self.target(), &self.before)
     }
 
-    /// [`Self::target_ratio`] for a table: where not a unit of work was done, what one would make.
+    /// [`Self::target_ratio`] for a table.
     pub fn target_text(&self) -> String {
-        let (before, during) = (&self.before.per_second, &self.during);
-        match self.target_ratio() {
-            0.0 => {
-                let unit = 1.0 / (during.host_seconds * before[self.target()]);
-                format!("< {unit:.5}")
-            }
-            ratio => format!("{ratio:.5}"),
-        }
+        self.during.ratio_text(self.target(), &self.before)
     }
 
     /// The other processes' speed during suppression, of that before.
@@ -138,8 +125,7 @@ impl Phases {
 
     /// The target's speed after its release, of that before.
     pub fn after_ratio(&self) -> f64 {
-        let target = self.target();
-        self.after.per_second[target] / self.before.per_second[target]
+        self.after.ratio(self.target(), &self.before)
     }
 
     /// A process's speed in each phase, of its fair share of all work done before.

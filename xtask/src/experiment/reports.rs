@@ -106,14 +106,28 @@ impl Speeds {
         Self::between(first, last)
     }
 
+    /// A process's speed, of that before.
+    pub fn ratio(&self, process: usize, before: &Self) -> f64 {
+        self.per_second[process] / before.per_second[process]
+    }
+
+    /// The ratio that one unit of work makes: less cannot be told from nothing.
+    pub fn resolution(&self, process: usize, before: &Self) -> f64 {
+        1.0 / (self.host_seconds * before.per_second[process])
+    }
+
+    /// [`Self::ratio`] for a table: where not a unit of work was done, what one would make.
+    pub fn ratio_text(&self, process: usize, before: &Self) -> String {
+        match self.ratio(process, before) {
+            0.0 => format!("< {:.6}", self.resolution(process, before)),
+            ratio => format!("{ratio:.6}"),
+        }
+    }
+
     /// The process that has slowed down most since.
     pub fn most_slowed_since(&self, before: &Self) -> Option<usize> {
-        let pairs = self.per_second.iter().zip(&before.per_second);
-        pairs
-            .map(|(now, before)| now / before)
-            .enumerate()
-            .min_by(|a, b| a.1.total_cmp(&b.1))
-            .map(|(index, _)| index)
+        let count = self.per_second.len().min(before.per_second.len());
+        (0..count).min_by(|&a, &b| self.ratio(a, before).total_cmp(&self.ratio(b, before)))
     }
 
     /// All processes together.
@@ -185,6 +199,18 @@ mod tests {
         assert_eq!(speeds.sum(), 50.0);
         assert_eq!(speeds.sum_without(1), 20.0);
         Ok(())
+    }
+
+    #[test]
+    fn a_speed_is_told_in_parts_of_that_before_and_no_work_as_less_than_a_unit() {
+        let speeds = |per_second: [f64; 2]| Speeds {
+            host_seconds: 2.0,
+            per_second: per_second.to_vec(),
+        };
+        let (before, during) = (speeds([1000.0, 1000.0]), speeds([0.0, 1250.0]));
+        assert_eq!(during.most_slowed_since(&before), Some(0));
+        assert_eq!(during.ratio_text(0, &before), "< 0.000500");
+        assert_eq!(during.ratio_text(1, &before), "1.250000");
     }
 
     #[test]

@@ -296,7 +296,8 @@ pub fn run(options: &Options) -> Result<bool> {
         say(&verdict);
         verdict
     };
-    let verdicts = batch::run(&cases, options.jobs, |_| 1.0, verdict, |_| ());
+    let save = |verdicts: &[&Verdict]| write(options, kind, verdicts);
+    let (verdicts, saved) = batch::run(&cases, options.jobs, |_| 1.0, verdict, save);
     let table = table(&verdicts);
     println!("{table}");
     let passed = verdicts
@@ -304,20 +305,27 @@ pub fn run(options: &Options) -> Result<bool> {
         .filter(|verdict| verdict.misses().is_empty())
         .count();
     println!("{passed} of {} passed", verdicts.len());
-    let results: Vec<_> = verdicts.iter().map(Verdict::json).collect();
-    let path = super::write_json(
-        "timekeeping",
-        &json!({ "machine": kind.to_string(), "ips": options.ips, "cases": results }),
-    )?;
+    saved?;
+    let path = super::directory()?.join("timekeeping.json");
     println!("Written to {}", paths::shown(&path));
+    Ok(passed == verdicts.len())
+}
+
+/// Writes what there is: the file, and the table in the README if it is wanted.
+fn write(options: &Options, kind: Kind, verdicts: &[&Verdict]) -> Result<()> {
+    let cases: Vec<_> = verdicts.iter().map(|verdict| verdict.json()).collect();
+    super::write_json(
+        "timekeeping",
+        &json!({ "machine": kind.to_string(), "ips": options.ips, "cases": cases }),
+    )?;
     if options.update_readme {
         let path = paths::workspace().join("README.md");
-        let rows: Vec<String> = verdicts.iter().map(Verdict::row).collect();
+        let rows: Vec<String> = verdicts.iter().map(|verdict| verdict.row()).collect();
         // Kernel and parameters name a case.
         readme::update_rows(&path, README_SECTION, HEADING, &rows, 2)
             .with_context(|| format!("cannot put the table into {}", path.display()))?;
     }
-    Ok(passed == verdicts.len())
+    Ok(())
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, ensure};
 use clap::Args;
 use serde_json::json;
 
@@ -171,6 +171,9 @@ fn measure(case: Case, kind: Kind, options: &Options) -> Result<Outcome> {
     })
 }
 
+/// What came out of a case, or why it could not run.
+type Made = Result<Outcome, (Case, Error)>;
+
 /// All cases' outcomes.
 struct Table<'a>(&'a [Outcome]);
 
@@ -215,18 +218,10 @@ pub fn run(options: &Options) -> Result<bool> {
     // An emulator takes as long as all its CPUs' time together.
     let cost = |case: Case| f64::from(case.cpus());
     let one = |case| measure(case, kind, options).map_err(|error| (case, error));
-    // What there is so far: the rest takes long, and may be broken off.
-    let save = |results: &[&Result<Outcome, _>]| {
-        let so_far: Vec<Outcome> = results
-            .iter()
-            .filter_map(|result| result.as_ref().ok().cloned())
-            .collect();
-        if let Err(error) = write(options, kind, &so_far) {
-            eprintln!("cannot write what there is so far: {error:#}");
-        }
-    };
+    let save = |results: &[&Made]| write(options, kind, results);
+    let (results, saved) = batch::run(&cases, options.jobs, cost, one, save);
     let (mut outcomes, mut misses) = (Vec::new(), Vec::new());
-    for result in batch::run(&cases, options.jobs, cost, one, save) {
+    for result in results {
         match result {
             Ok(outcome) => {
                 misses.extend(outcome.misses());
@@ -235,31 +230,24 @@ pub fn run(options: &Options) -> Result<bool> {
             Err((case, error)) => misses.push(format!("{case}: {error:#}")),
         }
     }
-    write(options, kind, &outcomes)?;
     println!("{}", Table(&outcomes));
+    for miss in &misses {
+        println!("MISSED: {miss}");
+    }
+    saved?;
     let base = super::directory()?.join("section5");
     for ending in ["json", "svg", "png"] {
         println!("Written to {}", paths::shown(&base.with_extension(ending)));
     }
-    if options.update_readme {
-        let rows: Vec<_> = outcomes.iter().flat_map(Outcome::rows).collect();
-        readme::update_rows(
-            &paths::workspace().join("README.md"),
-            README_SECTION,
-            outcome::HEADING,
-            &rows,
-            3,
-        )?;
-    }
-    for miss in &misses {
-        println!("MISSED: {miss}");
-    }
     Ok(misses.is_empty())
 }
 
-fn write(options: &Options, kind: Kind, outcomes: &[Outcome]) -> Result<()> {
-    let cases: Vec<_> = outcomes.iter().map(Outcome::json).collect();
-    let passed = outcomes.iter().all(|outcome| outcome.misses().is_empty());
+/// Writes what there is: the files, and the table in the README if it is wanted.
+fn write(options: &Options, kind: Kind, results: &[&Made]) -> Result<()> {
+    let cases: Vec<_> = results.iter().map(|result| json_of(result)).collect();
+    let passed = cases.iter().all(|case| case["passed"] == true);
+    let made = results.iter().filter_map(|result| result.as_ref().ok());
+    let outcomes: Vec<Outcome> = made.cloned().collect();
     super::write_json(
         "section5",
         &json!({
@@ -272,7 +260,25 @@ fn write(options: &Options, kind: Kind, outcomes: &[Outcome]) -> Result<()> {
             "cases": cases,
         }),
     )?;
-    picture::draw(&super::directory()?.join("section5"), outcomes)
+    if options.update_readme {
+        let rows: Vec<_> = outcomes.iter().flat_map(Outcome::rows).collect();
+        let path = paths::workspace().join("README.md");
+        readme::update_rows(&path, README_SECTION, outcome::HEADING, &rows, 3)
+            .with_context(|| format!("cannot put the table into {}", path.display()))?;
+    }
+    picture::draw(&super::directory()?.join("section5"), &outcomes)
+}
+
+/// A case, for programs: one that could not run has not passed.
+fn json_of(result: &Made) -> serde_json::Value {
+    match result {
+        Ok(outcome) => outcome.json(),
+        Err((case, error)) => json!({
+            "case": case.name(),
+            "error": format!("{error:#}"),
+            "passed": false,
+        }),
+    }
 }
 
 #[cfg(test)]

@@ -98,10 +98,6 @@ pub(super) fn most_slowed(before: &Speeds, suppressed: &[Strength]) -> Option<us
 }
 
 impl Outcome {
-    fn target_before(&self) -> f64 {
-        self.before.per_second[self.target]
-    }
-
     /// Units of work that the target did while suppressed.
     pub(super) fn target_units(&self, strength: &Strength) -> f64 {
         let speeds = &strength.speeds;
@@ -110,21 +106,17 @@ impl Outcome {
 
     /// The target's speed, of that before.
     pub(super) fn target_ratio(&self, strength: &Strength) -> f64 {
-        strength.speeds.per_second[self.target] / self.target_before()
+        strength.speeds.ratio(self.target, &self.before)
     }
 
-    /// The ratio that one unit of work makes: less cannot be told from nothing.
+    /// The ratio that one unit of work makes.
     pub(super) fn resolution(&self, strength: &Strength) -> f64 {
-        1.0 / (strength.speeds.host_seconds * self.target_before())
+        strength.speeds.resolution(self.target, &self.before)
     }
 
-    /// [`Self::target_ratio`] for a table: where not a unit of work was done, what one would make.
+    /// [`Self::target_ratio`] for a table.
     pub(super) fn target_text(&self, strength: &Strength) -> String {
-        if self.target_units(strength) > 0.0 {
-            format!("{:.6}", self.target_ratio(strength))
-        } else {
-            format!("< {:.6}", self.resolution(strength))
-        }
+        strength.speeds.ratio_text(self.target, &self.before)
     }
 
     /// What the kernel's log is.
@@ -159,7 +151,7 @@ impl Outcome {
 
     /// The target's speed after its release, of that before.
     pub(super) fn after_ratio(&self) -> f64 {
-        self.after.per_second[self.target] / self.target_before()
+        self.after.ratio(self.target, &self.before)
     }
 
     /// Each requirement that was missed, in words.
