@@ -31,9 +31,13 @@ pub struct Options {
     /// An initial RAM disk of yours instead of the workload
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
-    /// A multiboot 1 image as the guest, with no RAM disk; `run` exits with its result
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["guest", "kernel", "initrd"])]
+    /// A multiboot 1 image as the guest; `run` exits with its result
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["guest", "kernel"])]
     pub multiboot: Option<PathBuf>,
+    /// A boot module for the multiboot image, behind its initial RAM disk if it has one: a file, and
+    /// after a space the module's string. Can be given several times
+    #[arg(long = "module", value_name = "FILE [STRING]", requires = "multiboot")]
+    pub modules: Vec<String>,
     /// More words for the guest kernel's command line
     #[arg(
         long,
@@ -96,8 +100,12 @@ pub fn make(name: &str, options: &Options, output: Option<&Path>) -> Result<Bund
         {
             tarpit_options.push("on-end=poweroff".to_owned());
         }
-        let kernel = guest.kernel(file);
-        (guest, vec![kernel])
+        let mut modules = vec![guest.kernel(file)];
+        let initrd = options.initrd.iter();
+        modules.extend(initrd.map(|file| Module::initrd(file, &guest.name)));
+        let others = options.modules.iter();
+        modules.extend(others.map(|given| Module::of_guest(given, &guest.name)));
+        (guest, modules)
     } else if options.guest == LINUX || options.kernel.is_some() {
         let guest = guest(LINUX, LINUX_CONSOLE);
         let kernel = match &options.kernel {
@@ -113,12 +121,8 @@ pub fn make(name: &str, options: &Options, output: Option<&Path>) -> Result<Bund
     } else {
         let guest = guest(&options.guest, "");
         let mut modules = vec![guest.kernel(built.kernel(&options.guest)?)];
-        modules.extend(
-            options
-                .initrd
-                .iter()
-                .map(|file| Module::initrd(file, &guest.name)),
-        );
+        let initrd = options.initrd.iter();
+        modules.extend(initrd.map(|file| Module::initrd(file, &guest.name)));
         (guest, modules)
     };
     let contents = Contents::Tarpit {

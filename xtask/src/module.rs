@@ -24,6 +24,16 @@ impl Module {
             command_line: format!("initrd vm={vm}"),
         }
     }
+
+    /// A boot module of a multiboot guest, given as `FILE` or `FILE STRING`.
+    pub fn of_guest(given: &str, vm: &str) -> Self {
+        let (file, string) = given.split_once(' ').unwrap_or((given, ""));
+        let command_line = format!("module vm={vm} -- {string}");
+        Self {
+            file: file.into(),
+            command_line: command_line.trim_end_matches(" -- ").to_owned(),
+        }
+    }
 }
 
 /// A guest: the options of a `kernel` module.
@@ -96,6 +106,15 @@ impl fmt::Display for Guest {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_module_of_a_guest_has_the_string_that_follows_its_file() {
+        let module = Module::of_guest("boot/vmlinuz console=hvc0 quiet", "xen");
+        assert_eq!(module.file, Path::new("boot/vmlinuz"));
+        assert_eq!(module.command_line, "module vm=xen -- console=hvc0 quiet");
+        let module = Module::of_guest("disk.img", "xen");
+        assert_eq!(module.command_line, "module vm=xen");
+    }
 
     #[test]
     fn a_guest_is_described_by_its_command_line() {
