@@ -4,6 +4,7 @@ mod bad_input;
 mod boot;
 mod clocks;
 mod console;
+mod foreign;
 mod isolation;
 mod kernels;
 mod overhead;
@@ -45,6 +46,7 @@ fn main() {
         smp::no_vcpu_sees_time_go_back_under_suppression,
         smp::a_vm_that_crashes_or_spins_leaves_the_others_alone,
         console::debian_runs_and_the_console_answers_meanwhile,
+        foreign::xen_starts_its_processors_and_tests_the_ioapic,
         overhead::debian_boots_in_at_most_one_and_a_half_times_the_ticks,
         overhead::operations_cost_no_more_than_they_may,
     ]);

@@ -1,4 +1,5 @@
-//! Stock Debian kernels: the newest of a series, fetched and unpacked but never installed.
+//! Stock kernels of Debian's: the newest of a series of Linux, and Xen; fetched and unpacked but never
+//! installed.
 
 use std::path::{Path, PathBuf};
 
@@ -34,15 +35,36 @@ impl Series {
         }
     }
 
-    /// A regular expression for the names of its packages.
-    fn packages(self) -> &'static str {
-        match self {
-            Self::V6_1 => r"^linux-image-6\.1\.0-[0-9]+-cloud-amd64-unsigned$",
-            Self::V6_12 => r"^linux-image-6\.12\.[0-9]+\+deb12-cloud-amd64-unsigned$",
-            Self::Rt => r"^linux-image-6\.1\.0-[0-9]+-rt-amd64-unsigned$",
+    fn source(self) -> Source {
+        Source {
+            packages: match self {
+                Self::V6_1 => r"^linux-image-6\.1\.0-[0-9]+-cloud-amd64-unsigned$",
+                Self::V6_12 => r"^linux-image-6\.12\.[0-9]+\+deb12-cloud-amd64-unsigned$",
+                Self::Rt => r"^linux-image-6\.1\.0-[0-9]+-rt-amd64-unsigned$",
+            },
+            image: "vmlinuz-",
+            image_end: "",
         }
     }
 }
+
+/// Where a kernel comes from.
+#[derive(Clone, Copy, Debug)]
+struct Source {
+    /// A regular expression for the names of its packages.
+    packages: &'static str,
+    /// How the name of the image in them begins.
+    image: &'static str,
+    /// How it ends.
+    image_end: &'static str,
+}
+
+/// Xen. Its image is compressed.
+const XEN: Source = Source {
+    packages: r"^xen-hypervisor-[0-9]+\.[0-9]+-amd64$",
+    image: "xen-",
+    image_end: "-amd64.gz",
+};
 
 /// The kernel image of this series, from `target/downloads` or else from Debian's archive.
 ///
@@ -50,7 +72,26 @@ impl Series {
 /// When the archive has none or cannot be reached.
 pub fn fetch(series: Series) -> Result<PathBuf> {
     let directory = paths::downloads().join("kernels").join(series.name());
-    fetch_part(series, "boot", &directory)
+    fetch_part(series.source(), "boot", &directory)
+}
+
+/// Xen, a multiboot image, from `target/downloads` or else from Debian's archive.
+///
+/// # Errors
+/// As [`fetch`].
+pub fn fetch_xen() -> Result<PathBuf> {
+    let directory = paths::downloads().join("kernels").join("xen");
+    let compressed = fetch_part(XEN, "boot", &directory)?;
+    let image = compressed.with_extension("");
+    if !image.exists() {
+        let sh = Shell::new()?;
+        // Under its name only when it is whole: other runs use it, too.
+        let temporary = tempfile::NamedTempFile::new_in(&directory)?;
+        let output = cmd!(sh, "gzip --decompress --stdout {compressed}").output()?;
+        std::fs::write(temporary.path(), output.stdout)?;
+        temporary.persist(&image)?;
+    }
+    Ok(image)
 }
 
 /// A kernel with its modules.
@@ -69,40 +110,37 @@ pub struct Package {
 pub fn fetch_with_modules(series: Series) -> Result<Package> {
     let directory = paths::downloads().join("packages").join(series.name());
     Ok(Package {
-        image: fetch_part(series, ".", &directory)?,
+        image: fetch_part(series.source(), ".", &directory)?,
         modules: directory.join("lib/modules"),
     })
 }
 
-/// The kernel image in this part of a series' package, which is kept in `directory`.
-fn fetch_part(series: Series, part: &str, directory: &Path) -> Result<PathBuf> {
-    if let Some(image) = image_below(directory) {
+/// The kernel image in this part of a source's newest package, which is kept in `directory`.
+fn fetch_part(source: Source, part: &str, directory: &Path) -> Result<PathBuf> {
+    if let Some(image) = image_below(directory, source) {
         return Ok(image);
     }
     let sh = Shell::new()?;
-    let package = match resolve(&sh, series)? {
+    let package = match resolve(&sh, source)? {
         Some(package) => package,
         None => {
             setup::update_package_lists()?;
-            resolve(&sh, series)?.with_context(|| {
-                format!(
-                    "no package matches {}: is this Debian 12?",
-                    series.packages()
-                )
+            resolve(&sh, source)?.with_context(|| {
+                format!("no package matches {}: is this Debian 12?", source.packages)
             })?
         }
     };
-    if download(&sh, &package, part, directory).is_err() {
+    if download(&sh, source, &package, part, directory).is_err() {
         // The archive has moved on from the version that apt's lists name.
         setup::update_package_lists()?;
-        let package = resolve(&sh, series)?.context("the package has vanished")?;
-        download(&sh, &package, part, directory)?;
+        let package = resolve(&sh, source)?.context("the package has vanished")?;
+        download(&sh, source, &package, part, directory)?;
     }
-    image_below(directory).with_context(|| format!("{package} holds no kernel image"))
+    image_below(directory, source).with_context(|| format!("{package} holds no kernel image"))
 }
 
-fn resolve(sh: &Shell, series: Series) -> Result<Option<String>> {
-    let pattern = series.packages();
+fn resolve(sh: &Shell, source: Source) -> Result<Option<String>> {
+    let pattern = source.packages;
     let listing = cmd!(sh, "apt-cache search --names-only {pattern}")
         .quiet()
         .read()
@@ -128,7 +166,7 @@ fn numbers(package: &str) -> Vec<u64> {
 }
 
 /// Fetches a package and puts this part of it in the place of `directory`.
-fn download(sh: &Shell, package: &str, part: &str, directory: &Path) -> Result<()> {
+fn download(sh: &Shell, source: Source, package: &str, part: &str, directory: &Path) -> Result<()> {
     let _step = Step::begin(format!("Fetching {package} from Debian's archive"));
     let downloads = paths::downloads();
     sh.create_dir(&downloads)?;
@@ -156,13 +194,13 @@ fn download(sh: &Shell, package: &str, part: &str, directory: &Path) -> Result<(
     cmd!(sh, "dpkg -x {file} {to}").quiet().run()?;
     match std::fs::rename(to.join(part), directory) {
         // Another run was faster.
-        Err(_) if image_below(directory).is_some() => Ok(()),
+        Err(_) if image_below(directory, source).is_some() => Ok(()),
         result => Ok(result?),
     }
 }
 
 /// The kernel image in this directory, or in `boot` below it.
-fn image_below(directory: &Path) -> Option<PathBuf> {
+fn image_below(directory: &Path, source: Source) -> Option<PathBuf> {
     let mut images: Vec<PathBuf> = [directory, &directory.join("boot")]
         .into_iter()
         .filter_map(|directory| std::fs::read_dir(directory).ok())
@@ -170,8 +208,10 @@ fn image_below(directory: &Path) -> Option<PathBuf> {
         .flatten()
         .map(|entry| entry.path())
         .filter(|path| {
-            path.file_name()
-                .is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-"))
+            path.file_name().is_some_and(|name| {
+                let name = name.to_string_lossy();
+                name.starts_with(source.image) && name.ends_with(source.image_end)
+            })
         })
         .collect();
     images.sort();
@@ -203,21 +243,24 @@ linux-image-6.12.88+deb12-cloud-amd64-unsigned - Linux 6.12
     #[test]
     fn each_series_matches_its_own_packages_only() -> Result<()> {
         let names = [
-            (Series::V6_1, "linux-image-6.1.0-56-cloud-amd64-unsigned"),
             (
-                Series::V6_12,
+                Series::V6_1.source(),
+                "linux-image-6.1.0-56-cloud-amd64-unsigned",
+            ),
+            (
+                Series::V6_12.source(),
                 "linux-image-6.12.117+deb12-cloud-amd64-unsigned",
             ),
-            (Series::Rt, "linux-image-6.1.0-56-rt-amd64-unsigned"),
+            (
+                Series::Rt.source(),
+                "linux-image-6.1.0-56-rt-amd64-unsigned",
+            ),
+            (XEN, "xen-hypervisor-4.17-amd64"),
         ];
-        for (series, _) in names {
-            let pattern = regex::Regex::new(series.packages())?;
-            for (other, name) in names {
-                assert_eq!(
-                    pattern.is_match(name),
-                    series == other,
-                    "{series:?} and {name}"
-                );
+        for (source, own) in names {
+            let pattern = regex::Regex::new(source.packages)?;
+            for (_, name) in names {
+                assert_eq!(pattern.is_match(name), name == own, "{source:?} and {name}");
             }
         }
         Ok(())

@@ -94,6 +94,7 @@ pub fn run(options: &Options) -> Result<bool> {
         machine::ensure_installed(machine::Kind::QemuTcg)?;
         setup::ensure_packages(setup::IMAGE_PACKAGES)?;
         kernel::fetch(kernel::Series::default())?;
+        kernel::fetch_xen()?;
         build::all()?;
         let mut emulator = cargo("test");
         emulator.args([
