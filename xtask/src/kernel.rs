@@ -48,6 +48,9 @@ impl Series {
     }
 }
 
+/// The part of a package that is all of it.
+const WHOLE: &str = "";
+
 /// Where a kernel comes from.
 #[derive(Clone, Copy, Debug)]
 struct Source {
@@ -110,7 +113,7 @@ pub struct Package {
 pub fn fetch_with_modules(series: Series) -> Result<Package> {
     let directory = paths::downloads().join("packages").join(series.name());
     Ok(Package {
-        image: fetch_part(series.source(), ".", &directory)?,
+        image: fetch_part(series.source(), WHOLE, &directory)?,
         modules: directory.join("lib/modules"),
     })
 }
@@ -195,7 +198,9 @@ fn download(sh: &Shell, source: Source, package: &str, part: &str, directory: &P
     match std::fs::rename(to.join(part), directory) {
         // Another run was faster.
         Err(_) if image_below(directory, source).is_some() => Ok(()),
-        result => Ok(result?),
+        result => {
+            result.with_context(|| format!("cannot keep {package} in {}", directory.display()))
+        }
     }
 }
 
