@@ -7,6 +7,7 @@ use clap::Subcommand;
 
 use crate::paths;
 
+mod address_space;
 mod batch;
 mod countdown;
 pub mod dmesg;
