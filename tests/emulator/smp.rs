@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use tests::tarpit;
+use xtask::findings::Findings;
 use xtask::module::Guest;
-use xtask::verdict::VmEnd;
 
 /// How often the suppression is switched on and off while VCPUs compare their clocks.
 const SWITCHES: u32 = 4;
@@ -38,14 +38,9 @@ pub(crate) fn no_vcpu_sees_time_go_back_under_suppression(case: &str) -> Result<
         ensure!(target.len() == 1, "switch {switch}: {target:?}");
         session.command("release smp_clock all")?;
     }
-    let said = session.wait_for("vm smp_clock ended: ")?;
-    ensure!(!said.contains("FAIL"), "{said}");
-    let how = session.wait_for("\n")?;
-    let line = format!("vm smp_clock ended: {how}");
-    match VmEnd::from_line(line.trim_end(), "smp_clock") {
-        Some(VmEnd::DebugExit(0)) => Ok(()),
-        _ => bail!("{}", line.trim_end()),
-    }
+    let findings = Findings::follow(&mut session, "smp_clock")?;
+    ensure!(findings.are_good(), "{findings}");
+    Ok(())
 }
 
 /// As many VCPUs as a VM can have, four times as many as there are CPUs, all start and see one clock.

@@ -1,7 +1,8 @@
 //! The interrupt controllers: local APIC in both modes, I/O APIC, and the pair of 8259s.
 //!
 //! The word `keep-enabled` on the command line leaves out what disables the local APIC: Bochs and
-//! QEMU cannot enable it again.
+//! QEMU cannot enable it again. `no-nmi` leaves out NMIs: Bochs 2.7 takes the blocking of NMIs along
+//! from one VMCS to the next that is entered, so that they come late under two hypervisors.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 mod delivery;

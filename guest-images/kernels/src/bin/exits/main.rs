@@ -1,4 +1,7 @@
 //! Instructions that exit to a hypervisor, and what must hold in the guest all the same.
+//!
+//! The word `sysenter-unchecked` on the command line leaves out that IA32_SYSENTER_EIP refuses an
+//! address that is not canonical: KVM makes it canonical instead (its `__kvm_set_msr`).
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 mod control_registers;
