@@ -1,5 +1,6 @@
 //! tarpit under QEMU/KVM where the machine's own KVM has no nested VMX: a Debian in Bochs has one,
-//! since Bochs emulates VMX. So tarpit is a guest of KVM's there, and has a guest of its own.
+//! since Bochs emulates VMX. So tarpit is a guest of KVM's there, and has a guest of its own: a kernel
+//! of ours, or a Debian, one of whose processes is suppressed and released.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -11,12 +12,15 @@ use clap::Args;
 
 use crate::build::{self, Built};
 use crate::claim::Claim;
+use crate::experiment::Countdown;
+use crate::experiment::guest::{Setup, Subject, VM as LINUX};
+use crate::experiment::quick;
 use crate::findings::Findings;
 use crate::image::{self, Contents};
-use crate::initramfs::{self, Program};
+use crate::initramfs::{self, Program, Shell};
 use crate::kernel::{self, Package, Series};
 use crate::machine::{self, Kind, Spec};
-use crate::module::{Guest, LINUX_CONSOLE};
+use crate::module::{Guest, LINUX_CONSOLE, Module};
 use crate::progress::Step;
 use crate::serial::Session;
 use crate::setup;
@@ -40,14 +44,17 @@ const FIRMWARE_DIRECTORIES: [&str; 2] = ["/usr/share/qemu", "/usr/share/seabios"
 /// Where the archive has what is ours.
 const OURS: &str = "tarpit";
 
+/// The Debian guest's RAM disk there.
+const INITRD: &str = "/tarpit/initrd";
+
 /// How long a kernel may take: three levels of machines, on a busy one.
 const PATIENCE: Duration = Duration::from_secs(1800);
 
 /// Which kernels, and how.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
-    /// Kernels of ours, one after the other (`timers` takes long)
-    #[arg(value_name = "KERNEL", default_values = ["exits", "modes", "tasks", "apic", "bench"])]
+    /// Kernels of ours, one after the other (`timers` takes long); `debian` is the experiment `quick`
+    #[arg(value_name = "KERNEL", default_values = ["exits", "modes", "tasks", "apic", "bench", LINUX])]
     kernels: Vec<String>,
     /// Let the processor virtualise the guests' local APICs
     ///
@@ -78,23 +85,48 @@ impl Options {
             writeln!(script, "insmod /{OURS}/{}", base_name(module)?)?;
         }
         for kernel in &self.kernels {
-            let guest = Guest {
-                memory_mib: 32,
-                ..Guest::new(kernel).command_line(words(kernel))
-            };
             // QEMU's commas are between modules.
-            let module = format!("/{OURS}/{kernel} {}", guest).replace(',', ",,");
+            let modules: Vec<String> = modules(kernel)
+                .iter()
+                .map(|Module { file, command_line }| {
+                    format!("{} {command_line}", file.display()).replace(',', ",,")
+                })
+                .collect();
             writeln!(
                 script,
                 "echo\nqemu-system-x86_64 -nodefaults -display none -no-reboot -accel kvm -cpu host \
-                 -m 256M -serial stdio -L /{OURS} -kernel /{OURS}/tarpit -append '{}' \
-                 -initrd '{module}' </dev/null",
-                self.tarpit()
+                 -m 512M -serial stdio -L /{OURS} -kernel /{OURS}/tarpit -append '{}' \
+                 -initrd '{}' </dev/console",
+                self.tarpit(),
+                modules.join(",")
             )?;
         }
         script.push_str("poweroff -f\n");
         Ok(script)
     }
+}
+
+/// The experiment that is made on a Debian.
+fn experiment() -> quick::Options {
+    quick::Options::default()
+}
+
+/// The boot modules of a kernel's VM, where they are in the archive.
+fn modules(kernel: &str) -> Vec<Module> {
+    let file = PathBuf::from(format!("/{OURS}/{kernel}"));
+    if kernel == LINUX {
+        let vms = Setup::from(&experiment().plan(kernel)).vms;
+        let kernels = vms.iter().map(|vm| vm.guest().kernel(&file));
+        let initrds = vms
+            .iter()
+            .map(|vm| Module::initrd(Path::new(INITRD), &vm.name));
+        return kernels.chain(initrds).collect();
+    }
+    let guest = Guest {
+        memory_mib: 32,
+        ..Guest::new(kernel).command_line(words(kernel))
+    };
+    vec![guest.kernel(&file)]
 }
 
 /// What a kernel is told to leave out, since what is below tarpit does not do it as a processor does.
@@ -145,7 +177,13 @@ fn programs(options: &Options, built: &Built, package: &Package) -> Result<Vec<P
         Program::copy(&built.tarpit, ours("tarpit"))?,
     ];
     for kernel in &options.kernels {
-        programs.push(Program::copy(built.kernel(kernel)?, ours(kernel))?);
+        if kernel == LINUX {
+            let initrd = initramfs::pack("workload", &built.workload, Shell::None)?;
+            programs.push(Program::copy(&initrd, INITRD.trim_start_matches('/'))?);
+            programs.push(Program::copy(&package.image, ours(kernel))?);
+        } else {
+            programs.push(Program::copy(built.kernel(kernel)?, ours(kernel))?);
+        }
     }
     let versions = std::fs::read_dir(&package.modules)
         .with_context(|| format!("no modules in {}", package.modules.display()))?;
@@ -175,6 +213,21 @@ fn programs(options: &Options, built: &Built, package: &Package) -> Result<Vec<P
         programs.push(Program::copy(file, path)?);
     }
     Ok(programs)
+}
+
+/// Makes the experiment on the Debian that is about to boot. True if it met its requirements.
+fn suppress_in_linux(session: Session) -> Result<(Session, bool)> {
+    let options = experiment();
+    let setup = Setup::from(&options.plan(LINUX));
+    let mut countdown = Countdown::begin(LINUX, "Experiment quick there", options.host_seconds());
+    countdown.phase("booting");
+    let mut subject = Subject::take_over(session, &setup.vms, &mut countdown)?;
+    let outcome = quick::observe(&mut subject, Kind::QemuKvm, &options, &mut countdown)?;
+    println!("{outcome}");
+    for miss in outcome.misses() {
+        println!("MISSED: {miss}");
+    }
+    Ok((subject.leave()?, outcome.misses().is_empty()))
 }
 
 /// Runs the kernels and prints what each found. True if all ended without a failure.
@@ -207,9 +260,15 @@ pub fn run(options: &Options) -> Result<bool> {
     let mut passed = true;
     for kernel in &options.kernels {
         step.detail(kernel.as_str());
-        let findings = Findings::follow(&mut session, kernel)?;
-        println!("{kernel}: {findings}");
-        passed &= findings.are_good();
+        if kernel == LINUX {
+            let (back, has_passed) = suppress_in_linux(session)?;
+            session = back;
+            passed &= has_passed;
+        } else {
+            let findings = Findings::follow(&mut session, kernel)?;
+            println!("{kernel}: {findings}");
+            passed &= findings.are_good();
+        }
     }
     session.wait_for_end()?;
     Ok(passed)
@@ -236,6 +295,19 @@ mod tests {
         assert!(script.contains("virtual-apic=off"));
         let kvm = script.find("insmod /tarpit/kvm.ko");
         assert!(kvm.is_some() && kvm < script.find("insmod /tarpit/kvm-intel.ko"));
+        Ok(())
+    }
+
+    #[test]
+    fn a_debian_has_its_ram_disk_and_its_commas() -> Result<()> {
+        let script = Line::try_parse_from(["nested", "debian"])?.options.init()?;
+        let initrd = script.split("-initrd '").nth(1).context("no -initrd")?;
+        assert!(initrd.starts_with("/tarpit/debian kernel vm=debian mem=256M"));
+        assert!(initrd.contains("console=ttyS0,,115200"), "{initrd}");
+        assert!(
+            initrd.contains(",/tarpit/initrd initrd vm=debian'"),
+            "{initrd}"
+        );
         Ok(())
     }
 

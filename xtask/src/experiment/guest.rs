@@ -60,6 +60,22 @@ pub struct Vm {
     pub append: String,
 }
 
+impl Vm {
+    /// As a module's command line describes it.
+    pub fn guest(&self) -> Guest {
+        let words = format!(
+            "{LINUX_CONSOLE} {AT_REST} workload.procs={} {}",
+            self.processes, self.append
+        );
+        Guest {
+            memory_mib: self.memory_mib,
+            vcpus: self.vcpus,
+            pins: self.pins.clone(),
+            ..Guest::new(&self.name).command_line(words.trim_end())
+        }
+    }
+}
+
 /// A machine with any number of Debian guests.
 #[derive(Clone, Debug)]
 pub struct Setup {
@@ -156,17 +172,10 @@ impl Subject {
         let kernel = kernel::fetch(setup.series)?;
         let initrd = initramfs::pack(&setup.name, &built.workload, Shell::None)?;
         let modules = setup.vms.iter().flat_map(|vm| {
-            let words = format!(
-                "{LINUX_CONSOLE} {AT_REST} workload.procs={} {}",
-                vm.processes, vm.append
-            );
-            let guest = Guest {
-                memory_mib: vm.memory_mib,
-                vcpus: vm.vcpus,
-                pins: vm.pins.clone(),
-                ..Guest::new(&vm.name).command_line(words.trim_end())
-            };
-            [guest.kernel(&kernel), Module::initrd(&initrd, &vm.name)]
+            [
+                vm.guest().kernel(&kernel),
+                Module::initrd(&initrd, &vm.name),
+            ]
         });
         let contents = Contents::Tarpit {
             tarpit: built.tarpit,
@@ -178,12 +187,20 @@ impl Subject {
             cpus: setup.cpus,
             ..Spec::from_iso(&setup.name, &image::make(&setup.name, &contents, None)?)
         };
-        let mut session = Session::start(kind, &spec)?.patience(PATIENCE);
+        let session = Session::start(kind, &spec)?.patience(PATIENCE);
+        Self::take_over(session, &setup.vms, countdown)
+    }
+
+    /// Waits until the processes run, in a machine that is about to start tarpit with these VMs.
+    ///
+    /// # Errors
+    /// When the boot fails.
+    pub fn take_over(mut session: Session, vms: &[Vm], countdown: &mut Countdown) -> Result<Self> {
         let megahertz = &session.wait_for_match(r"^tarpit: TSC (\d+\.\d+) MHz")?[1];
         let mut subject = Self {
             tsc_hz: megahertz.parse::<f64>()? * 1e6,
             session,
-            vms: setup.vms.clone(),
+            vms: vms.to_vec(),
             vm: 0,
         };
         for milestone in ["Linux version", "workload: userland"] {
@@ -194,7 +211,7 @@ impl Subject {
                 countdown.restart();
             }
         }
-        for _ in &setup.vms {
+        for _ in vms {
             subject.session.wait_for("workload: ready")?;
             countdown.detail("workload: ready");
         }
@@ -405,17 +422,26 @@ impl Subject {
         Clocks::read(&said).with_context(|| format!("`clocks` was answered with {said:?}"))
     }
 
+    /// Ends all VMs and tarpit, and gives the console back.
+    ///
+    /// # Errors
+    /// When the command cannot be sent.
+    pub fn leave(mut self) -> Result<Session> {
+        self.session.send_line("shutdown")?;
+        Ok(self.session)
+    }
+
     /// Switches the machine off.
     ///
     /// # Errors
     /// When it does not go off in an orderly way.
-    pub fn shut_down(mut self) -> Result<()> {
-        self.session.send_line("shutdown")?;
-        match self.session.wait_for_end()? {
+    pub fn shut_down(self) -> Result<()> {
+        let mut session = self.leave()?;
+        match session.wait_for_end()? {
             End::PoweredOff { .. } => Ok(()),
             end => bail!(
                 "{end} (log: {})",
-                paths::shown(&self.session.machine().files().emulator)
+                paths::shown(&session.machine().files().emulator)
             ),
         }
     }

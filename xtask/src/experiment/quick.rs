@@ -77,8 +77,13 @@ impl Options {
         self.clock.unwrap_or(self.n)
     }
 
+    /// Host seconds that the experiment takes.
+    pub fn host_seconds(&self) -> f64 {
+        expected_host_seconds(3, f64::from(self.seconds))
+    }
+
     /// How the run is to be: `name` names its files.
-    fn plan(&self, name: &str) -> Plan {
+    pub fn plan(&self, name: &str) -> Plan {
         Plan {
             name: name.to_owned(),
             series: self.kernel_series,
@@ -321,18 +326,31 @@ impl fmt::Display for Outcome {
 /// # Errors
 /// When it cannot be made: a requirement that is missed is no error.
 pub fn measure(name: &str, kind: Kind, options: &Options) -> Result<Outcome> {
-    let seconds = f64::from(options.seconds);
     let mut countdown = Countdown::begin(
         name,
         &format!("Experiment {name} in {kind}"),
-        expected_host_seconds(3, seconds),
+        options.host_seconds(),
     );
-    let countdown = &mut countdown;
     countdown.phase("booting");
-    let mut subject = Subject::boot(kind, &options.plan(name), countdown)?;
+    let mut subject = Subject::boot(kind, &options.plan(name), &mut countdown)?;
+    let outcome = observe(&mut subject, kind, options, &mut countdown)?;
+    subject.shut_down()?;
+    Ok(outcome)
+}
 
+/// Makes the experiment on a guest that runs.
+///
+/// # Errors
+/// As [`measure`].
+pub fn observe(
+    subject: &mut Subject,
+    kind: Kind,
+    options: &Options,
+    countdown: &mut Countdown,
+) -> Result<Outcome> {
+    let seconds = f64::from(options.seconds);
     countdown.phase("measuring before");
-    let (before, exits_before) = watch_switches(&mut subject, seconds, countdown)?;
+    let (before, exits_before) = watch_switches(subject, seconds, countdown)?;
     let cr3 = subject.processes()?.swap_remove(0).cr3;
 
     countdown.phase(&format!("suppressing {cr3}"));
@@ -341,7 +359,7 @@ pub fn measure(name: &str, kind: Kind, options: &Options) -> Result<Outcome> {
 
     countdown.phase("released");
     subject.release()?;
-    let (after, exits_after) = watch_switches(&mut subject, seconds, countdown)?;
+    let (after, exits_after) = watch_switches(subject, seconds, countdown)?;
 
     countdown.phase("reading the kernel's log");
     let clocks = subject.clocks()?;
@@ -351,7 +369,6 @@ pub fn measure(name: &str, kind: Kind, options: &Options) -> Result<Outcome> {
         Kind::Bochs => options.ips as f64 / subject.tsc_hz() - 1.0,
         Kind::QemuKvm | Kind::QemuTcg => 0.0,
     };
-    subject.shut_down()?;
 
     let speeds = |reports: &[Report]| match reports {
         [first, .., last] => Speeds::between(first, last),
