@@ -9,6 +9,7 @@
 
 pub mod address_space;
 mod factors;
+pub mod pace;
 pub mod policy;
 pub mod target;
 pub mod usage;

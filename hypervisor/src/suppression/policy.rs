@@ -15,6 +15,7 @@ use devices::clock::{Rate, Rates};
 use devices::time::HostTicks;
 
 use super::Factors;
+use super::pace::LEAST_FOR_A_HANDLER;
 
 /// The most VCPUs of a VM.
 pub const MAX_VCPUS: usize = 8;
@@ -40,10 +41,6 @@ pub enum Event {
     Time,
 }
 
-/// How long an interrupt handler of a guest may run, in host ticks, before a target that has
-/// not been seen in user mode is taken to run again. A tick of Linux with the switch to
-/// another process takes 5,000 to 20,000 instructions.
-const LONGEST_HANDLER: u64 = 50_000;
 /// How often, in host ticks, an interrupt handler in a target is looked at for its end.
 const HANDLER_POLL: u64 = 1_000;
 
@@ -161,6 +158,8 @@ pub struct Suppression<P = Paper> {
     vcpus: [VcpuState; MAX_VCPUS],
     /// How many there are of `vcpus`.
     count: usize,
+    /// See [`Suppression::set_longest_handler`].
+    longest_handler: u64,
     decision: Decision,
     lead: Lead,
 }
@@ -173,12 +172,19 @@ impl<P: Policy> Suppression<P> {
             policy,
             vcpus: [VcpuState::INNOCENT; MAX_VCPUS],
             count: if vcpus < MAX_VCPUS { vcpus } else { MAX_VCPUS },
+            longest_handler: LEAST_FOR_A_HANDLER,
             decision: Decision::run(Rates::REAL_TIME),
             lead: Lead {
                 exact: 0,
                 since: now,
             },
         }
+    }
+
+    /// From now on, an interrupt handler may run for so many host ticks before a target that has
+    /// not been seen in user mode is taken to run again.
+    pub const fn set_longest_handler(&mut self, ticks: u64) {
+        self.longest_handler = ticks;
     }
 
     /// Takes note of `event` at `vcpu`, and tells what is to be done from `now` on; the
@@ -196,7 +202,7 @@ impl<P: Policy> Suppression<P> {
                 }
                 Event::Wake => state.wake(now),
                 Event::InterruptInjected if state.target.is_some() => {
-                    state.handler_until = Some(now.saturating_add(LONGEST_HANDLER));
+                    state.handler_until = Some(now.saturating_add(self.longest_handler));
                 }
                 Event::UserMode => state.handler_until = None,
                 Event::InterruptInjected | Event::KernelMode | Event::Time => {}

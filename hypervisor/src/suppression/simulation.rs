@@ -178,6 +178,18 @@ fn the_handler_of_an_interrupt_runs_in_real_time() {
     assert_eq!((late.rates, late.reconsider_at), (factors.rates(), None));
 }
 
+/// On a machine with slow exits a handler lasts longer, and is waited for.
+#[test]
+fn a_handler_has_as_long_as_the_machine_needs() {
+    let mut suppression = Suppression::new(Paper, 1, HostTicks(0));
+    suppression.set_longest_handler(500_000);
+    suppression.handle(HostTicks(0), 0, Event::TargetIn(factors(1000)));
+    suppression.handle(HostTicks(10), 0, Event::InterruptInjected);
+    let mut rates = |at| suppression.handle(HostTicks(at), 0, Event::Time).rates;
+    assert_eq!(rates(400_000), Rates::REAL_TIME);
+    assert_eq!(rates(500_010), factors(1000).rates());
+}
+
 /// Two processes, a tick of 10 ms, slices of 40 ms, N = 2.
 #[test]
 fn figure_1() {

@@ -136,6 +136,11 @@ impl<P: Policy> Watch<P> {
         self.targets.release_all()
     }
 
+    /// How long interrupt handlers are waited for: see [`Suppression::set_longest_handler`].
+    pub const fn set_longest_handler(&mut self, ticks: u64) {
+        self.suppression.set_longest_handler(ticks);
+    }
+
     /// An interrupt is on its way to the guest of `vcpu`.
     pub fn interrupted(&mut self, vcpu: usize, now: HostTicks) -> Decision {
         self.suppression.handle(now, vcpu, Event::InterruptInjected)

@@ -26,7 +26,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 
 use devices::lapic::LocalApic;
-use devices::time::HostTicks;
+use devices::time::{Hertz, HostTicks};
 use devices::tsc::Tsc;
 use vmx::bitmaps::{IoBitmaps, MsrBitmaps};
 use vmx::capabilities::Capabilities;
@@ -40,6 +40,7 @@ use vmx::vmcs::{VmInstructionFailed, Vmcs};
 
 use crate::guest_boot::EntryState;
 use crate::msr::Msrs;
+use crate::suppression::pace::Pace;
 use crate::vm::Vm;
 use live_state::LiveState;
 use registers::Registers;
@@ -115,6 +116,7 @@ pub struct Vcpu {
     deadline: HostTicks,
 
     observer: observe::Observer,
+    pace: Pace,
     statistics: Statistics,
 
     /// The guest that is to be loaded first.
@@ -135,6 +137,8 @@ pub struct VcpuConfig {
     pub msrs: Msrs,
     /// Whether to let the processor virtualise the APIC, if it can.
     pub virtualize_apic: bool,
+    /// How fast the host's TSC counts.
+    pub tsc: Hertz,
 }
 
 impl Vcpu {
@@ -210,6 +214,7 @@ impl Vcpu {
             attention: true,
             deadline: HostTicks(u64::MAX),
             observer: observe::Observer::new(crate::host_time::host_now()),
+            pace: Pace::new(config.tsc),
             statistics: Statistics::default(),
             loading: None,
             waits_for_line: false,

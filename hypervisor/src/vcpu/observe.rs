@@ -176,6 +176,7 @@ impl Vcpu {
         let vm = self.vm.clone();
         let (decision, target_in, active) = {
             let mut watch = vm.suppression.lock();
+            watch.set_longest_handler(self.pace.longest_handler());
             let decision = watch.observe(
                 &vm.ram,
                 self.index as usize,
@@ -290,11 +291,11 @@ impl Vcpu {
             self.trace(Event::Timer);
         }
         if self.observer.target_in && self.observer.rates != Rates::REAL_TIME {
-            let decision = self
-                .vm
-                .suppression
-                .lock()
-                .interrupted(self.index as usize, crate::host_time::host_now());
+            let decision = {
+                let mut watch = self.vm.suppression.lock();
+                watch.set_longest_handler(self.pace.longest_handler());
+                watch.interrupted(self.index as usize, crate::host_time::host_now())
+            };
             self.carry_out(decision);
         }
     }

@@ -9,10 +9,6 @@ use super::{Activity, Ending, Vcpu};
 use crate::host_time::host_now;
 use crate::vm::bell::{Bell, MAIL, YIELD};
 
-/// What the guest runs at least, in host ticks, before it is looked at for what it does. Looking
-/// takes about a thousand: with less, a guest that is looked at again and again gets nowhere.
-const LEAST_RUN: u64 = 2_000;
-
 /// Why a VCPU comes off its CPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pause {
@@ -79,7 +75,8 @@ impl Vcpu {
                 left_guest_at = now;
                 continue;
             }
-            let look = self.next_observation().max(now.saturating_add(LEAST_RUN));
+            let undisturbed = now.saturating_add(self.pace.least_run());
+            let look = self.next_observation().max(undisturbed);
             let limit = limit.min(look);
             self.set_preemption_timer(limit.since(now));
             let entered_at = now;
@@ -91,8 +88,9 @@ impl Vcpu {
             left_guest_at = host_now();
             self.launched = true;
             let (exit, reason) = VmExit::decode(&self.registers.vmcs);
-            self.statistics
-                .count_exit(reason, left_guest_at.since(entered_at));
+            let stay = left_guest_at.since(entered_at);
+            self.pace.note_stay(stay);
+            self.statistics.count_exit(reason, stay);
             self.note_interrupted_delivery();
             self.handle(exit, left_guest_at)?;
             self.observe(exit, left_guest_at);

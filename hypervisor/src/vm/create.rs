@@ -178,6 +178,7 @@ impl Maker {
             vpid,
             msrs: Msrs::new(&vm.cpuid, &self.host_msrs),
             virtualize_apic: self.virtualize_apic,
+            tsc: self.tsc,
         };
         // SAFETY: this CPU is in VMX operation.
         unsafe { Vcpu::new(vm.clone(), self.capabilities, pages, config) }

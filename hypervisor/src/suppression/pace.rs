@@ -1,0 +1,109 @@
+//! How long a guest's interrupt handler is waited for, and how often it is looked at: as suits the
+//! machine.
+//!
+//! Where tarpit itself runs under a hypervisor, an exit takes ten times as long as on a processor,
+//! and a handler makes some. It would not be over in the time that is enough elsewhere, and a guest
+//! that is looked at too often would get nowhere. What an exit takes is not known beforehand, but
+//! seen: no stay in the guest is shorter.
+
+use devices::time::Hertz;
+
+/// The least that a handler is given, in host ticks. A tick of Linux with the switch to another
+/// process takes 5,000 to 20,000 instructions.
+pub const LEAST_FOR_A_HANDLER: u64 = 50_000;
+/// The same in time, for processors whose ticks are short: they wait for memory.
+const LEAST_TIME_FOR_A_HANDLER: Hertz = Hertz::new(20_000);
+/// The exits that a handler may make, those of being looked at included.
+const EXITS_OF_A_HANDLER: u64 = 32;
+/// What a guest runs at least, in host ticks, before it is looked at. Looking takes about a
+/// thousand.
+const LEAST_RUN: u64 = 2_000;
+
+/// The pace of a VCPU.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    handler: u64,
+    /// The shortest stay in the guest so far, in host ticks: about what an entry and an exit take.
+    shortest_stay: u64,
+}
+
+impl Pace {
+    /// On a machine whose TSC counts at `tsc`, before anything has been seen.
+    #[must_use]
+    pub const fn new(tsc: Hertz) -> Self {
+        let ticks = LEAST_TIME_FOR_A_HANDLER.ticks_for(1, tsc);
+        Self {
+            handler: if ticks > LEAST_FOR_A_HANDLER {
+                ticks
+            } else {
+                LEAST_FOR_A_HANDLER
+            },
+            shortest_stay: u64::MAX,
+        }
+    }
+
+    /// Takes note of a stay in the guest: the host ticks from before an entry to after the exit.
+    #[inline]
+    pub const fn note_stay(&mut self, ticks: u64) {
+        if ticks < self.shortest_stay {
+            self.shortest_stay = ticks;
+        }
+    }
+
+    const fn exit(&self) -> u64 {
+        match self.shortest_stay {
+            u64::MAX => 0,
+            ticks => ticks,
+        }
+    }
+
+    /// How long an interrupt handler may run, in host ticks, before a target that has not been seen
+    /// in user mode is taken to run again.
+    #[must_use]
+    pub const fn longest_handler(&self) -> u64 {
+        let exits = EXITS_OF_A_HANDLER.saturating_mul(self.exit());
+        self.handler.saturating_add(exits)
+    }
+
+    /// How long the guest is to be left alone, in host ticks from before the entry, before it is
+    /// looked at for what it does. At most a third of that goes to the entry and the exit.
+    #[must_use]
+    #[inline]
+    pub const fn least_run(&self) -> u64 {
+        let ticks = self.exit().saturating_mul(3);
+        if ticks > LEAST_RUN { ticks } else { LEAST_RUN }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handler_has_50_microseconds_and_on_a_slow_tsc_50_000_ticks() {
+        assert_eq!(Pace::new(Hertz::new(250_000_000)).longest_handler(), 50_000);
+        let fast = Pace::new(Hertz::new(3_000_000_000));
+        assert_eq!(fast.longest_handler(), 150_000);
+    }
+
+    #[test]
+    fn where_exits_are_slow_handlers_may_take_longer_and_are_looked_at_less_often() {
+        let mut pace = Pace::new(Hertz::new(1_000_000_000));
+        assert_eq!(pace.least_run(), 2_000);
+        for stay in [900_000, 16_000, 40_000] {
+            pace.note_stay(stay);
+        }
+        assert_eq!(pace.longest_handler(), 50_000 + 32 * 16_000);
+        assert_eq!(pace.least_run(), 48_000);
+    }
+
+    #[test]
+    fn where_exits_are_fast_they_change_nothing_that_counts() {
+        let mut pace = Pace::new(Hertz::new(1_000_000_000));
+        pace.note_stay(12);
+        assert!(pace.longest_handler() < 51_000);
+        assert_eq!(pace.least_run(), 2_000);
+        pace.note_stay(0);
+        assert_eq!(pace.longest_handler(), 50_000);
+    }
+}
