@@ -11,7 +11,8 @@ use devices::time::Hertz;
 /// The least that a handler is given, in host ticks. A tick of Linux with the switch to another
 /// process takes 5,000 to 20,000 instructions.
 pub const LEAST_FOR_A_HANDLER: u64 = 50_000;
-/// The same in time, for processors whose ticks are short: they wait for memory.
+/// The same in time, 50 us, as the frequency of which that is a period: for processors whose ticks
+/// are short, and which wait for memory.
 const LEAST_TIME_FOR_A_HANDLER: Hertz = Hertz::new(20_000);
 /// The exits that a handler may make, those of being looked at included.
 const EXITS_OF_A_HANDLER: u64 = 32;
@@ -22,9 +23,14 @@ const LEAST_RUN: u64 = 2_000;
 /// The pace of a VCPU.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
+    /// What a handler is given besides its exits, in host ticks.
     handler: u64,
     /// The shortest stay in the guest so far, in host ticks: about what an entry and an exit take.
     shortest_stay: u64,
+    /// See [`Pace::longest_handler`].
+    longest_handler: u64,
+    /// See [`Pace::least_run`].
+    least_run: u64,
 }
 
 impl Pace {
@@ -32,37 +38,40 @@ impl Pace {
     #[must_use]
     pub const fn new(tsc: Hertz) -> Self {
         let ticks = LEAST_TIME_FOR_A_HANDLER.ticks_for(1, tsc);
+        let handler = if ticks > LEAST_FOR_A_HANDLER {
+            ticks
+        } else {
+            LEAST_FOR_A_HANDLER
+        };
         Self {
-            handler: if ticks > LEAST_FOR_A_HANDLER {
-                ticks
-            } else {
-                LEAST_FOR_A_HANDLER
-            },
+            handler,
             shortest_stay: u64::MAX,
+            longest_handler: handler,
+            least_run: LEAST_RUN,
         }
     }
 
     /// Takes note of a stay in the guest: the host ticks from before an entry to after the exit.
     #[inline]
-    pub const fn note_stay(&mut self, ticks: u64) {
+    pub fn note_stay(&mut self, ticks: u64) {
         if ticks < self.shortest_stay {
-            self.shortest_stay = ticks;
+            self.note_shortest_stay(ticks);
         }
     }
 
-    const fn exit(&self) -> u64 {
-        match self.shortest_stay {
-            u64::MAX => 0,
-            ticks => ticks,
-        }
+    #[cold]
+    fn note_shortest_stay(&mut self, ticks: u64) {
+        self.shortest_stay = ticks;
+        let exits = EXITS_OF_A_HANDLER.saturating_mul(ticks);
+        self.longest_handler = self.handler.saturating_add(exits);
+        self.least_run = ticks.saturating_mul(3).max(LEAST_RUN);
     }
 
     /// How long an interrupt handler may run, in host ticks, before a target that has not been seen
     /// in user mode is taken to run again.
     #[must_use]
     pub const fn longest_handler(&self) -> u64 {
-        let exits = EXITS_OF_A_HANDLER.saturating_mul(self.exit());
-        self.handler.saturating_add(exits)
+        self.longest_handler
     }
 
     /// How long the guest is to be left alone, in host ticks from before the entry, before it is
@@ -70,8 +79,7 @@ impl Pace {
     #[must_use]
     #[inline]
     pub const fn least_run(&self) -> u64 {
-        let ticks = self.exit().saturating_mul(3);
-        if ticks > LEAST_RUN { ticks } else { LEAST_RUN }
+        self.least_run
     }
 }
 
