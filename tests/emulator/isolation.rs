@@ -239,7 +239,8 @@ pub(crate) fn a_paused_vm_stands_still_and_a_restarted_one_begins_anew(case: &st
         .module(module("meter", "vm=meter", "")?)
         .boot()?
         .patience(Duration::from_secs(300));
-    let half = speed(&mut session, "other", 0.5)?;
+    // Long enough that it does not matter where in a turn the measurement begins and ends.
+    let half = speed(&mut session, "other", 1.5)?;
     let before = Reading::next(&mut session, "meter")?;
     session.command("pause meter")?;
     let whole = speed(&mut session, "other", 1.0)?;
@@ -252,7 +253,7 @@ pub(crate) fn a_paused_vm_stands_still_and_a_restarted_one_begins_anew(case: &st
         units < half * 0.5,
         "{units} units in {seconds} s, of which it was paused for one and more"
     );
-    let shared = speed(&mut session, "other", 0.5)?;
+    let shared = speed(&mut session, "other", 1.5)?;
     ensure!(
         (shared / half - 1.0).abs() <= LOSS_OF_SHARE,
         "shares are equal again: {shared}, {half}"

@@ -66,7 +66,8 @@ trait Timer {
     fn read(&mut self) -> u64;
 }
 
-/// A moment at which the timer was seen to change, between two readings of the TSC.
+/// A moment at which the timer was seen to change, between two readings of the TSC: before the last
+/// reading of the timer that showed the old value, and after the first that showed the new one.
 #[derive(Clone, Copy, Debug)]
 struct Edge {
     timer: u64,
@@ -140,7 +141,7 @@ fn measure(
     let hertz = u128::from(ticks) * u128::from(numerator)
         / (u128::from(periods) * u128::from(denominator)).max(1);
     // Each end lies within half its window of where it is taken to be.
-    let error = (first.uncertainty() + last.uncertainty()) / 2;
+    let error = (first.uncertainty() + last.uncertainty()).div_ceil(2);
     Some(Calibration {
         frequency: Hertz::try_new(u64::try_from(hertz).ok()?)?,
         source,
@@ -166,8 +167,9 @@ fn sharpest_edge(timer: &mut impl Timer, tsc: &mut impl FnMut() -> u64) -> Optio
 
 fn next_edge(timer: &mut impl Timer, tsc: &mut impl FnMut() -> u64) -> Option<Edge> {
     let mask = timer.mask();
-    let mut before = timer.read() & mask;
     let mut tsc_before = tsc();
+    let mut before = timer.read() & mask;
+    let mut tsc_between = tsc();
     for _ in 0..READS_WITHOUT_CHANGE {
         let now = timer.read() & mask;
         let tsc_after = tsc();
@@ -179,7 +181,8 @@ fn next_edge(timer: &mut impl Timer, tsc: &mut impl FnMut() -> u64) -> Option<Ed
             });
         }
         before = now;
-        tsc_before = tsc_after;
+        tsc_before = tsc_between;
+        tsc_between = tsc_after;
     }
     None
 }

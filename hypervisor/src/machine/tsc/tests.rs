@@ -82,6 +82,15 @@ proptest! {
     }
 }
 
+/// The timer may change right after it was read, before the TSC is.
+#[test]
+fn the_error_bound_holds_for_a_change_before_the_reading_of_the_tsc() {
+    let tsc_hz = 1_443_083_552;
+    let result = calibrate(&machine(tsc_hz, PIT, 146_122_095_059_490_646)).unwrap();
+    let off = result.frequency.get().abs_diff(tsc_hz);
+    assert!(off * 1_000_000 <= result.error_ppm * tsc_hz, "{result:?}");
+}
+
 #[test]
 fn a_timer_that_stands_still_is_found_out() {
     let machine = machine(1_000_000_000, ((0, 1), 0xffff_ffff), 0);
