@@ -4,7 +4,8 @@
 //! Where tarpit itself runs under a hypervisor, an exit takes ten times as long as on a processor,
 //! and a handler makes some. It would not be over in the time that is enough elsewhere, and a guest
 //! that is looked at too often would get nowhere. What an exit takes is not known beforehand, but
-//! seen: no stay in the guest is shorter.
+//! seen: no stay in the guest is shorter than an entry and an exit take, and none that a timer ends
+//! is over before the timer's exit is.
 
 use devices::time::Hertz;
 
@@ -27,6 +28,9 @@ pub struct Pace {
     handler: u64,
     /// The shortest stay in the guest so far, in host ticks: about what an entry and an exit take.
     shortest_stay: u64,
+    /// How late exits by the timer are at least, in host ticks. A hypervisor below may have a timer
+    /// of its own for it, which takes longer than other exits.
+    least_late: u64,
     /// See [`Pace::longest_handler`].
     longest_handler: u64,
     /// See [`Pace::least_run`].
@@ -46,6 +50,7 @@ impl Pace {
         Self {
             handler,
             shortest_stay: u64::MAX,
+            least_late: u64::MAX,
             longest_handler: handler,
             least_run: LEAST_RUN,
         }
@@ -55,16 +60,27 @@ impl Pace {
     #[inline]
     pub fn note_stay(&mut self, ticks: u64) {
         if ticks < self.shortest_stay {
-            self.note_shortest_stay(ticks);
+            self.shortest_stay = ticks;
+            self.reckon();
+        }
+    }
+
+    /// Takes note of how much later than it was to be an exit by the timer was, in host ticks.
+    #[inline]
+    pub fn note_late(&mut self, ticks: u64) {
+        if ticks < self.least_late {
+            self.least_late = ticks;
+            self.reckon();
         }
     }
 
     #[cold]
-    fn note_shortest_stay(&mut self, ticks: u64) {
-        self.shortest_stay = ticks;
-        let exits = EXITS_OF_A_HANDLER.saturating_mul(ticks);
+    fn reckon(&mut self) {
+        let known = |ticks| if ticks == u64::MAX { 0 } else { ticks };
+        let exit = known(self.shortest_stay).saturating_add(known(self.least_late));
+        let exits = EXITS_OF_A_HANDLER.saturating_mul(exit);
         self.longest_handler = self.handler.saturating_add(exits);
-        self.least_run = ticks.saturating_mul(3).max(LEAST_RUN);
+        self.least_run = exit.saturating_mul(3).max(LEAST_RUN);
     }
 
     /// How long an interrupt handler may run, in host ticks, before a target that has not been seen
@@ -103,6 +119,11 @@ mod tests {
         }
         assert_eq!(pace.longest_handler(), 50_000 + 32 * 16_000);
         assert_eq!(pace.least_run(), 48_000);
+        for late in [90_000, 24_000, 30_000] {
+            pace.note_late(late);
+        }
+        assert_eq!(pace.longest_handler(), 50_000 + 32 * 40_000);
+        assert_eq!(pace.least_run(), 120_000);
     }
 
     #[test]

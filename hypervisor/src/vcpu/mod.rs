@@ -117,6 +117,8 @@ pub struct Vcpu {
 
     observer: observe::Observer,
     pace: Pace,
+    /// When the preemption timer is to end the guest's stay.
+    look_at: HostTicks,
     statistics: Statistics,
 
     /// The guest that is to be loaded first.
@@ -215,6 +217,7 @@ impl Vcpu {
             deadline: HostTicks(u64::MAX),
             observer: observe::Observer::new(crate::host_time::host_now()),
             pace: Pace::new(config.tsc),
+            look_at: HostTicks(0),
             statistics: Statistics::default(),
             loading: None,
             waits_for_line: false,

@@ -79,6 +79,7 @@ impl Vcpu {
             let look = self.next_observation().max(undisturbed);
             let limit = limit.min(look);
             self.set_preemption_timer(limit.since(now));
+            self.look_at = limit;
             let entered_at = now;
             // SAFETY: the VMCS is current, with this CPU's host state, the VM's own memory
             // map and bitmaps; interrupts are off; the registers go with the VMCS.

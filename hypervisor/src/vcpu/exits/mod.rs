@@ -30,10 +30,13 @@ impl Vcpu {
             VmExit::Wrmsr => self.handle_wrmsr(at)?,
             VmExit::Rdmsr => self.handle_rdmsr(at)?,
             VmExit::Io(access) => self.handle_io(access, at)?,
-            VmExit::PreemptionTimer
-            | VmExit::InterruptWindow
-            | VmExit::NmiWindow
-            | VmExit::TprBelowThreshold => self.attention = true,
+            VmExit::PreemptionTimer => {
+                self.pace.note_late(at.since(self.look_at));
+                self.attention = true;
+            }
+            VmExit::InterruptWindow | VmExit::NmiWindow | VmExit::TprBelowThreshold => {
+                self.attention = true;
+            }
             VmExit::Hlt => {
                 self.registers.skip_instruction();
                 // The trap of a single step ends HLT at once.
