@@ -53,8 +53,9 @@ const PATIENCE: Duration = Duration::from_secs(1800);
 /// Which kernels, and how.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
-    /// Kernels of ours, one after the other (`timers` takes long); `debian` is the experiment `quick`
-    #[arg(value_name = "KERNEL", default_values = ["exits", "modes", "tasks", "apic", "bench", LINUX])]
+    /// Kernels of ours, one after the other (`timers` takes long); `debian` is the experiment `quick`,
+    /// which takes a quarter of an hour and does not pass yet
+    #[arg(value_name = "KERNEL", default_values = ["exits", "modes", "tasks", "apic", "bench"])]
     kernels: Vec<String>,
     /// Let the processor virtualise the guests' local APICs
     ///
