@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tests::tarpit;
+use xtask::findings::Findings;
 use xtask::module::Guest;
 
 /// The factors that one of the guest's two address spaces is suppressed with, in turn. The guest
@@ -43,16 +44,8 @@ fn agree_at_all_rates(case: &str, options: &str) -> Result<()> {
     session.send_line("attach clocks")?;
     session.wait_for("attached to clocks")?;
     session.send(b"q")?;
-    let said = session.wait_for("vm clocks ended: ")?;
-    let how = session.wait_for("\n")?;
-    ensure!(
-        how.trim() == "debug-exit 0",
-        "clocks ended: {how}\n{}",
-        said.lines()
-            .filter(|line| line.contains("FAIL"))
-            .collect::<Vec<_>>()
-            .join("\n")
-    );
+    let findings = Findings::follow(&mut session, "clocks")?;
+    ensure!(findings.are_good(), "{findings}");
     Ok(())
 }
 

@@ -91,6 +91,10 @@ pub fn make(name: &str, options: &Options, output: Option<&Path>) -> Result<Bund
         pins: options.pin.into_iter().collect(),
         ..Guest::new(name).command_line(format!("{command_line} {}", options.append).trim())
     };
+    let initrd = |guest: &Guest| {
+        let file = options.initrd.as_ref();
+        file.map(|file| Module::initrd(file, &guest.name))
+    };
     let (guest, modules) = if let Some(file) = &options.multiboot {
         let name = file.file_stem().unwrap_or_default().to_string_lossy();
         let guest = guest(&vm_name(&name), "");
@@ -101,8 +105,7 @@ pub fn make(name: &str, options: &Options, output: Option<&Path>) -> Result<Bund
             tarpit_options.push("on-end=poweroff".to_owned());
         }
         let mut modules = vec![guest.kernel(file)];
-        let initrd = options.initrd.iter();
-        modules.extend(initrd.map(|file| Module::initrd(file, &guest.name)));
+        modules.extend(initrd(&guest));
         let others = options.modules.iter();
         modules.extend(others.map(|given| Module::of_guest(given, &guest.name)));
         (guest, modules)
@@ -121,8 +124,7 @@ pub fn make(name: &str, options: &Options, output: Option<&Path>) -> Result<Bund
     } else {
         let guest = guest(&options.guest, "");
         let mut modules = vec![guest.kernel(built.kernel(&options.guest)?)];
-        let initrd = options.initrd.iter();
-        modules.extend(initrd.map(|file| Module::initrd(file, &guest.name)));
+        modules.extend(initrd(&guest));
         (guest, modules)
     };
     let contents = Contents::Tarpit {

@@ -1,10 +1,12 @@
 //! Stock kernels of Debian's: the newest of a series of Linux, and Xen; fetched and unpacked but never
 //! installed.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
+use flate2::read::GzDecoder;
 use xshell::{Shell, cmd};
 
 use crate::progress::Step;
@@ -87,11 +89,11 @@ pub fn fetch_xen() -> Result<PathBuf> {
     let compressed = fetch_part(XEN, "boot", &directory)?;
     let image = compressed.with_extension("");
     if !image.exists() {
-        let sh = Shell::new()?;
         // Under its name only when it is whole: other runs use it, too.
-        let temporary = tempfile::NamedTempFile::new_in(&directory)?;
-        let output = cmd!(sh, "gzip --decompress --stdout {compressed}").output()?;
-        std::fs::write(temporary.path(), output.stdout)?;
+        let mut temporary = tempfile::NamedTempFile::new_in(&directory)?;
+        let mut decoder = GzDecoder::new(File::open(&compressed)?);
+        std::io::copy(&mut decoder, &mut temporary)
+            .with_context(|| format!("cannot unpack {}", compressed.display()))?;
         temporary.persist(&image)?;
     }
     Ok(image)
