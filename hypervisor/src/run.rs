@@ -19,7 +19,7 @@ use crate::machine::{Machine, memory, serial, smp};
 use crate::msr::HostMsrs;
 use crate::operator;
 use crate::scheduler::{CpuLoop, Hub, Settings, hub};
-use crate::vcpu::CpuTables;
+use crate::vcpu::HostCpu;
 use crate::vm::create::Maker;
 use crate::vm_config::{self, BootModule};
 use crate::world::{self, World};
@@ -159,7 +159,7 @@ fn await_duty(cpu: &'static PerCpu) -> ! {
 
 /// The work of every CPU, which is in VMX operation.
 fn serve(cpu: &'static PerCpu, duty: &Duty, apic: LocalApic) -> ! {
-    let tables = CpuTables {
+    let tables = HostCpu {
         index: cpu.index,
         host: HostState {
             cs: gdt::CODE.0,

@@ -18,7 +18,7 @@ use crate::operator;
 use crate::options::OnEnd;
 use crate::scheduler::hub::Share;
 use crate::scheduler::{Hub, PinError, VcpuRef, cpu_loop};
-use crate::vcpu::{Ending, Vcpu};
+use crate::vcpu::{StopReason, Vcpu};
 use crate::vm::create::{CreateError, Maker, allocate_ram, load_guest};
 use crate::vm::ram::GuestRam;
 use crate::vm::{State, Vm, VmId, output};
@@ -112,7 +112,7 @@ struct Managed {
     vm: Option<Arc<Vm>>,
     /// Kept over restarts: it will fit.
     ram: Option<GuestRam>,
-    ending: Option<Ending>,
+    ending: Option<StopReason>,
     restart: bool,
 }
 
@@ -293,7 +293,7 @@ impl World {
             if !matches!(managed.phase, Phase::Running | Phase::Paused) {
                 return Err(managed.refuse("stopped"));
             }
-            self.begin_end(id, managed, Ending::Stopped);
+            self.begin_end(id, managed, StopReason::Stopped);
             Ok(())
         })
     }
@@ -321,7 +321,7 @@ impl World {
         self.request(id, |managed| {
             managed.restart = true;
             if matches!(managed.phase, Phase::Running | Phase::Paused) {
-                self.begin_end(id, managed, Ending::Stopped);
+                self.begin_end(id, managed, StopReason::Stopped);
             }
             self.has_work.store(true, Ordering::Release);
             Ok(())
@@ -343,7 +343,7 @@ impl World {
     }
 
     /// Tells that the VM of `vcpu`, which is loaded on this CPU, has come to its end.
-    pub fn ended(&self, vcpu: &Vcpu, ending: &Ending) {
+    pub fn ended(&self, vcpu: &Vcpu, ending: &StopReason) {
         let vm = vcpu.vm();
         let mut vms = self.vms.lock();
         let Some(managed) = vms.get_mut(vm.id.0) else {
@@ -364,7 +364,7 @@ impl World {
         self.begin_end(vm.id, managed, ending.clone());
     }
 
-    fn begin_end(&self, id: VmId, managed: &mut Managed, ending: Ending) {
+    fn begin_end(&self, id: VmId, managed: &mut Managed, ending: StopReason) {
         operator::message(format_args!("vm {} ended: {ending}\n", managed.config.name));
         if let Some(vm) = &managed.vm {
             vm.set_state(State::Ended);

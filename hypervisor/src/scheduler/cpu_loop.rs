@@ -10,7 +10,7 @@ use super::policy::{Decision, VcpuRef};
 use crate::host_time::host_now;
 use crate::machine::host_timer::HostTimer;
 use crate::operator;
-use crate::vcpu::{CpuTables, Pause, Vcpu};
+use crate::vcpu::{HostCpu, RunExit, Vcpu};
 use crate::world::World;
 
 /// How often the console's line is looked at: its FIFO of 16 bytes fills in 1.4 ms.
@@ -18,7 +18,7 @@ const POLLS_PER_SECOND: u64 = 1000;
 
 /// The loop of one physical CPU.
 pub struct CpuLoop {
-    tables: CpuTables,
+    tables: HostCpu,
     hub: &'static Hub,
     world: &'static World,
     timer: HostTimer,
@@ -33,7 +33,7 @@ impl CpuLoop {
     /// The loop of the CPU that `tables` describe, with its timer. The boot CPU has number 0.
     #[must_use]
     pub fn new(
-        tables: CpuTables,
+        tables: HostCpu,
         hub: &'static Hub,
         world: &'static World,
         timer: HostTimer,
@@ -96,21 +96,21 @@ impl CpuLoop {
             // Locked for each turn, so that the console can look at it in between.
             let mut vcpu = cell.vcpu.lock();
             match vcpu.run(until.min(self.next_poll)) {
-                Pause::Preempted => {}
-                Pause::Yielded => return,
-                Pause::Halted => {
+                RunExit::Preempted => {}
+                RunExit::Yielded => return,
+                RunExit::Halted => {
                     let wake_at = vcpu.deadline();
                     drop(vcpu);
                     self.hub.block(self.tables.index, &cell, wake_at);
                     return;
                 }
-                Pause::Delayed(until) => {
+                RunExit::Delayed(until) => {
                     drop(vcpu);
                     self.hub.block(self.tables.index, &cell, until);
                     return;
                 }
-                Pause::Ended(ending) => {
-                    self.world.ended(&vcpu, &ending);
+                RunExit::Stopped(reason) => {
+                    self.world.ended(&vcpu, &reason);
                     drop(vcpu);
                     self.hub
                         .block(self.tables.index, &cell, HostTicks(u64::MAX));

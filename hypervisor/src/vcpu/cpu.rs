@@ -7,7 +7,7 @@ use super::Vcpu;
 
 /// A physical CPU, as a VCPU needs to know it.
 #[derive(Clone, Copy, Debug)]
-pub struct CpuTables {
+pub struct HostCpu {
     /// Its number.
     pub index: u32,
     /// What VM exits load on it.
@@ -22,7 +22,7 @@ impl Vcpu {
     ///
     /// # Safety
     /// `cpu` describes this CPU, which is in VMX operation; no other VCPU is loaded on it.
-    pub unsafe fn load(&mut self, cpu: &CpuTables) -> Result<(), VmInstructionFailed> {
+    pub unsafe fn load(&mut self, cpu: &HostCpu) -> Result<(), VmInstructionFailed> {
         self.registers.vmcs.load()?;
         if self.cpu != Some(cpu.index) {
             self.cpu = Some(cpu.index);

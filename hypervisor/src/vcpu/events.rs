@@ -7,7 +7,7 @@ use vmx::event::{Event, EventKind};
 use vmx::fields;
 
 use super::registers::{BLOCKED_BY_NMI, BLOCKED_BY_STI_OR_MOV_SS, RFLAGS_IF, RFLAGS_RF};
-use super::{Vcpu, ending::Ending};
+use super::{Vcpu, stop_reason::StopReason};
 use crate::emulate::{Cpu, Fault};
 use crate::vm::BoardHost;
 
@@ -17,10 +17,10 @@ impl Vcpu {
     ///
     /// # Errors
     /// If the guest is in a triple fault.
-    pub(super) fn raise(&mut self, exception: Event) -> Result<(), Ending> {
+    pub(super) fn raise(&mut self, exception: Event) -> Result<(), StopReason> {
         let first = self.being_delivered.take();
         let event = match first {
-            Some(first) => exception.after(first).ok_or(Ending::TripleFault)?,
+            Some(first) => exception.after(first).ok_or(StopReason::TripleFault)?,
             None => exception,
         };
         if first.is_some_and(|first| first.kind == EventKind::Nmi) {
@@ -38,7 +38,7 @@ impl Vcpu {
     ///
     /// # Errors
     /// As [`Vcpu::raise`].
-    pub(super) fn raise_fault(&mut self, fault: Fault) -> Result<(), Ending> {
+    pub(super) fn raise_fault(&mut self, fault: Fault) -> Result<(), StopReason> {
         if let Some(address) = fault.cr2 {
             write_cr2(address);
         }

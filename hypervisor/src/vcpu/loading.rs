@@ -8,7 +8,7 @@ use alloc::boxed::Box;
 
 use devices::time::HostTicks;
 
-use super::{Ending, Pause, Vcpu};
+use super::{RunExit, StopReason, Vcpu};
 use crate::guest_boot;
 use crate::host_time::host_now;
 use crate::vm::bell::{Bell, YIELD};
@@ -39,23 +39,24 @@ impl Vcpu {
         &mut self,
         until: HostTicks,
         bell: &Bell,
-    ) -> Result<Option<Pause>, Ending> {
+    ) -> Result<Option<RunExit>, StopReason> {
         let Some(mut loading) = self.loading.take() else {
             return Ok(None);
         };
         while let Some(next) = self.vm.ram.clear_piece(loading.cleared, PIECE) {
             loading.cleared = next;
-            let pause = if bell.take() & YIELD != 0 {
-                Pause::Yielded
+            let exit = if bell.take() & YIELD != 0 {
+                RunExit::Yielded
             } else if host_now() >= until {
-                Pause::Preempted
+                RunExit::Preempted
             } else {
                 continue;
             };
             self.loading = Some(loading);
-            return Ok(Some(pause));
+            return Ok(Some(exit));
         }
-        let state = guest_boot::load(&self.vm.ram, &loading.config).map_err(Ending::NotLoaded)?;
+        let state =
+            guest_boot::load(&self.vm.ram, &loading.config).map_err(StopReason::NotLoaded)?;
         self.set_entry_state(&state);
         Ok(None)
     }

@@ -8,7 +8,6 @@ mod bus;
 pub mod control_registers;
 mod cpu;
 pub mod dump;
-pub mod ending;
 mod events;
 mod exits;
 pub mod live_state;
@@ -19,6 +18,7 @@ mod reset;
 mod run;
 mod setup;
 pub mod statistics;
+pub mod stop_reason;
 mod timekeeping;
 mod vector_registers;
 
@@ -46,9 +46,9 @@ use live_state::LiveState;
 use registers::Registers;
 use statistics::Statistics;
 
-pub use cpu::CpuTables;
-pub use ending::Ending;
-pub use run::Pause;
+pub use cpu::HostCpu;
+pub use run::RunExit;
+pub use stop_reason::StopReason;
 
 /// What a VCPU is doing, as far as its guest says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

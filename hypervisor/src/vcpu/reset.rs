@@ -5,7 +5,7 @@ use devices::time::HostTicks;
 use vmx::addr::GuestPhysAddr;
 use vmx::fields;
 
-use super::{Activity, Ending, Vcpu, live_state, setup};
+use super::{Activity, StopReason, Vcpu, live_state, setup};
 use crate::emulate::{Ports, Width};
 use crate::guest_memory::GuestMemory;
 
@@ -24,7 +24,7 @@ impl Vcpu {
     /// # Errors
     /// If the guest has reset its machine.
     #[cold]
-    pub(super) fn handle_reset(&mut self, at: HostTicks) -> Result<(), Ending> {
+    pub(super) fn handle_reset(&mut self, at: HostTicks) -> Result<(), StopReason> {
         if self.lapic.take_init() {
             self.lapic.init_reset();
             self.configure_apic();
@@ -55,7 +55,7 @@ impl Vcpu {
     /// The bootstrap processor goes on at the reset vector, where a PC has firmware. There is
     /// none here; but two things are known of it: it jumps where a guest has told it to, and
     /// otherwise it starts the machine anew.
-    fn run_firmware(&mut self, at: HostTicks) -> Result<(), Ending> {
+    fn run_firmware(&mut self, at: HostTicks) -> Result<(), StopReason> {
         const END_OF_INTERRUPT: u32 = 0x20;
         let status = self.with_devices(at, |_, devices| {
             devices.write_port(port::RTC_INDEX, Width::BYTE, SHUTDOWN_STATUS);
@@ -69,13 +69,13 @@ impl Vcpu {
             status
         });
         if !matches!(status, END_INTERRUPT_AND_JUMP | JUMP) {
-            return Err(Ending::Reset);
+            return Err(StopReason::Reset);
         }
         let target = self
             .vm
             .ram
             .read_u32(WARM_RESET_VECTOR)
-            .map_err(Ending::NotRam)?;
+            .map_err(StopReason::NotRam)?;
         setup::jump_far(&mut self.registers, (target >> 16) as u16, target as u16);
         Ok(())
     }

@@ -5,13 +5,13 @@ use vmx::entry;
 use vmx::exit::VmExit;
 use vmx::fields;
 
-use super::{Activity, Ending, Vcpu};
+use super::{Activity, StopReason, Vcpu};
 use crate::host_time::host_now;
 use crate::vm::bell::{Bell, MAIL, YIELD};
 
 /// Why a VCPU comes off its CPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Pause {
+pub enum RunExit {
     /// Its time is over.
     Preempted,
     /// Somebody wants its CPU to ask the scheduler.
@@ -20,56 +20,56 @@ pub enum Pause {
     Halted,
     /// It is to wait until then, whatever its guest would like to do.
     Delayed(HostTicks),
-    /// Its VM has ended.
-    Ended(Ending),
+    /// Its VM has stopped.
+    Stopped(StopReason),
 }
 
 impl Vcpu {
     /// Runs the guest until host time `until`, or until it halts or ends. The VCPU is loaded
     /// on this CPU and not halted.
-    pub fn run(&mut self, until: HostTicks) -> Pause {
+    pub fn run(&mut self, until: HostTicks) -> RunExit {
         let vm = self.vm.clone();
         let bell = vm.bell(self.index);
         bell.set_place(self.cpu);
         // What has changed since the last time was not followed: the clock above all.
         self.attention = true;
-        let pause = match self.run_until(until, bell) {
-            Ok(pause) => pause,
-            Err(ending) => Pause::Ended(ending),
+        let exit = match self.run_until(until, bell) {
+            Ok(exit) => exit,
+            Err(reason) => RunExit::Stopped(reason),
         };
         bell.set_place(None);
         if let Some(published) = self.vm.statistics.get(self.index as usize) {
             published.lock().clone_from(&self.statistics);
         }
-        pause
+        exit
     }
 
-    fn run_until(&mut self, until: HostTicks, bell: &Bell) -> Result<Pause, Ending> {
+    fn run_until(&mut self, until: HostTicks, bell: &Bell) -> Result<RunExit, StopReason> {
         if self.loading.is_some()
-            && let Some(pause) = self.go_on_loading(until, bell)?
+            && let Some(exit) = self.go_on_loading(until, bell)?
         {
-            return Ok(pause);
+            return Ok(exit);
         }
         let mut left_guest_at = host_now();
         loop {
             // In the guest, the bell is silent: only the first ring after that interrupts.
             while self.attention || bell.is_rung() {
-                if let Some(pause) = self.attend(left_guest_at, bell)? {
-                    return Ok(pause);
+                if let Some(exit) = self.attend(left_guest_at, bell)? {
+                    return Ok(exit);
                 }
                 // VCPUs on other CPUs may ring on and on, but its time is over when it is.
                 if bell.is_rung() && host_now() >= until {
-                    return Ok(Pause::Preempted);
+                    return Ok(RunExit::Preempted);
                 }
             }
             if self.activity != Activity::Running {
-                return Ok(Pause::Halted);
+                return Ok(RunExit::Halted);
             }
             let now = host_now();
             let limit = self.deadline.min(until);
             if now >= limit {
                 if now >= until {
-                    return Ok(Pause::Preempted);
+                    return Ok(RunExit::Preempted);
                 }
                 self.attention = true;
                 left_guest_at = now;
@@ -106,7 +106,7 @@ impl Vcpu {
 
     /// Brings everything that an entry depends on up to date: clock, memory map, timers,
     /// messages, events. Tells if the VCPU is to leave its CPU, and why.
-    fn attend(&mut self, now: HostTicks, bell: &Bell) -> Result<Option<Pause>, Ending> {
+    fn attend(&mut self, now: HostTicks, bell: &Bell) -> Result<Option<RunExit>, StopReason> {
         self.attention = false;
         let reasons = bell.take();
         if self.clock_seen != self.vm.clock_gate().state() {
@@ -139,19 +139,19 @@ impl Vcpu {
         if let Some(request) = self.vm.take_power_request() {
             use devices::chipset::PowerRequest;
             return Err(match request {
-                PowerRequest::Off => Ending::PowerOff,
-                PowerRequest::Reset => Ending::Reset,
-                PowerRequest::DebugExit(code) => Ending::DebugExit(code),
+                PowerRequest::Off => StopReason::PowerOff,
+                PowerRequest::Reset => StopReason::Reset,
+                PowerRequest::DebugExit(code) => StopReason::DebugExit(code),
             });
         }
         if reasons & YIELD != 0 {
-            return Ok(Some(Pause::Yielded));
+            return Ok(Some(RunExit::Yielded));
         }
         if self.waits_for_line {
             self.waits_for_line = !self.vm.output.has_room();
             if self.waits_for_line {
                 let delay = self.vm.output.delay();
-                return Ok(Some(Pause::Delayed(now.saturating_add(delay))));
+                return Ok(Some(RunExit::Delayed(now.saturating_add(delay))));
             }
         }
         Ok(None)
@@ -168,9 +168,9 @@ impl Vcpu {
     }
 
     #[cold]
-    fn instruction_failure(&self) -> Ending {
+    fn instruction_failure(&self) -> StopReason {
         let reason = self.registers.vmcs.read(fields::INSTRUCTION_ERROR);
-        Ending::EntryFailure {
+        StopReason::EntryFailure {
             reason,
             instruction: true,
         }

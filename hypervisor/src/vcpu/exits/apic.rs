@@ -6,7 +6,7 @@ use vmx::addr::GuestPhysAddr;
 use vmx::exit::ApicAccess;
 
 use crate::emulate::Violation;
-use crate::vcpu::{Ending, Vcpu};
+use crate::vcpu::{StopReason, Vcpu};
 
 impl Vcpu {
     /// The processor has written the register at `offset` to the page; the model does the
@@ -27,10 +27,10 @@ impl Vcpu {
         &mut self,
         access: ApicAccess,
         at: HostTicks,
-    ) -> Result<(), Ending> {
+    ) -> Result<(), StopReason> {
         let address = GuestPhysAddr(ApicBase::DEFAULT_ADDRESS + u64::from(access.offset));
         if !access.read && !access.write && self.being_delivered.is_none() {
-            return Err(Ending::FetchFromDevice(address));
+            return Err(StopReason::FetchFromDevice(address));
         }
         self.emulate_access(
             Violation {

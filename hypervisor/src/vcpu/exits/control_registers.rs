@@ -10,13 +10,13 @@ use vmx::translation;
 use crate::emulate::{AccessRights, Cpu, SegmentRegister};
 use crate::guest_paging::{PagingRegisters, read_pdptes};
 use crate::vcpu::control_registers::{CR0_TS, CR4_PCIDE, Cr0Context, write_cr0};
-use crate::vcpu::{Ending, Vcpu};
+use crate::vcpu::{StopReason, Vcpu};
 
 /// MOV to CR3 with this bit keeps the PCID's translations, if CR4.PCIDE is set.
 const CR3_NO_FLUSH: u64 = 1 << 63;
 
 impl Vcpu {
-    pub(in crate::vcpu) fn handle_cr_access(&mut self, access: CrAccess) -> Result<(), Ending> {
+    pub(in crate::vcpu) fn handle_cr_access(&mut self, access: CrAccess) -> Result<(), StopReason> {
         match access {
             CrAccess::Write { register: 0, gpr } => {
                 let value = self.operand(gpr);
@@ -31,7 +31,7 @@ impl Vcpu {
             // that the processor has checked... and never with the TPR shadow.
             CrAccess::Write { register: 4, .. } => self.raise(Event::GENERAL_PROTECTION),
             CrAccess::Write { .. } | CrAccess::Read { .. } => {
-                Err(Ending::UnexpectedExit(vmx::exit::basic::CR_ACCESS))
+                Err(StopReason::UnexpectedExit(vmx::exit::basic::CR_ACCESS))
             }
             CrAccess::Clts => {
                 let cr0 = self.registers.cr0();
@@ -56,7 +56,7 @@ impl Vcpu {
         }
     }
 
-    fn write_cr0(&mut self, value: u64) -> Result<(), Ending> {
+    fn write_cr0(&mut self, value: u64) -> Result<(), StopReason> {
         /// The type of a busy TSS of 16 bits.
         const BUSY_TSS_16: u32 = 3;
         let registers = &mut self.registers;
@@ -90,7 +90,7 @@ impl Vcpu {
         Ok(())
     }
 
-    fn write_cr3(&mut self, value: u64) -> Result<(), Ending> {
+    fn write_cr3(&mut self, value: u64) -> Result<(), StopReason> {
         let cr4 = self.registers.cr4();
         let long = self.registers.efer() & super::super::control_registers::EFER_LMA != 0;
         let pcids = long && cr4 & CR4_PCIDE != 0;

@@ -5,16 +5,21 @@ use vmx::event::{Event, EventKind, vector};
 use vmx::fields;
 
 use crate::emulate::Cpu;
-use crate::vcpu::{Ending, Vcpu};
+use crate::vcpu::{StopReason, Vcpu};
 
 /// What VMCALL returns in RAX, whatever is asked: there are no hypercalls, and a guest that
 /// tries one is to learn it the gentle way.
 const NO_SUCH_HYPERCALL: u64 = u64::MAX;
 
 impl Vcpu {
-    pub(in crate::vcpu) fn handle_exception(&mut self, event: Option<Event>) -> Result<(), Ending> {
+    pub(in crate::vcpu) fn handle_exception(
+        &mut self,
+        event: Option<Event>,
+    ) -> Result<(), StopReason> {
         let Some(event) = event else {
-            return Err(Ending::UnexpectedExit(vmx::exit::basic::EXCEPTION_OR_NMI));
+            return Err(StopReason::UnexpectedExit(
+                vmx::exit::basic::EXCEPTION_OR_NMI,
+            ));
         };
         if event.kind == EventKind::Nmi {
             crate::machine::cpu::take_pending_nmi();
@@ -60,7 +65,7 @@ impl Vcpu {
         }
     }
 
-    pub(in crate::vcpu) fn handle_vmcall(&mut self) -> Result<(), Ending> {
+    pub(in crate::vcpu) fn handle_vmcall(&mut self) -> Result<(), StopReason> {
         if self.registers.cpl() != 0 {
             return self.raise(Event::INVALID_OPCODE);
         }

@@ -10,7 +10,7 @@ use crate::emulate::{
     Completed, Direction, EmulationError, Ports, SegmentRegister, StringIo, Width,
     emulate_string_io,
 };
-use crate::vcpu::{Ending, Vcpu};
+use crate::vcpu::{StopReason, Vcpu};
 
 impl Vcpu {
     #[inline]
@@ -18,7 +18,7 @@ impl Vcpu {
         &mut self,
         access: IoAccess,
         at: HostTicks,
-    ) -> Result<(), Ending> {
+    ) -> Result<(), StopReason> {
         if access.string {
             return self.handle_string_io(access, at);
         }
@@ -44,7 +44,7 @@ impl Vcpu {
         Ok(())
     }
 
-    fn handle_string_io(&mut self, access: IoAccess, at: HostTicks) -> Result<(), Ending> {
+    fn handle_string_io(&mut self, access: IoAccess, at: HostTicks) -> Result<(), StopReason> {
         self.attention = true;
         let vm = self.vm.clone();
         let information = self
@@ -88,7 +88,7 @@ impl Vcpu {
     pub(super) fn finish_emulation(
         &mut self,
         result: Result<Completed, EmulationError>,
-    ) -> Result<(), Ending> {
+    ) -> Result<(), StopReason> {
         match result {
             Ok(Completed::Retired) => Ok(()),
             Ok(Completed::Interrupted) => {
@@ -96,7 +96,9 @@ impl Vcpu {
                 Ok(())
             }
             Err(EmulationError::Fault(fault)) => self.raise_fault(fault),
-            Err(EmulationError::Unsupported(instruction)) => Err(Ending::Unsupported(instruction)),
+            Err(EmulationError::Unsupported(instruction)) => {
+                Err(StopReason::Unsupported(instruction))
+            }
         }
     }
 }

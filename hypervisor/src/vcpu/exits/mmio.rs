@@ -4,7 +4,7 @@ use devices::time::HostTicks;
 use vmx::exit::EptViolation;
 
 use crate::emulate::{Violation, emulate};
-use crate::vcpu::{Ending, Vcpu};
+use crate::vcpu::{StopReason, Vcpu};
 
 impl Vcpu {
     #[inline]
@@ -12,12 +12,12 @@ impl Vcpu {
         &mut self,
         violation: EptViolation,
         at: HostTicks,
-    ) -> Result<(), Ending> {
+    ) -> Result<(), StopReason> {
         if violation.fetch {
-            return Err(Ending::FetchFromDevice(violation.address));
+            return Err(StopReason::FetchFromDevice(violation.address));
         }
         if !violation.final_access {
-            return Err(Ending::NotRam(crate::guest_memory::NotRam {
+            return Err(StopReason::NotRam(crate::guest_memory::NotRam {
                 address: violation.address,
                 length: 8,
             }));
@@ -36,11 +36,11 @@ impl Vcpu {
         &mut self,
         violation: Violation,
         at: HostTicks,
-    ) -> Result<(), Ending> {
+    ) -> Result<(), StopReason> {
         if self.being_delivered.is_some() {
             // No instruction is at fault: the processor wanted to push, or to read the IDT or a
             // descriptor.
-            return Err(Ending::DeliveryThroughDevice(violation.address));
+            return Err(StopReason::DeliveryThroughDevice(violation.address));
         }
         self.attention = true;
         let vm = self.vm.clone();

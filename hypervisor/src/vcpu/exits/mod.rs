@@ -16,7 +16,7 @@ use vmx::event::Event;
 use vmx::exit::VmExit;
 
 use super::bus::Devices;
-use super::{Activity, Ending, Vcpu};
+use super::{Activity, StopReason, Vcpu};
 
 impl Vcpu {
     /// Answers `exit`, which left the guest at host time `at`.
@@ -24,7 +24,7 @@ impl Vcpu {
     /// # Errors
     /// If the VM has come to its end.
     #[inline]
-    pub(super) fn handle(&mut self, exit: VmExit, at: HostTicks) -> Result<(), Ending> {
+    pub(super) fn handle(&mut self, exit: VmExit, at: HostTicks) -> Result<(), StopReason> {
         match exit {
             VmExit::Cpuid => self.handle_cpuid(),
             VmExit::Wrmsr => self.handle_wrmsr(at)?,
@@ -61,21 +61,21 @@ impl Vcpu {
             VmExit::Pause => self.registers.skip_instruction(),
             VmExit::UnknownInstruction => self.raise(Event::INVALID_OPCODE)?,
             VmExit::Rdpmc => self.raise(Event::GENERAL_PROTECTION)?,
-            VmExit::TripleFault => return Err(Ending::TripleFault),
+            VmExit::TripleFault => return Err(StopReason::TripleFault),
             VmExit::TaskSwitch(task) => self.handle_task_switch(task)?,
             VmExit::EntryFailure { reason } => {
-                return Err(Ending::EntryFailure {
+                return Err(StopReason::EntryFailure {
                     reason: reason.into(),
                     instruction: false,
                 });
             }
             VmExit::EptMisconfiguration(address) => {
-                return Err(Ending::EptMisconfiguration(address));
+                return Err(StopReason::EptMisconfiguration(address));
             }
             VmExit::Invlpg(_) | VmExit::MovDr { .. } | VmExit::MonitorTrap => {
-                return Err(Ending::UnexpectedExit(self.exit_reason()));
+                return Err(StopReason::UnexpectedExit(self.exit_reason()));
             }
-            VmExit::Unexpected { reason } => return Err(Ending::UnexpectedExit(reason)),
+            VmExit::Unexpected { reason } => return Err(StopReason::UnexpectedExit(reason)),
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use vmx::fields;
 use crate::guest_paging::PagingRegisters;
 use crate::msr;
 use crate::vcpu::control_registers::{EFER_LMA, write_efer};
-use crate::vcpu::{Ending, Vcpu};
+use crate::vcpu::{StopReason, Vcpu};
 
 /// The access raises #GP(0).
 struct Refused;
@@ -17,7 +17,7 @@ const X2APIC_LAST: u32 = 0x8ff;
 
 impl Vcpu {
     #[inline]
-    pub(in crate::vcpu) fn handle_rdmsr(&mut self, at: HostTicks) -> Result<(), Ending> {
+    pub(in crate::vcpu) fn handle_rdmsr(&mut self, at: HostTicks) -> Result<(), StopReason> {
         match self.read_msr(self.registers.ecx(), at) {
             Ok(value) => {
                 self.registers.gpr.set_edx_eax(value);
@@ -29,7 +29,7 @@ impl Vcpu {
     }
 
     #[inline]
-    pub(in crate::vcpu) fn handle_wrmsr(&mut self, at: HostTicks) -> Result<(), Ending> {
+    pub(in crate::vcpu) fn handle_wrmsr(&mut self, at: HostTicks) -> Result<(), StopReason> {
         let value = self.registers.gpr.edx_eax();
         match self.write_msr(self.registers.ecx(), value, at) {
             Ok(()) => {

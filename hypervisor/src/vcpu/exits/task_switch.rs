@@ -9,20 +9,23 @@ use crate::guest_paging::PagingRegisters;
 use crate::task_switch::{Cause, Request, SwitchError, switch_task};
 use crate::vcpu::live_state::update_dr6;
 use crate::vcpu::registers::BLOCKED_BY_NMI;
-use crate::vcpu::{Ending, Vcpu};
+use crate::vcpu::{StopReason, Vcpu};
 
 /// DR6.BT: the debug exception is a task switch's.
 const DR6_TASK_SWITCH: u64 = 1 << 15;
 
 impl Vcpu {
-    pub(in crate::vcpu) fn handle_task_switch(&mut self, task: TaskSwitch) -> Result<(), Ending> {
+    pub(in crate::vcpu) fn handle_task_switch(
+        &mut self,
+        task: TaskSwitch,
+    ) -> Result<(), StopReason> {
         let event = self.being_delivered;
         let (cause, length) = match (task.source, event) {
             (0, _) => (Cause::Call, self.instruction_length()),
             (1, _) => (Cause::Iret, self.instruction_length()),
             (2, _) => (Cause::Jump, self.instruction_length()),
             (_, Some(event)) => (cause_of(event), event.instruction_length),
-            (_, None) => return Err(Ending::UnexpectedExit(vmx::exit::basic::TASK_SWITCH)),
+            (_, None) => return Err(StopReason::UnexpectedExit(vmx::exit::basic::TASK_SWITCH)),
         };
         let request = Request {
             selector: task.selector,
@@ -47,7 +50,7 @@ impl Vcpu {
                 Ok(())
             }
             Err(SwitchError::Fault(fault)) => self.raise_fault(fault),
-            Err(SwitchError::NotRam(not_ram)) => Err(Ending::NotRam(not_ram)),
+            Err(SwitchError::NotRam(not_ram)) => Err(StopReason::NotRam(not_ram)),
         }
     }
 

@@ -3,11 +3,11 @@
 use vmx::event::Event;
 
 use crate::vcpu::live_state::set_xcr0;
-use crate::vcpu::{Ending, Vcpu};
+use crate::vcpu::{StopReason, Vcpu};
 
 impl Vcpu {
     /// The processor has checked CPL and CR4.OSXSAVE before the exit.
-    pub(in crate::vcpu) fn handle_xsetbv(&mut self) -> Result<(), Ending> {
+    pub(in crate::vcpu) fn handle_xsetbv(&mut self) -> Result<(), StopReason> {
         let value = self.registers.gpr.edx_eax();
         if self.registers.ecx() != 0 || !is_legal(value, self.vm.cpuid.limits().xcr0) {
             return self.raise(Event::GENERAL_PROTECTION);

@@ -1,4 +1,4 @@
-//! Why a VM ends, as the operator is told.
+//! Why a VM stops, as the operator is told.
 
 use core::fmt;
 
@@ -8,9 +8,9 @@ use crate::emulate::Unsupported;
 use crate::guest_boot::LoadError;
 use crate::guest_memory::NotRam;
 
-/// What ends a VM. Only the first two kinds are the guest's own wish.
+/// What stops a VM. Only the first two kinds are the guest's own wish.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum StopReason {
     /// The guest powered itself off.
     PowerOff,
     /// The guest reset itself.
@@ -44,7 +44,7 @@ pub enum Ending {
     EptMisconfiguration(GuestPhysAddr),
 }
 
-impl Ending {
+impl StopReason {
     /// Whether the guest meant it, or there was none yet: no dump is due.
     #[must_use]
     pub const fn is_orderly(&self) -> bool {
@@ -55,7 +55,7 @@ impl Ending {
     }
 }
 
-impl fmt::Display for Ending {
+impl fmt::Display for StopReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::PowerOff => f.write_str("poweroff"),
