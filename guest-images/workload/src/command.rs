@@ -1,18 +1,32 @@
 //! The commands that the workload takes on its console, and the lines they come in.
 
+use crate::parameters::MAX_INTERVAL_MS;
+use crate::start::Start;
+
 /// A command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// `dmesg`: print the kernel's log.
-    Dmesg,
+    /// `dmesg [new]`: print the kernel's log; `new` just what came since it was last asked for so.
+    Dmesg {
+        /// Whether it is `new`.
+        new: bool,
+    },
     /// `clocks`: print what time it is and what the kernel tells it by.
     Clocks,
     /// `counts`: report now.
     Counts,
-    /// `fork`: start one more process.
+    /// `interval MS`: report so often from now on.
+    Interval(u64),
+    /// `fork`: start one more process, as those at the beginning.
     Fork,
-    /// `exit I`: end process I.
+    /// `start BEHAVIOR [n=N] [unit=N] [sched=CLASS] [nice=N] [cpu=N]`: start a process.
+    Start(Start),
+    /// `exit I`: end process I after its present unit.
     Exit(usize),
+    /// `kill I`: end process I at once.
+    Kill(usize),
+    /// `forget`: end all processes at once, and begin anew with process 0.
+    Forget,
     /// `shell`: run a shell until it ends.
     Shell,
     /// `reboot`: reset the machine.
@@ -22,7 +36,9 @@ pub enum Command {
 }
 
 /// What [`Command::parse`] understands, for the operator.
-pub const SYNOPSIS: &str = "dmesg, clocks, counts, fork, exit I, shell, reboot, poweroff";
+pub const SYNOPSIS: &str = "dmesg [new], clocks, counts, interval MS, fork, \
+    start BEHAVIOR [n=N] [unit=N] [sched=CLASS] [nice=N] [cpu=N], exit I, kill I, forget, shell, \
+    reboot, poweroff";
 
 impl Command {
     /// The command in `line`, or `None` where it is none of [`SYNOPSIS`].
@@ -30,11 +46,24 @@ impl Command {
     pub fn parse(line: &str) -> Option<Self> {
         let mut words = line.split_ascii_whitespace();
         let command = match words.next()? {
-            "dmesg" => Self::Dmesg,
+            "dmesg" => Self::Dmesg {
+                new: match words.next() {
+                    None => false,
+                    Some("new") => true,
+                    Some(_) => return None,
+                },
+            },
             "clocks" => Self::Clocks,
             "counts" => Self::Counts,
+            "interval" => {
+                let ms = words.next()?.parse().ok()?;
+                Self::Interval(Some(ms).filter(|ms| *ms <= MAX_INTERVAL_MS)?)
+            }
             "fork" => Self::Fork,
+            "start" => Self::Start(Start::parse(&mut words)?),
             "exit" => Self::Exit(words.next()?.parse().ok()?),
+            "kill" => Self::Kill(words.next()?.parse().ok()?),
+            "forget" => Self::Forget,
             "shell" => Self::Shell,
             "reboot" => Self::Reboot,
             "poweroff" => Self::PowerOff,
@@ -45,7 +74,7 @@ impl Command {
 }
 
 /// Longest line that is taken, in bytes without its end.
-const MAX_LINE: usize = 64;
+const MAX_LINE: usize = 128;
 
 /// Puts lines together from bytes that come in pieces.
 #[derive(Debug)]
@@ -111,17 +140,41 @@ mod tests {
 
     #[test]
     fn each_command_is_understood() {
-        assert_eq!(Command::parse("dmesg"), Some(Command::Dmesg));
+        assert_eq!(Command::parse("dmesg"), Some(Command::Dmesg { new: false }));
         assert_eq!(Command::parse(" exit  2 "), Some(Command::Exit(2)));
-        for word in SYNOPSIS.split(", ") {
-            assert!(Command::parse(&word.replace('I', "0")).is_some(), "{word}");
+        assert_eq!(Command::parse("interval 0"), Some(Command::Interval(0)));
+        for usage in SYNOPSIS.split(", ") {
+            // As it stands, with and without what may be left out.
+            let line = usage
+                .replace("BEHAVIOR", "threads")
+                .replace("CLASS", "fifo")
+                .replace("MS", "5")
+                .replace("=N", "=5")
+                .replace('I', "0");
+            let whole = line.replace(['[', ']'], "");
+            let bare = line.split('[').next().unwrap();
+            for line in [whole.as_str(), bare] {
+                assert!(Command::parse(line).is_some(), "{line}");
+            }
         }
     }
 
     #[test]
     fn half_a_command_is_none() {
         for line in [
-            "", "exit", "exit x", "exit -1", "dmesg 1", "exit 1 2", "DMESG",
+            "",
+            "exit",
+            "exit x",
+            "exit -1",
+            "dmesg 1",
+            "dmesg new new",
+            "exit 1 2",
+            "DMESG",
+            "start",
+            "start nothing",
+            "kill",
+            "interval",
+            "interval 3600001",
         ] {
             assert_eq!(Command::parse(line), None, "{line}");
         }

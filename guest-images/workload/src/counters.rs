@@ -36,13 +36,17 @@ impl Slot {
         self.wrong.load(Ordering::Relaxed)
     }
 
-    /// Counts a unit. Only the slot's own process calls this.
+    /// Counts a unit.
     pub fn count(&self, right: bool) {
         let counter = if right { &self.finished } else { &self.wrong };
-        counter.store(
-            counter.load(Ordering::Relaxed).wrapping_add(1),
-            Ordering::Relaxed,
-        );
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Makes it a place with nothing counted, for a process to come.
+    pub fn clear(&self) {
+        self.finished.store(0, Ordering::Relaxed);
+        self.wrong.store(0, Ordering::Relaxed);
+        self.asked_to_end.store(false, Ordering::Relaxed);
     }
 
     /// Asks the slot's process to end after its present unit.
@@ -79,5 +83,16 @@ mod tests {
         slot.count(true);
         slot.count(false);
         assert_eq!((slot.finished(), slot.wrong()), (2, 1));
+    }
+
+    #[test]
+    fn a_place_can_be_used_again() {
+        let slot = Slot::new();
+        slot.count(true);
+        slot.count(false);
+        slot.ask_to_end();
+        slot.clear();
+        assert_eq!((slot.finished(), slot.wrong()), (0, 0));
+        assert!(!slot.is_asked_to_end());
     }
 }

@@ -2,11 +2,15 @@
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
+use linux_raw_sys::general::SCHED_FIFO;
+
 use crate::command::{Command, LineBuffer, SYNOPSIS};
 use crate::parameters::{Mode, Parameters, Unknown};
-use crate::system::{self, Arguments, Clock, Down, Errno, Fork};
+use crate::start::Start;
+use crate::system::time::{Clock, now};
+use crate::system::{self, Arguments, Down, Errno, Fork, files, scheduling};
 use crate::workers::{Refusal, Workers};
-use crate::{inquiry, say};
+use crate::{behaviors, inquiry, say};
 
 /// Longest command line that Linux takes on x86, in bytes.
 pub const COMMAND_LINE: usize = 2048;
@@ -53,13 +57,13 @@ fn set_up_guest() {
         (c"sysfs", c"/sys"),
         (c"devtmpfs", c"/dev"),
     ] {
-        match system::mount(kind, path) {
+        match files::mount(kind, path) {
             // Busy: the kernel mounts devtmpfs by itself where it is configured to.
             Ok(()) | Err(Errno::EBUSY) => {}
             Err(error) => say!("cannot mount {path:?}: {error}"),
         }
     }
-    if let Err(error) = system::open_as_console(c"/dev/console") {
+    if let Err(error) = files::open_as_console(c"/dev/console") {
         say!("cannot open /dev/console: {error}");
     }
     // Commands are acknowledged by a whole line; an echo would come in the middle of others.
@@ -68,7 +72,7 @@ fn set_up_guest() {
 
 /// Hands `reader` the kernel command line, read to `buffer`, which is wiped afterwards.
 pub fn with_command_line<T>(buffer: &mut [u8; COMMAND_LINE], reader: impl FnOnce(&str) -> T) -> T {
-    let line = system::read_file(c"/proc/cmdline", buffer).unwrap_or_default();
+    let line = files::read_file(c"/proc/cmdline", buffer).unwrap_or_default();
     let result = reader(core::str::from_utf8(line).unwrap_or(""));
     buffer.fill(0);
     // The compiler must not drop the wiping as a store that nobody reads.
@@ -77,11 +81,20 @@ pub fn with_command_line<T>(buffer: &mut [u8; COMMAND_LINE], reader: impl FnOnce
     result
 }
 
+/// A process that nobody asked anything special of.
+fn ordinary() -> Start {
+    Start::new(behaviors::ALL[0])
+}
+
 /// The state of the first process.
 struct Program {
     parameters: Parameters,
     workers: Workers,
     line: LineBuffer,
+    /// Nanoseconds between two reports; 0 for none.
+    interval: u64,
+    /// When the next one is due, by [`Clock::Monotonic`].
+    next_report: u64,
 }
 
 impl Program {
@@ -91,13 +104,20 @@ impl Program {
             parameters,
             workers,
             line: LineBuffer::new(),
+            interval: 0,
+            next_report: 0,
         })
     }
 
     fn run(&mut self, is_first: bool) -> ! {
+        if let Some(priority) = self.parameters.priority
+            && let Err(error) = scheduling::set_own_policy(SCHED_FIFO, priority)
+        {
+            say!("no real-time class: {error}");
+        }
         if self.parameters.mode == Mode::Cpu {
             for _ in 0..self.parameters.processes {
-                if let Err(refusal) = self.workers.start() {
+                if let Err(refusal) = self.workers.start(&ordinary()) {
                     say!("no more processes: {refusal}");
                     break;
                 }
@@ -107,35 +127,40 @@ impl Program {
             interval_ms, unit, ..
         } = self.parameters;
         say!("ready interval_ms={interval_ms} unit={unit}");
-        let interval = interval_ms * 1_000_000;
-        let mut next_report = system::now(Clock::Monotonic).saturating_add(interval);
+        self.set_interval(interval_ms);
         loop {
-            let timeout = self.wait_time(interval, next_report);
-            if system::wait_for_console(timeout) && !self.take_input() && !is_first {
+            if system::wait_for_console(self.wait_time()) && !self.take_input() && !is_first {
                 // The end of a developer's terminal. The first process of a guest must not end.
                 system::exit(0);
             }
             self.workers.bury();
-            let now = system::now(Clock::Monotonic);
-            if interval != 0 && self.workers.any() && now >= next_report {
+            let now = now(Clock::Monotonic);
+            if self.interval != 0 && self.workers.any() && now >= self.next_report {
                 self.report();
                 // On the grid, but without making up for reports that were missed.
-                let missed = (now - next_report) / interval;
-                next_report = next_report.saturating_add((missed + 1).saturating_mul(interval));
+                let missed = (now - self.next_report) / self.interval;
+                let periods = (missed + 1).saturating_mul(self.interval);
+                self.next_report = self.next_report.saturating_add(periods);
             }
         }
     }
 
     /// How long to wait for input: forever where there is nothing to report.
-    fn wait_time(&self, interval: u64, next_report: u64) -> Option<u64> {
-        (interval != 0 && self.workers.any())
-            .then(|| next_report.saturating_sub(system::now(Clock::Monotonic)))
+    fn wait_time(&self) -> Option<u64> {
+        (self.interval != 0 && self.workers.any())
+            .then(|| self.next_report.saturating_sub(now(Clock::Monotonic)))
+    }
+
+    /// Reports each `ms` milliseconds from now on; 0 for never.
+    fn set_interval(&mut self, ms: u64) {
+        self.interval = ms * 1_000_000;
+        self.next_report = now(Clock::Monotonic).saturating_add(self.interval);
     }
 
     fn report(&self) {
         say!(
             "t={} counts={}",
-            system::now(Clock::Monotonic),
+            now(Clock::Monotonic),
             self.workers.counts()
         );
     }
@@ -165,8 +190,8 @@ impl Program {
 
     fn carry_out(&mut self, command: Command) {
         let outcome = match command {
-            Command::Dmesg => {
-                inquiry::print_kernel_log();
+            Command::Dmesg { new } => {
+                inquiry::print_kernel_log(new);
                 Ok(())
             }
             Command::Clocks => {
@@ -177,8 +202,16 @@ impl Program {
                 self.report();
                 Ok(())
             }
-            Command::Fork => self.workers.start(),
+            Command::Interval(ms) => {
+                self.set_interval(ms);
+                say!("interval_ms={ms}");
+                Ok(())
+            }
+            Command::Fork => self.workers.start(&ordinary()),
+            Command::Start(start) => self.workers.start(&start),
             Command::Exit(index) => self.workers.end(index),
+            Command::Kill(index) => self.workers.kill(index),
+            Command::Forget => self.workers.forget(),
             Command::Shell => shell(),
             Command::Reboot => Err(Refusal::Kernel(system::take_down(Down::Restart))),
             Command::PowerOff => Err(Refusal::Kernel(system::take_down(Down::Off))),
@@ -192,7 +225,7 @@ impl Program {
 /// Runs a shell on the console until it ends. Nothing is reported meanwhile.
 fn shell() -> Result<(), Refusal> {
     const BUSYBOX: &core::ffi::CStr = c"/bin/busybox";
-    if !system::exists(BUSYBOX) {
+    if !files::exists(BUSYBOX) {
         return Err(Refusal::Kernel(Errno::ENOENT));
     }
     match system::fork().map_err(Refusal::Kernel)? {

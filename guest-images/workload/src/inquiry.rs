@@ -3,14 +3,17 @@
 use core::ffi::CStr;
 
 use crate::say;
-use crate::system::{self, Clock};
+use crate::system;
+use crate::system::files::read_file;
+use crate::system::time::{Clock, now};
 
-/// Prints the kernel's log between two marker lines.
+/// Prints the kernel's log between two marker lines; if `new`, just what came since it was last
+/// printed so.
 ///
 /// Each line has its level before it (`<4>` and below: warnings and worse), as syslog(2) gives it.
-pub fn print_kernel_log() {
+pub fn print_kernel_log(new: bool) {
     say!("dmesg begin");
-    let outcome = system::with_kernel_log(|log| {
+    let outcome = system::with_kernel_log(new, |log| {
         // Nowhere to report that the console cannot be written to.
         let _ = system::write_all(log);
     });
@@ -52,8 +55,8 @@ const CLOCKEVENTS: [(&str, &CStr); 9] = {
 
 /// Prints what time it is, and which devices the kernel tells it by: lines of `name=value`.
 pub fn print_clocks() {
-    let realtime = system::now(Clock::Realtime);
-    let monotonic = system::now(Clock::Monotonic);
+    let realtime = now(Clock::Realtime);
+    let monotonic = now(Clock::Monotonic);
     say!("clocks realtime={realtime} monotonic={monotonic}");
     print_device(
         "clocksource",
@@ -71,7 +74,7 @@ pub fn print_clocks() {
 /// Prints what the file at `path` holds, if it is there and holds something.
 fn print_device(name: &str, path: &CStr) {
     let mut buffer = [0; 128];
-    let Ok(content) = system::read_file(path, &mut buffer) else {
+    let Ok(content) = read_file(path, &mut buffer) else {
         return;
     };
     let Ok(content) = core::str::from_utf8(content) else {

@@ -3,6 +3,10 @@
 /// The most processes a workload can have over its life: each has a slot in one shared page.
 pub const MAX_PROCESSES: usize = 64;
 
+/// The longest time between two reports, in milliseconds: keeps nanoseconds since boot within 64
+/// bits.
+pub const MAX_INTERVAL_MS: u64 = 3_600_000;
+
 /// What the workload does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -26,6 +30,9 @@ pub struct Parameters {
     /// `workload.unit=N`: rounds of the computation in one unit of work, about four instructions
     /// each.
     pub unit: u64,
+    /// `workload.priority=N`: the first process, which reports and takes commands, is in the
+    /// real-time class, at this priority from 1 to 99; and gets on beside anybody with a lower one.
+    pub priority: Option<u8>,
 }
 
 impl Default for Parameters {
@@ -35,6 +42,7 @@ impl Default for Parameters {
             processes: 3,
             interval_ms: 200,
             unit: 10_000,
+            priority: None,
         }
     }
 }
@@ -73,8 +81,11 @@ impl Parameters {
                 self.processes = value.parse().ok().filter(|count| *count <= MAX_PROCESSES)?;
             }
             "interval_ms" => {
-                // A bound that keeps nanoseconds since boot within 64 bits.
-                self.interval_ms = value.parse().ok().filter(|ms| *ms <= 3_600_000)?;
+                self.interval_ms = value.parse().ok().filter(|ms| *ms <= MAX_INTERVAL_MS)?;
+            }
+            "priority" => {
+                let priority = value.parse().ok().filter(|it| (1..=99).contains(it))?;
+                self.priority = Some(priority);
             }
             "unit" => self.unit = value.parse().ok().filter(|rounds| *rounds > 0)?,
             "pattern" => {}
@@ -117,7 +128,8 @@ mod tests {
     #[test]
     fn every_parameter_is_read() {
         let (parameters, unknown) = parse(
-            "quiet workload.procs=5 workload.interval_ms=50 workload.unit=777 workload.mode=idle\n",
+            "quiet workload.procs=5 workload.interval_ms=50 workload.unit=777 workload.mode=idle \
+             workload.priority=99\n",
         );
         assert_eq!(
             parameters,
@@ -125,7 +137,8 @@ mod tests {
                 mode: Mode::Idle,
                 processes: 5,
                 interval_ms: 50,
-                unit: 777
+                unit: 777,
+                priority: Some(99),
             }
         );
         assert!(unknown.is_empty());
@@ -133,7 +146,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named_and_leaves_the_default() {
-        let line = "workload.procs=65 workload.unit=0 workload.interval_ms=x workload.mode=rt workload.y=1 workload.procs";
+        let line = "workload.procs=65 workload.unit=0 workload.interval_ms=x workload.mode=rt workload.y=1 workload.procs workload.priority=0";
         let (parameters, unknown) = parse(line);
         assert_eq!(parameters, Parameters::default());
         assert_eq!(unknown, line.split(' ').collect::<Vec<_>>());

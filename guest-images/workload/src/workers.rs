@@ -1,12 +1,15 @@
-//! The processes that burn CPU time.
+//! The processes that work.
 
-use crate::computation::{closed_form, stepwise};
 use crate::counters::{Counters, Slot};
 use crate::parameters::{self, MAX_PROCESSES, Parameters};
+use crate::start::Start;
+use crate::system::memory::{self, shared_counters};
 use crate::system::{self, Errno, Fork, Pid};
-use crate::{init, say};
+use crate::work::Work;
+use crate::{init, say, tag};
 
-/// All processes that were ever started; process `i` has slot `i` of the counters.
+/// All processes that were started since the last [`Workers::forget`]; process `i` has slot `i` of
+/// the counters.
 #[derive(Debug)]
 pub struct Workers {
     counters: &'static Counters,
@@ -30,7 +33,10 @@ pub enum Refusal {
 impl core::fmt::Display for Refusal {
     fn fmt(&self, formatter: &mut core::fmt::Formatter) -> core::fmt::Result {
         match self {
-            Self::Full => write!(formatter, "no more than {MAX_PROCESSES} processes ever"),
+            Self::Full => write!(
+                formatter,
+                "no more than {MAX_PROCESSES} processes until `forget`"
+            ),
             Self::NoSuchProcess => write!(formatter, "no such process"),
             Self::Kernel(error) => write!(formatter, "{error}"),
         }
@@ -44,7 +50,7 @@ impl Workers {
     /// What `mmap(2)` says of the shared page.
     pub fn new(parameters: &Parameters) -> Result<Self, Errno> {
         Ok(Self {
-            counters: system::shared_counters()?,
+            counters: shared_counters()?,
             pids: [None; MAX_PROCESSES],
             started: 0,
             unit: parameters.unit,
@@ -55,7 +61,7 @@ impl Workers {
     ///
     /// # Errors
     /// [`Refusal::Full`], or what `fork(2)` says.
-    pub fn start(&mut self) -> Result<(), Refusal> {
+    pub fn start(&mut self, start: &Start) -> Result<(), Refusal> {
         let index = self.started;
         let (slot, pid) = self
             .counters
@@ -64,10 +70,12 @@ impl Workers {
             .ok_or(Refusal::Full)?;
         match system::fork().map_err(Refusal::Kernel)? {
             Fork::Child => {
+                tag::hold(index);
                 if index == 0 {
                     hold_pattern();
                 }
-                work(slot, index, self.unit)
+                let unit = start.unit.unwrap_or(self.unit);
+                work(start, Work::new(slot, index, unit, start.number), slot)
             }
             Fork::Parent(child) => {
                 *pid = Some(child);
@@ -90,6 +98,32 @@ impl Workers {
             .filter(|_| lives)
             .ok_or(Refusal::NoSuchProcess)?;
         slot.ask_to_end();
+        Ok(())
+    }
+
+    /// Ends process `index` at once; [`Self::bury`] tells when it has.
+    ///
+    /// # Errors
+    /// [`Refusal::NoSuchProcess`], or what `kill(2)` says.
+    pub fn kill(&self, index: usize) -> Result<(), Refusal> {
+        let pid = self.pids.get(index).copied().flatten();
+        system::kill(pid.ok_or(Refusal::NoSuchProcess)?).map_err(Refusal::Kernel)
+    }
+
+    /// Ends all processes at once, and forgets them: the next one is process 0.
+    ///
+    /// # Errors
+    /// What `kill(2)` says.
+    pub fn forget(&mut self) -> Result<(), Refusal> {
+        for pid in self.pids.iter_mut().filter_map(Option::take) {
+            system::kill(pid).map_err(Refusal::Kernel)?;
+            system::wait_for(pid);
+        }
+        for slot in self.counters.iter().take(self.started) {
+            slot.clear();
+        }
+        self.started = 0;
+        say!("forgotten");
         Ok(())
     }
 
@@ -135,18 +169,16 @@ impl core::fmt::Display for Counts<'_> {
     }
 }
 
-/// What a process does until it is asked to end.
-fn work(slot: &Slot, index: usize, unit: u64) -> ! {
-    // Each process has its own numbers, so that one that sees another's registers is wrong.
-    let mut seed = index as u64;
-    while !slot.is_asked_to_end() {
-        let result = stepwise(seed, unit);
-        let right = result == closed_form(seed, unit);
-        slot.count(right);
-        if !right && slot.wrong() == 1 {
-            say!("process {index} computed {result:#x} from {seed:#x}: WRONG");
-        }
-        seed = result;
+/// What a process does until it ends.
+fn work(start: &Start, work: Work, slot: &Slot) -> ! {
+    let name = start.behavior.name;
+    if let Err(error) = start.schedule.apply() {
+        say!("{name}: the kernel does not schedule it so: {error}");
+        system::exit(1);
+    }
+    if let Err(error) = (start.behavior.run)(work) {
+        say!("{name}: {error}");
+        system::exit(1);
     }
     system::exit(i32::from(slot.wrong() != 0));
 }
@@ -162,7 +194,7 @@ fn hold_pattern() {
             return;
         };
         // Too long for the command line cannot be: the text came from there.
-        if let Ok(memory) = system::private_memory(init::COMMAND_LINE) {
+        if let Ok(memory) = memory::private(init::COMMAND_LINE) {
             for (place, byte) in memory.iter_mut().zip(pattern.bytes()) {
                 *place = byte;
             }

@@ -1,24 +1,29 @@
 //! The system calls of the workload, as safe functions.
 
+pub mod files;
+pub mod memory;
+pub mod scheduling;
+pub mod threads;
+pub mod time;
+
 use core::ffi::{CStr, c_char};
 use core::fmt;
 use core::mem::MaybeUninit;
 
 use linux_raw_sys::general::{
-    __kernel_timespec, CLOCK_MONOTONIC, CLOCK_REALTIME, ECHO, LINUX_REBOOT_CMD_POWER_OFF,
-    LINUX_REBOOT_CMD_RESTART, LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2, MAP_ANONYMOUS, MAP_PRIVATE,
-    MAP_SHARED, O_RDONLY, O_RDWR, POLLIN, PROT_READ, PROT_WRITE, SIGKILL, pollfd, termios,
+    ECHO, LINUX_REBOOT_CMD_POWER_OFF, LINUX_REBOOT_CMD_RESTART, LINUX_REBOOT_MAGIC1,
+    LINUX_REBOOT_MAGIC2, POLLIN, SIGKILL, pollfd, termios,
 };
 use linux_raw_sys::ioctl::{TCGETS, TCSETS};
 pub use syscalls::Errno;
 use syscalls::{Sysno, syscall};
 
-use crate::counters::Counters;
-
 /// `prctl(2)`'s option for the signal that a process gets when its parent ends.
 const PR_SET_PDEATHSIG: usize = 1;
-/// `syslog(2)`'s request for the whole log.
+/// `syslog(2)`'s request for the log, from where it was last cleared.
 const SYSLOG_ACTION_READ_ALL: usize = 3;
+/// The same, which clears the log: it begins anew for those who read it so.
+const SYSLOG_ACTION_READ_CLEAR: usize = 4;
 /// `syslog(2)`'s request for the log's size.
 const SYSLOG_ACTION_SIZE_BUFFER: usize = 10;
 /// `waitpid(2)`'s option not to wait.
@@ -67,46 +72,13 @@ pub fn wait_for_console(nanoseconds: Option<u64>) -> bool {
         events: POLLIN as i16,
         revents: 0,
     };
-    let timeout = nanoseconds.map(|ns| __kernel_timespec {
-        tv_sec: (ns / NS_PER_S) as i64,
-        tv_nsec: (ns % NS_PER_S) as i64,
-    });
+    let timeout = nanoseconds.map(time::timespec);
     let timeout = timeout
         .as_ref()
         .map_or(core::ptr::null(), core::ptr::from_ref);
     // SAFETY: both structures live until the call returns, and the signal mask is absent.
     let ready = unsafe { syscall!(Sysno::ppoll, &raw mut console, 1, timeout, 0, 0) };
     ready == Ok(1)
-}
-
-const NS_PER_S: u64 = 1_000_000_000;
-
-/// A clock of `clock_gettime(2)`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Clock {
-    /// Wall time, since 1970.
-    Realtime,
-    /// Time since boot, without jumps.
-    Monotonic,
-}
-
-/// What `clock` shows, in nanoseconds.
-#[must_use]
-pub fn now(clock: Clock) -> u64 {
-    let clock = match clock {
-        Clock::Realtime => CLOCK_REALTIME,
-        Clock::Monotonic => CLOCK_MONOTONIC,
-    };
-    let mut time = __kernel_timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // Cannot fail for these two clocks; would show as 0 if it did.
-    // SAFETY: the kernel writes one timespec.
-    let _ = unsafe { syscall!(Sysno::clock_gettime, clock, &raw mut time) };
-    (time.tv_sec as u64)
-        .wrapping_mul(NS_PER_S)
-        .wrapping_add(time.tv_nsec as u64)
 }
 
 /// Turns the console's echo on or off. Without effect where the console is no terminal.
@@ -125,103 +97,6 @@ pub fn set_echo(on: bool) {
     }
     // SAFETY: the kernel reads one termios. A refusal leaves the echo as it was: no harm.
     let _ = unsafe { syscall!(Sysno::ioctl, STDIN, TCSETS, &raw const settings) };
-}
-
-/// Makes the file at `path` standard input and output.
-///
-/// # Errors
-/// What `open(2)` says.
-pub fn open_as_console(path: &CStr) -> Result<(), Errno> {
-    // SAFETY: the path ends with a zero byte; descriptors 0 to 2 are nobody's property here.
-    unsafe {
-        let file = syscall!(Sysno::open, path.as_ptr(), O_RDWR, 0)?;
-        for target in 0..=2 {
-            if target != file {
-                syscall!(Sysno::dup2, file, target)?;
-            }
-        }
-        if file > 2 {
-            syscall!(Sysno::close, file)?;
-        }
-    }
-    Ok(())
-}
-
-/// Reads the beginning of the file at `path` into `buffer`: as much as fits.
-///
-/// # Errors
-/// What `open(2)` and `read(2)` say.
-pub fn read_file<'a>(path: &CStr, buffer: &'a mut [u8]) -> Result<&'a [u8], Errno> {
-    let mut length = 0;
-    // SAFETY: the path ends with a zero byte, and the kernel writes within the slice.
-    unsafe {
-        let file = syscall!(Sysno::open, path.as_ptr(), O_RDONLY, 0)?;
-        while let Some(rest) = buffer.get_mut(length..).filter(|rest| !rest.is_empty()) {
-            match syscall!(Sysno::read, file, rest.as_mut_ptr(), rest.len()) {
-                Ok(0) | Err(_) => break,
-                Ok(read) => length += read,
-            }
-        }
-        syscall!(Sysno::close, file)?;
-    }
-    Ok(buffer.get(..length).unwrap_or_default())
-}
-
-/// Whether there is a file at `path`.
-#[must_use]
-pub fn exists(path: &CStr) -> bool {
-    // SAFETY: the path ends with a zero byte.
-    unsafe { syscall!(Sysno::access, path.as_ptr(), 0) }.is_ok()
-}
-
-/// Mounts the kernel's file system of type `kind` at `path`, which is made if it is not there.
-///
-/// # Errors
-/// What `mount(2)` says.
-pub fn mount(kind: &CStr, path: &CStr) -> Result<(), Errno> {
-    // SAFETY: all strings end with a zero byte.
-    unsafe {
-        // Fails where the directory is there, which is as good.
-        let _ = syscall!(Sysno::mkdir, path.as_ptr(), 0o755);
-        syscall!(
-            Sysno::mount,
-            kind.as_ptr(),
-            path.as_ptr(),
-            kind.as_ptr(),
-            0,
-            0
-        )
-        .map(drop)
-    }
-}
-
-fn map_pages(length: usize, sharing: u32) -> Result<*mut u8, Errno> {
-    let protection = PROT_READ | PROT_WRITE;
-    let flags = sharing | MAP_ANONYMOUS;
-    // SAFETY: a new mapping where the kernel likes it overlaps nothing.
-    let address = unsafe { syscall!(Sysno::mmap, 0, length, protection, flags, usize::MAX, 0) }?;
-    Ok(core::ptr::with_exposed_provenance_mut(address))
-}
-
-/// Memory of this process alone, zeroed, never given back.
-///
-/// # Errors
-/// What `mmap(2)` says.
-pub fn private_memory(length: usize) -> Result<&'static mut [u8], Errno> {
-    let start = map_pages(length, MAP_PRIVATE)?;
-    // SAFETY: the mapping is `length` zeroed bytes, is new, and is never unmapped.
-    Ok(unsafe { core::slice::from_raw_parts_mut(start, length) })
-}
-
-/// The page that this process and all that it forks share.
-///
-/// # Errors
-/// What `mmap(2)` says.
-pub fn shared_counters() -> Result<&'static Counters, Errno> {
-    let start = map_pages(size_of::<Counters>(), MAP_SHARED)?;
-    // SAFETY: the mapping is new, page-aligned, never unmapped, and zeroed, which is what a new
-    // slot is; all of it is atomics, so sharing it is sound.
-    Ok(unsafe { &*start.cast::<Counters>() })
 }
 
 /// A process's number.
@@ -284,6 +159,12 @@ pub fn ended_child() -> Option<Ended> {
     wait(-1, WNOHANG)
 }
 
+/// How `child` has ended, if it has.
+#[must_use]
+pub fn ended(child: Pid) -> Option<Ended> {
+    wait(child as isize, WNOHANG)
+}
+
 /// Waits until `child` has ended.
 pub fn wait_for(child: Pid) {
     while wait(child as isize, 0).is_none_or(|ended| ended.pid != child) {
@@ -292,6 +173,15 @@ pub fn wait_for(child: Pid) {
             return;
         }
     }
+}
+
+/// Ends `child` at once, whatever it does.
+///
+/// # Errors
+/// What `kill(2)` says.
+pub fn kill(child: Pid) -> Result<(), Errno> {
+    // SAFETY: no memory is involved.
+    unsafe { syscall!(Sysno::kill, child, SIGKILL) }.map(drop)
 }
 
 /// Becomes the program `arguments[0]`. Returns only if that fails.
@@ -321,24 +211,25 @@ pub fn own_pid() -> Pid {
     unsafe { syscall!(Sysno::getpid) }.unwrap_or(0)
 }
 
-/// Hands `reader` the kernel's log, in memory that is there for so long only.
+/// Hands `reader` the kernel's log, from where it was last cleared, in memory that is there for so
+/// long only; and clears it from there on if `clear`.
 ///
 /// # Errors
 /// What `syslog(2)` and `mmap(2)` say.
-pub fn with_kernel_log(reader: impl FnOnce(&[u8])) -> Result<(), Errno> {
+pub fn with_kernel_log(clear: bool, reader: impl FnOnce(&[u8])) -> Result<(), Errno> {
+    let action = if clear {
+        SYSLOG_ACTION_READ_CLEAR
+    } else {
+        SYSLOG_ACTION_READ_ALL
+    };
     // SAFETY: no memory is involved.
     let size = unsafe { syscall!(Sysno::syslog, SYSLOG_ACTION_SIZE_BUFFER, 0, 0) }?;
-    let start = map_pages(size, MAP_PRIVATE)?;
-    // SAFETY: the mapping is `size` bytes, the kernel writes within it, and its `length` first
-    // bytes are only used while it is there: `reader` cannot keep them.
-    unsafe {
-        let length = syscall!(Sysno::syslog, SYSLOG_ACTION_READ_ALL, start, size);
-        if let Ok(length) = length {
-            reader(core::slice::from_raw_parts(start, length));
-        }
-        syscall!(Sysno::munmap, start, size)?;
-        length.map(drop)
-    }
+    memory::with_private(size, |log| {
+        // SAFETY: the kernel writes within the slice.
+        let length = unsafe { syscall!(Sysno::syslog, action, log.as_mut_ptr(), log.len()) }?;
+        reader(log.get(..length).unwrap_or_default());
+        Ok(())
+    })?
 }
 
 /// How the machine goes down.
