@@ -5,12 +5,10 @@
 //! one of IA32_TIME_STAMP_COUNTER and IA32_TSC_ADJUST is added to the other
 //! (SDM vol. 3B, 18.17.3). An INIT leaves all of them alone.
 
+use arch::GeneralProtection;
+
 use crate::clock::TscScaling;
 use crate::time::{Now, TimerTicks};
-
-/// A write to IA32_TSC_AUX with a bit set above bit 31; raises #GP(0).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReservedBits;
 
 /// The TSC of one VCPU, with the MSRs that belong to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,9 +62,9 @@ impl Tsc {
     ///
     /// # Errors
     /// If a reserved bit (63:32) is set; then IA32_TSC_AUX stays as it is.
-    pub const fn set_aux(&mut self, value: u64) -> Result<(), ReservedBits> {
+    pub const fn set_aux(&mut self, value: u64) -> Result<(), GeneralProtection> {
         if value > u32::MAX as u64 {
-            return Err(ReservedBits);
+            return Err(GeneralProtection);
         }
         self.aux = value as u32;
         Ok(())
@@ -173,7 +171,7 @@ mod tests {
     fn aux_holds_32_bits() {
         let mut vcpu = Tsc::new();
         assert_eq!(vcpu.set_aux(0xFFFF_FFFF), Ok(()));
-        assert_eq!(vcpu.set_aux(0x1_0000_0000), Err(ReservedBits));
+        assert_eq!(vcpu.set_aux(0x1_0000_0000), Err(GeneralProtection));
         assert_eq!(vcpu.aux(), 0xFFFF_FFFF);
     }
 }

@@ -17,8 +17,6 @@ use alloc::vec::Vec;
 use devices::time::Hertz;
 use table::{CpuidTable, Topology};
 
-/// The leaf that starts the extended range.
-const EXTENDED: u32 = 0x8000_0000;
 const NONE: CpuIdResult = CpuIdResult {
     eax: 0,
     ebx: 0,

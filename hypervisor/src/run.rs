@@ -23,6 +23,8 @@ use crate::vcpu::HostCpu;
 use crate::vm::create::Maker;
 use crate::vm_config::{self, BootModule};
 use crate::world::{self, World};
+use arch::cpuid::Leaf7Edx;
+use arch::msr::{IA32_ARCH_CAPABILITIES, IA32_BIOS_SIGN_ID};
 
 /// What a CPU needs to begin its work.
 struct Duty {
@@ -206,19 +208,18 @@ fn prepare_cpu(capabilities: &Capabilities) {
 
 /// What guests are told of this CPU's MSRs.
 fn host_msrs() -> HostMsrs {
-    const BIOS_SIGN_ID: u32 = 0x8b;
-    const ARCH_CAPABILITIES: u32 = 0x10a;
-    let has_arch_capabilities = crate::cpuid::host(7, 0).edx >> 29 & 1 != 0;
+    let has_arch_capabilities = Leaf7Edx::from_bits_retain(crate::cpuid::host(7, 0).edx)
+        .contains(Leaf7Edx::ARCH_CAPABILITIES);
     // SAFETY: IA32_BIOS_SIGN_ID exists on every CPU with VMX, IA32_ARCH_CAPABILITIES where
     // CPUID says so. CPUID leaf 1 loads the revision after a write of zero (SDM vol. 3A,
     // 10.11.7.1).
     unsafe {
-        vmx::msr::write(BIOS_SIGN_ID, 0);
+        vmx::msr::write(IA32_BIOS_SIGN_ID, 0);
         let _ = crate::cpuid::host(1, 0);
         HostMsrs {
-            microcode_revision: (vmx::msr::read(BIOS_SIGN_ID) >> 32) as u32,
+            microcode_revision: (vmx::msr::read(IA32_BIOS_SIGN_ID) >> 32) as u32,
             arch_capabilities: if has_arch_capabilities {
-                vmx::msr::read(ARCH_CAPABILITIES)
+                vmx::msr::read(IA32_ARCH_CAPABILITIES)
             } else {
                 0
             },

@@ -2,8 +2,7 @@
 
 use core::fmt;
 
-/// Bytes in a 4 KiB page.
-pub const PAGE_SIZE: u64 = 4096;
+pub use arch::paging::PAGE_SIZE;
 
 macro_rules! address {
     ($(#[$doc:meta])* $name:ident, $prefix:literal) => {

@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use arch::msr::*;
+
 use crate::controls::{Allowed, Entry, Exit, PinBased, Primary, Secondary};
 use crate::msr;
 
@@ -155,46 +157,47 @@ impl Capabilities {
             return Err(Unsupported::NoVmx);
         }
         // SAFETY: a CPU with VMX has IA32_FEATURE_CONTROL (SDM vol. 4, table 2-2).
-        let feature_control = unsafe { msr::read(msr::FEATURE_CONTROL) };
-        const LOCK: u64 = 1 << 0;
-        const VMX_OUTSIDE_SMX: u64 = 1 << 2;
-        if feature_control & LOCK != 0 && feature_control & VMX_OUTSIDE_SMX == 0 {
+        let feature_control =
+            FeatureControl::from_bits_retain(unsafe { msr::read(IA32_FEATURE_CONTROL) });
+        if feature_control.contains(FeatureControl::LOCK)
+            && !feature_control.contains(FeatureControl::VMX_OUTSIDE_SMX)
+        {
             return Err(Unsupported::LockedByFirmware);
         }
         // SAFETY: a CPU with VMX has these MSRs (SDM vol. 3D, app. A).
         let read = |number| unsafe { msr::read(number) };
-        let basic = read(msr::VMX_BASIC);
+        let basic = read(IA32_VMX_BASIC);
         let has_true_controls = basic >> 55 & 1 != 0;
         let allowed =
             |plain, true_| Allowed::from_msr(read(if has_true_controls { true_ } else { plain }));
-        let primary = allowed(msr::VMX_PROCBASED_CTLS, msr::VMX_TRUE_PROCBASED_CTLS);
+        let primary = allowed(IA32_VMX_PROCBASED_CTLS, IA32_VMX_TRUE_PROCBASED_CTLS);
         if !primary.allows(Primary::SECONDARY.bits()) {
             return Err(Unsupported::Missing("secondary processor-based controls"));
         }
-        let secondary = Allowed::from_msr(read(msr::VMX_PROCBASED_CTLS2));
+        let secondary = Allowed::from_msr(read(IA32_VMX_PROCBASED_CTLS2));
         if !secondary.allows(Secondary::EPT.bits()) {
             return Err(Unsupported::Missing("EPT (extended page tables)"));
         }
-        let misc = read(msr::VMX_MISC);
+        let misc = read(IA32_VMX_MISC);
         let capabilities = Self {
             revision: basic as u32 & 0x7fff_ffff,
             preemption_timer_shift: misc as u32 & 0x1f,
             cr3_targets: (misc >> 16) as u32 & 0x1ff,
-            pin: allowed(msr::VMX_PINBASED_CTLS, msr::VMX_TRUE_PINBASED_CTLS),
+            pin: allowed(IA32_VMX_PINBASED_CTLS, IA32_VMX_TRUE_PINBASED_CTLS),
             primary,
             secondary,
-            exit: allowed(msr::VMX_EXIT_CTLS, msr::VMX_TRUE_EXIT_CTLS),
-            entry: allowed(msr::VMX_ENTRY_CTLS, msr::VMX_TRUE_ENTRY_CTLS),
-            cr0_fixed0: read(msr::VMX_CR0_FIXED0),
-            cr0_fixed1: read(msr::VMX_CR0_FIXED1),
-            cr4_fixed0: read(msr::VMX_CR4_FIXED0),
-            cr4_fixed1: read(msr::VMX_CR4_FIXED1),
-            translation: Translation::from_msr(read(msr::VMX_EPT_VPID_CAP)),
+            exit: allowed(IA32_VMX_EXIT_CTLS, IA32_VMX_TRUE_EXIT_CTLS),
+            entry: allowed(IA32_VMX_ENTRY_CTLS, IA32_VMX_TRUE_ENTRY_CTLS),
+            cr0_fixed0: read(IA32_VMX_CR0_FIXED0),
+            cr0_fixed1: read(IA32_VMX_CR0_FIXED1),
+            cr4_fixed0: read(IA32_VMX_CR4_FIXED0),
+            cr4_fixed1: read(IA32_VMX_CR4_FIXED1),
+            translation: Translation::from_msr(read(IA32_VMX_EPT_VPID_CAP)),
         };
         if basic >> 54 & 1 == 0 {
             return Err(Unsupported::Missing("exit information for INS and OUTS"));
         }
-        capabilities.check_required(read(msr::VMX_EPT_VPID_CAP))?;
+        capabilities.check_required(read(IA32_VMX_EPT_VPID_CAP))?;
         Ok(capabilities)
     }
 

@@ -3,6 +3,8 @@
 
 use core::fmt;
 
+use arch::{Cr0Flags, Cr4Flags, EferFlags, RFlags};
+
 use crate::controls::{Entry, Secondary};
 use crate::fields;
 use crate::segment::{AccessRights, SegmentRegister};
@@ -47,14 +49,6 @@ impl fmt::Display for FailedCheck {
     }
 }
 
-const CR0_PE: u64 = 1 << 0;
-const CR0_PG: u64 = 1 << 31;
-const CR4_PAE: u64 = 1 << 5;
-const CR4_PCIDE: u64 = 1 << 17;
-const EFER_LMA: u64 = 1 << 10;
-const RFLAGS_VM: u64 = 1 << 17;
-const RFLAGS_IF: u64 = 1 << 9;
-
 const fn canonical(address: u64) -> bool {
     (address as i64) << 16 >> 16 == address as i64
 }
@@ -70,23 +64,23 @@ pub fn check_guest_state(vmcs: &Vmcs, mut report: impl FnMut(FailedCheck)) {
     let long = entry.contains(Entry::IA32E_MODE_GUEST);
     let unrestricted = Secondary::from_bits_retain(vmcs.read(fields::SECONDARY_CONTROLS))
         .contains(Secondary::UNRESTRICTED_GUEST);
-    let cr0 = vmcs.read(fields::GUEST_CR0);
+    let cr0 = Cr0Flags::from_bits_retain(vmcs.read(fields::GUEST_CR0));
     let cr3 = vmcs.read(fields::GUEST_CR3);
-    let cr4 = vmcs.read(fields::GUEST_CR4);
-    let efer = vmcs.read(fields::GUEST_EFER);
+    let cr4 = Cr4Flags::from_bits_retain(vmcs.read(fields::GUEST_CR4));
+    let efer = EferFlags::from_bits_retain(vmcs.read(fields::GUEST_EFER));
     let rip = vmcs.read(fields::GUEST_RIP);
-    let rflags = vmcs.read(fields::GUEST_RFLAGS);
-    let v86 = rflags & RFLAGS_VM != 0;
+    let rflags = RFlags::from_bits_retain(vmcs.read(fields::GUEST_RFLAGS));
+    let v86 = rflags.contains(RFlags::VIRTUAL_8086_MODE);
 
     check(
-        cr0 & CR0_PG == 0 || cr0 & CR0_PE != 0,
+        !cr0.contains(Cr0Flags::PAGING) || cr0.contains(Cr0Flags::PROTECTED_MODE_ENABLE),
         "CR0.PG without CR0.PE",
-        cr0,
+        cr0.bits(),
     );
     check(
-        unrestricted || cr0 & CR0_PE != 0,
+        unrestricted || cr0.contains(Cr0Flags::PROTECTED_MODE_ENABLE),
         "CR0.PE is 0 without unrestricted guest",
-        cr0,
+        cr0.bits(),
     );
     check(
         cr3 >> 52 == 0,
@@ -94,37 +88,43 @@ pub fn check_guest_state(vmcs: &Vmcs, mut report: impl FnMut(FailedCheck)) {
         cr3,
     );
     check(
-        !long || cr0 & CR0_PG != 0,
+        !long || cr0.contains(Cr0Flags::PAGING),
         "IA-32e mode without CR0.PG",
-        cr0,
+        cr0.bits(),
     );
     check(
-        !long || cr4 & CR4_PAE != 0,
+        !long || cr4.contains(Cr4Flags::PHYSICAL_ADDRESS_EXTENSION),
         "IA-32e mode without CR4.PAE",
-        cr4,
+        cr4.bits(),
     );
     check(
-        long || cr4 & CR4_PCIDE == 0,
+        long || !cr4.contains(Cr4Flags::PCID),
         "CR4.PCIDE outside IA-32e mode",
-        cr4,
+        cr4.bits(),
     );
     check(
-        (efer & EFER_LMA != 0) == long,
+        efer.contains(EferFlags::LONG_MODE_ACTIVE) == long,
         "EFER.LMA differs from the IA-32e-mode control",
-        efer,
+        efer.bits(),
     );
     check(
-        cr0 & CR0_PG == 0 || (efer >> 8 & 1 != 0) == (efer & EFER_LMA != 0),
+        !cr0.contains(Cr0Flags::PAGING)
+            || efer.contains(EferFlags::LONG_MODE_ENABLE)
+                == efer.contains(EferFlags::LONG_MODE_ACTIVE),
         "EFER.LMA differs from EFER.LME with paging on",
-        efer,
+        efer.bits(),
     );
-    check(rflags & 2 != 0, "RFLAGS bit 1 is 0", rflags);
     check(
-        rflags & 0xffff_ffff_ffc0_8028 == 0,
-        "RFLAGS has reserved bits set",
-        rflags,
+        rflags.bits() & arch::reset::RFLAGS != 0,
+        "RFLAGS bit 1 is 0",
+        rflags.bits(),
     );
-    check(!v86 || !long, "RFLAGS.VM in IA-32e mode", rflags);
+    check(
+        rflags.bits() & !(RFlags::all().bits() | arch::reset::RFLAGS) == 0,
+        "RFLAGS has reserved bits set",
+        rflags.bits(),
+    );
+    check(!v86 || !long, "RFLAGS.VM in IA-32e mode", rflags.bits());
 
     let cs = vmcs.segment(SegmentRegister::Cs);
     let ss = vmcs.segment(SegmentRegister::Ss);
@@ -233,14 +233,14 @@ pub fn check_guest_state(vmcs: &Vmcs, mut report: impl FnMut(FailedCheck)) {
         interruptibility.into(),
     );
     check(
-        interruptibility & 1 == 0 || rflags & RFLAGS_IF != 0,
+        interruptibility & 1 == 0 || rflags.contains(RFlags::INTERRUPT_FLAG),
         "blocking by STI with RFLAGS.IF 0",
         interruptibility.into(),
     );
     check(
         injected >> 31 == 0
             || injected >> 8 & 7 != 0
-            || (rflags & RFLAGS_IF != 0 && interruptibility & 3 == 0),
+            || (rflags.contains(RFlags::INTERRUPT_FLAG) && interruptibility & 3 == 0),
         "an external interrupt is injected while interrupts are blocked",
         injected.into(),
     );

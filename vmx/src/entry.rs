@@ -2,6 +2,8 @@
 
 use core::arch::global_asm;
 
+use arch::gpr;
+
 /// The guest's general-purpose registers, as far as the VMCS does not hold them (it holds
 /// RSP), and where VM exits find their way back.
 #[derive(Clone, Debug, Default)]
@@ -11,26 +13,6 @@ pub struct GuestRegisters {
     pub gpr: [u64; 16],
     /// The value of the VMCS field "host RSP" when it was last written.
     host_rsp: u64,
-}
-
-/// Encodings of the general-purpose registers.
-pub mod gpr {
-    /// RAX
-    pub const RAX: usize = 0;
-    /// RCX
-    pub const RCX: usize = 1;
-    /// RDX
-    pub const RDX: usize = 2;
-    /// RBX
-    pub const RBX: usize = 3;
-    /// RSP (held by the VMCS)
-    pub const RSP: usize = 4;
-    /// RBP
-    pub const RBP: usize = 5;
-    /// RSI
-    pub const RSI: usize = 6;
-    /// RDI
-    pub const RDI: usize = 7;
 }
 
 /// VM entry did not happen: VMLAUNCH or VMRESUME failed. (An entry that fails in loading

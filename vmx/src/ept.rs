@@ -1,5 +1,6 @@
 //! Extended page tables: the guest's physical memory (SDM vol. 3C, 29.3).
 
+use arch::paging::{ADDRESS, SIZE_1G, SIZE_2M};
 use bitflags::bitflags;
 
 use crate::addr::{GuestPhysAddr, HostPhysAddr, PAGE_SIZE};
@@ -20,7 +21,6 @@ bitflags! {
 }
 
 const LARGE: u64 = 1 << 7;
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 const WRITE_BACK: u64 = 6 << 3;
 const PRESENT: u64 = 7;
 
@@ -40,9 +40,9 @@ impl PageSize {
     #[must_use]
     pub const fn bytes(self) -> u64 {
         match self {
-            Self::Size4K => 1 << 12,
-            Self::Size2M => 1 << 21,
-            Self::Size1G => 1 << 30,
+            Self::Size4K => PAGE_SIZE,
+            Self::Size2M => SIZE_2M,
+            Self::Size1G => SIZE_1G,
         }
     }
 

@@ -1,6 +1,8 @@
 //! Events delivered to the guest at VM entry, and events whose delivery a VM exit
 //! interrupted: one format (SDM vol. 3C, 25.8.3 and 25.9.3).
 
+use arch::{ExceptionVector, GeneralProtection};
+
 /// The kind of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -37,38 +39,15 @@ pub struct Event {
 const VALID: u32 = 1 << 31;
 const DELIVER_ERROR_CODE: u32 = 1 << 11;
 
-/// Exception vectors (SDM vol. 3A, table 6-1).
-pub mod vector {
-    /// #DB
-    pub const DEBUG: u8 = 1;
-    /// NMI
-    pub const NMI: u8 = 2;
-    /// #UD
-    pub const INVALID_OPCODE: u8 = 6;
-    /// #DF
-    pub const DOUBLE_FAULT: u8 = 8;
-    /// #TS
-    pub const INVALID_TSS: u8 = 10;
-    /// #NP
-    pub const SEGMENT_NOT_PRESENT: u8 = 11;
-    /// #SS
-    pub const STACK_FAULT: u8 = 12;
-    /// #GP
-    pub const GENERAL_PROTECTION: u8 = 13;
-    /// #PF
-    pub const PAGE_FAULT: u8 = 14;
-    /// #AC
-    pub const ALIGNMENT_CHECK: u8 = 17;
-}
-
 impl Event {
     /// #UD.
-    pub const INVALID_OPCODE: Self = Self::exception(vector::INVALID_OPCODE, None);
+    pub const INVALID_OPCODE: Self = Self::exception(ExceptionVector::InvalidOpcode, None);
     /// #GP(0).
-    pub const GENERAL_PROTECTION: Self = Self::exception(vector::GENERAL_PROTECTION, Some(0));
+    pub const GENERAL_PROTECTION: Self =
+        Self::exception(ExceptionVector::GeneralProtection, Some(0));
     /// An NMI.
     pub const NMI: Self = Self {
-        vector: vector::NMI,
+        vector: ExceptionVector::NonMaskableInterrupt as u8,
         kind: EventKind::Nmi,
         error_code: None,
         instruction_length: 0,
@@ -76,9 +55,9 @@ impl Event {
 
     /// A hardware exception.
     #[must_use]
-    pub const fn exception(vector: u8, error_code: Option<u32>) -> Self {
+    pub const fn exception(vector: ExceptionVector, error_code: Option<u32>) -> Self {
         Self {
-            vector,
+            vector: vector as u8,
             kind: EventKind::HardwareException,
             error_code,
             instruction_length: 0,
@@ -145,43 +124,56 @@ impl Event {
         })
     }
 
-    /// Whether this is an exception that is always a fault (SDM vol. 3A, table 6-1). #DB may be
-    /// one or a trap; #DF and #MC are aborts; INT n and its like are traps.
+    /// Returns whether this is the hardware exception `vector`.
     #[must_use]
-    pub const fn is_fault(self) -> bool {
-        const MACHINE_CHECK: u8 = 18;
-        matches!(self.kind, EventKind::HardwareException)
-            && !matches!(
-                self.vector,
-                vector::DEBUG | vector::DOUBLE_FAULT | MACHINE_CHECK
-            )
+    pub const fn is_exception(self, vector: ExceptionVector) -> bool {
+        matches!(self.kind, EventKind::HardwareException) && self.vector == vector as u8
     }
 
-    /// How this exception combines with an exception raised while delivering `first` (SDM
-    /// vol. 3A, table 6-5): `None` stands for a triple fault.
+    /// Returns whether this is an exception that is always a fault (SDM vol. 3A, table 7-1). #DB
+    /// may be one or a trap; #DF and #MC are aborts; INT n and its like are traps.
+    #[must_use]
+    pub const fn is_fault(self) -> bool {
+        matches!(self.kind, EventKind::HardwareException)
+            && !self.is_exception(ExceptionVector::Debug)
+            && !self.is_exception(ExceptionVector::Double)
+            && !self.is_exception(ExceptionVector::MachineCheck)
+    }
+
+    /// Returns how this exception combines with an exception raised while delivering `first`
+    /// (SDM vol. 3A, table 7-5): `None` stands for a triple fault.
     #[must_use]
     pub const fn after(self, first: Event) -> Option<Self> {
+        const DIVISION: u8 = ExceptionVector::Division as u8;
+        const INVALID_TSS: u8 = ExceptionVector::InvalidTss as u8;
+        const GENERAL_PROTECTION: u8 = ExceptionVector::GeneralProtection as u8;
+        const PAGE: u8 = ExceptionVector::Page as u8;
         const fn contributory(vector: u8) -> bool {
-            matches!(vector, 0 | 10..=13)
+            matches!(vector, DIVISION | INVALID_TSS..=GENERAL_PROTECTION)
         }
         if !matches!(first.kind, EventKind::HardwareException) {
             return Some(self);
         }
-        if first.vector == vector::DOUBLE_FAULT {
-            return if contributory(self.vector) || self.vector == vector::PAGE_FAULT {
+        if first.is_exception(ExceptionVector::Double) {
+            return if contributory(self.vector) || self.vector == PAGE {
                 None
             } else {
                 Some(self)
             };
         }
         let double = (contributory(first.vector) && contributory(self.vector))
-            || (first.vector == vector::PAGE_FAULT
-                && (contributory(self.vector) || self.vector == vector::PAGE_FAULT));
+            || (first.vector == PAGE && (contributory(self.vector) || self.vector == PAGE));
         Some(if double {
-            Self::exception(vector::DOUBLE_FAULT, Some(0))
+            Self::exception(ExceptionVector::Double, Some(0))
         } else {
             self
         })
+    }
+}
+
+impl From<GeneralProtection> for Event {
+    fn from(_: GeneralProtection) -> Self {
+        Self::GENERAL_PROTECTION
     }
 }
 
@@ -191,7 +183,7 @@ mod tests {
 
     #[test]
     fn an_event_survives_its_encoding() {
-        let fault = Event::exception(vector::PAGE_FAULT, Some(2));
+        let fault = Event::exception(ExceptionVector::Page, Some(2));
         assert_eq!(
             Event::from_information(fault.information(true), 2, 3),
             Some(fault)
@@ -210,9 +202,9 @@ mod tests {
         assert!(Event::GENERAL_PROTECTION.is_fault());
         assert!(Event::INVALID_OPCODE.is_fault());
         for other in [
-            Event::exception(vector::DEBUG, None),
-            Event::exception(vector::DOUBLE_FAULT, Some(0)),
-            Event::interrupt(vector::GENERAL_PROTECTION),
+            Event::exception(ExceptionVector::Debug, None),
+            Event::exception(ExceptionVector::Double, Some(0)),
+            Event::interrupt(ExceptionVector::GeneralProtection as u8),
             Event::NMI,
         ] {
             assert!(!other.is_fault(), "{other:?}");
@@ -221,8 +213,8 @@ mod tests {
 
     #[test]
     fn faults_while_delivering_faults_become_double_and_triple_faults() {
-        let page_fault = Event::exception(vector::PAGE_FAULT, Some(0));
-        let double = Event::exception(vector::DOUBLE_FAULT, Some(0));
+        let page_fault = Event::exception(ExceptionVector::Page, Some(0));
+        let double = Event::exception(ExceptionVector::Double, Some(0));
         let gp = Event::GENERAL_PROTECTION;
         assert_eq!(gp.after(gp), Some(double));
         assert_eq!(

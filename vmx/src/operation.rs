@@ -2,13 +2,12 @@
 
 use core::arch::asm;
 
+use arch::Cr4Flags;
+use arch::msr::{FeatureControl, IA32_FEATURE_CONTROL};
+
 use crate::capabilities::Capabilities;
 use crate::msr;
 use crate::page::Page;
-
-const FEATURE_CONTROL_LOCK: u64 = 1 << 0;
-const FEATURE_CONTROL_VMX_OUTSIDE_SMX: u64 = 1 << 2;
-const CR4_VMXE: u64 = 1 << 13;
 
 /// VMXON failed although the capabilities are there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,12 +36,10 @@ pub unsafe fn enter_vmx_operation(
     // SAFETY: a CPU with VMX has this MSR; setting the VMX bit before locking it is what
     // firmware would do, and nothing else is stored there that we change.
     unsafe {
-        let feature_control = msr::read(msr::FEATURE_CONTROL);
-        if feature_control & FEATURE_CONTROL_LOCK == 0 {
-            msr::write(
-                msr::FEATURE_CONTROL,
-                feature_control | FEATURE_CONTROL_VMX_OUTSIDE_SMX | FEATURE_CONTROL_LOCK,
-            );
+        let mut feature_control = FeatureControl::from_bits_retain(msr::read(IA32_FEATURE_CONTROL));
+        if !feature_control.contains(FeatureControl::LOCK) {
+            feature_control.insert(FeatureControl::VMX_OUTSIDE_SMX | FeatureControl::LOCK);
+            msr::write(IA32_FEATURE_CONTROL, feature_control.bits());
         }
     }
     region.0[0] = u64::from(capabilities.revision);
@@ -52,12 +49,13 @@ pub unsafe fn enter_vmx_operation(
     // hold for any 64-bit kernel or change nothing that Rust code relies on; the region is an
     // aligned page of ours for ever, and its first word is the revision.
     unsafe {
+        const VMXE: u64 = Cr4Flags::VIRTUAL_MACHINE_EXTENSIONS.bits();
         let cr0: u64;
         let cr4: u64;
         asm!("mov {}, cr0", out(reg) cr0, options(nomem, nostack, preserves_flags));
         asm!("mov {}, cr4", out(reg) cr4, options(nomem, nostack, preserves_flags));
         let cr0 = (cr0 | capabilities.cr0_fixed0) & capabilities.cr0_fixed1;
-        let cr4 = (cr4 | capabilities.cr4_fixed0 | CR4_VMXE) & capabilities.cr4_fixed1;
+        let cr4 = (cr4 | capabilities.cr4_fixed0 | VMXE) & capabilities.cr4_fixed1;
         asm!("mov cr0, {}", in(reg) cr0, options(nostack, preserves_flags));
         asm!("mov cr4, {}", in(reg) cr4, options(nostack, preserves_flags));
         asm!(

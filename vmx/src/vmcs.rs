@@ -152,7 +152,7 @@ impl Vmcs {
         self.write(fields::HOST_EFER, Efer::read_raw());
         // SAFETY: every CPU with VMX has IA32_PAT.
         self.write(fields::HOST_PAT, unsafe {
-            crate::msr::read(crate::msr::PAT)
+            crate::msr::read(arch::msr::IA32_PAT)
         });
         self.write(fields::HOST_CS, host.cs);
         for field in [

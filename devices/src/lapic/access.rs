@@ -2,12 +2,10 @@
 //! through the virtualisation hardware.
 
 use super::base::Mode;
-use super::registers::{Register, dfr, esr, icr, svr};
-use super::{ApicBus, GeneralProtection, LocalApic};
+use super::{ApicBus, LocalApic};
 use crate::time::Now;
-
-/// The MSR of the first x2APIC register.
-const FIRST_MSR: u32 = 0x800;
+use arch::GeneralProtection;
+use arch::apic::{Register, dfr, esr, icr, svr};
 
 impl LocalApic {
     /// A read of `size` bytes (1, 2, 4 or 8) at `offset` of the register page.
@@ -102,8 +100,7 @@ impl LocalApic {
     }
 
     fn x2apic_register(&self, msr: u32) -> Result<Register, GeneralProtection> {
-        let index = u8::try_from(msr.wrapping_sub(FIRST_MSR)).map_err(|_| GeneralProtection)?;
-        let register = Register::of_msr(index);
+        let register = Register::of_msr(msr).ok_or(GeneralProtection)?;
         if self.mode == Mode::X2Apic && register.in_x2apic(self.config.cmci) {
             Ok(register)
         } else {
@@ -170,7 +167,7 @@ impl LocalApic {
                 self.expire(now);
                 self.timer.set_divide(now, value);
                 self.page()
-                    .write(Register::DIVIDE, value & super::registers::divide::DEFINED);
+                    .write(Register::DIVIDE, value & arch::apic::divide::DEFINED);
             }
             _ => {
                 if let Some(defined) = register.lvt_defined() {

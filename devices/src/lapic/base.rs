@@ -1,6 +1,10 @@
 //! IA32_APIC_BASE: where the APIC is, and in which mode.
 
-use super::{GeneralProtection, LocalApic};
+use arch::apic::DEFAULT_ADDRESS;
+use arch::paging::PAGE_SIZE;
+use arch::{ApicBaseFlags, GeneralProtection};
+
+use super::LocalApic;
 
 /// The mode of a local APIC (SDM vol. 3A, table 12-5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,18 +22,15 @@ pub enum Mode {
 pub struct ApicBase(u64);
 
 impl ApicBase {
-    const BOOTSTRAP: u64 = 1 << 8;
-    const EXTENDED: u64 = 1 << 10;
-    const ENABLED: u64 = 1 << 11;
-    const ADDRESS_SHIFT: u32 = 12;
-    /// Where the page is after reset.
-    pub const DEFAULT_ADDRESS: u64 = 0xfee0_0000;
+    const BOOTSTRAP: u64 = ApicBaseFlags::BSP.bits();
+    const EXTENDED: u64 = ApicBaseFlags::X2APIC_ENABLE.bits();
+    const ENABLED: u64 = ApicBaseFlags::LAPIC_ENABLE.bits();
 
     /// The value after power-up: enabled in xAPIC mode at the default address.
     #[must_use]
     pub const fn power_up(bootstrap: bool) -> Self {
         let bootstrap = if bootstrap { Self::BOOTSTRAP } else { 0 };
-        Self(Self::DEFAULT_ADDRESS | Self::ENABLED | bootstrap)
+        Self(DEFAULT_ADDRESS | Self::ENABLED | bootstrap)
     }
 
     /// The MSR's value.
@@ -54,7 +55,7 @@ impl ApicBase {
     /// only.
     #[must_use]
     pub const fn address(self) -> u64 {
-        self.0 & !((1 << Self::ADDRESS_SHIFT) - 1)
+        self.0 & !(PAGE_SIZE - 1)
     }
 
     /// The mode; `None` for the invalid combination of x2APIC mode without enabling.
@@ -74,7 +75,7 @@ impl ApicBase {
     /// For reserved bits, the invalid mode, and the transitions that SDM vol. 3A, figure
     /// 12-27 does not have.
     fn write(self, bits: u64, address_bits: u8) -> Result<(Self, Mode), GeneralProtection> {
-        let address = (1u64 << address_bits.min(52)) - (1 << Self::ADDRESS_SHIFT);
+        let address = (1u64 << address_bits.min(52)) - PAGE_SIZE;
         if bits & !(address | Self::BOOTSTRAP | Self::EXTENDED | Self::ENABLED) != 0 {
             return Err(GeneralProtection);
         }

@@ -1,7 +1,7 @@
 //! The error status register (SDM vol. 3A, 12.5.3).
 
 use super::LocalApic;
-use super::registers::{Register, esr};
+use arch::apic::{Register, esr};
 
 /// Errors seen since the last write of the ESR, and whether the next one interrupts.
 #[derive(Clone, Copy, Debug)]

@@ -3,9 +3,9 @@
 //! SDM vol. 3A, 12.6.1 and 12.12.11.
 
 use super::base::Mode;
-use super::registers::{Register, esr, icr};
 use super::{ApicBus, LocalApic};
 use crate::apic_message::{ApicMessage, DeliveryMode, Destination, DestinationMode, Trigger};
+use arch::apic::{Register, esr, icr};
 
 impl LocalApic {
     /// A write of the ICR's low half in xAPIC mode, or of all of it in x2APIC mode: sends.

@@ -1,11 +1,11 @@
 //! The local vector table and the pins LINT0 and LINT1 (SDM vol. 3A, 12.5.1).
 
 use super::base::Mode;
-use super::registers::{Register, lvt};
 use super::timer::TimerMode;
 use super::{ExtInts, LocalApic};
 use crate::apic_message::DeliveryMode;
 use crate::time::Now;
+use arch::apic::{Register, lvt};
 
 /// One of the two local interrupt pins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

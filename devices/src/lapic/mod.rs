@@ -23,7 +23,6 @@ mod page;
 mod port;
 mod posted;
 mod priority;
-mod registers;
 mod router;
 mod timer;
 
@@ -32,26 +31,24 @@ mod tests;
 
 use alloc::sync::Arc;
 
+pub use arch::apic::Register;
 pub use base::{ApicBase, Mode};
 pub use lvt::LocalPin;
 pub use page::{ApicPage, VectorRegister};
 pub use port::ApicPort;
 pub use posted::PostedInterrupts;
-pub use registers::Register;
 pub use router::Router;
+
+use arch::GeneralProtection;
 
 use crate::apic_message::ApicMessage;
 use crate::time::Hertz;
+use arch::apic::{dfr, lvt as lvt_bits, svr, version};
 use error::Errors;
 use lvt::Pin;
 use port::{Addressing, x2apic_logical_id};
 use priority::Priority;
-use registers::{dfr, lvt as lvt_bits, svr, version};
 use timer::Timer;
-
-/// The access is to end in a general-protection fault in the guest, and had no effect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GeneralProtection;
 
 /// What a local APIC sends its messages to.
 pub trait ApicBus {

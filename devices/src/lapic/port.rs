@@ -5,8 +5,8 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 use super::base::Mode;
 use super::page::{ApicPage, VectorRegister};
 use super::posted::PostedInterrupts;
-use super::registers::Register;
 use crate::apic_message::{ApicMessage, DeliveryMode, Destination, Trigger};
+use arch::apic::Register;
 
 /// The part of a local APIC that all CPUs share: where it is addressed, how busy it is, and
 /// the mailbox for messages to it. Nothing here waits for anyone.

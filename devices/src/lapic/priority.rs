@@ -5,7 +5,7 @@
 //! handful of instructions.
 
 use super::page::{ApicPage, VectorRegister, bit};
-use super::registers::Register;
+use arch::apic::Register;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Priority {

@@ -8,7 +8,7 @@ use crate::time::{Hertz, Now, TimerTicks};
 
 use super::LocalApic;
 use super::base::Mode;
-use super::registers::{Register, lvt};
+use arch::apic::{Register, lvt};
 
 /// What the timer does (LVT timer register, bits 17 and 18).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,102 +6,66 @@
 //! protection keys, 5-level paging, SPEC_CTRL and its like), and what is deprecated
 //! (TSX, MPX).
 
-use super::{EXTENDED, VmxSupport};
+use arch::cpuid::*;
+use arch::{Cr4Flags, EferFlags};
 use raw_cpuid::CpuIdResult;
 
-/// CR4.OSXSAVE.
-pub(super) const CR4_OSXSAVE: u64 = 1 << 18;
-/// CPUID.1:ECX.OSXSAVE: shows CR4's bit.
-pub(super) const OSXSAVE: u32 = 1 << 27;
-/// CPUID.1:EDX.APIC: shows whether it is enabled.
-pub(super) const APIC: u32 = 1 << 9;
+use super::VmxSupport;
 
-/// CPUID.80000001H:EDX.SYSCALL: shows whether the instruction is there in the present mode.
-pub(super) const SYSCALL: u32 = 1 << 11;
-
-const XSAVE: u32 = 1 << 26;
-const AVX: u32 = 1 << 28;
-const AVX512F: u32 = 1 << 16;
-
-/// Defines a set of feature bits by their names and numbers.
-macro_rules! bits {
-    ($($(#[$doc:meta])* $set:ident = { $($name:ident: $bit:literal),* $(,)? };)*) => {
-        $($(#[$doc])* const $set: u32 = 0 $(| { const $name: u32 = 1 << $bit; $name })*;)*
+/// Defines sets of feature bits by their names.
+macro_rules! sets {
+    ($($(#[$doc:meta])* $set:ident: $type:ident = $($name:ident)*;)*) => {
+        $($(#[$doc])* const $set: $type = $type::empty()$(.union($type::$name))*;)*
     };
 }
 
-bits! {
-    LEAF1_ECX = {
-        SSE3: 0, PCLMULQDQ: 1, SSSE3: 9, FMA: 12, CMPXCHG16B: 13, PCID: 17, SSE4_1: 19,
-        SSE4_2: 20, MOVBE: 22, POPCNT: 23, AESNI: 25, XSAVE: 26, AVX: 28, F16C: 29,
-        RDRAND: 30,
-    };
+sets! {
+    LEAF1_ECX: Leaf1Ecx =
+        SSE3 PCLMULQDQ SSSE3 FMA CMPXCHG16B PCID SSE4_1 SSE4_2 MOVBE POPCNT AESNI XSAVE AVX F16C
+        RDRAND;
     /// Ours whatever the host's CPU has: tarpit makes them.
-    LEAF1_ECX_MADE = { X2APIC: 21, TSC_DEADLINE: 24, HYPERVISOR: 31 };
-    LEAF1_EDX = {
-        FPU: 0, VME: 1, DE: 2, PSE: 3, TSC: 4, MSR: 5, PAE: 6, CX8: 8, SEP: 11, PGE: 13,
-        CMOV: 15, PAT: 16, PSE36: 17, CLFSH: 19, MMX: 23, FXSR: 24, SSE: 25, SSE2: 26,
-        SS: 27,
-    };
-    LEAF1_EDX_MADE = { MCE: 7, APIC: 9, MTRR: 12, MCA: 14 };
-    LEAF7_EBX = {
-        FSGSBASE: 0, BMI1: 3, AVX2: 5, FDP_EXCPTN_ONLY: 6, SMEP: 7, BMI2: 8, ERMS: 9,
-        INVPCID: 10, NO_FPU_CS_DS: 13, AVX512F: 16, AVX512DQ: 17, RDSEED: 18, ADX: 19,
-        SMAP: 20, AVX512_IFMA: 21, CLFLUSHOPT: 23, CLWB: 24, AVX512CD: 28, SHA: 29,
-        AVX512BW: 30, AVX512VL: 31,
-    };
-    LEAF7_EBX_MADE = { TSC_ADJUST: 1 };
-    LEAF7_ECX = {
-        PREFETCHWT1: 0, AVX512_VBMI: 1, UMIP: 2, AVX512_VBMI2: 6, GFNI: 8, VAES: 9,
-        VPCLMULQDQ: 10, AVX512_VNNI: 11, AVX512_BITALG: 12, AVX512_VPOPCNTDQ: 14,
-        RDPID: 22, CLDEMOTE: 25, MOVDIRI: 27, MOVDIR64B: 28,
-    };
-    LEAF7_EDX = {
-        FSRM: 4, AVX512_VP2INTERSECT: 8, MD_CLEAR: 10, SERIALIZE: 14, AVX512_FP16: 23,
-        ARCH_CAPABILITIES: 29,
-    };
-    LEAF7_1_EAX = {
-        AVX_VNNI: 4, AVX512_BF16: 5, FAST_ZERO_MOVSB: 10, FAST_SHORT_STOSB: 11,
-        FAST_SHORT_CMPSB: 12, AVX_IFMA: 23,
-    };
-    EXTENDED1_ECX = { LAHF64: 0, LZCNT: 5, PREFETCHW: 8 };
-    EXTENDED1_EDX = { SYSCALL: 11, NX: 20, PAGE_1G: 26, RDTSCP: 27, LONG_MODE: 29 };
-
-    NEEDS_INVPCID = { INVPCID: 10 };
-    NEEDS_RDTSCP_EXTENDED1_EDX = { RDTSCP: 27 };
-    NEEDS_RDTSCP_LEAF7_ECX = { RDPID: 22 };
+    LEAF1_ECX_MADE: Leaf1Ecx = X2APIC TSC_DEADLINE HYPERVISOR;
+    LEAF1_EDX: Leaf1Edx =
+        FPU VME DE PSE TSC MSR PAE CX8 SEP PGE CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2 SS;
+    LEAF1_EDX_MADE: Leaf1Edx = MCE APIC MTRR MCA;
+    LEAF7_EBX: Leaf7Ebx =
+        FSGSBASE BMI1 AVX2 FDP_EXCPTN_ONLY SMEP BMI2 ERMS INVPCID NO_FPU_CS_DS AVX512F AVX512DQ
+        RDSEED ADX SMAP AVX512_IFMA CLFLUSHOPT CLWB AVX512CD SHA AVX512BW AVX512VL;
+    LEAF7_EBX_MADE: Leaf7Ebx = TSC_ADJUST;
+    LEAF7_ECX: Leaf7Ecx =
+        PREFETCHWT1 AVX512_VBMI UMIP AVX512_VBMI2 GFNI VAES VPCLMULQDQ AVX512_VNNI AVX512_BITALG
+        AVX512_VPOPCNTDQ RDPID CLDEMOTE MOVDIRI MOVDIR64B;
+    LEAF7_EDX: Leaf7Edx =
+        FSRM AVX512_VP2INTERSECT MD_CLEAR SERIALIZE AVX512_FP16 ARCH_CAPABILITIES;
+    LEAF7_1_EAX: Leaf7Sub1Eax =
+        AVX_VNNI AVX512_BF16 FAST_ZERO_MOVSB FAST_SHORT_STOSB FAST_SHORT_CMPSB AVX_IFMA;
+    EXTENDED1_ECX: Extended1Ecx = LAHF64 LZCNT PREFETCHW;
+    EXTENDED1_EDX: Extended1Edx = SYSCALL NX PAGE_1G RDTSCP LONG_MODE;
 
     /// What is useless, and undefined, without AVX.
-    NEEDS_AVX_LEAF1_ECX = { FMA: 12, F16C: 29 };
-    NEEDS_AVX_LEAF7_EBX = {
-        AVX2: 5, AVX512F: 16, AVX512DQ: 17, AVX512_IFMA: 21, AVX512CD: 28, AVX512BW: 30,
-        AVX512VL: 31,
-    };
-    NEEDS_AVX_LEAF7_ECX = { VAES: 9, VPCLMULQDQ: 10 };
-    NEEDS_AVX_LEAF7_1_EAX = { AVX_VNNI: 4, AVX_IFMA: 23 };
+    NEEDS_AVX_LEAF1_ECX: Leaf1Ecx = FMA F16C;
+    NEEDS_AVX_LEAF7_EBX: Leaf7Ebx = AVX2 AVX512F AVX512DQ AVX512_IFMA AVX512CD AVX512BW AVX512VL;
+    NEEDS_AVX_LEAF7_ECX: Leaf7Ecx = VAES VPCLMULQDQ;
+    NEEDS_AVX_LEAF7_1_EAX: Leaf7Sub1Eax = AVX_VNNI AVX_IFMA;
     /// The same for the state that AVX-512 needs.
-    NEEDS_AVX512_LEAF7_EBX = {
-        AVX512F: 16, AVX512DQ: 17, AVX512_IFMA: 21, AVX512CD: 28, AVX512BW: 30, AVX512VL: 31,
-    };
-    NEEDS_AVX512_LEAF7_ECX = {
-        AVX512_VBMI: 1, AVX512_VBMI2: 6, AVX512_VNNI: 11, AVX512_BITALG: 12,
-        AVX512_VPOPCNTDQ: 14,
-    };
-    NEEDS_AVX512_LEAF7_EDX = { AVX512_VP2INTERSECT: 8, AVX512_FP16: 23 };
-    NEEDS_AVX512_LEAF7_1_EAX = { AVX512_BF16: 5 };
+    NEEDS_AVX512_LEAF7_EBX: Leaf7Ebx = AVX512F AVX512DQ AVX512_IFMA AVX512CD AVX512BW AVX512VL;
+    NEEDS_AVX512_LEAF7_ECX: Leaf7Ecx =
+        AVX512_VBMI AVX512_VBMI2 AVX512_VNNI AVX512_BITALG AVX512_VPOPCNTDQ;
+    NEEDS_AVX512_LEAF7_EDX: Leaf7Edx = AVX512_VP2INTERSECT AVX512_FP16;
+    NEEDS_AVX512_LEAF7_1_EAX: Leaf7Sub1Eax = AVX512_BF16;
 }
 
 /// The features that a guest has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Allowed {
-    pub leaf1_ecx: u32,
-    pub leaf1_edx: u32,
-    pub leaf7_ebx: u32,
-    pub leaf7_ecx: u32,
-    pub leaf7_edx: u32,
-    pub leaf7_1_eax: u32,
-    pub extended1_ecx: u32,
-    pub extended1_edx: u32,
+    pub leaf1_ecx: Leaf1Ecx,
+    pub leaf1_edx: Leaf1Edx,
+    pub leaf7_ebx: Leaf7Ebx,
+    pub leaf7_ecx: Leaf7Ecx,
+    pub leaf7_edx: Leaf7Edx,
+    pub leaf7_1_eax: Leaf7Sub1Eax,
+    pub extended1_ecx: Extended1Ecx,
+    pub extended1_edx: Extended1Edx,
     /// Whether XSAVES and XRSTORS may be shown.
     pub xsaves: bool,
 }
@@ -114,106 +78,117 @@ impl Allowed {
         let leaf7_1 = host(7, 1);
         let extended1 = host(EXTENDED + 1, 0);
         let mut allowed = Self {
-            leaf1_ecx: leaf1.ecx & LEAF1_ECX | LEAF1_ECX_MADE,
-            leaf1_edx: leaf1.edx & LEAF1_EDX | LEAF1_EDX_MADE,
-            leaf7_ebx: leaf7.ebx & LEAF7_EBX | LEAF7_EBX_MADE,
-            leaf7_ecx: leaf7.ecx & LEAF7_ECX,
-            leaf7_edx: leaf7.edx & LEAF7_EDX,
-            leaf7_1_eax: leaf7_1.eax & LEAF7_1_EAX,
-            extended1_ecx: extended1.ecx & EXTENDED1_ECX,
-            extended1_edx: extended1.edx & EXTENDED1_EDX,
+            leaf1_ecx: Leaf1Ecx::from_bits_retain(leaf1.ecx) & LEAF1_ECX | LEAF1_ECX_MADE,
+            leaf1_edx: Leaf1Edx::from_bits_retain(leaf1.edx) & LEAF1_EDX | LEAF1_EDX_MADE,
+            leaf7_ebx: Leaf7Ebx::from_bits_retain(leaf7.ebx) & LEAF7_EBX | LEAF7_EBX_MADE,
+            leaf7_ecx: Leaf7Ecx::from_bits_retain(leaf7.ecx) & LEAF7_ECX,
+            leaf7_edx: Leaf7Edx::from_bits_retain(leaf7.edx) & LEAF7_EDX,
+            leaf7_1_eax: Leaf7Sub1Eax::from_bits_retain(leaf7_1.eax) & LEAF7_1_EAX,
+            extended1_ecx: Extended1Ecx::from_bits_retain(extended1.ecx) & EXTENDED1_ECX,
+            extended1_edx: Extended1Edx::from_bits_retain(extended1.edx) & EXTENDED1_EDX,
             xsaves: vmx.xsaves,
         };
         if !vmx.invpcid {
-            allowed.leaf7_ebx &= !NEEDS_INVPCID;
+            allowed.leaf7_ebx.remove(Leaf7Ebx::INVPCID);
         }
         if !vmx.rdtscp {
-            allowed.leaf7_ecx &= !NEEDS_RDTSCP_LEAF7_ECX;
-            allowed.extended1_edx &= !NEEDS_RDTSCP_EXTENDED1_EDX;
+            allowed.leaf7_ecx.remove(Leaf7Ecx::RDPID);
+            allowed.extended1_edx.remove(Extended1Edx::RDTSCP);
         }
         if !allowed.has_xsave() {
-            allowed.leaf1_ecx &= !AVX;
+            allowed.leaf1_ecx.remove(Leaf1Ecx::AVX);
         }
         if !allowed.has_avx() {
-            allowed.leaf1_ecx &= !NEEDS_AVX_LEAF1_ECX;
-            allowed.leaf7_ebx &= !NEEDS_AVX_LEAF7_EBX;
-            allowed.leaf7_ecx &= !NEEDS_AVX_LEAF7_ECX;
-            allowed.leaf7_1_eax &= !NEEDS_AVX_LEAF7_1_EAX;
+            allowed.leaf1_ecx.remove(NEEDS_AVX_LEAF1_ECX);
+            allowed.leaf7_ebx.remove(NEEDS_AVX_LEAF7_EBX);
+            allowed.leaf7_ecx.remove(NEEDS_AVX_LEAF7_ECX);
+            allowed.leaf7_1_eax.remove(NEEDS_AVX_LEAF7_1_EAX);
         }
         if !allowed.has_avx512() {
-            allowed.leaf7_ebx &= !NEEDS_AVX512_LEAF7_EBX;
-            allowed.leaf7_ecx &= !NEEDS_AVX512_LEAF7_ECX;
-            allowed.leaf7_edx &= !NEEDS_AVX512_LEAF7_EDX;
-            allowed.leaf7_1_eax &= !NEEDS_AVX512_LEAF7_1_EAX;
+            allowed.leaf7_ebx.remove(NEEDS_AVX512_LEAF7_EBX);
+            allowed.leaf7_ecx.remove(NEEDS_AVX512_LEAF7_ECX);
+            allowed.leaf7_edx.remove(NEEDS_AVX512_LEAF7_EDX);
+            allowed.leaf7_1_eax.remove(NEEDS_AVX512_LEAF7_1_EAX);
         }
         allowed
     }
 
     pub(super) const fn has_xsave(&self) -> bool {
-        self.leaf1_ecx & XSAVE != 0
+        self.leaf1_ecx.contains(Leaf1Ecx::XSAVE)
     }
 
     pub(super) const fn has_avx(&self) -> bool {
-        self.leaf1_ecx & AVX != 0
+        self.leaf1_ecx.contains(Leaf1Ecx::AVX)
     }
 
     pub(super) const fn has_avx512(&self) -> bool {
-        self.leaf7_ebx & AVX512F != 0
+        self.leaf7_ebx.contains(Leaf7Ebx::AVX512F)
     }
 
     pub(super) const fn has_tsc_aux(&self) -> bool {
-        self.extended1_edx & NEEDS_RDTSCP_EXTENDED1_EDX != 0
-            || self.leaf7_ecx & NEEDS_RDTSCP_LEAF7_ECX != 0
+        self.extended1_edx.contains(Extended1Edx::RDTSCP)
+            || self.leaf7_ecx.contains(Leaf7Ecx::RDPID)
     }
 
     pub(super) const fn has_arch_capabilities(&self) -> bool {
-        self.leaf7_edx & 1 << 29 != 0
+        self.leaf7_edx.contains(Leaf7Edx::ARCH_CAPABILITIES)
     }
 
-    /// The bits of CR4 that come with these features (SDM vol. 3, 2.5).
-    pub(super) const fn cr4(&self) -> u64 {
-        /// OSFXSR and OSXMMEXCPT, with SSE; PCE and MCE, always.
-        const ALWAYS: u64 = 1 << 6 | 1 << 8 | 1 << 9 | 1 << 10;
-        // CR4 bits, each with the register and bit that it depends on.
-        let dependent = [
-            (0b11, self.leaf1_edx, 1),         // VME and PVI: VME
-            (1 << 2, self.leaf1_edx, 4),       // TSD: TSC
-            (1 << 3, self.leaf1_edx, 2),       // DE
-            (1 << 4, self.leaf1_edx, 3),       // PSE
-            (1 << 5, self.leaf1_edx, 6),       // PAE
-            (1 << 7, self.leaf1_edx, 13),      // PGE
-            (1 << 11, self.leaf7_ecx, 2),      // UMIP
-            (1 << 16, self.leaf7_ebx, 0),      // FSGSBASE
-            (1 << 17, self.leaf1_ecx, 17),     // PCIDE: PCID
-            (CR4_OSXSAVE, self.leaf1_ecx, 26), // XSAVE
-            (1 << 20, self.leaf7_ebx, 7),      // SMEP
-            (1 << 21, self.leaf7_ebx, 20),     // SMAP
-        ];
-        let mut bits = ALWAYS;
-        let mut index = 0;
-        while index < dependent.len() {
-            let (cr4, register, bit) = dependent[index];
-            if register >> bit & 1 != 0 {
-                bits |= cr4;
-            }
-            index += 1;
+    /// Returns the bits of CR4 that come with these features (SDM vol. 3A, 2.5).
+    pub(super) fn cr4(&self) -> Cr4Flags {
+        let edx = |feature| self.leaf1_edx.contains(feature);
+        let mut flags = Cr4Flags::OSFXSR
+            | Cr4Flags::OSXMMEXCPT_ENABLE
+            | Cr4Flags::PERFORMANCE_MONITOR_COUNTER
+            | Cr4Flags::MACHINE_CHECK_EXCEPTION;
+        for (dependent, has) in [
+            (
+                Cr4Flags::VIRTUAL_8086_MODE_EXTENSIONS
+                    | Cr4Flags::PROTECTED_MODE_VIRTUAL_INTERRUPTS,
+                edx(Leaf1Edx::VME),
+            ),
+            (Cr4Flags::TIMESTAMP_DISABLE, edx(Leaf1Edx::TSC)),
+            (Cr4Flags::DEBUGGING_EXTENSIONS, edx(Leaf1Edx::DE)),
+            (Cr4Flags::PAGE_SIZE_EXTENSION, edx(Leaf1Edx::PSE)),
+            (Cr4Flags::PHYSICAL_ADDRESS_EXTENSION, edx(Leaf1Edx::PAE)),
+            (Cr4Flags::PAGE_GLOBAL, edx(Leaf1Edx::PGE)),
+            (
+                Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION,
+                self.leaf7_ecx.contains(Leaf7Ecx::UMIP),
+            ),
+            (
+                Cr4Flags::FSGSBASE,
+                self.leaf7_ebx.contains(Leaf7Ebx::FSGSBASE),
+            ),
+            (Cr4Flags::PCID, self.leaf1_ecx.contains(Leaf1Ecx::PCID)),
+            (Cr4Flags::OSXSAVE, self.has_xsave()),
+            (
+                Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION,
+                self.leaf7_ebx.contains(Leaf7Ebx::SMEP),
+            ),
+            (
+                Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION,
+                self.leaf7_ebx.contains(Leaf7Ebx::SMAP),
+            ),
+        ] {
+            flags.set(dependent, has);
         }
-        bits
+        flags
     }
 
-    /// The bits of IA32_EFER that come with these features: SCE; LME and LMA; NXE.
-    pub(super) const fn efer(&self) -> u64 {
-        let (syscall, nx, long_mode) = (1 << 11, 1 << 20, 1 << 29);
-        let mut bits = 0;
-        if self.extended1_edx & syscall != 0 {
-            bits |= 1;
+    /// Returns the bits of IA32_EFER that come with these features.
+    pub(super) fn efer(&self) -> EferFlags {
+        let mut flags = EferFlags::empty();
+        for (dependent, feature) in [
+            (EferFlags::SYSTEM_CALL_EXTENSIONS, Extended1Edx::SYSCALL),
+            (
+                EferFlags::LONG_MODE_ENABLE | EferFlags::LONG_MODE_ACTIVE,
+                Extended1Edx::LONG_MODE,
+            ),
+            (EferFlags::NO_EXECUTE_ENABLE, Extended1Edx::NX),
+        ] {
+            flags.set(dependent, self.extended1_edx.contains(feature));
         }
-        if self.extended1_edx & long_mode != 0 {
-            bits |= 1 << 8 | 1 << 10;
-        }
-        if self.extended1_edx & nx != 0 {
-            bits |= 1 << 11;
-        }
-        bits
+        flags
     }
 }

@@ -1,10 +1,9 @@
 //! The answers of one VCPU, worked out beforehand.
 
-use super::{
-    CpuIdResult, Dynamic, EXTENDED, Limits, NONE, TscRatio, VmxSupport, features,
-    features::Allowed, xsave,
-};
+use super::{CpuIdResult, Dynamic, Limits, NONE, TscRatio, VmxSupport, features::Allowed, xsave};
 use alloc::vec::Vec;
+use arch::Cr4Flags;
+use arch::cpuid::{EXTENDED, Extended1Edx, Leaf1Ecx, Leaf1Edx};
 
 /// The last basic leaf: 16H, processor frequencies. What lies beyond describes features
 /// that no guest is shown.
@@ -140,6 +139,8 @@ impl CpuidTable {
         );
         // Version, and CLFLUSH line size, brand index, core count and APIC ID.
         let version = host(1, 0);
+        let mut leaf1_edx = allowed.leaf1_edx;
+        leaf1_edx.set(Leaf1Edx::HTT, topology.vcpus > 1);
         set(
             1,
             CpuIdResult {
@@ -147,8 +148,8 @@ impl CpuidTable {
                 ebx: version.ebx & 0xFFFF
                     | (topology.last_core() + 1) << 16
                     | topology.apic_id << 24,
-                ecx: allowed.leaf1_ecx,
-                edx: allowed.leaf1_edx | u32::from(topology.vcpus > 1) << 28,
+                ecx: allowed.leaf1_ecx.bits(),
+                edx: leaf1_edx.bits(),
             },
         );
         set(2, host(2, 0));
@@ -193,12 +194,12 @@ impl CpuidTable {
         let features = [
             CpuIdResult {
                 eax: 1,
-                ebx: allowed.leaf7_ebx,
-                ecx: allowed.leaf7_ecx,
-                edx: allowed.leaf7_edx,
+                ebx: allowed.leaf7_ebx.bits(),
+                ecx: allowed.leaf7_ecx.bits(),
+                edx: allowed.leaf7_edx.bits(),
             },
             CpuIdResult {
-                eax: allowed.leaf7_1_eax,
+                eax: allowed.leaf7_1_eax.bits(),
                 ..NONE
             },
         ];
@@ -236,8 +237,8 @@ impl CpuidTable {
         set(
             1,
             CpuIdResult {
-                ecx: allowed.extended1_ecx,
-                edx: allowed.extended1_edx,
+                ecx: allowed.extended1_ecx.bits(),
+                edx: allowed.extended1_edx.bits(),
                 ..NONE
             },
         );
@@ -312,11 +313,11 @@ impl CpuidTable {
 
     fn features(&self, dynamic: &Dynamic) -> CpuIdResult {
         let mut answer = self.basic[1].answer;
-        if dynamic.cr4 & features::CR4_OSXSAVE != 0 {
-            answer.ecx |= features::OSXSAVE;
+        if dynamic.cr4 & Cr4Flags::OSXSAVE.bits() != 0 {
+            answer.ecx |= Leaf1Ecx::OSXSAVE.bits();
         }
         if !dynamic.apic_enabled {
-            answer.edx &= !features::APIC;
+            answer.edx &= !Leaf1Edx::APIC.bits();
         }
         answer
     }
@@ -324,7 +325,7 @@ impl CpuidTable {
     fn extended_features(&self, dynamic: &Dynamic) -> CpuIdResult {
         let mut answer = self.extended[1].answer;
         if !dynamic.in_64_bit_mode {
-            answer.edx &= !features::SYSCALL;
+            answer.edx &= !Extended1Edx::SYSCALL.bits();
         }
         answer
     }
@@ -353,7 +354,7 @@ impl CpuidTable {
                 let mut answer = listed(first, count).unwrap_or(NONE);
                 match subleaf {
                     0 => answer.ebx = self.components.standard_size(dynamic().xcr0),
-                    1 if answer.eax & xsave::XSAVEC_OR_XSAVES != 0 => {
+                    1 if answer.eax & xsave::COMPACTED.bits() != 0 => {
                         answer.ebx = self.components.compacted_size(dynamic().xcr0);
                     }
                     _ => {}
@@ -365,8 +366,8 @@ impl CpuidTable {
 
     pub(super) fn limits(&self) -> Limits {
         Limits {
-            cr4: self.allowed.cr4(),
-            efer: self.allowed.efer(),
+            cr4: self.allowed.cr4().bits(),
+            efer: self.allowed.efer().bits(),
             xcr0: self.components.mask(),
             xsave_bytes: self.components.standard_size(self.components.mask()) as usize,
             tsc_aux: self.allowed.has_tsc_aux(),

@@ -1,5 +1,6 @@
 use super::table::MAX_BASIC;
 use super::*;
+use arch::cpuid::EXTENDED;
 use proptest::prelude::*;
 
 const ALL: VmxSupport = VmxSupport {
@@ -136,14 +137,12 @@ fn what_needs_a_vmx_control_is_hidden_without_it() {
 #[test]
 fn osxsave_follows_cr4() {
     let state = Dynamic {
-        cr4: CR4_OSXSAVE,
+        cr4: arch::Cr4Flags::OSXSAVE.bits(),
         ..AFTER_RESET
     };
     assert!(has(table().lookup(1, 0, || state).ecx, 27));
     assert!(!has(table().lookup(1, 0, || AFTER_RESET).ecx, 27));
 }
-
-use features::CR4_OSXSAVE;
 
 #[test]
 fn syscall_is_shown_in_64_bit_mode_alone() {

@@ -2,20 +2,17 @@
 
 use super::{NONE, features::Allowed};
 use alloc::{vec, vec::Vec};
+use arch::XCr0Flags;
+use arch::cpuid::LeafDSub1Eax;
 use raw_cpuid::CpuIdResult;
 
-/// XSAVEC or XSAVES, in EAX of sub-leaf 1: with them, EBX tells a size.
-pub(super) const XSAVEC_OR_XSAVES: u32 = 1 << 1 | 1 << 3;
-const XSAVEOPT: u32 = 1;
-const XSAVEC: u32 = 1 << 1;
-const XGETBV1: u32 = 1 << 2;
-const XSAVES: u32 = 1 << 3;
+/// With one of these, EBX of sub-leaf 1 tells a size.
+pub(super) const COMPACTED: LeafDSub1Eax = LeafDSub1Eax::XSAVEC.union(LeafDSub1Eax::XSAVES);
 
-const X87: u64 = 1;
-const SSE: u64 = 1 << 1;
-const AVX: u64 = 1 << 2;
-/// Opmask, upper halves of ZMM0-15, ZMM16-31.
-const AVX512: u64 = 0b111 << 5;
+/// The components that AVX-512 needs beyond those of AVX.
+const AVX512: XCr0Flags = XCr0Flags::OPMASK
+    .union(XCr0Flags::ZMM_HI256)
+    .union(XCr0Flags::HI16_ZMM);
 /// Components from here on have a sub-leaf of their own.
 const FIRST_EXTENDED: usize = 2;
 /// Components from here on are not shown.
@@ -25,19 +22,19 @@ const AREA_START: u32 = 512 + 64;
 
 /// The state components that a guest has.
 pub(super) struct Components {
-    mask: u64,
+    mask: XCr0Flags,
     /// What sub-leaves 1 and up of the host tell.
     host: [CpuIdResult; END],
 }
 
 impl Components {
     pub(super) fn new(host: &impl Fn(u32, u32) -> CpuIdResult, allowed: &Allowed) -> Self {
-        let mut mask = 0;
+        let mut mask = XCr0Flags::empty();
         if allowed.has_xsave() {
-            mask |= X87 | SSE;
+            mask |= XCr0Flags::X87 | XCr0Flags::SSE;
         }
         if allowed.has_avx() {
-            mask |= AVX;
+            mask |= XCr0Flags::AVX;
         }
         if allowed.has_avx512() {
             mask |= AVX512;
@@ -49,36 +46,39 @@ impl Components {
     }
 
     pub(super) const fn mask(&self) -> u64 {
-        self.mask
+        self.mask.bits()
     }
 
     /// Whether there are XSAVES, XRSTORS and IA32_XSS.
     pub(super) const fn has_xsaves(&self, allowed: &Allowed) -> bool {
-        self.mask != 0 && allowed.xsaves && self.host[1].eax & XSAVES != 0
+        !self.mask.is_empty()
+            && allowed.xsaves
+            && self.host[1].eax & LeafDSub1Eax::XSAVES.bits() != 0
     }
 
     /// The sub-leaves, but for the sizes that follow XCR0; `None` if there is no XSAVE.
     pub(super) fn leaves(&self, allowed: &Allowed) -> Option<Vec<CpuIdResult>> {
-        if self.mask == 0 {
+        if self.mask.is_empty() {
             return None;
         }
-        let mut instructions = XSAVEOPT | XSAVEC | XGETBV1;
+        let mut instructions =
+            LeafDSub1Eax::XSAVEOPT | LeafDSub1Eax::XSAVEC | LeafDSub1Eax::XGETBV1;
         if allowed.xsaves {
-            instructions |= XSAVES;
+            instructions |= LeafDSub1Eax::XSAVES;
         }
         let mut leaves = vec![
             CpuIdResult {
-                eax: self.mask as u32,
-                ecx: self.standard_size(self.mask),
+                eax: self.mask() as u32,
+                ecx: self.standard_size(self.mask()),
                 ..NONE
             },
             CpuIdResult {
-                eax: self.host[1].eax & instructions,
+                eax: self.host[1].eax & instructions.bits(),
                 ..NONE
             },
         ];
         leaves.extend((FIRST_EXTENDED..END).map(|component| {
-            if self.mask >> component & 1 != 0 {
+            if self.mask() >> component & 1 != 0 {
                 self.host[component]
             } else {
                 NONE
@@ -88,7 +88,7 @@ impl Components {
     }
 
     fn enabled(&self, xcr0: u64) -> impl Iterator<Item = &CpuIdResult> {
-        let enabled = xcr0 & self.mask;
+        let enabled = xcr0 & self.mask();
         (FIRST_EXTENDED..END)
             .filter(move |component| enabled >> component & 1 != 0)
             .filter_map(|component| self.host.get(component))

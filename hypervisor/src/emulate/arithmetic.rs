@@ -1,5 +1,6 @@
 //! Division, double-precision shifts, bit scans, and CMPXCHG8B and CMPXCHG16B.
 
+use arch::ExceptionVector;
 use iced_x86::{Instruction, Mnemonic};
 
 use super::context::Context;
@@ -29,7 +30,7 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
         let signed = instruction.mnemonic() == Mnemonic::Idiv;
         let Some((quotient, remainder)) = flags::divide(low, high, divisor, signed, width) else {
             return Err(Stop::Fault(Fault {
-                vector: Fault::DIVIDE_ERROR,
+                vector: ExceptionVector::Division,
                 error_code: None,
                 cr2: None,
             }));
@@ -133,7 +134,7 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
         let low = half(self, segment, offset)?;
         if !low.is_aligned(16) {
             return Err(Stop::Fault(Fault::with_zero_code(
-                Fault::GENERAL_PROTECTION,
+                ExceptionVector::GeneralProtection,
                 self.mode,
             )));
         }

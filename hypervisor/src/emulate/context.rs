@@ -1,6 +1,7 @@
 //! One instruction's view of the VCPU: its mode, and memory as segmentation and paging show
 //! it.
 
+use arch::ExceptionVector;
 use vmx::addr::{GuestPhysAddr, GuestVirtAddr, PAGE_SIZE};
 
 use super::cpu::{AccessRights, Cpu, Fault, Mode, SegmentRegister};
@@ -67,7 +68,7 @@ impl<'a, C: Cpu, M: GuestMemory> Context<'a, C, M> {
             && self.cpu.cr0() & CR0_AM != 0
         {
             return Err(Stop::Fault(Fault::with_zero_code(
-                Fault::ALIGNMENT,
+                ExceptionVector::AlignmentCheck,
                 self.mode,
             )));
         }
@@ -169,9 +170,9 @@ impl<'a, C: Cpu, M: GuestMemory> Context<'a, C, M> {
     #[cold]
     fn segment_fault(&self, segment: SegmentRegister) -> Stop {
         let vector = if segment == SegmentRegister::Ss {
-            Fault::STACK
+            ExceptionVector::Stack
         } else {
-            Fault::GENERAL_PROTECTION
+            ExceptionVector::GeneralProtection
         };
         Stop::Fault(Fault::with_zero_code(vector, self.mode))
     }

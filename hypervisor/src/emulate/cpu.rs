@@ -2,12 +2,13 @@
 
 use super::width::Width;
 use crate::guest_paging::PagingRegisters;
+use arch::ExceptionVector;
 
 /// EFER.LMA: IA-32e mode is active.
 pub(super) const EFER_LMA: u64 = 1 << 10;
 
-pub use vmx::entry::gpr::{RAX, RCX, RDI, RDX, RSI, RSP};
-pub(super) use vmx::entry::gpr::{RBP, RBX};
+pub use arch::gpr::{RAX, RCX, RDI, RDX, RSI, RSP};
+pub(super) use arch::gpr::{RBP, RBX};
 pub use vmx::segment::{AccessRights, SegmentRegister};
 
 /// The registers of a VCPU. Reading one may cost a VMREAD, and each method is called only
@@ -115,10 +116,10 @@ impl Mode {
 }
 
 /// An exception that the emulated instruction raises, to be injected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Fault {
     /// The vector: #UD, #SS, #GP, #PF or #AC.
-    pub vector: u8,
+    pub vector: ExceptionVector,
     /// The error code to deliver; none in real-address mode and for #UD.
     pub error_code: Option<u32>,
     /// For #PF: what goes to CR2.
@@ -126,22 +127,9 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// Vector of #DE.
-    pub const DIVIDE_ERROR: u8 = 0;
-    /// Vector of #UD.
-    pub const INVALID_OPCODE: u8 = 6;
-    /// Vector of #SS.
-    pub const STACK: u8 = 12;
-    /// Vector of #GP.
-    pub const GENERAL_PROTECTION: u8 = 13;
-    /// Vector of #PF.
-    pub const PAGE: u8 = 14;
-    /// Vector of #AC.
-    pub const ALIGNMENT: u8 = 17;
-
     /// A fault with the error code 0, in the modes that have error codes.
     #[must_use]
-    pub const fn with_zero_code(vector: u8, mode: Mode) -> Self {
+    pub const fn with_zero_code(vector: ExceptionVector, mode: Mode) -> Self {
         Self {
             vector,
             error_code: if matches!(mode, Mode::Real) {

@@ -1,5 +1,6 @@
 //! Fetching and decoding the instruction at CS:RIP.
 
+use arch::ExceptionVector;
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction};
 use vmx::addr::{GuestPhysAddr, PAGE_SIZE};
 
@@ -97,6 +98,9 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
 
     #[cold]
     pub(super) fn beyond_code(&self) -> Stop {
-        Stop::Fault(Fault::with_zero_code(Fault::GENERAL_PROTECTION, self.mode))
+        Stop::Fault(Fault::with_zero_code(
+            ExceptionVector::GeneralProtection,
+            self.mode,
+        ))
     }
 }

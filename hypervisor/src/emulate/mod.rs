@@ -37,6 +37,7 @@ mod width;
 #[cfg(test)]
 mod tests;
 
+use arch::ExceptionVector;
 use vmx::addr::GuestPhysAddr;
 
 use crate::guest_memory::{GuestMemory, NotRam};
@@ -85,7 +86,7 @@ pub enum Completed {
 
 /// Why an instruction was not emulated. Registers, memory and devices are as before it; for a
 /// repeated string instruction, as before the element that failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum EmulationError {
     /// The instruction faults: inject this.
     Fault(Fault),
@@ -182,7 +183,7 @@ impl From<WalkError> for Stop {
     fn from(error: WalkError) -> Self {
         match error {
             WalkError::Fault(fault) => Self::Fault(Fault {
-                vector: Fault::PAGE,
+                vector: ExceptionVector::Page,
                 error_code: Some(fault.error_code),
                 cr2: Some(fault.address.0),
             }),

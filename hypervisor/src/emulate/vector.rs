@@ -3,6 +3,7 @@
 //!
 //! The CPU has checked CR0.EM, CR0.TS, CR4.OSFXSR and XCR0 before the access that brought us here.
 
+use arch::ExceptionVector;
 use iced_x86::{EncodingKind, Instruction, Mnemonic, OpKind, Register};
 
 use super::context::{Context, Span};
@@ -101,7 +102,7 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
         let aligned = |span: Span| span.is_aligned(size as u64);
         if is_aligned_move(instruction.mnemonic()) && !pieces[0].is_some_and(aligned) {
             return Err(Stop::Fault(Fault::with_zero_code(
-                Fault::GENERAL_PROTECTION,
+                ExceptionVector::GeneralProtection,
                 self.mode,
             )));
         }

@@ -2,6 +2,8 @@
 
 use core::arch::asm;
 
+use arch::apic::{Register, divide, lvt};
+use arch::msr::IA32_TSC_DEADLINE;
 use devices::time::{Hertz, HostTicks};
 use vmx::msr;
 
@@ -11,16 +13,6 @@ use crate::host_time::host_now;
 
 /// The vector of the timer's interrupt, which does nothing but end a HLT.
 const TIMER_VECTOR: u8 = 0xf0;
-
-const TSC_DEADLINE: u32 = 0x6e0;
-
-const LVT_TIMER: u32 = 0x32;
-const LVT_MODE_TSC_DEADLINE: u32 = 0b10 << 17;
-const LVT_MASKED: u32 = 1 << 16;
-const INITIAL_COUNT: u32 = 0x38;
-const CURRENT_COUNT: u32 = 0x39;
-const DIVIDE: u32 = 0x3e;
-const DIVIDE_BY_1: u32 = 0b1011;
 
 /// How a deadline is set.
 #[derive(Clone, Copy, Debug)]
@@ -50,16 +42,19 @@ impl HostTimer {
     #[must_use]
     pub unsafe fn new(apic: LocalApic, tsc: Hertz) -> Self {
         trap::set_hook(TIMER_VECTOR, Some(on_timer));
-        apic.write(DIVIDE, DIVIDE_BY_1);
+        apic.write(Register::DIVIDE, divide::BY_1);
         let has_deadline = raw_cpuid::CpuId::new()
             .get_feature_info()
             .is_some_and(|features| features.has_tsc_deadline());
         let mode = if has_deadline {
-            apic.write(LVT_TIMER, LVT_MODE_TSC_DEADLINE | u32::from(TIMER_VECTOR));
+            apic.write(
+                Register::LVT_TIMER,
+                lvt::TIMER_TSC_DEADLINE | u32::from(TIMER_VECTOR),
+            );
             Mode::TscDeadline
         } else {
             let frequency = measure(apic, tsc);
-            apic.write(LVT_TIMER, TIMER_VECTOR.into());
+            apic.write(Register::LVT_TIMER, TIMER_VECTOR.into());
             Mode::OneShot(frequency)
         };
         Self { apic, mode, tsc }
@@ -79,11 +74,11 @@ impl HostTimer {
         }
         match self.mode {
             // SAFETY: the CPU has the MSR.
-            Mode::TscDeadline => unsafe { msr::write(TSC_DEADLINE, until.0) },
+            Mode::TscDeadline => unsafe { msr::write(IA32_TSC_DEADLINE, until.0) },
             Mode::OneShot(frequency) => {
                 let count = frequency.periods_in(until.since(now), self.tsc);
                 let count = u32::try_from(count).unwrap_or(u32::MAX).max(1);
-                self.apic.write(INITIAL_COUNT, count);
+                self.apic.write(Register::INITIAL_COUNT, count);
             }
         }
         // SAFETY: interrupts are let in for the HLT alone; their handlers return, and change
@@ -94,16 +89,16 @@ impl HostTimer {
 
 /// The frequency of the timer's input, by the TSC, over a millisecond.
 fn measure(apic: LocalApic, tsc: Hertz) -> Hertz {
-    apic.write(LVT_TIMER, LVT_MASKED);
-    apic.write(INITIAL_COUNT, u32::MAX);
+    apic.write(Register::LVT_TIMER, lvt::MASKED);
+    apic.write(Register::INITIAL_COUNT, u32::MAX);
     let start = host_now();
     let length = tsc.get() / 1000;
     while host_now().since(start) < length {
         core::hint::spin_loop();
     }
-    let counted = u64::from(u32::MAX - apic.read(CURRENT_COUNT));
+    let counted = u64::from(u32::MAX - apic.read(Register::CURRENT_COUNT));
     let elapsed = host_now().since(start).max(1);
-    apic.write(INITIAL_COUNT, 0);
+    apic.write(Register::INITIAL_COUNT, 0);
     let hz = u128::from(counted) * u128::from(tsc.get()) / u128::from(elapsed);
     Hertz::try_new(hz as u64).unwrap_or(tsc)
 }

@@ -3,26 +3,13 @@
 
 use super::cpu::PerCpu;
 use super::cpu::trap::{self, TrapFrame};
+use arch::ApicBaseFlags;
+use arch::apic::{Register, delivery_mode, icr, svr};
+use arch::msr::IA32_APIC_BASE;
 use vmx::msr;
 
 /// The vector of spurious interrupts, which need no EOI.
 const SPURIOUS_VECTOR: u8 = 0xff;
-
-const APIC_BASE: u32 = 0x1b;
-const APIC_BASE_ENABLED: u64 = 1 << 11;
-const APIC_BASE_X2APIC: u64 = 1 << 10;
-
-// Registers by their index: the MSR's distance from 0x800, which is a sixteenth of the
-// offset in the page.
-const EOI: u32 = 0x0b;
-const SVR: u32 = 0x0f;
-const SVR_ENABLED: u32 = 1 << 8;
-const ICR_LOW: u32 = 0x30;
-const ICR_HIGH: u32 = 0x31;
-const ICR_PENDING: u32 = 1 << 12;
-const ICR_ASSERT: u32 = 1 << 14;
-const ICR_INIT: u32 = 0b101 << 8;
-const ICR_START_UP: u32 = 0b110 << 8;
 
 /// The local APIC of this CPU; how its registers are reached.
 #[derive(Clone, Copy, Debug)]
@@ -46,9 +33,12 @@ impl LocalApic {
         trap::set_hook(SPURIOUS_VECTOR, Some(on_spurious));
         // SAFETY: every 64-bit CPU has IA32_APIC_BASE; enabling the APIC where it is changes
         // nothing else.
-        unsafe { msr::write(APIC_BASE, msr::read(APIC_BASE) | APIC_BASE_ENABLED) };
+        unsafe {
+            let base = msr::read(IA32_APIC_BASE) | ApicBaseFlags::LAPIC_ENABLE.bits();
+            msr::write(IA32_APIC_BASE, base);
+        }
         let apic = Self::current();
-        apic.write(SVR, SVR_ENABLED | u32::from(SPURIOUS_VECTOR));
+        apic.write(Register::SVR, svr::ENABLED | u32::from(SPURIOUS_VECTOR));
         apic
     }
 
@@ -61,40 +51,44 @@ impl LocalApic {
     /// As [`LocalApic::current`], found out from the CPU: once, since the mode stays.
     pub(super) fn of_this_cpu() -> Self {
         // SAFETY: every 64-bit CPU has IA32_APIC_BASE.
-        let base = unsafe { msr::read(APIC_BASE) };
-        if base & APIC_BASE_X2APIC != 0 {
+        let base = unsafe { msr::read(IA32_APIC_BASE) };
+        if base & ApicBaseFlags::X2APIC_ENABLE.bits() != 0 {
             Self::Msrs
         } else {
-            Self::Page(base & 0x000f_ffff_ffff_f000)
+            Self::Page(base & arch::paging::ADDRESS)
         }
     }
 
-    pub(super) fn write(self, index: u32, value: u32) {
+    pub(super) fn write(self, register: Register, value: u32) {
         // SAFETY: the registers used by this module and the timer exist on every LAPIC, and
         // none of them touches memory that Rust knows of. The page is mapped one to one.
         unsafe {
             match self {
                 Self::Page(base) => {
-                    ((base + u64::from(index) * 16) as *mut u32).write_volatile(value);
+                    let address = base + u64::from(register.offset());
+                    (address as *mut u32).write_volatile(value);
                 }
-                Self::Msrs => msr::write(0x800 + index, value.into()),
+                Self::Msrs => msr::write(register.msr(), value.into()),
             }
         }
     }
 
-    pub(super) fn read(self, index: u32) -> u32 {
+    pub(super) fn read(self, register: Register) -> u32 {
         // SAFETY: as for writing.
         unsafe {
             match self {
-                Self::Page(base) => ((base + u64::from(index) * 16) as *const u32).read_volatile(),
-                Self::Msrs => msr::read(0x800 + index) as u32,
+                Self::Page(base) => {
+                    let address = base + u64::from(register.offset());
+                    (address as *const u32).read_volatile()
+                }
+                Self::Msrs => msr::read(register.msr()) as u32,
             }
         }
     }
 
     /// Signals the end of the interrupt in service.
     pub fn end_interrupt(self) {
-        self.write(EOI, 0);
+        self.write(Register::EOI, 0);
     }
 
     /// Interrupts the CPU with the APIC ID `target` with `vector`.
@@ -104,12 +98,15 @@ impl LocalApic {
 
     /// Resets the CPU with the APIC ID `target`, which then waits for a start-up.
     pub fn send_init(self, target: u32) {
-        self.send(target, ICR_INIT | ICR_ASSERT);
+        self.send(target, delivery_mode::INIT | icr::ASSERT);
     }
 
     /// Starts the CPU with the APIC ID `target` in real mode at `page` * 4096.
     pub fn send_start_up(self, target: u32, page: u8) {
-        self.send(target, ICR_START_UP | ICR_ASSERT | u32::from(page));
+        self.send(
+            target,
+            delivery_mode::START_UP | icr::ASSERT | u32::from(page),
+        );
     }
 
     fn send(self, target: u32, command: u32) {
@@ -122,7 +119,7 @@ impl LocalApic {
                     core::arch::x86_64::_mm_mfence();
                     core::arch::x86_64::_mm_lfence();
                     msr::write(
-                        0x800 + ICR_LOW,
+                        Register::ICR_LOW.msr(),
                         u64::from(target) << 32 | u64::from(command),
                     );
                 }
@@ -131,13 +128,13 @@ impl LocalApic {
                 // Hardware accepts within microseconds; one that does not is beyond help.
                 const PATIENCE: u32 = 1_000_000;
                 for _ in 0..PATIENCE {
-                    if self.read(ICR_LOW) & ICR_PENDING == 0 {
+                    if self.read(Register::ICR_LOW) & icr::DELIVERY_STATUS == 0 {
                         break;
                     }
                     core::hint::spin_loop();
                 }
-                self.write(ICR_HIGH, target << 24);
-                self.write(ICR_LOW, command);
+                self.write(Register::ICR_HIGH, target << 24);
+                self.write(Register::ICR_LOW, command);
             }
         }
     }

@@ -9,10 +9,7 @@ use vmx::addr::{HostPhysAddr, PAGE_SIZE};
 #[cfg(test)]
 mod tests;
 
-/// Bytes in a 2 MiB page.
-pub const SIZE_2M: u64 = 2 << 20;
-/// Bytes in a 1 GiB page.
-pub const SIZE_1G: u64 = 1 << 30;
+pub use arch::paging::{SIZE_1G, SIZE_2M};
 /// Below this lie real-mode structures of the firmware and, later, the page where
 /// application processors wake up; none of it is handed out.
 pub const LOW_MEMORY_END: u64 = 1 << 20;

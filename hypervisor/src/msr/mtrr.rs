@@ -1,17 +1,10 @@
 //! Memory type range registers (SDM vol. 3, 12.11): state of the guest that it reads back
 //! and that has no effect, since EPT says how a guest's RAM is cached.
 
-use super::GeneralProtection;
-use crate::guest_boot::memory_map::{DEVICE_HOLE_END, DEVICE_HOLE_START};
+use arch::GeneralProtection;
+use arch::msr::*;
 
-const MTRRCAP: u32 = 0xFE;
-const PHYS_BASE_0: u32 = 0x200;
-const FIX_64K: u32 = 0x250;
-const FIX_16K_80000: u32 = 0x258;
-const FIX_16K_A0000: u32 = 0x259;
-const FIX_4K_C0000: u32 = 0x268;
-const FIX_4K_LAST: u32 = 0x26F;
-const DEF_TYPE: u32 = 0x2FF;
+use crate::guest_boot::memory_map::{DEVICE_HOLE_END, DEVICE_HOLE_START};
 
 /// Pairs of base and mask.
 const VARIABLE: usize = 8;
@@ -64,8 +57,8 @@ impl Mtrrs {
     /// The value of `msr`, if it is one of these.
     pub(super) fn read(&self, msr: u32) -> Option<u64> {
         match msr {
-            MTRRCAP => Some(CAPABILITIES),
-            DEF_TYPE => Some(self.default_type),
+            IA32_MTRRCAP => Some(CAPABILITIES),
+            IA32_MTRR_DEF_TYPE => Some(self.default_type),
             _ => fixed_index(msr)
                 .and_then(|index| self.fixed.get(index))
                 .or_else(|| {
@@ -80,7 +73,7 @@ impl Mtrrs {
     pub(super) fn write(&mut self, msr: u32, value: u64) -> Result<(), GeneralProtection> {
         let is_valid;
         let slot;
-        if msr == DEF_TYPE {
+        if msr == IA32_MTRR_DEF_TYPE {
             is_valid = value & !(ENABLE | FIXED_ENABLE | 0xFF) == 0 && is_type(value as u8);
             slot = Some(&mut self.default_type);
         } else if let Some(index) = fixed_index(msr) {
@@ -115,17 +108,19 @@ const fn is_type(byte: u8) -> bool {
 
 fn fixed_index(msr: u32) -> Option<usize> {
     match msr {
-        FIX_64K => Some(0),
-        FIX_16K_80000 => Some(1),
-        FIX_16K_A0000 => Some(2),
-        FIX_4K_C0000..=FIX_4K_LAST => Some(3 + (msr - FIX_4K_C0000) as usize),
+        IA32_MTRR_FIX64K_00000 => Some(0),
+        IA32_MTRR_FIX16K_80000 => Some(1),
+        IA32_MTRR_FIX16K_A0000 => Some(2),
+        IA32_MTRR_FIX4K_C0000..=IA32_MTRR_FIX4K_F8000 => {
+            Some(3 + (msr - IA32_MTRR_FIX4K_C0000) as usize)
+        }
         _ => None,
     }
 }
 
 /// Which pair, and 0 for its base or 1 for its mask.
 fn variable_index(msr: u32) -> Option<(usize, usize)> {
-    let index = msr.checked_sub(PHYS_BASE_0)? as usize;
+    let index = msr.checked_sub(IA32_MTRR_PHYSBASE0)? as usize;
     (index < 2 * VARIABLE).then_some((index / 2, index % 2))
 }
 
@@ -137,28 +132,31 @@ mod tests {
     #[test]
     fn firmware_leaves_ram_write_back_and_devices_uncacheable() {
         let mtrrs = Mtrrs::new(46);
-        assert_eq!(mtrrs.read(DEF_TYPE), Some(0xC06));
-        assert_eq!(mtrrs.read(PHYS_BASE_0), Some(0xC000_0000));
-        assert_eq!(mtrrs.read(PHYS_BASE_0 + 1), Some(0x3FFF_C000_0800));
-        assert_eq!(mtrrs.read(FIX_16K_A0000), Some(0));
-        assert_eq!(mtrrs.read(FIX_4K_LAST), Some(0x0606_0606_0606_0606));
-        assert_eq!(mtrrs.read(MTRRCAP), Some(0x508));
+        assert_eq!(mtrrs.read(IA32_MTRR_DEF_TYPE), Some(0xC06));
+        assert_eq!(mtrrs.read(IA32_MTRR_PHYSBASE0), Some(0xC000_0000));
+        assert_eq!(mtrrs.read(IA32_MTRR_PHYSBASE0 + 1), Some(0x3FFF_C000_0800));
+        assert_eq!(mtrrs.read(IA32_MTRR_FIX16K_A0000), Some(0));
+        assert_eq!(
+            mtrrs.read(IA32_MTRR_FIX4K_F8000),
+            Some(0x0606_0606_0606_0606)
+        );
+        assert_eq!(mtrrs.read(IA32_MTRRCAP), Some(0x508));
     }
 
     #[test]
     fn reserved_bits_and_types_fault() {
         let mut mtrrs = Mtrrs::new(46);
         for (msr, value) in [
-            (MTRRCAP, 0x508),
-            (DEF_TYPE, 0xC02),
-            (DEF_TYPE, 1 << 12),
-            (DEF_TYPE, 1 << 8),
-            (FIX_64K, 0x0700_0000_0000_0000),
-            (PHYS_BASE_0, 0x103),
-            (PHYS_BASE_0, 1 << 46),
-            (PHYS_BASE_0 + 1, 1),
-            (PHYS_BASE_0 + 1, 1 << 63),
-            (PHYS_BASE_0 + 2 * VARIABLE as u32, 0),
+            (IA32_MTRRCAP, 0x508),
+            (IA32_MTRR_DEF_TYPE, 0xC02),
+            (IA32_MTRR_DEF_TYPE, 1 << 12),
+            (IA32_MTRR_DEF_TYPE, 1 << 8),
+            (IA32_MTRR_FIX64K_00000, 0x0700_0000_0000_0000),
+            (IA32_MTRR_PHYSBASE0, 0x103),
+            (IA32_MTRR_PHYSBASE0, 1 << 46),
+            (IA32_MTRR_PHYSBASE0 + 1, 1),
+            (IA32_MTRR_PHYSBASE0 + 1, 1 << 63),
+            (IA32_MTRR_PHYSBASE0 + 2 * VARIABLE as u32, 0),
             (0x251, 0),
         ] {
             let before = mtrrs.read(msr);

@@ -44,25 +44,25 @@ fn msrs() -> Msrs {
 fn linux_may_use_the_tsc_deadline_timer() {
     let mut msrs = msrs();
     // As it asks for the revision: write zero, CPUID, read.
-    msrs.write(BIOS_SIGN_ID, 0).unwrap();
-    assert_eq!(msrs.read(BIOS_SIGN_ID), Ok(0x0200_0014 << 32));
+    msrs.write(IA32_BIOS_SIGN_ID, 0).unwrap();
+    assert_eq!(msrs.read(IA32_BIOS_SIGN_ID), Ok(0x0200_0014 << 32));
 }
 
 #[test]
 fn misc_enable_reads_back_what_may_be_written() {
     let mut msrs = msrs();
-    let start = msrs.read(MISC_ENABLE).unwrap();
+    let start = msrs.read(IA32_MISC_ENABLE).unwrap();
     assert_eq!(start, 0x1801);
     let value = 0x4_00C5_0809 & !0x1880 | start & 0x1880;
-    msrs.write(MISC_ENABLE, value).unwrap();
-    assert_eq!(msrs.read(MISC_ENABLE), Ok(value));
+    msrs.write(IA32_MISC_ENABLE, value).unwrap();
+    assert_eq!(msrs.read(IA32_MISC_ENABLE), Ok(value));
     for wrong in [start | 1 << 1, start | 1 << 63] {
         assert_eq!(
-            msrs.write(MISC_ENABLE, wrong),
+            msrs.write(IA32_MISC_ENABLE, wrong),
             Err(GeneralProtection),
             "{wrong:#x}"
         );
-        assert_eq!(msrs.read(MISC_ENABLE), Ok(value));
+        assert_eq!(msrs.read(IA32_MISC_ENABLE), Ok(value));
     }
 }
 
@@ -70,15 +70,15 @@ fn misc_enable_reads_back_what_may_be_written() {
 fn writes_to_read_only_bits_of_misc_enable_are_ignored() {
     let mut msrs = msrs();
     // Performance monitoring available, and branch trace storage and PEBS unavailable.
-    msrs.write(MISC_ENABLE, 1 | 1 << 7).unwrap();
-    assert_eq!(msrs.read(MISC_ENABLE), Ok(0x1801));
+    msrs.write(IA32_MISC_ENABLE, 1 | 1 << 7).unwrap();
+    assert_eq!(msrs.read(IA32_MISC_ENABLE), Ok(0x1801));
 }
 
 #[test]
 fn vmx_is_locked_away() {
     let mut msrs = msrs();
-    assert_eq!(msrs.read(FEATURE_CONTROL), Ok(1));
-    assert_eq!(msrs.write(FEATURE_CONTROL, 5), Err(GeneralProtection));
+    assert_eq!(msrs.read(IA32_FEATURE_CONTROL), Ok(1));
+    assert_eq!(msrs.write(IA32_FEATURE_CONTROL, 5), Err(GeneralProtection));
     for vmx in 0x480..=0x491 {
         assert_eq!(msrs.read(vmx), Err(GeneralProtection));
     }
@@ -87,18 +87,18 @@ fn vmx_is_locked_away() {
 #[test]
 fn there_are_no_machine_check_banks() {
     let mut msrs = msrs();
-    assert_eq!(msrs.read(MCG_CAP), Ok(0));
+    assert_eq!(msrs.read(IA32_MCG_CAP), Ok(0));
     for bank in 0x400..0x480 {
         assert_eq!(msrs.read(bank), Err(GeneralProtection));
         assert_eq!(msrs.write(bank, 0), Err(GeneralProtection));
     }
-    msrs.write(MCG_STATUS, 0).unwrap();
-    assert_eq!(msrs.write(MCG_STATUS, 8), Err(GeneralProtection));
+    msrs.write(IA32_MCG_STATUS, 0).unwrap();
+    assert_eq!(msrs.write(IA32_MCG_STATUS, 8), Err(GeneralProtection));
 }
 
 #[test]
 fn arch_capabilities_tell_of_flaws_that_are_not_there_and_no_controls() {
-    let shown = msrs().read(ARCH_CAPABILITIES).unwrap();
+    let shown = msrs().read(IA32_ARCH_CAPABILITIES).unwrap();
     for (name, bit, is_shown) in [
         ("RDCL_NO", 0, true),
         ("IBRS_ALL", 1, false),
@@ -128,11 +128,14 @@ fn arch_capabilities_tell_of_flaws_that_are_not_there_and_no_controls() {
 
 #[test]
 fn xss_exists_only_with_xsaves() {
-    assert_eq!(msrs_with(true).read(XSS), Ok(0));
-    assert_eq!(msrs_with(true).write(XSS, 0), Ok(()));
-    assert_eq!(msrs_with(true).write(XSS, 1 << 8), Err(GeneralProtection));
-    assert_eq!(msrs_with(false).read(XSS), Err(GeneralProtection));
-    assert_eq!(msrs_with(false).write(XSS, 0), Err(GeneralProtection));
+    assert_eq!(msrs_with(true).read(IA32_XSS), Ok(0));
+    assert_eq!(msrs_with(true).write(IA32_XSS, 0), Ok(()));
+    assert_eq!(
+        msrs_with(true).write(IA32_XSS, 1 << 8),
+        Err(GeneralProtection)
+    );
+    assert_eq!(msrs_with(false).read(IA32_XSS), Err(GeneralProtection));
+    assert_eq!(msrs_with(false).write(IA32_XSS, 0), Err(GeneralProtection));
 }
 
 #[test]
@@ -146,20 +149,20 @@ fn debugctl_steps_on_branches_and_traces_nothing() {
 
 #[test]
 fn platform_info_tells_the_base_ratio() {
-    assert_eq!(msrs().read(PLATFORM_INFO), Ok(35 << 8));
+    assert_eq!(msrs().read(MSR_PLATFORM_INFO), Ok(35 << 8));
 }
 
 #[test]
 fn msrs_of_others_are_not_here() {
     let mut msrs = msrs();
     let theirs = [
-        TIME_STAMP_COUNTER,
-        APIC_BASE,
-        TSC_ADJUST,
-        TSC_DEADLINE,
-        EFER,
-        DEBUGCTL,
-        TSC_AUX,
+        IA32_TIME_STAMP_COUNTER,
+        IA32_APIC_BASE,
+        IA32_TSC_ADJUST,
+        IA32_TSC_DEADLINE,
+        IA32_EFER,
+        IA32_DEBUGCTL,
+        IA32_TSC_AUX,
         0x802,
     ];
     for msr in theirs.into_iter().chain(pass_through()) {

@@ -1,8 +1,8 @@
 //! Linear memory as the processor sees it for its own structures: supervisor accesses, with no
 //! segments, in 32 bits.
 
+use arch::ExceptionVector;
 use vmx::addr::{GuestPhysAddr, GuestVirtAddr, PAGE_SIZE};
-use vmx::event::vector;
 
 use super::SwitchError;
 use crate::emulate::Fault;
@@ -13,7 +13,7 @@ impl From<WalkError> for SwitchError {
     fn from(error: WalkError) -> Self {
         match error {
             WalkError::Fault(fault) => Self::Fault(Fault {
-                vector: vector::PAGE_FAULT,
+                vector: ExceptionVector::Page,
                 error_code: Some(fault.error_code),
                 cr2: Some(fault.address.0),
             }),

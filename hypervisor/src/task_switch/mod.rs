@@ -17,7 +17,7 @@ mod tss;
 #[cfg(test)]
 mod tests;
 
-use vmx::event::vector;
+use arch::ExceptionVector;
 use vmx::segment::{AccessRights, DescriptorTable, Segment, SegmentRegister};
 
 use crate::emulate::{Cpu, Fault};
@@ -89,7 +89,7 @@ pub struct Switched {
 }
 
 /// Why a task switch is not done, or not quite.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum SwitchError {
     /// The guest gets a fault.
     Fault(Fault),
@@ -105,7 +105,7 @@ struct Faults {
 }
 
 impl Faults {
-    fn with(self, vector: u8, code: u32) -> SwitchError {
+    fn with(self, vector: ExceptionVector, code: u32) -> SwitchError {
         SwitchError::Fault(Fault {
             vector,
             error_code: Some(code | u32::from(self.external)),
@@ -114,7 +114,7 @@ impl Faults {
     }
 
     /// A fault that names a selector.
-    fn selector(self, vector: u8, selector: u16) -> SwitchError {
+    fn selector(self, vector: ExceptionVector, selector: u16) -> SwitchError {
         self.with(vector, u32::from(selector & !0b11))
     }
 }
@@ -143,7 +143,7 @@ pub fn switch_task<C: TaskCpu, M: GuestMemory>(
     let old_tr = cpu.segment(SegmentRegister::Tr);
     let old_format = Format::of_type(old_tr.rights.bits());
     if old_tr.limit < old_format.least_limit() {
-        return Err(faults.selector(vector::INVALID_TSS, old_tr.selector));
+        return Err(faults.selector(ExceptionVector::InvalidTss, old_tr.selector));
     }
 
     // Everything that can fault in the old task does so before anything changes.
@@ -224,9 +224,9 @@ fn find_task<C: TaskCpu, M: GuestMemory>(
     let selector = request.selector;
     // SDM vol. 3A, table 9-1: #GP for CALL, JMP and events, #TS for IRET.
     let invalid = if request.cause == Cause::Iret {
-        vector::INVALID_TSS
+        ExceptionVector::InvalidTss
     } else {
-        vector::GENERAL_PROTECTION
+        ExceptionVector::GeneralProtection
     };
     let descriptor = descriptor::read_global(cpu, space, selector)?
         .ok_or_else(|| faults.selector(invalid, selector))?;
@@ -235,10 +235,10 @@ fn find_task<C: TaskCpu, M: GuestMemory>(
         _ => return Err(faults.selector(invalid, selector)),
     };
     if !descriptor.is_present() {
-        return Err(faults.selector(vector::SEGMENT_NOT_PRESENT, selector));
+        return Err(faults.selector(ExceptionVector::SegmentNotPresent, selector));
     }
     if descriptor.limit < format.least_limit() {
-        return Err(faults.selector(vector::INVALID_TSS, selector));
+        return Err(faults.selector(ExceptionVector::InvalidTss, selector));
     }
     Ok(Task { descriptor, format })
 }
@@ -259,7 +259,7 @@ fn pdptes_of<C: TaskCpu, M: GuestMemory>(
     }
     match read_pdptes(memory, cr3.into(), cpu.physical_address_bits()) {
         Some(pdptes) => Ok(Some(pdptes)),
-        None => Err(faults.selector(vector::INVALID_TSS, request.selector)),
+        None => Err(faults.selector(ExceptionVector::InvalidTss, request.selector)),
     }
 }
 
@@ -293,7 +293,7 @@ fn push_error_code<C: TaskCpu, M: GuestMemory>(
         last <= limit
     };
     if !within {
-        return Err(faults.with(vector::STACK_FAULT, 0));
+        return Err(faults.with(ExceptionVector::Stack, 0));
     }
     let user = cpu.cpl() == 3;
     space.push(stack.base.wrapping_add(top), bytes, user)?;

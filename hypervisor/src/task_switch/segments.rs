@@ -1,7 +1,7 @@
 //! The segment registers of a new task (SDM vol. 3A, table 9-1: the checks that follow the
 //! load of the TSS).
 
-use vmx::event::vector;
+use arch::ExceptionVector;
 use vmx::segment::{AccessRights, Segment, SegmentRegister};
 
 use super::descriptor::{self, SystemType, is_null, set_accessed};
@@ -110,7 +110,7 @@ fn load_ldtr<C: TaskCpu, M: GuestMemory>(
     }
     let descriptor = descriptor::read_global(cpu, space, selector)?
         .filter(|it| it.system_type() == Some(SystemType::Ldt) && it.is_present())
-        .ok_or_else(|| faults.selector(vector::INVALID_TSS, selector))?;
+        .ok_or_else(|| faults.selector(ExceptionVector::InvalidTss, selector))?;
     cpu.set_segment(SegmentRegister::Ldtr, descriptor.segment(selector));
     Ok(())
 }
@@ -121,7 +121,7 @@ fn code_segment<C: TaskCpu, M: GuestMemory>(
     selector: u16,
     faults: Faults,
 ) -> Result<Segment, SwitchError> {
-    let invalid = || faults.selector(vector::INVALID_TSS, selector);
+    let invalid = || faults.selector(ExceptionVector::InvalidTss, selector);
     if is_null(selector) {
         return Err(invalid());
     }
@@ -137,7 +137,7 @@ fn code_segment<C: TaskCpu, M: GuestMemory>(
         return Err(invalid());
     }
     if !descriptor.is_present() {
-        return Err(faults.selector(vector::SEGMENT_NOT_PRESENT, selector));
+        return Err(faults.selector(ExceptionVector::SegmentNotPresent, selector));
     }
     set_accessed(space, &mut descriptor)?;
     Ok(descriptor.segment(selector))
@@ -150,7 +150,7 @@ fn stack_segment<C: TaskCpu, M: GuestMemory>(
     cpl: u8,
     faults: Faults,
 ) -> Result<Segment, SwitchError> {
-    let invalid = || faults.selector(vector::INVALID_TSS, selector);
+    let invalid = || faults.selector(ExceptionVector::InvalidTss, selector);
     if is_null(selector) {
         return Err(invalid());
     }
@@ -160,7 +160,7 @@ fn stack_segment<C: TaskCpu, M: GuestMemory>(
         return Err(invalid());
     }
     if !descriptor.is_present() {
-        return Err(faults.selector(vector::STACK_FAULT, selector));
+        return Err(faults.selector(ExceptionVector::Stack, selector));
     }
     set_accessed(space, &mut descriptor)?;
     Ok(descriptor.segment(selector))
@@ -176,7 +176,7 @@ fn data_segment<C: TaskCpu, M: GuestMemory>(
     if is_null(selector) {
         return Ok(without_segment(selector));
     }
-    let invalid = || faults.selector(vector::INVALID_TSS, selector);
+    let invalid = || faults.selector(ExceptionVector::InvalidTss, selector);
     let mut descriptor = descriptor::read(cpu, space, selector)?.ok_or_else(invalid)?;
     let rpl = (selector & 0b11) as u8;
     let privilege_fits = descriptor.is_conforming() || cpl.max(rpl) <= descriptor.rights.dpl();
@@ -184,7 +184,7 @@ fn data_segment<C: TaskCpu, M: GuestMemory>(
         return Err(invalid());
     }
     if !descriptor.is_present() {
-        return Err(faults.selector(vector::SEGMENT_NOT_PRESENT, selector));
+        return Err(faults.selector(ExceptionVector::SegmentNotPresent, selector));
     }
     set_accessed(space, &mut descriptor)?;
     Ok(descriptor.segment(selector))

@@ -2,6 +2,7 @@
 
 mod machine;
 
+use arch::ExceptionVector;
 use std::vec;
 
 use proptest::prelude::*;
@@ -67,7 +68,7 @@ fn a_jump_frees_the_old_task_and_nests_nothing() {
 fn iret_goes_back_to_a_busy_task_and_ends_the_nesting() {
     let mut machine = Machine::new();
     machine.cpu.rflags |= u64::from(EFLAGS_NT);
-    machine.expect_fault(Cause::Iret, vector::INVALID_TSS, NEW);
+    machine.expect_fault(Cause::Iret, ExceptionVector::InvalidTss, NEW);
     machine.set_access_byte(NEW, BUSY_TSS);
     machine.switch(Cause::Iret).unwrap();
     assert_eq!(
@@ -107,7 +108,7 @@ fn an_error_code_that_the_stack_has_no_room_for_is_a_stack_fault() {
         error_code: Some(0),
         external: true,
     };
-    machine.expect_fault(cause, vector::STACK_FAULT, 1);
+    machine.expect_fault(cause, ExceptionVector::Stack, 1);
     assert_eq!(
         machine.selector(SegmentRegister::Tr),
         NEW,
@@ -120,20 +121,20 @@ fn a_fault_before_the_commit_changes_nothing() {
     let mut machine = Machine::new();
     machine.set_access_byte(NEW, 0x09);
     let before = machine.ram.snapshot();
-    machine.expect_fault(Cause::Call, vector::SEGMENT_NOT_PRESENT, NEW);
+    machine.expect_fault(Cause::Call, ExceptionVector::SegmentNotPresent, NEW);
     machine.set_access_byte(NEW, BUSY_TSS);
-    machine.expect_fault(Cause::Jump, vector::GENERAL_PROTECTION, NEW);
+    machine.expect_fault(Cause::Jump, ExceptionVector::GeneralProtection, NEW);
     let event = Cause::Event {
         error_code: None,
         external: true,
     };
-    machine.expect_fault(event, vector::GENERAL_PROTECTION, NEW | 1);
+    machine.expect_fault(event, ExceptionVector::GeneralProtection, NEW | 1);
     machine.set_access_byte(NEW, 0x09);
     assert_eq!(machine.ram.snapshot(), before);
     machine
         .ram
         .write_u64(GDT + u64::from(NEW), descriptor(NEW_TSS, 102, 0x89, 0));
-    machine.expect_fault(Cause::Call, vector::INVALID_TSS, NEW);
+    machine.expect_fault(Cause::Call, ExceptionVector::InvalidTss, NEW);
     assert_eq!(machine.cpu.rip, 0x4000);
     assert_eq!(*machine.cpu.task_entries.borrow(), 0);
 }
@@ -142,9 +143,9 @@ fn a_fault_before_the_commit_changes_nothing() {
 fn the_new_tasks_selectors_are_checked_as_the_manual_says() {
     // SDM vol. 3A, table 9-1.
     let (ts, np, ss) = (
-        vector::INVALID_TSS,
-        vector::SEGMENT_NOT_PRESENT,
-        vector::STACK_FAULT,
+        ExceptionVector::InvalidTss,
+        ExceptionVector::SegmentNotPresent,
+        ExceptionVector::Stack,
     );
     for (offset, selector, vector, why) in [
         (0x60, DATA, ts, "LDTR: no LDT"),
@@ -301,7 +302,7 @@ fn paging_switches_with_the_task_and_a_page_fault_before_it_changes_nothing() {
         .ram
         .write_u64(GDT + u64::from(NEW), descriptor(0x80_0000, 103, 0x89, 0));
     let fault = Fault {
-        vector: vector::PAGE_FAULT,
+        vector: ExceptionVector::Page,
         error_code: Some(0),
         cr2: Some(0x80_0000),
     };
@@ -328,7 +329,7 @@ fn pae_tasks_bring_their_pdptes_and_bad_ones_are_refused() {
 
     let mut machine = pae();
     machine.ram.write_u64(DIRECTORY, 0xb003);
-    machine.expect_fault(Cause::Call, vector::INVALID_TSS, NEW);
+    machine.expect_fault(Cause::Call, ExceptionVector::InvalidTss, NEW);
     assert_eq!(machine.access_byte(NEW), FREE_TSS);
 }
 

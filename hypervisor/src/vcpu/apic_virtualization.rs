@@ -6,7 +6,9 @@
 //! what the processor does not do. Without, all goes through the model, and the only thing
 //! left to the processor is CR8.
 
-use devices::lapic::{ApicBase, Mode, VectorRegister};
+use arch::apic::{self, Register};
+use arch::msr;
+use devices::lapic::{Mode, VectorRegister};
 use vmx::bitmaps::MsrAccess;
 use vmx::controls::Secondary;
 use vmx::fields;
@@ -27,19 +29,28 @@ enum Assistance {
     X2Apic,
 }
 
-/// The x2APIC MSRs that the processor reads from the virtual-APIC page as well as the model
-/// would: all but the current count, which is a function of time.
-const X2APIC_MSRS: core::ops::RangeInclusive<u32> = 0x800..=0x83f;
-const X2APIC_TPR: u32 = 0x808;
-const X2APIC_PPR: u32 = 0x80a;
-const X2APIC_EOI: u32 = 0x80b;
-const X2APIC_SELF_IPI: u32 = 0x83f;
-/// Registers that x2APIC mode has and that can be read, besides ISR, TMR and IRR: a read of
-/// any other is to fault, so it exits.
-const X2APIC_READABLE: [u32; 15] = [
-    0x802, 0x803, X2APIC_TPR, X2APIC_PPR, 0x80d, 0x80f, 0x828, 0x830, 0x832, 0x833, 0x834, 0x835,
-    0x836, 0x837, 0x838,
+/// Registers, besides ISR, TMR and IRR, that the processor reads from the virtual-APIC page as
+/// well as the model would: those that x2APIC mode has on every model, but for the current count,
+/// which is a function of time. A read of any other exits, as it may have to fault.
+const X2APIC_READABLE: [Register; 15] = [
+    Register::ID,
+    Register::VERSION,
+    Register::TPR,
+    Register::PPR,
+    Register::LDR,
+    Register::SVR,
+    Register::ESR,
+    Register::ICR_LOW,
+    Register::LVT_TIMER,
+    Register::LVT_THERMAL,
+    Register::LVT_PERFORMANCE,
+    Register::LVT_LINT0,
+    Register::LVT_LINT1,
+    Register::LVT_ERROR,
+    Register::INITIAL_COUNT,
 ];
+/// Registers that the processor takes writes of.
+const X2APIC_WRITABLE: [Register; 3] = [Register::TPR, Register::EOI, Register::SELF_IPI];
 
 impl Vcpu {
     /// Brings the controls in line with the LAPIC after an access to it that may have enabled
@@ -62,7 +73,7 @@ impl Vcpu {
         self.apic_was_enabled = enabled;
         let assistance = match self.lapic.mode() {
             _ if !self.may_virtualize_apic => Assistance::TprShadow,
-            Mode::XApic if base.address() == ApicBase::DEFAULT_ADDRESS => {
+            Mode::XApic if base.address() == apic::DEFAULT_ADDRESS => {
                 if enabled {
                     Assistance::XApic
                 } else {
@@ -103,15 +114,20 @@ impl Vcpu {
 
     fn pass_x2apic_msrs_through(&mut self, on: bool) {
         let bitmaps = &mut *self.msr_bitmaps;
-        for msr in X2APIC_MSRS {
+        for msr in msr::X2APIC {
             bitmaps.set_exits(msr, MsrAccess::Read, true);
             bitmaps.set_exits(msr, MsrAccess::Write, true);
         }
         if on {
-            for msr in X2APIC_READABLE.into_iter().chain(0x810..=0x827) {
+            let vectors = Register::ISR.msr()..Register::ESR.msr();
+            let readable = X2APIC_READABLE
+                .map(Register::msr)
+                .into_iter()
+                .chain(vectors);
+            for msr in readable {
                 bitmaps.set_exits(msr, MsrAccess::Read, false);
             }
-            for msr in [X2APIC_TPR, X2APIC_EOI, X2APIC_SELF_IPI] {
+            for msr in X2APIC_WRITABLE.map(Register::msr) {
                 bitmaps.set_exits(msr, MsrAccess::Write, false);
             }
         }

@@ -1,6 +1,8 @@
 //! What a guest may write to CR0, CR4 and EFER, and what follows from it: pure rules (SDM
 //! vol. 3A, 2.5 and 4.1; vol. 3C, 25.6.6).
 
+use arch::GeneralProtection;
+
 /// CR0.PE: protection.
 pub const CR0_PE: u64 = 1 << 0;
 /// CR0.TS: task switched.
@@ -38,10 +40,6 @@ pub const EFER_LME: u64 = 1 << 8;
 /// EFER.LMA: IA-32e mode active.
 pub const EFER_LMA: u64 = 1 << 10;
 
-/// A write that raises #GP(0).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Illegal;
-
 /// A CR0 that may be written, and what the write makes of EFER.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cr0Write {
@@ -74,7 +72,7 @@ pub struct Cr0Context {
 ///
 /// # Errors
 /// If the processor would raise #GP(0).
-pub fn write_cr0(value: u64, context: &Cr0Context) -> Result<Cr0Write, Illegal> {
+pub fn write_cr0(value: u64, context: &Cr0Context) -> Result<Cr0Write, GeneralProtection> {
     let Cr0Context {
         cr0,
         cr4,
@@ -83,28 +81,28 @@ pub fn write_cr0(value: u64, context: &Cr0Context) -> Result<Cr0Write, Illegal> 
         tr_16_bit,
     } = *context;
     if value >> 32 != 0 {
-        return Err(Illegal);
+        return Err(GeneralProtection);
     }
     // Undefined bits of the low half are ignored, and ET is always one.
     let visible = value & CR0_DEFINED | CR0_ET;
     if visible & CR0_PG != 0 && visible & CR0_PE == 0 {
-        return Err(Illegal);
+        return Err(GeneralProtection);
     }
     if visible & CR0_NW != 0 && visible & CR0_CD == 0 {
-        return Err(Illegal);
+        return Err(GeneralProtection);
     }
     let mut new_efer = efer;
     let paging_on = visible & CR0_PG != 0;
     if paging_on && cr0 & CR0_PG == 0 && efer & EFER_LME != 0 {
         // The page of MOV to CRn, SDM vol. 2B.
         if cr4 & CR4_PAE == 0 || cs_long || tr_16_bit {
-            return Err(Illegal);
+            return Err(GeneralProtection);
         }
         new_efer |= EFER_LMA;
     }
     if !paging_on && cr0 & CR0_PG != 0 {
         if cr4 & CR4_PCIDE != 0 || (efer & EFER_LMA != 0 && cs_long) {
-            return Err(Illegal);
+            return Err(GeneralProtection);
         }
         new_efer &= !EFER_LMA;
     }
@@ -124,12 +122,17 @@ pub fn write_cr0(value: u64, context: &Cr0Context) -> Result<Cr0Write, Illegal> 
 /// # Errors
 /// If the processor would raise #GP(0): a bit outside `allowed`, or LME changed with paging
 /// on.
-pub const fn write_efer(value: u64, efer: u64, cr0: u64, allowed: u64) -> Result<u64, Illegal> {
+pub const fn write_efer(
+    value: u64,
+    efer: u64,
+    cr0: u64,
+    allowed: u64,
+) -> Result<u64, GeneralProtection> {
     if value & !(allowed | EFER_LMA) != 0 {
-        return Err(Illegal);
+        return Err(GeneralProtection);
     }
     if (value ^ efer) & EFER_LME != 0 && cr0 & CR0_PG != 0 {
-        return Err(Illegal);
+        return Err(GeneralProtection);
     }
     Ok(value & !EFER_LMA | efer & EFER_LMA)
 }
@@ -211,7 +214,7 @@ mod tests {
         ] {
             assert_eq!(
                 write_cr0(value, &context),
-                Err(Illegal),
+                Err(GeneralProtection),
                 "{value:#x} in {context:?}"
             );
         }
@@ -248,8 +251,8 @@ mod tests {
         );
         assert_eq!(
             write_efer(0, EFER_LME | EFER_LMA, CR0_PG, allowed),
-            Err(Illegal)
+            Err(GeneralProtection)
         );
-        assert_eq!(write_efer(1 << 12, 0, 0, allowed), Err(Illegal));
+        assert_eq!(write_efer(1 << 12, 0, 0, allowed), Err(GeneralProtection));
     }
 }

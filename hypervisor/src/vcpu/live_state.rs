@@ -9,18 +9,18 @@ use alloc::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 use core::arch::asm;
 use core::ptr::NonNull;
 
-use vmx::msr;
+use arch::msr;
 
 use crate::cpuid::Limits;
 
 /// MSRs that guests read and write without an exit, outside the VMCS.
 const MSRS: [u32; 6] = [
-    msr::STAR,
-    msr::LSTAR,
-    msr::CSTAR,
-    msr::FMASK,
-    msr::KERNEL_GS_BASE,
-    msr::TSC_AUX,
+    msr::IA32_STAR,
+    msr::IA32_LSTAR,
+    msr::IA32_CSTAR,
+    msr::IA32_FMASK,
+    msr::IA32_KERNEL_GS_BASE,
+    msr::IA32_TSC_AUX,
 ];
 const TSC_AUX_SLOT: usize = 5;
 
@@ -104,7 +104,7 @@ impl LiveState {
             asm!("mov dr6, {}", in(reg) self.debug[4], options(nomem, nostack, preserves_flags));
             for (slot, (&number, &value)) in MSRS.iter().zip(&self.msrs).enumerate() {
                 if slot != TSC_AUX_SLOT || self.features.tsc_aux {
-                    msr::write(number, value);
+                    vmx::msr::write(number, value);
                 }
             }
         }
@@ -137,7 +137,7 @@ impl LiveState {
             asm!("mov {}, dr6", out(reg) self.debug[4], options(nomem, nostack, preserves_flags));
             for (slot, (&number, value)) in MSRS.iter().zip(&mut self.msrs).enumerate() {
                 if slot != TSC_AUX_SLOT || self.features.tsc_aux {
-                    *value = msr::read(number);
+                    *value = vmx::msr::read(number);
                 }
             }
         }

@@ -242,7 +242,7 @@ impl Vcpu {
 
     /// As [`Vcpu::enter_at`], when its VMCS is current.
     fn set_entry_state(&mut self, state: &EntryState) {
-        use vmx::entry::gpr;
+        use arch::gpr;
         setup::enter_at(&mut self.registers.vmcs, state);
         let gprs = &mut self.registers.gpr.gpr;
         gprs.fill(0);
@@ -302,13 +302,13 @@ impl Vcpu {
         }
         if self.vm.cpuid.limits().tsc_aux {
             self.msr_bitmaps
-                .set_exits(crate::msr::TSC_AUX, MsrAccess::Read, false);
+                .set_exits(arch::msr::IA32_TSC_AUX, MsrAccess::Read, false);
         }
         // RDMSR of the TSC shows what RDTSC does; writes move the offset.
         self.msr_bitmaps
-            .set_exits(crate::msr::TIME_STAMP_COUNTER, MsrAccess::Read, false);
+            .set_exits(arch::msr::IA32_TIME_STAMP_COUNTER, MsrAccess::Read, false);
         self.msr_bitmaps
-            .set_exits(vmx::msr::EFER, MsrAccess::Read, false);
+            .set_exits(arch::msr::IA32_EFER, MsrAccess::Read, false);
     }
 
     /// CR3 as the guest has it.

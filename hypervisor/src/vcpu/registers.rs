@@ -1,7 +1,8 @@
 //! A VCPU's registers, wherever they are: general-purpose registers in memory, the others
 //! in the VMCS. Reading one costs a VMREAD, so nothing is read that is not asked for.
 
-use vmx::entry::{GuestRegisters, gpr};
+use arch::gpr;
+use vmx::entry::GuestRegisters;
 use vmx::fields;
 use vmx::segment::{AccessRights, DescriptorTable, Segment, SegmentRegister};
 use vmx::vmcs::Vmcs;

@@ -1,8 +1,8 @@
 //! The VMCS of a new VCPU: what exits, what passes through, and the state after power-up.
 
+use arch::ExceptionVector;
 use vmx::capabilities::Capabilities;
 use vmx::controls::{Entry, Exit, PinBased, Primary, Secondary};
-use vmx::event::vector;
 use vmx::fields;
 use vmx::segment::{AccessRights, DescriptorTable, Segment, SegmentRegister};
 use vmx::vmcs::{Controls, Vmcs};
@@ -14,9 +14,9 @@ use crate::guest_boot;
 /// Exceptions that exit. A guest whose handling of #AC or #DB raises the same exception
 /// again keeps the processor in microcode for ever, past any preemption timer
 /// (CVE-2015-5307, CVE-2015-8104), unless they exit. #MC is the host's.
-const INTERCEPTED_EXCEPTIONS: u32 =
-    1 << vector::ALIGNMENT_CHECK | 1 << vector::DEBUG | 1 << MACHINE_CHECK;
-const MACHINE_CHECK: u8 = 18;
+const INTERCEPTED_EXCEPTIONS: u32 = 1 << ExceptionVector::AlignmentCheck as u8
+    | 1 << ExceptionVector::Debug as u8
+    | 1 << ExceptionVector::MachineCheck as u8;
 
 /// IA32_PAT after power-up (SDM vol. 3A, table 12-12).
 const PAT_AT_RESET: u64 = 0x0007_0406_0007_0406;
@@ -180,7 +180,7 @@ pub(super) fn init_reset(registers: &mut Registers, signature: u32) {
     vmcs.set_gdtr(empty);
     vmcs.set_idtr(empty);
     registers.gpr.gpr.fill(0);
-    registers.gpr.gpr[vmx::entry::gpr::RDX] = signature.into();
+    registers.gpr.gpr[arch::gpr::RDX] = signature.into();
 }
 
 /// Lets a processor that waits after INIT start at the real-mode address `page` * 4 KiB.

@@ -26,7 +26,7 @@ impl Vcpu {
             let intercept = counter_rate != Rates::REAL_TIME.counter;
             if self.primary.contains(Primary::RDTSC_EXITING) != intercept {
                 self.msr_bitmaps.set_exits(
-                    crate::msr::TIME_STAMP_COUNTER,
+                    arch::msr::IA32_TIME_STAMP_COUNTER,
                     vmx::bitmaps::MsrAccess::Read,
                     intercept,
                 );

@@ -277,7 +277,7 @@ impl Vm {
         if (before == all) == (after == all) {
             return Ok(());
         }
-        let page = GuestPhysAddr(devices::lapic::ApicBase::DEFAULT_ADDRESS);
+        let page = GuestPhysAddr(arch::apic::DEFAULT_ADDRESS);
         let mut ept = self.ept.lock();
         let mut tables = || self.pages.allocate();
         if after == all {

@@ -4,16 +4,17 @@ use super::machine::{
     BEFORE_DEVICE, CODE, CODE_RAM, DATA, DEVICE, KERNEL_PAGE, Machine, READ_ONLY_PAGE, code,
 };
 use crate::emulate::{EmulationError, Fault, RAX, RDI, RSI, RSP, Reason, SegmentRegister};
+use arch::ExceptionVector;
 
 const fn page_fault(error_code: u32, address: u64) -> Fault {
     Fault {
-        vector: Fault::PAGE,
+        vector: ExceptionVector::Page,
         error_code: Some(error_code),
         cr2: Some(address),
     }
 }
 
-const fn fault(vector: u8) -> Fault {
+const fn fault(vector: ExceptionVector) -> Fault {
     Fault {
         vector,
         error_code: Some(0),
@@ -71,12 +72,12 @@ fn smap_keeps_the_kernel_from_user_pages_unless_ac_is_set() {
 fn non_canonical_addresses() {
     let mut machine = Machine::long(code!("mov eax, [rdi]"));
     machine.cpu.gprs[RDI] = 0x8000_0000_0000;
-    assert_eq!(machine.fault(), fault(Fault::GENERAL_PROTECTION));
+    assert_eq!(machine.fault(), fault(ExceptionVector::GeneralProtection));
     machine.cpu.gprs[RDI] = 0x7fff_ffff_fffe;
-    assert_eq!(machine.fault(), fault(Fault::GENERAL_PROTECTION));
+    assert_eq!(machine.fault(), fault(ExceptionVector::GeneralProtection));
     let mut machine = Machine::long(code!("mov eax, [rsp]"));
     machine.cpu.gprs[RSP] = 0x8000_0000_0000;
-    assert_eq!(machine.fault(), fault(Fault::STACK));
+    assert_eq!(machine.fault(), fault(ExceptionVector::Stack));
 }
 
 #[test]
@@ -87,21 +88,21 @@ fn segment_limits_and_types() {
     machine.cpu.gprs[RDI] = DATA;
 
     machine.cpu.segments[es].limit = (DATA + 2) as u32;
-    assert_eq!(machine.fault(), fault(Fault::GENERAL_PROTECTION));
+    assert_eq!(machine.fault(), fault(ExceptionVector::GeneralProtection));
     machine.cpu.segments[es].limit = (DATA + 3) as u32;
     machine.emulate().unwrap();
 
     machine.cpu.rip = CODE_RAM;
     machine.cpu.segments[es].rights = 0xc091; // read-only
-    assert_eq!(machine.fault(), fault(Fault::GENERAL_PROTECTION));
+    assert_eq!(machine.fault(), fault(ExceptionVector::GeneralProtection));
     machine.cpu.segments[es].rights = 0xc09b; // code
-    assert_eq!(machine.fault(), fault(Fault::GENERAL_PROTECTION));
+    assert_eq!(machine.fault(), fault(ExceptionVector::GeneralProtection));
     machine.cpu.segments[es].rights = 0x1_0000; // null
-    assert_eq!(machine.fault(), fault(Fault::GENERAL_PROTECTION));
+    assert_eq!(machine.fault(), fault(ExceptionVector::GeneralProtection));
 
     machine.cpu.segments[es].rights = 0xc097; // expand-down: above the limit
     machine.cpu.segments[es].limit = DATA as u32;
-    assert_eq!(machine.fault(), fault(Fault::GENERAL_PROTECTION));
+    assert_eq!(machine.fault(), fault(ExceptionVector::GeneralProtection));
     machine.cpu.segments[es].limit = (DATA - 1) as u32;
     machine.emulate().unwrap();
 }
@@ -113,7 +114,7 @@ fn alignment_is_checked_for_user_mode_that_asks_for_it() {
     machine.cpu.cr0 |= 1 << 18;
     machine.cpu.rflags |= 1 << 18;
     machine.cpu.cpl = 3;
-    assert_eq!(machine.fault(), fault(Fault::ALIGNMENT));
+    assert_eq!(machine.fault(), fault(ExceptionVector::AlignmentCheck));
     machine.cpu.cpl = 0;
     machine.emulate().unwrap();
 }

@@ -2,6 +2,7 @@
 
 use super::machine::{CODE, CODE_RAM, DATA, DEVICE, DEVICE_GPA, Machine, Seen, code};
 use crate::emulate::{Completed, Fault, RAX, RCX, RDI, RSP, SegmentRegister};
+use arch::ExceptionVector;
 
 #[test]
 fn real_mode_reads_through_a_segment() {
@@ -22,7 +23,7 @@ fn real_mode_faults_have_no_error_code() {
     let mut machine = Machine::real(code!(".code16", "mov eax, fs:[bx]"));
     machine.cpu.gprs[3] = 0xfffd;
     let fault = Fault {
-        vector: Fault::GENERAL_PROTECTION,
+        vector: ExceptionVector::GeneralProtection,
         error_code: None,
         cr2: None,
     };
@@ -135,7 +136,7 @@ fn calls_and_jumps_through_the_device() {
     let mut machine = Machine::long(code!("jmp [rdi + 8]"));
     machine.cpu.gprs[RDI] = DEVICE;
     machine.device.set(8, 0x0001_0000_0000_0000);
-    assert_eq!(machine.fault().vector, Fault::GENERAL_PROTECTION);
+    assert_eq!(machine.fault().vector, ExceptionVector::GeneralProtection);
 }
 
 #[test]

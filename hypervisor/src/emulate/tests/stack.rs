@@ -1,7 +1,8 @@
 //! A stack in device memory.
 
 use super::machine::{DEVICE, Machine, Seen, code};
-use crate::emulate::{Completed, Fault, RSP};
+use crate::emulate::{Completed, RSP};
+use arch::ExceptionVector;
 
 const RBP: usize = 5;
 const TOP: u64 = DEVICE + 0x100;
@@ -29,7 +30,7 @@ fn ret_goes_where_the_stack_says_and_drops_the_arguments() {
 fn ret_to_a_non_canonical_address_faults_on_the_ret() {
     let mut machine = machine(code!("ret"));
     machine.device.set(0x100, 1 << 63);
-    assert_eq!(machine.fault().vector, Fault::GENERAL_PROTECTION);
+    assert_eq!(machine.fault().vector, ExceptionVector::GeneralProtection);
     assert_eq!(machine.cpu.gprs[RSP], TOP);
 }
 

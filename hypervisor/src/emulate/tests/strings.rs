@@ -1,5 +1,6 @@
 //! String instructions, and string I/O.
 
+use arch::ExceptionVector;
 use vmx::addr::GuestPhysAddr;
 
 use super::machine::{CODE, DATA, DEVICE, Device, Machine, Seen, code};
@@ -76,7 +77,7 @@ fn a_fault_in_the_middle_keeps_the_progress() {
     let Err(EmulationError::Fault(fault)) = machine.emulate() else {
         panic!("no fault");
     };
-    assert_eq!(fault.vector, Fault::PAGE);
+    assert_eq!(fault.vector, ExceptionVector::Page);
     assert_eq!(fault.cr2, Some(DEVICE + 0x2000));
     assert_eq!(machine.cpu.gprs[RCX], 7);
     assert_eq!(machine.cpu.gprs[RDI], DEVICE + 0x2000);
@@ -204,7 +205,7 @@ fn the_port_is_not_read_when_memory_faults() {
     assert!(matches!(
         string_io(&mut machine, io),
         Err(EmulationError::Fault(Fault {
-            vector: Fault::PAGE,
+            vector: ExceptionVector::Page,
             ..
         }))
     ));

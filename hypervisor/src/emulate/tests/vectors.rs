@@ -2,7 +2,8 @@
 
 use super::machine::{DEVICE, Machine, Seen, code};
 use crate::emulate::cpu::RBX;
-use crate::emulate::{Completed, Fault, RAX, RCX, RDI, RDX, flags};
+use crate::emulate::{Completed, RAX, RCX, RDI, RDX, flags};
+use arch::ExceptionVector;
 
 const VALUE: u128 = 0x0f0e_0d0c_0b0a_0908_0706_0504_0302_0100;
 
@@ -67,7 +68,7 @@ fn aligned_moves_fault_off_their_boundary() {
     let fault = machine.fault();
     assert_eq!(
         (fault.vector, fault.error_code),
-        (Fault::GENERAL_PROTECTION, Some(0))
+        (ExceptionVector::GeneralProtection, Some(0))
     );
     assert_eq!(machine.device.seen, []);
 }
@@ -103,7 +104,7 @@ fn avx_moves_32_bytes_and_clears_what_a_load_does_not_fill() {
         assert_eq!(load.cpu.ymm_highs[9], kept);
     }
     let mut crooked = machine(code!("vmovdqa ymm9, [rdi]"), 0x10);
-    assert_eq!(crooked.fault().vector, Fault::GENERAL_PROTECTION);
+    assert_eq!(crooked.fault().vector, ExceptionVector::GeneralProtection);
 }
 
 #[test]
@@ -145,5 +146,5 @@ fn sixteen_bytes_are_exchanged_if_they_are_what_was_expected() {
     assert_eq!(exchange(1, 2), (3, 4, 1, 2, true));
     assert_eq!(exchange(1, 3), (1, 2, 1, 2, false));
     let mut crooked = machine(code!("cmpxchg16b [rdi]"), 8);
-    assert_eq!(crooked.fault().vector, Fault::GENERAL_PROTECTION);
+    assert_eq!(crooked.fault().vector, ExceptionVector::GeneralProtection);
 }

@@ -3,13 +3,14 @@
 use super::PerCpu;
 use super::trap::{TrapFrame, name};
 use crate::machine::{paging, power, serial};
+use arch::{ExceptionVector, PageFaultErrorCode};
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 use x86_64::registers::control::{Cr0, Cr2, Cr3, Cr4};
 use x86_64::registers::model_specific::Efer;
 
-const PAGE_FAULT: u64 = 14;
-const DOUBLE_FAULT: u64 = 8;
+const PAGE_FAULT: u64 = ExceptionVector::Page as u64;
+const DOUBLE_FAULT: u64 = ExceptionVector::Double as u64;
 /// Words of the stack that are shown.
 const STACK_WORDS: u64 = 16;
 
@@ -55,19 +56,24 @@ impl fmt::Display for Dump<'_> {
             writeln!(f, "  the {stack} stack has overflowed")?;
         }
         if t.vector == PAGE_FAULT {
-            let yes_or = |bit: u32, yes, no| {
-                if t.error_code >> bit & 1 != 0 {
-                    yes
-                } else {
-                    no
-                }
+            let code = PageFaultErrorCode::from_bits_retain(t.error_code);
+            let yes_or = |flag, yes, no| {
+                if code.contains(flag) { yes } else { no }
             };
             writeln!(
                 f,
                 "  {} of {:#x}, which is {}",
-                yes_or(4, "fetch", yes_or(1, "write", "read")),
+                yes_or(
+                    PageFaultErrorCode::INSTRUCTION_FETCH,
+                    "fetch",
+                    yes_or(PageFaultErrorCode::CAUSED_BY_WRITE, "write", "read")
+                ),
                 cr2,
-                yes_or(0, "protected", "not mapped"),
+                yes_or(
+                    PageFaultErrorCode::PROTECTION_VIOLATION,
+                    "protected",
+                    "not mapped"
+                ),
             )?;
         }
         for row in [

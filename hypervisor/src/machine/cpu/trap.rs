@@ -5,9 +5,6 @@ use super::dump;
 use super::idt::VECTORS;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-/// The vector of non-maskable interrupts.
-pub const NMI: u8 = 2;
-
 /// What an entry stub leaves on the stack: the general registers, the vector, and what the
 /// CPU pushed (SDM vol. 3, 7.14.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +36,7 @@ pub struct TrapFrame {
     pub ss: u64,
 }
 
-/// What is called when a vector strikes. Runs with interrupts off; for [`NMI`] on a stack
+/// What is called when a vector strikes. Runs with interrupts off; for an NMI on a stack
 /// of its own, where it must neither take locks nor log, as it may have interrupted their
 /// holder. An external interrupt's hook signals its end to the LAPIC itself.
 pub type Hook = fn(&mut TrapFrame);

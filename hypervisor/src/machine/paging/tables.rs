@@ -1,6 +1,8 @@
 //! Identity-mapping four-level page tables (SDM vol. 3, 5.5).
 
 use super::super::memory::{OutOfMemory, PhysRange};
+use arch::PageTableFlags;
+use arch::paging::{ADDRESS, ENTRIES};
 use vmx::addr::HostPhysAddr;
 
 /// What may be done with a page. Never both write and execute.
@@ -14,13 +16,11 @@ pub enum Protection {
     ReadExecute,
 }
 
-const PRESENT: u64 = 1 << 0;
-const WRITABLE: u64 = 1 << 1;
+const PRESENT: u64 = PageTableFlags::PRESENT.bits();
+const WRITABLE: u64 = PageTableFlags::WRITABLE.bits();
 /// In an entry of level 2 or 3: a page, not a table.
-const LARGE: u64 = 1 << 7;
-const NO_EXECUTE: u64 = 1 << 63;
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-const ENTRIES: usize = 512;
+const LARGE: u64 = PageTableFlags::HUGE_PAGE.bits();
+const NO_EXECUTE: u64 = PageTableFlags::NO_EXECUTE.bits();
 
 /// Bytes that an entry of `level` covers: 4 KiB at level 1, 512 times more for each above.
 const fn span(level: u32) -> u64 {

@@ -21,6 +21,7 @@ use super::local_apic::LocalApic;
 use super::memory::PhysRange;
 use super::{boot_info::BootInfo, paging};
 use crate::host_time::host_now;
+use arch::ExceptionVector;
 use core::fmt;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use devices::time::Hertz;
@@ -59,7 +60,7 @@ fn on_nmi(_: &mut TrapFrame) {
 /// Lets interrupts from other CPUs, and NMIs, be handled; on the boot CPU, before others start.
 pub fn init() {
     trap::set_hook(KICK_VECTOR, Some(on_kick));
-    trap::set_hook(trap::NMI, Some(on_nmi));
+    trap::set_hook(ExceptionVector::NonMaskableInterrupt as u8, Some(on_nmi));
     APIC_IDS[0].store(apic_id(), Ordering::Relaxed);
 }
 

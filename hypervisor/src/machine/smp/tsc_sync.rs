@@ -8,6 +8,7 @@
 //! CPUs can ever show time going back, which is all that anyone can find out. If not, the new
 //! CPU's TSC is adjusted by the middle of the bounds.
 
+use arch::msr::IA32_TSC_ADJUST;
 use core::arch::x86_64::{_mm_lfence, _rdtsc};
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -15,8 +16,6 @@ use vmx::msr;
 
 /// Rounds of a comparison: the more, the surer is one without a delay.
 const ROUNDS: u32 = 64;
-
-const TSC_ADJUST: u32 = 0x3b;
 
 /// How far a CPU's TSC is ahead of the boot CPU's, in ticks: between two bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,8 +152,8 @@ pub(super) unsafe fn adjust(skew: Skew) -> bool {
     if has_adjust {
         // SAFETY: the MSR exists, and by the caller nobody minds.
         unsafe {
-            let old = msr::read(TSC_ADJUST);
-            msr::write(TSC_ADJUST, old.wrapping_sub(skew.middle() as u64));
+            let old = msr::read(IA32_TSC_ADJUST);
+            msr::write(IA32_TSC_ADJUST, old.wrapping_sub(skew.middle() as u64));
         }
     }
     has_adjust

@@ -1,5 +1,6 @@
 //! A flat 32-bit guest with two tasks.
 
+use arch::ExceptionVector;
 use core::cell::RefCell;
 
 use vmx::addr::GuestPhysAddr;
@@ -214,7 +215,7 @@ impl Machine {
     }
 
     /// Switches, and expects a fault with this vector and error code.
-    pub(super) fn expect_fault(&mut self, cause: Cause, vector: u8, code: u16) {
+    pub(super) fn expect_fault(&mut self, cause: Cause, vector: ExceptionVector, code: u16) {
         let fault = Fault {
             vector,
             error_code: Some(code.into()),

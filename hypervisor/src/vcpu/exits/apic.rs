@@ -1,6 +1,5 @@
 //! Accesses to the local APIC that the processor virtualises in part (SDM vol. 3C, ch. 30).
 
-use devices::lapic::ApicBase;
 use devices::time::HostTicks;
 use vmx::addr::GuestPhysAddr;
 use vmx::exit::ApicAccess;
@@ -28,7 +27,7 @@ impl Vcpu {
         access: ApicAccess,
         at: HostTicks,
     ) -> Result<(), StopReason> {
-        let address = GuestPhysAddr(ApicBase::DEFAULT_ADDRESS + u64::from(access.offset));
+        let address = GuestPhysAddr(arch::apic::DEFAULT_ADDRESS + u64::from(access.offset));
         if !access.read && !access.write && self.being_delivered.is_none() {
             return Err(StopReason::FetchFromDevice(address));
         }

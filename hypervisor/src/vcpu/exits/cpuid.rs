@@ -1,6 +1,6 @@
 //! CPUID.
 
-use vmx::entry::gpr;
+use arch::gpr;
 use vmx::fields;
 
 use crate::cpuid::Dynamic;

@@ -1,7 +1,8 @@
 //! Exceptions that exit, NMIs of the host, and VMCALL.
 
-use vmx::entry::gpr;
-use vmx::event::{Event, EventKind, vector};
+use arch::ExceptionVector;
+use arch::gpr;
+use vmx::event::{Event, EventKind};
 use vmx::fields;
 
 use crate::emulate::Cpu;
@@ -25,7 +26,7 @@ impl Vcpu {
             crate::machine::cpu::take_pending_nmi();
             return Ok(());
         }
-        if event.vector == vector::DEBUG {
+        if event.vector == ExceptionVector::Debug as u8 {
             self.reflect_debug_exception(event.kind);
         }
         // SDM vol. 3C, 28.2.2: an exception during IRET's unblocking of NMIs leaves them

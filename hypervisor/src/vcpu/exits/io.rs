@@ -1,8 +1,8 @@
 //! IN, OUT, INS and OUTS.
 
+use arch::gpr;
 use devices::platform_map::port;
 use devices::time::HostTicks;
-use vmx::entry::gpr;
 use vmx::exit::IoAccess;
 use vmx::fields;
 

@@ -1,19 +1,13 @@
 //! RDMSR and WRMSR of what does not pass through: an allow-list, and #GP for the rest.
 
+use arch::{GeneralProtection, msr};
 use devices::time::HostTicks;
-use vmx::event::Event;
 use vmx::fields;
 
 use crate::guest_paging::PagingRegisters;
-use crate::msr;
+use crate::msr::check_debugctl;
 use crate::vcpu::control_registers::{EFER_LMA, write_efer};
 use crate::vcpu::{StopReason, Vcpu};
-
-/// The access raises #GP(0).
-struct Refused;
-
-const X2APIC_FIRST: u32 = 0x800;
-const X2APIC_LAST: u32 = 0x8ff;
 
 impl Vcpu {
     #[inline]
@@ -24,7 +18,7 @@ impl Vcpu {
                 self.registers.skip_instruction();
                 Ok(())
             }
-            Err(Refused) => self.raise(Event::GENERAL_PROTECTION),
+            Err(error) => self.raise(error.into()),
         }
     }
 
@@ -36,57 +30,57 @@ impl Vcpu {
                 self.registers.skip_instruction();
                 Ok(())
             }
-            Err(Refused) => self.raise(Event::GENERAL_PROTECTION),
+            Err(error) => self.raise(error.into()),
         }
     }
 
-    fn read_msr(&mut self, number: u32, at: HostTicks) -> Result<u64, Refused> {
+    fn read_msr(&mut self, number: u32, at: HostTicks) -> Result<u64, GeneralProtection> {
         match number {
-            X2APIC_FIRST..=X2APIC_LAST => self.with_devices(at, |_, devices| {
-                devices
-                    .lapic
-                    .msr_read(devices.now, number)
-                    .map_err(|_| Refused)
-            }),
-            msr::APIC_BASE => Ok(self.lapic.apic_base().bits()),
-            msr::TSC_ADJUST => Ok(self.tsc.adjust()),
-            msr::TIME_STAMP_COUNTER => Ok(self.tsc.read(self.vm.board.lock().clock.now(at))),
-            msr::DEBUGCTL => Ok(self.registers.vmcs.read(fields::GUEST_DEBUGCTL)),
-            msr::TSC_DEADLINE => {
+            msr::X2APIC_FIRST..=msr::X2APIC_LAST => {
+                self.with_devices(at, |_, devices| devices.lapic.msr_read(devices.now, number))
+            }
+            msr::IA32_APIC_BASE => Ok(self.lapic.apic_base().bits()),
+            msr::IA32_TSC_ADJUST => Ok(self.tsc.adjust()),
+            msr::IA32_TIME_STAMP_COUNTER => Ok(self.tsc.read(self.vm.board.lock().clock.now(at))),
+            msr::IA32_DEBUGCTL => Ok(self.registers.vmcs.read(fields::GUEST_DEBUGCTL)),
+            msr::IA32_TSC_DEADLINE => {
                 Ok(self.with_devices(at, |_, devices| devices.lapic.tsc_deadline(devices.now)))
             }
-            vmx::msr::EFER => Ok(self.registers.efer()),
-            _ => self.msrs.read(number).map_err(|_| Refused),
+            msr::IA32_EFER => Ok(self.registers.efer()),
+            _ => self.msrs.read(number),
         }
     }
 
-    fn write_msr(&mut self, number: u32, value: u64, at: HostTicks) -> Result<(), Refused> {
+    fn write_msr(
+        &mut self,
+        number: u32,
+        value: u64,
+        at: HostTicks,
+    ) -> Result<(), GeneralProtection> {
         match number {
-            msr::TSC_DEADLINE => {
+            msr::IA32_TSC_DEADLINE => {
                 self.attention = true;
                 self.with_devices(at, |_, devices| {
                     devices.lapic.set_tsc_deadline(devices.now, value);
                 });
                 Ok(())
             }
-            X2APIC_FIRST..=X2APIC_LAST => {
+            msr::X2APIC_FIRST..=msr::X2APIC_LAST => {
                 self.attention = true;
                 let result = self.with_devices(at, |_, devices| {
                     let now = devices.now;
                     let (lapic, mut messages) = devices.lapic();
-                    lapic
-                        .msr_write(now, number, value, &mut messages)
-                        .map_err(|_| Refused)
+                    lapic.msr_write(now, number, value, &mut messages)
                 });
                 self.follow_apic_enable();
                 result
             }
-            msr::TSC_ADJUST => {
+            msr::IA32_TSC_ADJUST => {
                 self.tsc.set_adjust(value);
                 self.tsc_moved(at);
                 Ok(())
             }
-            msr::TIME_STAMP_COUNTER => {
+            msr::IA32_TIME_STAMP_COUNTER => {
                 let now = self.vm.board.lock().clock.now(at);
                 self.tsc.write(now, value);
                 self.tsc_moved(at);
@@ -99,37 +93,37 @@ impl Vcpu {
     /// Writes what guests write as they start, and hardly ever later.
     #[cold]
     #[inline(never)]
-    fn write_rare_msr(&mut self, number: u32, value: u64) -> Result<(), Refused> {
+    fn write_rare_msr(&mut self, number: u32, value: u64) -> Result<(), GeneralProtection> {
         match number {
-            msr::APIC_BASE => {
-                self.lapic.set_apic_base(value).map_err(|_| Refused)?;
+            msr::IA32_APIC_BASE => {
+                self.lapic.set_apic_base(value)?;
                 self.configure_apic();
                 Ok(())
             }
-            vmx::msr::EFER => {
+            msr::IA32_EFER => {
                 let registers = &mut self.registers;
                 let efer = registers.efer();
                 let allowed = self.vm.cpuid.limits().efer;
-                let new = write_efer(value, efer, registers.cr0(), allowed).map_err(|_| Refused)?;
+                let new = write_efer(value, efer, registers.cr0(), allowed)?;
                 registers.vmcs.write(fields::GUEST_EFER, new);
                 registers.vmcs.set_ia32e_mode(new & EFER_LMA != 0);
                 Ok(())
             }
-            msr::DEBUGCTL => {
-                msr::check_debugctl(value).map_err(|_| Refused)?;
+            msr::IA32_DEBUGCTL => {
+                check_debugctl(value)?;
                 self.registers.vmcs.write(fields::GUEST_DEBUGCTL, value);
                 Ok(())
             }
             // The processor takes what its own IA32_TSC_AUX takes, which need not be what
             // the architecture has.
-            msr::TSC_AUX if self.vm.cpuid.limits().tsc_aux => {
-                self.tsc.set_aux(value).map_err(|_| Refused)?;
+            msr::IA32_TSC_AUX if self.vm.cpuid.limits().tsc_aux => {
+                self.tsc.set_aux(value)?;
                 // SAFETY: CPUID shows RDTSCP or RDPID only where the host has the MSR, which
                 // holds the guest's value while the VCPU is loaded; the value is legal.
-                unsafe { vmx::msr::write(vmx::msr::TSC_AUX, value) };
+                unsafe { vmx::msr::write(msr::IA32_TSC_AUX, value) };
                 Ok(())
             }
-            _ => self.msrs.write(number, value).map_err(|_| Refused),
+            _ => self.msrs.write(number, value),
         }
     }
 

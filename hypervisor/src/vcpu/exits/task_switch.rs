@@ -1,6 +1,7 @@
 //! Task switches, which the processor leaves to us whole.
 
-use vmx::event::{Event, EventKind, vector};
+use arch::ExceptionVector;
+use vmx::event::{Event, EventKind};
 use vmx::exit::TaskSwitch;
 use vmx::{fields, translation};
 
@@ -45,7 +46,7 @@ impl Vcpu {
                 self.block_nmis(cause, event);
                 if switched.debug_trap {
                     update_dr6(DR6_TASK_SWITCH);
-                    self.raise(Event::exception(vector::DEBUG, None))?;
+                    self.raise(Event::exception(ExceptionVector::Debug, None))?;
                 }
                 Ok(())
             }

@@ -1,8 +1,8 @@
 //! RDTSC and RDTSCP, which exit only without TSC scaling and while the clock's rate is not
 //! one.
 
+use arch::gpr;
 use devices::time::HostTicks;
-use vmx::entry::gpr;
 
 use crate::vcpu::Vcpu;
 
@@ -13,7 +13,7 @@ impl Vcpu {
         if with_aux {
             // TSC_AUX passes through: the guest's value is in the processor.
             // SAFETY: RDTSCP exits only where the CPU has it, and then IA32_TSC_AUX exists.
-            let aux = unsafe { vmx::msr::read(vmx::msr::TSC_AUX) };
+            let aux = unsafe { vmx::msr::read(arch::msr::IA32_TSC_AUX) };
             self.registers.gpr.gpr[gpr::RCX] = aux & 0xffff_ffff;
         }
         self.registers.skip_instruction();

@@ -1,7 +1,12 @@
-//! The registers by name, and which bits of them software may write.
+//! The registers of the local APIC, and which bits of them software may write.
 //!
 //! SDM vol. 3A, table 12-1 (xAPIC) and table 12-6 (x2APIC); the offset of a register in the
-//! xAPIC page is 16 times its index from MSR 0x800 on.
+//! xAPIC page is 16 times its index among the MSRs of x2APIC mode.
+
+use crate::msr;
+
+/// Where the xAPIC page is after reset (SDM vol. 3A, 12.4.1).
+pub const DEFAULT_ADDRESS: u64 = 0xfee0_0000;
 
 /// A local-APIC register, by its offset in the xAPIC page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,28 +48,57 @@ impl Register {
     const LAST_TMR: Self = Self(0x1f0);
     const LAST_IRR: Self = Self(0x270);
 
-    /// The register at `offset` of the page, aligned down to 16 bytes.
-    pub(super) const fn at(offset: u16) -> Self {
+    /// Returns the register at `offset` of the page, aligned down to 16 bytes.
+    #[must_use]
+    pub const fn at(offset: u16) -> Self {
         Self(offset & 0xff0)
     }
 
-    /// The register of MSR 0x800 + `index`.
-    pub(super) const fn of_msr(index: u8) -> Self {
-        Self((index as u16) << 4)
+    /// Returns the register of the MSR `number`; `None` for one outside of [`msr::X2APIC`].
+    #[must_use]
+    pub const fn of_msr(number: u32) -> Option<Self> {
+        match number {
+            msr::X2APIC_FIRST..=msr::X2APIC_LAST => {
+                Some(Self(((number - msr::X2APIC_FIRST) as u16) << 4))
+            }
+            _ => None,
+        }
     }
 
-    /// Its index among the 32-bit words of the page.
-    pub(super) const fn word(self) -> usize {
+    /// Returns the offset in the page.
+    #[must_use]
+    pub const fn offset(self) -> u16 {
+        self.0
+    }
+
+    /// Returns the number of the MSR of x2APIC mode.
+    #[must_use]
+    pub const fn msr(self) -> u32 {
+        msr::X2APIC_FIRST + (self.0 as u32 >> 4)
+    }
+
+    /// Returns the 32-bit register that holds the bits of `vector` in the 256-bit register that
+    /// begins with this one: ISR, TMR or IRR.
+    #[must_use]
+    pub const fn holding(self, vector: u8) -> Self {
+        Self(self.0 + 0x10 * (vector as u16 / 32))
+    }
+
+    /// Returns its index among the 32-bit words of the page.
+    #[must_use]
+    pub const fn word(self) -> usize {
         (self.0 as usize >> 2) & 0x3ff
     }
 
-    /// Whether this is a part of ISR, TMR or IRR.
-    pub(super) const fn is_vector_register(self) -> bool {
+    /// Returns whether this is a part of ISR, TMR or IRR.
+    #[must_use]
+    pub const fn is_vector_register(self) -> bool {
         self.0 >= Self::ISR.0 && self.0 <= Self::LAST_IRR.0
     }
 
-    /// Whether the register exists in xAPIC mode.
-    pub(super) const fn in_xapic(self, cmci: bool) -> bool {
+    /// Returns whether the register exists in xAPIC mode.
+    #[must_use]
+    pub const fn in_xapic(self, cmci: bool) -> bool {
         match self {
             Self::SELF_IPI => false,
             Self::APR | Self::RRD | Self::DFR | Self::ICR_HIGH => true,
@@ -72,8 +106,9 @@ impl Register {
         }
     }
 
-    /// Whether the register exists in x2APIC mode.
-    pub(super) const fn in_x2apic(self, cmci: bool) -> bool {
+    /// Returns whether the register exists in x2APIC mode.
+    #[must_use]
+    pub const fn in_x2apic(self, cmci: bool) -> bool {
         match self {
             Self::LVT_CMCI => cmci,
             Self::ID
@@ -99,10 +134,11 @@ impl Register {
         }
     }
 
-    /// The bits of a write-only or read/write register that a write may set in x2APIC mode
+    /// Returns the bits of a write-only or read/write register that a write may set in x2APIC mode
     /// without a fault: the defined ones, with those that only the APIC changes. `None` for
     /// a register that cannot be written.
-    pub(super) const fn x2apic_writable(self, cmci: bool) -> Option<u32> {
+    #[must_use]
+    pub const fn x2apic_writable(self, cmci: bool) -> Option<u32> {
         Some(match self {
             Self::TPR | Self::SELF_IPI => 0xff,
             // Both take zero only (SDM vol. 3A, 12.12.1.2).
@@ -120,17 +156,18 @@ impl Register {
         })
     }
 
-    /// The bits of a local-vector-table entry that software may set; `None` for a register
+    /// Returns the bits of a local-vector-table entry that software may set; `None` for a register
     /// that is none (SDM vol. 3A, figure 12-8).
-    pub(super) const fn lvt_defined(self) -> Option<u32> {
+    #[must_use]
+    pub const fn lvt_defined(self) -> Option<u32> {
         Some(match self {
             Self::LVT_TIMER => lvt::VECTOR | lvt::MASKED | lvt::TIMER_MODE,
             Self::LVT_ERROR => lvt::VECTOR | lvt::MASKED,
             Self::LVT_CMCI | Self::LVT_THERMAL | Self::LVT_PERFORMANCE => {
-                lvt::VECTOR | lvt::DELIVERY_MODE | lvt::MASKED
+                lvt::VECTOR | delivery_mode::MASK | lvt::MASKED
             }
             Self::LVT_LINT0 | Self::LVT_LINT1 => {
-                lvt::VECTOR | lvt::DELIVERY_MODE | lvt::ACTIVE_LOW | lvt::LEVEL | lvt::MASKED
+                lvt::VECTOR | delivery_mode::MASK | lvt::ACTIVE_LOW | lvt::LEVEL | lvt::MASKED
             }
             _ => return None,
         })
@@ -144,7 +181,7 @@ impl Register {
     }
 
     /// All entries of the local vector table.
-    pub(super) const LVT: [Self; 7] = [
+    pub const LVT: [Self; 7] = [
         Self::LVT_CMCI,
         Self::LVT_TIMER,
         Self::LVT_THERMAL,
@@ -163,84 +200,116 @@ const _: () = assert!(
 );
 
 /// Version register (SDM vol. 3A, 12.4.8).
-pub(super) mod version {
+pub mod version {
     /// An integrated APIC.
-    pub(crate) const INTEGRATED: u32 = 0x14;
+    pub const INTEGRATED: u32 = 0x14;
     /// EOI broadcasts can be suppressed.
-    pub(crate) const EOI_BROADCAST_SUPPRESSION: u32 = 1 << 24;
+    pub const EOI_BROADCAST_SUPPRESSION: u32 = 1 << 24;
 
-    /// The register's value for a local vector table of `entries` entries.
-    pub(crate) const fn with_lvt_entries(entries: u32) -> u32 {
+    /// Returns the register's value for a local vector table of `entries` entries.
+    #[must_use]
+    pub const fn with_lvt_entries(entries: u32) -> u32 {
         INTEGRATED | (entries - 1) << 16 | EOI_BROADCAST_SUPPRESSION
     }
 }
 
 /// Spurious-interrupt vector register (SDM vol. 3A, 12.9).
-pub(super) mod svr {
+pub mod svr {
     /// APIC software enable.
-    pub(crate) const ENABLED: u32 = 1 << 8;
+    pub const ENABLED: u32 = 1 << 8;
     /// EOI-broadcast suppression.
-    pub(crate) const SUPPRESS_EOI_BROADCAST: u32 = 1 << 12;
+    pub const SUPPRESS_EOI_BROADCAST: u32 = 1 << 12;
     /// The bits that exist; bit 9 is the focus-processor check, kept and without effect.
-    pub(crate) const DEFINED: u32 = 0x3ff | SUPPRESS_EOI_BROADCAST;
+    pub const DEFINED: u32 = 0x3ff | SUPPRESS_EOI_BROADCAST;
     /// After reset: vector 0xff, disabled.
-    pub(crate) const RESET: u32 = 0xff;
+    pub const RESET: u32 = 0xff;
+}
+
+/// Delivery modes, as the ICR, LVT entries and the redirection entries of I/O APICs hold them in
+/// bits 8 to 10 (SDM vol. 3A, 12.6.1).
+pub mod delivery_mode {
+    /// The vector, at every destination.
+    pub const FIXED: u32 = 0;
+    /// The vector, at the one destination that runs at the lowest priority.
+    pub const LOWEST_PRIORITY: u32 = 1 << 8;
+    /// A system-management interrupt.
+    pub const SMI: u32 = 2 << 8;
+    /// A non-maskable interrupt.
+    pub const NMI: u32 = 4 << 8;
+    /// INIT.
+    pub const INIT: u32 = 5 << 8;
+    /// Start-up; not in an LVT entry.
+    pub const START_UP: u32 = 6 << 8;
+    /// An interrupt whose vector the 8259A tells; not in the ICR.
+    pub const EXT_INT: u32 = 7 << 8;
+    /// All bits of the mode.
+    pub const MASK: u32 = 7 << 8;
 }
 
 /// Interrupt command register (SDM vol. 3A, 12.6.1).
-pub(super) mod icr {
+pub mod icr {
     /// Logical destination mode.
-    pub(crate) const LOGICAL: u32 = 1 << 11;
+    pub const LOGICAL: u32 = 1 << 11;
     /// Send pending: read-only, and never set here, since a message is sent at once.
-    pub(crate) const DELIVERY_STATUS: u32 = 1 << 12;
+    pub const DELIVERY_STATUS: u32 = 1 << 12;
     /// Assert (of INIT: as opposed to the level de-assert).
-    pub(crate) const ASSERT: u32 = 1 << 14;
+    pub const ASSERT: u32 = 1 << 14;
     /// Level trigger mode.
-    pub(crate) const LEVEL: u32 = 1 << 15;
+    pub const LEVEL: u32 = 1 << 15;
     /// The lowest bit of the destination shorthand.
-    pub(crate) const SHORTHAND_SHIFT: u32 = 18;
+    pub const SHORTHAND_SHIFT: u32 = 18;
+    /// The destination shorthand for the sender itself.
+    pub const TO_SELF: u32 = 1 << SHORTHAND_SHIFT;
+    /// The destination shorthand for all processors.
+    pub const TO_ALL: u32 = 2 << SHORTHAND_SHIFT;
+    /// The destination shorthand for all processors but the sender.
+    pub const TO_OTHERS: u32 = 3 << SHORTHAND_SHIFT;
     /// The bits that software may set.
-    pub(crate) const DEFINED: u32 = 0x000c_cfff;
+    pub const DEFINED: u32 = 0x000c_cfff;
 }
 
 /// Local vector table (SDM vol. 3A, 12.5.1).
-pub(super) mod lvt {
+pub mod lvt {
     /// Interrupt vector.
-    pub(crate) const VECTOR: u32 = 0xff;
-    /// Delivery mode.
-    pub(crate) const DELIVERY_MODE: u32 = 7 << 8;
+    pub const VECTOR: u32 = 0xff;
     /// Send pending: read-only, never set here.
-    pub(crate) const DELIVERY_STATUS: u32 = 1 << 12;
+    pub const DELIVERY_STATUS: u32 = 1 << 12;
     /// Interrupt input pin polarity.
-    pub(crate) const ACTIVE_LOW: u32 = 1 << 13;
+    pub const ACTIVE_LOW: u32 = 1 << 13;
     /// Level interrupt accepted and not yet ended: read-only.
-    pub(crate) const REMOTE_IRR: u32 = 1 << 14;
+    pub const REMOTE_IRR: u32 = 1 << 14;
     /// Level trigger mode.
-    pub(crate) const LEVEL: u32 = 1 << 15;
+    pub const LEVEL: u32 = 1 << 15;
     /// Mask.
-    pub(crate) const MASKED: u32 = 1 << 16;
-    /// Timer mode.
-    pub(crate) const TIMER_MODE: u32 = 3 << 17;
+    pub const MASKED: u32 = 1 << 16;
+    /// Timer mode: all bits of it; one-shot is zero.
+    pub const TIMER_MODE: u32 = 3 << 17;
+    /// Timer mode: periodic.
+    pub const TIMER_PERIODIC: u32 = 1 << 17;
+    /// Timer mode: TSC-deadline.
+    pub const TIMER_TSC_DEADLINE: u32 = 2 << 17;
 }
 
 /// Divide configuration register (SDM vol. 3A, 12.5.4).
-pub(super) mod divide {
-    /// Bits 0, 1 and 3.
-    pub(crate) const DEFINED: u32 = 0b1011;
+pub mod divide {
+    /// The bits of the divisor: 0, 1 and 3.
+    pub const DEFINED: u32 = 0b1011;
+    /// Divide by 1.
+    pub const BY_1: u32 = 0b1011;
 }
 
 /// Destination format register (SDM vol. 3A, 12.6.2.2): all but the model reads as ones.
-pub(super) mod dfr {
+pub mod dfr {
     /// The bits of the model.
-    pub(crate) const MODEL: u32 = 0xf << 28;
+    pub const MODEL: u32 = 0xf << 28;
 }
 
 /// Error status register (SDM vol. 3A, 12.5.3).
-pub(super) mod esr {
+pub mod esr {
     /// A vector below 16 in a message sent.
-    pub(crate) const SEND_ILLEGAL_VECTOR: u32 = 1 << 5;
+    pub const SEND_ILLEGAL_VECTOR: u32 = 1 << 5;
     /// A vector below 16 in a message received or an interrupt raised here.
-    pub(crate) const RECEIVE_ILLEGAL_VECTOR: u32 = 1 << 6;
+    pub const RECEIVE_ILLEGAL_VECTOR: u32 = 1 << 6;
     /// An access to a register that does not exist, in xAPIC mode.
-    pub(crate) const ILLEGAL_REGISTER: u32 = 1 << 7;
+    pub const ILLEGAL_REGISTER: u32 = 1 << 7;
 }
