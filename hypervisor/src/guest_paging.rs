@@ -5,6 +5,8 @@
 //! Protection keys, shadow stacks and HLAT paging are not offered to guests, and not
 //! known here. 1 GiB pages and PSE-36 are taken to be there.
 
+use arch::paging::{ADDRESS, ADDRESS_32, PDPT_ADDRESS};
+use arch::{Cr0Flags, Cr4Flags, EferFlags, PageFaultErrorCode, PageTableFlags};
 use vmx::addr::{GuestPhysAddr, GuestVirtAddr};
 
 use crate::guest_memory::{GuestMemory, NotRam};
@@ -13,24 +15,14 @@ mod flags;
 #[cfg(test)]
 mod tests;
 
-const CR0_WP: u64 = 1 << 16;
-const CR0_PG: u64 = 1 << 31;
-const CR4_PSE: u64 = 1 << 4;
-const CR4_PAE: u64 = 1 << 5;
-const CR4_LA57: u64 = 1 << 12;
-const CR4_SMEP: u64 = 1 << 20;
-const CR4_SMAP: u64 = 1 << 21;
-const EFER_LMA: u64 = 1 << 10;
-const EFER_NXE: u64 = 1 << 11;
-
-const PRESENT: u64 = 1 << 0;
-const WRITABLE: u64 = 1 << 1;
-const USER: u64 = 1 << 2;
-const ACCESSED: u64 = 1 << 5;
-const DIRTY: u64 = 1 << 6;
-const LARGE: u64 = 1 << 7;
-const NO_EXECUTE: u64 = 1 << 63;
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+// Entries are looked at as integers: a walk takes the AND and the OR of them.
+const PRESENT: u64 = PageTableFlags::PRESENT.bits();
+const WRITABLE: u64 = PageTableFlags::WRITABLE.bits();
+const USER: u64 = PageTableFlags::USER_ACCESSIBLE.bits();
+const ACCESSED: u64 = PageTableFlags::ACCESSED.bits();
+const DIRTY: u64 = PageTableFlags::DIRTY.bits();
+const LARGE: u64 = PageTableFlags::HUGE_PAGE.bits();
+const NO_EXECUTE: u64 = PageTableFlags::NO_EXECUTE.bits();
 
 /// How often a walk is taken again because another VCPU changed an entry under it, before
 /// the walk's outcome is used with its accessed and dirty flags unset.
@@ -65,7 +57,7 @@ pub fn read_pdptes(
     const RESERVED: u64 = 0x1e6;
     let mut bytes = [0; 32];
     memory
-        .read(GuestPhysAddr(cr3 & 0xffff_ffe0), &mut bytes)
+        .read(GuestPhysAddr(cr3 & PDPT_ADDRESS), &mut bytes)
         .ok()?;
     let mut pdptes = [0; 4];
     for (pdpte, bytes) in pdptes.iter_mut().zip(bytes.as_chunks::<8>().0) {
@@ -104,22 +96,9 @@ pub struct Access {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageFault {
     /// The error code (SDM vol. 3A, 4.7).
-    pub error_code: u32,
+    pub error_code: PageFaultErrorCode,
     /// The linear address, for CR2.
     pub address: GuestVirtAddr,
-}
-
-impl PageFault {
-    /// Error-code bit P: the page is there, and the access is not allowed.
-    pub const PROTECTION: u32 = 1 << 0;
-    /// Error-code bit W/R: the access was a write.
-    pub const WRITE: u32 = 1 << 1;
-    /// Error-code bit U/S: a user-mode access.
-    pub const USER: u32 = 1 << 2;
-    /// Error-code bit RSVD: an entry has a reserved bit set.
-    pub const RESERVED: u32 = 1 << 3;
-    /// Error-code bit I/D: an instruction fetch.
-    pub const FETCH: u32 = 1 << 4;
 }
 
 /// Why a walk has no address to give.
@@ -165,26 +144,28 @@ pub struct Paging {
 impl Paging {
     /// Paging as `registers` have it.
     pub fn new(registers: &impl PagingRegisters) -> Self {
-        let (cr0, cr4, efer) = (registers.cr0(), registers.cr4(), registers.efer());
-        let mode = if cr0 & CR0_PG == 0 {
+        let cr0 = Cr0Flags::from_bits_retain(registers.cr0());
+        let cr4 = Cr4Flags::from_bits_retain(registers.cr4());
+        let efer = EferFlags::from_bits_retain(registers.efer());
+        let mode = if !cr0.contains(Cr0Flags::PAGING) {
             Mode::Off
-        } else if efer & EFER_LMA != 0 {
-            if cr4 & CR4_LA57 == 0 {
-                Mode::FourLevel
-            } else {
+        } else if efer.contains(EferFlags::LONG_MODE_ACTIVE) {
+            if cr4.contains(Cr4Flags::L5_PAGING) {
                 Mode::FiveLevel
+            } else {
+                Mode::FourLevel
             }
-        } else if cr4 & CR4_PAE != 0 {
+        } else if cr4.contains(Cr4Flags::PHYSICAL_ADDRESS_EXTENSION) {
             Mode::Pae {
                 pdptes: [0, 1, 2, 3].map(|index| registers.pdpte(index)),
             }
         } else {
             Mode::ThirtyTwoBit {
-                large_pages: cr4 & CR4_PSE != 0,
+                large_pages: cr4.contains(Cr4Flags::PAGE_SIZE_EXTENSION),
             }
         };
         let physical_address_bits = registers.physical_address_bits().clamp(32, 52);
-        let no_execute = efer & EFER_NXE != 0;
+        let no_execute = efer.contains(EferFlags::NO_EXECUTE_ENABLE);
         // With PAE paging bits 62:52 are reserved too, with four and five levels ignored.
         let top = if matches!(mode, Mode::Pae { .. }) {
             63
@@ -200,10 +181,10 @@ impl Paging {
             root: registers.cr3(),
             reserved,
             physical_address_bits,
-            write_protect: cr0 & CR0_WP != 0,
+            write_protect: cr0.contains(Cr0Flags::WRITE_PROTECT),
             no_execute,
-            smep: cr4 & CR4_SMEP != 0,
-            smap: cr4 & CR4_SMAP != 0,
+            smep: cr4.contains(Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION),
+            smap: cr4.contains(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION),
         }
     }
 
@@ -254,7 +235,7 @@ impl Paging {
             Mode::Pae { pdptes } => {
                 let pdpte = pdptes[((linear.0 >> 30) & 3) as usize];
                 if pdpte & PRESENT == 0 {
-                    return Err(self.fault(linear, access, 0));
+                    return Err(self.fault(linear, access, PageFaultErrorCode::empty()));
                 }
                 (pdpte, 21)
             }
@@ -302,7 +283,8 @@ impl Paging {
                 // Bit 12 of a large page's entry is its PAT bit, those up to the address are
                 // reserved; and so is PS itself above 1 GiB.
                 if shift > 30 || entry & ((1 << shift) - 1) & !0x1fff != 0 {
-                    let bits = PageFault::PROTECTION | PageFault::RESERVED;
+                    let bits = PageFaultErrorCode::PROTECTION_VIOLATION
+                        | PageFaultErrorCode::MALFORMED_TABLE;
                     return Err(self.fault(linear, access, bits));
                 }
                 break;
@@ -322,9 +304,9 @@ impl Paging {
     #[cold]
     fn unusable(&self, linear: GuestVirtAddr, access: Access, entry: u64) -> WalkError {
         let bits = if entry & PRESENT == 0 {
-            0
+            PageFaultErrorCode::empty()
         } else {
-            PageFault::PROTECTION | PageFault::RESERVED
+            PageFaultErrorCode::PROTECTION_VIOLATION | PageFaultErrorCode::MALFORMED_TABLE
         };
         self.fault(linear, access, bits)
     }
@@ -337,10 +319,10 @@ impl Paging {
         access: Access,
         large_pages: bool,
     ) -> Result<Walk, WalkError> {
-        let directory = self.root & 0xffff_f000;
+        let directory = self.root & ADDRESS_32;
         let pde = u64::from(memory.read_u32(narrow_slot(directory, linear, 22))?);
         if pde & PRESENT == 0 {
-            return Err(self.fault(linear, access, 0));
+            return Err(self.fault(linear, access, PageFaultErrorCode::empty()));
         }
         if large_pages && pde & LARGE != 0 {
             // PSE-36: bits 20:13 are bits 39:32 of the address, as far as the CPU has them
@@ -348,7 +330,8 @@ impl Paging {
             let high_bits = self.physical_address_bits.min(40) - 32;
             let reserved = (1 << 22) - (1 << (13 + high_bits));
             if pde & reserved != 0 {
-                let bits = PageFault::PROTECTION | PageFault::RESERVED;
+                let bits =
+                    PageFaultErrorCode::PROTECTION_VIOLATION | PageFaultErrorCode::MALFORMED_TABLE;
                 return Err(self.fault(linear, access, bits));
             }
             self.check(linear, access, pde, false)?;
@@ -359,13 +342,13 @@ impl Paging {
                 leaf: pde,
             });
         }
-        let pte = u64::from(memory.read_u32(narrow_slot(pde & 0xffff_f000, linear, 12))?);
+        let pte = u64::from(memory.read_u32(narrow_slot(pde & ADDRESS_32, linear, 12))?);
         if pte & PRESENT == 0 {
-            return Err(self.fault(linear, access, 0));
+            return Err(self.fault(linear, access, PageFaultErrorCode::empty()));
         }
         self.check(linear, access, pde & pte, false)?;
         Ok(Walk {
-            address: GuestPhysAddr((pte & 0xffff_f000) | (linear.0 & 0xfff)),
+            address: GuestPhysAddr((pte & ADDRESS_32) | (linear.0 & 0xfff)),
             common: pde & pte,
             leaf: pte,
         })
@@ -400,22 +383,27 @@ impl Paging {
         if allowed {
             Ok(())
         } else {
-            Err(self.fault(linear, access, PageFault::PROTECTION))
+            Err(self.fault(linear, access, PageFaultErrorCode::PROTECTION_VIOLATION))
         }
     }
 
     #[cold]
-    fn fault(&self, linear: GuestVirtAddr, access: Access, mut error_code: u32) -> WalkError {
+    fn fault(
+        &self,
+        linear: GuestVirtAddr,
+        access: Access,
+        mut error_code: PageFaultErrorCode,
+    ) -> WalkError {
         match access.kind {
             AccessKind::Read => {}
-            AccessKind::Write => error_code |= PageFault::WRITE,
+            AccessKind::Write => error_code |= PageFaultErrorCode::CAUSED_BY_WRITE,
             AccessKind::Fetch if self.smep || self.no_execute_applies() => {
-                error_code |= PageFault::FETCH;
+                error_code |= PageFaultErrorCode::INSTRUCTION_FETCH;
             }
             AccessKind::Fetch => {}
         }
         if access.user {
-            error_code |= PageFault::USER;
+            error_code |= PageFaultErrorCode::USER_MODE;
         }
         WalkError::Fault(PageFault {
             error_code,
@@ -439,7 +427,8 @@ pub fn locate_fetched_code(
     cr4: u64,
     linear: u64,
 ) -> Option<GuestPhysAddr> {
-    let mut shift = if cr4 & CR4_LA57 == 0 { 39 } else { 48 };
+    let five_levels = cr4 & Cr4Flags::L5_PAGING.bits() != 0;
+    let mut shift = if five_levels { 48 } else { 39 };
     let mut entry = cr3;
     loop {
         let slot = wide_slot(entry & ADDRESS, GuestVirtAddr(linear), shift);

@@ -24,7 +24,7 @@ pub const MAX_MEMORY: u64 = 1 << 40;
 /// What the RAM of a VM is a multiple of, in bytes.
 pub const MEMORY_UNIT: u64 = 1 << 20;
 /// The most VCPUs that a VM can have.
-pub const MAX_VCPUS: u32 = 8;
+pub const MAX_VCPUS: usize = 8;
 /// The weight of a VM whose `weight=` is not given.
 pub const DEFAULT_WEIGHT: u32 = 100;
 /// The largest weight.
@@ -304,7 +304,11 @@ impl Description {
                 (_, "vm") => set(&mut vm, "vm", name(value)?)?,
                 (Role::Kernel, "mem") => set(&mut memory, "mem", memory_size(value)?)?,
                 (Role::Kernel, "vcpus") => {
-                    set(&mut vcpus, "vcpus", number("vcpus", value, 1, MAX_VCPUS)?)?;
+                    set(
+                        &mut vcpus,
+                        "vcpus",
+                        number("vcpus", value, 1, MAX_VCPUS as u32)?,
+                    )?;
                 }
                 (Role::Kernel, "pin") => set(&mut pins, "pin", cpu_list(value)?)?,
                 (Role::Kernel, "weight") => {
@@ -315,7 +319,11 @@ impl Description {
                     )?;
                 }
                 (Role::Kernel, "cap") => {
-                    set(&mut cap, "cap", number("cap", value, 1, 100 * MAX_VCPUS)?)?;
+                    set(
+                        &mut cap,
+                        "cap",
+                        number("cap", value, 1, 100 * MAX_VCPUS as u32)?,
+                    )?;
                 }
                 _ => {
                     return Err(Cause::UnknownOption {

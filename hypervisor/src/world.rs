@@ -205,7 +205,7 @@ impl World {
     /// What the VCPUs of a VM have had of the machine; empty if it does not run.
     #[must_use]
     pub fn shares(&self, id: VmId) -> Vec<Share> {
-        (0..MAX_VCPUS)
+        (0..MAX_VCPUS as u32)
             .map_while(|index| self.hub.share(VcpuRef { vm: id, index }))
             .collect()
     }

@@ -1,16 +1,13 @@
 //! One instruction's view of the VCPU: its mode, and memory as segmentation and paging show
 //! it.
 
-use arch::ExceptionVector;
+use arch::{Cr0Flags, ExceptionVector};
 use vmx::addr::{GuestPhysAddr, GuestVirtAddr, PAGE_SIZE};
 
 use super::cpu::{AccessRights, Cpu, Fault, Mode, SegmentRegister};
 use super::{Bus, Stop, Width, flags};
 use crate::guest_memory::GuestMemory;
 use crate::guest_paging::{Access, AccessKind, Paging};
-
-/// CR0.AM: alignment is checked at CPL 3 if RFLAGS.AC is set.
-const CR0_AM: u64 = 1 << 18;
 
 pub(super) struct Context<'a, C, M> {
     pub(super) cpu: &'a mut C,
@@ -65,7 +62,7 @@ impl<'a, C: Cpu, M: GuestMemory> Context<'a, C, M> {
         if misalignment != 0
             && self.user
             && self.rflags & flags::AC != 0
-            && self.cpu.cr0() & CR0_AM != 0
+            && self.cpu.cr0() & Cr0Flags::ALIGNMENT_MASK.bits() != 0
         {
             return Err(Stop::Fault(Fault::with_zero_code(
                 ExceptionVector::AlignmentCheck,

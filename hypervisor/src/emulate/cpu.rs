@@ -2,10 +2,7 @@
 
 use super::width::Width;
 use crate::guest_paging::PagingRegisters;
-use arch::ExceptionVector;
-
-/// EFER.LMA: IA-32e mode is active.
-pub(super) const EFER_LMA: u64 = 1 << 10;
+use arch::{Cr0Flags, EferFlags, ExceptionVector, RFlags};
 
 pub use arch::gpr::{RAX, RCX, RDI, RDX, RSI, RSP};
 pub(super) use arch::gpr::{RBP, RBX};
@@ -76,19 +73,16 @@ pub enum Mode {
 }
 
 impl Mode {
-    const CR0_PE: u64 = 1 << 0;
-    const RFLAGS_VM: u64 = 1 << 17;
-
     /// The mode that `cpu` is in.
     pub fn of(cpu: &impl Cpu) -> Self {
         let rights = cpu.segment_rights(SegmentRegister::Cs);
-        if cpu.efer() & EFER_LMA != 0 {
+        if cpu.efer() & EferFlags::LONG_MODE_ACTIVE.bits() != 0 {
             if rights.contains(AccessRights::LONG) {
                 return Self::Long;
             }
-        } else if cpu.cr0() & Self::CR0_PE == 0 {
+        } else if cpu.cr0() & Cr0Flags::PROTECTED_MODE_ENABLE.bits() == 0 {
             return Self::Real;
-        } else if cpu.rflags() & Self::RFLAGS_VM != 0 {
+        } else if cpu.rflags() & RFlags::VIRTUAL_8086_MODE.bits() != 0 {
             return Self::Virtual8086;
         }
         if rights.contains(AccessRights::DEFAULT_BIG) {

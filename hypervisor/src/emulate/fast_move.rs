@@ -6,9 +6,10 @@
 //! the width, the register and the instruction's length. Whatever is not plain at first
 //! sight is left to the full decoder.
 
+use arch::EferFlags;
 use vmx::addr::{GuestPhysAddr, PAGE_SIZE};
 
-use super::cpu::{AccessRights, Cpu, EFER_LMA, SegmentRegister, set_part};
+use super::cpu::{AccessRights, Cpu, SegmentRegister, set_part};
 use super::fetch::MAX_LENGTH;
 use super::{Bus, Violation, Width};
 use crate::guest_memory::GuestMemory;
@@ -53,7 +54,7 @@ pub(super) fn emulate<C: Cpu, M: GuestMemory>(
     let long = cpu
         .segment_rights(SegmentRegister::Cs)
         .contains(AccessRights::LONG)
-        && cpu.efer() & EFER_LMA != 0;
+        && cpu.efer() & EferFlags::LONG_MODE_ACTIVE.bits() != 0;
     if !long {
         return false;
     }

@@ -2,28 +2,30 @@
 //! and the instructions' own pages). Where the manual leaves a flag undefined, it is what
 //! Intel's CPUs do.
 
+use arch::RFlags;
+
 use super::width::Width;
 
 /// Carry.
-pub const CF: u64 = 1 << 0;
+pub const CF: u64 = RFlags::CARRY_FLAG.bits();
 /// Parity of the low byte: even.
-pub const PF: u64 = 1 << 2;
+pub const PF: u64 = RFlags::PARITY_FLAG.bits();
 /// Carry out of bit 3.
-pub const AF: u64 = 1 << 4;
+pub const AF: u64 = RFlags::AUXILIARY_CARRY_FLAG.bits();
 /// Zero.
-pub const ZF: u64 = 1 << 6;
+pub const ZF: u64 = RFlags::ZERO_FLAG.bits();
 /// Sign.
-pub const SF: u64 = 1 << 7;
+pub const SF: u64 = RFlags::SIGN_FLAG.bits();
 /// Signed overflow.
-pub const OF: u64 = 1 << 11;
+pub const OF: u64 = RFlags::OVERFLOW_FLAG.bits();
 /// The six status flags.
 pub const STATUS: u64 = CF | PF | AF | ZF | SF | OF;
 /// Trap: single steps.
-pub const TF: u64 = 1 << 8;
+pub const TF: u64 = RFlags::TRAP_FLAG.bits();
 /// Direction: string instructions go down.
-pub const DF: u64 = 1 << 10;
+pub const DF: u64 = RFlags::DIRECTION_FLAG.bits();
 /// Alignment check, and leave to pass SMAP.
-pub const AC: u64 = 1 << 18;
+pub const AC: u64 = RFlags::ALIGNMENT_CHECK.bits();
 
 /// A result, and the flags as they are after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -184,7 +184,7 @@ impl From<WalkError> for Stop {
         match error {
             WalkError::Fault(fault) => Self::Fault(Fault {
                 vector: ExceptionVector::Page,
-                error_code: Some(fault.error_code),
+                error_code: Some(fault.error_code.bits() as u32),
                 cr2: Some(fault.address.0),
             }),
             WalkError::NotRam(not_ram) => Self::Unsupported(Reason::PagingNotRam(not_ram)),

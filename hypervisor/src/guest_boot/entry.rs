@@ -1,21 +1,10 @@
 //! The state that a guest's first VCPU starts in.
 
+use arch::{Cr0Flags, Cr4Flags, EferFlags};
 use vmx::segment::{AccessRights, DescriptorTable, Segment};
 
-/// Protection enable.
-pub const CR0_PE: u64 = 1;
-/// Extension type; fixed to 1 since the 486.
-pub const CR0_ET: u64 = 1 << 4;
-/// Numeric error; fixed to 1 in VMX operation.
-pub const CR0_NE: u64 = 1 << 5;
-/// Paging.
-pub const CR0_PG: u64 = 1 << 31;
-/// Physical address extension.
-pub const CR4_PAE: u64 = 1 << 5;
-/// IA-32e mode enable and active.
-pub const EFER_LME_LMA: u64 = 1 << 8 | 1 << 10;
-/// The bit of RFLAGS that is always 1; all others are clear, IF among them.
-const RFLAGS_FIXED: u64 = 1 << 1;
+/// CR0 in protected mode: extension type is fixed to one since the 486.
+const PROTECTED_MODE: Cr0Flags = Cr0Flags::PROTECTED_MODE_ENABLE.union(Cr0Flags::EXTENSION_TYPE);
 
 /// A flat 64-bit code segment.
 const fn code64(selector: u16) -> Segment {
@@ -109,10 +98,15 @@ impl EntryState {
     #[must_use]
     pub const fn long_mode(rip: u64, cr3: u64, gdtr: DescriptorTable) -> Self {
         Self {
-            cr0: CR0_PE | CR0_ET | CR0_NE | CR0_PG,
+            cr0: PROTECTED_MODE
+                .union(Cr0Flags::NUMERIC_ERROR)
+                .union(Cr0Flags::PAGING)
+                .bits(),
             cr3,
-            cr4: CR4_PAE,
-            efer: EFER_LME_LMA,
+            cr4: Cr4Flags::PHYSICAL_ADDRESS_EXTENSION.bits(),
+            efer: EferFlags::LONG_MODE_ENABLE
+                .union(EferFlags::LONG_MODE_ACTIVE)
+                .bits(),
             cs: code64(super::gdt::CODE),
             ..Self::protected_mode(rip, gdtr)
         }
@@ -126,8 +120,8 @@ impl EntryState {
             rbx: 0,
             rsi: 0,
             rip,
-            rflags: RFLAGS_FIXED,
-            cr0: CR0_PE | CR0_ET,
+            rflags: arch::reset::RFLAGS,
+            cr0: PROTECTED_MODE.bits(),
             cr3: 0,
             cr4: 0,
             efer: 0,

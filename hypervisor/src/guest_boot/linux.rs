@@ -11,6 +11,7 @@ use crate::{
     guest_memory::{GuestMemory, NotRam},
     vm_config::VmConfig,
 };
+use arch::PageTableFlags;
 use core::mem::{offset_of, size_of};
 use linux_raw_sys::bootparam::{
     E820_MAX_ENTRIES_ZEROPAGE, LOADED_HIGH, XLF_KERNEL_64, boot_e820_entry, boot_params,
@@ -331,8 +332,10 @@ fn field<const N: usize>(file: &[u8], offset: usize) -> Option<[u8; N]> {
 /// Writes page tables that map the first 4 GiB one to one, with 2 MiB pages (every CPU
 /// with long mode has these); returns the address of the PML4.
 fn map_first_4_gib(memory: &impl GuestMemory) -> Result<u64, NotRam> {
-    const PRESENT_WRITABLE: u64 = 0b11;
-    const LARGE: u64 = 1 << 7;
+    const PRESENT_WRITABLE: u64 = PageTableFlags::PRESENT
+        .union(PageTableFlags::WRITABLE)
+        .bits();
+    const LARGE: u64 = PageTableFlags::HUGE_PAGE.bits();
     const PML4: u64 = layout::PAGE_TABLES;
     const PDPT: u64 = PML4 + PAGE_SIZE;
     const DIRECTORIES: u64 = PDPT + PAGE_SIZE;

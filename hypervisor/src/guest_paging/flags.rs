@@ -1,9 +1,10 @@
 //! The accessed and dirty flags that a walk sets (SDM vol. 3A, 4.8).
 
+use arch::paging::{ADDRESS, ADDRESS_32};
 use vmx::addr::GuestVirtAddr;
 
 use super::{
-    ACCESSED, ADDRESS, Access, AccessKind, DIRTY, LARGE, Mode, PRESENT, Paging, Walk, WalkError,
+    ACCESSED, Access, AccessKind, DIRTY, LARGE, Mode, PRESENT, Paging, Walk, WalkError,
     narrow_slot, wide_slot,
 };
 use crate::guest_memory::GuestMemory;
@@ -32,7 +33,7 @@ impl Paging {
         let wide = !matches!(self.mode, Mode::ThirtyTwoBit { .. });
         let (mut table, mut shift) = match self.mode {
             Mode::Off => return Ok(true),
-            Mode::ThirtyTwoBit { .. } => (self.root & 0xffff_f000, 22),
+            Mode::ThirtyTwoBit { .. } => (self.root & ADDRESS_32, 22),
             Mode::Pae { pdptes } => (pdptes[(linear.0 >> 30 & 3) as usize] & ADDRESS, 21),
             Mode::FourLevel => (self.root & ADDRESS, 39),
             Mode::FiveLevel => (self.root & ADDRESS, 48),

@@ -39,17 +39,17 @@ impl PagingRegisters for Registers {
 const LONG: Registers = Registers {
     cr0: 0x8001_0001,
     cr3: 0x1000,
-    cr4: CR4_PAE,
+    cr4: Cr4Flags::PHYSICAL_ADDRESS_EXTENSION.bits(),
     efer: 0xd00,
     pdptes: [0; 4],
 };
 const THIRTY_TWO_BIT: Registers = Registers {
-    cr4: CR4_PSE,
+    cr4: Cr4Flags::PAGE_SIZE_EXTENSION.bits(),
     efer: 0,
     ..LONG
 };
 const PAE: Registers = Registers {
-    efer: EFER_NXE,
+    efer: EferFlags::NO_EXECUTE_ENABLE.bits(),
     pdptes: [0, 0x2001, 0, 0],
     ..LONG
 };
@@ -98,7 +98,7 @@ fn translate(
 
 fn error_code(result: Result<u64, WalkError>) -> u32 {
     match result {
-        Err(WalkError::Fault(fault)) => fault.error_code,
+        Err(WalkError::Fault(fault)) => fault.error_code.bits() as u32,
         other => panic!("no fault: {other:x?}"),
     }
 }
@@ -137,7 +137,7 @@ fn five_levels() {
     ram.write_u64(0x8000 + (linear >> 48 & 0x1ff) * 8, 0x1000 | ALL);
     let registers = Registers {
         cr3: 0x8000,
-        cr4: CR4_PAE | CR4_LA57,
+        cr4: Cr4Flags::PHYSICAL_ADDRESS_EXTENSION.bits() | Cr4Flags::L5_PAGING.bits(),
         ..LONG
     };
     assert_eq!(translate(registers, &ram, linear, READ), Ok(0x4_5abc));
@@ -204,7 +204,9 @@ fn rights_are_what_all_levels_grant() {
 fn smep_and_smap_keep_the_kernel_off_user_pages() {
     let user = map(0x5000 | ALL, 12);
     let guarded = Registers {
-        cr4: CR4_PAE | CR4_SMEP | CR4_SMAP,
+        cr4: Cr4Flags::PHYSICAL_ADDRESS_EXTENSION.bits()
+            | Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION.bits()
+            | Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION.bits(),
         ..LONG
     };
     assert_eq!(error_code(translate(guarded, &user, LINEAR, FETCH)), 0x11);
@@ -360,10 +362,10 @@ proptest! {
             ram.write_u64(index as u64 * 64, entry);
         }
         let registers = Registers {
-            cr0: 0x8000_0001 | flags & CR0_WP,
+            cr0: 0x8000_0001 | flags & Cr0Flags::WRITE_PROTECT.bits(),
             cr3,
-            cr4: flags & (CR4_PSE | CR4_PAE | CR4_SMEP | CR4_SMAP | CR4_LA57),
-            efer: flags & (EFER_LMA | EFER_NXE),
+            cr4: flags & (Cr4Flags::PAGE_SIZE_EXTENSION.bits() | Cr4Flags::PHYSICAL_ADDRESS_EXTENSION.bits() | Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION.bits() | Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION.bits() | Cr4Flags::L5_PAGING.bits()),
+            efer: flags & (EferFlags::LONG_MODE_ACTIVE.bits() | EferFlags::NO_EXECUTE_ENABLE.bits()),
             pdptes: [1, 0x1001, 0x7001, 0],
         };
         let kind = [AccessKind::Read, AccessKind::Write, AccessKind::Fetch][kind];

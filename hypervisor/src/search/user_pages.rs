@@ -1,14 +1,15 @@
 //! The part of an address space that user mode can reach, by its page tables alone.
 
+use arch::PageTableFlags;
+use arch::paging::ADDRESS;
 use vmx::addr::{GuestPhysAddr, GuestVirtAddr};
 
 use crate::guest_memory::GuestMemory;
 use crate::suppression::address_space::{Root, RootFormat};
 
-const PRESENT: u64 = 1 << 0;
-const USER: u64 = 1 << 2;
-const LARGE: u64 = 1 << 7;
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+const PRESENT: u64 = PageTableFlags::PRESENT.bits();
+const USER: u64 = PageTableFlags::USER_ACCESSIBLE.bits();
+const LARGE: u64 = PageTableFlags::HUGE_PAGE.bits();
 
 /// A range of virtual addresses that one entry of a paging structure decides about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

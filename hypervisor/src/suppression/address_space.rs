@@ -6,18 +6,13 @@
 //! refer to the same tables, and no two processes share those: so roots are told to be
 //! [aliases](same_process) by looking at them, whatever the operating system.
 
+use arch::paging::{ADDRESS, ADDRESS_32, PDPT_ADDRESS};
+use arch::{Cr0Flags, Cr4Flags, EferFlags, PageTableFlags};
 use vmx::addr::GuestPhysAddr;
 
 use crate::guest_memory::GuestMemory;
 
-const CR0_PG: u64 = 1 << 31;
-const CR4_PAE: u64 = 1 << 5;
-const EFER_LMA: u64 = 1 << 10;
-const PRESENT: u64 = 1;
-/// The address in an entry of 8 bytes.
-const WIDE_ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-/// The address in an entry of 4 bytes.
-const NARROW_ADDRESS: u64 = 0xffff_f000;
+const PRESENT: u64 = PageTableFlags::PRESENT.bits();
 
 /// What CR3 refers to: the shape of the topmost paging structure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,11 +29,11 @@ impl RootFormat {
     /// The format that the control registers call for; `None` without paging.
     #[must_use]
     pub const fn of(cr0: u64, cr4: u64, efer: u64) -> Option<Self> {
-        if cr0 & CR0_PG == 0 {
+        if cr0 & Cr0Flags::PAGING.bits() == 0 {
             None
-        } else if efer & EFER_LMA != 0 {
+        } else if efer & EferFlags::LONG_MODE_ACTIVE.bits() != 0 {
             Some(Self::Long)
-        } else if cr4 & CR4_PAE != 0 {
+        } else if cr4 & Cr4Flags::PHYSICAL_ADDRESS_EXTENSION.bits() != 0 {
             Some(Self::Pae)
         } else {
             Some(Self::Narrow)
@@ -66,9 +61,9 @@ impl Root {
     #[must_use]
     pub const fn new(cr3: u64, format: RootFormat) -> Self {
         Self(match format {
-            RootFormat::Narrow => cr3 & 0xffff_f000,
-            RootFormat::Pae => cr3 & 0xffff_ffe0,
-            RootFormat::Long => cr3 & WIDE_ADDRESS,
+            RootFormat::Narrow => cr3 & ADDRESS_32,
+            RootFormat::Pae => cr3 & PDPT_ADDRESS,
+            RootFormat::Long => cr3 & ADDRESS,
         })
     }
 
@@ -102,9 +97,9 @@ pub(super) fn referred_table(
     let (_, size) = format.user_half();
     let slot = GuestPhysAddr(root.0.wrapping_add((index * size) as u64));
     let (entry, address) = if size == 8 {
-        (memory.read_u64(slot), WIDE_ADDRESS)
+        (memory.read_u64(slot), ADDRESS)
     } else {
-        (memory.read_u32(slot).map(u64::from), NARROW_ADDRESS)
+        (memory.read_u32(slot).map(u64::from), ADDRESS_32)
     };
     // Rights and flags differ between the roots of one process: Linux marks the user half
     // no-execute in the kernel's.
@@ -145,7 +140,7 @@ mod tests {
     use super::*;
     use crate::test_ram::TestRam;
 
-    const NO_EXECUTE: u64 = 1 << 63;
+    const NO_EXECUTE: u64 = PageTableFlags::NO_EXECUTE.bits();
     const LONG: RootFormat = RootFormat::Long;
 
     fn root(cr3: u64) -> Root {

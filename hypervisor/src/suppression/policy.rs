@@ -16,9 +16,7 @@ use devices::time::HostTicks;
 
 use super::Factors;
 use super::pace::LEAST_FOR_A_HANDLER;
-
-/// The most VCPUs of a VM.
-pub const MAX_VCPUS: usize = 8;
+use crate::vm_config::MAX_VCPUS;
 
 /// Something that has happened to a VCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@ impl From<WalkError> for SwitchError {
         match error {
             WalkError::Fault(fault) => Self::Fault(Fault {
                 vector: ExceptionVector::Page,
-                error_code: Some(fault.error_code),
+                error_code: Some(fault.error_code.bits() as u32),
                 cr2: Some(fault.address.0),
             }),
             WalkError::NotRam(not_ram) => Self::NotRam(not_ram),

@@ -17,7 +17,7 @@ mod tss;
 #[cfg(test)]
 mod tests;
 
-use arch::ExceptionVector;
+use arch::{Cr0Flags, Cr4Flags, ExceptionVector, RFlags};
 use vmx::segment::{AccessRights, DescriptorTable, Segment, SegmentRegister};
 
 use crate::emulate::{Cpu, Fault};
@@ -28,9 +28,7 @@ use memory::SystemMemory;
 use tss::{Format, State};
 
 /// RFLAGS.NT: the task is nested, and IRET goes back to the task of its back link.
-const RFLAGS_NT: u32 = 1 << 14;
-const CR0_PG: u64 = 1 << 31;
-const CR4_PAE: u64 = 1 << 5;
+const NESTED_TASK: u32 = RFlags::NESTED_TASK.bits() as u32;
 
 /// What a task switch needs of a VCPU besides the emulator's registers. All tasks run outside
 /// of IA-32e mode.
@@ -168,7 +166,7 @@ pub fn switch_task<C: TaskCpu, M: GuestMemory>(
 
     let mut saved = State::of(cpu, request.return_rip);
     if request.cause == Cause::Iret {
-        saved.eflags &= !RFLAGS_NT;
+        saved.eflags &= !NESTED_TASK;
     }
     saved.store_dynamic(&mut old_image);
     old_space.write(old_tr.base, &old_image)?;
@@ -188,7 +186,7 @@ pub fn switch_task<C: TaskCpu, M: GuestMemory>(
         },
     );
     if let Some(cr3) = state.cr3
-        && cpu.cr0() & CR0_PG != 0
+        && cpu.cr0() & Cr0Flags::PAGING.bits() != 0
     {
         cpu.set_cr3(cr3.into(), pdptes);
     }
@@ -196,7 +194,7 @@ pub fn switch_task<C: TaskCpu, M: GuestMemory>(
     for (index, value) in state.gprs.into_iter().enumerate() {
         cpu.set_gpr(index, value.into());
     }
-    let nested = if nests { RFLAGS_NT } else { 0 };
+    let nested = if nests { NESTED_TASK } else { 0 };
     cpu.enter_task(state.eip.into(), u64::from(state.eflags | nested));
 
     let new_space = SystemMemory::new(cpu, memory);
@@ -254,7 +252,9 @@ fn pdptes_of<C: TaskCpu, M: GuestMemory>(
     let Some(cr3) = state.cr3 else {
         return Ok(None);
     };
-    if cpu.cr0() & CR0_PG == 0 || cpu.cr4() & CR4_PAE == 0 {
+    if cpu.cr0() & Cr0Flags::PAGING.bits() == 0
+        || cpu.cr4() & Cr4Flags::PHYSICAL_ADDRESS_EXTENSION.bits() == 0
+    {
         return Ok(None);
     }
     match read_pdptes(memory, cr3.into(), cpu.physical_address_bits()) {

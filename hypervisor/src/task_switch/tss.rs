@@ -1,13 +1,14 @@
 //! Task-state segments, of 32 and of 16 bits (SDM vol. 3A, figures 9-2 and 9-10).
 
+use arch::RFlags;
 use vmx::segment::SegmentRegister;
 
 use super::TaskCpu;
 
-const RFLAGS_VM: u32 = 1 << 17;
 /// The flags that exist, but for bit 1, which is one.
-const RFLAGS_DEFINED: u32 = 0x003f_7fd5;
-const RFLAGS_FIXED: u32 = 2;
+const DEFINED: u32 = RFlags::all().bits() as u32;
+/// That bit.
+const FIXED: u32 = arch::reset::RFLAGS as u32;
 
 /// The format of a TSS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,7 +165,7 @@ impl State {
             Format::Bits32 => Self {
                 cr3: Some(image.doubleword(wide::CR3)),
                 eip: image.doubleword(wide::EIP),
-                eflags: image.doubleword(wide::EFLAGS) & RFLAGS_DEFINED | RFLAGS_FIXED,
+                eflags: image.doubleword(wide::EFLAGS) & DEFINED | FIXED,
                 gprs: core::array::from_fn(|index| image.doubleword(wide::GPRS + 4 * index)),
                 segments: core::array::from_fn(|index| image.word(wide::SEGMENTS + 4 * index)),
                 ldt: image.word(wide::LDT),
@@ -173,7 +174,7 @@ impl State {
             Format::Bits16 => Self {
                 cr3: None,
                 eip: image.word(narrow::IP).into(),
-                eflags: u32::from(image.word(narrow::FLAGS)) & RFLAGS_DEFINED | RFLAGS_FIXED,
+                eflags: u32::from(image.word(narrow::FLAGS)) & DEFINED | FIXED,
                 gprs: core::array::from_fn(|index| image.word(narrow::GPRS + 2 * index).into()),
                 segments: core::array::from_fn(|index| {
                     if index < narrow::SEGMENT_COUNT {
@@ -190,7 +191,7 @@ impl State {
 
     /// Whether the task runs in virtual-8086 mode.
     pub(super) const fn is_virtual_8086(&self) -> bool {
-        self.eflags & RFLAGS_VM != 0
+        self.eflags & RFlags::VIRTUAL_8086_MODE.bits() as u32 != 0
     }
 
     /// Writes the dynamic fields, those that a switch away from a task updates, to its TSS.

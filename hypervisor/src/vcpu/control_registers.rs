@@ -1,44 +1,25 @@
 //! What a guest may write to CR0, CR4 and EFER, and what follows from it: pure rules (SDM
 //! vol. 3A, 2.5 and 4.1; vol. 3C, 25.6.6).
 
-use arch::GeneralProtection;
+use arch::{Cr0Flags, Cr4Flags, EferFlags, GeneralProtection};
 
-/// CR0.PE: protection.
-pub const CR0_PE: u64 = 1 << 0;
-/// CR0.TS: task switched.
-pub const CR0_TS: u64 = 1 << 3;
-/// CR0.ET: fixed to one.
-pub const CR0_ET: u64 = 1 << 4;
-/// CR0.NE: fixed to one in VMX operation.
-pub const CR0_NE: u64 = 1 << 5;
-/// CR0.NW: not write-through.
-pub const CR0_NW: u64 = 1 << 29;
-/// CR0.CD: cache disable.
-pub const CR0_CD: u64 = 1 << 30;
-/// CR0.PG: paging.
-pub const CR0_PG: u64 = 1 << 31;
-/// Every bit of CR0 that is defined.
-const CR0_DEFINED: u64 = 0xe005_003f;
+const CR0_PE: u64 = Cr0Flags::PROTECTED_MODE_ENABLE.bits();
+const CR0_ET: u64 = Cr0Flags::EXTENSION_TYPE.bits();
+const CR0_NE: u64 = Cr0Flags::NUMERIC_ERROR.bits();
+const CR0_NW: u64 = Cr0Flags::NOT_WRITE_THROUGH.bits();
+const CR0_CD: u64 = Cr0Flags::CACHE_DISABLE.bits();
+const CR0_PG: u64 = Cr0Flags::PAGING.bits();
+const CR4_PAE: u64 = Cr4Flags::PHYSICAL_ADDRESS_EXTENSION.bits();
+const CR4_PCIDE: u64 = Cr4Flags::PCID.bits();
+const EFER_LME: u64 = EferFlags::LONG_MODE_ENABLE.bits();
+const EFER_LMA: u64 = EferFlags::LONG_MODE_ACTIVE.bits();
+
 /// CR0 bits that the guest does not own: the one that VMX fixes; the cache controls, which
 /// would slow the whole machine; and ET, which a processor keeps at one, but KVM shows to a
 /// guest's guest as it was last written.
 pub const CR0_HOST_OWNED: u64 = CR0_NE | CR0_NW | CR0_CD | CR0_ET;
 /// What those bits are.
 pub const CR0_HOST_VALUE: u64 = CR0_NE | CR0_ET;
-
-/// CR4.PAE.
-pub const CR4_PAE: u64 = 1 << 5;
-/// CR4.VMXE: fixed to one in VMX operation.
-pub const CR4_VMXE: u64 = 1 << 13;
-/// CR4.PCIDE.
-pub const CR4_PCIDE: u64 = 1 << 17;
-/// CR4.OSXSAVE.
-pub const CR4_OSXSAVE: u64 = 1 << 18;
-
-/// EFER.LME: IA-32e mode enable.
-pub const EFER_LME: u64 = 1 << 8;
-/// EFER.LMA: IA-32e mode active.
-pub const EFER_LMA: u64 = 1 << 10;
 
 /// A CR0 that may be written, and what the write makes of EFER.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +65,7 @@ pub fn write_cr0(value: u64, context: &Cr0Context) -> Result<Cr0Write, GeneralPr
         return Err(GeneralProtection);
     }
     // Undefined bits of the low half are ignored, and ET is always one.
-    let visible = value & CR0_DEFINED | CR0_ET;
+    let visible = value & Cr0Flags::all().bits() | CR0_ET;
     if visible & CR0_PG != 0 && visible & CR0_PE == 0 {
         return Err(GeneralProtection);
     }
@@ -236,7 +217,7 @@ mod tests {
             ..UNPAGED
         };
         assert!(
-            !write_cr0(CR0_PE | CR0_PG | CR0_TS, &paged)
+            !write_cr0(CR0_PE | CR0_PG | Cr0Flags::TASK_SWITCHED.bits(), &paged)
                 .unwrap()
                 .loads_pdptes
         );

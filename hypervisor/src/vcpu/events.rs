@@ -1,12 +1,13 @@
 //! Delivering events to the guest at VM entry: exceptions, NMIs, interrupts, and events
 //! whose delivery an exit interrupted (SDM vol. 3C, 27.6 and 28.2.4).
 
+use arch::RFlags;
 use devices::lapic::Pending;
 use vmx::controls::Primary;
 use vmx::event::{Event, EventKind};
 use vmx::fields;
 
-use super::registers::{BLOCKED_BY_NMI, BLOCKED_BY_STI_OR_MOV_SS, RFLAGS_IF, RFLAGS_RF};
+use super::registers::{BLOCKED_BY_NMI, BLOCKED_BY_STI_OR_MOV_SS};
 use super::{Vcpu, stop_reason::StopReason};
 use crate::emulate::{Cpu, Fault};
 use crate::vm::BoardHost;
@@ -138,7 +139,7 @@ impl Vcpu {
     fn try_inject_interrupt(&mut self, injected: bool, state: u32, pending: Pending) -> bool {
         if injected
             || state & BLOCKED_BY_STI_OR_MOV_SS != 0
-            || self.registers.rflags() & RFLAGS_IF == 0
+            || self.registers.rflags() & RFlags::INTERRUPT_FLAG.bits() == 0
             || self.registers.has_pending_debug_exception()
         {
             return false;
@@ -161,7 +162,7 @@ impl Vcpu {
             // The image of RFLAGS that a fault pushes has RF set (SDM vol. 3B, 18.3.1.1); what VM
             // entry pushes is the guest's RFLAGS as they are.
             let rflags = vmcs.read(fields::GUEST_RFLAGS);
-            vmcs.write(fields::GUEST_RFLAGS, rflags | RFLAGS_RF);
+            vmcs.write(fields::GUEST_RFLAGS, rflags | RFlags::RESUME_FLAG.bits());
         }
         if matches!(
             event.kind,
@@ -194,7 +195,8 @@ impl Vcpu {
             || self.registers.vmcs.read(fields::GUEST_INTERRUPTIBILITY) & BLOCKED_BY_NMI != 0;
         (self.lapic.nmi_pending() && !nmis_blocked())
             || self.to_inject.is_some()
-            || (self.deliverable().is_some() && self.registers.rflags() & RFLAGS_IF != 0)
+            || (self.deliverable().is_some()
+                && self.registers.rflags() & RFlags::INTERRUPT_FLAG.bits() != 0)
     }
 
     /// The interrupt that the 8259 pair has pending, if it is to be taken.

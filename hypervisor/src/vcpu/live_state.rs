@@ -9,7 +9,7 @@ use alloc::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 use core::arch::asm;
 use core::ptr::NonNull;
 
-use arch::msr;
+use arch::{msr, reset};
 
 use crate::cpuid::Limits;
 
@@ -24,13 +24,9 @@ const MSRS: [u32; 6] = [
 ];
 const TSC_AUX_SLOT: usize = 5;
 
-/// x87, SSE: what XCR0 always has.
-const XCR0_AT_RESET: u64 = 1;
 /// XSAVE's legacy region and header.
 const XSAVE_MINIMUM: usize = 576;
 const XSAVE_ALIGNMENT: usize = 64;
-/// DR6 after power-up and INIT.
-const DR6_AT_RESET: u64 = 0xffff_0ff0;
 
 /// The live state of a VCPU that is not on a processor.
 pub struct LiveState {
@@ -69,9 +65,9 @@ impl LiveState {
         Self {
             features: *features,
             xsave_area,
-            xcr0: XCR0_AT_RESET,
+            xcr0: reset::XCR0,
             cr2: 0,
-            debug: [0, 0, 0, 0, DR6_AT_RESET],
+            debug: [0, 0, 0, 0, reset::DR6],
             msrs: [0; 6],
         }
     }
@@ -194,7 +190,7 @@ pub(super) fn init_reset() {
         asm!("mov dr1, {}", in(reg) 0u64, options(nomem, nostack, preserves_flags));
         asm!("mov dr2, {}", in(reg) 0u64, options(nomem, nostack, preserves_flags));
         asm!("mov dr3, {}", in(reg) 0u64, options(nomem, nostack, preserves_flags));
-        asm!("mov dr6, {}", in(reg) DR6_AT_RESET, options(nomem, nostack, preserves_flags));
+        asm!("mov dr6, {}", in(reg) reset::DR6, options(nomem, nostack, preserves_flags));
     }
 }
 

@@ -1,33 +1,24 @@
 //! A VCPU's registers, wherever they are: general-purpose registers in memory, the others
 //! in the VMCS. Reading one costs a VMREAD, so nothing is read that is not asked for.
 
-use arch::gpr;
+use arch::msr::DebugCtl;
+use arch::{Cr0Flags, Dr6Flags, Dr7Flags, EferFlags, RFlags, gpr};
 use vmx::entry::GuestRegisters;
 use vmx::fields;
 use vmx::segment::{AccessRights, DescriptorTable, Segment, SegmentRegister};
 use vmx::vmcs::Vmcs;
 
-use super::control_registers::CR0_TS;
 use super::vector_registers;
 use crate::emulate::Cpu;
 use crate::guest_paging::PagingRegisters;
 use crate::task_switch::TaskCpu;
 
-/// RFLAGS.IF.
-pub const RFLAGS_IF: u64 = 1 << 9;
-/// RFLAGS.TF.
-const RFLAGS_TF: u64 = 1 << 8;
-/// RFLAGS.RF.
-pub const RFLAGS_RF: u64 = 1 << 16;
 /// Interruptibility state: blocking by STI and by MOV SS (SDM vol. 3C, table 25-3).
 pub const BLOCKED_BY_STI_OR_MOV_SS: u32 = 0b11;
 /// Interruptibility state: blocking by NMI.
 pub const BLOCKED_BY_NMI: u32 = 1 << 3;
-/// Pending debug exceptions: BS, a single step (SDM vol. 3C, table 25-4).
-const PENDING_SINGLE_STEP: u64 = 1 << 14;
-/// Pending debug exceptions: an enabled breakpoint, which VM entry wants with a BS that it
-/// could not explain by RFLAGS.TF.
-const DEBUGCTL_BTF: u64 = 1 << 1;
+/// Pending debug exceptions: BS, a single step, where DR6 has it (SDM vol. 3C, table 25-4).
+const PENDING_SINGLE_STEP: u64 = Dr6Flags::STEP.bits();
 
 /// The registers of the VCPU whose VMCS is current.
 pub struct Registers {
@@ -65,21 +56,22 @@ impl Registers {
             );
         }
         let rflags = self.vmcs.read(fields::GUEST_RFLAGS);
-        if rflags & (RFLAGS_TF | RFLAGS_RF) != 0 {
+        if rflags & (RFlags::TRAP_FLAG | RFlags::RESUME_FLAG).bits() != 0 {
             self.end_debug_step(rflags);
         }
     }
 
     #[cold]
     fn end_debug_step(&mut self, rflags: u64) {
-        self.vmcs.write(fields::GUEST_RFLAGS, rflags & !RFLAGS_RF);
+        self.vmcs
+            .write(fields::GUEST_RFLAGS, rflags & !RFlags::RESUME_FLAG.bits());
         self.single_step(rflags);
     }
 
     /// Makes a single-step trap pending if RFLAGS.TF was set.
     fn single_step(&mut self, rflags: u64) {
-        let branches_only = self.vmcs.read(fields::GUEST_DEBUGCTL) & DEBUGCTL_BTF != 0;
-        if rflags & RFLAGS_TF != 0 && !branches_only {
+        let branches_only = self.vmcs.read(fields::GUEST_DEBUGCTL) & DebugCtl::BTF.bits() != 0;
+        if rflags & RFlags::TRAP_FLAG.bits() != 0 && !branches_only {
             let pending = self.vmcs.read(fields::GUEST_PENDING_DEBUG);
             self.vmcs
                 .write(fields::GUEST_PENDING_DEBUG, pending | PENDING_SINGLE_STEP);
@@ -97,7 +89,8 @@ impl Registers {
             interruptibility & !BLOCKED_BY_STI_OR_MOV_SS,
         );
         let rflags = self.vmcs.read(fields::GUEST_RFLAGS);
-        self.vmcs.write(fields::GUEST_RFLAGS, rflags | RFLAGS_RF);
+        self.vmcs
+            .write(fields::GUEST_RFLAGS, rflags | RFlags::RESUME_FLAG.bits());
         self.single_step(rflags);
     }
 
@@ -125,8 +118,7 @@ impl Registers {
     /// Whether CS is a 64-bit code segment in IA-32e mode.
     #[must_use]
     pub fn in_64_bit_mode(&self) -> bool {
-        const EFER_LMA: u64 = 1 << 10;
-        self.efer() & EFER_LMA != 0
+        self.efer() & EferFlags::LONG_MODE_ACTIVE.bits() != 0
             && self
                 .segment_rights(SegmentRegister::Cs)
                 .contains(AccessRights::LONG)
@@ -135,7 +127,7 @@ impl Registers {
     /// Whether the guest is in protected mode: exceptions push error codes.
     #[must_use]
     pub fn in_protected_mode(&self) -> bool {
-        self.cr0() & 1 != 0
+        self.cr0() & Cr0Flags::PROTECTED_MODE_ENABLE.bits() != 0
     }
 
     /// EAX of the guest.
@@ -278,8 +270,12 @@ impl TaskCpu for Registers {
     }
 
     fn enter_task(&mut self, rip: u64, rflags: u64) {
-        /// L0 to L3 and LE.
-        const DR7_LOCAL: u64 = 0x155;
+        const DR7_LOCAL: u64 = Dr7Flags::LOCAL_BREAKPOINT_0_ENABLE
+            .union(Dr7Flags::LOCAL_BREAKPOINT_1_ENABLE)
+            .union(Dr7Flags::LOCAL_BREAKPOINT_2_ENABLE)
+            .union(Dr7Flags::LOCAL_BREAKPOINT_3_ENABLE)
+            .union(Dr7Flags::LOCAL_EXACT_BREAKPOINT_ENABLE)
+            .bits();
         let vmcs = &mut self.vmcs;
         vmcs.write(fields::GUEST_RIP, rip);
         vmcs.write(fields::GUEST_RFLAGS, rflags);
@@ -290,7 +286,10 @@ impl TaskCpu for Registers {
         );
         vmcs.write(fields::GUEST_PENDING_DEBUG, 0);
         // The guest owns TS: there is no shadow of it.
-        vmcs.write(fields::GUEST_CR0, vmcs.read(fields::GUEST_CR0) | CR0_TS);
+        vmcs.write(
+            fields::GUEST_CR0,
+            vmcs.read(fields::GUEST_CR0) | Cr0Flags::TASK_SWITCHED.bits(),
+        );
         vmcs.write(fields::GUEST_DR7, vmcs.read(fields::GUEST_DR7) & !DR7_LOCAL);
     }
 }

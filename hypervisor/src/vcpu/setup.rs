@@ -1,13 +1,13 @@
 //! The VMCS of a new VCPU: what exits, what passes through, and the state after power-up.
 
-use arch::ExceptionVector;
+use arch::{Cr0Flags, Cr4Flags, EferFlags, ExceptionVector, reset};
 use vmx::capabilities::Capabilities;
 use vmx::controls::{Entry, Exit, PinBased, Primary, Secondary};
 use vmx::fields;
 use vmx::segment::{AccessRights, DescriptorTable, Segment, SegmentRegister};
 use vmx::vmcs::{Controls, Vmcs};
 
-use super::control_registers::{CR0_CD, CR0_HOST_OWNED, CR0_HOST_VALUE, CR0_NW, CR4_VMXE};
+use super::control_registers::{CR0_HOST_OWNED, CR0_HOST_VALUE};
 use super::registers::Registers;
 use crate::guest_boot;
 
@@ -18,10 +18,8 @@ const INTERCEPTED_EXCEPTIONS: u32 = 1 << ExceptionVector::AlignmentCheck as u8
     | 1 << ExceptionVector::Debug as u8
     | 1 << ExceptionVector::MachineCheck as u8;
 
-/// IA32_PAT after power-up (SDM vol. 3A, table 12-12).
-const PAT_AT_RESET: u64 = 0x0007_0406_0007_0406;
-/// DR7 after power-up.
-const DR7_AT_RESET: u64 = 0x400;
+/// CR4.VMXE, which is fixed to one in VMX operation.
+const VMXE: u64 = Cr4Flags::VIRTUAL_MACHINE_EXTENSIONS.bits();
 
 /// The control vectors that a VCPU starts with.
 pub(super) fn controls(capabilities: &Capabilities) -> Controls {
@@ -92,8 +90,8 @@ pub(super) fn initialise(
         vmcs.write(fields::XSS_EXITING_BITMAP, 0);
     }
     vmcs.write(fields::GUEST_DEBUGCTL, 0);
-    vmcs.write(fields::GUEST_PAT, PAT_AT_RESET);
-    vmcs.write(fields::GUEST_DR7, DR7_AT_RESET);
+    vmcs.write(fields::GUEST_PAT, reset::PAT);
+    vmcs.write(fields::GUEST_DR7, reset::DR7);
     vmcs.write(fields::GUEST_INTERRUPTIBILITY, 0);
     vmcs.write(fields::GUEST_ACTIVITY_STATE, 0);
     vmcs.write(fields::GUEST_PENDING_DEBUG, 0);
@@ -105,17 +103,16 @@ pub(super) fn initialise(
 
 /// Sets the registers that a boot protocol prescribes.
 pub(super) fn enter_at(vmcs: &mut Vmcs, state: &guest_boot::EntryState) {
-    const EFER_LMA: u64 = 1 << 10;
     vmcs.write(
         fields::GUEST_CR0,
         state.cr0 & !CR0_HOST_OWNED | CR0_HOST_VALUE,
     );
     vmcs.write(fields::CR0_READ_SHADOW, state.cr0);
     vmcs.write(fields::GUEST_CR3, state.cr3);
-    vmcs.write(fields::GUEST_CR4, state.cr4 | CR4_VMXE);
+    vmcs.write(fields::GUEST_CR4, state.cr4 | VMXE);
     vmcs.write(fields::CR4_READ_SHADOW, state.cr4);
     vmcs.write(fields::GUEST_EFER, state.efer);
-    vmcs.set_ia32e_mode(state.efer & EFER_LMA != 0);
+    vmcs.set_ia32e_mode(state.efer & EferFlags::LONG_MODE_ACTIVE.bits() != 0);
     vmcs.write(fields::GUEST_RIP, state.rip);
     vmcs.write(fields::GUEST_RSP, 0);
     vmcs.write(fields::GUEST_RFLAGS, state.rflags);
@@ -136,21 +133,23 @@ pub(super) fn enter_at(vmcs: &mut Vmcs, state: &guest_boot::EntryState) {
 /// the floating-point state, most MSRs and the cache controls alone. EDX tells the processor's
 /// `signature`. What is live in the processor is [`super::live_state::init_reset`]'s.
 pub(super) fn init_reset(registers: &mut Registers, signature: u32) {
-    const CR0_AT_RESET: u64 = 0x6000_0010;
+    const CACHE_CONTROLS: u64 = Cr0Flags::CACHE_DISABLE
+        .union(Cr0Flags::NOT_WRITE_THROUGH)
+        .bits();
     let vmcs = &mut registers.vmcs;
-    let cache_controls = vmcs.read(fields::CR0_READ_SHADOW) & (CR0_CD | CR0_NW);
-    let cr0 = CR0_AT_RESET & !(CR0_CD | CR0_NW) | cache_controls;
+    let cache_controls = vmcs.read(fields::CR0_READ_SHADOW) & CACHE_CONTROLS;
+    let cr0 = reset::CR0 & !CACHE_CONTROLS | cache_controls;
     vmcs.write(fields::GUEST_CR0, cr0 & !CR0_HOST_OWNED | CR0_HOST_VALUE);
     vmcs.write(fields::CR0_READ_SHADOW, cr0);
     vmcs.write(fields::GUEST_CR3, 0);
-    vmcs.write(fields::GUEST_CR4, CR4_VMXE);
+    vmcs.write(fields::GUEST_CR4, VMXE);
     vmcs.write(fields::CR4_READ_SHADOW, 0);
     vmcs.write(fields::GUEST_EFER, 0);
     vmcs.set_ia32e_mode(false);
-    vmcs.write(fields::GUEST_RFLAGS, 2);
+    vmcs.write(fields::GUEST_RFLAGS, reset::RFLAGS);
     vmcs.write(fields::GUEST_RSP, 0);
-    vmcs.write(fields::GUEST_RIP, 0xfff0);
-    vmcs.write(fields::GUEST_DR7, DR7_AT_RESET);
+    vmcs.write(fields::GUEST_RIP, reset::RIP);
+    vmcs.write(fields::GUEST_DR7, reset::DR7);
     vmcs.write(fields::GUEST_DEBUGCTL, 0);
     vmcs.write(fields::GUEST_PENDING_DEBUG, 0);
     vmcs.write(fields::GUEST_INTERRUPTIBILITY, 0);

@@ -201,7 +201,7 @@ pub fn load_guest(first: &mut Vcpu, config: &VmConfig<'_>) -> Result<(), CreateE
 /// The VPID of a VCPU: its own for all VMs there can be. One that a VM with the same number
 /// had before is used again; CPUs drop what they know of it when a VCPU comes to them.
 fn vpid(vm: VmId, index: u32) -> Option<Vpid> {
-    let number = vm.0.checked_mul(MAX_VCPUS as usize)? + index as usize + 1;
+    let number = vm.0.checked_mul(MAX_VCPUS)? + index as usize + 1;
     Vpid::new(u16::try_from(number).ok()?)
 }
 

@@ -173,7 +173,7 @@ proptest! {
     ) {
         if let Ok(vms) = parse(&modules(&[&line])) {
             let vm = &vms[0];
-            prop_assert!((1..=MAX_VCPUS).contains(&vm.vcpus));
+            prop_assert!((1..=MAX_VCPUS as u32).contains(&vm.vcpus));
             prop_assert!(vm.memory % MEMORY_UNIT == 0 && vm.memory >= MIN_MEMORY);
             prop_assert!(vm.pins.is_empty() || vm.pins.len() == vm.vcpus as usize);
         }

@@ -26,7 +26,7 @@ pub(super) const USER_DATA: u16 = 0x30 | 3;
 pub(super) const CONFORMING: u16 = 0x38 | 3;
 pub(super) const ABSENT: u16 = 0x40;
 
-pub(super) const EFLAGS_NT: u32 = 1 << 14;
+pub(super) const EFLAGS_NT: u32 = arch::RFlags::NESTED_TASK.bits() as u32;
 pub(super) const BUSY_TSS: u8 = 0x8b;
 pub(super) const FREE_TSS: u8 = 0x89;
 

@@ -1,6 +1,8 @@
 //! MOV to control registers that exits: bits that the guest does not own, and CR3 while
 //! there are targets of suppression.
 
+use arch::paging::CR3_NO_FLUSH;
+use arch::{Cr0Flags, Cr4Flags, EferFlags};
 use vmx::controls::Primary;
 use vmx::event::Event;
 use vmx::exit::CrAccess;
@@ -9,11 +11,8 @@ use vmx::translation;
 
 use crate::emulate::{AccessRights, Cpu, SegmentRegister};
 use crate::guest_paging::{PagingRegisters, read_pdptes};
-use crate::vcpu::control_registers::{CR0_TS, CR4_PCIDE, Cr0Context, write_cr0};
+use crate::vcpu::control_registers::{Cr0Context, write_cr0};
 use crate::vcpu::{StopReason, Vcpu};
-
-/// MOV to CR3 with this bit keeps the PCID's translations, if CR4.PCIDE is set.
-const CR3_NO_FLUSH: u64 = 1 << 63;
 
 impl Vcpu {
     pub(in crate::vcpu) fn handle_cr_access(&mut self, access: CrAccess) -> Result<(), StopReason> {
@@ -35,7 +34,7 @@ impl Vcpu {
             }
             CrAccess::Clts => {
                 let cr0 = self.registers.cr0();
-                self.write_cr0(cr0 & !CR0_TS)
+                self.write_cr0(cr0 & !Cr0Flags::TASK_SWITCHED.bits())
             }
             CrAccess::Lmsw(operand) => {
                 // LMSW sets PE but does not clear it.
@@ -75,13 +74,13 @@ impl Vcpu {
         if write.loads_pdptes && !self.load_pdptes(self.cr3()) {
             return self.raise(Event::GENERAL_PROTECTION);
         }
-        let paging_changed = (context.cr0 ^ write.visible) >> 31 & 1 != 0;
+        let paging_changed = (context.cr0 ^ write.visible) & Cr0Flags::PAGING.bits() != 0;
         let vmcs = &mut self.registers.vmcs;
         vmcs.write(fields::GUEST_CR0, write.real);
         vmcs.write(fields::CR0_READ_SHADOW, write.visible);
         if write.efer != context.efer {
             vmcs.write(fields::GUEST_EFER, write.efer);
-            vmcs.set_ia32e_mode(write.efer & super::super::control_registers::EFER_LMA != 0);
+            vmcs.set_ia32e_mode(write.efer & EferFlags::LONG_MODE_ACTIVE.bits() != 0);
         }
         if paging_changed {
             translation::invalidate_vpid(&self.capabilities.translation, self.vpid);
@@ -92,16 +91,16 @@ impl Vcpu {
 
     fn write_cr3(&mut self, value: u64) -> Result<(), StopReason> {
         let cr4 = self.registers.cr4();
-        let long = self.registers.efer() & super::super::control_registers::EFER_LMA != 0;
-        let pcids = long && cr4 & CR4_PCIDE != 0;
+        let long = self.registers.efer() & EferFlags::LONG_MODE_ACTIVE.bits() != 0;
+        let pcids = long && cr4 & Cr4Flags::PCID.bits() != 0;
         let no_flush = pcids && value & CR3_NO_FLUSH != 0;
         let root = if pcids { value & !CR3_NO_FLUSH } else { value };
         if long && root >> self.registers.physical_address_bits != 0 {
             return self.raise(Event::GENERAL_PROTECTION);
         }
         let pae = !long
-            && self.registers.cr0() >> 31 & 1 != 0
-            && cr4 & super::super::control_registers::CR4_PAE != 0;
+            && self.registers.cr0() & Cr0Flags::PAGING.bits() != 0
+            && cr4 & Cr4Flags::PHYSICAL_ADDRESS_EXTENSION.bits() != 0;
         if pae && !self.load_pdptes(root) {
             return self.raise(Event::GENERAL_PROTECTION);
         }

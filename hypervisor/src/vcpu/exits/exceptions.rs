@@ -1,7 +1,7 @@
 //! Exceptions that exit, NMIs of the host, and VMCALL.
 
-use arch::ExceptionVector;
-use arch::gpr;
+use arch::msr::DebugCtl;
+use arch::{Dr7Flags, ExceptionVector, gpr};
 use vmx::event::{Event, EventKind};
 use vmx::fields;
 
@@ -53,13 +53,16 @@ impl Vcpu {
     fn reflect_debug_exception(&mut self, kind: EventKind) {
         let vmcs = &mut self.registers.vmcs;
         let causes = vmcs.read(fields::EXIT_QUALIFICATION) & 0xe00f;
-        const DR7_GD: u64 = 1 << 13;
-        // Last-branch records and single-step on branches.
-        const DEBUGCTL_LBR_BTF: u64 = 0b11;
         let dr7 = vmcs.read(fields::GUEST_DR7);
-        vmcs.write(fields::GUEST_DR7, dr7 & !DR7_GD);
+        vmcs.write(
+            fields::GUEST_DR7,
+            dr7 & !Dr7Flags::GENERAL_DETECT_ENABLE.bits(),
+        );
         let debugctl = vmcs.read(fields::GUEST_DEBUGCTL);
-        vmcs.write(fields::GUEST_DEBUGCTL, debugctl & !DEBUGCTL_LBR_BTF);
+        vmcs.write(
+            fields::GUEST_DEBUGCTL,
+            debugctl & !(DebugCtl::LBR | DebugCtl::BTF).bits(),
+        );
         // INT1 is no debug condition: it leaves DR6 as it is.
         if kind == EventKind::HardwareException {
             crate::vcpu::live_state::update_dr6(causes);

@@ -1,12 +1,12 @@
 //! RDMSR and WRMSR of what does not pass through: an allow-list, and #GP for the rest.
 
-use arch::{GeneralProtection, msr};
+use arch::{EferFlags, GeneralProtection, msr};
 use devices::time::HostTicks;
 use vmx::fields;
 
 use crate::guest_paging::PagingRegisters;
 use crate::msr::check_debugctl;
-use crate::vcpu::control_registers::{EFER_LMA, write_efer};
+use crate::vcpu::control_registers::write_efer;
 use crate::vcpu::{StopReason, Vcpu};
 
 impl Vcpu {
@@ -106,7 +106,9 @@ impl Vcpu {
                 let allowed = self.vm.cpuid.limits().efer;
                 let new = write_efer(value, efer, registers.cr0(), allowed)?;
                 registers.vmcs.write(fields::GUEST_EFER, new);
-                registers.vmcs.set_ia32e_mode(new & EFER_LMA != 0);
+                registers
+                    .vmcs
+                    .set_ia32e_mode(new & EferFlags::LONG_MODE_ACTIVE.bits() != 0);
                 Ok(())
             }
             msr::IA32_DEBUGCTL => {

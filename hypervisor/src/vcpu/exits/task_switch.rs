@@ -1,6 +1,6 @@
 //! Task switches, which the processor leaves to us whole.
 
-use arch::ExceptionVector;
+use arch::{Dr6Flags, ExceptionVector};
 use vmx::event::{Event, EventKind};
 use vmx::exit::TaskSwitch;
 use vmx::{fields, translation};
@@ -11,9 +11,6 @@ use crate::task_switch::{Cause, Request, SwitchError, switch_task};
 use crate::vcpu::live_state::update_dr6;
 use crate::vcpu::registers::BLOCKED_BY_NMI;
 use crate::vcpu::{StopReason, Vcpu};
-
-/// DR6.BT: the debug exception is a task switch's.
-const DR6_TASK_SWITCH: u64 = 1 << 15;
 
 impl Vcpu {
     pub(in crate::vcpu) fn handle_task_switch(
@@ -45,7 +42,7 @@ impl Vcpu {
                 self.being_delivered = None;
                 self.block_nmis(cause, event);
                 if switched.debug_trap {
-                    update_dr6(DR6_TASK_SWITCH);
+                    update_dr6(Dr6Flags::SWITCH.bits());
                     self.raise(Event::exception(ExceptionVector::Debug, None))?;
                 }
                 Ok(())

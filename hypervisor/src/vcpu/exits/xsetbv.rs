@@ -1,5 +1,6 @@
 //! XSETBV.
 
+use arch::XCr0Flags;
 use vmx::event::Event;
 
 use crate::vcpu::live_state::set_xcr0;
@@ -23,16 +24,16 @@ impl Vcpu {
 
 /// Whether XCR0 takes `value`, if it may have the components `allowed` (SDM vol. 1, 13.3).
 const fn is_legal(value: u64, allowed: u64) -> bool {
-    const X87: u64 = 1;
-    const SSE: u64 = 1 << 1;
-    const AVX: u64 = 1 << 2;
-    const MPX: u64 = 0b11 << 3;
-    const AVX512: u64 = 0b111 << 5;
-    value & X87 != 0
+    const MPX: XCr0Flags = XCr0Flags::BNDREG.union(XCr0Flags::BNDCSR);
+    const AVX512: XCr0Flags = XCr0Flags::OPMASK
+        .union(XCr0Flags::ZMM_HI256)
+        .union(XCr0Flags::HI16_ZMM);
+    let flags = XCr0Flags::from_bits_retain(value);
+    flags.contains(XCr0Flags::X87)
         && value & !allowed == 0
-        && (value & AVX == 0 || value & SSE != 0)
-        && (value & MPX == 0 || value & MPX == MPX)
-        && (value & AVX512 == 0 || (value & AVX512 == AVX512 && value & AVX != 0))
+        && (!flags.contains(XCr0Flags::AVX) || flags.contains(XCr0Flags::SSE))
+        && (!flags.intersects(MPX) || flags.contains(MPX))
+        && (!flags.intersects(AVX512) || flags.contains(AVX512.union(XCr0Flags::AVX)))
 }
 
 #[cfg(test)]
