@@ -62,5 +62,5 @@ extern "C" fn start_application_processor() -> ! {
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
-    hypervisor::fatal::panicked(info)
+    hypervisor::machine::fatal::panicked(info)
 }

@@ -11,6 +11,7 @@
 //! differ in whether they put the file's name first; a first word is taken for
 //! that, and skipped, if the second is one of the three.
 
+use crate::ids::MAX_VCPUS;
 use alloc::{borrow::ToOwned, string::String, vec::Vec};
 use core::{fmt, str::FromStr};
 use thiserror::Error;
@@ -23,8 +24,6 @@ pub const MIN_MEMORY: u64 = 2 << 20;
 pub const MAX_MEMORY: u64 = 1 << 40;
 /// What the RAM of a VM is a multiple of, in bytes.
 pub const MEMORY_UNIT: u64 = 1 << 20;
-/// The most VCPUs that a VM can have.
-pub const MAX_VCPUS: usize = 8;
 /// The weight of a VM whose `weight=` is not given.
 pub const DEFAULT_WEIGHT: u32 = 100;
 /// The largest weight.

@@ -9,7 +9,7 @@ use vmx::msr;
 
 use super::cpu::trap::{self, TrapFrame};
 use super::local_apic::LocalApic;
-use crate::host_time::host_now;
+use crate::machine::host_time::host_now;
 
 /// The vector of the timer's interrupt, which does nothing but end a HLT.
 const TIMER_VECTOR: u8 = 0xf0;

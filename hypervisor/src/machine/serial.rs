@@ -17,8 +17,7 @@ use uart_16550::spec::registers::{FifoTriggerLevel, IER, LSR};
 use uart_16550::{BaudRate, Config, Uart16550};
 
 const COM1: u16 = 0x3f8;
-/// Room for what guests may have on their way (see [`crate::vm::output`]), and for a burst of
-/// console output of a whole `--json` listing besides.
+/// Room for what guests may have on their way, and for a burst of console output of a whole `--json` listing besides.
 pub const RING_SIZE: usize = 256 << 10;
 /// Polls of the line status register (about 1 us each on hardware) for a FIFO of 16 bytes
 /// to empty, which takes 1.4 ms. A UART that takes longer is broken and given up.

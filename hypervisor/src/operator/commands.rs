@@ -6,26 +6,27 @@ use core::fmt::Write;
 use core::sync::atomic::Ordering;
 
 use super::job::{Find, Job};
-use super::{CONSOLE, Line, TIME, micros, vms};
+use super::{CONSOLE, Line, TIME, micros, report_stops};
 use devices::time::HostTicks;
 
 use crate::console::{
     Aliases, Command, Cr3, DoneLine, Overview, Pattern, ProcessLine, StatsLine, TargetLine, Text,
     TraceAction, TraceLine, VmLine, answer, error, parse, wants_json,
 };
-use crate::host_time::host_now;
+use crate::ids::VmId;
+use crate::machine::host_time::host_now;
 use crate::machine::{power, serial};
+use crate::manager::{RequestError, VmManager};
 use crate::scheduler::Latency;
 use crate::suppression::Factors;
 use crate::suppression::address_space::{Root, RootFormat, same_process};
 use crate::suppression::target::Target;
 use crate::suppression::usage::{self, Process};
 use crate::vm::Vm;
-use crate::world::{self, RequestError, World};
 
 /// Carries out a line that the operator has entered, and answers it; or begins to, and the
 /// rest is the job.
-pub(super) fn execute(line: &str) -> Option<Job> {
+pub(super) fn execute(manager: &VmManager, line: &str) -> Option<Job> {
     let out = &mut Line;
     let json = wants_json(line);
     let request = match parse(line) {
@@ -40,43 +41,43 @@ pub(super) fn execute(line: &str) -> Option<Job> {
         None => None,
         Some(name) => {
             let console = CONSOLE.lock();
-            let number = match console.vm(name) {
-                Ok(number) => number,
+            match console.vm(name) {
+                Ok(number) => Some(VmId(number)),
                 Err(problem) => {
                     error(out, json, "unknown_vm", problem);
                     return None;
                 }
-            };
-            drop(console);
-            vms::get(number)
+            }
         }
     };
-    match (request.command, vm) {
+    match (&request.command, vm) {
         (Command::Help(None), _) => {
             let _ = write!(Text(out), "{Overview}");
         }
         (Command::Help(Some(topic)), _) => {
             let _ = write!(Text(out), "{topic}");
         }
-        (Command::Vms, _) => list_vms(json),
-        (Command::Ps { .. }, Some(vm)) => list_processes(&vm, json),
-        (Command::Suppress { cr3, factors, .. }, Some(vm)) => suppress(&vm, cr3, factors, json),
-        (Command::Targets { .. }, Some(vm)) => list_targets(&[vm], json),
-        (Command::Targets { .. }, None) => list_targets(&vms::all(), json),
-        (Command::Release { cr3, .. }, Some(vm)) => release(&vm, cr3, json),
-        (Command::Stats { .. }, Some(vm)) => statistics(&vm, json),
-        (Command::Find { pattern, .. }, Some(vm)) => return Some(find(vm, &pattern, json)),
-        (Command::Trace { action, .. }, Some(vm)) => return trace(&vm, action, json),
-        (Command::Attach { .. }, Some(vm)) => CONSOLE.lock().attach(vm.id.0, out),
-        (Command::Pause { .. }, Some(vm)) => pause(&vm, json),
-        (Command::Resume { .. }, Some(vm)) => resume(&vm, json),
-        (Command::Stop { .. }, Some(vm)) => ask(json, "stopping", |world| world.stop(vm.id)),
-        (Command::Start { .. }, Some(vm)) => ask(json, "starting", |world| world.start(vm.id)),
-        (Command::Restart { .. }, Some(vm)) => {
-            ask(json, "restarting", |world| world.restart(vm.id));
+        (Command::Vms, _) => list_vms(manager, json),
+        (Command::Targets { .. }, None) => {
+            let vms: Vec<_> = manager.ids().filter_map(|id| manager.vm(id).ok()).collect();
+            list_targets(&vms, json);
         }
-        (Command::Pin { vcpu, cpu, .. }, Some(vm)) => {
-            ask(json, "pinned", |world| world.pin(vm.id, vcpu, cpu));
+        (Command::Attach { .. }, Some(id)) => CONSOLE.lock().attach(id.0, out),
+        (Command::Pause { .. }, Some(id)) => ask(json, "paused", manager.pause(id)),
+        (Command::Resume { .. }, Some(id)) => ask(json, "resumed", manager.resume(id)),
+        (Command::Stop { .. }, Some(id)) => {
+            let answer = manager.stop(id);
+            report_stops(manager);
+            ask(json, "stopping", answer);
+        }
+        (Command::Start { .. }, Some(id)) => ask(json, "starting", manager.start(id)),
+        (Command::Restart { .. }, Some(id)) => {
+            let answer = manager.restart(id);
+            report_stops(manager);
+            ask(json, "restarting", answer);
+        }
+        (Command::Pin { vcpu, cpu, .. }, Some(id)) => {
+            ask(json, "pinned", manager.pin(id, *vcpu, *cpu));
         }
         (Command::Shutdown, _) => {
             answer(
@@ -89,8 +90,27 @@ pub(super) fn execute(line: &str) -> Option<Job> {
             serial::flush();
             power::off();
         }
+        (_, Some(id)) => match manager.vm(id) {
+            Ok(vm) => return look_at(manager, request.command, vm, json),
+            Err(problem) => error(out, json, problem.kind(), problem),
+        },
         // The console has just found the VM that the command names.
         (_, None) => {}
+    }
+    None
+}
+
+/// Carries out a command on what a VM's VCPUs share, whether it runs or has run.
+fn look_at(manager: &VmManager, command: Command<'_>, vm: Arc<Vm>, json: bool) -> Option<Job> {
+    match command {
+        Command::Ps { .. } => list_processes(&vm, json),
+        Command::Suppress { cr3, factors, .. } => suppress(&vm, cr3, factors, json),
+        Command::Targets { .. } => list_targets(&[vm], json),
+        Command::Release { cr3, .. } => release(&vm, cr3, json),
+        Command::Stats { .. } => statistics(manager, &vm, json),
+        Command::Find { pattern, .. } => return Some(find(vm, &pattern, json)),
+        Command::Trace { action, .. } => return trace(&vm, action, json),
+        _ => debug_assert!(false, "carried out before"),
     }
     None
 }
@@ -102,58 +122,33 @@ fn millis(ticks: i64) -> i64 {
     millis.clamp(i64::MIN.into(), i64::MAX.into()) as i64
 }
 
-/// Asks the world for something, and answers `done` if it agrees.
-fn ask(json: bool, done: &str, request: impl FnOnce(&World) -> Result<(), RequestError>) {
-    match world::get().map(request) {
-        Some(Err(problem)) => error(&mut Line, json, problem.kind(), problem),
-        _ => answer(&mut Line, json, [DoneLine { done }]),
+/// Answers `done` to a request that the manager agrees to, and why to one that it does not.
+fn ask(json: bool, done: &str, agreed: Result<(), RequestError>) {
+    match agreed {
+        Err(problem) => error(&mut Line, json, problem.kind(), problem),
+        Ok(()) => answer(&mut Line, json, [DoneLine { done }]),
     }
 }
 
-fn pause(vm: &Vm, json: bool) {
-    match world::get().map(|world| world.pause(vm.id)) {
-        Some(Ok(())) => answer(&mut Line, json, [DoneLine { done: "paused" }]),
-        _ => wrong_state(vm, "running", json),
-    }
-}
-
-fn resume(vm: &Vm, json: bool) {
-    match world::get().map(|world| world.resume(vm.id)) {
-        Some(Ok(())) => answer(&mut Line, json, [DoneLine { done: "resumed" }]),
-        _ => wrong_state(vm, "paused", json),
-    }
-}
-
-fn wrong_state(vm: &Vm, wanted: &str, json: bool) {
-    let text = format_args!(
-        "{} is {}, not {wanted}: `vms` shows it",
-        vm.name,
-        vm.state().name()
-    );
-    error(&mut Line, json, "wrong_state", text);
-}
-
-fn list_vms(json: bool) {
-    let vms = vms::all();
+fn list_vms(manager: &VmManager, json: bool) {
     let now = host_now();
     answer(
         &mut Line,
         json,
-        vms.iter().map(|vm| {
-            let watch = vm.suppression.lock();
-            VmLine {
-                vm: &vm.name,
-                state: vm.state().name(),
-                memory_mib: vm
-                    .ram
-                    .ranges()
-                    .map(|range| range.length)
-                    .sum::<u64>()
-                    .div_ceil(1 << 20),
-                vcpus: vm.vcpus(),
-                targets: watch.targets().iter().count(),
-                lead_ms: millis(watch.lead(now)),
-            }
+        manager.ids().filter_map(|id| {
+            let info = manager.info(id).ok()?;
+            let (targets, lead) = info.vm.as_ref().map_or((0, 0), |vm| {
+                let watch = vm.suppression.lock();
+                (watch.targets().iter().count(), watch.lead(now))
+            });
+            Some(VmLine {
+                vm: manager.name(id).ok()?,
+                state: info.state.name(),
+                memory_mib: info.memory >> 20,
+                vcpus: info.vcpus as usize,
+                targets,
+                lead_ms: millis(lead),
+            })
         }),
     );
 }
@@ -311,7 +306,7 @@ fn release(vm: &Arc<Vm>, cr3: Option<u64>, json: bool) {
     }
 }
 
-fn statistics(vm: &Arc<Vm>, json: bool) {
+fn statistics(manager: &VmManager, vm: &Arc<Vm>, json: bool) {
     let mut lines: Vec<(&str, u64, u64)> = Vec::new();
     let (mut exits, mut root_ticks, mut guest_ticks) = (0, 0, 0);
     for statistics in &vm.statistics {
@@ -334,8 +329,8 @@ fn statistics(vm: &Arc<Vm>, json: bool) {
     lines.push(("all-exits", exits, root_ticks));
     lines.push(("guest", exits, guest_ticks));
     let name = &vm.name;
-    let shares = world::get().map_or_else(Vec::new, |world| world.shares(vm.id));
-    let places: Vec<_> = shares
+    let usage = manager.cpu_usage(vm.id);
+    let places: Vec<_> = usage
         .iter()
         .enumerate()
         .map(|(index, share)| {
@@ -344,7 +339,7 @@ fn statistics(vm: &Arc<Vm>, json: bool) {
             (what, share.latency.count, share.received)
         })
         .collect();
-    let latency = shares
+    let latency = usage
         .iter()
         .fold(Latency::default(), |all, share| all.and(share.latency));
     lines.extend(

@@ -14,7 +14,7 @@ use super::{Line, nanos};
 use crate::console::{
     Address, Aliases, Cr3, EventLine, MatchLine, Pattern, Text, answer, heading, line,
 };
-use crate::host_time::host_now;
+use crate::machine::host_time::host_now;
 use crate::machine::serial;
 use crate::search::Search;
 use crate::suppression::address_space::{Root, RootFormat};

@@ -5,21 +5,23 @@
 //! [`poll`], between two turns of a VCPU.
 
 mod commands;
+mod guest_output;
 mod job;
-pub mod vms;
 
 use alloc::collections::VecDeque;
 use alloc::string::String;
-use alloc::sync::Arc;
 
 use devices::time::{Hertz, HostTicks};
 use spin::{Mutex, Once};
 
 use crate::console::{Console, Input, Output, Text};
-use crate::host_time::host_now;
+use crate::ids::VmId;
+use crate::machine::host_time::host_now;
 use crate::machine::serial;
-use crate::vm::Vm;
+use crate::manager::VmManager;
 use job::Job;
+
+pub use guest_output::guest_output;
 
 /// The TSC's frequency, and its value when the console opened.
 static TIME: Once<(Hertz, HostTicks)> = Once::new();
@@ -67,10 +69,13 @@ pub fn start_clock(tsc: Hertz) {
     TIME.call_once(|| (tsc, host_now()));
 }
 
-/// Makes the console know `vm`, whose number is the next one.
-pub fn add_vm(vm: &Arc<Vm>) {
-    CONSOLE.lock().add_vm(&vm.name);
-    vms::add(vm.clone());
+/// Makes the console know the VMs of `manager`, before any of them runs.
+pub fn add_vms(manager: &VmManager) {
+    let mut console = CONSOLE.lock();
+    for name in manager.names() {
+        console.add_vm(name);
+    }
+    guest_output::divide_among(manager.names().count());
 }
 
 /// Shows the prompt.
@@ -78,38 +83,48 @@ pub fn open() {
     CONSOLE.lock().open(&mut Line);
 }
 
-/// Shows a byte that VM `number` has written.
-pub fn guest_byte(number: usize, byte: u8) {
+/// Shows a byte that `vm` has written.
+fn guest_byte(vm: VmId, byte: u8) {
     CONSOLE
         .lock()
-        .guest_byte(number, byte, micros(host_now()), &mut Line);
+        .guest_byte(vm.0, byte, micros(host_now()), &mut Line);
 }
 
 /// Shows a message of tarpit's own: whole lines.
-pub fn message(text: core::fmt::Arguments<'_>) {
+fn message(text: core::fmt::Arguments<'_>) {
     CONSOLE.lock().message(&mut Line, |out| {
         // The line takes everything.
         let _ = core::fmt::Write::write_fmt(&mut Text(out), text);
     });
 }
 
-/// Tells that `vm` is no more.
-pub fn vm_ended(vm: &Vm) {
-    CONSOLE.lock().detach_from(vm.id.0, &mut Line);
+/// Tells which VMs have ended.
+pub fn report_stops(manager: &VmManager) {
+    for stop in manager.take_stops() {
+        let name = manager.name(stop.vm).unwrap_or_default();
+        if let Some((vcpu, dump)) = stop.dump {
+            serial::print(format_args!(
+                "vm {name}: state of VCPU {vcpu} at its end:\n{dump}"
+            ));
+        }
+        message(format_args!("vm {name} ended: {}\n", stop.reason));
+        CONSOLE.lock().detach_from(stop.vm.0, &mut Line);
+    }
 }
 
 /// Takes what the operator has typed, carries out what is to be, and keeps the line moving.
-pub fn poll() {
+pub fn poll(manager: &VmManager) {
+    report_stops(manager);
     go_on_with_job();
     while let Some(byte) = next_byte() {
         // The console is not held while a command runs: guests write meanwhile.
         let input = CONSOLE.lock().operator_byte(byte, &mut Line);
         match input {
             Input::None => {}
-            Input::Guest { vm, byte } => vms::type_to(vm, byte),
+            Input::Guest { vm, byte } => manager.type_to(VmId(vm), byte),
             Input::Line => {
                 let line = String::from(CONSOLE.lock().line());
-                let job = commands::execute(&line);
+                let job = commands::execute(manager, &line);
                 if job.is_none() {
                     CONSOLE.lock().done(&mut Line);
                 }
@@ -117,7 +132,7 @@ pub fn poll() {
             }
         }
     }
-    vms::pass_input_on();
+    manager.pass_input_on();
     CONSOLE.lock().flush_stale(micros(host_now()), &mut Line);
     serial::poll();
 }

@@ -26,18 +26,18 @@ mod terms;
 mod timers;
 
 use super::latency::Latency;
-use super::queue::{CpuSet, State, VcpuState, VmState};
-use crate::vm::VmId;
+use super::queue::{CpuSet, RunState, VcpuEntry, VmEntry};
+use crate::ids::{VcpuId, VmId};
 use alloc::vec::Vec;
 use devices::time::HostTicks;
 
-pub use terms::{Decision, PinError, Settings, VcpuRef};
+pub use terms::{Decision, PinError, Settings};
 
 #[derive(Clone, Debug)]
 struct CpuState {
-    running: Option<VcpuRef>,
+    running: Option<VcpuId>,
     /// The VCPU whose state is in the processor.
-    loaded: Option<VcpuRef>,
+    loaded: Option<VcpuId>,
     /// When the running VCPU began its slice.
     slice_start: HostTicks,
     /// Up to when the running VCPU's time is accounted.
@@ -54,7 +54,7 @@ pub struct Policy {
     settings: Settings,
     cpus: Vec<CpuState>,
     /// By [`VmId`].
-    vms: Vec<Option<VmState>>,
+    vms: Vec<Option<VmEntry>>,
     period_end: HostTicks,
 }
 
@@ -86,7 +86,7 @@ impl Policy {
 
     /// The VCPU that runs on `cpu`.
     #[must_use]
-    pub fn running_on(&self, cpu: u32) -> Option<VcpuRef> {
+    pub fn running_on(&self, cpu: u32) -> Option<VcpuId> {
         self.cpus.get(cpu as usize)?.running
     }
 
@@ -106,10 +106,10 @@ impl Policy {
             self.check_cpu(cpu)?;
         }
         let budget = cap.map(|percent| self.budget(percent));
-        let mut vm = VmState::new(weight.max(1), budget, self.cpus.len());
+        let mut vm = VmEntry::new(weight.max(1), budget, self.cpus.len());
         for &pin in pins {
             let home = pin.map_or_else(|| self.emptiest(&vm), |cpu| cpu as usize);
-            vm.vcpus.push(VcpuState::new(home, pin));
+            vm.vcpus.push(VcpuEntry::new(home, pin));
         }
         if self.vms.len() <= id.0 {
             self.vms.resize(id.0 + 1, None);
@@ -140,7 +140,7 @@ impl Policy {
         })
     }
 
-    fn with_vm(&mut self, id: VmId, change: impl FnOnce(&mut VmState)) -> CpuSet {
+    fn with_vm(&mut self, id: VmId, change: impl FnOnce(&mut VmEntry)) -> CpuSet {
         let mut kicks = CpuSet::default();
         if let Some(vm) = self.vms.get_mut(id.0).and_then(Option::as_mut) {
             change(vm);
@@ -157,18 +157,18 @@ impl Policy {
         self.vm(id).is_none_or(|vm| {
             vm.vcpus
                 .iter()
-                .all(|vcpu| vcpu.loaded_on.is_none() && !matches!(vcpu.state, State::Running))
+                .all(|vcpu| vcpu.loaded_on.is_none() && !matches!(vcpu.state, RunState::Running))
         })
     }
 
     /// Tells that a blocked VCPU has something to do. Returns the CPUs to be kicked. Nothing
     /// happens if the VCPU is not blocked.
-    pub fn wake(&mut self, target: VcpuRef, now: HostTicks) -> CpuSet {
+    pub fn wake(&mut self, target: VcpuId, now: HostTicks) -> CpuSet {
         let mut kicks = CpuSet::default();
         let Some(vcpu) = self.vcpu(target) else {
             return kicks;
         };
-        if !matches!(vcpu.state, State::Blocked { .. }) {
+        if !matches!(vcpu.state, RunState::Blocked { .. }) {
             return kicks;
         }
         let home = self.home_for(vcpu);
@@ -187,13 +187,13 @@ impl Policy {
     }
 
     /// Puts a blocked VCPU into the queue of `home`, as of `woken_at`.
-    fn make_runnable(&mut self, target: VcpuRef, home: usize, woken_at: HostTicks) {
+    fn make_runnable(&mut self, target: VcpuId, home: usize, woken_at: HostTicks) {
         self.move_home(target, home);
         self.catch_up(target);
         let Some(vcpu) = self.vcpu_mut(target) else {
             return;
         };
-        vcpu.state = State::Waiting;
+        vcpu.state = RunState::Waiting;
         vcpu.woken_at = Some(woken_at);
         self.account(home, woken_at);
         if let Some(running) = self.cpus[home].running
@@ -210,13 +210,13 @@ impl Policy {
         self.account(cpu, now);
         let running = self.cpus.get_mut(cpu).and_then(|cpu| cpu.running.take());
         if let Some(vcpu) = running.and_then(|running| self.vcpu_mut(running)) {
-            vcpu.state = State::Blocked { wake_at };
+            vcpu.state = RunState::Blocked { wake_at };
         }
     }
 
     /// Tells that the state of a VCPU has been taken out of `cpu`. Returns the CPUs to be
     /// kicked, as it may be wanted elsewhere.
-    pub fn released(&mut self, cpu: u32, target: VcpuRef) -> CpuSet {
+    pub fn released(&mut self, cpu: u32, target: VcpuId) -> CpuSet {
         let mut kicks = CpuSet::default();
         let from = cpu as usize;
         if let Some(state) = self.cpus.get_mut(from)
@@ -231,7 +231,7 @@ impl Policy {
             vcpu.loaded_on = None;
         }
         let (home, movable) = (vcpu.home, vcpu.pin.is_none());
-        if matches!(vcpu.state, State::Waiting) {
+        if matches!(vcpu.state, RunState::Waiting) {
             if home != from {
                 kicks.insert(home);
             } else if movable && let Some(idle) = (0..self.cpus.len()).find(|&c| self.load(c) == 0)
@@ -276,7 +276,7 @@ impl Policy {
     }
 
     /// The decision to let `vcpu` go on.
-    fn run(&self, vcpu: VcpuRef, cpu: usize, now: HostTicks) -> Decision {
+    fn run(&self, vcpu: VcpuId, cpu: usize, now: HostTicks) -> Decision {
         let state = &self.cpus[cpu];
         let length = if state.preempt {
             self.settings.granularity
@@ -293,7 +293,7 @@ impl Policy {
         Decision::Run { vcpu, until }
     }
 
-    fn start(&mut self, target: VcpuRef, cpu: usize, now: HostTicks) {
+    fn start(&mut self, target: VcpuId, cpu: usize, now: HostTicks) {
         let floor = self.vm(target.vm).map_or(0, |vm| vm.time[cpu]);
         let state = &mut self.cpus[cpu];
         state.running = Some(target);
@@ -306,7 +306,7 @@ impl Policy {
             && let Some(vcpu) = vm.vcpus.get_mut(target.index as usize)
         {
             vm.floor[cpu] = vm.floor[cpu].max(vcpu.time);
-            vcpu.state = State::Running;
+            vcpu.state = RunState::Running;
             vcpu.loaded_on = Some(cpu);
             if let Some(woken_at) = vcpu.woken_at.take() {
                 vcpu.latency.record(now.since(woken_at));
@@ -318,14 +318,14 @@ impl Policy {
     fn put_back(&mut self, cpu: usize) {
         if let Some(running) = self.cpus[cpu].running.take()
             && let Some(vcpu) = self.vcpu_mut(running)
-            && matches!(vcpu.state, State::Running)
+            && matches!(vcpu.state, RunState::Running)
         {
-            vcpu.state = State::Waiting;
+            vcpu.state = RunState::Waiting;
         }
     }
 
     /// Whether the VCPU whose state is in `cpu` has to leave it.
-    fn must_release(&self, loaded: VcpuRef, cpu: usize) -> bool {
+    fn must_release(&self, loaded: VcpuId, cpu: usize) -> bool {
         self.vm(loaded.vm).is_none_or(|vm| {
             vm.stopping
                 || vm
@@ -340,25 +340,25 @@ impl Policy {
             .is_some_and(|vm| !vm.stopping && !vm.paused && !vm.is_throttled())
     }
 
-    fn all(&self) -> impl Iterator<Item = (VcpuRef, &VcpuState)> {
+    fn all(&self) -> impl Iterator<Item = (VcpuId, &VcpuEntry)> {
         self.vms.iter().enumerate().flat_map(|(vm, state)| {
             let vcpus = state.as_ref().map_or(&[][..], |state| &state.vcpus);
             (0..).zip(vcpus).map(move |(index, vcpu)| {
                 let vm = VmId(vm);
-                (VcpuRef { vm, index }, vcpu)
+                (VcpuId { vm, index }, vcpu)
             })
         })
     }
 
-    fn vm(&self, id: VmId) -> Option<&VmState> {
+    fn vm(&self, id: VmId) -> Option<&VmEntry> {
         self.vms.get(id.0)?.as_ref()
     }
 
-    fn vcpu(&self, target: VcpuRef) -> Option<&VcpuState> {
+    fn vcpu(&self, target: VcpuId) -> Option<&VcpuEntry> {
         self.vm(target.vm)?.vcpus.get(target.index as usize)
     }
 
-    fn vcpu_mut(&mut self, target: VcpuRef) -> Option<&mut VcpuState> {
+    fn vcpu_mut(&mut self, target: VcpuId) -> Option<&mut VcpuEntry> {
         self.vms
             .get_mut(target.vm.0)?
             .as_mut()?
@@ -368,13 +368,13 @@ impl Policy {
 
     /// How long woken VCPUs of a VM have waited for a CPU.
     #[must_use]
-    pub fn latency(&self, target: VcpuRef) -> Option<Latency> {
+    pub fn latency(&self, target: VcpuId) -> Option<Latency> {
         Some(self.vcpu(target)?.latency)
     }
 
     /// The CPU time that a VCPU has had, up to the last decision.
     #[must_use]
-    pub fn received(&self, target: VcpuRef) -> Option<u64> {
+    pub fn received(&self, target: VcpuId) -> Option<u64> {
         Some(self.vcpu(target)?.received)
     }
 }

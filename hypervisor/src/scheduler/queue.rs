@@ -27,7 +27,7 @@ impl CpuSet {
 
 /// What a VCPU is up to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum RunState {
     /// Nothing to do, until then or until it is woken.
     Blocked { wake_at: HostTicks },
     /// In the queue.
@@ -37,8 +37,8 @@ pub(super) enum State {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct VcpuState {
-    pub(super) state: State,
+pub(super) struct VcpuEntry {
+    pub(super) state: RunState,
     /// The CPU in whose queue it is.
     pub(super) home: usize,
     pub(super) pin: Option<u32>,
@@ -53,10 +53,10 @@ pub(super) struct VcpuState {
     pub(super) received: u64,
 }
 
-impl VcpuState {
+impl VcpuEntry {
     pub(super) fn new(home: usize, pin: Option<u32>) -> Self {
         Self {
-            state: State::Blocked {
+            state: RunState::Blocked {
                 wake_at: HostTicks(u64::MAX),
             },
             home,
@@ -71,7 +71,7 @@ impl VcpuState {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct VmState {
+pub(super) struct VmEntry {
     pub(super) weight: u32,
     /// CPU time that it may have in a period.
     pub(super) budget: Option<u64>,
@@ -84,10 +84,10 @@ pub(super) struct VmState {
     /// On each CPU, the virtual time within the VM up to which its VCPUs have been served; never
     /// goes back.
     pub(super) floor: Vec<u128>,
-    pub(super) vcpus: Vec<VcpuState>,
+    pub(super) vcpus: Vec<VcpuEntry>,
 }
 
-impl VmState {
+impl VmEntry {
     pub(super) fn new(weight: u32, budget: Option<u64>, cpus: usize) -> Self {
         Self {
             weight,
@@ -107,7 +107,7 @@ impl VmState {
 
     /// How many of its VCPUs run now.
     pub(super) fn running(&self) -> usize {
-        let running = |vcpu: &&VcpuState| matches!(vcpu.state, State::Running);
+        let running = |vcpu: &&VcpuEntry| matches!(vcpu.state, RunState::Running);
         self.vcpus.iter().filter(running).count()
     }
 

@@ -16,7 +16,7 @@ use devices::time::HostTicks;
 
 use super::Factors;
 use super::pace::LEAST_FOR_A_HANDLER;
-use crate::vm_config::MAX_VCPUS;
+use crate::ids::MAX_VCPUS;
 
 /// Something that has happened to a VCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

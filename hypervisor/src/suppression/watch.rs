@@ -12,7 +12,7 @@ use super::address_space::{Root, RootFormat};
 use super::policy::{Decision, Event, Paper, Policy, Suppression};
 use super::target::{Target, TargetError, Targets};
 use crate::guest_memory::GuestMemory;
-use crate::vm_config::MAX_VCPUS;
+use crate::ids::MAX_VCPUS;
 
 /// What a VCPU is seen to do after a VM exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,8 +10,8 @@ use devices::time::HostTicks;
 
 use super::{RunExit, StopReason, Vcpu};
 use crate::guest_boot;
-use crate::host_time::host_now;
-use crate::vm::bell::{Bell, YIELD};
+use crate::machine::host_time::host_now;
+use crate::vm::requests::{Requests, VcpuRequests};
 use crate::vm_config::VmConfig;
 
 /// What is cleared between two looks at the time: some 50 us' worth.
@@ -38,14 +38,14 @@ impl Vcpu {
     pub(super) fn go_on_loading(
         &mut self,
         until: HostTicks,
-        bell: &Bell,
+        requests: &VcpuRequests,
     ) -> Result<Option<RunExit>, StopReason> {
         let Some(mut loading) = self.loading.take() else {
             return Ok(None);
         };
         while let Some(next) = self.vm.ram.clear_piece(loading.cleared, PIECE) {
             loading.cleared = next;
-            let exit = if bell.take() & YIELD != 0 {
+            let exit = if requests.take().contains(Requests::YIELD) {
                 RunExit::Yielded
             } else if host_now() >= until {
                 RunExit::Preempted
@@ -58,6 +58,6 @@ impl Vcpu {
         let state =
             guest_boot::load(&self.vm.ram, &loading.config).map_err(StopReason::NotLoaded)?;
         self.set_entry_state(&state);
-        Ok(None)
+        Ok(Some(RunExit::Loaded))
     }
 }

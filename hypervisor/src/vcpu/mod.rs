@@ -17,7 +17,6 @@ pub mod registers;
 mod reset;
 mod run;
 mod setup;
-pub mod statistics;
 pub mod stop_reason;
 mod timekeeping;
 mod vector_registers;
@@ -42,9 +41,9 @@ use crate::guest_boot::EntryState;
 use crate::msr::Msrs;
 use crate::suppression::pace::Pace;
 use crate::vm::Vm;
+use crate::vm::statistics::Statistics;
 use live_state::LiveState;
 use registers::Registers;
-use statistics::Statistics;
 
 pub use cpu::HostCpu;
 pub use run::RunExit;
@@ -215,7 +214,7 @@ impl Vcpu {
             to_inject: None,
             attention: true,
             deadline: HostTicks(u64::MAX),
-            observer: observe::Observer::new(crate::host_time::host_now()),
+            observer: observe::Observer::new(crate::machine::host_time::host_now()),
             pace: Pace::new(config.tsc),
             look_at: HostTicks(0),
             statistics: Statistics::default(),

@@ -180,7 +180,7 @@ impl Vcpu {
             let decision = watch.observe(
                 &vm.ram,
                 self.index as usize,
-                crate::host_time::host_now(),
+                crate::machine::host_time::host_now(),
                 &observation,
             );
             (
@@ -222,7 +222,7 @@ impl Vcpu {
 
     #[cold]
     fn record(&self, event: Event) {
-        let now = crate::host_time::host_now;
+        let now = crate::machine::host_time::host_now;
         self.vm.trace.record(Some(self.index), event, now);
     }
 
@@ -261,7 +261,7 @@ impl Vcpu {
         if !self.observer.watching {
             return;
         }
-        let now = crate::host_time::host_now();
+        let now = crate::machine::host_time::host_now();
         let decision = {
             let mut watch = self.vm.suppression.lock();
             if has_cpu {
@@ -294,7 +294,7 @@ impl Vcpu {
             let decision = {
                 let mut watch = self.vm.suppression.lock();
                 watch.set_longest_handler(self.pace.longest_handler());
-                watch.interrupted(self.index as usize, crate::host_time::host_now())
+                watch.interrupted(self.index as usize, crate::machine::host_time::host_now())
             };
             self.carry_out(decision);
         }

@@ -6,8 +6,8 @@ use vmx::exit::VmExit;
 use vmx::fields;
 
 use super::{Activity, StopReason, Vcpu};
-use crate::host_time::host_now;
-use crate::vm::bell::{Bell, MAIL, YIELD};
+use crate::machine::host_time::host_now;
+use crate::vm::requests::{Requests, VcpuRequests};
 
 /// Why a VCPU comes off its CPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +20,9 @@ pub enum RunExit {
     Halted,
     /// It is to wait until then, whatever its guest would like to do.
     Delayed(HostTicks),
-    /// Its VM has stopped.
+    /// The guest has been loaded, and is to be entered for the first time.
+    Loaded,
+    /// Its VM has ended.
     Stopped(StopReason),
 }
 
@@ -29,36 +31,40 @@ impl Vcpu {
     /// on this CPU and not halted.
     pub fn run(&mut self, until: HostTicks) -> RunExit {
         let vm = self.vm.clone();
-        let bell = vm.bell(self.index);
-        bell.set_place(self.cpu);
+        let requests = vm.requests(self.index);
+        requests.set_running_on(self.cpu);
         // What has changed since the last time was not followed: the clock above all.
         self.attention = true;
-        let exit = match self.run_until(until, bell) {
+        let exit = match self.run_until(until, requests) {
             Ok(exit) => exit,
             Err(reason) => RunExit::Stopped(reason),
         };
-        bell.set_place(None);
+        requests.set_running_on(None);
         if let Some(published) = self.vm.statistics.get(self.index as usize) {
             published.lock().clone_from(&self.statistics);
         }
         exit
     }
 
-    fn run_until(&mut self, until: HostTicks, bell: &Bell) -> Result<RunExit, StopReason> {
+    fn run_until(
+        &mut self,
+        until: HostTicks,
+        requests: &VcpuRequests,
+    ) -> Result<RunExit, StopReason> {
         if self.loading.is_some()
-            && let Some(exit) = self.go_on_loading(until, bell)?
+            && let Some(exit) = self.go_on_loading(until, requests)?
         {
             return Ok(exit);
         }
         let mut left_guest_at = host_now();
         loop {
-            // In the guest, the bell is silent: only the first ring after that interrupts.
-            while self.attention || bell.is_rung() {
-                if let Some(exit) = self.attend(left_guest_at, bell)? {
+            // No request is pending when it enters the guest: the next one kicks it out.
+            while self.attention || requests.are_pending() {
+                if let Some(exit) = self.attend(left_guest_at, requests)? {
                     return Ok(exit);
                 }
-                // VCPUs on other CPUs may ring on and on, but its time is over when it is.
-                if bell.is_rung() && host_now() >= until {
+                // VCPUs on other CPUs may make requests on and on, but its time is over when it is.
+                if requests.are_pending() && host_now() >= until {
                     return Ok(RunExit::Preempted);
                 }
             }
@@ -106,9 +112,13 @@ impl Vcpu {
 
     /// Brings everything that an entry depends on up to date: clock, memory map, timers,
     /// messages, events. Tells if the VCPU is to leave its CPU, and why.
-    fn attend(&mut self, now: HostTicks, bell: &Bell) -> Result<Option<RunExit>, StopReason> {
+    fn attend(
+        &mut self,
+        now: HostTicks,
+        requests: &VcpuRequests,
+    ) -> Result<Option<RunExit>, StopReason> {
         self.attention = false;
-        let reasons = bell.take();
+        let taken = requests.take();
         if self.clock_seen != self.vm.clock_gate().state() {
             self.follow_clock();
         }
@@ -116,8 +126,8 @@ impl Vcpu {
             self.flush_memory_map();
         }
         self.update_timers(now);
-        // Timers send mail, which is looked at now.
-        bell.clear(MAIL);
+        // Timers send interrupts, which are looked at now.
+        requests.clear(Requests::EVENT);
         self.lapic.set_pin(
             devices::lapic::LocalPin::Lint0,
             self.index == 0 && self.vm.pic_output(),
@@ -144,7 +154,7 @@ impl Vcpu {
                 PowerRequest::DebugExit(code) => StopReason::DebugExit(code),
             });
         }
-        if reasons & YIELD != 0 {
+        if taken.contains(Requests::YIELD) {
             return Ok(Some(RunExit::Yielded));
         }
         if self.waits_for_line {

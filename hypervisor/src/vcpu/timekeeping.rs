@@ -48,7 +48,7 @@ impl Vcpu {
     /// Waits until the clock may be used, and shows it as it is now.
     #[cold]
     pub(super) fn follow_clock(&mut self) {
-        self.clock_seen = self.vm.clock_gate().pass(self.vm.bell(self.index));
+        self.clock_seen = self.vm.clock_gate().pass(self.vm.requests(self.index));
         self.apply_clock();
     }
 

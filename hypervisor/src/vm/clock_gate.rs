@@ -29,8 +29,8 @@
 //!   between the beginning and the end of the guest's access either way.
 //!
 //! # Why a VCPU that enters the guest is always seen
-//! A VCPU first says that it is on a CPU, then looks at its bell and the gate, then enters. The
-//! one who changes first closes the gate and rings, then looks where the VCPU is. All these
+//! A VCPU first says that it is on a CPU, then looks at its requests and the gate, then enters. The
+//! one who changes first closes the gate and makes its request, then looks where the VCPU is. All these
 //! are sequentially consistent, so at least one sees the other: either the VCPU finds the gate
 //! closed and stays out, or it is found on its CPU, interrupted there, and waited for. The
 //! interrupt is pending or comes while it is in the guest, and ends the guest's turn.
@@ -42,7 +42,7 @@
 //! change at once, one closes the gate, and the other, finding it closed, says that it is
 //! out like everyone else and tries again when the gate is open.
 
-use super::bell::{Bell, CLOCK};
+use super::requests::{Requests, VcpuRequests};
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 /// The gate: an even number is open, an odd one closed, and each change adds two.
@@ -52,12 +52,12 @@ pub struct ClockGate {
 }
 
 impl ClockGate {
-    /// What the VCPU whose `bell` this is, out of the guest, has to wait for before it applies
+    /// What the VCPU of these `requests`, out of the guest, has to wait for before it applies
     /// the clock. Returns the state that it then has.
-    pub fn pass(&self, bell: &Bell) -> u64 {
+    pub fn pass(&self, requests: &VcpuRequests) -> u64 {
         loop {
             let state = self.state.load(SeqCst);
-            bell.acknowledge(state);
+            requests.acknowledge(state);
             if state & 1 == 0 {
                 return state;
             }
@@ -72,22 +72,22 @@ impl ClockGate {
         self.state.load(SeqCst)
     }
 
-    /// Calls `change` while no VCPU of `bells` is in the guest. `own` is the number of the
-    /// VCPU that runs this code, if one does, which is out of the guest. `interrupt` makes a
+    /// Calls `change` while no VCPU of `vcpus` is in the guest. `own` is the number of the
+    /// VCPU that runs this code, if one does, which is out of the guest. `kick` makes a
     /// CPU leave its guest.
     ///
     /// The caller holds no lock.
     pub fn change<R>(
         &self,
-        bells: &[Bell],
+        vcpus: &[VcpuRequests],
         own: Option<u32>,
-        interrupt: impl Fn(u32),
+        kick: impl Fn(u32),
         change: impl FnOnce() -> R,
     ) -> R {
         let own = own.map(|index| index as usize);
         let closed = loop {
-            let open = match own.and_then(|own| bells.get(own)) {
-                Some(bell) => self.pass(bell),
+            let open = match own.and_then(|own| vcpus.get(own)) {
+                Some(requests) => self.pass(requests),
                 None => self.state.load(SeqCst) & !1,
             };
             let closed = open.wrapping_add(1);
@@ -101,18 +101,18 @@ impl ClockGate {
             core::hint::spin_loop();
         };
         let others = || {
-            let others = bells.iter().enumerate();
+            let others = vcpus.iter().enumerate();
             others.filter(move |&(index, _)| Some(index) != own)
         };
         // First all are called, then each is waited for.
-        for (_, bell) in others() {
-            bell.set(CLOCK);
-            if let Some(cpu) = bell.place() {
-                interrupt(cpu);
+        for (_, vcpu) in others() {
+            vcpu.make(Requests::CLOCK);
+            if let Some(cpu) = vcpu.running_on() {
+                kick(cpu);
             }
         }
-        for (_, bell) in others() {
-            while bell.place().is_some() && bell.acknowledged() != closed {
+        for (_, vcpu) in others() {
+            while vcpu.running_on().is_some() && vcpu.acknowledged() != closed {
                 core::hint::spin_loop();
             }
         }

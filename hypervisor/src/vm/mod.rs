@@ -1,12 +1,15 @@
 //! A virtual machine: what its VCPUs share.
 
-pub mod bell;
 pub mod clock_gate;
-pub mod create;
-pub mod output;
+pub mod host;
 pub mod pages;
 pub mod ram;
+pub mod requests;
+pub mod statistics;
+#[cfg(test)]
+pub(crate) mod test_vm;
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -22,47 +25,18 @@ use vmx::addr::{GuestPhysAddr, HostPhysAddr};
 use vmx::ept::{Access, Ept, EptError};
 
 use crate::cpuid::GuestCpuid;
-use crate::host_time::host_now;
-use crate::machine::smp;
-use crate::scheduler::{self, VcpuRef};
+use crate::ids::{VcpuId, VmId};
+use crate::machine::host_time::host_now;
 use crate::suppression::policy::Paper;
 use crate::suppression::usage::Usage;
 use crate::suppression::watch::Watch;
 use crate::trace::{Event, Trace};
-use crate::vcpu::statistics::Statistics;
-use bell::{Bell, MAIL, MEMORY, TIMERS};
 use clock_gate::ClockGate;
-use output::GuestOutput;
+use host::{SerialOutput, Waker};
 use pages::PagePool;
 use ram::GuestRam;
-
-/// The number of a VM: its place in the list of VMs, and its colour on the console.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct VmId(pub usize);
-
-/// What a VM does, as the operator sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum State {
-    /// Its VCPUs run when their guests want to.
-    Running,
-    /// The operator has stopped it, with its clock.
-    Paused,
-    /// It has come to its end.
-    Ended,
-}
-
-impl State {
-    /// Its name.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Paused => "paused",
-            Self::Ended => "ended",
-        }
-    }
-}
+use requests::{Requests, VcpuRequests};
+use statistics::Statistics;
 
 /// The devices that all VCPUs of a VM reach, and the clock that they run on.
 pub struct Board {
@@ -97,11 +71,11 @@ pub struct Vm {
     pub statistics: Vec<Mutex<Statistics>>,
     /// How it pages, as last seen: a [`RootFormat`] in its order, zero for long mode.
     pub root_format: AtomicU8,
-    state: AtomicU8,
-    /// When it was paused last.
-    paused_at: Mutex<HostTicks>,
+    /// When its clock was stopped, if it stands.
+    stopped_clock_at: Mutex<Option<HostTicks>>,
     /// Where its serial port's output goes.
-    pub output: GuestOutput,
+    pub output: Box<dyn SerialOutput>,
+    waker: Arc<dyn Waker>,
     ept: Mutex<Ept>,
     ept_pointer: u64,
     /// Changes whenever the memory map becomes such that cached translations are wrong.
@@ -115,7 +89,7 @@ pub struct Vm {
     router: Router,
     ports: Vec<Arc<ApicPort>>,
     /// One a VCPU.
-    bells: Vec<Bell>,
+    requests: Vec<VcpuRequests>,
     clock_gate: ClockGate,
     pic_output: AtomicBool,
     power: Mutex<Option<PowerRequest>>,
@@ -144,7 +118,9 @@ pub struct VmParts {
     /// Its local APICs' shared sides, by VCPU.
     pub ports: Vec<Arc<ApicPort>>,
     /// Where its serial port's output goes.
-    pub output: GuestOutput,
+    pub output: Box<dyn SerialOutput>,
+    /// Brings its VCPUs to look at their requests.
+    pub waker: Arc<dyn Waker>,
     /// The time over which shares of the CPU are taken, in host ticks.
     pub usage_window: u64,
 }
@@ -168,14 +144,14 @@ impl Vm {
             suppression_generation: AtomicU32::new(0),
             statistics: parts.ports.iter().map(|_| Mutex::default()).collect(),
             root_format: AtomicU8::new(0),
-            state: AtomicU8::new(State::Running as u8),
-            paused_at: Mutex::new(now),
+            stopped_clock_at: Mutex::new(None),
             usages: parts
                 .ports
                 .iter()
                 .map(|_| Mutex::new(Usage::new(now, parts.usage_window)))
                 .collect(),
             output: parts.output,
+            waker: parts.waker,
             ept_pointer: parts.ept.pointer(),
             ept: Mutex::new(parts.ept),
             memory_generation: AtomicU64::new(0),
@@ -184,7 +160,11 @@ impl Vm {
             apic_page_users: AtomicU32::new(0),
             vcpus: parts.ports.len() as u32,
             router: Router::default(),
-            bells: parts.ports.iter().map(|_| Bell::default()).collect(),
+            requests: parts
+                .ports
+                .iter()
+                .map(|_| VcpuRequests::default())
+                .collect(),
             clock_gate: ClockGate::default(),
             ports: parts.ports,
             pic_output: AtomicBool::new(false),
@@ -192,50 +172,36 @@ impl Vm {
         }
     }
 
-    /// What it does.
-    #[must_use]
-    pub fn state(&self) -> State {
-        match self.state.load(Ordering::Acquire) {
-            0 => State::Running,
-            1 => State::Paused,
-            _ => State::Ended,
+    /// Stops the clock, when no VCPU runs any more.
+    pub fn stop_clock(&self) {
+        let mut stopped_at = self.stopped_clock_at.lock();
+        debug_assert!(stopped_at.is_none(), "the clock stands already");
+        *stopped_at = Some(host_now());
+    }
+
+    /// Lets the clock go on from where it was stopped, before VCPUs run again.
+    pub fn continue_clock(&self) {
+        let stopped_at = self.stopped_clock_at.lock().take();
+        debug_assert!(stopped_at.is_some(), "the clock does not stand");
+        if let Some(stopped_at) = stopped_at {
+            self.change_clock(None, || {
+                self.board.lock().clock.skip(stopped_at, host_now());
+            });
         }
     }
 
-    /// Sets what it does.
-    pub fn set_state(&self, state: State) {
-        self.state.store(state as u8, Ordering::Release);
-    }
-
-    /// Stops the clock of a running VM, none of whose VCPUs runs any more. False if it was not
-    /// running.
-    pub fn pause(&self) -> bool {
-        let mut paused_at = self.paused_at.lock();
-        if self.state() != State::Running {
-            return false;
-        }
-        *paused_at = host_now();
-        self.set_state(State::Paused);
-        true
-    }
-
-    /// Lets the clock of a paused VM go on, before its VCPUs do. False if it was not paused.
-    pub fn resume(&self) -> bool {
-        let paused_at = self.paused_at.lock();
-        if self.state() != State::Paused {
-            return false;
-        }
-        self.clock_gate.change(&self.bells, None, smp::kick, || {
-            self.board.lock().clock.skip(*paused_at, host_now());
-        });
-        self.set_state(State::Running);
-        true
+    /// Changes the clock by `change` while no VCPU is in the guest; see [`ClockGate::change`].
+    fn change_clock<R>(&self, own: Option<u32>, change: impl FnOnce() -> R) -> R {
+        let kick = |cpu| self.waker.kick(cpu);
+        self.clock_gate.change(&self.requests, own, kick, change)
     }
 
     /// Whether any VCPU may be in the guest.
     #[must_use]
     pub fn is_on_a_cpu(&self) -> bool {
-        self.bells.iter().any(|bell| bell.place().is_some())
+        self.requests
+            .iter()
+            .any(|requests| requests.running_on().is_some())
     }
 
     /// The number of its VCPUs.
@@ -305,7 +271,7 @@ impl Vm {
     pub fn memory_changed(&self) {
         self.memory_generation.fetch_add(1, Ordering::SeqCst);
         for index in 0..self.vcpus {
-            self.ring(index, MEMORY);
+            self.request(index, Requests::MEMORY);
         }
     }
 
@@ -316,37 +282,26 @@ impl Vm {
         self.memory_generation.load(Ordering::SeqCst)
     }
 
-    /// What others ring for VCPU `index`.
+    /// The requests to VCPU `index`.
     ///
     /// # Panics
     /// If there is no such VCPU.
     #[must_use]
     #[inline]
-    pub fn bell(&self, index: u32) -> &Bell {
-        &self.bells[index as usize]
+    pub fn requests(&self, index: u32) -> &VcpuRequests {
+        &self.requests[index as usize]
     }
 
-    /// Makes VCPU `index` look for `reasons`: at once if it is in the guest, when it gets a
-    /// CPU if it waits for one, and soon if it sleeps.
+    /// Makes requests to VCPU `index`, which looks at them at once if it is in the guest, when
+    /// it gets a CPU if it waits for one, and soon if it sleeps.
     #[inline]
-    pub fn ring(&self, index: u32, reasons: u32) {
-        if let Some(bell) = self.bells.get(index as usize)
-            && bell.set(reasons)
+    pub fn request(&self, index: u32, wanted: Requests) {
+        if let Some(requests) = self.requests.get(index as usize)
+            && requests.make(wanted)
         {
-            match bell.place() {
-                Some(cpu) => smp::kick(cpu),
-                None => scheduler::hub::wake(VcpuRef { vm: self.id, index }),
-            }
-        }
-    }
-
-    /// As [`Vm::ring`], but for one who waits for it: calls again a VCPU that has been called
-    /// before, and leaves one that sleeps alone.
-    pub fn interrupt(&self, index: u32, reasons: u32) {
-        if let Some(bell) = self.bells.get(index as usize) {
-            bell.set(reasons);
-            if let Some(cpu) = bell.place() {
-                smp::kick(cpu);
+            match requests.running_on() {
+                Some(cpu) => self.waker.kick(cpu),
+                None => self.waker.wake(VcpuId { vm: self.id, index }),
             }
         }
     }
@@ -357,7 +312,7 @@ impl Vm {
     ///
     /// Of two VCPUs that bring decisions at once, each carries out the later one.
     pub fn follow_suppression(&self, own: Option<u32>) {
-        self.clock_gate.change(&self.bells, own, smp::kick, || {
+        self.change_clock(own, || {
             let rates = self.suppression.lock().decision().rates;
             let clock = &mut self.board.lock().clock;
             if self.trace.is_on() && rates != clock.rates() {
@@ -377,14 +332,15 @@ impl Vm {
     /// Sends `message` to the local APICs that it is for.
     #[inline]
     pub fn route(&self, message: &ApicMessage) {
-        self.router
-            .route(&self.ports, message, |index| self.ring(index as u32, MAIL));
+        self.router.route(&self.ports, message, |index| {
+            self.request(index as u32, Requests::EVENT);
+        });
     }
 
     /// Tells VCPU 0, which keeps time for the chipset, that another VCPU has changed when the
     /// chipset's first timer is due.
     pub fn chipset_deadline_changed(&self) {
-        self.ring(0, TIMERS);
+        self.request(0, Requests::TIMERS);
     }
 
     /// A page for the VM, zeroed.
@@ -437,11 +393,11 @@ impl ChipsetHost for BoardHost<'_> {
         self.interrupts_changed = true;
         self.vm.pic_output.store(asserted, Ordering::SeqCst);
         // LINT0 of VCPU 0 is where the PIC's output goes.
-        self.vm.ring(0, MAIL);
+        self.vm.request(0, Requests::EVENT);
     }
 
     fn serial_transmit(&mut self, byte: u8) {
-        self.vm.output.put(byte);
+        self.vm.output.write(byte);
     }
 
     fn power(&mut self, request: PowerRequest) {

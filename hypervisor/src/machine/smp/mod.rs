@@ -20,7 +20,7 @@ use super::image::Trampoline;
 use super::local_apic::LocalApic;
 use super::memory::PhysRange;
 use super::{boot_info::BootInfo, paging};
-use crate::host_time::host_now;
+use crate::machine::host_time::host_now;
 use arch::ExceptionVector;
 use core::fmt;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};

@@ -1,7 +1,7 @@
 //! Caps: a budget of CPU time for each period.
 
 use super::Policy;
-use crate::vm::VmId;
+use crate::ids::VmId;
 use devices::time::HostTicks;
 
 impl Policy {

@@ -1,7 +1,7 @@
 //! Fair shares: the virtual times of VMs on each CPU, and of VCPUs within their VMs.
 
-use super::{Policy, State, VcpuRef, VcpuState};
-use crate::vm::VmId;
+use super::{Policy, RunState, VcpuEntry};
+use crate::ids::{VcpuId, VmId};
 use crate::vm_config::DEFAULT_WEIGHT;
 use devices::time::HostTicks;
 
@@ -35,7 +35,7 @@ impl Policy {
 
     /// Brings the virtual times of a VCPU, and of its VM if that had nothing to do on this
     /// CPU, in line with what those that were busy have reached.
-    pub(super) fn catch_up(&mut self, target: VcpuRef) {
+    pub(super) fn catch_up(&mut self, target: VcpuId) {
         let credit = virtual_time(self.settings.slice / 2, DEFAULT_WEIGHT);
         let debit = virtual_time(self.settings.slice, DEFAULT_WEIGHT);
         let Some(Some(vm)) = self.vms.get_mut(target.vm.0) else {
@@ -45,10 +45,10 @@ impl Policy {
             return;
         };
         // One that comes from another queue is no proof that its VM has had its share of this.
-        let is_busy = |(index, vcpu): (u32, &VcpuState)| {
+        let is_busy = |(index, vcpu): (u32, &VcpuEntry)| {
             index != target.index
                 && vcpu.home == home
-                && !matches!(vcpu.state, State::Blocked { .. })
+                && !matches!(vcpu.state, RunState::Blocked { .. })
         };
         if !(0..).zip(&vm.vcpus).any(is_busy) {
             let floor = self.cpus[home].floor.saturating_sub(credit);
@@ -70,7 +70,7 @@ impl Policy {
     }
 
     /// The order of VCPUs on `cpu`: the least first.
-    pub(super) fn key(&self, target: VcpuRef, cpu: usize) -> (u128, u128) {
+    pub(super) fn key(&self, target: VcpuId, cpu: usize) -> (u128, u128) {
         let vm = self.vm(target.vm);
         (
             vm.map_or(0, |vm| vm.time[cpu]),
@@ -79,7 +79,7 @@ impl Policy {
     }
 
     /// Who is to run next on `cpu`.
-    pub(super) fn best(&self, cpu: usize) -> Option<VcpuRef> {
+    pub(super) fn best(&self, cpu: usize) -> Option<VcpuId> {
         self.all()
             .map(|(target, _)| target)
             .filter(|&target| self.is_eligible(target, cpu))
@@ -87,11 +87,11 @@ impl Policy {
     }
 
     /// Whether `target` waits for `cpu` and can run there at once.
-    pub(super) fn is_eligible(&self, target: VcpuRef, cpu: usize) -> bool {
+    pub(super) fn is_eligible(&self, target: VcpuId, cpu: usize) -> bool {
         self.may_run(target.vm)
             && self.vcpu(target).is_some_and(|vcpu| {
                 vcpu.home == cpu
-                    && matches!(vcpu.state, State::Waiting)
+                    && matches!(vcpu.state, RunState::Waiting)
                     && vcpu.loaded_on.is_none_or(|loaded_on| loaded_on == cpu)
             })
     }

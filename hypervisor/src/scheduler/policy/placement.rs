@@ -1,14 +1,15 @@
 //! Which CPU's queue a VCPU is in: pins, where one that wakes goes, and what a CPU without work
 //! takes from others.
 
-use super::{CpuSet, PinError, Policy, State, VcpuRef, VcpuState, VmState};
+use super::{CpuSet, PinError, Policy, RunState, VcpuEntry, VmEntry};
+use crate::ids::VcpuId;
 
 impl Policy {
     /// Pins a VCPU to a CPU, or with `None` lets it go anywhere. Returns the CPUs to be kicked.
     ///
     /// # Errors
     /// If there is no such VCPU or CPU; then nothing changes.
-    pub fn pin(&mut self, target: VcpuRef, cpu: Option<u32>) -> Result<CpuSet, PinError> {
+    pub fn pin(&mut self, target: VcpuId, cpu: Option<u32>) -> Result<CpuSet, PinError> {
         if let Some(cpu) = cpu {
             self.check_cpu(cpu)?;
         }
@@ -40,7 +41,7 @@ impl Policy {
     }
 
     /// Moves a VCPU to the queue of `home`, where others' virtual times mean other things.
-    pub(super) fn move_home(&mut self, target: VcpuRef, home: usize) {
+    pub(super) fn move_home(&mut self, target: VcpuId, home: usize) {
         if let Some(Some(vm)) = self.vms.get_mut(target.vm.0)
             && let Some(vcpu) = vm.vcpus.get_mut(target.index as usize)
             && vcpu.home != home
@@ -53,7 +54,7 @@ impl Policy {
 
     /// Where an unpinned VCPU that wakes goes: home, unless that is busy and another CPU is
     /// not. One whose state is still in a processor stays there.
-    pub(super) fn home_for(&self, vcpu: &VcpuState) -> usize {
+    pub(super) fn home_for(&self, vcpu: &VcpuEntry) -> usize {
         if let Some(cpu) = vcpu.pin {
             return cpu as usize;
         }
@@ -74,7 +75,7 @@ impl Policy {
         self.all()
             .filter(|(target, vcpu)| {
                 vcpu.home == cpu
-                    && !matches!(vcpu.state, State::Blocked { .. })
+                    && !matches!(vcpu.state, RunState::Blocked { .. })
                     && self.may_run(target.vm)
             })
             .count()
@@ -104,7 +105,7 @@ impl Policy {
     }
 
     /// The CPU with the fewest VCPUs, those of `new` included.
-    pub(super) fn emptiest(&self, new: &VmState) -> usize {
+    pub(super) fn emptiest(&self, new: &VmEntry) -> usize {
         let vcpus = |cpu: usize| {
             let new = new.vcpus.iter().filter(|vcpu| vcpu.home == cpu).count();
             new + self.all().filter(|(_, vcpu)| vcpu.home == cpu).count()
@@ -116,7 +117,7 @@ impl Policy {
 
     /// The CPU whose queue a VCPU belongs to, and whether it is pinned there.
     #[must_use]
-    pub fn place(&self, target: VcpuRef) -> Option<(u32, bool)> {
+    pub fn place(&self, target: VcpuId) -> Option<(u32, bool)> {
         let vcpu = self.vcpu(target)?;
         Some((vcpu.home as u32, vcpu.pin.is_some()))
     }

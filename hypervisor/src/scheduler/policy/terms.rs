@@ -1,16 +1,7 @@
 //! What the policy is asked in, and what it answers.
 
-use crate::vm::VmId;
+use crate::ids::VcpuId;
 use devices::time::{Hertz, HostTicks};
-
-/// A VCPU, by its VM and its number there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct VcpuRef {
-    /// Its VM.
-    pub vm: VmId,
-    /// Its number in the VM.
-    pub index: u32,
-}
 
 /// The lengths of things, in host TSC ticks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,13 +33,13 @@ pub enum Decision {
     /// Run this VCPU until then, unless kicked.
     Run {
         /// The VCPU.
-        vcpu: VcpuRef,
+        vcpu: VcpuId,
         /// When to ask again.
         until: HostTicks,
     },
     /// Take the state of this VCPU out of the processor, say so with [`Policy::released`], and
     /// ask again.
-    Release(VcpuRef),
+    Release(VcpuId),
     /// Sleep until then, unless kicked.
     Idle {
         /// When to ask again; the end of time for never.

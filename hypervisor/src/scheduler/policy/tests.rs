@@ -28,11 +28,11 @@ struct Simulation {
     left: Vec<Vec<u64>>,
     now: u64,
     /// What each CPU is doing, until when.
-    doing: Vec<Option<(VcpuRef, HostTicks)>>,
+    doing: Vec<Option<(VcpuId, HostTicks)>>,
 }
 
-fn vcpu(vm: usize, index: u32) -> VcpuRef {
-    VcpuRef {
+fn vcpu(vm: usize, index: u32) -> VcpuId {
+    VcpuId {
         vm: VmId(vm),
         index,
     }
@@ -62,7 +62,7 @@ impl Simulation {
         id
     }
 
-    fn wake(&mut self, target: VcpuRef) {
+    fn wake(&mut self, target: VcpuId) {
         let kicks = self.policy.wake(target, HostTicks(self.now));
         self.kick(kicks);
     }
@@ -119,7 +119,7 @@ impl Simulation {
     fn check(&self) {
         for (cpu, doing) in self.doing.iter().enumerate() {
             let Some((vcpu, _)) = doing else { continue };
-            let same = |other: &&Option<(VcpuRef, HostTicks)>| {
+            let same = |other: &&Option<(VcpuId, HostTicks)>| {
                 other.is_some_and(|(other, _)| other == *vcpu)
             };
             assert_eq!(self.doing.iter().filter(same).count(), 1, "on CPU {cpu}");

@@ -1,7 +1,7 @@
 //! VCPUs that wake by their timers, and when a CPU has to look at its queue again.
 
-use super::{Policy, State, VcpuRef};
-use crate::vm::VmId;
+use super::{Policy, RunState};
+use crate::ids::{VcpuId, VmId};
 use devices::time::HostTicks;
 
 impl Policy {
@@ -10,13 +10,13 @@ impl Policy {
         for vm in 0..self.vms.len() {
             let count = self.vms[vm].as_ref().map_or(0, |vm| vm.vcpus.len());
             for index in 0..count {
-                let target = VcpuRef {
+                let target = VcpuId {
                     vm: VmId(vm),
                     index: index as u32,
                 };
                 if let Some(vcpu) = self.vcpu(target)
                     && vcpu.home == cpu
-                    && let State::Blocked { wake_at } = vcpu.state
+                    && let RunState::Blocked { wake_at } = vcpu.state
                     && wake_at <= now
                 {
                     self.make_runnable(target, cpu, wake_at);
@@ -33,7 +33,7 @@ impl Policy {
             .flat_map(|vm| &vm.vcpus)
             .filter(|vcpu| vcpu.home == cpu)
             .filter_map(|vcpu| match vcpu.state {
-                State::Blocked { wake_at } => Some(wake_at),
+                RunState::Blocked { wake_at } => Some(wake_at),
                 _ => None,
             })
             .min()
@@ -48,7 +48,7 @@ impl Policy {
                 && vm
                     .vcpus
                     .iter()
-                    .any(|vcpu| vcpu.home == cpu && matches!(vcpu.state, State::Waiting))
+                    .any(|vcpu| vcpu.home == cpu && matches!(vcpu.state, RunState::Waiting))
         });
         let timer = self.next_timer(cpu);
         if throttled {

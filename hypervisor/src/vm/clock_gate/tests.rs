@@ -11,7 +11,7 @@ const VCPUS: usize = 3;
 
 struct Vm {
     gate: ClockGate,
-    bells: Vec<Bell>,
+    vcpus: Vec<VcpuRequests>,
     clock: Mutex<VirtualClock>,
     /// The latest time that any VCPU has read.
     latest: AtomicU64,
@@ -33,9 +33,9 @@ fn host_now() -> HostTicks {
 impl Vm {
     fn set_rate(&self, own: Option<u32>, factor: u32) {
         let rate = Rate::times(factor).unwrap();
-        // Threads cannot be interrupted: a guest of these looks at its bell by itself.
+        // Threads cannot be kicked: a guest of these looks at its requests by itself.
         self.gate.change(
-            &self.bells,
+            &self.vcpus,
             own,
             |_| {},
             || {
@@ -60,15 +60,15 @@ impl Vm {
     }
 
     fn vcpu(&self, index: u32, seed: u64) {
-        let bell = &self.bells[index as usize];
+        let requests = &self.vcpus[index as usize];
         let mut random = seed;
         while !self.stop.load(SeqCst) {
-            bell.set_place(Some(index));
+            requests.set_running_on(Some(index));
             for _ in 0..50 {
-                bell.take();
-                self.gate.pass(bell);
+                requests.take();
+                self.gate.pass(requests);
                 let scaling = self.clock.lock().unwrap().tsc_scaling();
-                while !bell.is_rung() {
+                while !requests.are_pending() {
                     self.guest_turn(scaling);
                     random = random
                         .wrapping_mul(6_364_136_223_846_793_005)
@@ -81,7 +81,7 @@ impl Vm {
                     self.set_rate(Some(index), [1, 2, 10, 1000][(random >> 33) as usize % 4]);
                 }
             }
-            bell.set_place(None);
+            requests.set_running_on(None);
             std::thread::yield_now();
         }
     }
@@ -91,7 +91,7 @@ impl Vm {
 fn no_vcpu_reads_a_time_before_one_that_another_has_read_however_the_rates_change() {
     let vm = Arc::new(Vm {
         gate: ClockGate::default(),
-        bells: (0..VCPUS).map(|_| Bell::default()).collect(),
+        vcpus: (0..VCPUS).map(|_| VcpuRequests::default()).collect(),
         clock: Mutex::new(VirtualClock::new(host_now())),
         latest: AtomicU64::new(0),
         stop: AtomicBool::new(false),
@@ -124,29 +124,29 @@ fn no_vcpu_reads_a_time_before_one_that_another_has_read_however_the_rates_chang
 #[test]
 fn a_vcpu_that_is_on_no_cpu_is_not_waited_for_and_learns_of_the_change_later() {
     let gate = ClockGate::default();
-    let bells = [Bell::default(), Bell::default()];
-    let before = gate.pass(&bells[1]);
+    let vcpus = [VcpuRequests::default(), VcpuRequests::default()];
+    let before = gate.pass(&vcpus[1]);
     gate.change(
-        &bells,
+        &vcpus,
         Some(0),
         |cpu| panic!("CPU {cpu} has no VCPU"),
         || {},
     );
-    assert!(bells[1].is_rung());
+    assert!(vcpus[1].are_pending());
     assert_ne!(gate.state(), before);
 }
 
 #[test]
 fn a_vcpu_on_a_cpu_is_interrupted_there() {
     let gate = ClockGate::default();
-    let bells = [Bell::default(), Bell::default()];
-    bells[1].set_place(Some(5));
-    let interrupted = core::cell::Cell::new(None);
-    let interrupt = |cpu| {
-        interrupted.set(Some(cpu));
+    let vcpus = [VcpuRequests::default(), VcpuRequests::default()];
+    vcpus[1].set_running_on(Some(5));
+    let kicked = core::cell::Cell::new(None);
+    let kick = |cpu| {
+        kicked.set(Some(cpu));
         // Its turn ends.
-        bells[1].set_place(None);
+        vcpus[1].set_running_on(None);
     };
-    gate.change(&bells, None, interrupt, || {});
-    assert_eq!(interrupted.get(), Some(5));
+    gate.change(&vcpus, None, kick, || {});
+    assert_eq!(kicked.get(), Some(5));
 }

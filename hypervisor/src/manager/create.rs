@@ -1,5 +1,6 @@
 //! Making a VM from its configuration: RAM, memory map, devices, VCPUs, and the guest in it.
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -8,63 +9,31 @@ use devices::clock::VirtualClock;
 use devices::lapic::{ApicConfig, LocalApic};
 use devices::rtc::NaiveDateTime;
 use devices::time::{Hertz, HostTicks};
-use thiserror::Error;
 use vmx::addr::{GuestPhysAddr, HostPhysAddr};
 use vmx::bitmaps::IoBitmaps;
 use vmx::capabilities::Capabilities;
 use vmx::controls::Secondary;
-use vmx::ept::{Access, Ept, EptError};
+use vmx::ept::{Access, Ept};
 use vmx::translation::Vpid;
 
-use super::output::GuestOutput;
-use super::pages::PagePool;
-use super::ram::{GuestRam, MAX_RANGES, RamRange};
-use super::{Vm, VmId, VmParts};
+use super::factory::{CreateError, Load, NewVm, VmFactory};
 use crate::cpuid::{self, GuestCpuid, VmxSupport};
-use crate::guest_boot::{self, LoadError, memory_map};
-use crate::host_time::host_now;
+use crate::guest_boot::{self, memory_map};
+use crate::ids::{MAX_VCPUS, VmId};
+use crate::machine::host_time::host_now;
 use crate::machine::memory::{self, OutOfMemory};
 use crate::machine::rtc;
 use crate::msr::{HostMsrs, Msrs};
+use crate::scheduler::Runnable;
 use crate::vcpu::{Vcpu, VcpuConfig, VcpuPages};
-use crate::vm_config::{MAX_VCPUS, VmConfig};
+use crate::vm::host::{SerialOutput, Waker};
+use crate::vm::pages::PagePool;
+use crate::vm::ram::{GuestRam, MAX_RANGES, RamRange};
+use crate::vm::{Vm, VmParts};
+use crate::vm_config::VmConfig;
 
-/// Why a VM cannot be made.
-#[derive(Clone, Debug, Error)]
-pub enum CreateError {
-    /// The machine's memory does not suffice.
-    #[error(
-        "not enough memory for {wanted} MiB of RAM: {free} MiB are free; give the VM less with \
-         `mem=`, or the machine more"
-    )]
-    Memory {
-        /// What the VM wants, in MiB.
-        wanted: u64,
-        /// What there is, in MiB.
-        free: u64,
-    },
-    /// No memory for the VM's structures.
-    #[error("not enough memory for the VM's tables")]
-    Tables,
-    /// The guest cannot be loaded.
-    #[error("{0}")]
-    Load(#[from] LoadError),
-    /// Too many VCPUs in all VMs for the identifiers that tag their translations.
-    #[error("too many VCPUs in all VMs")]
-    Vpids,
-    /// The processor refuses a VMCS: a bug of tarpit's.
-    #[error("the processor refuses the VMCS")]
-    Vmcs,
-}
-
-impl From<EptError> for CreateError {
-    fn from(_: EptError) -> Self {
-        Self::Tables
-    }
-}
-
-/// What all VMs of a machine are made with.
-pub struct Maker {
+/// Makes VMs that run on this machine's processors.
+pub struct HostFactory {
     /// What the CPUs' VMX can do.
     pub capabilities: &'static Capabilities,
     /// The frequency of the TSC.
@@ -75,21 +44,52 @@ pub struct Maker {
     pub io_bitmaps: &'static IoBitmaps,
     /// Whether to let the processor virtualise the APIC, if it can.
     pub virtualize_apic: bool,
+    /// Brings VCPUs to look at their requests.
+    pub waker: Arc<dyn Waker>,
+    /// Makes the far end of the serial line of a VM.
+    pub serial_output: fn(VmId) -> Box<dyn SerialOutput>,
 }
 
-impl Maker {
+impl VmFactory for HostFactory {
+    fn allocate_ram(&self, size: u64) -> Result<GuestRam, CreateError> {
+        allocate_ram(size)
+    }
+
+    fn create(
+        &self,
+        id: VmId,
+        config: &VmConfig<'static>,
+        ram: GuestRam,
+        load: Load,
+    ) -> Result<NewVm, CreateError> {
+        let (vm, mut vcpus) = self.make(id, config, ram)?;
+        if let Some(first) = vcpus.first_mut() {
+            match load {
+                Load::Now => load_guest(first, config)?,
+                Load::Later => first.load_guest_later(config.clone()),
+            }
+        }
+        let vcpus = vcpus
+            .into_iter()
+            .map(|vcpu| Box::new(vcpu) as Box<dyn Runnable>)
+            .collect();
+        Ok(NewVm { vm, vcpus })
+    }
+}
+
+impl HostFactory {
     /// Makes the VM of `config` with the number `id` in `ram`, whose size is that of the
     /// configuration, without a guest in it. This CPU is in VMX operation, and has no VCPU
     /// loaded.
     ///
     /// # Errors
     /// If there is no memory.
-    pub fn make(
+    fn make(
         &self,
         id: VmId,
         config: &VmConfig<'_>,
         ram: GuestRam,
-    ) -> Result<Vec<Vcpu>, CreateError> {
+    ) -> Result<(Arc<Vm>, Vec<Vcpu>), CreateError> {
         let cpuid = GuestCpuid::new(cpuid::host, self.vmx_support(), config.vcpus, self.tsc);
         let lapics: Vec<LocalApic> = (0..config.vcpus)
             .map(|index| {
@@ -125,7 +125,8 @@ impl Maker {
             ),
             clock,
             ports: lapics.iter().map(|lapic| lapic.port().clone()).collect(),
-            output: GuestOutput::new(id, self.tsc),
+            output: (self.serial_output)(id),
+            waker: self.waker.clone(),
             cpuid,
             ram,
             usage_window: self.tsc.get() / 2,
@@ -134,7 +135,7 @@ impl Maker {
         for (index, lapic) in (0..).zip(lapics) {
             vcpus.push(self.make_vcpu(&vm, index, lapic)?);
         }
-        Ok(vcpus)
+        Ok((vm, vcpus))
     }
 
     /// What guests may use only if VMX lets them.
@@ -191,7 +192,7 @@ impl Maker {
 ///
 /// # Errors
 /// If the guest's files are not what they should be.
-pub fn load_guest(first: &mut Vcpu, config: &VmConfig<'_>) -> Result<(), CreateError> {
+fn load_guest(first: &mut Vcpu, config: &VmConfig<'_>) -> Result<(), CreateError> {
     let vm = first.vm().clone();
     vm.ram.clear();
     let state = guest_boot::load(&vm.ram, config)?;
@@ -220,7 +221,7 @@ fn date() -> NaiveDateTime {
 ///
 /// # Errors
 /// If the machine has no such piece left.
-pub fn allocate_ram(size: u64) -> Result<GuestRam, CreateError> {
+fn allocate_ram(size: u64) -> Result<GuestRam, CreateError> {
     let out_of_memory = |_: OutOfMemory| CreateError::Memory {
         wanted: size >> 20,
         free: memory::free_bytes() >> 20,

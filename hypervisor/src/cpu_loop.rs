@@ -1,17 +1,20 @@
-//! What each physical CPU does all day: ask what to run, run it, say what came of it. The boot
-//! CPU looks after the console and the VMs besides.
+//! What each physical CPU does all day: ask the scheduler what to run, run it, say what came of
+//! it. The boot CPU looks after the console and the VMs besides.
 
 use alloc::sync::Arc;
 
 use devices::time::HostTicks;
 
-use super::hub::{Hub, VcpuCell};
-use super::policy::{Decision, VcpuRef};
-use crate::host_time::host_now;
+use crate::ids::VcpuId;
+use crate::machine::fatal::fatal;
+use crate::machine::host_time::host_now;
 use crate::machine::host_timer::HostTimer;
+use crate::machine::{power, serial};
+use crate::manager::VmManager;
 use crate::operator;
-use crate::vcpu::{HostCpu, RunExit, Vcpu};
-use crate::world::World;
+use crate::options::OnEnd;
+use crate::scheduler::{Decision, Scheduler, VcpuCell};
+use crate::vcpu::{HostCpu, RunExit};
 
 /// How often the console's line is looked at: its FIFO of 16 bytes fills in 1.4 ms.
 const POLLS_PER_SECOND: u64 = 1000;
@@ -19,29 +22,32 @@ const POLLS_PER_SECOND: u64 = 1000;
 /// The loop of one physical CPU.
 pub struct CpuLoop {
     tables: HostCpu,
-    hub: &'static Hub,
-    world: &'static World,
+    manager: &'static VmManager,
+    scheduler: Arc<Scheduler>,
+    on_end: OnEnd,
     timer: HostTimer,
     /// The VCPU whose state is in the processor.
-    loaded: Option<(VcpuRef, Arc<VcpuCell>)>,
+    loaded: Option<(VcpuId, Arc<VcpuCell>)>,
     /// On the boot CPU: when the console is to be looked at next.
     next_poll: HostTicks,
     poll_interval: u64,
 }
 
 impl CpuLoop {
-    /// The loop of the CPU that `tables` describe, with its timer. The boot CPU has number 0.
+    /// Makes the loop of the CPU that `tables` describe, with its timer. The boot CPU has number
+    /// 0.
     #[must_use]
     pub fn new(
         tables: HostCpu,
-        hub: &'static Hub,
-        world: &'static World,
+        manager: &'static VmManager,
+        on_end: OnEnd,
         timer: HostTimer,
     ) -> Self {
         Self {
             tables,
-            hub,
-            world,
+            manager,
+            scheduler: manager.scheduler().clone(),
+            on_end,
             next_poll: if tables.index == 0 {
                 host_now()
             } else {
@@ -63,18 +69,16 @@ impl CpuLoop {
             let now = host_now();
             if now >= self.next_poll {
                 self.poll(now);
-                if self.world.has_work() {
-                    // Making a VM needs a processor without a VCPU.
-                    self.release();
-                    self.world.work();
+                if self.manager.has_work() {
+                    self.work();
                 }
             }
-            match self.hub.next(self.tables.index, now) {
+            match self.scheduler.next(self.tables.index, now) {
                 Decision::Run { vcpu, until } => self.run_vcpu(vcpu, until),
                 Decision::Release(vcpu) => {
                     self.release();
                     // Also if it had gone before.
-                    self.hub.released(self.tables.index, vcpu);
+                    self.scheduler.released(self.tables.index, vcpu);
                 }
                 Decision::Idle { until } => self.timer.sleep_until(until.min(self.next_poll)),
             }
@@ -83,36 +87,49 @@ impl CpuLoop {
 
     /// Looks after the console.
     fn poll(&mut self, now: HostTicks) {
-        operator::poll();
+        operator::poll(self.manager);
         self.next_poll = now.saturating_add(self.poll_interval);
     }
 
+    /// Looks after the VMs that are to be made or cleared away.
+    fn work(&mut self) {
+        // Making a VM needs a processor without a VCPU.
+        self.release();
+        self.manager.work();
+        if self.on_end == OnEnd::PowerOff && self.manager.all_stopped() {
+            operator::report_stops(self.manager);
+            serial::flush();
+            power::off();
+        }
+    }
+
     /// Runs a VCPU until the scheduler has to be asked again.
-    fn run_vcpu(&mut self, target: VcpuRef, until: HostTicks) {
+    fn run_vcpu(&mut self, target: VcpuId, until: HostTicks) {
         let Some(cell) = self.switch_to(target) else {
             return;
         };
         loop {
-            // Locked for each turn, so that the console can look at it in between.
+            // Locked for each turn only: what others ask of it is looked at in between.
             let mut vcpu = cell.vcpu.lock();
             match vcpu.run(until.min(self.next_poll)) {
                 RunExit::Preempted => {}
                 RunExit::Yielded => return,
+                RunExit::Loaded => self.manager.loaded(target.vm),
                 RunExit::Halted => {
                     let wake_at = vcpu.deadline();
                     drop(vcpu);
-                    self.hub.block(self.tables.index, &cell, wake_at);
+                    self.scheduler.block(self.tables.index, &cell, wake_at);
                     return;
                 }
                 RunExit::Delayed(until) => {
                     drop(vcpu);
-                    self.hub.block(self.tables.index, &cell, until);
+                    self.scheduler.block(self.tables.index, &cell, until);
                     return;
                 }
                 RunExit::Stopped(reason) => {
-                    self.world.ended(&vcpu, &reason);
+                    self.manager.ended(target, reason, || vcpu.dump());
                     drop(vcpu);
-                    self.hub
+                    self.scheduler
                         .block(self.tables.index, &cell, HostTicks(u64::MAX));
                     return;
                 }
@@ -121,7 +138,7 @@ impl CpuLoop {
             let now = host_now();
             if now >= self.next_poll {
                 self.poll(now);
-                if self.world.has_work() {
+                if self.manager.has_work() {
                     // Not before the loop's next round: the VCPU is ours here.
                     self.next_poll = now;
                     return;
@@ -134,14 +151,14 @@ impl CpuLoop {
     }
 
     /// Puts the VCPU `target` into this processor, if it is not there already.
-    fn switch_to(&mut self, target: VcpuRef) -> Option<Arc<VcpuCell>> {
+    fn switch_to(&mut self, target: VcpuId) -> Option<Arc<VcpuCell>> {
         if let Some((loaded, cell)) = &self.loaded
             && *loaded == target
         {
             return Some(cell.clone());
         }
         self.release();
-        let cell = self.hub.cell(target)?;
+        let cell = self.scheduler.cell(target)?;
         // SAFETY: the tables are this CPU's, which is in VMX operation, by the contract of
         // `run`; what was loaded has just been released.
         if unsafe { cell.vcpu.lock().load(&self.tables) }.is_err() {
@@ -160,21 +177,13 @@ impl CpuLoop {
             }
             // Before others know that it may go elsewhere, or away.
             drop(cell);
-            self.hub.released(self.tables.index, target);
+            self.scheduler.released(self.tables.index, target);
         }
     }
 }
 
 fn refuses_vmcs() -> ! {
-    crate::fatal::fatal(format_args!(
+    fatal(format_args!(
         "the processor refuses a VMCS: a bug of tarpit's"
     ))
-}
-
-/// Writes what a VCPU was doing, for the operator: on the CPU that has it loaded.
-pub(crate) fn dump(vcpu: &Vcpu) -> alloc::string::String {
-    let mut dump = alloc::string::String::new();
-    // Writing to a string does not fail.
-    let _ = vcpu.write_dump(&mut dump);
-    dump
 }

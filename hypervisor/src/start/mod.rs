@@ -1,13 +1,29 @@
-//! Brings the machine up, from the boot loader's hand-over to [`crate::run`].
+//! Brings the machine up, from the boot loader's hand-over to the loops of its CPUs.
 
-use crate::fatal::fatal;
+mod run;
+
 use crate::machine::boot_info::{BootInfo, IdentityMapped};
 use crate::machine::cpu::{PerCpu, idt};
+use crate::machine::fatal::fatal;
 use crate::machine::image::ImageLayout;
 use crate::machine::memory::{self, FrameAllocator, PhysRange};
-use crate::machine::{Machine, acpi::Acpi, logger, paging, pic, power, serial, tsc};
+use crate::machine::{acpi::Acpi, image::Trampoline, logger, paging, pic, power, serial, tsc};
 use crate::options::Options;
 use vmx::addr::PAGE_SIZE;
+
+/// What has been found out about the machine, for [`run::run`] to use.
+struct Machine {
+    /// Where the boot loader put things: modules (guest kernels and initrds) above all.
+    boot_info: BootInfo,
+    /// tarpit's command line, parsed.
+    options: Options,
+    /// Processors, timers and interrupt controllers.
+    acpi: Acpi,
+    /// The TSC's frequency and how it was measured.
+    tsc: tsc::Calibration,
+    /// Where other CPUs wake up.
+    trampoline: Trampoline,
+}
 
 /// Takes the machine over: console, boot information, memory, paging, exceptions, ACPI,
 /// TSC; then runs what there is to run. Whatever tarpit cannot do without is a fatal error.
@@ -87,7 +103,7 @@ pub unsafe fn start(boot_magic: u32, info_address: u32, image: ImageLayout) -> !
     });
 
     report(&boot_info, &acpi, &tsc, cpu);
-    crate::run(Machine {
+    run::run(Machine {
         boot_info,
         options,
         acpi,

@@ -7,12 +7,14 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use devices::time::Hertz;
+use alloc::boxed::Box;
+
 use spin::Mutex;
 
-use super::VmId;
+use super::{TIME, guest_byte};
+use crate::ids::VmId;
 use crate::machine::serial;
-use crate::operator;
+use crate::vm::host::SerialOutput;
 
 /// How closely the line is followed: who waits does so until it has taken this part of the room.
 const PIECES: usize = 64;
@@ -22,7 +24,7 @@ static ROOM: AtomicU64 = AtomicU64::new(serial::RING_SIZE as u64 / 2);
 
 /// Divides half of the ring among `guests`; the other half is the operator's, and for what a
 /// guest writes by one instruction when its room is nearly full.
-pub fn divide_among(guests: usize) {
+pub(super) fn divide_among(guests: usize) {
     let room = serial::RING_SIZE as u64 / 2 / guests.max(1) as u64;
     // What a Linux writes while it boots goes in at once.
     ROOM.store(room.min(32 << 10), Ordering::Relaxed);
@@ -67,31 +69,28 @@ impl Backlog {
     }
 }
 
-/// The far end of a guest's serial line.
+/// The far end of a guest's serial line: the console.
 #[derive(Debug)]
-pub struct GuestOutput {
+struct GuestOutput {
     vm: VmId,
-    tsc: Hertz,
     backlog: Mutex<Backlog>,
     full: AtomicBool,
 }
 
-impl GuestOutput {
-    /// The line of `vm`, on a machine whose TSC counts `tsc` ticks a second.
-    #[must_use]
-    pub fn new(vm: VmId, tsc: Hertz) -> Self {
-        Self {
-            vm,
-            tsc,
-            backlog: Mutex::new(Backlog::new(ROOM.load(Ordering::Relaxed))),
-            full: AtomicBool::new(false),
-        }
-    }
+/// Makes the far end of the serial line of `vm`.
+#[must_use]
+pub fn guest_output(vm: VmId) -> Box<dyn SerialOutput> {
+    Box::new(GuestOutput {
+        vm,
+        backlog: Mutex::new(Backlog::new(ROOM.load(Ordering::Relaxed))),
+        full: AtomicBool::new(false),
+    })
+}
 
-    /// Takes a byte that the guest has sent.
-    pub fn put(&self, byte: u8) {
+impl SerialOutput for GuestOutput {
+    fn write(&self, byte: u8) {
         let from = serial::written();
-        operator::guest_byte(self.vm.0, byte);
+        guest_byte(self.vm, byte);
         let to = serial::written();
         // Most bytes only make a line longer that is written when it is whole.
         if to != from {
@@ -102,27 +101,20 @@ impl GuestOutput {
         }
     }
 
-    /// Whether the guest has used up its room: who writes is to wait until it
-    /// [has some](GuestOutput::has_room).
-    #[must_use]
     #[inline]
-    pub fn is_full(&self) -> bool {
+    fn is_full(&self) -> bool {
         self.full.load(Ordering::Relaxed)
     }
 
-    /// How long one who waits does so before it looks again, in host ticks: a millisecond, in
-    /// which the line takes some ten bytes.
-    #[must_use]
-    pub const fn delay(&self) -> u64 {
-        self.tsc.get() / 1000
-    }
-
-    /// Whether the line has caught up.
-    #[must_use]
-    pub fn has_room(&self) -> bool {
+    fn has_room(&self) -> bool {
         let full = self.backlog.lock().is_full(serial::sent());
         self.full.store(full, Ordering::Relaxed);
         !full
+    }
+
+    fn delay(&self) -> u64 {
+        // A millisecond, in which the line takes some ten bytes.
+        TIME.get().map_or(0, |(tsc, _)| tsc.get() / 1000)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Runs the VMs: from the boot modules to the loop of a physical CPU.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use devices::time::Hertz;
@@ -11,34 +12,36 @@ use vmx::controls::Secondary;
 use vmx::page::Page;
 use vmx::vmcs::HostState;
 
-use crate::fatal::fatal;
+use super::Machine;
+use crate::cpu_loop::CpuLoop;
 use crate::machine::cpu::{PerCpu, gdt, idt};
+use crate::machine::fatal::fatal;
 use crate::machine::host_timer::HostTimer;
 use crate::machine::local_apic::LocalApic;
-use crate::machine::{Machine, memory, serial, smp};
+use crate::machine::{memory, serial, smp};
+use crate::manager::{HostFactory, VmManager};
 use crate::msr::HostMsrs;
 use crate::operator;
-use crate::scheduler::{CpuLoop, Hub, Settings, hub};
+use crate::options::OnEnd;
+use crate::scheduler::{Scheduler, Settings};
 use crate::vcpu::HostCpu;
-use crate::vm::create::Maker;
 use crate::vm_config::{self, BootModule};
-use crate::world::{self, World};
 use arch::cpuid::Leaf7Edx;
 use arch::msr::{IA32_ARCH_CAPABILITIES, IA32_BIOS_SIGN_ID};
 
-/// What a CPU needs to begin its work.
-struct Duty {
+/// State shared by all CPUs: what each needs to begin its work.
+struct Shared {
     capabilities: &'static Capabilities,
     tsc: Hertz,
-    hub: &'static Hub,
-    world: &'static World,
+    manager: VmManager,
+    on_end: OnEnd,
 }
 
 /// Set before other CPUs are let go.
-static DUTY: Once<Duty> = Once::new();
+static SHARED: Once<Shared> = Once::new();
 
 /// Runs what the boot modules describe, until the machine is switched off.
-pub fn run(machine: Machine) -> ! {
+pub(super) fn run(machine: Machine) -> ! {
     // VMs can be started from the modules again at any time.
     let machine: &'static Machine = Box::leak(Box::new(machine));
     let capabilities: &'static Capabilities = match Capabilities::read() {
@@ -81,35 +84,39 @@ pub fn run(machine: Machine) -> ! {
     let tsc = machine.tsc.frequency;
     operator::start_clock(tsc);
     crate::emulate::prepare();
-    let maker = Maker {
+    // SAFETY: interrupts are off, and the LAPIC is ours.
+    let apic = unsafe { LocalApic::enable() };
+    smp::init();
+    let cpus = start_other_cpus(machine);
+    let scheduler = Arc::new(Scheduler::new(Settings::for_tsc(tsc), cpus, smp::kick));
+    let factory = HostFactory {
         capabilities,
         tsc,
         host_msrs: host_msrs(),
         io_bitmaps: Box::leak(Box::new(IoBitmaps::ALL_EXIT)),
         virtualize_apic: machine.options.virtual_apic,
+        waker: scheduler.clone(),
+        serial_output: operator::guest_output,
     };
-    // SAFETY: interrupts are off, and the LAPIC is ours.
-    let apic = unsafe { LocalApic::enable() };
-    smp::init();
-    let cpus = start_other_cpus(machine);
-    let hub = hub::init(Settings::for_tsc(tsc), cpus);
-    let world = world::init(maker, hub, machine.options.on_end, configs);
-    if let Err(error) = world.start_all() {
-        fatal(format_args!("{error}"));
+    let manager = VmManager::new(Box::new(factory), scheduler, configs);
+    operator::add_vms(&manager);
+    if let Err((vm, cause)) = manager.start_all() {
+        let name = manager.name(vm).unwrap_or_default();
+        fatal(format_args!("vm {name}: {cause}"));
     }
     log::info!("{} MiB of RAM left", memory::free_bytes() >> 20);
     serial::set_buffered(true);
     operator::open();
-    let duty = DUTY.call_once(|| Duty {
+    let shared = SHARED.call_once(|| Shared {
         capabilities,
         tsc,
-        hub,
-        world,
+        manager,
+        on_end: machine.options.on_end,
     });
-    serve(PerCpu::current(), duty, apic)
+    serve(PerCpu::current(), shared, apic)
 }
 
-/// Starts all CPUs but this one; they wait for their duty. Returns how many CPUs there are.
+/// Starts all CPUs but this one; they wait for [`SHARED`]. Returns how many CPUs there are.
 fn start_other_cpus(machine: &Machine) -> u32 {
     let own = PerCpu::current().apic_id;
     let others: Vec<u32> = machine
@@ -127,7 +134,7 @@ fn start_other_cpus(machine: &Machine) -> u32 {
             machine.tsc.frequency,
             &machine.boot_info,
             &machine.trampoline,
-            await_duty,
+            await_work,
         )
     };
     if !others.is_empty() {
@@ -137,30 +144,30 @@ fn start_other_cpus(machine: &Machine) -> u32 {
 }
 
 /// What an application processor does.
-fn await_duty(cpu: &'static PerCpu) -> ! {
-    let duty = loop {
-        if let Some(duty) = DUTY.get() {
-            break duty;
+fn await_work(cpu: &'static PerCpu) -> ! {
+    let shared = loop {
+        if let Some(shared) = SHARED.get() {
+            break shared;
         }
         core::hint::spin_loop();
     };
     // All CPUs of a machine are alike as far as anyone has ever built one; a VMCS made for one
     // is used on all.
     match Capabilities::read() {
-        Ok(own) if own == *duty.capabilities => {}
+        Ok(own) if own == *shared.capabilities => {}
         _ => fatal(format_args!(
             "cpu {}: its VMX differs from the boot CPU's; disable it in the firmware's setup",
             cpu.index
         )),
     }
-    prepare_cpu(duty.capabilities);
+    prepare_cpu(shared.capabilities);
     // SAFETY: interrupts are off, and the LAPIC is ours.
     let apic = unsafe { LocalApic::enable() };
-    serve(cpu, duty, apic)
+    serve(cpu, shared, apic)
 }
 
 /// The work of every CPU, which is in VMX operation.
-fn serve(cpu: &'static PerCpu, duty: &Duty, apic: LocalApic) -> ! {
+fn serve(cpu: &'static PerCpu, shared: &'static Shared, apic: LocalApic) -> ! {
     let tables = HostCpu {
         index: cpu.index,
         host: HostState {
@@ -174,9 +181,9 @@ fn serve(cpu: &'static PerCpu, duty: &Duty, apic: LocalApic) -> ! {
         },
     };
     // SAFETY: interrupts are off, and the LAPIC's timer is ours.
-    let timer = unsafe { HostTimer::new(apic, duty.tsc) };
+    let timer = unsafe { HostTimer::new(apic, shared.tsc) };
     // SAFETY: the tables are this CPU's, by `PerCpu`; no VCPU is loaded yet.
-    unsafe { CpuLoop::new(tables, duty.hub, duty.world, timer).run() }
+    unsafe { CpuLoop::new(tables, &shared.manager, shared.on_end, timer).run() }
 }
 
 /// Puts this CPU into VMX operation, with the extended state of guests switched on.

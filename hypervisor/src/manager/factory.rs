@@ -1,0 +1,89 @@
+//! What the manager has VMs made by.
+#![forbid(unsafe_code)]
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use thiserror::Error;
+use vmx::ept::EptError;
+
+use crate::guest_boot::LoadError;
+use crate::ids::VmId;
+use crate::scheduler::Runnable;
+use crate::vm::Vm;
+use crate::vm::ram::GuestRam;
+use crate::vm_config::VmConfig;
+
+/// Why a VM cannot be made.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum CreateError {
+    /// The machine's memory does not suffice.
+    #[error(
+        "not enough memory for {wanted} MiB of RAM: {free} MiB are free; give the VM less with \
+         `mem=`, or the machine more"
+    )]
+    Memory {
+        /// What the VM wants, in MiB.
+        wanted: u64,
+        /// What there is, in MiB.
+        free: u64,
+    },
+    /// No memory for the VM's structures.
+    #[error("not enough memory for the VM's tables")]
+    Tables,
+    /// The guest cannot be loaded.
+    #[error("{0}")]
+    Load(#[from] LoadError),
+    /// Too many VCPUs in all VMs for the identifiers that tag their translations.
+    #[error("too many VCPUs in all VMs")]
+    Vpids,
+    /// The processor refuses a VMCS: a bug of tarpit's.
+    #[error("the processor refuses the VMCS")]
+    Vmcs,
+}
+
+impl From<EptError> for CreateError {
+    fn from(_: EptError) -> Self {
+        Self::Tables
+    }
+}
+
+/// When a VM's guest is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Load {
+    /// As the VM is made: nothing else runs yet.
+    Now,
+    /// By its first VCPU, in its own CPU time: other VMs run by now.
+    Later,
+}
+
+/// A VM that has just been made.
+pub struct NewVm {
+    /// What its VCPUs share.
+    pub vm: Arc<Vm>,
+    /// Its VCPUs, in the order of their numbers.
+    pub vcpus: Vec<Box<dyn Runnable>>,
+}
+
+/// Makes VMs. The manager's tests have one that makes VCPUs of no processor.
+pub trait VmFactory: Send + Sync {
+    /// Returns `size` bytes of RAM for a guest.
+    ///
+    /// # Errors
+    /// If the machine does not have that much left.
+    fn allocate_ram(&self, size: u64) -> Result<GuestRam, CreateError>;
+
+    /// Makes the VM of `config` with the number `id` in `ram`, whose size is that of the
+    /// configuration. On a CPU that has no VCPU loaded.
+    ///
+    /// # Errors
+    /// If there is no memory, or the guest is loaded now and cannot be.
+    fn create(
+        &self,
+        id: VmId,
+        config: &VmConfig<'static>,
+        ram: GuestRam,
+        load: Load,
+    ) -> Result<NewVm, CreateError>;
+}

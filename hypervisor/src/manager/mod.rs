@@ -1,0 +1,460 @@
+//! The one table of VMs: what there is, and starting, stopping, pausing and pinning it.
+//!
+//! Each VM has one slot, and one [state](VmState) there; the console, the operator's commands
+//! and the CPUs' loops refer to it by its [`VmId`]. Requests may come from any CPU. What is asked
+//! of a VM is seen by the others in nothing but the CPU time that they get.
+//!
+//! # Locks
+//! Each slot has a lock, under which the scheduler's may be taken, and the clock of the slot's VM
+//! be changed. Nobody holds two slots' locks at once, nor takes one with any other lock held but
+//! that of a VCPU that has come off its guest.
+
+mod create;
+pub mod factory;
+mod slot;
+mod state;
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use spin::Mutex;
+
+use crate::ids::{VcpuId, VmId};
+use crate::machine::host_time::host_now;
+use crate::scheduler::{CpuUsage, Scheduler};
+use crate::vcpu::StopReason;
+use crate::vm::{BoardHost, Vm};
+use crate::vm_config::VmConfig;
+use factory::{Load, NewVm, VmFactory};
+use slot::{Life, VmSlot};
+
+pub use create::HostFactory;
+pub use factory::CreateError;
+pub use state::{RequestError, StopCause, VmState};
+
+/// The most bytes that wait for a guest to take them; what comes on top is lost, as on a
+/// real line.
+const INPUT_CAPACITY: usize = 4096;
+
+/// A VM as the operator sees it.
+#[derive(Clone)]
+pub struct VmInfo {
+    /// Its number.
+    pub id: VmId,
+    /// What it is doing.
+    pub state: VmState,
+    /// RAM in bytes.
+    pub memory: u64,
+    /// The number of its VCPUs.
+    pub vcpus: u32,
+    /// Its share of a CPU, relative to others.
+    pub weight: u32,
+    /// The most CPU time it may have, in percent of one CPU.
+    pub cap: Option<u32>,
+    /// What its VCPUs share, or shared when it ran last; `None` if it has never been made.
+    pub vm: Option<Arc<Vm>>,
+}
+
+/// A VM's end, to be told to the operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VmStop {
+    /// The VM.
+    pub vm: VmId,
+    /// Why it stops.
+    pub reason: StopReason,
+    /// What the VCPU was doing that came to this end, if that was not what the guest meant: its
+    /// number and a description.
+    pub dump: Option<(u32, String)>,
+}
+
+/// The table of VMs. See the [module documentation](self).
+pub struct VmManager {
+    factory: Box<dyn VmFactory>,
+    scheduler: Arc<Scheduler>,
+    slots: Vec<VmSlot>,
+    /// There may be something for [`VmManager::work`].
+    has_work: AtomicBool,
+    /// What [`VmManager::take_stops`] has not told yet.
+    stops: Mutex<Vec<VmStop>>,
+}
+
+impl VmManager {
+    /// Makes a table of VMs with these configurations, whose names differ, in the order of their
+    /// numbers. They do not run yet: `factory` makes them when they are started, and `scheduler`
+    /// runs them.
+    #[must_use]
+    pub fn new(
+        factory: Box<dyn VmFactory>,
+        scheduler: Arc<Scheduler>,
+        configs: Vec<VmConfig<'static>>,
+    ) -> Self {
+        Self {
+            factory,
+            scheduler,
+            slots: configs.into_iter().map(VmSlot::new).collect(),
+            has_work: AtomicBool::new(false),
+            stops: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Returns the scheduler that the VMs run on.
+    #[must_use]
+    pub const fn scheduler(&self) -> &Arc<Scheduler> {
+        &self.scheduler
+    }
+
+    /// Returns the numbers of all VMs.
+    pub fn ids(&self) -> impl Iterator<Item = VmId> + Clone + use<> {
+        (0..self.slots.len()).map(VmId)
+    }
+
+    /// Returns the names of all VMs, by number.
+    pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
+        self.slots.iter().map(|slot| slot.config.name.as_str())
+    }
+
+    /// Returns the number of the VM of this name.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<VmId> {
+        self.names().position(|known| known == name).map(VmId)
+    }
+
+    fn slot(&self, id: VmId) -> Result<&VmSlot, RequestError> {
+        self.slots.get(id.0).ok_or(RequestError::NoVm)
+    }
+
+    /// Returns the name of a VM.
+    ///
+    /// # Errors
+    /// If there is no such VM.
+    pub fn name(&self, id: VmId) -> Result<&str, RequestError> {
+        Ok(&self.slot(id)?.config.name)
+    }
+
+    /// Returns what a VM is doing.
+    ///
+    /// # Errors
+    /// If there is no such VM.
+    pub fn state(&self, id: VmId) -> Result<VmState, RequestError> {
+        Ok(self.slot(id)?.life.lock().state.clone())
+    }
+
+    /// Returns what the VCPUs of a VM share, or shared when it ran last.
+    ///
+    /// # Errors
+    /// If there is no such VM, or it has never been made.
+    pub fn vm(&self, id: VmId) -> Result<Arc<Vm>, RequestError> {
+        let slot = self.slot(id)?;
+        let vm = slot.life.lock().vm.clone();
+        vm.ok_or_else(|| RequestError::NeverRan(slot.config.name.clone()))
+    }
+
+    /// Returns all about a VM that a list of VMs shows.
+    ///
+    /// # Errors
+    /// If there is no such VM.
+    pub fn info(&self, id: VmId) -> Result<VmInfo, RequestError> {
+        let slot = self.slot(id)?;
+        let life = slot.life.lock();
+        Ok(VmInfo {
+            id,
+            state: life.state.clone(),
+            memory: slot.config.memory,
+            vcpus: slot.config.vcpus,
+            weight: slot.config.weight,
+            cap: slot.config.cap,
+            vm: life.vm.clone(),
+        })
+    }
+
+    /// Returns what the VCPUs of a VM have had of the machine; nothing if it does not run.
+    #[must_use]
+    pub fn cpu_usage(&self, id: VmId) -> Vec<CpuUsage> {
+        (0..)
+            .map_while(|index| self.scheduler.usage(VcpuId { vm: id, index }))
+            .collect()
+    }
+
+    /// Lets a VM get no CPU time, and stops its clock. To be called between the turns of the
+    /// VCPUs of this CPU: waits until the VM's are off their CPUs.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn pause(&self, id: VmId) -> Result<(), RequestError> {
+        let slot = self.slot(id)?;
+        let mut life = slot.life.lock();
+        if !matches!(life.state, VmState::Loading | VmState::Running) {
+            return Err(slot.refuse(&life.state, "paused"));
+        }
+        life.state = VmState::Paused;
+        self.scheduler.set_paused(id, true);
+        if let Some(vm) = &life.vm {
+            // They have been kicked; whatever they do, they come.
+            while vm.is_on_a_cpu() {
+                core::hint::spin_loop();
+            }
+            vm.stop_clock();
+        }
+        Ok(())
+    }
+
+    /// Lets a paused VM go on.
+    ///
+    /// # Errors
+    /// If it is not paused.
+    pub fn resume(&self, id: VmId) -> Result<(), RequestError> {
+        let slot = self.slot(id)?;
+        let mut life = slot.life.lock();
+        if life.state != VmState::Paused {
+            return Err(slot.refuse(&life.state, "resumed"));
+        }
+        life.state = if life.loaded {
+            VmState::Running
+        } else {
+            VmState::Loading
+        };
+        if let Some(vm) = &life.vm {
+            vm.continue_clock();
+        }
+        self.scheduler.set_paused(id, false);
+        Ok(())
+    }
+
+    /// Ends a VM, as if its power were cut.
+    ///
+    /// # Errors
+    /// If it does not run, nor is about to.
+    pub fn stop(&self, id: VmId) -> Result<(), RequestError> {
+        let slot = self.slot(id)?;
+        let mut life = slot.life.lock();
+        if !life.state.is_live() && life.state != VmState::Starting {
+            return Err(slot.refuse(&life.state, "stopped"));
+        }
+        self.begin_stop(id, &mut life, StopReason::Stopped, false, None);
+        Ok(())
+    }
+
+    /// Starts a VM that does not run, from its boot modules.
+    ///
+    /// # Errors
+    /// If it runs.
+    pub fn start(&self, id: VmId) -> Result<(), RequestError> {
+        let slot = self.slot(id)?;
+        let mut life = slot.life.lock();
+        if !matches!(life.state, VmState::Defined | VmState::Stopped(_)) {
+            return Err(slot.refuse(&life.state, "started"));
+        }
+        life.state = VmState::Starting;
+        self.has_work.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Ends a VM, if it runs, and starts it again from its boot modules.
+    ///
+    /// # Errors
+    /// If there is no such VM.
+    pub fn restart(&self, id: VmId) -> Result<(), RequestError> {
+        let mut life = self.slot(id)?.life.lock();
+        match &mut life.state {
+            VmState::Defined | VmState::Stopped(_) => {
+                life.state = VmState::Starting;
+                self.has_work.store(true, Ordering::Release);
+            }
+            VmState::Starting => {}
+            VmState::Stopping { restart, .. } => *restart = true,
+            VmState::Loading | VmState::Running | VmState::Paused => {
+                self.begin_stop(id, &mut life, StopReason::Stopped, true, None);
+            }
+        }
+        Ok(())
+    }
+
+    /// Pins a VCPU to a physical CPU, or with `None` lets it go anywhere; also over restarts.
+    ///
+    /// # Errors
+    /// If there is no such VM, VCPU or CPU, or the VM does not run; then nothing changes.
+    pub fn pin(&self, id: VmId, index: u32, cpu: Option<u32>) -> Result<(), RequestError> {
+        let mut life = self.slot(id)?.life.lock();
+        self.scheduler.pin(VcpuId { vm: id, index }, cpu)?;
+        if let Some(pin) = life.pins.get_mut(index as usize) {
+            *pin = cpu;
+        }
+        Ok(())
+    }
+
+    /// Tells that the guest of a VM has been loaded, and goes on running.
+    pub fn loaded(&self, id: VmId) {
+        let Ok(slot) = self.slot(id) else { return };
+        let mut life = slot.life.lock();
+        life.loaded = true;
+        if life.state == VmState::Loading {
+            life.state = VmState::Running;
+        }
+    }
+
+    /// Tells that the VM of `vcpu`, which is loaded on this CPU and has left its guest for the
+    /// last time, has come to its end. `dump` describes what the VCPU was doing.
+    pub fn ended(&self, vcpu: VcpuId, reason: StopReason, dump: impl FnOnce() -> String) {
+        let Ok(slot) = self.slot(vcpu.vm) else { return };
+        let mut life = slot.life.lock();
+        if !life.state.is_live() {
+            // Another VCPU was first, or the operator.
+            return;
+        }
+        let dump = (!reason.is_orderly()).then(|| (vcpu.index, dump()));
+        self.begin_stop(vcpu.vm, &mut life, reason, false, dump);
+    }
+
+    fn begin_stop(
+        &self,
+        id: VmId,
+        life: &mut Life,
+        reason: StopReason,
+        restart: bool,
+        dump: Option<(u32, String)>,
+    ) {
+        self.stops.lock().push(VmStop {
+            vm: id,
+            reason: reason.clone(),
+            dump,
+        });
+        life.state = VmState::Stopping { reason, restart };
+        self.scheduler.stop_vm(id);
+        self.has_work.store(true, Ordering::Release);
+    }
+
+    /// Takes the ends of VMs that have not been told to the operator yet, in their order.
+    pub fn take_stops(&self) -> Vec<VmStop> {
+        core::mem::take(&mut *self.stops.lock())
+    }
+
+    /// Returns whether [`VmManager::work`] is to be called.
+    #[inline]
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        self.has_work.load(Ordering::Acquire)
+    }
+
+    /// Clears away the VMs that have ended, and starts those that are to be started. On the
+    /// boot CPU, with no VCPU loaded.
+    pub fn work(&self) {
+        // Before looking: what comes later, counts later.
+        self.has_work.store(false, Ordering::Release);
+        for (id, slot) in self.ids().zip(&self.slots) {
+            let mut life = slot.life.lock();
+            if let VmState::Stopping { reason, restart } = &life.state {
+                if !self.scheduler.is_quiescent(id) {
+                    self.has_work.store(true, Ordering::Release);
+                    continue;
+                }
+                let next = if *restart {
+                    VmState::Starting
+                } else {
+                    VmState::Stopped(StopCause::Ended(reason.clone()))
+                };
+                self.scheduler.remove_vm(id);
+                life.state = next;
+            }
+            if life.state == VmState::Starting
+                && let Err(cause) = self.make(id, slot, &mut life, Load::Later)
+            {
+                log::error!("vm {}: {cause}", slot.config.name);
+                life.state = VmState::Stopped(cause);
+            }
+        }
+    }
+
+    /// Returns whether no VM runs, nor is to.
+    #[must_use]
+    pub fn all_stopped(&self) -> bool {
+        self.slots.iter().all(|slot| {
+            matches!(
+                slot.life.lock().state,
+                VmState::Defined | VmState::Stopped(_)
+            )
+        })
+    }
+
+    /// Starts all VMs, with their guests loaded at once. On the boot CPU, with no VCPU loaded.
+    ///
+    /// # Errors
+    /// The first VM that cannot be made, by its number, and why.
+    pub fn start_all(&self) -> Result<(), (VmId, StopCause)> {
+        for (id, slot) in self.ids().zip(&self.slots) {
+            let mut life = slot.life.lock();
+            self.make(id, slot, &mut life, Load::Now)
+                .map_err(|cause| (id, cause))?;
+        }
+        Ok(())
+    }
+
+    /// Makes a VM, and lets it run.
+    fn make(&self, id: VmId, slot: &VmSlot, life: &mut Life, load: Load) -> Result<(), StopCause> {
+        let config = &slot.config;
+        let ram = match life.ram.take() {
+            Some(ram) => ram,
+            None => self.factory.allocate_ram(config.memory)?,
+        };
+        life.ram = Some(ram.clone());
+        let NewVm { vm, vcpus } = self.factory.create(id, config, ram, load)?;
+        let count = vcpus.len();
+        debug_assert_eq!(count, config.vcpus as usize);
+        life.vm = Some(vm.clone());
+        self.scheduler
+            .add_vm(&vm, vcpus, config.weight, config.cap, &life.pins)?;
+        life.loaded = load == Load::Now;
+        life.state = if life.loaded {
+            VmState::Running
+        } else {
+            VmState::Loading
+        };
+        log::info!(
+            "vm {}: {} MiB, {count} VCPU{}",
+            config.name,
+            config.memory >> 20,
+            if count == 1 { "" } else { "s" }
+        );
+        Ok(())
+    }
+
+    /// Takes a byte for the serial port of a VM, which gets it when it can.
+    pub fn type_to(&self, id: VmId, byte: u8) {
+        let Ok(slot) = self.slot(id) else { return };
+        let mut input = slot.input.lock();
+        if input.len() < INPUT_CAPACITY {
+            input.push_back(byte);
+        }
+    }
+
+    /// Gives guests as much of what was typed for them as their UARTs take now.
+    pub fn pass_input_on(&self) {
+        for slot in &self.slots {
+            let mut input = slot.input.lock();
+            if input.is_empty() {
+                continue;
+            }
+            let vm = {
+                let life = slot.life.lock();
+                match life.state {
+                    VmState::Loading | VmState::Running => life.vm.clone(),
+                    _ => None,
+                }
+            };
+            let Some(vm) = vm else { continue };
+            let mut board = vm.board.lock();
+            let now = board.clock.now(host_now());
+            let mut host = BoardHost::new(&vm);
+            while board.chipset.serial_can_receive()
+                && let Some(byte) = input.pop_front()
+            {
+                board.chipset.serial_receive(now, byte, &mut host);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

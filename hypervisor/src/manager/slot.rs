@@ -1,0 +1,62 @@
+//! One VM in the table: what the operator wants it to be, and what it is now.
+#![forbid(unsafe_code)]
+
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use spin::Mutex;
+
+use super::state::{RequestError, VmState};
+use crate::vm::Vm;
+use crate::vm::ram::GuestRam;
+use crate::vm_config::VmConfig;
+
+/// A VM's place in the table, for as long as the machine runs.
+pub(super) struct VmSlot {
+    pub(super) config: VmConfig<'static>,
+    pub(super) life: Mutex<Life>,
+    /// What was typed for its serial port and has not been taken yet.
+    pub(super) input: Mutex<VecDeque<u8>>,
+}
+
+/// What changes about a VM.
+pub(super) struct Life {
+    pub(super) state: VmState,
+    /// Where each VCPU is pinned: kept over restarts.
+    pub(super) pins: Vec<Option<u32>>,
+    /// The one that runs, or the last one that did.
+    pub(super) vm: Option<Arc<Vm>>,
+    /// Kept over restarts: it will fit.
+    pub(super) ram: Option<GuestRam>,
+    /// Whether its guest has been loaded since it was made.
+    pub(super) loaded: bool,
+}
+
+impl VmSlot {
+    pub(super) fn new(config: VmConfig<'static>) -> Self {
+        let pins = (0..config.vcpus as usize)
+            .map(|index| config.pins.get(index).copied())
+            .collect();
+        Self {
+            config,
+            life: Mutex::new(Life {
+                state: VmState::Defined,
+                pins,
+                vm: None,
+                ram: None,
+                loaded: false,
+            }),
+            input: Mutex::new(VecDeque::new()),
+        }
+    }
+
+    /// Returns the error for a request that `state` does not allow.
+    pub(super) fn refuse(&self, state: &VmState, request: &'static str) -> RequestError {
+        RequestError::WrongState {
+            name: self.config.name.clone(),
+            state: state.name(),
+            request,
+        }
+    }
+}

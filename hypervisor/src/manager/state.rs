@@ -1,0 +1,130 @@
+//! The life of a VM, and what may be asked of it when.
+#![forbid(unsafe_code)]
+
+use alloc::string::String;
+
+use thiserror::Error;
+
+use super::factory::CreateError;
+use crate::scheduler::PinError;
+use crate::vcpu::StopReason;
+
+/// What a VM is doing.
+///
+/// ```text
+///   Defined ──┐                      ┌───────────── pause ────────────┐
+///             │ start                │                                │
+///             ▼                      │                                ▼
+///   ┌────► Starting ──made──► Loading ──loaded──► Running ──pause──► Paused
+///   │         │  │               │  ▲                │  ▲              │  │
+///   │         │  │               │  └─── resume, if not loaded ────────┤  │
+///   │         │  │               │                   │  └── resume ────┘  │
+///   │         │  └──────────────stop, restart, or the guest's end─────────┘
+///   │         │                            │
+///   │         │ cannot be made             ▼
+///   │         │                         Stopping ──restart asked for──► Starting
+///   │         ▼                            │
+///   └────── Stopped ◄── off all CPUs ──────┘
+///    start
+/// ```
+///
+/// The operator's requests and the guest's end lead from state to state at once; what needs a
+/// CPU without a VCPU (making a VM, clearing one away) is done by [`VmManager::work`], which
+/// leads out of `Starting` and `Stopping`.
+///
+/// [`VmManager::work`]: super::VmManager::work
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VmState {
+    /// It has not been started yet.
+    Defined,
+    /// It is about to be made.
+    Starting,
+    /// Its first VCPU clears its RAM and loads its guest, in its own CPU time.
+    Loading,
+    /// Its VCPUs get CPU time.
+    Running,
+    /// The operator has paused it, with its clock.
+    Paused,
+    /// Its VCPUs are coming off their CPUs.
+    Stopping {
+        /// What it comes to its end by.
+        reason: StopReason,
+        /// Whether it is to be started again then.
+        restart: bool,
+    },
+    /// It does not run any more; its RAM is as it left it.
+    Stopped(StopCause),
+}
+
+/// Why a VM does not run any more.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum StopCause {
+    /// It has come to its end.
+    #[error("{0}")]
+    Ended(StopReason),
+    /// It could not be made.
+    #[error("{0}")]
+    NotCreated(#[from] CreateError),
+    /// It is pinned to a CPU that does not exist.
+    #[error("{0}")]
+    Pin(#[from] PinError),
+}
+
+impl VmState {
+    /// Returns its name, as the operator and programs see it.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Defined => "defined",
+            Self::Starting => "starting",
+            Self::Loading => "loading",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopping { .. } => "stopping",
+            Self::Stopped(_) => "ended",
+        }
+    }
+
+    /// Returns whether its VCPUs are with the scheduler, and may be in the guest.
+    #[must_use]
+    pub const fn is_live(&self) -> bool {
+        matches!(self, Self::Loading | Self::Running | Self::Paused)
+    }
+}
+
+/// Why a request is refused; nothing has changed then.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum RequestError {
+    /// No such VM.
+    #[error("there is no such VM")]
+    NoVm,
+    /// The VM is not in a state for that.
+    #[error("{name} is {state}, so it cannot be {request}: `vms` shows it")]
+    WrongState {
+        /// Its name.
+        name: String,
+        /// What it is.
+        state: &'static str,
+        /// What was asked for.
+        request: &'static str,
+    },
+    /// The VM has never been made, so there is nothing to look at.
+    #[error("{0} has not run yet: `start` it")]
+    NeverRan(String),
+    /// A VCPU cannot be pinned.
+    #[error("{0}")]
+    Pin(#[from] PinError),
+}
+
+impl RequestError {
+    /// Returns a name of the error for programs.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::NoVm => "unknown_vm",
+            Self::WrongState { .. } | Self::NeverRan(_) => "wrong_state",
+            Self::Pin(PinError::NoCpu { .. }) => "no_cpu",
+            Self::Pin(PinError::NoVcpu) => "no_vcpu",
+        }
+    }
+}

@@ -1,0 +1,652 @@
+//! The life of VMs whose VCPUs are scripts, on a real scheduler with CPUs that the tests turn.
+
+use alloc::collections::VecDeque;
+use std::string::ToString;
+use std::sync::mpsc;
+use std::thread;
+use std::vec;
+
+use devices::time::HostTicks;
+use vmx::vmcs::{HostState, VmInstructionFailed};
+
+use super::*;
+use crate::guest_boot::LoadError;
+use crate::scheduler::{Decision, PinError, Runnable, Settings, VcpuCell};
+use crate::vcpu::{HostCpu, RunExit, StopReason};
+use crate::vm::ram::GuestRam;
+use crate::vm::test_vm;
+
+const MIB: u64 = 1 << 20;
+
+/// What a VCPU does at its next turns; when there is nothing more, its time is over.
+type Script = Arc<Mutex<VecDeque<Turn>>>;
+type Turn = Box<dyn FnOnce(&Vm) -> RunExit + Send>;
+
+struct ScriptedVcpu {
+    vm: Arc<Vm>,
+    index: u32,
+    cpu: Option<u32>,
+    script: Script,
+}
+
+impl Runnable for ScriptedVcpu {
+    unsafe fn load(&mut self, cpu: &HostCpu) -> Result<(), VmInstructionFailed> {
+        assert_eq!(self.cpu, None, "on two CPUs");
+        self.cpu = Some(cpu.index);
+        Ok(())
+    }
+
+    fn unload(&mut self) -> Result<(), VmInstructionFailed> {
+        self.cpu = None;
+        Ok(())
+    }
+
+    fn run(&mut self, _: HostTicks) -> RunExit {
+        let requests = self.vm.requests(self.index);
+        requests.set_running_on(self.cpu);
+        requests.take();
+        let turn = self.script.lock().pop_front();
+        let exit = turn.map_or(RunExit::Preempted, |turn| turn(&self.vm));
+        requests.set_running_on(None);
+        exit
+    }
+
+    fn deadline(&self) -> HostTicks {
+        HostTicks(u64::MAX)
+    }
+
+    fn dump(&self) -> String {
+        "what it was doing".to_string()
+    }
+}
+
+/// What the tests see of the factory, and tell it.
+#[derive(Default)]
+struct Workshop {
+    /// How often RAM was allocated, and VMs were made.
+    allocated: usize,
+    made: usize,
+    /// What the next attempts fail by.
+    failures: VecDeque<CreateError>,
+    /// The scripts of the VCPUs made last, by VM.
+    scripts: Vec<Vec<Script>>,
+}
+
+struct ScriptedFactory {
+    workshop: Arc<Mutex<Workshop>>,
+    scheduler: Arc<Scheduler>,
+}
+
+impl VmFactory for ScriptedFactory {
+    fn allocate_ram(&self, size: u64) -> Result<GuestRam, CreateError> {
+        self.workshop.lock().allocated += 1;
+        Ok(test_vm::ram(size))
+    }
+
+    fn create(
+        &self,
+        id: VmId,
+        config: &VmConfig<'static>,
+        ram: GuestRam,
+        _: Load,
+    ) -> Result<NewVm, CreateError> {
+        let mut workshop = self.workshop.lock();
+        if let Some(error) = workshop.failures.pop_front() {
+            return Err(error);
+        }
+        workshop.made += 1;
+        let scripts: Vec<Script> = (0..config.vcpus).map(|_| Script::default()).collect();
+        let vm = test_vm::vm(
+            id,
+            &config.name,
+            config.vcpus,
+            ram,
+            self.scheduler.clone(),
+            Box::new(test_vm::Written::default()),
+        );
+        let vcpu = |(index, script): (usize, &Script)| {
+            Box::new(ScriptedVcpu {
+                vm: vm.clone(),
+                index: index as u32,
+                cpu: None,
+                script: script.clone(),
+            }) as Box<dyn Runnable>
+        };
+        let vcpus = scripts.iter().enumerate().map(vcpu).collect();
+        workshop.scripts.resize(id.0 + 1, Vec::new());
+        workshop.scripts[id.0] = scripts;
+        Ok(NewVm { vm, vcpus })
+    }
+}
+
+/// A physical CPU: its part of [`crate::cpu_loop`], a turn at a time.
+struct Cpu {
+    index: u32,
+    loaded: Option<(VcpuId, Arc<VcpuCell>)>,
+}
+
+impl Cpu {
+    const fn new(index: u32) -> Self {
+        Self {
+            index,
+            loaded: None,
+        }
+    }
+
+    fn release(&mut self, scheduler: &Scheduler) {
+        if let Some((id, cell)) = self.loaded.take() {
+            cell.vcpu.lock().unload().unwrap();
+            drop(cell);
+            scheduler.released(self.index, id);
+        }
+    }
+
+    fn turn(&mut self, manager: &VmManager) {
+        let scheduler = manager.scheduler();
+        match scheduler.next(self.index, host_now()) {
+            Decision::Idle { .. } => {}
+            Decision::Release(id) => {
+                self.release(scheduler);
+                scheduler.released(self.index, id);
+            }
+            Decision::Run { vcpu: id, .. } => {
+                if self.loaded.as_ref().is_none_or(|(loaded, _)| *loaded != id) {
+                    self.release(scheduler);
+                    let cell = scheduler.cell(id).unwrap();
+                    let tables = HostCpu {
+                        index: self.index,
+                        host: HostState {
+                            cs: 0,
+                            data: 0,
+                            tr: 0,
+                            gs_base: 0,
+                            tss_base: 0,
+                            gdt_base: 0,
+                            idt_base: 0,
+                        },
+                    };
+                    // SAFETY: a scripted VCPU is on no processor.
+                    unsafe { cell.vcpu.lock().load(&tables) }.unwrap();
+                    self.loaded = Some((id, cell));
+                }
+                let cell = self.loaded.as_ref().unwrap().1.clone();
+                let mut vcpu = cell.vcpu.lock();
+                match vcpu.run(HostTicks(u64::MAX)) {
+                    RunExit::Loaded => manager.loaded(id.vm),
+                    RunExit::Stopped(reason) => {
+                        manager.ended(id, reason, || vcpu.dump());
+                        drop(vcpu);
+                        scheduler.block(self.index, &cell, HostTicks(u64::MAX));
+                    }
+                    RunExit::Halted | RunExit::Delayed(_) => {
+                        drop(vcpu);
+                        scheduler.block(self.index, &cell, HostTicks(u64::MAX));
+                    }
+                    RunExit::Preempted | RunExit::Yielded => {}
+                }
+            }
+        }
+    }
+}
+
+struct Host {
+    manager: VmManager,
+    workshop: Arc<Mutex<Workshop>>,
+    cpus: Vec<Cpu>,
+}
+
+const WEB: VmId = VmId(0);
+const DB: VmId = VmId(1);
+
+fn config(name: &str, vcpus: u32) -> VmConfig<'static> {
+    VmConfig {
+        name: name.to_string(),
+        memory: 2 * MIB,
+        vcpus,
+        pins: vec![],
+        weight: 100,
+        cap: None,
+        kernel: &[],
+        initrd: None,
+        modules: vec![],
+        command_line: String::new(),
+    }
+}
+
+impl Host {
+    fn new(cpus: u32, configs: Vec<VmConfig<'static>>) -> Self {
+        let settings = Settings::for_tsc(test_vm::TSC);
+        let scheduler = Arc::new(Scheduler::new(settings, cpus, |_| {}));
+        let workshop = Arc::<Mutex<Workshop>>::default();
+        let factory = ScriptedFactory {
+            workshop: workshop.clone(),
+            scheduler: scheduler.clone(),
+        };
+        Self {
+            manager: VmManager::new(Box::new(factory), scheduler, configs),
+            workshop,
+            cpus: (0..cpus).map(Cpu::new).collect(),
+        }
+    }
+
+    /// One CPU, one VM of one VCPU.
+    fn with_web() -> Self {
+        Self::new(1, vec![config("web", 1)])
+    }
+
+    fn state(&self, id: VmId) -> VmState {
+        self.manager.state(id).unwrap()
+    }
+
+    /// All CPUs take a turn.
+    fn turn(&mut self) {
+        for cpu in &mut self.cpus {
+            cpu.turn(&self.manager);
+        }
+    }
+
+    /// The boot CPU has its VCPU released, and works.
+    fn work(&mut self) {
+        self.cpus[0].release(self.manager.scheduler());
+        self.manager.work();
+    }
+
+    /// What VCPU `index` of `id` does after all that it is to do already.
+    fn next(&self, id: VmId, index: usize, turn: impl FnOnce(&Vm) -> RunExit + Send + 'static) {
+        let script = self.workshop.lock().scripts[id.0][index].clone();
+        script.lock().push_back(Box::new(turn));
+    }
+
+    /// Brings `web` from its definition to a state.
+    fn bring_to(&mut self, state: &str) {
+        let steps: &[&str] = match state {
+            "defined" => &[],
+            "starting" => &["start"],
+            "loading" => &["start", "work"],
+            "running" => &["start", "work", "load"],
+            "paused" => &["start", "work", "load", "pause"],
+            "stopping" => &["start", "work", "load", "turn", "stop"],
+            "ended" => &["start", "work", "load", "stop", "turn", "work"],
+            _ => unreachable!(),
+        };
+        for step in steps {
+            match *step {
+                "work" => self.work(),
+                "turn" => self.turn(),
+                "load" => {
+                    self.next(WEB, 0, |_| RunExit::Loaded);
+                    self.turn();
+                }
+                request => ask(&self.manager, request).unwrap(),
+            }
+        }
+        assert_eq!(self.state(WEB).name(), state);
+    }
+}
+
+fn ask(manager: &VmManager, request: &str) -> Result<(), RequestError> {
+    match request {
+        "start" => manager.start(WEB),
+        "stop" => manager.stop(WEB),
+        "pause" => manager.pause(WEB),
+        "resume" => manager.resume(WEB),
+        "restart" => manager.restart(WEB),
+        _ => unreachable!(),
+    }
+}
+
+#[test]
+fn each_request_leads_to_the_next_state_or_is_refused_without_effect() {
+    const REQUESTS: [&str; 5] = ["start", "stop", "pause", "resume", "restart"];
+    const NO: &str = "refused";
+    let table = [
+        ("defined", ["starting", NO, NO, NO, "starting"]),
+        ("starting", [NO, "stopping", NO, NO, "starting"]),
+        ("loading", [NO, "stopping", "paused", NO, "stopping"]),
+        ("running", [NO, "stopping", "paused", NO, "stopping"]),
+        ("paused", [NO, "stopping", NO, "running", "stopping"]),
+        ("stopping", [NO, NO, NO, NO, "stopping"]),
+        ("ended", ["starting", NO, NO, NO, "starting"]),
+    ];
+    for (state, next) in table {
+        for (request, expected) in REQUESTS.into_iter().zip(next) {
+            let mut host = Host::with_web();
+            host.bring_to(state);
+            let before = host.state(WEB);
+            let answer = ask(&host.manager, request);
+            if expected == NO {
+                let error = answer.unwrap_err();
+                assert_eq!(error.kind(), "wrong_state", "{request} when {state}");
+                let text = error.to_string();
+                assert!(text.contains("web is") && text.contains(state), "{text}");
+                assert_eq!(host.state(WEB), before, "{request} when {state}");
+            } else {
+                answer.unwrap();
+                assert_eq!(host.state(WEB).name(), expected, "{request} when {state}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_vm_that_does_not_exist_is_refused_everything() {
+    let manager = Host::with_web().manager;
+    for error in [
+        manager.start(DB),
+        manager.stop(DB),
+        manager.pause(DB),
+        manager.resume(DB),
+        manager.restart(DB),
+        manager.pin(DB, 0, None),
+        manager.name(DB).map(drop),
+        manager.state(DB).map(drop),
+        manager.vm(DB).map(drop),
+        manager.info(DB).map(drop),
+    ] {
+        assert_eq!(error, Err(RequestError::NoVm));
+    }
+    assert_eq!(manager.find("db"), None);
+    assert_eq!(manager.find("web"), Some(WEB));
+}
+
+#[test]
+fn a_vm_that_never_ran_has_nothing_to_look_at() {
+    let mut host = Host::with_web();
+    let error = host.manager.vm(WEB).map(drop).unwrap_err();
+    assert_eq!(error, RequestError::NeverRan("web".to_string()));
+    host.bring_to("ended");
+    // But one that has ended has.
+    assert_eq!(host.manager.vm(WEB).unwrap().name, "web");
+}
+
+#[test]
+fn a_vcpu_runs_only_while_its_vm_does() {
+    let mut host = Host::with_web();
+    host.bring_to("running");
+    let turns = |host: &mut Host| {
+        let ran = Arc::new(AtomicBool::new(false));
+        let seen = ran.clone();
+        host.next(WEB, 0, move |_| {
+            seen.store(true, Ordering::SeqCst);
+            RunExit::Preempted
+        });
+        host.turn();
+        host.turn();
+        let ran = ran.load(Ordering::SeqCst);
+        host.workshop.lock().scripts[0][0].lock().clear();
+        ran
+    };
+    assert!(turns(&mut host));
+    host.manager.pause(WEB).unwrap();
+    assert!(!turns(&mut host));
+    host.manager.resume(WEB).unwrap();
+    assert!(turns(&mut host));
+    host.manager.stop(WEB).unwrap();
+    assert!(!turns(&mut host));
+}
+
+#[test]
+fn a_paused_vms_clock_stands() {
+    let mut host = Host::with_web();
+    host.bring_to("running");
+    let vm = host.manager.vm(WEB).unwrap();
+    let now = || vm.board.lock().clock.now(host_now()).timer.0;
+    let before = now();
+    host.manager.pause(WEB).unwrap();
+    let paused_at = host_now();
+    thread::sleep(std::time::Duration::from_millis(50));
+    let paused_for = host_now().since(paused_at);
+    host.manager.resume(WEB).unwrap();
+    let passed = now() - before;
+    assert!(passed < paused_for, "{passed} of {paused_for}");
+}
+
+#[test]
+fn a_vm_paused_while_it_loads_goes_on_loading() {
+    let mut host = Host::with_web();
+    host.bring_to("loading");
+    host.manager.pause(WEB).unwrap();
+    host.manager.resume(WEB).unwrap();
+    assert_eq!(host.state(WEB), VmState::Loading);
+    host.next(WEB, 0, |_| RunExit::Loaded);
+    host.turn();
+    assert_eq!(host.state(WEB), VmState::Running);
+}
+
+#[test]
+fn a_vm_whose_guest_is_loaded_as_it_is_paused_runs_when_it_is_resumed() {
+    let mut host = Host::with_web();
+    host.bring_to("loading");
+    host.manager.pause(WEB).unwrap();
+    // Its VCPU was on its way out.
+    host.manager.loaded(WEB);
+    assert_eq!(host.state(WEB), VmState::Paused);
+    host.manager.resume(WEB).unwrap();
+    assert_eq!(host.state(WEB), VmState::Running);
+}
+
+#[test]
+fn a_guest_that_ends_takes_its_vm_off_all_cpus_and_is_told_of_once() {
+    let mut host = Host::new(2, vec![config("web", 2)]);
+    host.bring_to("running");
+    host.turn();
+    assert!(host.cpus.iter().all(|cpu| cpu.loaded.is_some()));
+    host.next(WEB, 0, |_| RunExit::Stopped(StopReason::TripleFault));
+    host.cpus[0].turn(&host.manager);
+    // The other VCPU came to the same end at the same time.
+    let other = VcpuId { vm: WEB, index: 1 };
+    host.manager
+        .ended(other, StopReason::TripleFault, || unreachable!());
+    assert_eq!(host.state(WEB).name(), "stopping");
+    let stops = host.manager.take_stops();
+    assert_eq!(stops.len(), 1);
+    assert_eq!(
+        stops[0],
+        VmStop {
+            vm: WEB,
+            reason: StopReason::TripleFault,
+            dump: Some((0, "what it was doing".to_string())),
+        }
+    );
+    assert_eq!(host.manager.take_stops(), []);
+    // CPU 1 has it still.
+    host.work();
+    assert_eq!(host.state(WEB).name(), "stopping");
+    assert!(host.manager.has_work());
+    host.turn();
+    host.work();
+    assert_eq!(
+        host.state(WEB),
+        VmState::Stopped(StopCause::Ended(StopReason::TripleFault))
+    );
+    assert!(!host.manager.has_work());
+    assert!(host.manager.all_stopped());
+    assert_eq!(host.manager.cpu_usage(WEB), []);
+}
+
+#[test]
+fn an_orderly_end_needs_no_dump() {
+    let mut host = Host::with_web();
+    host.bring_to("running");
+    host.next(WEB, 0, |_| RunExit::Stopped(StopReason::PowerOff));
+    host.turn();
+    let stops = host.manager.take_stops();
+    assert_eq!((stops.len(), stops[0].dump.as_ref()), (1, None));
+}
+
+#[test]
+fn a_guest_that_ends_while_it_is_being_paused_ends() {
+    let mut host = Host::with_web();
+    host.bring_to("running");
+    let (entered, in_guest) = mpsc::channel();
+    host.next(WEB, 0, move |vm| {
+        entered.send(()).unwrap();
+        // In the guest until it is kicked; and what it did last was to switch itself off.
+        while !vm.requests(0).are_pending() {
+            thread::yield_now();
+        }
+        RunExit::Stopped(StopReason::PowerOff)
+    });
+    let Host { manager, cpus, .. } = &mut host;
+    let manager = &*manager;
+    thread::scope(|scope| {
+        scope.spawn(|| cpus[0].turn(manager));
+        in_guest.recv().unwrap();
+        manager.pause(WEB).unwrap();
+    });
+    assert_eq!(host.state(WEB).name(), "stopping");
+    assert_eq!(host.manager.resume(WEB).unwrap_err().kind(), "wrong_state");
+    host.work();
+    assert_eq!(
+        host.state(WEB),
+        VmState::Stopped(StopCause::Ended(StopReason::PowerOff))
+    );
+}
+
+#[test]
+fn a_restart_waits_until_the_vm_is_off_its_cpus_and_keeps_its_ram() {
+    let mut host = Host::new(2, vec![config("web", 2)]);
+    host.bring_to("running");
+    host.turn();
+    let old = host.manager.vm(WEB).unwrap();
+    host.manager.restart(WEB).unwrap();
+    host.work();
+    assert_eq!(host.state(WEB).name(), "stopping", "CPU 1 has it still");
+    host.turn();
+    host.work();
+    assert_eq!(host.state(WEB), VmState::Loading);
+    assert!(!Arc::ptr_eq(&old, &host.manager.vm(WEB).unwrap()));
+    let workshop = host.workshop.lock();
+    assert_eq!((workshop.allocated, workshop.made), (1, 2));
+}
+
+#[test]
+fn a_restart_may_be_asked_for_while_the_vm_is_stopping() {
+    let mut host = Host::with_web();
+    host.bring_to("stopping");
+    host.manager.restart(WEB).unwrap();
+    host.turn();
+    host.work();
+    assert_eq!(host.state(WEB), VmState::Loading);
+}
+
+#[test]
+fn a_vm_that_is_stopped_before_it_is_made_is_not_made() {
+    let mut host = Host::with_web();
+    host.bring_to("starting");
+    host.manager.stop(WEB).unwrap();
+    host.work();
+    assert_eq!(
+        host.state(WEB),
+        VmState::Stopped(StopCause::Ended(StopReason::Stopped))
+    );
+    assert_eq!(host.workshop.lock().made, 0);
+}
+
+#[test]
+fn a_vm_that_cannot_be_made_says_why_and_can_be_started_again() {
+    let mut host = Host::with_web();
+    let error = CreateError::Tables;
+    host.workshop.lock().failures.push_back(error.clone());
+    host.bring_to("starting");
+    host.work();
+    assert_eq!(
+        host.state(WEB),
+        VmState::Stopped(StopCause::NotCreated(error))
+    );
+    assert!(host.manager.all_stopped());
+    host.manager.start(WEB).unwrap();
+    host.work();
+    assert_eq!(host.state(WEB), VmState::Loading);
+}
+
+#[test]
+fn a_guest_that_cannot_be_loaded_is_the_vms_end() {
+    let mut host = Host::with_web();
+    host.bring_to("loading");
+    let reason = StopReason::NotLoaded(LoadError::ModulesForLinux);
+    let end = reason.clone();
+    host.next(WEB, 0, |_| RunExit::Stopped(end));
+    host.turn();
+    host.work();
+    assert_eq!(host.state(WEB), VmState::Stopped(StopCause::Ended(reason)));
+}
+
+#[test]
+fn all_vms_start_with_their_guests_loaded_and_the_first_that_cannot_is_named() {
+    let host = Host::new(1, vec![config("web", 1), config("db", 1)]);
+    host.manager.start_all().unwrap();
+    assert_eq!(host.state(WEB), VmState::Running);
+    assert_eq!(host.state(DB), VmState::Running);
+
+    let host = Host::with_web();
+    host.workshop.lock().failures.push_back(CreateError::Vpids);
+    let error = host.manager.start_all().unwrap_err();
+    assert_eq!(error, (WEB, StopCause::NotCreated(CreateError::Vpids)));
+}
+
+#[test]
+fn what_is_asked_of_a_vm_leaves_others_alone() {
+    let mut host = Host::new(1, vec![config("web", 1), config("db", 1)]);
+    host.manager.start_all().unwrap();
+    host.manager.pause(DB).unwrap();
+    for request in ["stop", "work", "start", "work", "restart", "work"] {
+        match request {
+            "work" => host.work(),
+            request => ask(&host.manager, request).unwrap(),
+        }
+        assert_eq!(host.state(DB), VmState::Paused, "{request}");
+    }
+    assert!(!host.manager.all_stopped());
+    assert_eq!(host.manager.cpu_usage(DB).len(), 1);
+}
+
+#[test]
+fn pins_hold_over_restarts() {
+    let mut host = Host::new(2, vec![config("web", 2)]);
+    host.bring_to("running");
+    host.manager.pin(WEB, 1, Some(0)).unwrap();
+    let no_cpu = host.manager.pin(WEB, 0, Some(7)).unwrap_err();
+    assert_eq!(no_cpu, PinError::NoCpu { cpu: 7, cpus: 2 }.into());
+    assert_eq!(no_cpu.kind(), "no_cpu");
+    assert_eq!(
+        host.manager.pin(WEB, 2, Some(0)),
+        Err(PinError::NoVcpu.into())
+    );
+    host.manager.restart(WEB).unwrap();
+    host.turn();
+    host.turn();
+    host.work();
+    assert_eq!(host.state(WEB), VmState::Loading);
+    let usage = host.manager.cpu_usage(WEB);
+    assert!(usage[1].pinned && usage[1].cpu == 0);
+    assert!(!usage[0].pinned);
+}
+
+#[test]
+fn a_vm_pinned_to_a_cpu_that_does_not_exist_does_not_start() {
+    let mut pinned = config("web", 1);
+    pinned.pins = vec![3];
+    let host = Host::new(2, vec![pinned]);
+    let error = host.manager.start_all().unwrap_err();
+    let cause = PinError::NoCpu { cpu: 3, cpus: 2 };
+    assert_eq!(error, (WEB, StopCause::Pin(cause)));
+}
+
+#[test]
+fn input_waits_for_the_vm_to_run_and_has_its_limit() {
+    let mut host = Host::with_web();
+    for _ in 0..INPUT_CAPACITY + 10 {
+        host.manager.type_to(WEB, b'x');
+    }
+    let waiting = |host: &Host| host.manager.slots[0].input.lock().len();
+    host.manager.pass_input_on();
+    assert_eq!(waiting(&host), INPUT_CAPACITY);
+    host.bring_to("paused");
+    host.manager.pass_input_on();
+    assert_eq!(waiting(&host), INPUT_CAPACITY);
+    host.manager.resume(WEB).unwrap();
+    host.manager.pass_input_on();
+    let taken = INPUT_CAPACITY - waiting(&host);
+    assert!((1..=64).contains(&taken), "{taken} bytes in a UART");
+}

@@ -1,0 +1,121 @@
+//! What other CPUs ask of a VCPU, and where it runs.
+//!
+//! Whoever has something for a VCPU makes a request and kicks the CPU that it runs on, if it
+//! does; see [`Vm::request`](super::Vm::request).
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
+
+use bitflags::bitflags;
+
+bitflags! {
+    /// Things for a VCPU to look at before it enters the guest.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Requests: u32 {
+        /// Its local APIC has incoming interrupts, or the 8259 pair's output has changed.
+        const EVENT = 1 << 0;
+        /// The first deadline of the devices that it keeps time for has changed.
+        const TIMERS = 1 << 1;
+        /// It is to leave its CPU, so that this one asks the scheduler.
+        const YIELD = 1 << 2;
+        /// The clock is about to change.
+        const CLOCK = 1 << 3;
+        /// The memory map has changed.
+        const MEMORY = 1 << 4;
+    }
+}
+
+/// Where a VCPU runs that does not run.
+const NOWHERE: u32 = u32::MAX;
+
+/// What other CPUs see of a VCPU. In a cache line of its own, and the next one, which
+/// prefetchers fetch along.
+#[repr(align(128))]
+#[derive(Debug)]
+pub struct VcpuRequests {
+    pending: AtomicU32,
+    running_on: AtomicU32,
+    /// The state of the VM's clock that the VCPU has last seen, out of the guest.
+    acknowledged: AtomicU64,
+}
+
+impl Default for VcpuRequests {
+    fn default() -> Self {
+        Self {
+            pending: AtomicU32::new(0),
+            running_on: AtomicU32::new(NOWHERE),
+            acknowledged: AtomicU64::new(0),
+        }
+    }
+}
+
+impl VcpuRequests {
+    /// Adds `requests`. Returns whether there were none before: otherwise the VCPU has been
+    /// kicked already, and has not looked since.
+    pub fn make(&self, requests: Requests) -> bool {
+        self.pending.fetch_or(requests.bits(), SeqCst) == 0
+    }
+
+    /// Takes all requests.
+    #[inline]
+    pub fn take(&self) -> Requests {
+        Requests::from_bits_retain(self.pending.swap(0, SeqCst))
+    }
+
+    /// Takes some requests back, right before what they stand for is looked at.
+    #[inline]
+    pub fn clear(&self, requests: Requests) {
+        self.pending.fetch_and(!requests.bits(), SeqCst);
+    }
+
+    /// Returns whether there are requests.
+    #[inline]
+    #[must_use]
+    pub fn are_pending(&self) -> bool {
+        self.pending.load(SeqCst) != 0
+    }
+
+    /// Returns the CPU that the VCPU runs on: from before it looks at its requests for the
+    /// first time until after it has left the guest for the last time.
+    #[must_use]
+    pub fn running_on(&self) -> Option<u32> {
+        match self.running_on.load(SeqCst) {
+            NOWHERE => None,
+            cpu => Some(cpu),
+        }
+    }
+
+    /// Says that the VCPU runs on `cpu`, or does not run.
+    pub fn set_running_on(&self, cpu: Option<u32>) {
+        self.running_on.store(cpu.unwrap_or(NOWHERE), SeqCst);
+    }
+
+    /// Says that the VCPU is out of the guest and knows of the clock's state `state`.
+    pub(super) fn acknowledge(&self, state: u64) {
+        self.acknowledged.store(state, SeqCst);
+    }
+
+    pub(super) fn acknowledged(&self) -> u64 {
+        self.acknowledged.load(SeqCst)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_first_of_several_requests_kicks() {
+        let requests = VcpuRequests::default();
+        assert!(requests.make(Requests::EVENT));
+        assert!(!requests.make(Requests::TIMERS));
+        assert_eq!(requests.take(), Requests::EVENT | Requests::TIMERS);
+        assert!(!requests.are_pending());
+        assert!(requests.make(Requests::EVENT));
+    }
+
+    #[test]
+    fn vcpus_share_no_cache_line() {
+        assert_eq!(align_of::<VcpuRequests>(), 128);
+        assert_eq!(size_of::<VcpuRequests>(), 128);
+    }
+}

@@ -1,0 +1,131 @@
+//! A VM for tests: all that VCPUs share, with RAM from the test's heap and no processor.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use std::string::ToString;
+use std::vec::Vec;
+
+use devices::chipset::{Chipset, ChipsetConfig};
+use devices::clock::VirtualClock;
+use devices::lapic::{ApicConfig, LocalApic};
+use devices::rtc::NaiveDateTime;
+use devices::time::Hertz;
+use spin::Mutex;
+use vmx::addr::{GuestPhysAddr, HostPhysAddr};
+use vmx::capabilities::Translation;
+use vmx::ept::Ept;
+use vmx::page::Page;
+
+use super::host::{SerialOutput, Waker};
+use super::pages::PagePool;
+use super::ram::{GuestRam, RamRange};
+use super::{Vm, VmParts};
+use crate::cpuid::{self, GuestCpuid, VmxSupport};
+use crate::ids::VmId;
+use crate::machine::host_time::host_now;
+use crate::machine::memory::PhysRange;
+
+/// The frequency of the TSC, as the tests' VMs are told.
+pub(crate) const TSC: Hertz = Hertz::new(1_000_000_000);
+
+/// A serial line with nobody to read it, and no end of room.
+#[derive(Clone, Default)]
+pub(crate) struct Written(pub(crate) Arc<Mutex<Vec<u8>>>);
+
+impl SerialOutput for Written {
+    fn write(&self, byte: u8) {
+        self.0.lock().push(byte);
+    }
+
+    fn is_full(&self) -> bool {
+        false
+    }
+
+    fn has_room(&self) -> bool {
+        true
+    }
+
+    fn delay(&self) -> u64 {
+        0
+    }
+}
+
+/// `size` bytes of RAM from guest-physical address zero.
+pub(crate) fn ram(size: u64) -> GuestRam {
+    let memory: Vec<Page> = (0..size / 4096).map(|_| Page::ZERO).collect();
+    let memory = memory.leak();
+    let none = RamRange {
+        guest: GuestPhysAddr(0),
+        host: HostPhysAddr(0),
+        length: 0,
+    };
+    let all = RamRange {
+        host: HostPhysAddr(memory.as_mut_ptr() as u64),
+        length: size,
+        ..none
+    };
+    // SAFETY: leaked memory is nobody else's.
+    unsafe { GuestRam::new([all, none, none], PhysRange::EMPTY) }
+}
+
+/// A VM of `vcpus` VCPUs in `ram`.
+pub(crate) fn vm(
+    id: VmId,
+    name: &str,
+    vcpus: u32,
+    ram: GuestRam,
+    waker: Arc<dyn Waker>,
+    output: Box<dyn SerialOutput>,
+) -> Arc<Vm> {
+    let vmx = VmxSupport {
+        rdtscp: true,
+        invpcid: true,
+        xsaves: true,
+    };
+    let translation = Translation {
+        pages_2m: true,
+        pages_1g: true,
+        accessed_dirty: true,
+        execute_only: true,
+        invept_single: true,
+        invvpid_address: true,
+        invvpid_single: true,
+        invvpid_single_non_global: true,
+    };
+    let cpuid = GuestCpuid::new(cpuid::host, vmx, vcpus, TSC);
+    let ports = (0..vcpus).map(|index| {
+        let config = ApicConfig {
+            id: index,
+            bootstrap: index == 0,
+            tsc_hz: TSC,
+            timer_hz: cpuid.apic_timer_hz(),
+            physical_address_bits: 39,
+            cmci: false,
+        };
+        LocalApic::new(config).port().clone()
+    });
+    let ports = ports.collect();
+    let mut tables = || Some(Box::leak(Box::new(Page::ZERO)));
+    let clock = VirtualClock::new(host_now());
+    let config = ChipsetConfig {
+        tsc: TSC,
+        date: NaiveDateTime::default(),
+        processors: vcpus as u16,
+        ram_size: ram.ranges().map(|range| range.length).sum(),
+    };
+    Arc::new(Vm::new(VmParts {
+        id,
+        name: name.to_string(),
+        ept: Ept::new(&translation, &mut tables).unwrap(),
+        pages: PagePool::default(),
+        apic_access_page: HostPhysAddr(0),
+        chipset: Chipset::new(config, clock.now(host_now())),
+        clock,
+        ports,
+        output,
+        waker,
+        cpuid,
+        ram,
+        usage_window: TSC.get() / 2,
+    }))
+}
