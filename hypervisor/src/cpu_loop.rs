@@ -11,7 +11,7 @@ use crate::machine::host_time::host_now;
 use crate::machine::host_timer::HostTimer;
 use crate::machine::{power, serial};
 use crate::manager::VmManager;
-use crate::operator;
+use crate::operator::Session;
 use crate::options::OnEnd;
 use crate::scheduler::{Decision, Scheduler, VcpuCell};
 use crate::vcpu::{HostCpu, RunExit};
@@ -28,31 +28,35 @@ pub struct CpuLoop {
     timer: HostTimer,
     /// The VCPU whose state is in the processor.
     loaded: Option<(VcpuId, Arc<VcpuCell>)>,
-    /// On the boot CPU: when the console is to be looked at next.
+    /// The operator's session, on the boot CPU.
+    session: Option<Session>,
+    /// When the session is to be looked after next; the end of time on other CPUs.
     next_poll: HostTicks,
     poll_interval: u64,
 }
 
 impl CpuLoop {
-    /// Makes the loop of the CPU that `tables` describe, with its timer. The boot CPU has number
-    /// 0.
+    /// Makes the loop of the CPU that `tables` describe, with its timer. The boot CPU has the
+    /// operator's session.
     #[must_use]
     pub fn new(
         tables: HostCpu,
         manager: &'static VmManager,
         on_end: OnEnd,
         timer: HostTimer,
+        session: Option<Session>,
     ) -> Self {
         Self {
             tables,
             manager,
             scheduler: manager.scheduler().clone(),
             on_end,
-            next_poll: if tables.index == 0 {
+            next_poll: if session.is_some() {
                 host_now()
             } else {
                 HostTicks(u64::MAX)
             },
+            session,
             poll_interval: timer.tsc().get() / POLLS_PER_SECOND,
             timer,
             loaded: None,
@@ -85,9 +89,13 @@ impl CpuLoop {
         }
     }
 
-    /// Looks after the console.
+    /// Looks after the operator's session.
     fn poll(&mut self, now: HostTicks) {
-        operator::poll(self.manager);
+        if let Some(session) = &mut self.session
+            && session.poll(self.manager).is_break()
+        {
+            power_off();
+        }
         self.next_poll = now.saturating_add(self.poll_interval);
     }
 
@@ -97,9 +105,10 @@ impl CpuLoop {
         self.release();
         self.manager.work();
         if self.on_end == OnEnd::PowerOff && self.manager.all_stopped() {
-            operator::report_stops(self.manager);
-            serial::flush();
-            power::off();
+            if let Some(session) = &self.session {
+                session.report_stops(self.manager);
+            }
+            power_off();
         }
     }
 
@@ -180,6 +189,11 @@ impl CpuLoop {
             self.scheduler.released(self.tables.index, target);
         }
     }
+}
+
+fn power_off() -> ! {
+    serial::flush();
+    power::off()
 }
 
 fn refuses_vmcs() -> ! {

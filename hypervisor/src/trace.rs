@@ -4,6 +4,7 @@
 //! A [`Trace`] is a ring of fixed size: recording overwrites the oldest event, and neither
 //! allocates nor waits for anything but another VCPU's recording. While it is off, it costs
 //! one look at a flag where something could be recorded.
+#![forbid(unsafe_code)]
 
 use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
@@ -62,7 +63,7 @@ struct Ring {
 }
 
 impl Trace {
-    /// Whether events are recorded.
+    /// Returns whether events are recorded.
     #[must_use]
     #[inline]
     pub fn is_on(&self) -> bool {
@@ -114,19 +115,19 @@ impl Trace {
         ring.next = (next + 1) % CAPACITY;
     }
 
-    /// The number of events kept.
+    /// Returns the number of events kept.
     #[must_use]
     pub fn len(&self) -> usize {
         self.ring.lock().entries.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The events, the oldest first; of more than `limit` the latest.
+    /// Returns the events, the oldest first; of more than `limit` the latest.
     #[must_use]
     pub fn latest(&self, limit: usize) -> Vec<Entry> {
         let ring = self.ring.lock();

@@ -22,13 +22,6 @@ const ESCAPE: u8 = 0x1b;
 const BACKSPACE: u8 = 0x08;
 const DELETE: u8 = 0x7f;
 
-/// Offers words to complete a line with.
-pub(super) trait Complete {
-    /// Calls `offer` with each word that may be what the last, unfinished word of `line` is
-    /// to become.
-    fn candidates(&self, line: &str, offer: &mut dyn FnMut(&str));
-}
-
 /// A line of text in a fixed buffer. Holds printable ASCII only.
 #[derive(Clone, Copy, Debug)]
 struct Line {
@@ -75,6 +68,8 @@ enum Escape {
 pub(super) enum Edited {
     /// The line goes on.
     Open,
+    /// Tab: the line's last word is to be completed, see [`LineEditor::complete`].
+    Complete,
     /// The line is finished: see [`LineEditor::line`].
     Entered,
     /// The line was dropped by Ctrl-C.
@@ -102,7 +97,7 @@ impl Default for LineEditor {
 }
 
 impl LineEditor {
-    /// An empty line, without a history.
+    /// Makes an editor with an empty line, and without a history.
     #[must_use]
     pub(super) const fn new() -> Self {
         Self {
@@ -115,7 +110,7 @@ impl LineEditor {
         }
     }
 
-    /// The line as it is; after [`Edited::Entered`] the finished one, until
+    /// Returns the line as it is; after [`Edited::Entered`] the finished one, until
     /// [`LineEditor::clear`].
     #[must_use]
     pub(super) fn line(&self) -> &str {
@@ -141,12 +136,7 @@ impl LineEditor {
 
     /// Takes a byte from the terminal. After [`Edited::Entered`] and [`Edited::Dropped`] the
     /// terminal is at the start of an empty line.
-    pub(super) fn input(
-        &mut self,
-        byte: u8,
-        out: &mut (impl Output + ?Sized),
-        complete: &impl Complete,
-    ) -> Edited {
+    pub(super) fn input(&mut self, byte: u8, out: &mut (impl Output + ?Sized)) -> Edited {
         let after_return = core::mem::take(&mut self.after_return);
         match (self.escape, byte) {
             (Escape::Started, b'[') => {
@@ -190,7 +180,7 @@ impl LineEditor {
                 self.shorten(keep, out);
             }
             BACKSPACE | DELETE => self.shorten(self.line.length.saturating_sub(1), out),
-            b'\t' => self.complete(out, complete),
+            b'\t' => return Edited::Complete,
             ESCAPE => self.escape = Escape::Started,
             b' '..=b'~' => {
                 if self.line.push(byte) {
@@ -237,50 +227,36 @@ impl LineEditor {
         out.write(self.line.as_bytes());
     }
 
-    /// Completes the last word as far as all candidates agree; if it is as far already, lists
-    /// them.
-    fn complete(&mut self, out: &mut (impl Output + ?Sized), complete: &impl Complete) {
+    /// Completes the line's last word as far as all those of `candidates` agree that begin
+    /// with it; if it is as far already, lists them.
+    pub(super) fn complete(
+        &mut self,
+        candidates: &[impl AsRef<str>],
+        out: &mut (impl Output + ?Sized),
+    ) {
         let line = self.line;
         let text = line.as_str();
         let word = text.rfind(' ').map_or(text, |space| &text[space + 1..]);
-        let mut common = Line::EMPTY;
-        let mut count = 0;
-        complete.candidates(text, &mut |candidate| {
-            let candidate = candidate.as_bytes();
-            if !candidate.starts_with(word.as_bytes()) {
-                return;
-            }
-            if count == 0 {
-                candidate.iter().all(|byte| common.push(*byte));
-            } else {
-                let agree = candidate
-                    .iter()
-                    .zip(common.as_bytes())
-                    .take_while(|(a, b)| a == b)
-                    .count();
-                common.length = agree;
-            }
-            count += 1;
-        });
-        let more = common.as_bytes().get(word.len()..).unwrap_or_default();
-        for byte in more {
-            if self.line.push(*byte) {
-                out.write(&[*byte]);
+        let matching = candidates
+            .iter()
+            .map(AsRef::as_ref)
+            .filter(|candidate| candidate.starts_with(word));
+        let common = matching.clone().reduce(common_prefix);
+        let more = common.and_then(|common| common.get(word.len()..));
+        for byte in more.unwrap_or_default().bytes() {
+            if self.line.push(byte) {
+                out.write(&[byte]);
             }
         }
-        match count {
+        match matching.clone().count() {
             0 => out.write(BELL),
-            1 if self.line.push(b' ') => {
-                out.write(b" ");
-            }
-            _ if more.is_empty() => {
+            1 if self.line.push(b' ') => out.write(b" "),
+            _ if more.is_none_or(str::is_empty) => {
                 out.write(b"\r\n");
-                complete.candidates(text, &mut |candidate| {
-                    if candidate.starts_with(word) {
-                        out.write(candidate.as_bytes());
-                        out.write(b"  ");
-                    }
-                });
+                for candidate in matching {
+                    out.write(candidate.as_bytes());
+                    out.write(b"  ");
+                }
                 out.write(b"\r\n");
                 self.show(out);
             }
@@ -289,31 +265,33 @@ impl LineEditor {
     }
 }
 
+/// Returns the longest text that both `a` and `b` begin with.
+fn common_prefix<'a>(a: &'a str, b: &str) -> &'a str {
+    let same = a.chars().zip(b.chars()).take_while(|(a, b)| a == b);
+    let length = same.map(|(a, _)| a.len_utf8()).sum();
+    a.get(..length).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::string::String;
     use std::vec::Vec;
 
-    struct Words(&'static [&'static str]);
-
-    impl Complete for Words {
-        fn candidates(&self, _: &str, offer: &mut dyn FnMut(&str)) {
-            self.0.iter().for_each(|word| offer(word));
-        }
-    }
-
-    const WORDS: Words = Words(&["stats", "status", "suppress"]);
+    const WORDS: [&str; 3] = ["stats", "status", "suppress"];
 
     /// Types `keys`; returns the lines entered, and what the terminal received.
     fn typed(editor: &mut LineEditor, keys: &str) -> (Vec<String>, String) {
         let mut lines = Vec::new();
         let mut screen = Vec::new();
         for byte in keys.bytes() {
-            let mut out = |bytes: &[u8]| screen.extend_from_slice(bytes);
-            if editor.input(byte, &mut out, &WORDS) == Edited::Entered {
-                lines.push(editor.line().into());
-                editor.clear();
+            match editor.input(byte, &mut screen) {
+                Edited::Entered => {
+                    lines.push(editor.line().into());
+                    editor.clear();
+                }
+                Edited::Complete => editor.complete(&WORDS, &mut screen),
+                Edited::Open | Edited::Dropped => {}
             }
         }
         (lines, String::from_utf8(screen).unwrap())

@@ -1,49 +1,43 @@
-//! The operator's console: one serial line for commands and for all guests' consoles.
+//! The operator's terminal: one serial line for what is typed and for all guests' output.
 //!
 //! [`Console`] takes the bytes that come from the operator and from the guests, and writes
-//! what the terminal is to show. It knows no VM beyond its name: a finished line is parsed by
-//! [`parse`], carried out by the caller, and answered with [`answer`] or [`error`].
+//! what the terminal is to show. It knows neither VMs nor commands: a guest's output is that of
+//! a numbered channel with a name, a line that has been entered is handed to the caller, and
+//! what the caller answers with goes through an [`Answer`].
 //!
 //! ```
-//! use hypervisor::console::{Command, Console, Input, parse};
+//! use hypervisor::console::{Answer, Console, Format, Input};
 //!
 //! let mut console = Console::new();
-//! let web = console.add_vm("web");
+//! let web = console.add_channel("web");
 //! let mut screen = Vec::new();
-//! let mut out = |bytes: &[u8]| screen.extend_from_slice(bytes);
-//! for byte in *b"ps web\r" {
-//!     if console.operator_byte(byte, &mut out) == Input::Line {
-//!         let request = parse(console.line()).unwrap().unwrap();
-//!         assert_eq!(request.command, Command::Ps { vm: "web" });
-//!         console.done(&mut out);
+//! console.open(&mut screen);
+//! for byte in *b"who?\r" {
+//!     if console.operator_byte(byte, &mut screen) == Input::Line {
+//!         assert_eq!(console.line(), "who?");
+//!         Answer::new(&mut screen, Format::Table).text(format_args!("it is me\n"));
+//!         console.done(&mut screen);
 //!     }
 //! }
+//! console.guest_byte(web, b'\n', 12_345_678, &mut screen);
+//! assert_eq!(
+//!     String::from_utf8(screen).unwrap(),
+//!     "tarpit> who?\r\nit is me\r\ntarpit> \r\x1b[K[web  12.345678] \r\ntarpit> "
+//! );
 //! ```
+#![forbid(unsafe_code)]
 
-mod command;
-mod completion;
-mod help;
+mod answer;
 mod line_editor;
 mod mux;
 mod output;
-mod pattern;
-mod record;
-mod suggest;
-mod words;
 
 #[cfg(test)]
-mod session;
+mod tests;
 
-pub use command::{Command, ParseError, Request, TraceAction, UnknownVm, parse, wants_json};
-pub use help::{Argument, Overview, Topic};
+pub use answer::{Answer, Format, Record};
 pub use output::{Output, Text};
-pub use pattern::{Pattern, PatternError};
-pub use record::{
-    Address, Aliases, Cr3, DoneLine, EventLine, MatchLine, ProcessLine, Record, StatsLine,
-    TargetLine, TraceLine, VmLine, answer, error, heading, line,
-};
 
-use completion::Completion;
 use line_editor::{Edited, LineEditor};
 use mux::{Around, Mux};
 
@@ -57,10 +51,12 @@ pub enum Input {
     None,
     /// A line is finished: carry out [`Console::line`], then call [`Console::done`].
     Line,
-    /// The byte is for the console of this VM.
+    /// The last word of [`Console::line`] is to be completed: call [`Console::complete`].
+    Complete,
+    /// The byte is for the guest whose channel the operator is attached to.
     Guest {
-        /// The VM's number.
-        vm: usize,
+        /// The channel's number.
+        channel: usize,
         /// The byte.
         byte: u8,
     },
@@ -76,7 +72,7 @@ pub struct Console {
 }
 
 impl Console {
-    /// A console without VMs, and without a prompt yet.
+    /// Makes a console without channels, and without a prompt yet.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -86,28 +82,10 @@ impl Console {
         }
     }
 
-    /// Adds a VM; the answer is its number.
-    pub fn add_vm(&mut self, name: &str) -> usize {
-        self.mux.add_vm(name)
-    }
-
-    /// The names of the VMs, in the order of their numbers.
-    pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
-        self.mux.names()
-    }
-
-    /// The number of the VM that a command names.
-    ///
-    /// # Errors
-    /// If there is none of that name: an error to be shown.
-    pub fn vm<'a>(
-        &'a self,
-        name: &'a str,
-    ) -> Result<usize, UnknownVm<'a, impl Iterator<Item = &'a str> + Clone>> {
-        self.mux.vm(name).ok_or(UnknownVm {
-            name,
-            names: self.names(),
-        })
+    /// Adds a channel for the output of a guest with this name; returns its number, counted
+    /// from 0.
+    pub fn add_channel(&mut self, name: &str) -> usize {
+        self.mux.add_channel(name)
     }
 
     /// Shows the prompt: the console is open.
@@ -116,11 +94,17 @@ impl Console {
         self.editor.show(out);
     }
 
-    /// Takes a byte that VM `vm` has written, at `now` microseconds of host time since boot.
-    /// Does not allocate.
-    pub fn guest_byte<O: Output + ?Sized>(&mut self, vm: usize, byte: u8, now: u64, out: &mut O) {
+    /// Takes a byte of a guest's output, at `now` microseconds of host time since boot. Does
+    /// not allocate.
+    pub fn guest_byte<O: Output + ?Sized>(
+        &mut self,
+        channel: usize,
+        byte: u8,
+        now: u64,
+        out: &mut O,
+    ) {
         let (editor, prompting) = (&self.editor, self.prompting);
-        self.mux.guest_byte(vm, byte, now, out, |around, out| {
+        self.mux.guest_byte(channel, byte, now, out, |around, out| {
             step_aside(editor, prompting, around, out);
         });
     }
@@ -143,17 +127,17 @@ impl Console {
 
     /// Takes a byte from the operator.
     pub fn operator_byte<O: Output + ?Sized>(&mut self, byte: u8, out: &mut O) -> Input {
-        if let Some(vm) = self.mux.attached() {
+        if let Some(channel) = self.mux.attached() {
             if byte == DETACH {
                 self.mux.detach(out);
                 self.open(out);
                 return Input::None;
             }
-            return Input::Guest { vm, byte };
+            return Input::Guest { channel, byte };
         }
-        let mux = &self.mux;
-        match self.editor.input(byte, out, &Completion(|| mux.names())) {
+        match self.editor.input(byte, out) {
             Edited::Open => Input::None,
+            Edited::Complete => Input::Complete,
             Edited::Dropped => {
                 self.open(out);
                 Input::None
@@ -165,13 +149,19 @@ impl Console {
         }
     }
 
-    /// The line that the operator has finished.
+    /// Returns what the operator types, or has finished.
     #[must_use]
     pub fn line(&self) -> &str {
         self.editor.line()
     }
 
-    /// The line has been carried out and answered: makes way for the next one.
+    /// Completes the last word of the line as far as all those of `candidates` agree that
+    /// begin with it; if it is as far already, lists them.
+    pub fn complete(&mut self, candidates: &[impl AsRef<str>], out: &mut (impl Output + ?Sized)) {
+        self.editor.complete(candidates, out);
+    }
+
+    /// Makes way for the next line: this one has been carried out and answered.
     pub fn done(&mut self, out: &mut (impl Output + ?Sized)) {
         self.editor.clear();
         if self.mux.attached().is_none() {
@@ -179,14 +169,15 @@ impl Console {
         }
     }
 
-    /// Attaches the operator to VM `vm`: carries out `attach`.
-    pub fn attach(&mut self, vm: usize, out: &mut (impl Output + ?Sized)) {
-        self.mux.attach(vm, out);
+    /// Attaches the operator to a channel: what is typed goes to the guest, and only this
+    /// guest's output is shown, byte by byte, until Ctrl-].
+    pub fn attach(&mut self, channel: usize, out: &mut (impl Output + ?Sized)) {
+        self.mux.attach(channel, out);
     }
 
-    /// Ends an attachment to VM `vm`, which is no more.
-    pub fn detach_from(&mut self, vm: usize, out: &mut (impl Output + ?Sized)) {
-        if self.mux.attached() == Some(vm) {
+    /// Ends an attachment to this channel, whose guest is no more.
+    pub fn detach_from(&mut self, channel: usize, out: &mut (impl Output + ?Sized)) {
+        if self.mux.attached() == Some(channel) {
             self.mux.detach(out);
             self.open(out);
         }

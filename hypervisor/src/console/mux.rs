@@ -1,5 +1,5 @@
-//! Several guests' consoles on one line: whole lines with the VM's name and the host time in
-//! front, or the raw bytes of the one VM that the operator is attached to.
+//! Several guests' output on one line: whole lines with the guest's name and the host time in
+//! front, or the raw bytes of the one guest that the operator is attached to.
 //!
 //! A guest's byte costs a store into a fixed buffer, and no allocation.
 
@@ -26,7 +26,7 @@ enum Control {
     Command,
 }
 
-/// One VM's console.
+/// One guest's output.
 #[derive(Debug)]
 struct Channel {
     name: String,
@@ -35,16 +35,16 @@ struct Channel {
     /// When the line's first byte came, in microseconds of host time.
     begun: u64,
     control: Control,
-    /// Lines that were not shown because the operator was attached to another VM.
+    /// Lines that were not shown because the operator was attached to another guest.
     missed: u64,
 }
 
-/// All VMs' consoles.
+/// All guests' output.
 #[derive(Debug, Default)]
 pub(super) struct Mux {
     channels: Vec<Channel>,
     attached: Option<usize>,
-    /// The attached VM's last byte did not end a line.
+    /// The attached guest's last byte did not end a line.
     mid_line: bool,
 }
 
@@ -73,7 +73,7 @@ impl Channel {
                 match byte {
                     0x07 => self.control = Control::None,
                     0x1b => self.control = Control::Escape,
-                    // It is not closed: do not swallow the rest of the guest's life.
+                    // It is not closed: the rest of the guest's output is not to be swallowed.
                     b'\n' => self.control = Control::None,
                     _ => {}
                 }
@@ -115,7 +115,7 @@ fn prefix(name: &str, now: u64, out: &mut (impl Output + ?Sized)) {
 }
 
 impl Mux {
-    /// No VMs.
+    /// Makes a multiplexer without channels.
     #[must_use]
     pub(super) const fn new() -> Self {
         Self {
@@ -125,8 +125,8 @@ impl Mux {
         }
     }
 
-    /// Adds the console of a VM; its number is the answer.
-    pub(super) fn add_vm(&mut self, name: &str) -> usize {
+    /// Adds a channel; returns its number.
+    pub(super) fn add_channel(&mut self, name: &str) -> usize {
         self.channels.push(Channel {
             name: name.into(),
             line: [0; LINE_CAPACITY],
@@ -138,39 +138,28 @@ impl Mux {
         self.channels.len() - 1
     }
 
-    /// The names of the VMs, in the order of their numbers.
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> + Clone {
-        self.channels.iter().map(|channel| channel.name.as_str())
-    }
-
-    /// The number of the VM `name`.
-    #[must_use]
-    pub(super) fn vm(&self, name: &str) -> Option<usize> {
-        self.names().position(|known| known == name)
-    }
-
-    /// The VM that the operator is attached to.
+    /// Returns the channel that the operator is attached to.
     #[must_use]
     pub(super) const fn attached(&self) -> Option<usize> {
         self.attached
     }
 
-    /// Takes a byte that VM `vm` has written, at `now` microseconds of host time. `around` is
+    /// Takes a byte of a channel's guest, at `now` microseconds of host time. `around` is
     /// called before and after a whole line is written, if one is (to take the operator's own
     /// line off the terminal and back).
     pub(super) fn guest_byte<O: Output + ?Sized>(
         &mut self,
-        vm: usize,
+        number: usize,
         byte: u8,
         now: u64,
         out: &mut O,
         around: impl Fn(Around, &mut O),
     ) {
         let attached = self.attached;
-        let Some(channel) = self.channels.get_mut(vm) else {
+        let Some(channel) = self.channels.get_mut(number) else {
             return;
         };
-        if attached == Some(vm) {
+        if attached == Some(number) {
             out.write(&[byte]);
             self.mid_line = byte != b'\n';
             return;
@@ -208,9 +197,9 @@ impl Mux {
         }
     }
 
-    /// Attaches the operator to VM `vm`, and shows its unfinished line.
-    pub(super) fn attach(&mut self, vm: usize, out: &mut (impl Output + ?Sized)) {
-        let Some(channel) = self.channels.get_mut(vm) else {
+    /// Attaches the operator to a channel, and shows its unfinished line.
+    pub(super) fn attach(&mut self, number: usize, out: &mut (impl Output + ?Sized)) {
+        let Some(channel) = self.channels.get_mut(number) else {
             return;
         };
         let _ = writeln!(Text(out), "attached to {}; Ctrl-] comes back", channel.name);
@@ -218,12 +207,15 @@ impl Mux {
         self.mid_line = channel.length > 0;
         channel.length = 0;
         channel.control = Control::None;
-        self.attached = Some(vm);
+        self.attached = Some(number);
     }
 
     /// Ends the attachment, and tells what was not shown meanwhile.
     pub(super) fn detach(&mut self, out: &mut (impl Output + ?Sized)) {
-        let Some(channel) = self.attached.take().and_then(|vm| self.channels.get(vm)) else {
+        let Some(attached) = self.attached.take() else {
+            return;
+        };
+        let Some(channel) = self.channels.get(attached) else {
             return;
         };
         if core::mem::take(&mut self.mid_line) {
@@ -262,7 +254,7 @@ mod tests {
     impl Session {
         fn new() -> Self {
             let mut mux = Mux::new();
-            assert_eq!((mux.add_vm("web"), mux.add_vm("db")), (0, 1));
+            assert_eq!((mux.add_channel("web"), mux.add_channel("db")), (0, 1));
             Self {
                 mux,
                 screen: Vec::new(),
@@ -270,10 +262,10 @@ mod tests {
             }
         }
 
-        fn guest(&mut self, vm: usize, text: &str) {
+        fn guest(&mut self, channel: usize, text: &str) {
             for byte in text.bytes() {
-                let mut out = |bytes: &[u8]| self.screen.extend_from_slice(bytes);
-                self.mux.guest_byte(vm, byte, self.now, &mut out, |_, _| {});
+                self.mux
+                    .guest_byte(channel, byte, self.now, &mut self.screen, |_, _| {});
             }
         }
 
@@ -318,8 +310,9 @@ mod tests {
             (900_000, ""),
         ] {
             session.now += wait;
-            let mut out = |bytes: &[u8]| session.screen.extend_from_slice(bytes);
-            session.mux.flush_stale(session.now, &mut out, |_, _| {});
+            session
+                .mux
+                .flush_stale(session.now, &mut session.screen, |_, _| {});
             assert_eq!(session.screen(), expected);
         }
     }
@@ -346,11 +339,10 @@ mod tests {
     }
 
     #[test]
-    fn an_attached_vm_has_the_line_for_itself() {
+    fn an_attached_guest_has_the_line_for_itself() {
         let mut session = Session::new();
         session.guest(0, "log");
-        let mut out = |bytes: &[u8]| session.screen.extend_from_slice(bytes);
-        session.mux.attach(0, &mut out);
+        session.mux.attach(0, &mut session.screen);
         assert_eq!(
             session.screen(),
             "attached to web; Ctrl-] comes back\r\nlog"
@@ -358,8 +350,7 @@ mod tests {
         session.guest(0, "in: \x1b[1mroot\r\n# ");
         session.guest(1, "one\ntwo\nthr");
         assert_eq!(session.screen(), "in: \x1b[1mroot\r\n# ");
-        let mut out = |bytes: &[u8]| session.screen.extend_from_slice(bytes);
-        session.mux.detach(&mut out);
+        session.mux.detach(&mut session.screen);
         assert_eq!(
             session.screen(),
             "\r\ndetached from web\r\nlines of db not shown: 2\r\n"

@@ -1,16 +1,22 @@
 //! Where the console writes to.
 
+use alloc::vec::Vec;
 use core::fmt;
 
-/// The serial line, or what stands for it in tests.
+/// A serial line, or what stands for it in tests.
 pub trait Output {
     /// Writes `bytes` as they are.
     fn write(&mut self, bytes: &[u8]);
+
+    /// Returns the number of bytes that were written and are still on their way.
+    fn backlog(&self) -> u64 {
+        0
+    }
 }
 
-impl<F: FnMut(&[u8])> Output for F {
+impl Output for Vec<u8> {
     fn write(&mut self, bytes: &[u8]) {
-        self(bytes);
+        self.extend_from_slice(bytes);
     }
 }
 

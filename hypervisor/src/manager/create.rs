@@ -47,7 +47,7 @@ pub struct HostFactory {
     /// Brings VCPUs to look at their requests.
     pub waker: Arc<dyn Waker>,
     /// Makes the far end of the serial line of a VM.
-    pub serial_output: fn(VmId) -> Box<dyn SerialOutput>,
+    pub serial_output: Box<dyn Fn(VmId) -> Box<dyn SerialOutput> + Send + Sync>,
 }
 
 impl VmFactory for HostFactory {

@@ -1,34 +1,25 @@
 //! Where a guest's serial output goes.
 //!
-//! A guest's UART takes bytes as fast as the guest writes them, and the machine's line has
-//! 115,200 baud. What is on its way waits in a ring that all guests share, so each has only so
+//! A guest's UART takes bytes as fast as the guest writes them, and the terminal's line has
+//! 115,200 baud. What is on its way waits in a buffer that all guests share, so each has only so
 //! much room there: a VCPU that has written more gets no CPU until the line has caught up. It
-//! waits without any lock, and who writes little does not wait for who writes much.
+//! waits without any lock, and a guest that writes little never waits for one that writes much.
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use spin::Mutex;
 
-use super::{TIME, guest_byte};
+use super::terminal::Terminal;
 use crate::ids::VmId;
-use crate::machine::serial;
 use crate::vm::host::SerialOutput;
 
-/// How closely the line is followed: who waits does so until it has taken this part of the room.
+/// How closely the line is followed: a VCPU that waits does so until the line has taken this part
+/// of the room.
 const PIECES: usize = 64;
 
-/// The room that each guest has, in bytes.
-static ROOM: AtomicU64 = AtomicU64::new(serial::RING_SIZE as u64 / 2);
-
-/// Divides half of the ring among `guests`; the other half is the operator's, and for what a
-/// guest writes by one instruction when its room is nearly full.
-pub(super) fn divide_among(guests: usize) {
-    let room = serial::RING_SIZE as u64 / 2 / guests.max(1) as u64;
-    // What a Linux writes while it boots goes in at once.
-    ROOM.store(room.min(32 << 10), Ordering::Relaxed);
-}
+/// The most room that a guest has, in bytes: what a Linux writes while it boots goes in at once.
+const MAX_ROOM: u64 = 32 << 10;
 
 /// How much of what a guest has written is still on its way. Positions are counts of bytes that
 /// anybody has written to the line.
@@ -63,41 +54,50 @@ impl Backlog {
         }
     }
 
-    /// Whether there is more than there is room for, when the line has come to `sent`.
+    /// Returns whether there is more than there is room for, when the line has come to `sent`.
     const fn is_full(&self, sent: u64) -> bool {
         sent < self.ends[self.oldest]
     }
 }
 
-/// The far end of a guest's serial line: the console.
-#[derive(Debug)]
-struct GuestOutput {
+/// The far end of a guest's serial line: a channel of the terminal.
+pub struct GuestOutput {
+    terminal: Arc<Terminal>,
+    /// The number of the VM, and of the channel.
     vm: VmId,
     backlog: Mutex<Backlog>,
     full: AtomicBool,
 }
 
-/// Makes the far end of the serial line of `vm`.
-#[must_use]
-pub fn guest_output(vm: VmId) -> Box<dyn SerialOutput> {
-    Box::new(GuestOutput {
-        vm,
-        backlog: Mutex::new(Backlog::new(ROOM.load(Ordering::Relaxed))),
-        full: AtomicBool::new(false),
-    })
+impl GuestOutput {
+    /// Makes the far end of the serial line of `vm`, one of `guests` that share the terminal.
+    ///
+    /// They divide half of the line's buffer among them; the other half is the operator's, and for
+    /// what a guest writes by one instruction when its room is nearly full.
+    #[must_use]
+    pub fn new(terminal: Arc<Terminal>, vm: VmId, guests: usize) -> Self {
+        let room = terminal.line().capacity() / 2 / guests.max(1) as u64;
+        Self {
+            terminal,
+            vm,
+            backlog: Mutex::new(Backlog::new(room.min(MAX_ROOM))),
+            full: AtomicBool::new(false),
+        }
+    }
 }
 
 impl SerialOutput for GuestOutput {
     fn write(&self, byte: u8) {
-        let from = serial::written();
-        guest_byte(self.vm, byte);
-        let to = serial::written();
+        let line = self.terminal.line();
+        let from = line.written();
+        self.terminal.guest_byte(self.vm.0, byte);
+        let to = line.written();
         // Most bytes only make a line longer that is written when it is whole.
         if to != from {
             let mut backlog = self.backlog.lock();
             backlog.add(from, to);
             self.full
-                .store(backlog.is_full(serial::sent()), Ordering::Relaxed);
+                .store(backlog.is_full(line.sent()), Ordering::Relaxed);
         }
     }
 
@@ -107,14 +107,15 @@ impl SerialOutput for GuestOutput {
     }
 
     fn has_room(&self) -> bool {
-        let full = self.backlog.lock().is_full(serial::sent());
+        let sent = self.terminal.line().sent();
+        let full = self.backlog.lock().is_full(sent);
         self.full.store(full, Ordering::Relaxed);
         !full
     }
 
     fn delay(&self) -> u64 {
         // A millisecond, in which the line takes some ten bytes.
-        TIME.get().map_or(0, |(tsc, _)| tsc.get() / 1000)
+        self.terminal.clock().fraction_of_second(1000)
     }
 }
 

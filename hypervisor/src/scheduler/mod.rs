@@ -16,6 +16,8 @@
 //! not blocked yet, in which case the VCPU sees the request.
 
 mod cell;
+#[cfg(test)]
+pub(crate) mod idle_vcpu;
 mod latency;
 pub mod policy;
 mod queue;

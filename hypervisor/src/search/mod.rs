@@ -4,6 +4,7 @@
 //! A [`Search`] goes through one address space in small steps, for guests run on meanwhile:
 //! between two steps nothing is remembered of the tables, so they may change at will. What is
 //! moved just then may be missed.
+#![forbid(unsafe_code)]
 
 mod user_pages;
 
@@ -44,8 +45,8 @@ pub struct Search {
 }
 
 impl Search {
-    /// A search through the address space of `root`, in a guest with `ram` bytes of memory:
-    /// what is mapped more than four times over is not followed further.
+    /// Begins a search through the address space of `root`, in a guest with `ram` bytes of memory.
+    /// It ends early when it has looked at four times as much.
     #[must_use]
     pub fn new(root: Root, format: RootFormat, ram: u64) -> Self {
         Self {
@@ -61,19 +62,19 @@ impl Search {
         }
     }
 
-    /// The virtual address of the first match so far.
+    /// Returns the virtual address of the first match so far.
     #[must_use]
     pub const fn first(&self) -> Option<GuestVirtAddr> {
         self.first
     }
 
-    /// The number of matches so far, overlapping ones included.
+    /// Returns the number of matches so far, overlapping ones included.
     #[must_use]
     pub const fn matches(&self) -> u64 {
         self.matches
     }
 
-    /// Whether all of the address space has been searched.
+    /// Returns whether all of the address space has been searched.
     #[must_use]
     pub const fn is_complete(&self) -> bool {
         self.next >= user_pages::end(self.format)

@@ -22,7 +22,7 @@ pub(super) struct Region {
     pub frame: Option<GuestPhysAddr>,
 }
 
-/// The address behind the last one that is looked at. Of 64-bit address spaces it is the end
+/// Returns the address behind the last one that is looked at. Of 64-bit address spaces it is the end
 /// of the lower half, which user space begins with everywhere; 32-bit ones are divided in
 /// different ways, and looked at wholly.
 pub(super) const fn end(format: RootFormat) -> u64 {
@@ -32,7 +32,7 @@ pub(super) const fn end(format: RootFormat) -> u64 {
     }
 }
 
-/// The region around `address`, which is below [`end`]. Rights to write and to execute do not
+/// Returns the region around `address`, which is below [`end`]. Rights to write and to execute do not
 /// matter; reserved bits are not looked at, 4 MiB pages are taken to be switched on, and
 /// 64-bit roots to have four levels, as all guests' do. A paging structure outside RAM maps
 /// nothing.

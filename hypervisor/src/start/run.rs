@@ -14,6 +14,7 @@ use vmx::vmcs::HostState;
 
 use super::Machine;
 use crate::cpu_loop::CpuLoop;
+use crate::ids::VmId;
 use crate::machine::cpu::{PerCpu, gdt, idt};
 use crate::machine::fatal::fatal;
 use crate::machine::host_timer::HostTimer;
@@ -21,10 +22,11 @@ use crate::machine::local_apic::LocalApic;
 use crate::machine::{memory, serial, smp};
 use crate::manager::{HostFactory, VmManager};
 use crate::msr::HostMsrs;
-use crate::operator;
+use crate::operator::{GuestOutput, HostClock, HostSerial, Session, Terminal};
 use crate::options::OnEnd;
 use crate::scheduler::{Scheduler, Settings};
 use crate::vcpu::HostCpu;
+use crate::vm::host::SerialOutput;
 use crate::vm_config::{self, BootModule};
 use arch::cpuid::Leaf7Edx;
 use arch::msr::{IA32_ARCH_CAPABILITIES, IA32_BIOS_SIGN_ID};
@@ -82,7 +84,10 @@ pub(super) fn run(machine: Machine) -> ! {
         ));
     }
     let tsc = machine.tsc.frequency;
-    operator::start_clock(tsc);
+    let terminal = Arc::new(Terminal::new(Arc::new(HostSerial), HostClock::start(tsc)));
+    for config in &configs {
+        terminal.add_channel(&config.name);
+    }
     crate::emulate::prepare();
     // SAFETY: interrupts are off, and the LAPIC is ours.
     let apic = unsafe { LocalApic::enable() };
@@ -96,24 +101,32 @@ pub(super) fn run(machine: Machine) -> ! {
         io_bitmaps: Box::leak(Box::new(IoBitmaps::ALL_EXIT)),
         virtualize_apic: machine.options.virtual_apic,
         waker: scheduler.clone(),
-        serial_output: operator::guest_output,
+        serial_output: guest_outputs(&terminal, configs.len()),
     };
     let manager = VmManager::new(Box::new(factory), scheduler, configs);
-    operator::add_vms(&manager);
     if let Err((vm, cause)) = manager.start_all() {
         let name = manager.name(vm).unwrap_or_default();
         fatal(format_args!("vm {name}: {cause}"));
     }
     log::info!("{} MiB of RAM left", memory::free_bytes() >> 20);
     serial::set_buffered(true);
-    operator::open();
+    let session = Session::open(terminal);
     let shared = SHARED.call_once(|| Shared {
         capabilities,
         tsc,
         manager,
         on_end: machine.options.on_end,
     });
-    serve(PerCpu::current(), shared, apic)
+    serve(PerCpu::current(), shared, apic, Some(session))
+}
+
+/// Makes the far ends of guests' serial lines: channels of the terminal.
+fn guest_outputs(
+    terminal: &Arc<Terminal>,
+    guests: usize,
+) -> Box<dyn Fn(VmId) -> Box<dyn SerialOutput> + Send + Sync> {
+    let terminal = terminal.clone();
+    Box::new(move |vm| Box::new(GuestOutput::new(terminal.clone(), vm, guests)))
 }
 
 /// Starts all CPUs but this one; they wait for [`SHARED`]. Returns how many CPUs there are.
@@ -163,11 +176,16 @@ fn await_work(cpu: &'static PerCpu) -> ! {
     prepare_cpu(shared.capabilities);
     // SAFETY: interrupts are off, and the LAPIC is ours.
     let apic = unsafe { LocalApic::enable() };
-    serve(cpu, shared, apic)
+    serve(cpu, shared, apic, None)
 }
 
-/// The work of every CPU, which is in VMX operation.
-fn serve(cpu: &'static PerCpu, shared: &'static Shared, apic: LocalApic) -> ! {
+/// The work of every CPU, which is in VMX operation. The boot CPU has the operator's session.
+fn serve(
+    cpu: &'static PerCpu,
+    shared: &'static Shared,
+    apic: LocalApic,
+    session: Option<Session>,
+) -> ! {
     let tables = HostCpu {
         index: cpu.index,
         host: HostState {
@@ -183,7 +201,7 @@ fn serve(cpu: &'static PerCpu, shared: &'static Shared, apic: LocalApic) -> ! {
     // SAFETY: interrupts are off, and the LAPIC's timer is ours.
     let timer = unsafe { HostTimer::new(apic, shared.tsc) };
     // SAFETY: the tables are this CPU's, by `PerCpu`; no VCPU is loaded yet.
-    unsafe { CpuLoop::new(tables, &shared.manager, shared.on_end, timer).run() }
+    unsafe { CpuLoop::new(tables, &shared.manager, shared.on_end, timer, session).run() }
 }
 
 /// Puts this CPU into VMX operation, with the extended state of guests switched on.

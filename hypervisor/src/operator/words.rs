@@ -1,12 +1,12 @@
 //! A command line's words.
 
-/// The words of `line`, apart by spaces. A word in quotes, `"` or `'`, may hold some; its
+/// Splits `line` into words at spaces. A word in quotes, `"` or `'`, may hold some; its
 /// quotes stay with it. A quote that is not closed is as any other character.
 pub(super) fn words(line: &str) -> impl Iterator<Item = &str> + Clone {
     Words(line)
 }
 
-/// What is in the quotes of `word`; `None` if it is not in quotes.
+/// Returns what is in the quotes of `word`; `None` if it is not in quotes.
 pub(super) fn quoted(word: &str) -> Option<&str> {
     ['"', '\'']
         .into_iter()
@@ -33,8 +33,8 @@ impl<'a> Iterator for Words<'a> {
     }
 }
 
-/// The length of the word in quotes that `rest` begins with: to the first such quote that a
-/// space or the end follows.
+/// Returns the length of the word in quotes that `rest` begins with: to the first such quote that
+/// a space or the end follows.
 fn quoted_length(rest: &str) -> Option<usize> {
     let quote = rest.chars().next().filter(|c| matches!(c, '"' | '\''))?;
     let ends = |after: &str| after.chars().next().is_none_or(|c| c.is_ascii_whitespace());

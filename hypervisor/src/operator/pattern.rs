@@ -39,7 +39,7 @@ impl Pattern {
     /// The most bytes of a pattern.
     pub const MAX: usize = 64;
 
-    /// The pattern that `word` stands for: bytes in hexadecimal digits behind `0x`, or text,
+    /// Returns the pattern that `word` stands for: bytes in hexadecimal digits behind `0x`, or text,
     /// in quotes or plain.
     ///
     /// # Errors
@@ -81,7 +81,7 @@ impl Pattern {
         Ok(())
     }
 
-    /// The bytes.
+    /// Returns the bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[..self.length]

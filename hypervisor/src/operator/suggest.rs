@@ -1,9 +1,9 @@
-//! What somebody may have meant who mistyped a word.
+//! Suggestions for a mistyped word.
 
 /// Words beyond this length get no suggestion.
 const LONGEST: usize = 24;
 
-/// The candidate that is so near to `word` that it was probably meant.
+/// Returns the candidate that is so near to `word` that it was probably meant.
 pub(super) fn suggest<'a>(
     word: &str,
     candidates: impl IntoIterator<Item = &'a str>,
@@ -24,8 +24,8 @@ pub(super) fn suggest<'a>(
         .map(|(_, candidate)| candidate)
 }
 
-/// How many letters are to be inserted, left out, replaced, or swapped with their neighbour
-/// to make one word the other; `None` for long words.
+/// Counts the letters to be inserted, left out, replaced, or swapped with their neighbor to make
+/// one word the other (the optimal string alignment distance); `None` for long words.
 fn distance(a: &str, b: &str) -> Option<usize> {
     let (a, b) = (a.as_bytes(), b.as_bytes());
     if a.len() > LONGEST || b.len() > LONGEST {

@@ -1,0 +1,183 @@
+//! How answers are written: as a table for people, or as JSON, one object a line, for programs.
+
+use core::fmt::{self, Display, Write};
+
+use serde::Serialize;
+
+use super::output::{Output, Text};
+
+/// One line of an answer: in JSON the value's own form, in a table a row.
+pub trait Record: Serialize {
+    /// The headings of the columns; empty if there is nothing to be headed.
+    const HEADING: &'static str;
+
+    /// Writes the row, without a line end.
+    ///
+    /// # Errors
+    /// If the formatter fails.
+    fn row(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result;
+}
+
+/// Who reads an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// A person: tables with a heading, errors in words.
+    #[default]
+    Table,
+    /// A program: one JSON object a line.
+    Json,
+}
+
+/// Writes the answer to a command.
+pub struct Answer<'a> {
+    out: &'a mut dyn Output,
+    format: Format,
+}
+
+impl<'a> Answer<'a> {
+    /// Begins an answer that goes to `out` in the given format.
+    #[must_use]
+    pub fn new(out: &'a mut dyn Output, format: Format) -> Self {
+        Self { out, format }
+    }
+
+    /// Returns the format of the answer.
+    #[must_use]
+    pub const fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Returns the number of bytes of output that are still on their way: a long answer is
+    /// written a little at a time.
+    #[must_use]
+    pub fn backlog(&self) -> u64 {
+        self.out.backlog()
+    }
+
+    /// Writes a whole list: its heading, and a line for each record.
+    pub fn records<R: Record>(&mut self, records: impl IntoIterator<Item = R>) {
+        self.heading::<R>();
+        for record in records {
+            self.record(&record);
+        }
+    }
+
+    /// Writes the heading of a list whose records follow one by one; nothing in JSON.
+    pub fn heading<R: Record>(&mut self) {
+        if self.format == Format::Table && !R::HEADING.is_empty() {
+            self.text(format_args!("{}\n", R::HEADING));
+        }
+    }
+
+    /// Writes one line of a list.
+    pub fn record<R: Record>(&mut self, record: &R) {
+        match self.format {
+            Format::Table => self.text(format_args!("{}\n", Row(record))),
+            Format::Json => self.json(record),
+        }
+    }
+
+    /// Writes why a command was not carried out: `kind` is the error's name for programs,
+    /// `message` tells people the cause and the remedy.
+    pub fn error(&mut self, kind: &str, message: impl Display) {
+        match self.format {
+            Format::Table => self.text(format_args!("error: {message}\n")),
+            Format::Json => self.json(&ErrorLine {
+                error: kind,
+                message: &alloc::format!("{message}"),
+            }),
+        }
+    }
+
+    /// Writes text, whatever the format.
+    pub fn text(&mut self, text: fmt::Arguments<'_>) {
+        // An output takes everything.
+        let _ = Text(self.out).write_fmt(text);
+    }
+
+    fn json(&mut self, value: &impl Serialize) {
+        match serde_json::to_string(value) {
+            Ok(text) => {
+                self.out.write(text.as_bytes());
+                self.out.write(b"\r\n");
+            }
+            Err(error) => debug_assert!(false, "a record that JSON cannot hold: {error}"),
+        }
+    }
+}
+
+/// A record as a table's row.
+struct Row<'a, R>(&'a R);
+
+impl<R: Record> Display for Row<'_, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.row(f)
+    }
+}
+
+/// Why a command was not carried out, in JSON.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct ErrorLine<'a> {
+    error: &'a str,
+    message: &'a str,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::string::String;
+    use std::vec::Vec;
+
+    #[derive(Serialize)]
+    struct Animal {
+        name: &'static str,
+        legs: u32,
+    }
+
+    impl Record for Animal {
+        const HEADING: &'static str = "NAME   LEGS";
+
+        fn row(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "{:<6} {:>4}", self.name, self.legs)
+        }
+    }
+
+    const ANIMALS: [Animal; 2] = [
+        Animal {
+            name: "ant",
+            legs: 6,
+        },
+        Animal {
+            name: "owl",
+            legs: 2,
+        },
+    ];
+
+    fn written(format: Format, write: impl FnOnce(&mut Answer<'_>)) -> String {
+        let mut screen = Vec::new();
+        write(&mut Answer::new(&mut screen, format));
+        String::from_utf8(screen).unwrap()
+    }
+
+    #[test]
+    fn people_get_a_table_and_programs_an_object_a_line() {
+        assert_eq!(
+            written(Format::Table, |answer| answer.records(ANIMALS)),
+            "NAME   LEGS\r\nant       6\r\nowl       2\r\n"
+        );
+        assert_eq!(
+            written(Format::Json, |answer| answer.records(ANIMALS)),
+            "{\"name\":\"ant\",\"legs\":6}\r\n{\"name\":\"owl\",\"legs\":2}\r\n"
+        );
+    }
+
+    #[test]
+    fn errors_have_a_name_for_programs() {
+        let write = |answer: &mut Answer<'_>| answer.error("no_owl", "no \"owl\" here");
+        assert_eq!(written(Format::Table, write), "error: no \"owl\" here\r\n");
+        assert_eq!(
+            written(Format::Json, write),
+            "{\"error\":\"no_owl\",\"message\":\"no \\\"owl\\\" here\"}\r\n"
+        );
+    }
+}

@@ -1,0 +1,202 @@
+//! `find`: looks for the processes whose memory holds a pattern.
+
+use alloc::string::ToString;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+
+use devices::time::HostTicks;
+use memchr::memmem::Finder;
+use serde::{Serialize, Serializer};
+
+use super::{Arguments, Command, CommandError, Context, Outcome, Parameter};
+use crate::console::{Format, Record};
+use crate::operator::command::{Job, Progress};
+use crate::operator::inspect;
+use crate::operator::pattern::Pattern;
+use crate::operator::records::{Aliases, Cr3};
+use crate::search::Search;
+use crate::suppression::address_space::{Root, RootFormat};
+use crate::vm::Vm;
+
+pub(super) static COMMAND: Command = Command {
+    name: "find",
+    usage: "find VM PATTERN",
+    summary: "list the processes of a VM whose memory holds a pattern",
+    details: "\
+The pages that user mode can reach are searched in each address space that `ps` knows, by its page
+tables alone. This takes some time, in which guests run on; Ctrl-C ends it.
+
+  PATTERN   bytes in hexadecimal digits behind 0x, or text, in quotes if it has spaces; 64 bytes
+            at most
+
+  find web EVIL-42
+  find web \"two words\"
+  find web 0x7f454c46",
+    parameters: &[Parameter::VM, Parameter::required("PATTERN")],
+    options: &[],
+    run,
+};
+
+fn run(arguments: &Arguments<'_>, context: &mut Context<'_>) -> Result<Outcome, CommandError> {
+    let pattern = pattern(arguments)?;
+    let vm = context.vm(arguments)?;
+    let processes = inspect::processes(&vm, context.clock.now());
+    Ok(Outcome::goes_on(Find {
+        format: inspect::root_format(&vm),
+        finder: Finder::new(pattern.bytes()).into_owned(),
+        ram: vm.ram.ranges().map(|range| range.length).sum(),
+        vm,
+        processes: processes.into_iter().map(|it| it.roots).collect(),
+        current: 0,
+        search: None,
+        found: Vec::new(),
+    }))
+}
+
+/// Parses what is looked for.
+fn pattern(arguments: &Arguments<'_>) -> Result<Pattern, CommandError> {
+    let word = arguments.required("PATTERN")?;
+    Pattern::parse(word).map_err(|why| {
+        CommandError::new("bad_pattern", format_args!("`{word}` is no pattern: {why}"))
+    })
+}
+
+/// A search through the processes of a VM.
+struct Find {
+    vm: Arc<Vm>,
+    format: RootFormat,
+    finder: Finder<'static>,
+    /// The VM's memory in bytes.
+    ram: u64,
+    /// The roots of each process; those from `current` on are still to be searched.
+    processes: Vec<Vec<Root>>,
+    current: usize,
+    search: Option<Search>,
+    found: Vec<(usize, Search)>,
+}
+
+impl Job for Find {
+    fn step(&mut self, context: &mut Context<'_>, until: HostTicks) -> Progress {
+        while let Some(roots) = self.processes.get(self.current) {
+            let more = roots.first().is_some_and(|root| {
+                let new = || Search::new(*root, self.format, self.ram);
+                let search = self.search.get_or_insert_with(new);
+                search.step(&self.vm.ram, &self.finder)
+            });
+            if !more {
+                if let Some(search) = self.search.take()
+                    && search.matches() > 0
+                {
+                    self.found.push((self.current, search));
+                }
+                self.current += 1;
+            }
+            if context.clock.now() >= until {
+                return Progress::More;
+            }
+        }
+        self.answer(context);
+        Progress::Done
+    }
+}
+
+impl Find {
+    fn answer(&self, context: &mut Context<'_>) {
+        if self.found.is_empty() && context.answer.format() == Format::Table {
+            let count = self.processes.len();
+            context
+                .answer
+                .text(format_args!("none of {count} address spaces holds it\n"));
+            return;
+        }
+        let lines = self.found.iter().filter_map(|(index, search)| {
+            let (first, aliases) = self.processes.get(*index)?.split_first()?;
+            Some(MatchLine {
+                vm: &self.vm.name,
+                cr3: Cr3(*first),
+                aliases: Aliases(aliases),
+                address: Address(search.first()?.0),
+                matches: search.matches(),
+                complete: search.is_complete(),
+            })
+        });
+        context.answer.records(lines);
+    }
+}
+
+/// An address, in JSON as a hexadecimal number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Address(u64);
+
+impl Serialize for Address {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{:#x}", self.0))
+    }
+}
+
+/// A process that holds the pattern.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct MatchLine<'a> {
+    /// The VM's name.
+    vm: &'a str,
+    /// The root that names the process.
+    cr3: Cr3,
+    /// Its other roots.
+    aliases: Aliases<'a>,
+    /// The virtual address of the first match.
+    address: Address,
+    /// The number of matches.
+    matches: u64,
+    /// Whether all its memory was searched: not so if it maps far more than the VM has.
+    complete: bool,
+}
+
+impl Record for MatchLine<'_> {
+    const HEADING: &'static str = "CR3            FIRST AT           MATCHES  ALIASES";
+
+    fn row(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cr3 = self.cr3.0.to_string();
+        write!(
+            f,
+            "{:<14} {:<#18x} {:>7}{} {}",
+            cr3,
+            self.address.0,
+            self.matches,
+            if self.complete { ' ' } else { '+' },
+            self.aliases
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operator::arguments::parse;
+
+    #[test]
+    fn find_takes_text_and_bytes() {
+        let parsed = |line| pattern(&parse(line)?.unwrap());
+        assert_eq!(parsed("find web EVIL-42").unwrap().bytes(), b"EVIL-42");
+        assert_eq!(parsed("find web 0x7f454c46").unwrap().bytes(), b"\x7fELF");
+        assert_eq!(
+            parsed("find web \"two  words\" --json").unwrap().bytes(),
+            b"two  words"
+        );
+        assert_eq!(parsed("find web \"--json\"").unwrap().bytes(), b"--json");
+        for (line, message) in [
+            (
+                "find web 0x1",
+                "`0x1` is no pattern: behind 0x must be pairs of hexadecimal digits; for text \
+                 that begins so, use quotes",
+            ),
+            ("find web", "`find` needs PATTERN: usage: find VM PATTERN"),
+            (
+                "find web two words",
+                "`find` has no use for `words`: usage: find VM PATTERN",
+            ),
+        ] {
+            assert_eq!(parsed(line).unwrap_err().to_string(), message);
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! `stats`: shows what a VM's exits cost.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+use serde::Serialize;
+
+use super::{Arguments, Command, CommandError, Context, Outcome, Parameter};
+use crate::console::Record;
+use crate::scheduler::Latency;
+
+pub(super) static COMMAND: Command = Command {
+    name: "stats",
+    usage: "stats VM",
+    summary: "show a VM's exits by reason, and the time spent on them",
+    details: "Ticks are those of the host's TSC.",
+    parameters: &[Parameter::VM],
+    options: &[],
+    run,
+};
+
+fn run(arguments: &Arguments<'_>, context: &mut Context<'_>) -> Result<Outcome, CommandError> {
+    let vm = context.vm(arguments)?;
+    let mut lines: Vec<(String, u64, u64)> = Vec::new();
+    let (mut exits, mut root_ticks, mut guest_ticks) = (0, 0, 0);
+    for statistics in &vm.statistics {
+        let statistics = statistics.lock();
+        for reason in statistics.reasons() {
+            let name = vmx::exit::reason_name(reason.reason);
+            root_ticks += reason.root_ticks;
+            match lines.iter_mut().find(|line| line.0 == name) {
+                Some(line) => {
+                    line.1 += reason.exits;
+                    line.2 += reason.root_ticks;
+                }
+                None => lines.push((name.into(), reason.exits, reason.root_ticks)),
+            }
+        }
+        exits += statistics.total_exits;
+        guest_ticks += statistics.guest_ticks;
+    }
+    lines.sort_by_key(|line| core::cmp::Reverse(line.1));
+    lines.push(("all-exits".into(), exits, root_ticks));
+    lines.push(("guest".into(), exits, guest_ticks));
+    let usage = context.vms.cpu_usage(vm.id);
+    for (index, vcpu) in usage.iter().enumerate() {
+        let pinned = if vcpu.pinned { "-pinned" } else { "" };
+        let what = alloc::format!("vcpu{index}-on-cpu{}{pinned}", vcpu.cpu);
+        lines.push((what, vcpu.latency.count, vcpu.received));
+    }
+    let latency = usage
+        .iter()
+        .fold(Latency::default(), |all, vcpu| all.and(vcpu.latency));
+    lines.push(("wait-when-woken".into(), latency.count, latency.total));
+    lines.push(("longest-wait-when-woken".into(), 1, latency.max));
+    let lines = lines.iter().map(|(what, count, ticks)| StatsLine {
+        vm: &vm.name,
+        what,
+        count: *count,
+        ticks: *ticks,
+    });
+    context.answer.records(lines);
+    Ok(Outcome::Done)
+}
+
+/// A reason of VM exits, or a sum.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct StatsLine<'a> {
+    /// The VM's name.
+    vm: &'a str,
+    /// The exit reason, or what else is counted.
+    what: &'a str,
+    /// How often.
+    count: u64,
+    /// The host ticks spent on it in root mode.
+    ticks: u64,
+}
+
+impl Record for StatsLine<'_> {
+    const HEADING: &'static str =
+        "WHAT                            COUNT           TICKS   PER EACH";
+
+    fn row(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:<24} {:>12} {:>15} {:>10}",
+            self.what,
+            self.count,
+            self.ticks,
+            self.ticks / self.count.max(1)
+        )
+    }
+}

@@ -1,0 +1,94 @@
+//! `vms`: lists the VMs.
+
+use core::fmt;
+
+use serde::Serialize;
+
+use super::{Arguments, Command, CommandError, Context, Outcome};
+use crate::console::Record;
+
+pub(super) static COMMAND: Command = Command {
+    name: "vms",
+    usage: "vms",
+    summary: "list the virtual machines",
+    details: "",
+    parameters: &[],
+    options: &[],
+    run,
+};
+
+fn run(_: &Arguments<'_>, context: &mut Context<'_>) -> Result<Outcome, CommandError> {
+    let Context { vms, clock, .. } = *context;
+    let now = clock.now();
+    let lines = vms.ids().filter_map(|id| {
+        let info = vms.info(id).ok()?;
+        let (targets, lead) = info.vm.map_or((0, 0), |vm| {
+            let watch = vm.suppression.lock();
+            (watch.targets().iter().count(), watch.lead(now))
+        });
+        Some(VmLine {
+            vm: vms.name(id).ok()?,
+            state: info.state.name(),
+            memory_mib: info.memory.div_ceil(1 << 20),
+            vcpus: info.vcpus,
+            targets,
+            lead_ms: clock.millis(lead),
+        })
+    });
+    context.answer.records(lines);
+    Ok(Outcome::Done)
+}
+
+/// A VM.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct VmLine<'a> {
+    /// Its name.
+    vm: &'a str,
+    /// What it is doing: `running`, for instance.
+    state: &'a str,
+    /// Its memory in MiB.
+    memory_mib: u64,
+    /// The number of its VCPUs.
+    vcpus: u32,
+    /// The number of its targets.
+    targets: usize,
+    /// How far its clock is ahead of real time, in milliseconds.
+    lead_ms: i64,
+}
+
+impl Record for VmLine<'_> {
+    const HEADING: &'static str = "VM               STATE       MEMORY  VCPUS  TARGETS       LEAD";
+
+    fn row(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:<16} {:<8} {:>6} MiB {:>6} {:>8} {:>7} ms",
+            self.vm, self.state, self.memory_mib, self.vcpus, self.targets, self.lead_ms
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::console::{Answer, Format};
+
+    #[test]
+    fn a_clock_may_be_behind_real_time() {
+        let line = VmLine {
+            vm: "web",
+            state: "running",
+            memory_mib: 512,
+            vcpus: 1,
+            targets: 0,
+            lead_ms: -3,
+        };
+        let mut screen = alloc::vec::Vec::new();
+        Answer::new(&mut screen, Format::Table).records([line]);
+        assert_eq!(
+            str::from_utf8(&screen).unwrap(),
+            "VM               STATE       MEMORY  VCPUS  TARGETS       LEAD\r\n\
+             web              running     512 MiB      1        0      -3 ms\r\n"
+        );
+    }
+}

@@ -1,0 +1,60 @@
+//! What a command works with.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use super::arguments::Arguments;
+use super::clock::HostClock;
+use super::command::Outcome;
+use super::error::CommandError;
+use super::records::DoneLine;
+use crate::console::Answer;
+use crate::ids::VmId;
+use crate::manager::VmManager;
+use crate::vm::Vm;
+
+/// What a command works with, given to it when it runs.
+pub struct Context<'a> {
+    /// Where its answer goes.
+    pub answer: Answer<'a>,
+    /// The VMs.
+    pub vms: &'a VmManager,
+    /// The host's time.
+    pub clock: &'a HostClock,
+}
+
+impl Context<'_> {
+    /// Returns the number of the VM that the argument `VM` names.
+    ///
+    /// # Errors
+    /// If there is no VM of that name.
+    pub fn vm_id(&self, arguments: &Arguments<'_>) -> Result<VmId, CommandError> {
+        let name = arguments.required("VM")?;
+        self.vms
+            .find(name)
+            .ok_or_else(|| CommandError::unknown_vm(name, self.vms.names()))
+    }
+
+    /// Returns the VM that the argument `VM` names: what runs, or has run.
+    ///
+    /// # Errors
+    /// If there is no VM of that name, or it has never run.
+    pub fn vm(&self, arguments: &Arguments<'_>) -> Result<Arc<Vm>, CommandError> {
+        Ok(self.vms.vm(self.vm_id(arguments)?)?)
+    }
+
+    /// Returns all VMs that run or have run, by number.
+    #[must_use]
+    pub fn all_vms(&self) -> Vec<Arc<Vm>> {
+        self.vms
+            .ids()
+            .filter_map(|id| self.vms.vm(id).ok())
+            .collect()
+    }
+
+    /// Answers that the command has done what it says; `done` tells it in words.
+    pub fn done(&mut self, done: &str) -> Outcome {
+        self.answer.records([DoneLine { done }]);
+        Outcome::Done
+    }
+}

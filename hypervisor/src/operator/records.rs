@@ -1,0 +1,104 @@
+//! What several commands' answers have in common.
+
+use alloc::string::ToString;
+use core::fmt::{self, Write};
+
+use serde::{Serialize, Serializer};
+
+use crate::console::Record;
+use crate::suppression::Factors;
+use crate::suppression::address_space::Root;
+
+/// A root, in JSON as the hexadecimal number that the console shows and takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cr3(pub Root);
+
+impl Serialize for Cr3 {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+/// The other roots of a process.
+#[derive(Clone, Copy, Debug)]
+pub struct Aliases<'a>(pub &'a [Root]);
+
+impl Serialize for Aliases<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|root| Cr3(*root)))
+    }
+}
+
+impl fmt::Display for Aliases<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("-");
+        }
+        for (index, root) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_char(',')?;
+            }
+            write!(f, "{root}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A target: a line of `targets`, and the answer to `suppress` and `release`.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct TargetLine<'a> {
+    /// The VM's name.
+    pub vm: &'a str,
+    /// The root that the operator named.
+    pub cr3: Cr3,
+    /// Its other roots, as far as they are known.
+    pub aliases: Aliases<'a>,
+    /// What timer intervals are divided by.
+    pub interval: u32,
+    /// What time is multiplied by.
+    pub clock: u32,
+}
+
+impl<'a> TargetLine<'a> {
+    /// Makes the line of a target with these roots, of which the operator named the first;
+    /// `None` if there are none.
+    #[must_use]
+    pub fn new(vm: &'a str, roots: &'a [Root], factors: Factors) -> Option<Self> {
+        let (first, aliases) = roots.split_first()?;
+        Some(Self {
+            vm,
+            cr3: Cr3(*first),
+            aliases: Aliases(aliases),
+            interval: factors.interval.get(),
+            clock: factors.clock.get(),
+        })
+    }
+}
+
+impl Record for TargetLine<'_> {
+    const HEADING: &'static str = "VM               CR3            INTERVAL     CLOCK  ALIASES";
+
+    fn row(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cr3 = self.cr3.0.to_string();
+        write!(
+            f,
+            "{:<16} {:<14} 1/{:<6} {:>7}x  {}",
+            self.vm, cr3, self.interval, self.clock, self.aliases
+        )
+    }
+}
+
+/// That a command did what it says, without more to tell.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct DoneLine<'a> {
+    /// What was done, in words.
+    pub done: &'a str,
+}
+
+impl Record for DoneLine<'_> {
+    const HEADING: &'static str = "";
+
+    fn row(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.done)
+    }
+}

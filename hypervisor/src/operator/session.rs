@@ -1,0 +1,165 @@
+//! The operator at the terminal: what is typed is carried out, command by command.
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use core::ops::ControlFlow;
+
+use super::arguments::wanted_format;
+use super::command::{Job, Outcome, Progress};
+use super::completion::candidates;
+use super::context::Context;
+use super::dispatch::dispatch;
+use super::terminal::{LineOutput, Terminal};
+use crate::console::{Answer, Format, Input};
+use crate::ids::VmId;
+use crate::manager::VmManager;
+
+/// The most bytes that are kept of what is typed while a command goes on.
+const TYPED_AHEAD_CAPACITY: usize = 1024;
+
+/// Ctrl-C: ends the command that goes on.
+const INTERRUPT: u8 = 3;
+
+/// How long a command goes on at a time: this part of a second, a quarter of the time between
+/// two looks at the line.
+const TURNS_PER_SECOND: u64 = 4000;
+
+/// A session of the operator's at a terminal. Channels of the terminal have the numbers of the
+/// VMs.
+pub struct Session {
+    terminal: Arc<Terminal>,
+    /// The command that goes on, if one does.
+    job: Option<RunningJob>,
+    /// What has been typed meanwhile.
+    typed_ahead: VecDeque<u8>,
+}
+
+/// A command that goes on.
+struct RunningJob {
+    job: Box<dyn Job>,
+    format: Format,
+}
+
+/// The machine is to be switched off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PowerOff;
+
+impl Session {
+    /// Opens a session at `terminal`: shows the prompt.
+    #[must_use]
+    pub fn open(terminal: Arc<Terminal>) -> Self {
+        terminal.open();
+        Self {
+            terminal,
+            job: None,
+            typed_ahead: VecDeque::new(),
+        }
+    }
+
+    /// Takes what the operator has typed, carries out what is to be, and keeps the line moving.
+    /// To be called once in a millisecond, between two turns of a VCPU.
+    pub fn poll(&mut self, vms: &VmManager) -> ControlFlow<PowerOff> {
+        self.report_stops(vms);
+        self.continue_job(vms);
+        while let Some(byte) = self.next_byte() {
+            // The console is not held while a command runs: guests write meanwhile.
+            match self.terminal.operator_byte(byte) {
+                Input::None => {}
+                Input::Guest { channel, byte } => vms.type_to(VmId(channel), byte),
+                Input::Complete => {
+                    let words = candidates(&self.terminal.text(), vms.names());
+                    self.terminal.complete(&words);
+                }
+                Input::Line => self.execute(vms)?,
+            }
+        }
+        vms.pass_input_on();
+        self.terminal.poll();
+        ControlFlow::Continue(())
+    }
+
+    /// Tells which VMs have come to their end.
+    pub fn report_stops(&self, vms: &VmManager) {
+        for stop in vms.take_stops() {
+            let name = vms.name(stop.vm).unwrap_or_default();
+            if let Some((vcpu, dump)) = stop.dump {
+                self.terminal.message(format_args!(
+                    "vm {name}: state of VCPU {vcpu} at its end:\n{dump}"
+                ));
+            }
+            self.terminal
+                .message(format_args!("vm {name} ended: {}\n", stop.reason));
+            self.terminal.detach_from(stop.vm.0);
+        }
+    }
+
+    /// Returns the next byte to be looked at; none while a command goes on.
+    fn next_byte(&mut self) -> Option<u8> {
+        if self.job.is_some() {
+            return None;
+        }
+        let line = self.terminal.line();
+        self.typed_ahead.pop_front().or_else(|| line.read())
+    }
+
+    /// Carries out the line that has been entered, or begins to.
+    fn execute(&mut self, vms: &VmManager) -> ControlFlow<PowerOff> {
+        let text = self.terminal.text();
+        let format = wanted_format(&text);
+        let outcome = self.with_context(vms, format, |context| dispatch(&text, context));
+        match outcome {
+            Outcome::Done => {}
+            Outcome::GoesOn(job) => {
+                self.job = Some(RunningJob { job, format });
+                return ControlFlow::Continue(());
+            }
+            Outcome::Attach(vm) => self.terminal.attach(vm.0),
+            Outcome::PowerOff => return ControlFlow::Break(PowerOff),
+        }
+        self.report_stops(vms);
+        self.terminal.done();
+        ControlFlow::Continue(())
+    }
+
+    /// Lets the command that goes on have a turn, if there is one, and keeps for later what is
+    /// typed meanwhile.
+    fn continue_job(&mut self, vms: &VmManager) {
+        let Some(mut running) = self.job.take() else {
+            return;
+        };
+        let clock = self.terminal.clock();
+        let turn = clock.fraction_of_second(TURNS_PER_SECOND);
+        let until = clock.now().saturating_add(turn);
+        let mut progress = self.with_context(vms, running.format, |context| {
+            running.job.step(context, until)
+        });
+        while let Some(byte) = self.terminal.line().read() {
+            if byte == INTERRUPT {
+                self.typed_ahead.clear();
+                self.terminal.line().write(b"^C\r\n");
+                progress = Progress::Done;
+            } else if self.typed_ahead.len() < TYPED_AHEAD_CAPACITY {
+                self.typed_ahead.push_back(byte);
+            }
+        }
+        match progress {
+            Progress::More => self.job = Some(running),
+            Progress::Done => self.terminal.done(),
+        }
+    }
+
+    fn with_context<R>(
+        &self,
+        vms: &VmManager,
+        format: Format,
+        act: impl FnOnce(&mut Context<'_>) -> R,
+    ) -> R {
+        let mut out = LineOutput(self.terminal.line());
+        act(&mut Context {
+            answer: Answer::new(&mut out, format),
+            vms,
+            clock: self.terminal.clock(),
+        })
+    }
+}

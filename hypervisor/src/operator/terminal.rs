@@ -1,0 +1,149 @@
+//! The operator's terminal on a serial line, which all CPUs write to.
+
+use alloc::string::String;
+use alloc::sync::Arc;
+use core::fmt::{self, Write};
+
+use spin::Mutex;
+
+use super::clock::HostClock;
+use crate::console::{Console, Input, Output, Text};
+
+/// A serial line of the machine, or what stands for it in tests.
+pub trait SerialLine: Send + Sync {
+    /// Writes `bytes` as they are; what the line does not take at once waits.
+    fn write(&self, bytes: &[u8]);
+
+    /// Returns the next byte that has come over the line, if there is one.
+    fn read(&self) -> Option<u8>;
+
+    /// Returns the number of bytes that may wait; [`SerialLine::write`] of more takes as long as
+    /// the line.
+    fn capacity(&self) -> u64;
+
+    /// Returns the number of bytes that have been written since the start.
+    fn written(&self) -> u64;
+
+    /// Returns the number of them that the line has taken.
+    fn sent(&self) -> u64;
+
+    /// Gives the line what it takes now of what waits.
+    fn poll(&self);
+}
+
+/// What a command's answer is written to.
+pub(super) struct LineOutput<'a>(pub &'a dyn SerialLine);
+
+impl Output for LineOutput<'_> {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.write(bytes);
+    }
+
+    fn backlog(&self) -> u64 {
+        self.0.written().saturating_sub(self.0.sent())
+    }
+}
+
+/// A [`Console`] on a serial line. Guests' output comes here from any VM exit, byte by byte.
+pub struct Terminal {
+    line: Arc<dyn SerialLine>,
+    clock: HostClock,
+    console: Mutex<Console>,
+}
+
+impl Terminal {
+    /// Makes a terminal on `line`, with time stamps by `clock`.
+    #[must_use]
+    pub const fn new(line: Arc<dyn SerialLine>, clock: HostClock) -> Self {
+        Self {
+            line,
+            clock,
+            console: Mutex::new(Console::new()),
+        }
+    }
+
+    /// Returns the line.
+    #[must_use]
+    pub fn line(&self) -> &dyn SerialLine {
+        &*self.line
+    }
+
+    /// Returns the clock of the time stamps.
+    #[must_use]
+    pub const fn clock(&self) -> &HostClock {
+        &self.clock
+    }
+
+    /// Adds a channel for the output of a guest with this name; returns its number, counted
+    /// from 0.
+    pub fn add_channel(&self, name: &str) -> usize {
+        self.console.lock().add_channel(name)
+    }
+
+    /// Shows a byte that the guest of a channel has written.
+    pub fn guest_byte(&self, channel: usize, byte: u8) {
+        let now = self.now();
+        self.with(|console, out| console.guest_byte(channel, byte, now, out));
+    }
+
+    /// Shows a message of tarpit's own: whole lines.
+    pub fn message(&self, text: fmt::Arguments<'_>) {
+        self.with(|console, out| {
+            console.message(out, |out| {
+                // The line takes everything.
+                let _ = Text(out).write_fmt(text);
+            });
+        });
+    }
+
+    /// Ends an attachment to this channel, whose guest is no more.
+    pub fn detach_from(&self, channel: usize) {
+        self.with(|console, out| console.detach_from(channel, out));
+    }
+
+    /// Shows the prompt.
+    pub fn open(&self) {
+        self.with(|console, out| console.open(out));
+    }
+
+    /// Attaches the operator to a channel.
+    pub(super) fn attach(&self, channel: usize) {
+        self.with(|console, out| console.attach(channel, out));
+    }
+
+    /// Takes a byte from the operator.
+    pub(super) fn operator_byte(&self, byte: u8) -> Input {
+        self.with(|console, out| console.operator_byte(byte, out))
+    }
+
+    /// Returns what the operator types, or has finished.
+    pub(super) fn text(&self) -> String {
+        self.console.lock().line().into()
+    }
+
+    /// Completes the last word of the line.
+    pub(super) fn complete(&self, candidates: &[String]) {
+        self.with(|console, out| console.complete(candidates, out));
+    }
+
+    /// Makes way for the next line: this one has been carried out and answered.
+    pub(super) fn done(&self) {
+        self.with(|console, out| console.done(out));
+    }
+
+    /// Shows guests' lines that are unfinished for a while, and keeps the line moving.
+    pub(super) fn poll(&self) {
+        let now = self.now();
+        self.with(|console, out| console.flush_stale(now, out));
+        self.line.poll();
+    }
+
+    /// Returns the microseconds since the console opened.
+    fn now(&self) -> u64 {
+        self.clock.micros(self.clock.now())
+    }
+
+    fn with<R>(&self, act: impl FnOnce(&mut Console, &mut LineOutput<'_>) -> R) -> R {
+        act(&mut self.console.lock(), &mut LineOutput(self.line()))
+    }
+}

@@ -1,0 +1,308 @@
+//! A machine with the VMs `web` and `db`, and a session at a serial line that is a buffer.
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::cell::Cell;
+use core::ops::ControlFlow;
+
+use devices::time::HostTicks;
+use spin::Mutex;
+use vmx::addr::GuestPhysAddr;
+
+use crate::guest_memory::GuestMemory;
+use crate::ids::VmId;
+use crate::machine::host_time::host_now;
+use crate::manager::VmManager;
+use crate::manager::factory::{CreateError, Load, NewVm, VmFactory};
+use crate::operator::{GuestOutput, HostClock, PowerOff, SerialLine, Session, Terminal};
+use crate::scheduler::idle_vcpu::IdleVcpu;
+use crate::scheduler::{Runnable, Scheduler, Settings};
+use crate::suppression::address_space::{Root, RootFormat};
+use crate::suppression::usage::Usage;
+use crate::vm::ram::GuestRam;
+use crate::vm::{BoardHost, Vm, test_vm};
+use crate::vm_config::VmConfig;
+
+pub(super) const WEB: VmId = VmId(0);
+pub(super) const DB: VmId = VmId(1);
+
+/// Ticks in a millisecond.
+pub(super) const MS: u64 = test_vm::TSC.get() / 1000;
+
+/// When the console opens.
+const OPENED: u64 = 1000 * 1000 * MS;
+
+std::thread_local! {
+    static NOW: Cell<u64> = const { Cell::new(OPENED) };
+    /// How much later it is after each look at the clock.
+    static TICK: Cell<u64> = const { Cell::new(0) };
+}
+
+fn read_clock() -> HostTicks {
+    HostTicks(NOW.replace(NOW.get() + TICK.get()))
+}
+
+/// The serial line.
+#[derive(Default)]
+pub(super) struct Line {
+    typed: Mutex<VecDeque<u8>>,
+    screen: Mutex<Vec<u8>>,
+    /// The number of bytes that do not get any further.
+    pub stuck: Mutex<u64>,
+}
+
+impl SerialLine for Line {
+    fn write(&self, bytes: &[u8]) {
+        self.screen.lock().extend_from_slice(bytes);
+    }
+
+    fn read(&self) -> Option<u8> {
+        self.typed.lock().pop_front()
+    }
+
+    fn capacity(&self) -> u64 {
+        1 << 16
+    }
+
+    fn written(&self) -> u64 {
+        1 << 32
+    }
+
+    fn sent(&self) -> u64 {
+        self.written() - *self.stuck.lock()
+    }
+
+    fn poll(&self) {}
+}
+
+struct IdleFactory {
+    scheduler: Arc<Scheduler>,
+    terminal: Arc<Terminal>,
+}
+
+impl VmFactory for IdleFactory {
+    /// Returns less than is asked for: what the tests put into it.
+    fn allocate_ram(&self, _: u64) -> Result<GuestRam, CreateError> {
+        Ok(test_vm::ram(RAM))
+    }
+
+    fn create(
+        &self,
+        id: VmId,
+        config: &VmConfig<'static>,
+        ram: GuestRam,
+        _: Load,
+    ) -> Result<NewVm, CreateError> {
+        let output = GuestOutput::new(self.terminal.clone(), id, 2);
+        let vm = test_vm::vm(
+            id,
+            &config.name,
+            config.vcpus,
+            ram,
+            self.scheduler.clone(),
+            Box::new(output),
+        );
+        let vcpu = |_| Box::new(IdleVcpu) as Box<dyn Runnable>;
+        Ok(NewVm {
+            vm,
+            vcpus: (0..config.vcpus).map(vcpu).collect(),
+        })
+    }
+}
+
+/// The memory of a VM.
+const RAM: u64 = 0x2_0000;
+
+fn config(name: &str, vcpus: u32) -> VmConfig<'static> {
+    VmConfig {
+        name: name.into(),
+        memory: 512 << 20,
+        vcpus,
+        pins: Vec::new(),
+        weight: 100,
+        cap: None,
+        kernel: &[],
+        initrd: None,
+        modules: Vec::new(),
+        command_line: String::new(),
+    }
+}
+
+/// The machine, and the operator's session.
+pub(super) struct Host {
+    pub line: Arc<Line>,
+    pub vms: VmManager,
+    session: Session,
+}
+
+impl Host {
+    /// `web` with one VCPU and `db` with two, both running, on two CPUs. The prompt is on the
+    /// screen.
+    pub(super) fn new() -> Self {
+        let host = Self::with_vms_defined();
+        host.vms.start_all().unwrap();
+        host
+    }
+
+    /// As [`Host::new`], before the VMs are started.
+    pub(super) fn with_vms_defined() -> Self {
+        NOW.set(OPENED);
+        TICK.set(0);
+        let line = Arc::new(Line::default());
+        let clock = HostClock::with(test_vm::TSC, read_clock);
+        let terminal = Arc::new(Terminal::new(line.clone(), clock));
+        let configs = alloc::vec![config("web", 1), config("db", 2)];
+        for config in &configs {
+            terminal.add_channel(&config.name);
+        }
+        let settings = Settings::for_tsc(test_vm::TSC);
+        let scheduler = Arc::new(Scheduler::new(settings, 2, |_| {}));
+        let factory = IdleFactory {
+            scheduler: scheduler.clone(),
+            terminal: terminal.clone(),
+        };
+        Self {
+            line,
+            vms: VmManager::new(Box::new(factory), scheduler, configs),
+            session: Session::open(terminal),
+        }
+    }
+
+    /// What the VCPUs of a VM share.
+    pub(super) fn vm(&self, id: VmId) -> Arc<Vm> {
+        self.vms.vm(id).unwrap()
+    }
+
+    /// Time passes.
+    pub(super) fn wait(&self, milliseconds: u64) {
+        NOW.set(NOW.get() + milliseconds * MS);
+    }
+
+    /// From now on a millisecond passes with each look at the clock.
+    pub(super) fn let_time_pass(&self) {
+        TICK.set(MS);
+    }
+
+    /// The host's time.
+    pub(super) fn now(&self) -> HostTicks {
+        HostTicks(NOW.get())
+    }
+
+    /// The session is looked after once.
+    pub(super) fn poll(&mut self) -> ControlFlow<PowerOff> {
+        self.session.poll(&self.vms)
+    }
+
+    /// Keys are pressed, and looked at.
+    pub(super) fn types(&mut self, keys: &str) {
+        self.keys(keys);
+        assert_eq!(self.poll(), ControlFlow::Continue(()));
+    }
+
+    /// Keys are pressed.
+    pub(super) fn keys(&self, keys: &str) {
+        self.line.typed.lock().extend(keys.bytes());
+    }
+
+    /// What has been shown since the last look, with plain line ends.
+    pub(super) fn screen(&self) -> String {
+        let screen = core::mem::take(&mut *self.line.screen.lock());
+        String::from_utf8(screen).unwrap().replace("\r\n", "\n")
+    }
+
+    #[track_caller]
+    pub(super) fn shows(&self, expected: &str) {
+        assert_eq!(self.screen(), expected);
+    }
+
+    /// The answer to a command, without its echo and the next prompt. The command may go on for
+    /// some turns.
+    #[track_caller]
+    pub(super) fn answer(&mut self, line: &str) -> String {
+        self.screen();
+        self.types(line);
+        self.types("\r");
+        for _ in 0..10_000 {
+            let screen = self.line.screen.lock().clone();
+            if screen.ends_with(b"tarpit> ") {
+                break;
+            }
+            self.types("");
+        }
+        let screen = self.screen();
+        let answer = screen.strip_prefix(&alloc::format!("{line}\n"));
+        let answer = answer.and_then(|answer| answer.strip_suffix("tarpit> "));
+        answer
+            .unwrap_or_else(|| panic!("no answer to {line}: {screen}"))
+            .into()
+    }
+
+    /// The machine's boot CPU clears VMs away and makes them.
+    pub(super) fn work(&self) {
+        self.vms.work();
+    }
+
+    /// A guest writes to its serial port.
+    pub(super) fn guest_writes(&self, id: VmId, text: &str) {
+        let vm = self.vm(id);
+        text.bytes().for_each(|byte| vm.output.write(byte));
+    }
+
+    /// What a guest reads from its serial port.
+    pub(super) fn received(&self, id: VmId) -> Vec<u8> {
+        const DATA: u16 = 0x3f8;
+        const LINE_STATUS: u16 = 0x3fd;
+        let vm = self.vm(id);
+        let mut bytes = Vec::new();
+        loop {
+            self.vms.pass_input_on();
+            let mut board = vm.board.lock();
+            let now = board.clock.now(host_now());
+            let mut connections = BoardHost::new(&vm);
+            let mut read = |port| board.chipset.port_read(now, port, 1, &mut connections);
+            if read(LINE_STATUS) & 1 == 0 {
+                return bytes;
+            }
+            bytes.push(read(DATA) as u8);
+        }
+    }
+
+    /// A process of a guest, with a root at each of `roots`, whose code is in the page at `page`:
+    /// tables are put behind that.
+    pub(super) fn process(&self, id: VmId, roots: &[u64], page: u64) {
+        let vm = self.vm(id);
+        let write = |at, entry: u64| {
+            vm.ram
+                .write(GuestPhysAddr(at), &(entry | 0x67).to_le_bytes())
+                .unwrap();
+        };
+        let tables = [page + 0x1000, page + 0x2000, page + 0x3000];
+        for root in roots {
+            write(*root, tables[0]);
+        }
+        write(tables[0], tables[1]);
+        write(tables[1], tables[2]);
+        // At the virtual address 0x1000.
+        write(tables[2] + 8, page);
+    }
+
+    /// What has been seen to run in a VM with one VCPU: for each root how long, in the time of a
+    /// window before now, and ever.
+    pub(super) fn has_run(&self, id: VmId, window: u64, roots: &[(u64, u64, u64)]) {
+        let now = self.now().0;
+        let vm = self.vm(id);
+        let mut usage = vm.usages[0].lock();
+        *usage = Usage::new(HostTicks(now - 10 * window), window);
+        for &(root, lately, ever) in roots {
+            let root = Root::new(root, RootFormat::Long);
+            usage.record(root, ever - lately, HostTicks(now - 9 * window));
+        }
+        for &(root, lately, _) in roots {
+            let root = Root::new(root, RootFormat::Long);
+            usage.record(root, lately, HostTicks(now - 2 * MS));
+        }
+    }
+}
