@@ -1,14 +1,14 @@
 //! From the boot loader to tarpit's first lines, and what it refuses to run with.
 
 use anyhow::{Result, ensure};
-use tests::tarpit;
-use xtask::machine::Kind;
-use xtask::module::Module;
+use tests::{Case, tarpit};
+use xtask::testbed::Setup;
+use xtask::testbed::module::Module;
 
 /// The command lines arrive as they were written, spaces and punctuation included.
-pub(crate) fn grub_hands_over_modules_and_options(case: &str) -> Result<()> {
+pub(crate) fn grub_hands_over_modules_and_options(case: &Case) -> Result<()> {
     let file = tests::file(case, "ramdisk", &[0x55; 5000])?;
-    let mut session = tarpit(case)
+    let mut session = tarpit(case)?
         .options("loglevel=debug on-end=poweroff")
         .module(Module {
             file,
@@ -21,18 +21,14 @@ pub(crate) fn grub_hands_over_modules_and_options(case: &str) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn qemu_starts_it_by_multiboot_1(case: &str) -> Result<()> {
-    let mut session = tarpit(case).on(Kind::QemuTcg).by_multiboot_1().boot()?;
+pub(crate) fn qemu_starts_it_by_multiboot_1(case: &Case) -> Result<()> {
+    let mut session = tarpit(case)?.by_multiboot_1().boot()?;
     session.wait_for("(Multiboot1)")?;
     Ok(())
 }
 
-pub(crate) fn an_unknown_option_is_named(case: &str) -> Result<()> {
-    let line = fatal(
-        tarpit(case)
-            .on(Kind::QemuTcg)
-            .options("loglevel=info colour=blue"),
-    )?;
+pub(crate) fn an_unknown_option_is_named(case: &Case) -> Result<()> {
+    let line = fatal(tarpit(case)?.options("loglevel=info colour=blue"))?;
     ensure!(
         line.contains("`colour=blue`") && line.contains("on-end=stay|poweroff"),
         "{line}"
@@ -40,8 +36,8 @@ pub(crate) fn an_unknown_option_is_named(case: &str) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn a_bad_option_value_is_answered_with_the_good_ones(case: &str) -> Result<()> {
-    let line = fatal(tarpit(case).on(Kind::QemuTcg).options("on-end=explode"))?;
+pub(crate) fn a_bad_option_value_is_answered_with_the_good_ones(case: &Case) -> Result<()> {
+    let line = fatal(tarpit(case)?.options("on-end=explode"))?;
     ensure!(
         line.contains("`on-end=explode`") && line.contains("stay|poweroff"),
         "{line}"
@@ -49,12 +45,12 @@ pub(crate) fn a_bad_option_value_is_answered_with_the_good_ones(case: &str) -> R
     Ok(())
 }
 
-pub(crate) fn a_cpu_without_vmx_is_told(case: &str) -> Result<()> {
-    let line = fatal(tarpit(case).on(Kind::QemuTcg))?;
+pub(crate) fn a_cpu_without_vmx_is_told(case: &Case) -> Result<()> {
+    let line = fatal(tarpit(case)?)?;
     ensure!(line.contains("VMX"), "{line}");
     Ok(())
 }
 
-fn fatal(setup: tests::Setup) -> Result<String> {
+fn fatal(setup: Setup) -> Result<String> {
     setup.boot()?.wait_for_fatal()
 }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use tests::tarpit;
-use xtask::findings::Findings;
-use xtask::module::Guest;
+use tests::{Case, tarpit};
+use xtask::testbed::findings::Findings;
+use xtask::testbed::module::Guest;
 
 /// The factors that one of the guest's two address spaces is suppressed with, in turn. The guest
 /// changes between the two every 3 ms, so the rates change as often.
@@ -17,9 +17,9 @@ const REPORTS: usize = 2;
 /// Runs the kernel `clocks`, which reads the TSC, the PM timer, the HPET, the PIT, the RTC and the
 /// LAPIC timer over and over, and fails if one goes back or is off from the others by more than a
 /// tick of its own.
-fn agree_at_all_rates(case: &str, options: &str) -> Result<()> {
+fn agree_at_all_rates(case: &Case, options: &str) -> Result<()> {
     let guest = Guest::new("clocks");
-    let mut session = tarpit(case)
+    let mut session = tarpit(case)?
         .options(&format!("on-end=poweroff {options}"))
         .kernel("clocks", &guest)?
         .boot()?
@@ -49,10 +49,10 @@ fn agree_at_all_rates(case: &str, options: &str) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn agree_at_all_rates_with_tsc_scaling(case: &str) -> Result<()> {
+pub(crate) fn agree_at_all_rates_with_tsc_scaling(case: &Case) -> Result<()> {
     agree_at_all_rates(case, "tsc-scaling=on")
 }
 
-pub(crate) fn agree_at_all_rates_without_tsc_scaling(case: &str) -> Result<()> {
+pub(crate) fn agree_at_all_rates_without_tsc_scaling(case: &Case) -> Result<()> {
     agree_at_all_rates(case, "tsc-scaling=off")
 }

@@ -3,16 +3,16 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use tests::tarpit;
-use xtask::kernel::Series;
-use xtask::machine::End;
-use xtask::module::Guest;
-use xtask::serial::Session;
+use tests::{Case, tarpit};
+use xtask::testbed::kernel::Series;
+use xtask::testbed::machine::End;
+use xtask::testbed::module::Guest;
+use xtask::testbed::serial::Session;
 
 /// The whole way: stock Debian boots, its processes run, the operator looks and switches off.
-pub(crate) fn debian_runs_and_the_console_answers_meanwhile(case: &str) -> Result<()> {
+pub(crate) fn debian_runs_and_the_console_answers_meanwhile(case: &Case) -> Result<()> {
     let guest = Guest::new("debian").command_line("workload.procs=2 workload.pattern=EVIL-42");
-    let mut session = tarpit(case)
+    let mut session = tarpit(case)?
         .options("on-end=poweroff")
         .debian(Series::default(), &guest)?
         .boot()?

@@ -1,14 +1,14 @@
 //! Operating systems of others as guests.
 
 use anyhow::{Result, ensure};
-use tests::{file, tarpit};
-use xtask::kernel;
-use xtask::module::{Guest, Module};
+use tests::{Case, file, tarpit};
+use xtask::testbed::kernel;
+use xtask::testbed::module::{Guest, Module};
 
 /// Xen 4.17 as Debian builds it, from multiboot to the point where it wants its first domain: the
 /// memory map, ACPI, MP tables, the IOAPIC's registers one by one, HPET, TSC, x2APIC with directed
 /// EOIs, a second processor started, and the reset register in the end.
-pub(crate) fn xen_starts_its_processors_and_tests_the_ioapic(case: &str) -> Result<()> {
+pub(crate) fn xen_starts_its_processors_and_tests_the_ioapic(case: &Case) -> Result<()> {
     // There is no BIOS to be asked in real mode.
     let words = "no-real-mode com1=115200,8n1 console=com1 loglvl=all apic_verbosity=debug";
     let guest = Guest {
@@ -18,7 +18,7 @@ pub(crate) fn xen_starts_its_processors_and_tests_the_ioapic(case: &str) -> Resu
     };
     // It looks for one before it sets anything up, and into it when all else is set up.
     let no_kernel = file(case, "domain", &[0; 4096])?;
-    let mut session = tarpit(case)
+    let mut session = tarpit(case)?
         .module(guest.kernel(&kernel::fetch_xen()?))
         .module(Module::of_guest(&no_kernel.to_string_lossy(), "xen"))
         .boot()?;

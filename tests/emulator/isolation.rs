@@ -5,9 +5,10 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use tests::{IPS, built, tarpit};
-use xtask::module::Module;
-use xtask::serial::Session;
+use tests::{Case, IPS, tarpit};
+use xtask::testbed::build;
+use xtask::testbed::module::Module;
+use xtask::testbed::serial::Session;
 
 /// What misbehaviour on one CPU may cost on another. Measured is a tenth of that: a shared console
 /// is written to now and then, under a lock.
@@ -22,7 +23,7 @@ const LOSS_OF_SHARE: f64 = 0.03;
 /// A guest kernel of ours as a VM with these options, and nothing that it does not need.
 fn module(program: &str, options: &str, command_line: &str) -> Result<Module> {
     Ok(Module {
-        file: built()?.kernel(program)?.to_owned(),
+        file: build::all()?.kernel(program)?.to_owned(),
         command_line: format!("kernel mem=16M {options} -- {command_line}"),
     })
 }
@@ -73,8 +74,8 @@ fn statistic(session: &mut Session, vm: &str, what: &str) -> Result<(u64, u64)> 
 }
 
 /// Two CPUs; the meter is alone on the boot CPU, and all others are on CPU 1 and stopped.
-fn boot_with_offenders(case: &str) -> Result<Session> {
-    let mut session = tarpit(case)
+fn boot_with_offenders(case: &Case) -> Result<Session> {
+    let mut session = tarpit(case)?
         .cpus(2)
         .module(module("meter", "vm=meter pin=0", "")?)
         .module(module("hang", "vm=hang pin=1", "")?)
@@ -95,7 +96,7 @@ fn boot_with_offenders(case: &str) -> Result<Session> {
     Ok(session)
 }
 
-pub(crate) fn misbehaviour_costs_a_vm_on_another_cpu_nothing(case: &str) -> Result<()> {
+pub(crate) fn misbehaviour_costs_a_vm_on_another_cpu_nothing(case: &Case) -> Result<()> {
     const RESTARTS: u32 = 5;
     let mut session = boot_with_offenders(case)?;
     let alone = speed(&mut session, "meter", 0.5)?;
@@ -144,7 +145,7 @@ pub(crate) fn misbehaviour_costs_a_vm_on_another_cpu_nothing(case: &str) -> Resu
 }
 
 /// The offenders come to the meter's CPU while they run.
-pub(crate) fn misbehaviour_costs_a_vm_on_the_same_cpu_its_fair_share(case: &str) -> Result<()> {
+pub(crate) fn misbehaviour_costs_a_vm_on_the_same_cpu_its_fair_share(case: &Case) -> Result<()> {
     let mut session = boot_with_offenders(case)?;
     let alone = speed(&mut session, "meter", 0.5)?;
     for (vm, vcpus, says) in [
@@ -176,8 +177,8 @@ pub(crate) fn misbehaviour_costs_a_vm_on_the_same_cpu_its_fair_share(case: &str)
 
 /// Three VMs compute on one CPU: one with a cap, and of the rest one has three times the other's
 /// weight.
-pub(crate) fn weights_and_caps_are_what_vms_get(case: &str) -> Result<()> {
-    let mut session = tarpit(case)
+pub(crate) fn weights_and_caps_are_what_vms_get(case: &Case) -> Result<()> {
+    let mut session = tarpit(case)?
         .module(module("meter", "vm=light weight=100", "")?)
         .module(module("meter", "vm=heavy weight=300", "")?)
         .module(module("meter", "vm=capped cap=20", "")?)
@@ -207,9 +208,9 @@ fn readings(session: &mut Session) -> Result<[Reading; 3]> {
 
 /// A VM that works a little every 5 ms wakes up in time, although others would like the CPU for
 /// themselves.
-pub(crate) fn a_vm_that_sleeps_is_served_soon_after_it_wakes(case: &str) -> Result<()> {
+pub(crate) fn a_vm_that_sleeps_is_served_soon_after_it_wakes(case: &Case) -> Result<()> {
     const EVERY: f64 = 0.005;
-    let mut session = tarpit(case)
+    let mut session = tarpit(case)?
         .module(module("hang", "vm=hang", "")?)
         .module(module("storm", "vm=storm vcpus=4", "others=3")?)
         .module(module("meter", "vm=sleeper", "every_ms=5 interval_ms=200")?)
@@ -233,8 +234,8 @@ pub(crate) fn a_vm_that_sleeps_is_served_soon_after_it_wakes(case: &str) -> Resu
     Ok(())
 }
 
-pub(crate) fn a_paused_vm_stands_still_and_a_restarted_one_begins_anew(case: &str) -> Result<()> {
-    let mut session = tarpit(case)
+pub(crate) fn a_paused_vm_stands_still_and_a_restarted_one_begins_anew(case: &Case) -> Result<()> {
+    let mut session = tarpit(case)?
         .module(module("meter", "vm=other", "")?)
         .module(module("meter", "vm=meter", "")?)
         .boot()?

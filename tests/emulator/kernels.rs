@@ -6,18 +6,18 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use tests::tarpit;
-use xtask::findings::Findings;
-use xtask::module::Guest;
+use tests::{Case, tarpit};
+use xtask::testbed::findings::Findings;
+use xtask::testbed::module::Guest;
 
 /// Boots `program` and lets it run to its end, which must be one without failures.
-fn passes(case: &str, program: &str, options: &str) -> Result<()> {
+fn passes(case: &Case, program: &str, options: &str) -> Result<()> {
     passes_as(case, program, options, &Guest::new(program))
 }
 
 /// The same in the VM `guest`.
-fn passes_as(case: &str, program: &str, options: &str, guest: &Guest) -> Result<()> {
-    let mut session = tarpit(case)
+fn passes_as(case: &Case, program: &str, options: &str, guest: &Guest) -> Result<()> {
+    let mut session = tarpit(case)?
         .options(&format!("on-end=poweroff {options}"))
         .kernel(program, guest)?
         .boot()?
@@ -27,19 +27,19 @@ fn passes_as(case: &str, program: &str, options: &str, guest: &Guest) -> Result<
     Ok(())
 }
 
-pub(crate) fn exits_and_instructions_on_devices(case: &str) -> Result<()> {
+pub(crate) fn exits_and_instructions_on_devices(case: &Case) -> Result<()> {
     passes(case, "exits", "")
 }
 
-pub(crate) fn processor_modes_from_real_to_long(case: &str) -> Result<()> {
+pub(crate) fn processor_modes_from_real_to_long(case: &Case) -> Result<()> {
     passes(case, "modes", "")
 }
 
-pub(crate) fn hardware_task_switches(case: &str) -> Result<()> {
+pub(crate) fn hardware_task_switches(case: &Case) -> Result<()> {
     passes(case, "tasks", "")
 }
 
-pub(crate) fn processors_start_after_init(case: &str) -> Result<()> {
+pub(crate) fn processors_start_after_init(case: &Case) -> Result<()> {
     let guest = Guest {
         vcpus: 2,
         ..Guest::new("start_up").command_line("others=1")
@@ -47,26 +47,26 @@ pub(crate) fn processors_start_after_init(case: &str) -> Result<()> {
     passes_as(case, "start_up", "", &guest)
 }
 
-pub(crate) fn apics_virtualised_by_the_processor(case: &str) -> Result<()> {
+pub(crate) fn apics_virtualised_by_the_processor(case: &Case) -> Result<()> {
     passes(case, "apic", "virtual-apic=on")
 }
 
-pub(crate) fn apics_in_software(case: &str) -> Result<()> {
+pub(crate) fn apics_in_software(case: &Case) -> Result<()> {
     passes(case, "apic", "virtual-apic=off")
 }
 
-pub(crate) fn timers_with_a_virtualised_apic(case: &str) -> Result<()> {
+pub(crate) fn timers_with_a_virtualised_apic(case: &Case) -> Result<()> {
     passes(case, "timers", "virtual-apic=on")
 }
 
-pub(crate) fn timers_with_an_apic_in_software(case: &str) -> Result<()> {
+pub(crate) fn timers_with_an_apic_in_software(case: &Case) -> Result<()> {
     passes(case, "timers", "virtual-apic=off")
 }
 
 /// The guest's fault ends the guest, with a dump, and not tarpit.
-pub(crate) fn a_triple_fault_ends_the_vm_with_a_dump(case: &str) -> Result<()> {
+pub(crate) fn a_triple_fault_ends_the_vm_with_a_dump(case: &Case) -> Result<()> {
     let guest = Guest::new("triple_fault");
-    let mut session = tarpit(case).kernel("triple_fault", &guest)?.boot()?;
+    let mut session = tarpit(case)?.kernel("triple_fault", &guest)?.boot()?;
     let said = session.wait_for("vm triple_fault ended: triple fault")?;
     for part in ["state of VCPU 0", "rip ", "cr3 ", "gdtr ", "code at "] {
         ensure!(said.contains(part), "no `{part}` in the dump:\n{said}");

@@ -3,26 +3,25 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use tests::{IPS, tarpit};
-use xtask::baseline::{self, BootTicks};
-use xtask::bench;
-use xtask::kernel::Series;
-use xtask::machine::Kind;
-use xtask::module::Guest;
+use tests::{Case, IPS, tarpit};
+use xtask::experiment::baseline::{self, BootTicks};
+use xtask::experiment::bench;
+use xtask::testbed::kernel::Series;
+use xtask::testbed::module::Guest;
+use xtask::testbed::options::Speed;
 
 /// From power-on to userland, against the same kernel in the same emulator without tarpit. The
 /// kernel's own part, from its first line on, is held to the same bound.
-pub(crate) fn debian_boots_in_at_most_one_and_a_half_times_the_ticks(case: &str) -> Result<()> {
+pub(crate) fn debian_boots_in_at_most_one_and_a_half_times_the_ticks(case: &Case) -> Result<()> {
     let guest = Guest::new("debian").command_line(baseline::WORKLOAD);
-    let mut session = tarpit(case)
-        .on(Kind::Bochs)
+    let mut session = tarpit(case)?
         .debian(Series::default(), &guest)?
         .boot()?
         .patience(Duration::from_secs(900));
     let with = BootTicks::measure(&mut session)?;
     drop(session);
-    let without = baseline::measure(baseline::Options {
-        ips: IPS,
+    let without = baseline::measure(&baseline::Options {
+        speed: Speed { ips: IPS },
         ..Default::default()
     })?;
 
@@ -38,9 +37,9 @@ pub(crate) fn debian_boots_in_at_most_one_and_a_half_times_the_ticks(case: &str)
 }
 
 /// Measured from inside by a guest of ours: CPUID, a port, an MSR, an interrupt.
-pub(crate) fn operations_cost_no_more_than_they_may(case: &str) -> Result<()> {
+pub(crate) fn operations_cost_no_more_than_they_may(case: &Case) -> Result<()> {
     const ROUNDS: u32 = 20;
-    let costs = bench::measure(&case.replace("::", "-"), Kind::Bochs, ROUNDS)?;
+    let costs = bench::measure(&case.file_name(), case.kind()?, ROUNDS)?;
     println!("{costs}");
     let misses = costs.misses();
     ensure!(misses.is_empty(), "{misses:?}\n{costs}");

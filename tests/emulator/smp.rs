@@ -3,21 +3,21 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use tests::tarpit;
-use xtask::findings::Findings;
-use xtask::module::Guest;
+use tests::{Case, tarpit};
+use xtask::testbed::findings::Findings;
+use xtask::testbed::module::Guest;
 
 /// How often the suppression is switched on and off while VCPUs compare their clocks.
 const SWITCHES: u32 = 4;
 
 /// Three VCPUs on two CPUs compare their TSCs all the while, one goes in and out of a suppressed
 /// address space, and suppression itself comes and goes.
-pub(crate) fn no_vcpu_sees_time_go_back_under_suppression(case: &str) -> Result<()> {
+pub(crate) fn no_vcpu_sees_time_go_back_under_suppression(case: &Case) -> Result<()> {
     let guest = Guest {
         vcpus: 3,
         ..Guest::new("smp_clock").command_line("others=2 comparisons=10000000")
     };
-    let mut session = tarpit(case)
+    let mut session = tarpit(case)?
         .cpus(2)
         .options("on-end=poweroff")
         .kernel("smp_clock", &guest)?
@@ -44,12 +44,12 @@ pub(crate) fn no_vcpu_sees_time_go_back_under_suppression(case: &str) -> Result<
 }
 
 /// As many VCPUs as a VM can have, four times as many as there are CPUs, all start and see one clock.
-pub(crate) fn eight_vcpus_start_on_two_cpus(case: &str) -> Result<()> {
+pub(crate) fn eight_vcpus_start_on_two_cpus(case: &Case) -> Result<()> {
     let guest = Guest {
         vcpus: 8,
         ..Guest::new("smp_clock").command_line("others=7 comparisons=200000")
     };
-    let mut session = tarpit(case)
+    let mut session = tarpit(case)?
         .cpus(2)
         .options("on-end=poweroff")
         .kernel("smp_clock", &guest)?
@@ -63,8 +63,8 @@ pub(crate) fn eight_vcpus_start_on_two_cpus(case: &str) -> Result<()> {
 
 /// One VM dies in a triple fault, another spins with interrupts off; Debian beside it boots, and
 /// the operator stops and starts the others meanwhile.
-pub(crate) fn a_vm_that_crashes_or_spins_leaves_the_others_alone(case: &str) -> Result<()> {
-    let mut session = tarpit(case)
+pub(crate) fn a_vm_that_crashes_or_spins_leaves_the_others_alone(case: &Case) -> Result<()> {
+    let mut session = tarpit(case)?
         .cpus(2)
         .options("on-end=poweroff")
         .kernel("triple_fault", &Guest::new("crash"))?

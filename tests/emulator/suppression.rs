@@ -1,14 +1,13 @@
 //! The main job: one process of a stock Debian is slow, the others gain, the guest sees nothing.
 
 use anyhow::{Result, ensure};
+use tests::Case;
 use xtask::experiment::quick::{self, Options};
-use xtask::machine;
 
 /// The experiment with its requirements: speeds, clock, exits by context switches, kernel log.
-pub(crate) fn debian_slows_one_process_and_has_no_complaint(case: &str) -> Result<()> {
+pub(crate) fn debian_slows_one_process_and_has_no_complaint(case: &Case) -> Result<()> {
     let options = Options::default();
-    let name = case.replace("::", "-");
-    let outcome = quick::measure(&name, machine::best().kind, &options)?;
+    let outcome = quick::measure(&case.file_name(), case.kind()?, &options)?;
     println!("{outcome}");
     let misses = outcome.misses();
     ensure!(misses.is_empty(), "{misses:#?}\n{outcome}");

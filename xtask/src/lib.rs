@@ -1,29 +1,12 @@
 //! Builds tarpit, makes bootable images, runs them in emulated machines and tests them.
 //!
-//! `cargo xtask` is the program; the integration tests and experiments use this library: they
-//! make an image ([`image`]), start a machine ([`machine`]) and talk to it ([`serial`]).
+//! Three layers, each of which uses those above it in this list only:
+//!
+//! - [`testbed`]: packages, kernels, images, emulated machines and their consoles. [`testbed::Setup`]
+//!   puts a machine with guests together.
+//! - [`experiment`]: what is measured on them, one file or folder each.
+//! - [`cli`]: `cargo xtask`, the command line.
 
-pub mod baseline;
-pub mod bench;
-pub mod build;
-pub mod bundle;
-pub mod claim;
-pub mod clean;
+pub mod cli;
 pub mod experiment;
-pub mod findings;
-pub mod image;
-pub mod initramfs;
-pub mod kernel;
-pub mod machine;
-pub mod module;
-pub mod nested;
-pub mod paths;
-pub mod progress;
-pub mod readme;
-pub mod run;
-pub mod screen;
-pub mod serial;
-pub mod setup;
-pub mod terminal;
-pub mod test;
-pub mod verdict;
+pub mod testbed;

@@ -7,13 +7,14 @@ use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::json;
 
-use super::countdown::Countdown;
-use super::dmesg;
-use super::guest::{Setup, Subject, Vm, expected_host_seconds};
-use super::reports::Speeds;
-use crate::claim::Claim;
-use crate::kernel::Series;
-use crate::machine::{self, DEFAULT_IPS, Kind, Wish};
+use super::common::countdown::Countdown;
+use super::common::reports::Speeds;
+use super::common::subject::{Linux, Subject, expected_host_seconds};
+use super::common::{dmesg, record};
+use crate::testbed::claim::Claim;
+use crate::testbed::machine::Kind;
+use crate::testbed::module::Guest;
+use crate::testbed::{Setup, options};
 
 /// The VM with the hog, and the other one.
 const VMS: [&str; 2] = ["hogged", "neighbour"];
@@ -26,7 +27,10 @@ const UNIT: u32 = 500;
 /// What the neighbour may lose by a suppression in the other VM: a part of what it had.
 const NEIGHBOURS_LOSS: f64 = 0.02;
 
-/// What runs in the VMs, how much to suppress, and how long to measure.
+/// Two VMs on one CPU, one with a hog: what do others get back when it is suppressed?
+///
+/// Tells the time that goes to the hog's own VM from what goes to the neighbour. Exit status 1
+/// where the neighbour loses by the suppression, or a kernel's log has complaints.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
     /// For both knobs: the hog is to run at 1/N of its speed
@@ -41,34 +45,25 @@ pub struct Options {
     /// Host seconds to measure for in each phase
     #[arg(long, value_name = "S", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=3600))]
     seconds: u32,
-    /// Debian kernel
-    #[arg(long, default_value = "6.1", value_name = "SERIES")]
-    kernel_series: Series,
-    /// Bochs: instructions that make a second of emulated time
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_IPS, value_parser = clap::value_parser!(u64).range(1_000_000..=4_000_000_000))]
-    ips: u64,
-    /// Which emulator; by default QEMU where KVM really offers nested VMX, else Bochs
-    #[arg(long, value_name = "NAME")]
-    machine: Option<Wish>,
+    #[command(flatten)]
+    kernel: options::Kernel,
+    #[command(flatten)]
+    speed: options::Speed,
+    #[command(flatten)]
+    machine: options::Machine,
 }
 
 impl Options {
-    fn setup(&self, name: &str) -> Setup {
-        let vm = |name: &str, processes: u32| Vm {
-            name: name.to_owned(),
-            memory_mib: 256,
-            vcpus: 1,
-            pins: vec![0],
+    /// The guests, in the order of [`VMS`].
+    fn guests(&self) -> [Linux; 2] {
+        let vm = |name: &str, processes: u32| Linux {
+            guest: Guest {
+                pins: vec![0],
+                ..Guest::new(name).command_line(&format!("workload.unit={UNIT}"))
+            },
             processes: processes as usize,
-            append: format!("workload.unit={UNIT}"),
         };
-        Setup {
-            name: name.to_owned(),
-            series: self.kernel_series,
-            cpus: 1,
-            ips: self.ips,
-            vms: vec![vm(HOGGED, self.procs), vm(NEIGHBOUR, self.neighbour_procs)],
-        }
+        [vm(HOGGED, self.procs), vm(NEIGHBOUR, self.neighbour_procs)]
     }
 }
 
@@ -224,7 +219,9 @@ fn measure(name: &str, kind: Kind, options: &Options) -> Result<Outcome> {
     );
     let countdown = &mut countdown;
     countdown.phase("Booting");
-    let mut machine = Subject::boot_all(kind, &options.setup(name), countdown)?;
+    let setup = Setup::new(name).on(kind).ips(options.speed.ips);
+    let guests = options.guests();
+    let mut machine = Subject::boot(setup, options.kernel.series, &guests, countdown)?;
     let subject = &mut machine;
 
     countdown.phase("Measuring with the hog");
@@ -273,7 +270,7 @@ fn measure(name: &str, kind: Kind, options: &Options) -> Result<Outcome> {
     Ok(Outcome {
         n: options.n,
         machine: kind,
-        ips: options.ips,
+        ips: options.speed.ips,
         processes: options.procs,
         kernel,
         alone,
@@ -291,15 +288,16 @@ fn measure(name: &str, kind: Kind, options: &Options) -> Result<Outcome> {
 /// # Errors
 /// When it cannot be made, or the file cannot be written.
 pub fn run(options: &Options) -> Result<bool> {
-    let kind = machine::pick(options.machine)?;
+    let kind = options.machine.pick()?;
     let claim = Claim::new("neighbours")?;
     let outcome = measure(claim.name(), kind, options)?;
-    super::conclude("neighbours", &outcome, &outcome.json(), &outcome.misses())
+    record::conclude("neighbours", &outcome, &outcome.json(), &outcome.misses())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testbed::machine::DEFAULT_IPS;
 
     fn outcome(suppressed: Shares) -> Outcome {
         let with_hog = Shares {

@@ -6,15 +6,19 @@ use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::json;
 
-use super::countdown::Countdown;
-use super::dmesg;
-use super::guest::{Clocks, Plan, Subject, expected_host_seconds};
-use super::reports::{Report, Speeds, clock_error};
-use crate::claim::Claim;
-use crate::kernel::Series;
-use crate::machine::{self, DEFAULT_IPS, Kind, Wish};
+use super::common::countdown::Countdown;
+use super::common::reports::{Report, Speeds, clock_error};
+use super::common::subject::{Clocks, Linux, Subject, expected_host_seconds};
+use super::common::{dmesg, record};
+use crate::testbed::claim::Claim;
+use crate::testbed::machine::Kind;
+use crate::testbed::{Setup, options};
 
-/// What to suppress, how much, and how long to measure.
+/// Suppress one of several processes and release it: is it slow, do the others gain?
+///
+/// Exit status 1 where a requirement is missed: with N = 1000, the target at most at 1/100 of
+/// its speed, the others together at nine tenths or more of what it leaves them, the target
+/// after its release within a tenth of its speed before, and a kernel log without complaints.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
     /// For both knobs: the target is to run at 1/N of its speed
@@ -32,15 +36,15 @@ pub struct Options {
     /// CPU-bound processes in the guest, one of which is suppressed
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(2..=16))]
     pub procs: u32,
-    /// Debian kernel
-    #[arg(long, default_value = "6.1", value_name = "SERIES")]
-    pub kernel_series: Series,
-    /// Bochs: instructions that make a second of emulated time
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_IPS, value_parser = clap::value_parser!(u64).range(1_000_000..=4_000_000_000))]
-    pub ips: u64,
-    /// Which emulator; by default QEMU where KVM really offers nested VMX, else Bochs
-    #[arg(long, value_name = "NAME")]
-    pub machine: Option<Wish>,
+    /// Which Linux.
+    #[command(flatten)]
+    pub kernel: options::Kernel,
+    /// How fast Bochs is.
+    #[command(flatten)]
+    pub speed: options::Speed,
+    /// On which emulator.
+    #[command(flatten)]
+    pub machine: options::Machine,
     /// More words for the guest kernel's command line
     #[arg(
         long,
@@ -60,9 +64,9 @@ impl Default for Options {
             clock: None,
             seconds: 2,
             procs: 3,
-            kernel_series: Series::default(),
-            ips: DEFAULT_IPS,
-            machine: None,
+            kernel: options::Kernel::default(),
+            speed: options::Speed::default(),
+            machine: options::Machine::default(),
             append: String::new(),
         }
     }
@@ -82,15 +86,11 @@ impl Options {
         expected_host_seconds(3, f64::from(self.seconds))
     }
 
-    /// How the run is to be: `name` names its files.
-    pub fn plan(&self, name: &str) -> Plan {
-        Plan {
-            name: name.to_owned(),
-            series: self.kernel_series,
-            processes: self.procs as usize,
-            append: self.append.clone(),
-            ips: self.ips,
-        }
+    /// The guest that the experiment is made on.
+    pub fn linux(&self) -> Linux {
+        let mut linux = Linux::new(self.procs as usize);
+        linux.guest.command_line.clone_from(&self.append);
+        linux
     }
 }
 
@@ -251,7 +251,7 @@ impl Outcome {
             "target_process": phases.target(),
             "kernel": self.kernel,
             "machine": self.machine.to_string(),
-            "ips": options.ips,
+            "ips": options.speed.ips,
             "host_seconds": {
                 "before": phases.before.host_seconds,
                 "during": phases.during.host_seconds,
@@ -276,7 +276,7 @@ impl fmt::Display for Outcome {
             "Linux {} on {}, {} instructions a second; suppressed {} with interval 1/{}, clock {}x",
             self.kernel,
             self.machine,
-            options.ips,
+            options.speed.ips,
             self.cr3,
             options.interval(),
             options.clock()
@@ -332,7 +332,9 @@ pub fn measure(name: &str, kind: Kind, options: &Options) -> Result<Outcome> {
         options.host_seconds(),
     );
     countdown.phase("booting");
-    let mut subject = Subject::boot(kind, &options.plan(name), &mut countdown)?;
+    let setup = Setup::new(name).on(kind).ips(options.speed.ips);
+    let linux = [options.linux()];
+    let mut subject = Subject::boot(setup, options.kernel.series, &linux, &mut countdown)?;
     let outcome = observe(&mut subject, kind, options, &mut countdown)?;
     subject.shut_down()?;
     Ok(outcome)
@@ -366,7 +368,7 @@ pub fn observe(
     let log = subject.dmesg()?;
     // In Bochs the real frequency of the TSC is known, so tarpit's idea of it counts, too.
     let calibration_error = match kind {
-        Kind::Bochs => options.ips as f64 / subject.tsc_hz() - 1.0,
+        Kind::Bochs => options.speed.ips as f64 / subject.tsc_hz() - 1.0,
         Kind::QemuKvm | Kind::QemuTcg => 0.0,
     };
 
@@ -411,10 +413,10 @@ fn watch_switches(
 /// # Errors
 /// As [`measure`], or when the file cannot be written.
 pub fn run(options: &Options) -> Result<bool> {
-    let kind = machine::pick(options.machine)?;
+    let kind = options.machine.pick()?;
     let claim = Claim::new("quick")?;
     let outcome = measure(claim.name(), kind, options)?;
-    super::conclude("quick", &outcome, &outcome.json(), &outcome.misses())
+    record::conclude("quick", &outcome, &outcome.json(), &outcome.misses())
 }
 
 #[cfg(test)]

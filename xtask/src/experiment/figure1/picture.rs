@@ -11,8 +11,8 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{Color, IntoFont, RGBColor, ShapeStyle, TextStyle};
 
 use super::timeline::Timeline;
-use crate::experiment::font::FONT;
-use crate::experiment::picture::{self, Picture};
+use crate::experiment::common::font::FONT;
+use crate::experiment::common::picture::{self, Picture};
 
 const SIZE: (u32, u32) = (1120, 470);
 /// Where time is drawn, from left to right.

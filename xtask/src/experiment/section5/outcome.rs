@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::json;
 
-use super::super::reports::Speeds;
+use crate::experiment::common::reports::Speeds;
 
 /// The paper's result: the target's speed with N = 1000, of that before.
 pub(super) const PAPER: f64 = 1.0 / 4000.0;

@@ -14,8 +14,8 @@ use plotters::series::{DashedLineSeries, LineSeries};
 use plotters::style::{BLACK, Color, RGBColor, WHITE};
 
 use super::outcome::{Outcome, PAPER, Placement};
-use crate::experiment::font::FONT;
-use crate::experiment::picture::{self, Picture};
+use crate::experiment::common::font::FONT;
+use crate::experiment::common::picture::{self, Picture};
 
 const SIZE: (u32, u32) = (1160, 520);
 
@@ -245,7 +245,7 @@ fn one_in(ratio: f64) -> String {
 mod tests {
     use super::super::outcome::tests::outcome;
     use super::*;
-    use crate::experiment::font;
+    use crate::experiment::common::font;
 
     #[test]
     fn a_target_that_did_nothing_is_drawn_at_half_a_unit() {

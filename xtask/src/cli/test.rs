@@ -1,0 +1,241 @@
+//! `cargo xtask test`: every check there is, and one line that sums them up.
+
+use std::fmt;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::sync::LazyLock;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use regex::Regex;
+
+use crate::testbed::machine::Kind;
+use crate::testbed::progress::Step;
+use crate::testbed::provision::{self, Toolchain};
+use crate::testbed::{build, choice, kernel, options, paths};
+
+/// Emulators that run at the same time.
+const MACHINES_AT_A_TIME: &str = "--test-threads=2";
+
+const MACHINE_HELP: &str = "\
+Emulator for the tests that run on any; by default QEMU where KVM really offers nested VMX and tarpit \
+comes up under it, else Bochs. Tests that assert ticks or shares of the CPU always run in Bochs";
+
+/// What to test.
+#[derive(Args, Clone, Debug)]
+#[command(mut_arg("wish", |machine| machine.help(MACHINE_HELP)))]
+pub(super) struct Options {
+    /// Only tests with this in their names, and no format or lint checks
+    filter: Option<String>,
+    /// Leave out the tests that boot machines
+    #[arg(long)]
+    host_only: bool,
+    #[command(flatten)]
+    machine: options::Machine,
+}
+
+/// How many of what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    passed: u32,
+    failed: u32,
+    skipped: u32,
+}
+
+impl Tally {
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+
+    /// The counts in a line of libtest's that begins with "test result:".
+    fn from_line(line: &str) -> Option<Self> {
+        static RESULT: LazyLock<Regex> = LazyLock::new(|| {
+            Regex::new(r"^test result: .* (\d+) passed; (\d+) failed; (\d+) ignored")
+                .expect("a valid expression")
+        });
+        let (_, [passed, failed, skipped]) = RESULT.captures(line)?.extract();
+        Some(Self {
+            passed: passed.parse().ok()?,
+            failed: failed.parse().ok()?,
+            skipped: skipped.parse().ok()?,
+        })
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} passed, {} failed, {} skipped",
+            self.passed, self.failed, self.skipped
+        )
+    }
+}
+
+/// Runs the checks and prints the summary. True if nothing failed.
+///
+/// # Errors
+/// When set-up fails: a test that fails is no error.
+pub(super) fn run(options: &Options) -> Result<bool> {
+    let mut total = Tally::default();
+    let filter = options.filter.as_deref();
+    let toolchain = Toolchain::ensure()?;
+    if filter.is_none() {
+        total.add(check("Format", cargo("fmt").args(["--all", "--check"]))?);
+        total.add(check(
+            "Lints, host",
+            cargo("clippy").args(["--workspace", "--all-targets", "--", "-D", "warnings"]),
+        )?);
+        total.add(bare_metal_lints(&toolchain)?);
+    }
+    provision::ensure_packages(provision::TEST_PACKAGES)?;
+    let mut host = cargo("test");
+    host.args(["--workspace", "--exclude", "tests", "--no-fail-fast"])
+        .args(filter);
+    total.add(tests("Host tests", &mut host)?);
+
+    if !options.host_only {
+        // Before the cases start, two at a time: they would all set up the same things.
+        choice::ensure_installed(Kind::Bochs)?;
+        choice::ensure_installed(Kind::QemuTcg)?;
+        provision::ensure_packages(provision::IMAGE_PACKAGES)?;
+        kernel::fetch(kernel::Series::default())?;
+        kernel::fetch_xen()?;
+        build::all()?;
+        let machine = options.machine.pick()?;
+        let mut emulator = cargo("test");
+        emulator.args([
+            "--package",
+            "tests",
+            "--test",
+            "emulator",
+            "--",
+            MACHINES_AT_A_TIME,
+        ]);
+        emulator.args(filter);
+        emulator.env(choice::TEST_MACHINE, choice::test_machine(machine));
+        total.add(tests("Emulator tests", &mut emulator)?);
+    }
+    println!("{total}");
+    Ok(total.failed == 0)
+}
+
+fn cargo(subcommand: &str) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    command.arg(subcommand).current_dir(paths::workspace());
+    command
+}
+
+fn bare_metal_lints(toolchain: &Toolchain) -> Result<Tally> {
+    const NAME: &str = "Lints, bare metal";
+    if *toolchain == Toolchain::BuildStd {
+        eprintln!("{NAME}: skipped, Debian's Rust has no clippy that could build the target");
+        return Ok(Tally {
+            skipped: 1,
+            ..Tally::default()
+        });
+    }
+    let mut command = toolchain.cargo("clippy");
+    command.arg("--release").current_dir(paths::workspace());
+    for package in build::bare_metal_packages()? {
+        command.args(["--package", &package]);
+    }
+    check(NAME, command.args(["--", "-D", "warnings"]))
+}
+
+/// A check that passes or fails as a whole.
+fn check(name: &str, command: &mut Command) -> Result<Tally> {
+    eprintln!("== {name}");
+    let status = command
+        .status()
+        .with_context(|| format!("cannot run {command:?}"))?;
+    Ok(if status.success() {
+        Tally {
+            passed: 1,
+            ..Tally::default()
+        }
+    } else {
+        eprintln!("{name}: FAILED");
+        Tally {
+            failed: 1,
+            ..Tally::default()
+        }
+    })
+}
+
+/// Runs something that reports as libtest does, shows what it says and adds up its results.
+fn tests(name: &str, command: &mut Command) -> Result<Tally> {
+    eprintln!("== {name}");
+    let step = Step::begin(name);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run {command:?}"))?;
+    let mut total = Tally::default();
+    let output = child.stdout.take().context("no output")?;
+    for line in BufReader::new(output).lines() {
+        let line = line?;
+        let tally = Tally::from_line(&line);
+        total.add(tally.unwrap_or_default());
+        step.detail(total.to_string());
+        // Most crates have some program without tests: not worth five lines each.
+        let is_empty = line.is_empty() || line == "running 0 tests";
+        if !is_empty && tally != Some(Tally::default()) {
+            step.note(&line);
+        }
+    }
+    if !child.wait()?.success() && total.failed == 0 {
+        // It did not compile, or died.
+        eprintln!("{name}: FAILED");
+        total.failed = 1;
+    }
+    Ok(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_all_test_programs_are_added_up() {
+        let output = "\
+running 3 tests
+test a ... ok
+test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s
+test result: FAILED. 10 passed; 3 failed; 0 ignored; 0 measured; 2 filtered out; finished in 1.0s
+";
+        let mut total = Tally::default();
+        output
+            .lines()
+            .filter_map(Tally::from_line)
+            .for_each(|tally| total.add(tally));
+        assert_eq!(total.to_string(), "12 passed, 3 failed, 1 skipped");
+    }
+
+    #[test]
+    fn a_check_counts_as_one_test() -> Result<()> {
+        assert_eq!(check("true", &mut Command::new("true"))?.passed, 1);
+        assert_eq!(check("false", &mut Command::new("false"))?.failed, 1);
+        Ok(())
+    }
+
+    #[test]
+    fn a_test_program_that_dies_before_its_summary_has_failed() -> Result<()> {
+        let mut command = Command::new("sh");
+        command.args([
+            "-c",
+            "echo 'test result: ok. 1 passed; 0 failed; 0 ignored'; exit 101",
+        ]);
+        assert_eq!(
+            tests("died", &mut command)?,
+            Tally {
+                passed: 1,
+                failed: 1,
+                skipped: 0
+            }
+        );
+        Ok(())
+    }
+}

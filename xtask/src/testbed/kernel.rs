@@ -1,0 +1,275 @@
+//! Stock kernels of Debian's: the newest of a series of Linux, and Xen; fetched and unpacked but never
+//! installed.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use flate2::read::GzDecoder;
+use xshell::{Shell, cmd};
+
+use crate::testbed::progress::Step;
+use crate::testbed::{paths, provision};
+
+/// A kernel that Debian builds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Series {
+    /// Linux 6.1 for clouds (CFS scheduler)
+    #[default]
+    #[value(name = "6.1")]
+    V6_1,
+    /// Linux 6.12 for clouds (EEVDF scheduler)
+    #[value(name = "6.12")]
+    V6_12,
+    /// Linux 6.1 with PREEMPT_RT
+    #[value(name = "rt")]
+    Rt,
+}
+
+impl Series {
+    /// The name that the command line uses.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::V6_1 => "6.1",
+            Self::V6_12 => "6.12",
+            Self::Rt => "rt",
+        }
+    }
+
+    fn source(self) -> Source {
+        Source {
+            packages: match self {
+                Self::V6_1 => r"^linux-image-6\.1\.0-[0-9]+-cloud-amd64-unsigned$",
+                Self::V6_12 => r"^linux-image-6\.12\.[0-9]+\+deb12-cloud-amd64-unsigned$",
+                Self::Rt => r"^linux-image-6\.1\.0-[0-9]+-rt-amd64-unsigned$",
+            },
+            image: "vmlinuz-",
+            image_end: "",
+        }
+    }
+}
+
+/// The part of a package that is all of it.
+const WHOLE: &str = "";
+
+/// Where a kernel comes from.
+#[derive(Clone, Copy, Debug)]
+struct Source {
+    /// A regular expression for the names of its packages.
+    packages: &'static str,
+    /// How the name of the image in them begins.
+    image: &'static str,
+    /// How it ends.
+    image_end: &'static str,
+}
+
+/// Xen. Its image is compressed.
+const XEN: Source = Source {
+    packages: r"^xen-hypervisor-[0-9]+\.[0-9]+-amd64$",
+    image: "xen-",
+    image_end: "-amd64.gz",
+};
+
+/// The kernel image of this series, from `target/downloads` or else from Debian's archive.
+///
+/// # Errors
+/// When the archive has none or cannot be reached.
+pub fn fetch(series: Series) -> Result<PathBuf> {
+    let directory = paths::downloads().join("kernels").join(series.name());
+    fetch_part(series.source(), "boot", &directory)
+}
+
+/// Xen, a multiboot image, from `target/downloads` or else from Debian's archive.
+///
+/// # Errors
+/// As [`fetch`].
+pub fn fetch_xen() -> Result<PathBuf> {
+    let directory = paths::downloads().join("kernels").join("xen");
+    let compressed = fetch_part(XEN, "boot", &directory)?;
+    let image = compressed.with_extension("");
+    if !image.exists() {
+        // Under its name only when it is whole: other runs use it, too.
+        let mut temporary = tempfile::NamedTempFile::new_in(&directory)?;
+        let mut decoder = GzDecoder::new(File::open(&compressed)?);
+        std::io::copy(&mut decoder, &mut temporary)
+            .with_context(|| format!("cannot unpack {}", compressed.display()))?;
+        temporary.persist(&image)?;
+    }
+    Ok(image)
+}
+
+/// A kernel with its modules.
+#[derive(Clone, Debug)]
+pub struct Package {
+    /// The kernel image.
+    pub image: PathBuf,
+    /// The directory of all modules.
+    pub modules: PathBuf,
+}
+
+/// As [`fetch`], with the modules of the same build.
+///
+/// # Errors
+/// As [`fetch`].
+pub fn fetch_with_modules(series: Series) -> Result<Package> {
+    let directory = paths::downloads().join("packages").join(series.name());
+    Ok(Package {
+        image: fetch_part(series.source(), WHOLE, &directory)?,
+        modules: directory.join("lib/modules"),
+    })
+}
+
+/// The kernel image in this part of a source's newest package, which is kept in `directory`.
+fn fetch_part(source: Source, part: &str, directory: &Path) -> Result<PathBuf> {
+    if let Some(image) = image_below(directory, source) {
+        return Ok(image);
+    }
+    let sh = Shell::new()?;
+    let package = match resolve(&sh, source)? {
+        Some(package) => package,
+        None => {
+            provision::update_package_lists()?;
+            resolve(&sh, source)?.with_context(|| {
+                format!("no package matches {}: is this Debian 12?", source.packages)
+            })?
+        }
+    };
+    if download(&sh, source, &package, part, directory).is_err() {
+        // The archive has moved on from the version that apt's lists name.
+        provision::update_package_lists()?;
+        let package = resolve(&sh, source)?.context("the package has vanished")?;
+        download(&sh, source, &package, part, directory)?;
+    }
+    image_below(directory, source).with_context(|| format!("{package} holds no kernel image"))
+}
+
+fn resolve(sh: &Shell, source: Source) -> Result<Option<String>> {
+    let pattern = source.packages;
+    let listing = cmd!(sh, "apt-cache search --names-only {pattern}")
+        .quiet()
+        .read()
+        .context("apt-cache failed: is this Debian? --kernel FILE takes any bzImage")?;
+    Ok(newest(&listing))
+}
+
+/// The package with the highest version in apt-cache's lines of `package - description`.
+fn newest(listing: &str) -> Option<String> {
+    listing
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .max_by_key(|package| numbers(package))
+        .map(str::to_owned)
+}
+
+/// The numbers in a package's name: they order as the versions do.
+fn numbers(package: &str) -> Vec<u64> {
+    package
+        .split(|c: char| !c.is_ascii_digit())
+        .filter_map(|digits| digits.parse().ok())
+        .collect()
+}
+
+/// Fetches a package and puts this part of it in the place of `directory`.
+fn download(sh: &Shell, source: Source, package: &str, part: &str, directory: &Path) -> Result<()> {
+    let _step = Step::begin(format!("Fetching {package} from Debian's archive"));
+    let downloads = paths::downloads();
+    sh.create_dir(&downloads)?;
+    let temporary = tempfile::tempdir_in(&downloads)?;
+    let inside = sh.push_dir(temporary.path());
+    // apt's own user cannot write here; as anyone but root there is no such user.
+    let sandbox: &[&str] = if provision::is_root() {
+        &["-o", "APT::Sandbox::User=root"]
+    } else {
+        &[]
+    };
+    cmd!(sh, "apt-get {sandbox...} download --quiet {package}")
+        .quiet()
+        .ignore_stdout()
+        .run()?;
+    let is_package = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "deb");
+    let Some(file) = sh.read_dir(".")?.into_iter().find(is_package) else {
+        bail!("apt-get downloaded no {package}");
+    };
+    drop(inside);
+    let parent = directory.parent().context("no parent directory")?;
+    sh.create_dir(parent)?;
+    let unpacked = tempfile::tempdir_in(parent)?;
+    let to = unpacked.path();
+    cmd!(sh, "dpkg -x {file} {to}").quiet().run()?;
+    match std::fs::rename(to.join(part), directory) {
+        // Another run was faster.
+        Err(_) if image_below(directory, source).is_some() => Ok(()),
+        result => {
+            result.with_context(|| format!("cannot keep {package} in {}", directory.display()))
+        }
+    }
+}
+
+/// The kernel image in this directory, or in `boot` below it.
+fn image_below(directory: &Path, source: Source) -> Option<PathBuf> {
+    let mut images: Vec<PathBuf> = [directory, &directory.join("boot")]
+        .into_iter()
+        .filter_map(|directory| std::fs::read_dir(directory).ok())
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| {
+            path.file_name().is_some_and(|name| {
+                let name = name.to_string_lossy();
+                name.starts_with(source.image) && name.ends_with(source.image_end)
+            })
+        })
+        .collect();
+    images.sort();
+    images.pop()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_package_has_the_highest_number_not_the_last_name() {
+        let listing = "\
+linux-image-6.12.9+deb12-cloud-amd64-unsigned - Linux 6.12
+linux-image-6.12.117+deb12-cloud-amd64-unsigned - Linux 6.12 for x86-64 cloud
+linux-image-6.12.88+deb12-cloud-amd64-unsigned - Linux 6.12
+";
+        assert_eq!(
+            newest(listing).as_deref(),
+            Some("linux-image-6.12.117+deb12-cloud-amd64-unsigned")
+        );
+    }
+
+    #[test]
+    fn an_archive_without_the_series_has_no_newest() {
+        assert_eq!(newest(""), None);
+    }
+
+    #[test]
+    fn each_series_matches_its_own_packages_only() -> Result<()> {
+        let names = [
+            (
+                Series::V6_1.source(),
+                "linux-image-6.1.0-56-cloud-amd64-unsigned",
+            ),
+            (
+                Series::V6_12.source(),
+                "linux-image-6.12.117+deb12-cloud-amd64-unsigned",
+            ),
+            (
+                Series::Rt.source(),
+                "linux-image-6.1.0-56-rt-amd64-unsigned",
+            ),
+            (XEN, "xen-hypervisor-4.17-amd64"),
+        ];
+        for (source, own) in names {
+            let pattern = regex::Regex::new(source.packages)?;
+            for (_, name) in names {
+                assert_eq!(pattern.is_match(name), name == own, "{source:?} and {name}");
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,179 @@
+//! The machine that tarpit boots on: a PC in Bochs or QEMU, its serial line and its end.
+
+use std::fs::File;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::testbed::paths;
+
+mod bochs;
+mod end;
+mod qemu;
+mod spec;
+
+pub use end::{End, Files};
+pub use spec::{Boot, DEFAULT_IPS, Hardware, Kind, Spec};
+
+/// How long an emulator may take to open the serial line.
+const CONNECT_WITHIN: Duration = Duration::from_secs(60);
+
+/// A machine that runs. Dropping it pulls the plug.
+#[derive(Debug)]
+pub struct Machine {
+    kind: Kind,
+    child: Child,
+    serial: TcpStream,
+    files: Files,
+}
+
+impl Machine {
+    /// Starts a machine and connects to its serial line.
+    ///
+    /// # Errors
+    /// When the emulator is not installed or ends before it has a serial line.
+    pub fn start(kind: Kind, spec: &Spec) -> Result<Self> {
+        let files = Files::new(&spec.name)?;
+        // The emulator connects to us: no port has to be guessed, so any number can run.
+        let listener = TcpListener::bind(("127.0.0.1", 0))?;
+        let port = listener.local_addr()?.port();
+        let mut command = match kind {
+            Kind::Bochs => bochs::command(spec, port, &files)?,
+            Kind::QemuKvm => qemu::command(spec, port, true),
+            Kind::QemuTcg => qemu::command(spec, port, false),
+        };
+        let output = File::create(&files.output)?;
+        command
+            .stdin(Stdio::piped())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            // Ctrl-C in the user's terminal is ours to handle.
+            .process_group(0);
+        // SAFETY: the closure runs between fork and exec and only makes a system call, which
+        // is async-signal-safe; it touches no memory of ours.
+        unsafe { command.pre_exec(die_with_parent) };
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("cannot run {}", command.get_program().display()))?;
+        if kind != Kind::Bochs {
+            qemu::negotiate(&mut child)?;
+        }
+        match accept(&listener, &mut child) {
+            Ok(serial) => Ok(Self {
+                kind,
+                child,
+                serial,
+                files,
+            }),
+            Err(error) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                let said = std::fs::read_to_string(&files.output).unwrap_or_default();
+                Err(error.context(format!("{kind} did not start:\n{said}")))
+            }
+        }
+    }
+
+    /// What runs it.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Its serial line, COM1.
+    pub fn serial(&self) -> &TcpStream {
+        &self.serial
+    }
+
+    /// Where its logs are.
+    pub fn files(&self) -> &Files {
+        &self.files
+    }
+
+    /// How many instructions the machine has executed: Bochs's measure of time. The machine
+    /// stands still while it is asked.
+    ///
+    /// # Errors
+    /// When the machine is not Bochs, or has ended.
+    pub fn ticks(&mut self) -> Result<u64> {
+        if self.kind != Kind::Bochs {
+            bail!("{} does not count instructions", self.kind);
+        }
+        bochs::ticks(&mut self.child, &self.files)
+    }
+
+    /// How it ended, if it has.
+    ///
+    /// # Errors
+    /// When the process cannot be observed.
+    pub fn end(&mut self) -> Result<Option<End>> {
+        let Some(status) = self.child.try_wait()? else {
+            return Ok(None);
+        };
+        let end = match self.kind {
+            Kind::Bochs => bochs::end(&self.files),
+            Kind::QemuKvm | Kind::QemuTcg => qemu::end(&self.files),
+        };
+        Ok(Some(end.unwrap_or_else(|| {
+            End::Failed(format!(
+                "{status}; see {}",
+                paths::shown(&self.files.output)
+            ))
+        })))
+    }
+
+    /// Waits until it has ended, at most for `limit`.
+    ///
+    /// # Errors
+    /// When it still runs then.
+    pub fn wait(&mut self, limit: Duration) -> Result<End> {
+        let began = Instant::now();
+        loop {
+            if let Some(end) = self.end()? {
+                return Ok(end);
+            }
+            if began.elapsed() >= limit {
+                bail!("the machine still runs after {} s", limit.as_secs());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// An emulator must not go on at full speed after whoever watches it was killed.
+fn die_with_parent() -> std::io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    Ok(())
+}
+
+fn accept(listener: &TcpListener, child: &mut Child) -> Result<TcpStream> {
+    listener.set_nonblocking(true)?;
+    let began = Instant::now();
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false)?;
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error.into()),
+        }
+        if let Some(status) = child.try_wait()? {
+            bail!("it ended with {status}");
+        }
+        if began.elapsed() > CONNECT_WITHIN {
+            bail!("no serial line after {} s", CONNECT_WITHIN.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

@@ -1,0 +1,27 @@
+//! The test bed: everything between an empty Debian machine and a console of tarpit's.
+//!
+//! From the bottom: packages and toolchains ([`provision`]); programs, kernels and RAM disks
+//! ([`build`], [`kernel`], [`initramfs`]); bootable CDs ([`image`]) with boot modules ([`module`]);
+//! emulated machines ([`machine`]) and their serial lines ([`serial`]). On top, [`setup`] puts a
+//! machine with guests together, [`choice`] says which emulator to use here, and [`options`] is what
+//! a user can say about both.
+
+pub mod build;
+pub mod choice;
+pub mod claim;
+pub mod findings;
+pub mod image;
+pub mod initramfs;
+pub mod kernel;
+pub mod machine;
+pub mod module;
+pub mod options;
+pub mod paths;
+pub mod progress;
+pub mod provision;
+pub mod screen;
+pub mod serial;
+pub mod setup;
+pub mod verdict;
+
+pub use setup::Setup;

@@ -1,0 +1,219 @@
+//! A machine with tarpit and guests, put together piece by piece: what `run`, the benchmark, the
+//! experiments and the tests start from.
+//!
+//! ```no_run
+//! # fn main() -> anyhow::Result<()> {
+//! use xtask::testbed::Setup;
+//! use xtask::testbed::module::Guest;
+//!
+//! let mut session = Setup::new("example")
+//!     .cpus(2)
+//!     .options("on-end=poweroff")
+//!     .kernel("exits", &Guest::new("small"))?
+//!     .boot()?;
+//! session.wait_for("vm small ended: ")?;
+//! # Ok(())
+//! # }
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use crate::testbed::build;
+use crate::testbed::image::{self, Contents};
+use crate::testbed::initramfs::{self, Shell};
+use crate::testbed::kernel::{self, Series};
+use crate::testbed::machine::{Boot, Hardware, Kind, Spec};
+use crate::testbed::module::{Guest, LINUX_CONSOLE, Module};
+use crate::testbed::serial::Session;
+
+/// How tarpit gets into memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Loader {
+    /// GRUB, from a CD, by multiboot 2.
+    Grub,
+    /// QEMU itself, by multiboot 1. It loads no modules here.
+    Qemu,
+}
+
+/// A machine with tarpit that is being put together.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    name: String,
+    kind: Kind,
+    hardware: Hardware,
+    loader: Loader,
+    options: String,
+    modules: Vec<Module>,
+}
+
+impl Setup {
+    /// Bochs with one CPU and 1 GiB, and tarpit without options and guests. The name is that of the
+    /// image and of the log files.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            kind: Kind::Bochs,
+            hardware: Hardware::default(),
+            loader: Loader::Grub,
+            options: String::new(),
+            modules: Vec::new(),
+        }
+    }
+
+    /// On this machine instead of Bochs.
+    #[must_use]
+    pub fn on(mut self, kind: Kind) -> Self {
+        self.kind = kind;
+        self
+    }
+
+    /// With this RAM in MiB.
+    #[must_use]
+    pub fn memory_mib(mut self, mib: u32) -> Self {
+        self.hardware.memory_mib = mib;
+        self
+    }
+
+    /// With so many physical CPUs.
+    #[must_use]
+    pub fn cpus(mut self, cpus: u32) -> Self {
+        self.hardware.cpus = cpus;
+        self
+    }
+
+    /// With another length of an emulated second, in instructions (Bochs only).
+    #[must_use]
+    pub fn ips(mut self, ips: u64) -> Self {
+        self.hardware.ips = ips;
+        self
+    }
+
+    /// With these words on tarpit's command line, behind those that are there.
+    #[must_use]
+    pub fn options(mut self, words: &str) -> Self {
+        for word in words.split_whitespace() {
+            if !self.options.is_empty() {
+                self.options.push(' ');
+            }
+            self.options.push_str(word);
+        }
+        self
+    }
+
+    /// With one more boot module.
+    #[must_use]
+    pub fn module(mut self, module: Module) -> Self {
+        self.modules.push(module);
+        self
+    }
+
+    /// With a guest kernel of our own, by its program's name under `guest-images/kernels`.
+    ///
+    /// # Errors
+    /// When there is none of this name, or it does not compile.
+    pub fn kernel(self, program: &str, guest: &Guest) -> Result<Self> {
+        Ok(self.module(guest.kernel(build::all()?.kernel(program)?)))
+    }
+
+    /// With a stock Debian kernel and the workload. The guest's command line gets the console in
+    /// front, and no other parameter.
+    ///
+    /// # Errors
+    /// When the kernel cannot be fetched, or the workload does not compile.
+    pub fn debian(self, series: Series, guest: &Guest) -> Result<Self> {
+        let kernel = kernel::fetch(series)?;
+        let initrd = initramfs::pack("workload", &build::all()?.workload, Shell::None)?;
+        Ok(self.linux(&kernel, &initrd, guest))
+    }
+
+    /// With any Linux. The guest's command line gets the console in front, and no other parameter.
+    #[must_use]
+    pub fn linux(self, kernel: &Path, initrd: &Path, guest: &Guest) -> Self {
+        let command_line = format!("{LINUX_CONSOLE} {}", guest.command_line);
+        let guest = guest.clone().command_line(command_line.trim_end());
+        self.module(guest.kernel(kernel))
+            .module(Module::initrd(initrd, &guest.name))
+    }
+
+    /// Loaded by QEMU itself, which speaks multiboot 1, and without modules.
+    #[must_use]
+    pub fn by_multiboot_1(mut self) -> Self {
+        self.loader = Loader::Qemu;
+        self
+    }
+
+    /// The boot modules so far.
+    pub fn modules(&self) -> &[Module] {
+        &self.modules
+    }
+
+    /// Makes the bootable CD `target/images/NAME.iso`, or `output`.
+    ///
+    /// # Errors
+    /// When tarpit does not compile, or as [`image::make`].
+    pub fn image(&self, output: Option<&Path>) -> Result<PathBuf> {
+        let contents = Contents::Tarpit {
+            tarpit: build::all()?.tarpit.clone(),
+            options: self.options.clone(),
+            modules: self.modules.clone(),
+        };
+        image::make(&self.name, &contents, output)
+    }
+
+    /// Switches it on.
+    ///
+    /// # Errors
+    /// When something cannot be built, or the emulator does not start.
+    pub fn boot(self) -> Result<Session> {
+        let boot = match self.loader {
+            Loader::Grub => Boot::Iso(self.image(None)?),
+            Loader::Qemu => Boot::Multiboot {
+                image: build::all()?.tarpit.clone(),
+                command_line: self.options,
+            },
+        };
+        let spec = Spec {
+            name: self.name,
+            boot,
+            hardware: self.hardware,
+        };
+        Session::start(self.kind, &spec)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_linux_has_the_console_in_front_of_its_words_and_its_ram_disk_behind_its_kernel() {
+        let guest = Guest::new("debian").command_line("quiet");
+        let setup = Setup::new("t").linux(Path::new("k"), Path::new("i"), &guest);
+        let lines: Vec<_> = setup
+            .modules()
+            .iter()
+            .map(|module| module.command_line.as_str())
+            .collect();
+        assert_eq!(
+            lines,
+            [
+                "kernel vm=debian mem=256M vcpus=1 -- console=ttyS0,115200 quiet",
+                "initrd vm=debian"
+            ]
+        );
+    }
+
+    #[test]
+    fn options_add_up() {
+        let setup = Setup::new("t")
+            .options("on-end=poweroff")
+            .options("")
+            .options(" virtual-apic=off  loglevel=debug ");
+        assert_eq!(
+            setup.options,
+            "on-end=poweroff virtual-apic=off loglevel=debug"
+        );
+    }
+}
