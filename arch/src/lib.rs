@@ -11,6 +11,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod addr;
 pub mod apic;
 pub mod cpuid;
 pub mod gpr;

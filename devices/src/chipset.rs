@@ -1,8 +1,11 @@
 //! The chipset of one VM: all its devices but the local APICs, and the wires between them.
 //!
-//! Whoever runs the guest hands in its port and MMIO accesses together with the time, calls
-//! [`Chipset::expire`] when [`Chipset::next_deadline`] has come, and is called back through
-//! [`ChipsetHost`] for all that leaves the chipset. Where everything is says
+//! Whoever runs the guest hands in its port and MMIO accesses together with the time and the
+//! guest's RAM ([`Environment`]), calls [`Chipset::expire`] when [`Chipset::next_deadline`] has
+//! come, and is called back through [`ChipsetHost`] for all that leaves the chipset.
+//!
+//! A device is a file here that implements [`bus::Device`], and a row of the table below, which
+//! says where it is. The numbers that firmware tables tell a guest, too, have their names in
 //! [`crate::platform_map`].
 //!
 //! ```text
@@ -14,31 +17,86 @@
 //!  HPET ──────────────── pins of its choice ─────────┘
 //! ```
 
-use crate::apic_message::ApicMessage;
-use crate::debug_exit::DebugExit;
-use crate::fw_cfg::FwCfg;
-use crate::hpet::{Hpet, Route};
-use crate::i8042::I8042;
-use crate::pit::Pit;
-use crate::platform_map::{HPET_ROUTES, SLEEP_TYPE_S5, irq, mmio};
-use crate::pm_timer::{PmTimer, Width};
-use crate::pm1::Pm1;
-use crate::post_port::PostPort;
-use crate::rtc::{NaiveDateTime, Rtc};
-use crate::speaker_port::SpeakerPort;
-use crate::test_device::TestDevice;
-use crate::time::{Hertz, Now, TimerTicks};
-use crate::uart::Uart;
-use interrupts::Interrupts;
-use pci_config::PciConfig;
-use reset::{ResetControl, SystemControlA};
+#[macro_use]
+mod table;
 
-mod interrupts;
+mod accesses;
+pub mod acpi_pm;
+pub mod bus;
+pub mod debug_exit;
+pub mod fw_cfg;
+pub mod hpet;
+pub mod i8042;
+pub mod ioapic;
 mod pci_config;
-mod ports;
+pub mod pic;
+pub mod pit;
+pub mod pm1;
+pub mod pm_timer;
+pub mod post_port;
 mod reset;
+pub mod rtc;
+pub mod speaker_port;
+pub mod test_device;
 #[cfg(test)]
 mod tests;
+pub mod uart;
+mod wires;
+
+use acpi_pm::AcpiPm;
+use bus::{Context, Decoder, Device, Region, Space};
+use bus::{byte_ports, memory, port_of_size, wide_ports};
+use debug_exit::DebugExit;
+use fw_cfg::FwCfg;
+use hpet::Hpet;
+use i8042::I8042;
+use ioapic::IoApicWindow;
+use pci_config::PciConfig;
+use pic::PicPorts;
+use post_port::PostPort;
+use reset::{ResetControl, SystemControlA};
+use rtc::{NaiveDateTime, Rtc};
+use speaker_port::PitAndSpeaker;
+use test_device::TestDevice;
+use uart::Uart;
+use wires::{Interrupts, Wire};
+
+pub use bus::Environment;
+
+use crate::apic_message::ApicMessage;
+use crate::platform_map::{HPET_ROUTES, IOAPIC_PINS, SLEEP_TYPE_S5, irq, mmio, port};
+use crate::time::{Hertz, Now, TimerTicks};
+
+devices! { |config, now|
+    pic: PicPorts = PicPorts, at [
+        byte_ports(port::PIC_MASTER, 2), byte_ports(port::PIC_SLAVE, 2), byte_ports(port::ELCR_MASTER, 2)
+    ], wired to [];
+    ioapic: IoApicWindow = IoApicWindow, at [memory(mmio::IOAPIC, mmio::IOAPIC_LENGTH)], wired to [];
+    pit: PitAndSpeaker = PitAndSpeaker::new(config.tsc),
+        at [byte_ports(port::PIT, 4), byte_ports(port::SYSTEM_CONTROL_B, 1)], wired to [Wire::Pit];
+    rtc: Rtc = Rtc::new(config.date, config.tsc, now), at [byte_ports(port::RTC_INDEX, 2)], wired to [Wire::Rtc];
+    hpet: Hpet = Hpet::new(config.tsc, HPET_ROUTES), at [memory(mmio::HPET, mmio::HPET_LENGTH)], wired to [];
+    acpi: AcpiPm = AcpiPm::new(config.tsc, SLEEP_TYPE_S5, now), at [
+        wide_ports(port::PM1A_EVENT, port::PM1A_EVENT_LENGTH as u16),
+        wide_ports(port::PM1A_CONTROL, port::PM1A_CONTROL_LENGTH as u16),
+        wide_ports(port::PM_TIMER, port::PM_TIMER_LENGTH as u16)
+    ], wired to [Wire::Irq(irq::SCI)];
+    com1: Uart = Uart::new(config.tsc), at [byte_ports(port::COM1, 8)], wired to [Wire::Irq(irq::COM1)];
+    i8042: I8042 = I8042::new(),
+        at [byte_ports(port::I8042_DATA, 1), byte_ports(port::I8042_COMMAND, 1)], wired to [Wire::Irq(irq::KEYBOARD)];
+    system_control_a: SystemControlA = SystemControlA::new(), at [byte_ports(port::SYSTEM_CONTROL_A, 1)], wired to [];
+    reset_control: ResetControl = ResetControl::new(), at [byte_ports(port::RESET_CONTROL, 1)], wired to [];
+    pci: PciConfig = PciConfig::new(),
+        at [port_of_size(port::PCI_CONFIG_ADDRESS, 4), wide_ports(port::PCI_CONFIG_DATA, 4)], wired to [];
+    post: PostPort = PostPort::new(), at [byte_ports(port::POST, 1)], wired to [];
+    debug_exit: DebugExit = DebugExit, at [wide_ports(port::DEBUG_EXIT, 1)], wired to [];
+    fw_cfg: FwCfg = FwCfg::new(config.processors, config.ram_size),
+        at [port_of_size(port::FW_CFG_SELECTOR, 2), byte_ports(port::FW_CFG_DATA, 1)], wired to [];
+    test_device: TestDevice = TestDevice::new(), at [
+        byte_ports(port::TEST_LATCH, 4), byte_ports(port::TEST_BYTES, 4),
+        wide_ports(port::TEST_IRQ_LINES, IOAPIC_PINS as u16), memory(mmio::TEST_MEMORY, mmio::TEST_MEMORY_LENGTH)
+    ], wired to [];
+}
 
 /// What a guest can ask of its power supply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,60 +146,52 @@ pub struct ChipsetConfig {
 /// The chipset of one VM. See the [module documentation](self).
 #[derive(Clone, Debug)]
 pub struct Chipset {
-    pm_timer: PmTimer,
-    /// When [`Chipset::expire`] is next needed: the earliest deadline of all devices. Kept
-    /// up to date by every operation that may move one.
-    next_deadline: TimerTicks,
+    devices: Devices,
     interrupts: Interrupts,
-    hpet: Hpet,
-    pit: Pit,
-    speaker_port: SpeakerPort,
-    rtc: Rtc,
-    pm1: Pm1,
-    uart: Uart,
-    i8042: I8042,
-    system_control_a: SystemControlA,
-    reset_control: ResetControl,
-    pci: PciConfig,
-    post: PostPort,
-    debug_exit: DebugExit,
-    fw_cfg: FwCfg,
-    test_device: TestDevice,
+    ports: Decoder<Id>,
+    memory: Decoder<Id>,
+    /// When each device next needs to expire, by its number.
+    deadlines: [TimerTicks; Id::ALL.len()],
+    /// When [`Chipset::expire`] is next needed: the earliest of the deadlines.
+    next_deadline: TimerTicks,
 }
 
 /// The deadline of a device that has none.
 const NEVER: TimerTicks = TimerTicks(u64::MAX);
 
 impl Chipset {
-    /// The chipset as firmware leaves it: interrupts masked, timers stopped, ACPI mode on.
+    /// Makes a chipset as firmware leaves it: interrupts masked, timers stopped, ACPI mode on.
     #[must_use]
     pub fn new(config: ChipsetConfig, now: Now) -> Self {
-        // The FADT's flag TMR_VAL_EXT is set.
-        let pm_timer = PmTimer::new(Width::Bits32, config.tsc);
+        let mut devices = Devices::new(&config, now);
+        let mut ports = Decoder::new();
+        let mut memory = Decoder::new();
+        for &id in Id::ALL {
+            if !devices.get(id).is_present() {
+                continue;
+            }
+            for (number, &region) in id.regions().iter().enumerate() {
+                match region.space {
+                    Space::Ports => ports.add(region, number, id),
+                    Space::Memory => memory.add(region, number, id),
+                }
+            }
+        }
         let mut chipset = Self {
-            pm_timer,
-            next_deadline: NEVER,
+            devices,
             interrupts: Interrupts::new(),
-            hpet: Hpet::new(config.tsc, HPET_ROUTES),
-            pit: Pit::new(config.tsc),
-            speaker_port: SpeakerPort::new(),
-            rtc: Rtc::new(config.date, config.tsc, now),
-            pm1: Pm1::new(pm_timer, SLEEP_TYPE_S5, now),
-            uart: Uart::new(config.tsc),
-            i8042: I8042::new(),
-            system_control_a: SystemControlA::new(),
-            reset_control: ResetControl::new(),
-            pci: PciConfig::new(),
-            post: PostPort::new(),
-            debug_exit: DebugExit,
-            fw_cfg: FwCfg::new(config.processors, config.ram_size),
-            test_device: TestDevice::new(),
+            ports,
+            memory,
+            deadlines: [NEVER; Id::ALL.len()],
+            next_deadline: NEVER,
         };
-        chipset.update_deadline();
+        for &id in Id::ALL {
+            chipset.update_deadline(id);
+        }
         chipset
     }
 
-    /// When [`Chipset::expire`] is next needed.
+    /// Returns when [`Chipset::expire`] is next needed.
     #[inline]
     #[must_use]
     pub fn next_deadline(&self) -> Option<TimerTicks> {
@@ -149,169 +199,102 @@ impl Chipset {
     }
 
     /// Does what is due.
-    pub fn expire(&mut self, now: Now, host: &mut impl ChipsetHost) {
-        if now.timer < self.next_deadline {
+    pub fn expire(&mut self, env: &mut Environment<'_>) {
+        if env.now.timer < self.next_deadline {
             return;
         }
-        let interrupts = &mut self.interrupts;
-        let due = |deadline: Option<TimerTicks>| deadline.is_some_and(|at| at <= now.timer);
-        if due(self.hpet.next_deadline()) {
-            self.hpet.expire(now, &mut |timer, route, level| {
-                interrupts.set_hpet(timer, route, level, host);
-            });
+        for &id in Id::ALL {
+            if self.deadlines[id as usize] <= env.now.timer {
+                let mut cx = context(&mut self.interrupts, id, env);
+                self.devices.get(id).expire(&mut cx);
+                self.update_deadline(id);
+            }
         }
-        if due(self.pit.next_deadline()) {
-            self.pit
-                .expire(now, &mut |level| interrupts.set_pit(level, host));
-        }
-        if due(self.rtc.next_deadline()) {
-            self.rtc
-                .expire(now, &mut |level| interrupts.set_rtc(level, host));
-        }
-        if due(self.pm1.next_deadline()) {
-            self.pm1.expire(now, &mut |level| {
-                interrupts.set_irq(irq::SCI, level, host);
-            });
-        }
-        if due(self.uart.next_deadline()) {
-            self.uart.expire(now, &mut |level| {
-                interrupts.set_irq(irq::COM1, level, host);
-            });
-        }
-        self.update_deadline();
     }
 
-    fn update_deadline(&mut self) {
-        self.next_deadline = [
-            self.hpet.next_deadline(),
-            self.pit.next_deadline(),
-            self.rtc.next_deadline(),
-            self.pm1.next_deadline(),
-            self.uart.next_deadline(),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
-        .unwrap_or(NEVER);
+    /// Puts all devices into the state that they have after power-up. The RTC keeps its time and
+    /// its memory.
+    pub fn reset(&mut self, env: &mut Environment<'_>) {
+        for &id in Id::ALL {
+            let mut cx = context(&mut self.interrupts, id, env);
+            self.devices.get(id).reset(&mut cx);
+            self.update_deadline(id);
+        }
     }
 
-    /// Reads `size` bytes (1, 2, 4 or 8) at the guest-physical address `address`; `None` if
-    /// no device of the chipset is there.
-    pub fn mmio_read(&self, now: Now, address: u64, size: u8) -> Option<u64> {
-        if let Some(offset) = offset_in(address, mmio::IOAPIC, mmio::IOAPIC_LENGTH) {
-            return Some(self.interrupts.read_ioapic(offset, size));
+    /// Follows a call to a device that may have moved its deadline.
+    fn update_deadline(&mut self, id: Id) {
+        let deadline = self.devices.get(id).next_deadline().unwrap_or(NEVER);
+        let before = core::mem::replace(&mut self.deadlines[id as usize], deadline);
+        if deadline != before {
+            self.next_deadline = self.deadlines.iter().copied().min().unwrap_or(NEVER);
         }
-        if let Some(offset) = offset_in(address, mmio::HPET, mmio::HPET_LENGTH) {
-            return Some(self.hpet.read(u64::from(offset), usize::from(size), now));
-        }
-        let offset = offset_in(address, mmio::TEST_MEMORY, mmio::TEST_MEMORY_LENGTH)?;
-        Some(self.test_device.read_memory(offset, size))
-    }
-
-    /// Writes the low `size` bytes (1, 2, 4 or 8) of `value` at the guest-physical address
-    /// `address`. Returns whether a device of the chipset is there.
-    pub fn mmio_write(
-        &mut self,
-        now: Now,
-        address: u64,
-        size: u8,
-        value: u64,
-        host: &mut impl ChipsetHost,
-    ) -> bool {
-        if let Some(offset) = offset_in(address, mmio::IOAPIC, mmio::IOAPIC_LENGTH) {
-            self.interrupts.write_ioapic(offset, size, value, host);
-            return true;
-        }
-        if let Some(offset) = offset_in(address, mmio::HPET, mmio::HPET_LENGTH) {
-            self.write_hpet(now, offset, size, value, host);
-            return true;
-        }
-        if let Some(offset) = offset_in(address, mmio::TEST_MEMORY, mmio::TEST_MEMORY_LENGTH) {
-            self.test_device.write_memory(offset, size, value);
-            return true;
-        }
-        false
-    }
-
-    fn write_hpet(
-        &mut self,
-        now: Now,
-        offset: u16,
-        size: u8,
-        value: u64,
-        host: &mut impl ChipsetHost,
-    ) {
-        let interrupts = &mut self.interrupts;
-        let mut outputs =
-            |timer, route: Route, level| interrupts.set_hpet(timer, route, level, host);
-        self.hpet.write(
-            u64::from(offset),
-            usize::from(size),
-            value,
-            now,
-            &mut outputs,
-        );
-        self.interrupts
-            .set_legacy_replacement(self.hpet.legacy_replacement(), host);
-        self.update_deadline();
     }
 
     /// A local APIC tells of the end of the level-triggered interrupt `vector`.
-    pub fn end_of_interrupt(&mut self, vector: u8, host: &mut impl ChipsetHost) {
+    pub fn end_of_interrupt(&mut self, vector: u8, host: &mut dyn ChipsetHost) {
         self.interrupts.end_of_interrupt(vector, host);
     }
 
-    /// The interrupt acknowledge (INTA) cycle of a processor that accepts an ExtINT: the
+    /// The interrupt acknowledge (INTA) cycle of a processor that accepts an ExtINT. Returns the
     /// vector of the 8259A pair.
     #[must_use]
-    pub fn acknowledge_pic(&mut self, host: &mut impl ChipsetHost) -> u8 {
+    pub fn acknowledge_pic(&mut self, host: &mut dyn ChipsetHost) -> u8 {
         self.interrupts.acknowledge_pic(host)
     }
 
-    /// Whether COM1 has room for a byte of input.
+    /// Tells whether COM1 has room for a byte of input.
     #[must_use]
     pub const fn serial_can_receive(&self) -> bool {
-        self.uart.can_receive()
+        self.devices.com1.can_receive()
     }
 
     /// Gives COM1 a byte of input. Without room ([`Chipset::serial_can_receive`]) it is lost
     /// and the guest sees an overrun.
-    pub fn serial_receive(&mut self, now: Now, byte: u8, host: &mut impl ChipsetHost) {
-        let interrupts = &mut self.interrupts;
-        let mut line = |level| interrupts.set_irq(irq::COM1, level, host);
-        self.uart.receive(now, byte, &mut line);
-        self.update_deadline();
+    pub fn serial_receive(&mut self, byte: u8, env: &mut Environment<'_>) {
+        let mut cx = context(&mut self.interrupts, Id::com1, env);
+        let now = cx.now;
+        self.devices
+            .com1
+            .receive(now, byte, &mut cx.output(uart::INTERRUPT));
+        self.update_deadline(Id::com1);
     }
 
     /// Gives COM1 a break.
-    pub fn serial_break(&mut self, now: Now, host: &mut impl ChipsetHost) {
-        let interrupts = &mut self.interrupts;
-        let mut line = |level| interrupts.set_irq(irq::COM1, level, host);
-        self.uart.receive_break(now, &mut line);
-        self.update_deadline();
+    pub fn serial_break(&mut self, env: &mut Environment<'_>) {
+        let mut cx = context(&mut self.interrupts, Id::com1, env);
+        let now = cx.now;
+        self.devices
+            .com1
+            .receive_break(now, &mut cx.output(uart::INTERRUPT));
+        self.update_deadline(Id::com1);
     }
 
     /// Presses the power button: the guest, if it listens, shuts down in order.
-    pub fn press_power_button(&mut self, host: &mut impl ChipsetHost) {
-        let interrupts = &mut self.interrupts;
-        self.pm1
-            .press_power_button(&mut |level| interrupts.set_irq(irq::SCI, level, host));
-        self.update_deadline();
+    pub fn press_power_button(&mut self, env: &mut Environment<'_>) {
+        let mut cx = context(&mut self.interrupts, Id::acpi, env);
+        self.devices.acpi.press_power_button(&mut cx);
+        self.update_deadline(Id::acpi);
     }
 
-    /// The last code written to the POST port.
+    /// Returns the last code written to the POST port.
     #[must_use]
     pub const fn post_code(&self) -> u8 {
-        self.post.read()
+        self.devices.post.last()
     }
 }
 
-/// The offset of `address` in the region of `length` bytes at `base`, if it is in there.
-const fn offset_in(address: u64, base: u64, length: u64) -> Option<u16> {
-    let offset = address.wrapping_sub(base);
-    if offset < length {
-        Some(offset as u16)
-    } else {
-        None
+/// What the device `id` can reach during a call.
+fn context<'a>(
+    interrupts: &'a mut Interrupts,
+    id: Id,
+    env: &'a mut Environment<'_>,
+) -> Context<'a> {
+    Context {
+        now: env.now,
+        memory: env.memory,
+        host: env.host,
+        interrupts,
+        wires: id.wires(),
     }
 }

@@ -7,6 +7,11 @@
 //! mechanism, and takes one for granted only when it finds a host bridge behind it. So there
 //! is one; a scan is 33 reads, and the bridge has nothing to configure.
 
+use super::bus::{Access, Context, Device};
+
+/// The region of CONFIG_ADDRESS; the other is the data window.
+const ADDRESS: usize = 0;
+
 /// CONFIG_ADDRESS: the configuration space is enabled.
 const ENABLE: u32 = 1 << 31;
 /// CONFIG_ADDRESS: the bits that are there.
@@ -56,6 +61,26 @@ impl PciConfig {
             _ => 0,
         };
         register >> (8 * (offset & 3))
+    }
+}
+
+impl Device for PciConfig {
+    fn read(&mut self, access: Access, _: &mut Context<'_>) -> u64 {
+        let value = match access.region {
+            ADDRESS => self.read_address(),
+            _ => self.read_data(access.offset16()),
+        };
+        value.into()
+    }
+
+    fn write(&mut self, access: Access, value: u64, _: &mut Context<'_>) {
+        if access.region == ADDRESS {
+            self.write_address(value as u32);
+        }
+    }
+
+    fn reset(&mut self, _: &mut Context<'_>) {
+        *self = Self::new();
     }
 }
 

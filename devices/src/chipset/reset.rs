@@ -4,7 +4,8 @@
 //! Source: Intel ICH9 datasheet, 13.7.2 (PORT92) and 13.7.5 (RST_CNT). Both trigger on a bit
 //! that goes from 0 to 1.
 
-use crate::i8042::ResetPulse;
+use super::bus::{Access, Context, Device};
+use super::i8042::ResetPulse;
 
 /// System control port A (0x92).
 ///
@@ -65,6 +66,34 @@ impl ResetControl {
         let rising = value & !self.value;
         self.value = value & (Self::SYSTEM_RESET | Self::RESET_NOW | Self::FULL_RESET);
         (rising & Self::RESET_NOW != 0).then_some(ResetPulse)
+    }
+}
+
+impl Device for SystemControlA {
+    fn read(&mut self, _: Access, _: &mut Context<'_>) -> u64 {
+        Self::read(*self).into()
+    }
+
+    fn write(&mut self, _: Access, value: u64, cx: &mut Context<'_>) {
+        ResetPulse::reset_machine(Self::write(self, value as u8), cx);
+    }
+
+    fn reset(&mut self, _: &mut Context<'_>) {
+        *self = Self::new();
+    }
+}
+
+impl Device for ResetControl {
+    fn read(&mut self, _: Access, _: &mut Context<'_>) -> u64 {
+        Self::read(*self).into()
+    }
+
+    fn write(&mut self, _: Access, value: u64, cx: &mut Context<'_>) {
+        ResetPulse::reset_machine(Self::write(self, value as u8), cx);
+    }
+
+    fn reset(&mut self, _: &mut Context<'_>) {
+        *self = Self::new();
     }
 }
 

@@ -1,5 +1,8 @@
 extern crate std;
 
+use crate::guest_memory::{GuestMemory, NotRam};
+use arch::addr::GuestPhysAddr;
+
 use super::*;
 use crate::apic_message::{DeliveryMode, Destination, Trigger};
 use crate::platform_map::{self, gsi, port};
@@ -13,6 +16,21 @@ mod ports;
 const TSC: Hertz = Hertz::new(1_000_000_000);
 const DATE: &str = "2026-11-23T16:20:59";
 const MILLISECOND: u64 = 1_000_000;
+
+/// A machine without RAM: none of its devices needs any.
+struct NoRam;
+
+impl GuestMemory for NoRam {
+    fn read(&self, address: GuestPhysAddr, buffer: &mut [u8]) -> Result<(), NotRam> {
+        let length = buffer.len();
+        Err(NotRam { address, length })
+    }
+
+    fn write(&self, address: GuestPhysAddr, data: &[u8]) -> Result<(), NotRam> {
+        let length = data.len();
+        Err(NotRam { address, length })
+    }
+}
 
 /// What reached the surroundings of the chipset.
 #[derive(Default)]
@@ -49,6 +67,7 @@ impl ChipsetHost for Board {
 
 /// A machine without a processor, at whose bus sits the test.
 struct Machine {
+    config: ChipsetConfig,
     chipset: Chipset,
     board: Board,
     time: u64,
@@ -56,16 +75,15 @@ struct Machine {
 
 impl Machine {
     fn new() -> Self {
+        let config = ChipsetConfig {
+            tsc: TSC,
+            date: DATE.parse().unwrap(),
+            processors: 2,
+            ram_size: 256 << 20,
+        };
         Self {
-            chipset: Chipset::new(
-                ChipsetConfig {
-                    tsc: TSC,
-                    date: DATE.parse().unwrap(),
-                    processors: 2,
-                    ram_size: 256 << 20,
-                },
-                Now::default(),
-            ),
+            config,
+            chipset: Chipset::new(config, Now::default()),
             board: Board::default(),
             time: 0,
         }
@@ -78,14 +96,39 @@ impl Machine {
         }
     }
 
+    /// The chipset and what surrounds it now.
+    fn parts(&mut self) -> (&mut Chipset, Environment<'_>) {
+        let env = Environment {
+            now: self.now(),
+            memory: &NoRam,
+            host: &mut self.board,
+        };
+        (&mut self.chipset, env)
+    }
+
     fn read(&mut self, port: u16, size: u8) -> u32 {
-        self.chipset
-            .port_read(self.now(), port, size, &mut self.board)
+        let (chipset, mut env) = self.parts();
+        chipset.port_read(port, size, &mut env)
     }
 
     fn write(&mut self, port: u16, size: u8, value: u32) {
-        self.chipset
-            .port_write(self.now(), port, size, value, &mut self.board);
+        let (chipset, mut env) = self.parts();
+        chipset.port_write(port, size, value, &mut env);
+    }
+
+    fn mmio_read(&mut self, address: u64, size: u8) -> Option<u64> {
+        let (chipset, mut env) = self.parts();
+        chipset.mmio_read(address, size, &mut env)
+    }
+
+    fn serial_receive(&mut self, byte: u8) {
+        let (chipset, mut env) = self.parts();
+        chipset.serial_receive(byte, &mut env);
+    }
+
+    fn press_power_button(&mut self) {
+        let (chipset, mut env) = self.parts();
+        chipset.press_power_button(&mut env);
     }
 
     fn inb(&mut self, port: u16) -> u8 {
@@ -97,9 +140,8 @@ impl Machine {
     }
 
     fn mmio_write(&mut self, address: u64, size: u8, value: u64) {
-        let claimed = self
-            .chipset
-            .mmio_write(self.now(), address, size, value, &mut self.board);
+        let (chipset, mut env) = self.parts();
+        let claimed = chipset.mmio_write(address, size, value, &mut env);
         assert!(claimed, "{address:#x}");
     }
 
@@ -135,7 +177,8 @@ impl Machine {
     fn run_until(&mut self, time: u64) {
         while let Some(deadline) = self.chipset.next_deadline().filter(|at| at.0 <= time) {
             self.time = self.time.max(deadline.0);
-            self.chipset.expire(self.now(), &mut self.board);
+            let (chipset, mut env) = self.parts();
+            chipset.expire(&mut env);
         }
         self.time = time;
     }

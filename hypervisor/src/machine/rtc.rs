@@ -1,7 +1,7 @@
 //! The machine's real-time clock, read once at boot: where the clocks of guests start
 //! (Motorola MC146818, "Time, Calendar and Alarm Locations").
 
-use devices::rtc::{Format, NaiveDateTime, TimeRegisters};
+use devices::chipset::rtc::{Format, NaiveDateTime, TimeRegisters};
 use x86_64::instructions::port::Port;
 
 const REGISTER_A: u8 = 0x0a;

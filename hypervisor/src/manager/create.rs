@@ -4,10 +4,10 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use devices::chipset::rtc::NaiveDateTime;
 use devices::chipset::{Chipset, ChipsetConfig};
 use devices::clock::VirtualClock;
 use devices::lapic::{ApicConfig, LocalApic};
-use devices::rtc::NaiveDateTime;
 use devices::time::{Hertz, HostTicks};
 use vmx::addr::{GuestPhysAddr, HostPhysAddr};
 use vmx::bitmaps::IoBitmaps;

@@ -20,6 +20,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use devices::chipset::Environment;
 use spin::Mutex;
 
 use crate::ids::{VcpuId, VmId};
@@ -446,11 +447,15 @@ impl VmManager {
             let Some(vm) = vm else { continue };
             let mut board = vm.board.lock();
             let now = board.clock.now(host_now());
-            let mut host = BoardHost::new(&vm);
+            let mut env = Environment {
+                now,
+                memory: &vm.ram,
+                host: &mut BoardHost::new(&vm),
+            };
             while board.chipset.serial_can_receive()
                 && let Some(byte) = input.pop_front()
             {
-                board.chipset.serial_receive(now, byte, &mut host);
+                board.chipset.serial_receive(byte, &mut env);
             }
         }
     }

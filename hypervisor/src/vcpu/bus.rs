@@ -3,6 +3,7 @@
 use alloc::sync::Arc;
 
 use devices::apic_message::ApicMessage;
+use devices::chipset::{Chipset, Environment};
 use devices::lapic::{ApicBus, LocalApic, Mode};
 use devices::time::Now;
 use vmx::addr::GuestPhysAddr;
@@ -42,6 +43,20 @@ impl Devices<'_> {
         (offset < 4096 && self.lapic.mode() == Mode::XApic).then_some(offset as u16)
     }
 
+    /// Calls the chipset with what surrounds it.
+    #[inline]
+    fn with_chipset<R>(
+        &mut self,
+        access: impl FnOnce(&mut Chipset, &mut Environment<'_>) -> R,
+    ) -> R {
+        let mut env = Environment {
+            now: self.now,
+            memory: &self.vm.ram,
+            host: &mut BoardHost::new(self.vm),
+        };
+        access(&mut self.board.chipset, &mut env)
+    }
+
     /// The LAPIC and the bus that it sends on.
     pub(super) fn lapic(&mut self) -> (&mut LocalApic, Messages<'_>) {
         (
@@ -58,11 +73,11 @@ impl Bus for Devices<'_> {
     fn read(&mut self, address: GuestPhysAddr, width: Width) -> u64 {
         match self.lapic_offset(address) {
             Some(offset) => self.lapic.mmio_read(self.now, offset, width.bytes() as u8),
-            None => self
-                .board
-                .chipset
-                .mmio_read(self.now, address.0, width.bytes() as u8)
-                .unwrap_or(u64::MAX),
+            None => {
+                let size = width.bytes() as u8;
+                self.with_chipset(|chipset, env| chipset.mmio_read(address.0, size, env))
+                    .unwrap_or(u64::MAX)
+            }
         }
     }
 
@@ -74,11 +89,8 @@ impl Bus for Devices<'_> {
                 lapic.mmio_write(now, offset, width.bytes() as u8, value, &mut messages);
             }
             None => {
-                let mut host = BoardHost::new(self.vm);
                 let size = width.bytes() as u8;
-                self.board
-                    .chipset
-                    .mmio_write(now, address.0, size, value, &mut host);
+                self.with_chipset(|chipset, env| chipset.mmio_write(address.0, size, value, env));
             }
         }
     }
@@ -86,16 +98,12 @@ impl Bus for Devices<'_> {
 
 impl Ports for Devices<'_> {
     fn read_port(&mut self, port: u16, width: Width) -> u32 {
-        let mut host = BoardHost::new(self.vm);
-        self.board
-            .chipset
-            .port_read(self.now, port, width.bytes() as u8, &mut host)
+        let size = width.bytes() as u8;
+        self.with_chipset(|chipset, env| chipset.port_read(port, size, env))
     }
 
     fn write_port(&mut self, port: u16, width: Width, value: u32) {
-        let mut host = BoardHost::new(self.vm);
-        self.board
-            .chipset
-            .port_write(self.now, port, width.bytes() as u8, value, &mut host);
+        let size = width.bytes() as u8;
+        self.with_chipset(|chipset, env| chipset.port_write(port, size, value, env));
     }
 }

@@ -1,6 +1,7 @@
 //! A VCPU and the VM's clock: the TSC that the guest reads, and the host time at which its
 //! next timer is due.
 
+use devices::chipset::Environment;
 use devices::clock::Rates;
 use devices::time::HostTicks;
 use vmx::controls::Primary;
@@ -74,7 +75,11 @@ impl Vcpu {
                 .is_some_and(|deadline| deadline <= now.timer)
             {
                 let mut host = BoardHost::new(&self.vm);
-                board.chipset.expire(now, &mut host);
+                board.chipset.expire(&mut Environment {
+                    now,
+                    memory: &self.vm.ram,
+                    host: &mut host,
+                });
                 expired |= host.interrupts_changed;
             }
             next = match (next, board.chipset.next_deadline()) {

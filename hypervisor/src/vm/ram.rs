@@ -121,6 +121,21 @@ impl GuestMemory for GuestRam {
     }
 
     #[inline]
+    fn read_u16(&self, address: GuestPhysAddr) -> Result<u16, NotRam> {
+        let source = self.locate(address, 2)?.cast::<u16>();
+        // SAFETY: as for `read`.
+        Ok(unsafe { source.read_unaligned() })
+    }
+
+    #[inline]
+    fn write_u16(&self, address: GuestPhysAddr, value: u16) -> Result<(), NotRam> {
+        let target = self.locate(address, 2)?.cast::<u16>();
+        // SAFETY: as for `read`; and the memory is the guest's to be written.
+        unsafe { target.write_unaligned(value) };
+        Ok(())
+    }
+
+    #[inline]
     fn read_u32(&self, address: GuestPhysAddr) -> Result<u32, NotRam> {
         let source = self.locate(address, 4)?.cast::<u32>();
         // SAFETY: as for `read`.

@@ -5,10 +5,10 @@ use alloc::sync::Arc;
 use std::string::ToString;
 use std::vec::Vec;
 
+use devices::chipset::rtc::NaiveDateTime;
 use devices::chipset::{Chipset, ChipsetConfig};
 use devices::clock::VirtualClock;
 use devices::lapic::{ApicConfig, LocalApic};
-use devices::rtc::NaiveDateTime;
 use devices::time::Hertz;
 use spin::Mutex;
 use vmx::addr::{GuestPhysAddr, HostPhysAddr};

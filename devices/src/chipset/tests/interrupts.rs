@@ -50,7 +50,7 @@ const HPET_INTERRUPT: u64 = 1 << 2;
 const HPET_PERIODIC: u64 = 1 << 3;
 const HPET_SET_VALUE: u64 = 1 << 6;
 const HPET_ROUTE: u32 = 9;
-const HPET_MILLISECOND: u64 = crate::hpet::FREQUENCY.get() / 1000;
+const HPET_MILLISECOND: u64 = hpet::FREQUENCY.get() / 1000;
 
 const fn hpet_timer(timer: u64) -> (u64, u64) {
     (0x100 + 0x20 * timer, 0x108 + 0x20 * timer)
@@ -199,10 +199,7 @@ fn input_on_com1_interrupts_as_irq_4_both_ways() {
         machine.outb(port::COM1 + 1, 0x01);
         for _ in 0..bytes {
             assert_eq!(machine.take_vectors(), []);
-            let now = machine.now();
-            machine
-                .chipset
-                .serial_receive(now, b'x', &mut machine.board);
+            machine.serial_receive(b'x');
         }
         assert_eq!(machine.take_vectors(), [0x44]);
         assert_eq!(machine.acknowledge_pic(), 0x34);
@@ -217,10 +214,7 @@ fn few_bytes_on_com1_interrupt_after_the_character_timeout() {
     machine.outb(port::COM1 + 2, 0x81);
     machine.outb(port::COM1 + 4, 0x08);
     machine.outb(port::COM1 + 1, 0x01);
-    let now = machine.now();
-    machine
-        .chipset
-        .serial_receive(now, b'x', &mut machine.board);
+    machine.serial_receive(b'x');
     // Forty bits at 115200 baud: 347.2 us.
     machine.run_until(347_222);
     assert_eq!(machine.take_vectors(), []);
@@ -270,7 +264,7 @@ fn the_power_button_is_an_sci() {
     let mut machine = Machine::new();
     machine.unmask_pin(gsi::SCI, 0x49, Trigger::Level);
     machine.write(port::PM1A_EVENT + 2, 2, 0x0100);
-    machine.chipset.press_power_button(&mut machine.board);
+    machine.press_power_button();
     assert_eq!(machine.take_vectors(), [0x49]);
     assert_eq!(machine.read(port::PM1A_EVENT, 2), 0x0100);
 }
@@ -289,9 +283,8 @@ fn what_is_sent_to_a_missing_keyboard_comes_back_as_irq_1() {
 fn firmware_has_set_the_id_of_the_ioapic() {
     let mut machine = Machine::new();
     machine.mmio_write(mmio::IOAPIC, 4, 0);
-    let now = machine.now();
     assert_eq!(
-        machine.chipset.mmio_read(now, mmio::IOAPIC + 0x10, 4),
+        machine.mmio_read(mmio::IOAPIC + 0x10, 4),
         Some(u64::from(platform_map::IOAPIC_ID) << 24)
     );
 }

@@ -21,11 +21,9 @@ fn nobody_answers_where_nothing_is() {
         mmio::LOCAL_APIC,
         u64::MAX,
     ] {
-        let now = machine.now();
-        assert_eq!(machine.chipset.mmio_read(now, address, 4), None);
-        let claimed = machine
-            .chipset
-            .mmio_write(now, address, 4, 0, &mut machine.board);
+        assert_eq!(machine.mmio_read(address, 4), None);
+        let (chipset, mut env) = machine.parts();
+        let claimed = chipset.mmio_write(address, 4, 0, &mut env);
         assert!(!claimed);
     }
 }
@@ -143,9 +141,8 @@ fn the_hpet_counts_guest_time_at_its_address() {
     let mut machine = Machine::new();
     machine.hpet_write(0x010, 1);
     machine.run_until(1000 * MILLISECOND);
-    let now = machine.now();
-    let counter = machine.chipset.mmio_read(now, mmio::HPET + 0xf0, 8);
-    assert_eq!(counter, Some(crate::hpet::FREQUENCY.get()));
+    let counter = machine.mmio_read(mmio::HPET + 0xf0, 8);
+    assert_eq!(counter, Some(hpet::FREQUENCY.get()));
 }
 
 #[test]
@@ -160,12 +157,9 @@ fn the_post_port_shows_the_last_code() {
 fn the_host_hears_when_com1_has_room_again() {
     let mut machine = Machine::new();
     machine.outb(port::COM1 + 2, 0x01);
-    let now = machine.now();
     for byte in 0..16 {
         assert!(machine.chipset.serial_can_receive());
-        machine
-            .chipset
-            .serial_receive(now, byte, &mut machine.board);
+        machine.serial_receive(byte);
     }
     assert!(!machine.chipset.serial_can_receive());
     assert_eq!(machine.board.ready, 0);
@@ -239,7 +233,51 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]
 }
 
+impl Machine {
+    fn take_step(&mut self, step: Step) {
+        let time = self.time;
+        let (chipset, mut env) = self.parts();
+        match step {
+            Step::Read(port, size) => {
+                chipset.port_read(port, size, &mut env);
+            }
+            Step::Write(port, size, value) => chipset.port_write(port, size, value, &mut env),
+            Step::MmioRead(address, size) => {
+                chipset.mmio_read(address, size, &mut env);
+            }
+            Step::MmioWrite(address, size, value) => {
+                chipset.mmio_write(address, size, value, &mut env);
+            }
+            Step::Wait(ticks) => self.run_until(time + ticks),
+            Step::Receive(byte) => chipset.serial_receive(byte, &mut env),
+            Step::Acknowledge => {
+                let _ = chipset.acknowledge_pic(env.host);
+            }
+            Step::EndOfInterrupt(vector) => chipset.end_of_interrupt(vector, env.host),
+            Step::PowerButton => chipset.press_power_button(&mut env),
+        }
+    }
+}
+
 proptest! {
+    /// Nothing that a guest did before it shows after a reset, but in what has a battery.
+    #[test]
+    fn a_reset_is_a_new_machine(steps in proptest::collection::vec(any_step(), 0..200)) {
+        let mut machine = Machine::new();
+        for step in steps {
+            machine.take_step(step);
+        }
+        let (chipset, mut env) = machine.parts();
+        chipset.reset(&mut env);
+        prop_assert!(!machine.board.intr);
+        let mut fresh = Chipset::new(machine.config, machine.now());
+        for chipset in [&mut machine.chipset, &mut fresh] {
+            let rtc = &mut chipset.devices.rtc;
+            *rtc = Rtc::new(machine.config.date, TSC, Now::default());
+        }
+        prop_assert_eq!(std::format!("{:?}", machine.chipset), std::format!("{fresh:?}"));
+    }
+
     /// Nothing that a guest does panics, and the deadline kept is always that of the devices.
     #[test]
     fn the_deadline_is_the_earliest_of_the_devices_whatever_a_guest_does(
@@ -247,32 +285,14 @@ proptest! {
     ) {
         let mut machine = Machine::new();
         for step in steps {
-            let now = machine.now();
-            let Machine { chipset, board, .. } = &mut machine;
-            match step {
-                Step::Read(port, size) => {
-                    chipset.port_read(now, port, size, board);
-                }
-                Step::Write(port, size, value) => {
-                    chipset.port_write(now, port, size, value, board);
-                }
-                Step::MmioRead(address, size) => {
-                    chipset.mmio_read(now, address, size);
-                }
-                Step::MmioWrite(address, size, value) => {
-                    chipset.mmio_write(now, address, size, value, board);
-                }
-                Step::Wait(ticks) => machine.run_until(now.timer.0 + ticks),
-                Step::Receive(byte) => chipset.serial_receive(now, byte, board),
-                Step::Acknowledge => {
-                    let _ = chipset.acknowledge_pic(board);
-                }
-                Step::EndOfInterrupt(vector) => chipset.end_of_interrupt(vector, board),
-                Step::PowerButton => chipset.press_power_button(board),
-            }
+            machine.take_step(step);
             let kept = machine.chipset.next_deadline();
-            machine.chipset.update_deadline();
-            prop_assert_eq!(kept, machine.chipset.next_deadline());
+            let chipset = &mut machine.chipset;
+            let earliest = Id::ALL
+                .iter()
+                .filter_map(|&id| chipset.devices.get(id).next_deadline())
+                .min();
+            prop_assert_eq!(kept, earliest);
         }
     }
 }
@@ -294,9 +314,6 @@ fn the_test_device_keeps_bytes_in_any_width() {
     assert_eq!(machine.inb(port::TEST_LATCH + 1), 0x56);
     assert_eq!(machine.read(port::TEST_BYTES, 2), 0x5678);
     machine.mmio_write(mmio::TEST_MEMORY + 0xfff0, 8, 0x1122_3344_5566_7788);
-    let now = machine.now();
-    let read = machine
-        .chipset
-        .mmio_read(now, mmio::TEST_MEMORY + 0xfff4, 4);
+    let read = machine.mmio_read(mmio::TEST_MEMORY + 0xfff4, 4);
     assert_eq!(read.map(|value| value as u32), Some(0x1122_3344));
 }

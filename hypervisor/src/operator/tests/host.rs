@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use core::cell::Cell;
 use core::ops::ControlFlow;
 
+use devices::chipset::Environment;
 use devices::time::HostTicks;
 use spin::Mutex;
 use vmx::addr::GuestPhysAddr;
@@ -261,8 +262,12 @@ impl Host {
             self.vms.pass_input_on();
             let mut board = vm.board.lock();
             let now = board.clock.now(host_now());
-            let mut connections = BoardHost::new(&vm);
-            let mut read = |port| board.chipset.port_read(now, port, 1, &mut connections);
+            let mut env = Environment {
+                now,
+                memory: &vm.ram,
+                host: &mut BoardHost::new(&vm),
+            };
+            let mut read = |port: u16| board.chipset.port_read(port, 1, &mut env);
             if read(LINE_STATUS) & 1 == 0 {
                 return bytes;
             }

@@ -11,6 +11,8 @@
 //!
 //! The A20 gate is open for good: bit 1 of the output port reads as set.
 
+use super::PowerRequest;
+use super::bus::{Access, Context, Device};
 use crate::line::Line;
 use bitflags::bitflags;
 
@@ -177,6 +179,46 @@ impl I8042 {
             self.ram[0] & KEYBOARD_INTERRUPT != 0
                 && self.status.contains(Status::OUTPUT_BUFFER_FULL),
         );
+    }
+}
+
+impl I8042 {
+    /// The region of the data port; the other is the command and status port.
+    const DATA: usize = 0;
+    /// The output: the keyboard port's interrupt.
+    const INTERRUPT: usize = 0;
+}
+
+impl Device for I8042 {
+    fn read(&mut self, access: Access, cx: &mut Context<'_>) -> u64 {
+        let value = match access.region {
+            Self::DATA => self.read_data(&mut cx.output(Self::INTERRUPT)),
+            _ => self.read_status(),
+        };
+        value.into()
+    }
+
+    fn write(&mut self, access: Access, value: u64, cx: &mut Context<'_>) {
+        let value = value as u8;
+        let pulse = match access.region {
+            Self::DATA => self.write_data(value, &mut cx.output(Self::INTERRUPT)),
+            _ => self.write_command(value, &mut cx.output(Self::INTERRUPT)),
+        };
+        ResetPulse::reset_machine(pulse, cx);
+    }
+
+    fn reset(&mut self, cx: &mut Context<'_>) {
+        *self = Self::new();
+        cx.set_output(Self::INTERRUPT, false);
+    }
+}
+
+impl ResetPulse {
+    /// Resets the machine if there was a pulse.
+    pub(super) fn reset_machine(pulse: Option<Self>, cx: &mut Context<'_>) {
+        if let Some(Self) = pulse {
+            cx.host.power(PowerRequest::Reset);
+        }
     }
 }
 

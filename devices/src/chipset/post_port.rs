@@ -3,6 +3,8 @@
 //! Firmware writes its progress to it, and the rest of the world writes to it to let a
 //! microsecond pass (`io_delay` in Linux).
 
+use super::bus::{Access, Context, Device};
+
 /// The port at 0x80: a latch that a diagnostic card would show.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PostPort {
@@ -16,27 +18,24 @@ impl PostPort {
         Self { last: 0 }
     }
 
-    /// The last code written. Chipsets let the port be read back.
+    /// Returns the last code written.
     #[must_use]
-    pub const fn read(self) -> u8 {
+    pub const fn last(self) -> u8 {
         self.last
-    }
-
-    /// Shows `code`.
-    pub const fn write(&mut self, code: u8) {
-        self.last = code;
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl Device for PostPort {
+    /// Chipsets let the port be read back.
+    fn read(&mut self, _: Access, _: &mut Context<'_>) -> u64 {
+        self.last.into()
+    }
 
-    #[test]
-    fn the_last_code_can_be_read() {
-        let mut port = PostPort::new();
-        port.write(0x12);
-        port.write(0x34);
-        assert_eq!(port.read(), 0x34);
+    fn write(&mut self, _: Access, value: u64, _: &mut Context<'_>) {
+        self.last = value as u8;
+    }
+
+    fn reset(&mut self, _: &mut Context<'_>) {
+        *self = Self::new();
     }
 }

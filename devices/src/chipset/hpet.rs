@@ -9,6 +9,7 @@
 //! There are three timers, all of them 64 bits wide and able to be periodic. They interrupt
 //! by wire, not by message: there is no FSB delivery.
 
+use super::bus::{Access, Context, Device};
 use crate::time::{Hertz, Now, Oscillator, TimerTicks};
 use comparator::Comparator;
 
@@ -91,8 +92,12 @@ impl Hpet {
     /// to the GSIs whose bits are set in `routes`.
     #[must_use]
     pub const fn new(tsc: Hertz, routes: u32) -> Self {
+        Self::with_clock(Oscillator::new(FREQUENCY, tsc), routes)
+    }
+
+    const fn with_clock(oscillator: Oscillator, routes: u32) -> Self {
         Self {
-            oscillator: Oscillator::new(FREQUENCY, tsc),
+            oscillator,
             main: MainCounter::Halted(0),
             legacy: false,
             status: 0,
@@ -101,6 +106,16 @@ impl Hpet {
             routes,
             deadline: None,
         }
+    }
+
+    /// Puts the HPET into the state after power-up.
+    pub fn reset(&mut self, outputs: &mut impl Outputs) {
+        for (n, asserted) in self.asserted.iter().enumerate() {
+            if let Some(route) = *asserted {
+                outputs.set_level(n, route, false);
+            }
+        }
+        *self = Self::with_clock(self.oscillator, self.routes);
     }
 
     /// Whether timers 0 and 1 have taken the place of the PIT and the RTC as sources of
@@ -331,6 +346,48 @@ impl Hpet {
                 self.deadline = Some(deadline);
             }
         }
+    }
+}
+
+impl Device for Hpet {
+    fn read(&mut self, access: Access, cx: &mut Context<'_>) -> u64 {
+        Self::read(self, access.offset, access.size.into(), cx.now)
+    }
+
+    fn write(&mut self, access: Access, value: u64, cx: &mut Context<'_>) {
+        let (size, now) = (access.size.into(), cx.now);
+        let (interrupts, host) = (&mut *cx.interrupts, &mut *cx.host);
+        Self::write(
+            self,
+            access.offset,
+            size,
+            value,
+            now,
+            &mut |timer, route, level| {
+                interrupts.set_hpet(timer, route, level, host);
+            },
+        );
+        cx.interrupts.set_legacy_replacement(self.legacy, cx.host);
+    }
+
+    fn next_deadline(&self) -> Option<TimerTicks> {
+        self.deadline
+    }
+
+    fn expire(&mut self, cx: &mut Context<'_>) {
+        let now = cx.now;
+        let (interrupts, host) = (&mut *cx.interrupts, &mut *cx.host);
+        Self::expire(self, now, &mut |timer, route, level| {
+            interrupts.set_hpet(timer, route, level, host);
+        });
+    }
+
+    fn reset(&mut self, cx: &mut Context<'_>) {
+        let (interrupts, host) = (&mut *cx.interrupts, &mut *cx.host);
+        Self::reset(self, &mut |timer, route, level| {
+            interrupts.set_hpet(timer, route, level, host);
+        });
+        cx.interrupts.set_legacy_replacement(false, cx.host);
     }
 }
 

@@ -14,13 +14,22 @@
 use alloc::boxed::Box;
 use alloc::vec;
 
+use super::bus::{Access, Context, Device};
+
 /// Bytes of device memory.
 pub const MEMORY_LENGTH: usize = 0x1_0000;
+
+/// The region of the ports that set the levels of pins.
+const IRQ_LINES: usize = 2;
+/// The region of the memory; the remaining two show the latch.
+const MEMORY: usize = 3;
 
 /// The latch and the memory of the test device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TestDevice {
     latch: [u8; 4],
+    /// Bit `n`: pin `n` was driven high.
+    lines: u32,
     memory: Box<[u8]>,
 }
 
@@ -36,6 +45,7 @@ impl TestDevice {
     pub fn new() -> Self {
         Self {
             latch: [0; 4],
+            lines: 0,
             memory: vec![0; MEMORY_LENGTH].into_boxed_slice(),
         }
     }
@@ -77,6 +87,46 @@ impl TestDevice {
             .take(size.min(8).into())
         {
             *to = from;
+        }
+    }
+}
+
+impl TestDevice {
+    /// Drives the wire at pin `pin` (below 32) of the IOAPIC.
+    fn set_line(&mut self, pin: u8, level: bool, cx: &mut Context<'_>) {
+        let bit = 1 << (pin & 31);
+        self.lines = self.lines & !bit | if level { bit } else { 0 };
+        cx.interrupts.set_test_line(pin, level, cx.host);
+    }
+}
+
+impl Device for TestDevice {
+    fn read(&mut self, access: Access, _: &mut Context<'_>) -> u64 {
+        match access.region {
+            MEMORY => self.read_memory(access.offset16(), access.size),
+            // The levels can only be set.
+            IRQ_LINES => u64::MAX,
+            _ => self.read_latch(access.offset16()).into(),
+        }
+    }
+
+    fn write(&mut self, access: Access, value: u64, cx: &mut Context<'_>) {
+        let offset = access.offset16();
+        match access.region {
+            MEMORY => self.write_memory(offset, access.size, value),
+            // One wire a port, whatever the width.
+            IRQ_LINES => self.set_line(offset as u8, value != 0, cx),
+            _ => self.write_latch(offset, value as u8),
+        }
+    }
+
+    fn reset(&mut self, cx: &mut Context<'_>) {
+        self.latch = [0; 4];
+        self.memory.fill(0);
+        for pin in 0..u32::BITS as u8 {
+            if self.lines >> pin & 1 != 0 {
+                self.set_line(pin, false, cx);
+            }
         }
     }
 }

@@ -20,7 +20,7 @@ pub const FREQUENCY: Hertz = Hertz::new(1_193_182);
 /// The 8254: ports 0x40 to 0x43, as the PC wires it.
 ///
 /// Counter 0's output is IRQ 0 and counter 2's drives the speaker, its gate being a bit of
-/// the [speaker port](crate::speaker_port); the gates of counters 0 and 1 are tied high.
+/// the [speaker port](super::speaker_port); the gates of counters 0 and 1 are tied high.
 /// The registers are 8 bits wide: a wider access is to be split into accesses to
 /// consecutive ports, as the ISA bus does.
 ///
@@ -47,8 +47,12 @@ impl Pit {
     /// The 8254 at power-up, for a guest whose TSC runs at `tsc`.
     #[must_use]
     pub const fn new(tsc: Hertz) -> Self {
+        Self::with_clock(Oscillator::new(FREQUENCY, tsc))
+    }
+
+    const fn with_clock(oscillator: Oscillator) -> Self {
         Self {
-            oscillator: Oscillator::new(FREQUENCY, tsc),
+            oscillator,
             counters: [Counter::new(true), Counter::new(true), Counter::new(false)],
             irq0: Irq0 {
                 lead: Lead::ZERO,
@@ -56,6 +60,12 @@ impl Pit {
                 next: None,
             },
         }
+    }
+
+    /// Puts the 8254 into the state after power-up. IRQ 0 is to be driven low.
+    pub const fn reset(&mut self) {
+        let oscillator = self.oscillator;
+        *self = Self::with_clock(oscillator);
     }
 
     /// Reads the port 0x40 + `offset` (modulo 4).

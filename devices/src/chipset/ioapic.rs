@@ -3,6 +3,7 @@
 //! Intel 82093AA datasheet for the registers and pins; the EOI register is that of the
 //! version 0x20 in Intel's I/O controller hubs (ICH9 datasheet, 13.5).
 
+use super::bus::{Access, Context, Device};
 use crate::apic_message::{ApicMessage, Destination, DestinationMode, Trigger};
 
 /// The number of interrupt pins.
@@ -227,6 +228,27 @@ impl IoApic {
             self.entries[pin] = self.entries[pin].written(high, value);
             self.serve_level(pin, sink);
         }
+    }
+}
+
+/// The registers of the chipset's I/O APIC on the bus. The I/O APIC itself is at the end of the
+/// devices' wires.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct IoApicWindow;
+
+impl Device for IoApicWindow {
+    fn read(&mut self, access: Access, cx: &mut Context<'_>) -> u64 {
+        cx.interrupts.read_ioapic(access.offset16(), access.size)
+    }
+
+    fn write(&mut self, access: Access, value: u64, cx: &mut Context<'_>) {
+        let offset = access.offset16();
+        cx.interrupts
+            .write_ioapic(offset, access.size, value, cx.host);
+    }
+
+    fn reset(&mut self, cx: &mut Context<'_>) {
+        cx.interrupts.reset_ioapic();
     }
 }
 

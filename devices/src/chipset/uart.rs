@@ -14,6 +14,7 @@
 //! The modem at the other end is there and ready: DCD, DSR and CTS are asserted, RI is not.
 //! OUT2 gates the interrupt output, as the wiring of a PC has it.
 
+use super::bus::{Access, Context, Device};
 use crate::line::Line;
 use crate::time::{Hertz, Now, TimerTicks};
 use bitflags::bitflags;
@@ -22,6 +23,9 @@ use fifo::{Fifo, Received};
 mod fifo;
 #[cfg(test)]
 mod tests;
+
+/// The device's output: the interrupt.
+pub(super) const INTERRUPT: usize = 0;
 
 /// Half bit times a second at a divisor of one (1.8432 MHz / 16 bits a second). Half,
 /// because there are frames with one and a half stop bits.
@@ -461,6 +465,51 @@ impl Uart {
         if level != self.output {
             self.output = level;
             line.set_level(level);
+        }
+    }
+}
+
+/// The UART as COM1, whose other end is the chipset's host.
+impl Device for Uart {
+    fn read(&mut self, access: Access, cx: &mut Context<'_>) -> u64 {
+        let (had_room, now) = (self.can_receive(), cx.now);
+        let value = Self::read(self, now, access.offset16(), &mut cx.output(INTERRUPT));
+        self.tell_of_room(had_room, cx);
+        value.into()
+    }
+
+    fn write(&mut self, access: Access, value: u64, cx: &mut Context<'_>) {
+        let (had_room, now) = (self.can_receive(), cx.now);
+        let (offset, value) = (access.offset16(), value as u8);
+        let sent = Self::write(self, now, offset, value, &mut cx.output(INTERRUPT));
+        if let Some(byte) = sent {
+            cx.host.serial_transmit(byte);
+        }
+        self.tell_of_room(had_room, cx);
+    }
+
+    fn next_deadline(&self) -> Option<TimerTicks> {
+        self.timeout_at
+    }
+
+    fn expire(&mut self, cx: &mut Context<'_>) {
+        let now = cx.now;
+        Self::expire(self, now, &mut cx.output(INTERRUPT));
+    }
+
+    fn reset(&mut self, cx: &mut Context<'_>) {
+        let had_room = self.can_receive();
+        *self = Self::new(self.tsc);
+        cx.set_output(INTERRUPT, false);
+        self.tell_of_room(had_room, cx);
+    }
+}
+
+impl Uart {
+    /// Tells the host of room for input that there was none before.
+    fn tell_of_room(&self, had_room: bool, cx: &mut Context<'_>) {
+        if !had_room && self.can_receive() {
+            cx.host.serial_ready();
         }
     }
 }

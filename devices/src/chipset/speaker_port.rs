@@ -1,8 +1,9 @@
 //! The system control port B, 0x61: gate and output of the PIT's counter 2, the speaker,
 //! and the refresh toggle (82371 datasheet, 4.2.5: "NMI status and control").
 
-use crate::pit::Pit;
-use crate::time::Now;
+use super::bus::{Access, Context, Device};
+use super::pit::Pit;
+use crate::time::{Hertz, Now, TimerTicks};
 
 /// Bits that software can write: counter 2's gate, speaker data, and the enables of two
 /// sources of NMI that do not exist here.
@@ -48,11 +49,71 @@ impl SpeakerPort {
     }
 }
 
+/// The PIT on the bus, with the port that gates its counter 2.
+#[derive(Clone, Debug)]
+pub struct PitAndSpeaker {
+    pit: Pit,
+    speaker: SpeakerPort,
+}
+
+impl PitAndSpeaker {
+    /// The region of the PIT's ports; the other is the speaker port.
+    const PIT: usize = 0;
+    /// The output: counter 0's.
+    const IRQ_0: usize = 0;
+
+    /// Makes both as they are after power-up, for a guest whose TSC runs at `tsc`.
+    #[must_use]
+    pub const fn new(tsc: Hertz) -> Self {
+        Self {
+            pit: Pit::new(tsc),
+            speaker: SpeakerPort::new(),
+        }
+    }
+}
+
+impl Device for PitAndSpeaker {
+    fn read(&mut self, access: Access, cx: &mut Context<'_>) -> u64 {
+        let value = match access.region {
+            Self::PIT => self.pit.read(access.offset16(), cx.now),
+            _ => self.speaker.read(&self.pit, cx.now),
+        };
+        value.into()
+    }
+
+    fn write(&mut self, access: Access, value: u64, cx: &mut Context<'_>) {
+        let now = cx.now;
+        match access.region {
+            Self::PIT => {
+                let mut irq0 = cx.output(Self::IRQ_0);
+                self.pit
+                    .write(access.offset16(), value as u8, now, &mut irq0);
+            }
+            _ => self.speaker.write(value as u8, &mut self.pit, now),
+        }
+    }
+
+    fn next_deadline(&self) -> Option<TimerTicks> {
+        self.pit.next_deadline()
+    }
+
+    fn expire(&mut self, cx: &mut Context<'_>) {
+        let now = cx.now;
+        self.pit.expire(now, &mut cx.output(Self::IRQ_0));
+    }
+
+    fn reset(&mut self, cx: &mut Context<'_>) {
+        self.pit.reset();
+        self.speaker = SpeakerPort::new();
+        cx.set_output(Self::IRQ_0, false);
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::pit::FREQUENCY;
     use super::*;
-    use crate::pit::FREQUENCY;
-    use crate::time::{CounterTicks, TimerTicks};
+    use crate::time::CounterTicks;
 
     /// A guest whose TSC is the PIT's clock: a tick is a cycle.
     fn at(cycle: u64) -> Now {

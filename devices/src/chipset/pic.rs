@@ -13,6 +13,7 @@
 //! pulse its line. A level-triggered request does go with its line, and acknowledging after
 //! that yields the spurious IRQ 7 or 15.
 
+use super::bus::{Access, Context, Device};
 use crate::platform_map::{irq, port};
 
 #[cfg(test)]
@@ -122,6 +123,33 @@ impl PicPair {
         } else {
             self.master.latched &= !bit;
         }
+    }
+}
+
+/// The ports of the chipset's pair on the bus. The pair itself is at the end of the devices' wires.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PicPorts;
+
+impl PicPorts {
+    /// The port of an access.
+    const fn port(access: Access) -> u16 {
+        const FIRST: [u16; 3] = [port::PIC_MASTER, port::PIC_SLAVE, port::ELCR_MASTER];
+        FIRST[access.region] + access.offset16()
+    }
+}
+
+impl Device for PicPorts {
+    fn read(&mut self, access: Access, cx: &mut Context<'_>) -> u64 {
+        cx.interrupts.read_pic(Self::port(access), cx.host).into()
+    }
+
+    fn write(&mut self, access: Access, value: u64, cx: &mut Context<'_>) {
+        cx.interrupts
+            .write_pic(Self::port(access), value as u8, cx.host);
+    }
+
+    fn reset(&mut self, cx: &mut Context<'_>) {
+        cx.interrupts.reset_pic(cx.host);
     }
 }
 

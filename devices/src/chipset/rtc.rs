@@ -6,6 +6,7 @@
 //! chain is a number of cycles since a point in time. The time registers are brought up to
 //! date when they are looked at, so an RTC without enabled interrupts costs nothing.
 
+use super::bus::{Access, Context, Device};
 use crate::line::Line;
 use crate::time::{Hertz, Lead, Now, Oscillator, TimerTicks};
 use alarm::Alarm;
@@ -16,6 +17,9 @@ mod alarm;
 mod registers;
 #[cfg(test)]
 mod tests;
+
+/// The device's output: IRQ 8.
+const IRQ_8: usize = 0;
 
 /// The frequency of the crystal.
 pub const FREQUENCY: Hertz = Hertz::new(32_768);
@@ -168,6 +172,17 @@ impl Rtc {
         self.seen = self.chain(now);
         self.plan_alarm();
         irq8.set_level(self.irq());
+        self.plan();
+    }
+
+    /// Puts the RTC into the state after a reset: no interrupt is enabled or requested (data
+    /// sheet, "RESET"). Time and memory have their battery. IRQ 8 is to be driven low.
+    pub fn reset(&mut self, now: Now) {
+        /// Register B: square-wave enable, which is cleared like the interrupts.
+        const SQWE: u8 = 1 << 3;
+        self.catch_up(now);
+        self.flags = 0;
+        self.set(B, self.get(B) & !(INTERRUPTS | SQWE));
         self.plan();
     }
 
@@ -389,5 +404,32 @@ impl Rtc {
             .filter(|_| ticking && enabled & ALARM != 0)
             .map(|second| second << SECOND_SHIFT);
         [periodic, update, alarm].into_iter().flatten().min()
+    }
+}
+
+impl Device for Rtc {
+    fn read(&mut self, access: Access, cx: &mut Context<'_>) -> u64 {
+        let now = cx.now;
+        Self::read(self, access.offset16(), now, &mut cx.output(IRQ_8)).into()
+    }
+
+    fn write(&mut self, access: Access, value: u64, cx: &mut Context<'_>) {
+        let now = cx.now;
+        let mut irq8 = cx.output(IRQ_8);
+        Self::write(self, access.offset16(), value as u8, now, &mut irq8);
+    }
+
+    fn next_deadline(&self) -> Option<TimerTicks> {
+        self.deadline
+    }
+
+    fn expire(&mut self, cx: &mut Context<'_>) {
+        let now = cx.now;
+        Self::expire(self, now, &mut cx.output(IRQ_8));
+    }
+
+    fn reset(&mut self, cx: &mut Context<'_>) {
+        Self::reset(self, cx.now);
+        cx.set_output(IRQ_8, false);
     }
 }

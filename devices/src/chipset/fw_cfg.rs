@@ -7,6 +7,11 @@
 //! interface, and the ID item says so; nothing can be written; items that are not here are
 //! empty, and an item reads as zeros behind its end.
 
+use super::bus::{Access, Context, Device};
+
+/// The region of the selector; the other is the data port.
+const SELECTOR: usize = 0;
+
 /// The signature that tells a guest that the interface is there.
 const SIGNATURE: [u8; 8] = *b"QEMU\0\0\0\0";
 /// The ID item: bit 0, the traditional interface.
@@ -60,6 +65,26 @@ impl FwCfg {
         let byte = self.rest as u8;
         self.rest >>= 8;
         byte
+    }
+}
+
+impl Device for FwCfg {
+    fn read(&mut self, access: Access, _: &mut Context<'_>) -> u64 {
+        match access.region {
+            // The selector can only be written.
+            SELECTOR => u64::MAX,
+            _ => Self::read(self).into(),
+        }
+    }
+
+    fn write(&mut self, access: Access, value: u64, _: &mut Context<'_>) {
+        if access.region == SELECTOR {
+            self.select(value as u16);
+        }
+    }
+
+    fn reset(&mut self, _: &mut Context<'_>) {
+        *self = Self::new(self.processors, self.ram_size);
     }
 }
 

@@ -6,8 +6,8 @@
 
 use bitflags::bitflags;
 
+use super::pm_timer::PmTimer;
 use crate::line::Line;
-use crate::pm_timer::PmTimer;
 use crate::time::{Lead, Now, TimerTicks};
 
 bitflags! {
@@ -75,6 +75,11 @@ impl Pm1 {
             lead: now.lead(),
             seen: timer.oscillator().cycle(now) >> timer.top_bit(),
         }
+    }
+
+    /// Puts the blocks into the state after power-up. The SCI is to be driven low.
+    pub const fn reset(&mut self, now: Now) {
+        *self = Self::new(self.timer, self.s5, now);
     }
 
     /// Reads the event block: the bytes from `offset` (0 to 3) on, as many as the caller
@@ -199,8 +204,8 @@ const fn place(offset: u16, size: u8, value: u32) -> (u32, u32) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::pm_timer::{FREQUENCY, Width};
     use super::*;
-    use crate::pm_timer::{FREQUENCY, Width};
     use crate::time::CounterTicks;
 
     /// A guest whose TSC is the PM timer's clock: a tick is a count.

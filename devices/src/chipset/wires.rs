@@ -1,10 +1,21 @@
 //! The interrupt wires of the machine, from the devices to the 8259A pair and the IOAPIC.
 
 use super::ChipsetHost;
-use crate::hpet::{self, Route};
-use crate::ioapic::IoApic;
-use crate::pic::PicPair;
+use super::hpet::{self, Route};
+use super::ioapic::IoApic;
+use super::pic::PicPair;
 use crate::platform_map::{IOAPIC_ID, gsi, irq};
+
+/// What an output of a device is soldered to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wire {
+    /// IRQ 0, unless the HPET has it.
+    Pit,
+    /// IRQ 8, unless the HPET has it.
+    Rtc,
+    /// An ISA interrupt that no other device is wired to.
+    Irq(u8),
+}
 
 /// The interrupt controllers and what is soldered to their inputs.
 #[derive(Clone, Debug)]
@@ -44,8 +55,7 @@ impl Interrupts {
         /// No device asserts its interrupt by pulling its wire low.
         const WIRED_LOW: u32 = 0;
         let mut ioapic = IoApic::new(WIRED_LOW);
-        ioapic.mmio_write(0x00, 4, 0, &mut |_| {});
-        ioapic.mmio_write(0x10, 4, u64::from(IOAPIC_ID) << 24, &mut |_| {});
+        set_ioapic_id(&mut ioapic);
         Self {
             pic: PicPair::new(),
             pic_output: false,
@@ -57,16 +67,19 @@ impl Interrupts {
         }
     }
 
-    /// Drives the output of the PIT.
-    pub(super) fn set_pit(&mut self, level: bool, host: &mut impl ChipsetHost) {
-        self.irq0.classic = level;
-        self.drive_irq0(host);
-    }
-
-    /// Drives the output of the RTC.
-    pub(super) fn set_rtc(&mut self, level: bool, host: &mut impl ChipsetHost) {
-        self.irq8.classic = level;
-        self.drive_irq8(host);
+    /// Drives the device's end of a wire.
+    pub(super) fn drive(&mut self, wire: Wire, level: bool, host: &mut dyn ChipsetHost) {
+        match wire {
+            Wire::Pit => {
+                self.irq0.classic = level;
+                self.drive_irq0(host);
+            }
+            Wire::Rtc => {
+                self.irq8.classic = level;
+                self.drive_irq8(host);
+            }
+            Wire::Irq(irq) => self.set_irq(irq, level, host),
+        }
     }
 
     /// Drives the output of timer `timer` of the HPET.
@@ -75,7 +88,7 @@ impl Interrupts {
         timer: usize,
         route: Route,
         level: bool,
-        host: &mut impl ChipsetHost,
+        host: &mut dyn ChipsetHost,
     ) {
         match route {
             Route::LegacyIrq0 => {
@@ -97,7 +110,7 @@ impl Interrupts {
     }
 
     /// Gives IRQ 0 and IRQ 8 to the HPET, or back to the PIT and the RTC.
-    pub(super) fn set_legacy_replacement(&mut self, on: bool, host: &mut impl ChipsetHost) {
+    pub(super) fn set_legacy_replacement(&mut self, on: bool, host: &mut dyn ChipsetHost) {
         if on != self.legacy_replacement {
             self.legacy_replacement = on;
             self.drive_irq0(host);
@@ -105,18 +118,18 @@ impl Interrupts {
         }
     }
 
-    fn drive_irq0(&mut self, host: &mut impl ChipsetHost) {
+    fn drive_irq0(&mut self, host: &mut dyn ChipsetHost) {
         let level = self.irq0.level(self.legacy_replacement);
         self.set_irq(irq::PIT, level, host);
     }
 
-    fn drive_irq8(&mut self, host: &mut impl ChipsetHost) {
+    fn drive_irq8(&mut self, host: &mut dyn ChipsetHost) {
         let level = self.irq8.level(self.legacy_replacement);
         self.set_irq(irq::RTC, level, host);
     }
 
     /// Drives the wire of an ISA interrupt.
-    pub(super) fn set_irq(&mut self, irq: u8, level: bool, host: &mut impl ChipsetHost) {
+    pub(super) fn set_irq(&mut self, irq: u8, level: bool, host: &mut dyn ChipsetHost) {
         self.pic.set_irq(irq, level);
         self.forward_pic(host);
         let pin = if irq == irq::PIT {
@@ -129,7 +142,7 @@ impl Interrupts {
 
     /// Drives the wire of global system interrupt `number` (an ISA interrupt if below 16) for
     /// the test device, whatever else is on that wire: the last to drive it wins.
-    pub(super) fn set_test_line(&mut self, number: u8, level: bool, host: &mut impl ChipsetHost) {
+    pub(super) fn set_test_line(&mut self, number: u8, level: bool, host: &mut dyn ChipsetHost) {
         const ISA_INTERRUPTS: u8 = 16;
         if number < ISA_INTERRUPTS && number != irq::CASCADE {
             self.set_irq(number, level, host);
@@ -139,23 +152,23 @@ impl Interrupts {
     }
 
     /// Drives a wire that ends at the IOAPIC alone.
-    fn set_pin(&mut self, pin: usize, level: bool, host: &mut impl ChipsetHost) {
+    fn set_pin(&mut self, pin: usize, level: bool, host: &mut dyn ChipsetHost) {
         self.ioapic
             .set_pin(pin, level, &mut |message| host.interrupt_message(message));
     }
 
-    pub(super) fn read_pic(&mut self, port: u16, host: &mut impl ChipsetHost) -> u8 {
+    pub(super) fn read_pic(&mut self, port: u16, host: &mut dyn ChipsetHost) -> u8 {
         let value = self.pic.read(port);
         self.forward_pic(host);
         value
     }
 
-    pub(super) fn write_pic(&mut self, port: u16, value: u8, host: &mut impl ChipsetHost) {
+    pub(super) fn write_pic(&mut self, port: u16, value: u8, host: &mut dyn ChipsetHost) {
         self.pic.write(port, value);
         self.forward_pic(host);
     }
 
-    pub(super) fn acknowledge_pic(&mut self, host: &mut impl ChipsetHost) -> u8 {
+    pub(super) fn acknowledge_pic(&mut self, host: &mut dyn ChipsetHost) -> u8 {
         let vector = self.pic.acknowledge();
         self.forward_pic(host);
         vector
@@ -170,23 +183,41 @@ impl Interrupts {
         offset: u16,
         size: u8,
         value: u64,
-        host: &mut impl ChipsetHost,
+        host: &mut dyn ChipsetHost,
     ) {
         self.ioapic.mmio_write(offset, size, value, &mut |message| {
             host.interrupt_message(message);
         });
     }
 
-    pub(super) fn end_of_interrupt(&mut self, vector: u8, host: &mut impl ChipsetHost) {
+    pub(super) fn end_of_interrupt(&mut self, vector: u8, host: &mut dyn ChipsetHost) {
         self.ioapic
             .end_of_interrupt(vector, &mut |message| host.interrupt_message(message));
     }
 
-    fn forward_pic(&mut self, host: &mut impl ChipsetHost) {
+    /// Puts the 8259A pair into the state after power-up. Devices drive their wires anew.
+    pub(super) fn reset_pic(&mut self, host: &mut dyn ChipsetHost) {
+        self.pic = PicPair::new();
+        self.forward_pic(host);
+    }
+
+    /// Puts the IOAPIC into the state that firmware leaves it in.
+    pub(super) fn reset_ioapic(&mut self) {
+        self.ioapic.reset();
+        set_ioapic_id(&mut self.ioapic);
+    }
+
+    fn forward_pic(&mut self, host: &mut dyn ChipsetHost) {
         let output = self.pic.output();
         if output != self.pic_output {
             self.pic_output = output;
             host.pic_output(output);
         }
     }
+}
+
+/// Gives the IOAPIC its ID, as firmware does.
+fn set_ioapic_id(ioapic: &mut IoApic) {
+    ioapic.mmio_write(0x00, 4, 0, &mut |_| {});
+    ioapic.mmio_write(0x10, 4, u64::from(IOAPIC_ID) << 24, &mut |_| {});
 }
