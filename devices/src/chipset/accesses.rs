@@ -3,6 +3,7 @@
 use super::bus::Access;
 use super::{Chipset, Environment, Id, context};
 use crate::platform_map::port;
+use crate::time::Now;
 
 /// The bits of a value of `size` bytes.
 const fn mask(size: u8) -> u32 {
@@ -14,19 +15,23 @@ const fn mask(size: u8) -> u32 {
 }
 
 impl Chipset {
+    /// Reads `size` bytes (1, 2 or 4) from port `port` on, as [`Chipset::port_read`] does, if
+    /// they depend on nothing but the time. That is the PM timer, which Linux reads most of all:
+    /// here it comes ahead of the search for the others.
+    #[inline]
+    #[must_use]
+    pub const fn port_read_clock(&self, port: u16, size: u8, now: Now) -> Option<u32> {
+        if port == port::PM_TIMER {
+            Some(self.devices.acpi.timer(now) & mask(size))
+        } else {
+            None
+        }
+    }
+
     /// Reads `size` bytes (1, 2 or 4; anything else counts as 4) from port `port` on.
     ///
     /// Where there is nothing, all bits read as ones. The bits beyond `size` bytes are zero.
-    #[inline]
     pub fn port_read(&mut self, port: u16, size: u8, env: &mut Environment<'_>) -> u32 {
-        // What Linux reads most, ahead of the search for the rest.
-        if port == port::PM_TIMER {
-            return self.devices.acpi.timer(env.now) & mask(size);
-        }
-        self.find_and_read(port, size, env)
-    }
-
-    fn find_and_read(&mut self, port: u16, size: u8, env: &mut Environment<'_>) -> u32 {
         if let Some((id, access)) = self.ports.find(port.into(), size) {
             return self.read(id, access, env) as u32 & mask(size);
         }
@@ -37,7 +42,7 @@ impl Chipset {
         let mut value = 0;
         for byte in 0..u16::from(size.min(4)) {
             let port = port.wrapping_add(byte);
-            value |= self.find_and_read(port, 1, env) << (8 * byte);
+            value |= self.port_read(port, 1, env) << (8 * byte);
         }
         value
     }

@@ -43,8 +43,13 @@ impl Devices<'_> {
         (offset < 4096 && self.lapic.mode() == Mode::XApic).then_some(offset as u16)
     }
 
+    /// Reads a port that is none of a clock. Apart, so that the exit loop has a small frame.
+    #[inline(never)]
+    fn read_device_port(&mut self, port: u16, size: u8) -> u32 {
+        self.with_chipset(|chipset, env| chipset.port_read(port, size, env))
+    }
+
     /// Calls the chipset with what surrounds it.
-    #[inline]
     fn with_chipset<R>(
         &mut self,
         access: impl FnOnce(&mut Chipset, &mut Environment<'_>) -> R,
@@ -97,11 +102,16 @@ impl Bus for Devices<'_> {
 }
 
 impl Ports for Devices<'_> {
+    #[inline]
     fn read_port(&mut self, port: u16, width: Width) -> u32 {
         let size = width.bytes() as u8;
-        self.with_chipset(|chipset, env| chipset.port_read(port, size, env))
+        match self.board.chipset.port_read_clock(port, size, self.now) {
+            Some(value) => value,
+            None => self.read_device_port(port, size),
+        }
     }
 
+    #[inline(never)]
     fn write_port(&mut self, port: u16, width: Width, value: u32) {
         let size = width.bytes() as u8;
         self.with_chipset(|chipset, env| chipset.port_write(port, size, value, env));
