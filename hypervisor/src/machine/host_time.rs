@@ -6,6 +6,38 @@ use devices::time::HostTicks;
 #[inline]
 #[must_use]
 pub fn host_now() -> HostTicks {
+    #[cfg(test)]
+    if let Some(now) = fake::now() {
+        return now;
+    }
     // SAFETY: every 64-bit CPU has RDTSC, and CR4.TSD is clear.
     HostTicks(unsafe { core::arch::x86_64::_rdtsc() })
+}
+
+/// A host's TSC that stands still until the test that runs on this thread moves it.
+#[cfg(test)]
+pub(crate) mod fake {
+    use core::cell::Cell;
+
+    use super::HostTicks;
+
+    std::thread_local! {
+        static NOW: Cell<Option<HostTicks>> = const { Cell::new(None) };
+    }
+
+    /// What the fake TSC shows; none before the thread's first [`set`].
+    pub(super) fn now() -> Option<HostTicks> {
+        NOW.get()
+    }
+
+    /// Has the thread's TSC show `now`.
+    pub(crate) fn set(now: HostTicks) {
+        NOW.set(Some(now));
+    }
+
+    /// Moves the thread's TSC on.
+    pub(crate) fn advance(ticks: u64) {
+        let now = NOW.get().unwrap_or(HostTicks::ZERO);
+        set(now.saturating_add(ticks));
+    }
 }

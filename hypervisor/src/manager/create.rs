@@ -25,7 +25,8 @@ use crate::machine::memory::{self, OutOfMemory};
 use crate::machine::rtc;
 use crate::msr::{HostMsrs, Msrs};
 use crate::scheduler::Runnable;
-use crate::vcpu::{Vcpu, VcpuConfig, VcpuPages};
+use crate::vcpu::vmx::{VmxCpu, VmxPages};
+use crate::vcpu::{Vcpu, VcpuConfig};
 use crate::vm::host::{SerialOutput, Waker};
 use crate::vm::pages::PagePool;
 use crate::vm::ram::{GuestRam, MAX_RANGES, RamRange};
@@ -168,22 +169,22 @@ impl HostFactory {
     fn make_vcpu(&self, vm: &Arc<Vm>, index: u32, lapic: LocalApic) -> Result<Vcpu, CreateError> {
         let vpid = vpid(vm.id, index).ok_or(CreateError::Vpids)?;
         let page = || vm.allocate_page().ok_or(CreateError::Tables);
-        let pages = VcpuPages {
+        let pages = VmxPages {
             vmcs: page()?,
             msr_bitmaps: page()?.into(),
             io_bitmaps: self.io_bitmaps,
         };
+        // SAFETY: this CPU is in VMX operation; the VCPU that the processor goes to keeps the VM and
+        // the LAPIC.
+        let cpu = unsafe { VmxCpu::new(vm, self.capabilities, pages, vpid, &lapic)? };
         let config = VcpuConfig {
             index,
             lapic,
-            vpid,
             msrs: Msrs::new(&vm.cpuid, &self.host_msrs),
             virtualize_apic: self.virtualize_apic,
             tsc: self.tsc,
         };
-        // SAFETY: this CPU is in VMX operation.
-        unsafe { Vcpu::new(vm.clone(), self.capabilities, pages, config) }
-            .map_err(|_| CreateError::Vmcs)
+        Ok(Vcpu::new(vm.clone(), cpu, config)?)
     }
 }
 
@@ -196,7 +197,7 @@ fn load_guest(first: &mut Vcpu, config: &VmConfig<'_>) -> Result<(), CreateError
     let vm = first.vm().clone();
     vm.ram.clear();
     let state = guest_boot::load(&vm.ram, config)?;
-    first.enter_at(&state).map_err(|_| CreateError::Vmcs)
+    Ok(first.enter_at(&state)?)
 }
 
 /// The VPID of a VCPU: its own for all VMs there can be. One that a VM with the same number

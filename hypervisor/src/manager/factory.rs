@@ -11,6 +11,7 @@ use vmx::ept::EptError;
 use crate::guest_boot::LoadError;
 use crate::ids::VmId;
 use crate::scheduler::Runnable;
+use crate::vcpu::backend::Refused;
 use crate::vm::Vm;
 use crate::vm::ram::GuestRam;
 use crate::vm_config::VmConfig;
@@ -41,6 +42,12 @@ pub enum CreateError {
     /// The processor refuses a VMCS: a bug of tarpit's.
     #[error("the processor refuses the VMCS")]
     Vmcs,
+}
+
+impl From<Refused> for CreateError {
+    fn from(_: Refused) -> Self {
+        Self::Vmcs
+    }
 }
 
 impl From<EptError> for CreateError {

@@ -7,11 +7,12 @@ use std::thread;
 use std::vec;
 
 use devices::time::HostTicks;
-use vmx::vmcs::{HostState, VmInstructionFailed};
+use vmx::vmcs::HostState;
 
 use super::*;
 use crate::guest_boot::LoadError;
 use crate::scheduler::{Decision, PinError, Runnable, Settings, VcpuCell};
+use crate::vcpu::backend::Refused;
 use crate::vcpu::{HostCpu, RunExit, StopReason};
 use crate::vm::ram::GuestRam;
 use crate::vm::test_vm;
@@ -30,13 +31,13 @@ struct ScriptedVcpu {
 }
 
 impl Runnable for ScriptedVcpu {
-    unsafe fn load(&mut self, cpu: &HostCpu) -> Result<(), VmInstructionFailed> {
+    unsafe fn load(&mut self, cpu: &HostCpu) -> Result<(), Refused> {
         assert_eq!(self.cpu, None, "on two CPUs");
         self.cpu = Some(cpu.index);
         Ok(())
     }
 
-    fn unload(&mut self) -> Result<(), VmInstructionFailed> {
+    fn unload(&mut self) -> Result<(), Refused> {
         self.cpu = None;
         Ok(())
     }

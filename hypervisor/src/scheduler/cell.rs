@@ -6,9 +6,9 @@ use alloc::sync::Arc;
 
 use devices::time::HostTicks;
 use spin::Mutex;
-use vmx::vmcs::VmInstructionFailed;
 
 use crate::ids::VcpuId;
+use crate::vcpu::backend::{GuestCpu, Refused};
 use crate::vcpu::{HostCpu, RunExit, Vcpu};
 use crate::vm::Vm;
 use crate::vm::requests::VcpuRequests;
@@ -22,13 +22,13 @@ pub trait Runnable: Send {
     ///
     /// # Safety
     /// `cpu` describes this CPU, which is in VMX operation; no other VCPU is loaded on it.
-    unsafe fn load(&mut self, cpu: &HostCpu) -> Result<(), VmInstructionFailed>;
+    unsafe fn load(&mut self, cpu: &HostCpu) -> Result<(), Refused>;
 
     /// Takes it off this CPU, so that another can load it.
     ///
     /// # Errors
     /// As for [`Runnable::load`].
-    fn unload(&mut self) -> Result<(), VmInstructionFailed>;
+    fn unload(&mut self) -> Result<(), Refused>;
 
     /// Runs its guest until host time `until`, or until there is nothing to run. It is loaded.
     fn run(&mut self, until: HostTicks) -> RunExit;
@@ -40,13 +40,13 @@ pub trait Runnable: Send {
     fn dump(&self) -> String;
 }
 
-impl Runnable for Vcpu {
-    unsafe fn load(&mut self, cpu: &HostCpu) -> Result<(), VmInstructionFailed> {
+impl<C: GuestCpu> Runnable for Vcpu<C> {
+    unsafe fn load(&mut self, cpu: &HostCpu) -> Result<(), Refused> {
         // SAFETY: by the contract, which is the same.
         unsafe { Self::load(self, cpu) }
     }
 
-    fn unload(&mut self) -> Result<(), VmInstructionFailed> {
+    fn unload(&mut self) -> Result<(), Refused> {
         Self::unload(self)
     }
 

@@ -3,20 +3,20 @@
 use alloc::string::String;
 
 use devices::time::HostTicks;
-use vmx::vmcs::VmInstructionFailed;
 
 use super::Runnable;
+use crate::vcpu::backend::Refused;
 use crate::vcpu::{HostCpu, RunExit};
 
 /// A VCPU that no CPU loads.
 pub(crate) struct IdleVcpu;
 
 impl Runnable for IdleVcpu {
-    unsafe fn load(&mut self, _: &HostCpu) -> Result<(), VmInstructionFailed> {
+    unsafe fn load(&mut self, _: &HostCpu) -> Result<(), Refused> {
         unreachable!("no CPU asks the scheduler")
     }
 
-    fn unload(&mut self) -> Result<(), VmInstructionFailed> {
+    fn unload(&mut self) -> Result<(), Refused> {
         unreachable!("it has not been loaded")
     }
 

@@ -10,24 +10,9 @@ use arch::apic::{self, Register};
 use arch::msr;
 use devices::lapic::{Mode, VectorRegister};
 use vmx::bitmaps::MsrAccess;
-use vmx::controls::Secondary;
-use vmx::fields;
 
 use super::Vcpu;
-use super::setup;
-
-/// What the processor does for the LAPIC in its present mode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Assistance {
-    /// The TPR shadow, for CR8.
-    TprShadow,
-    /// The TPR shadow, for CR8 and in the APIC-access page; other accesses to that exit.
-    XApicTpr,
-    /// Registers in the APIC-access page, and interrupt delivery.
-    XApic,
-    /// Registers as MSRs, and interrupt delivery.
-    X2Apic,
-}
+use super::backend::{ApicAssistance, GuestCpu};
 
 /// Registers, besides ISR, TMR and IRR, that the processor reads from the virtual-APIC page as
 /// well as the model would: those that x2APIC mode has on every model, but for the current count,
@@ -52,7 +37,7 @@ const X2APIC_READABLE: [Register; 15] = [
 /// Registers that the processor takes writes of.
 const X2APIC_WRITABLE: [Register; 3] = [Register::TPR, Register::EOI, Register::SELF_IPI];
 
-impl Vcpu {
+impl<C: GuestCpu> Vcpu<C> {
     /// Brings the controls in line with the LAPIC after an access to it that may have enabled
     /// or disabled it by software.
     #[inline]
@@ -72,51 +57,37 @@ impl Vcpu {
         let enabled = self.lapic.is_software_enabled();
         self.apic_was_enabled = enabled;
         let assistance = match self.lapic.mode() {
-            _ if !self.may_virtualize_apic => Assistance::TprShadow,
+            _ if !self.may_virtualize_apic => ApicAssistance::TprShadow,
             Mode::XApic if base.address() == apic::DEFAULT_ADDRESS => {
                 if enabled {
-                    Assistance::XApic
+                    ApicAssistance::XApic
                 } else {
-                    Assistance::XApicTpr
+                    ApicAssistance::XApicTpr
                 }
             }
-            Mode::X2Apic if enabled => Assistance::X2Apic,
-            _ => Assistance::TprShadow,
+            Mode::X2Apic if enabled => ApicAssistance::X2Apic,
+            _ => ApicAssistance::TprShadow,
         };
-        let registers =
-            Secondary::APIC_REGISTER_VIRTUALIZATION | Secondary::VIRTUAL_INTERRUPT_DELIVERY;
-        let extra = match assistance {
-            Assistance::TprShadow => Secondary::empty(),
-            Assistance::XApicTpr => Secondary::VIRTUALIZE_APIC_ACCESSES,
-            Assistance::XApic => Secondary::VIRTUALIZE_APIC_ACCESSES | registers,
-            Assistance::X2Apic => Secondary::VIRTUALIZE_X2APIC_MODE | registers,
-        };
-        let controls = setup::controls(self.capabilities);
-        self.registers
-            .vmcs
-            .set_secondary(self.capabilities, controls.secondary | extra);
-        self.virtual_delivery = matches!(assistance, Assistance::XApic | Assistance::X2Apic);
+        self.cpu.set_apic_assistance(assistance);
+        self.virtual_delivery =
+            matches!(assistance, ApicAssistance::XApic | ApicAssistance::X2Apic);
         self.lapic
             .set_virtual_interrupt_delivery(self.virtual_delivery);
-        self.tpr_threshold = 0;
-        self.registers.vmcs.write(fields::TPR_THRESHOLD, 0);
-        let wants_page = matches!(assistance, Assistance::XApicTpr | Assistance::XApic);
+        let wants_page = matches!(assistance, ApicAssistance::XApicTpr | ApicAssistance::XApic);
         let mapped = self.vm.set_apic_access_page_mapped(self.index, wants_page);
         // Without a table for the page, accesses exit and are emulated.
         if let Err(error) = mapped {
             log::warn!("vm {}: no APIC-access page: {error}", self.vm.name);
         }
-        self.pass_x2apic_msrs_through(assistance == Assistance::X2Apic);
-        self.eoi_exits = [0; 4];
-        self.write_eoi_exits();
+        self.pass_x2apic_msrs_through(assistance == ApicAssistance::X2Apic);
         self.attention = true;
     }
 
     fn pass_x2apic_msrs_through(&mut self, on: bool) {
-        let bitmaps = &mut *self.msr_bitmaps;
+        let cpu = &mut self.cpu;
         for msr in msr::X2APIC {
-            bitmaps.set_exits(msr, MsrAccess::Read, true);
-            bitmaps.set_exits(msr, MsrAccess::Write, true);
+            cpu.set_msr_exits(msr, MsrAccess::Read, true);
+            cpu.set_msr_exits(msr, MsrAccess::Write, true);
         }
         if on {
             let vectors = Register::ISR.msr()..Register::ESR.msr();
@@ -125,10 +96,10 @@ impl Vcpu {
                 .into_iter()
                 .chain(vectors);
             for msr in readable {
-                bitmaps.set_exits(msr, MsrAccess::Read, false);
+                cpu.set_msr_exits(msr, MsrAccess::Read, false);
             }
             for msr in X2APIC_WRITABLE.map(Register::msr) {
-                bitmaps.set_exits(msr, MsrAccess::Write, false);
+                cpu.set_msr_exits(msr, MsrAccess::Write, false);
             }
         }
     }
@@ -138,42 +109,8 @@ impl Vcpu {
     pub(super) fn update_virtual_interrupts(&mut self) {
         let request = self.lapic.highest_irr().unwrap_or(0);
         let service = self.lapic.highest_isr().unwrap_or(0);
-        let status = u16::from(service) << 8 | u16::from(request);
-        let vmcs = &mut self.registers.vmcs;
-        if vmcs.read(fields::GUEST_INTERRUPT_STATUS) != status {
-            vmcs.write(fields::GUEST_INTERRUPT_STATUS, status);
-        }
+        self.cpu.set_virtual_interrupts(request, service);
         let level = self.lapic.page().bitmap(VectorRegister::Tmr);
-        if level != self.eoi_exits {
-            self.eoi_exits = level;
-            self.write_eoi_exits();
-        }
-    }
-
-    fn write_eoi_exits(&mut self) {
-        if !self.capabilities.virtual_apic() {
-            return;
-        }
-        for (field, bits) in [
-            fields::EOI_EXIT_BITMAP_0,
-            fields::EOI_EXIT_BITMAP_1,
-            fields::EOI_EXIT_BITMAP_2,
-            fields::EOI_EXIT_BITMAP_3,
-        ]
-        .into_iter()
-        .zip(self.eoi_exits)
-        {
-            self.registers.vmcs.write(field, bits);
-        }
-    }
-
-    /// Without virtual-interrupt delivery: asks for an exit when the guest lowers the TPR so
-    /// far that the highest pending vector can be delivered.
-    pub(super) fn update_tpr_threshold(&mut self) {
-        let threshold = u32::from(self.lapic.tpr_threshold());
-        if threshold != self.tpr_threshold {
-            self.tpr_threshold = threshold;
-            self.registers.vmcs.write(fields::TPR_THRESHOLD, threshold);
-        }
+        self.cpu.set_eoi_exits(level);
     }
 }

@@ -1,40 +1,35 @@
 //! A VCPU and the physical CPU that it is on: coming, going, and moving to another.
 
-use vmx::translation;
-use vmx::vmcs::{HostState, VmInstructionFailed};
+use vmx::vmcs::HostState;
 
 use super::Vcpu;
+use super::backend::{GuestCpu, Refused};
 
 /// A physical CPU, as a VCPU needs to know it.
 #[derive(Clone, Copy, Debug)]
 pub struct HostCpu {
     /// Its number.
     pub index: u32,
-    /// What VM exits load on it.
+    /// What exits from a guest load on it.
     pub host: HostState,
 }
 
-impl Vcpu {
+impl<C: GuestCpu> Vcpu<C> {
     /// Puts it on this CPU, which is `cpu`. No other CPU has it.
     ///
     /// # Errors
-    /// If the processor refuses the VMCS.
+    /// If the processor refuses it.
     ///
     /// # Safety
-    /// `cpu` describes this CPU, which is in VMX operation; no other VCPU is loaded on it.
-    pub unsafe fn load(&mut self, cpu: &HostCpu) -> Result<(), VmInstructionFailed> {
-        self.registers.vmcs.load()?;
-        if self.cpu != Some(cpu.index) {
-            self.cpu = Some(cpu.index);
-            // SAFETY: by the contract.
-            unsafe { self.registers.vmcs.set_host_state(&cpu.host) };
-            self.registers.gpr.forget_host();
-            // What this CPU remembers of the VPID is from an earlier stay, or from another VM
-            // that had it: the guest's invalidations since were executed elsewhere.
-            translation::invalidate_vpid(&self.capabilities.translation, self.vpid);
-            self.flush_memory_map();
+    /// `cpu` describes this CPU, which is ready for guests; no other VCPU is loaded on it.
+    pub unsafe fn load(&mut self, cpu: &HostCpu) -> Result<(), Refused> {
+        let moved = self.host_cpu != Some(cpu.index);
+        if moved {
+            self.host_cpu = Some(cpu.index);
+            self.memory_seen = self.vm.memory_generation();
         }
-        self.live.load();
+        // SAFETY: by the contract.
+        unsafe { self.cpu.load(cpu, moved)? };
         self.note_cpu(true);
         self.attention = true;
         Ok(())
@@ -43,21 +38,15 @@ impl Vcpu {
     /// Takes it off this CPU, so that another can load it.
     ///
     /// # Errors
-    /// If the processor refuses the VMCS.
-    pub fn unload(&mut self) -> Result<(), VmInstructionFailed> {
+    /// If the processor refuses it.
+    pub fn unload(&mut self) -> Result<(), Refused> {
         self.note_cpu(false);
-        self.live.save();
-        self.release_vmcs()
-    }
-
-    pub(super) fn release_vmcs(&mut self) -> Result<(), VmInstructionFailed> {
-        self.launched = false;
-        self.registers.vmcs.clear()
+        self.cpu.unload()
     }
 
     /// Drops what this CPU has cached of the VM's memory map.
     pub(super) fn flush_memory_map(&mut self) {
         self.memory_seen = self.vm.memory_generation();
-        translation::invalidate_ept(&self.capabilities.translation, self.vm.ept_pointer());
+        self.cpu.flush_nested_tlb();
     }
 }

@@ -2,22 +2,19 @@
 
 use core::fmt;
 
-use vmx::fields;
 use vmx::segment::SegmentRegister;
 
-use super::registers::Registers;
-use crate::emulate::Cpu;
+use super::backend::GuestCpu;
 use crate::guest_memory::GuestMemory;
-use crate::guest_paging::{Access, AccessKind, Paging, PagingRegisters};
+use crate::guest_paging::{Access, AccessKind, Paging};
 use vmx::addr::GuestVirtAddr;
 
-/// Writes the registers of the VCPU whose VMCS is current, the code at RIP, and what of the
-/// guest state a processor would not take.
+/// Writes the registers of a VCPU, the code at RIP, and what only its processor's vendor knows.
 ///
 /// # Errors
 /// If `out` fails.
 pub fn write_dump(
-    registers: &Registers,
+    cpu: &impl GuestCpu,
     memory: &impl GuestMemory,
     out: &mut impl fmt::Write,
 ) -> fmt::Result {
@@ -27,26 +24,25 @@ pub fn write_dump(
     ];
     for (index, name) in NAMES.iter().enumerate() {
         let end = if index % 4 == 3 { "\n" } else { "  " };
-        write!(out, "{name} {:016x}{end}", registers.gpr(index))?;
+        write!(out, "{name} {:016x}{end}", cpu.gpr(index))?;
     }
-    let vmcs = &registers.vmcs;
     writeln!(
         out,
         "rip {:016x}  rflags {:08x}  cpl {}",
-        registers.rip(),
-        registers.rflags(),
-        registers.cpl()
+        cpu.rip(),
+        cpu.rflags(),
+        cpu.cpl()
     )?;
     writeln!(
         out,
         "cr0 {:08x}  cr3 {:016x}  cr4 {:08x}  efer {:04x}",
-        registers.cr0(),
-        registers.cr3(),
-        registers.cr4(),
-        registers.efer()
+        cpu.cr0(),
+        cpu.cr3(),
+        cpu.cr4(),
+        cpu.efer()
     )?;
     for register in SegmentRegister::ALL {
-        let segment = vmcs.segment(register);
+        let segment = cpu.segment(register);
         writeln!(
             out,
             "{:<4} {:04x}  base {:016x}  limit {:08x}  rights {:05x}",
@@ -57,33 +53,8 @@ pub fn write_dump(
             segment.rights.bits()
         )?;
     }
-    for (name, table) in [("gdtr", vmcs.gdtr()), ("idtr", vmcs.idtr())] {
-        writeln!(
-            out,
-            "{name} base {:016x}  limit {:04x}",
-            table.base, table.limit
-        )?;
-    }
-    writeln!(
-        out,
-        "activity {}  interruptibility {:#x}  exit reason {:#x}  qualification {:#x}  gpa {:#x}  \
-         idt-vectoring {:#x}  injected {:#x}",
-        vmcs.read(fields::GUEST_ACTIVITY_STATE),
-        vmcs.read(fields::GUEST_INTERRUPTIBILITY),
-        vmcs.read(fields::EXIT_REASON),
-        vmcs.read(fields::EXIT_QUALIFICATION),
-        vmcs.read(fields::GUEST_PHYSICAL_ADDRESS),
-        vmcs.read(fields::IDT_VECTORING_INFORMATION),
-        vmcs.read(fields::ENTRY_INTERRUPTION_INFORMATION),
-    )?;
-    write_code(registers, memory, out)?;
-    let mut result = Ok(());
-    vmx::diagnosis::check_guest_state(vmcs, |failed| {
-        if result.is_ok() {
-            result = writeln!(out, "guest-state check failed: {failed}");
-        }
-    });
-    result
+    write_code(cpu, memory, out)?;
+    cpu.write_state(out)
 }
 
 const fn name(register: SegmentRegister) -> &'static str {
@@ -100,15 +71,15 @@ const fn name(register: SegmentRegister) -> &'static str {
 }
 
 fn write_code(
-    registers: &Registers,
+    cpu: &impl GuestCpu,
     memory: &impl GuestMemory,
     out: &mut impl fmt::Write,
 ) -> fmt::Result {
-    let start = registers
+    let start = cpu
         .segment_base(crate::emulate::SegmentRegister::Cs)
-        .wrapping_add(registers.rip());
+        .wrapping_add(cpu.rip());
     write!(out, "code at {start:#x}:")?;
-    let paging = Paging::new(registers);
+    let paging = Paging::new(cpu);
     // As a supervisor's read: the dump is to show what is there, not what is allowed.
     let access = Access {
         kind: AccessKind::Read,

@@ -3,16 +3,14 @@
 
 use arch::RFlags;
 use devices::lapic::Pending;
-use vmx::controls::Primary;
 use vmx::event::{Event, EventKind};
-use vmx::fields;
 
-use super::registers::{BLOCKED_BY_NMI, BLOCKED_BY_STI_OR_MOV_SS};
-use super::{Vcpu, stop_reason::StopReason};
-use crate::emulate::{Cpu, Fault};
+use super::backend::{GuestCpu, Interruptibility};
+use super::{StopReason, Vcpu};
+use crate::emulate::Fault;
 use crate::vm::BoardHost;
 
-impl Vcpu {
+impl<C: GuestCpu> Vcpu<C> {
     /// Queues an exception for the next entry; one that meets another on its way becomes a
     /// double fault.
     ///
@@ -26,9 +24,9 @@ impl Vcpu {
         };
         if first.is_some_and(|first| first.kind == EventKind::Nmi) {
             // The NMI will not be delivered again, and its delivery has blocked NMIs.
-            let vmcs = &mut self.registers.vmcs;
-            let state = vmcs.read(fields::GUEST_INTERRUPTIBILITY);
-            vmcs.write(fields::GUEST_INTERRUPTIBILITY, state | BLOCKED_BY_NMI);
+            let state = self.cpu.interruptibility();
+            self.cpu
+                .set_interruptibility(state | Interruptibility::BLOCKED_BY_NMI);
         }
         self.to_inject = Some(event);
         self.attention = true;
@@ -41,7 +39,7 @@ impl Vcpu {
     /// As [`Vcpu::raise`].
     pub(super) fn raise_fault(&mut self, fault: Fault) -> Result<(), StopReason> {
         if let Some(address) = fault.cr2 {
-            write_cr2(address);
+            self.cpu.set_cr2(address);
         }
         self.raise(Event::exception(fault.vector, fault.error_code))
     }
@@ -50,27 +48,19 @@ impl Vcpu {
     /// again unless the exit's handler raises an exception in its place.
     #[inline]
     pub(super) fn note_interrupted_delivery(&mut self) {
-        let information = self.registers.vmcs.read(fields::IDT_VECTORING_INFORMATION);
-        if information >> 31 != 0 {
-            self.note_delivery(information);
+        if let Some(event) = self.cpu.interrupted_delivery() {
+            self.note_delivery(event);
         }
     }
 
     #[cold]
-    fn note_delivery(&mut self, information: u32) {
-        let vmcs = &mut self.registers.vmcs;
-        self.being_delivered = Event::from_information(
-            information,
-            vmcs.read(fields::IDT_VECTORING_ERROR_CODE),
-            vmcs.read(fields::EXIT_INSTRUCTION_LENGTH),
-        );
-        if self
-            .being_delivered
-            .is_some_and(|event| event.kind == EventKind::Nmi)
-        {
+    fn note_delivery(&mut self, event: Event) {
+        self.being_delivered = Some(event);
+        if event.kind == EventKind::Nmi {
             // Delivering it has blocked NMIs; delivering it again needs them open.
-            let state = vmcs.read(fields::GUEST_INTERRUPTIBILITY);
-            vmcs.write(fields::GUEST_INTERRUPTIBILITY, state & !BLOCKED_BY_NMI);
+            let state = self.cpu.interruptibility();
+            self.cpu
+                .set_interruptibility(state - Interruptibility::BLOCKED_BY_NMI);
         }
         self.attention = true;
     }
@@ -79,33 +69,26 @@ impl Vcpu {
     /// what remains. The PIC is asked for its vector by `acknowledge_pic`.
     pub(super) fn prepare_events(&mut self) {
         // What an earlier call has injected, without an entry since, stays: VM exits clear it.
-        let information = self
-            .registers
-            .vmcs
-            .read(fields::ENTRY_INTERRUPTION_INFORMATION);
-        let mut injected = information >> 31 != 0;
+        let mut injected = self.cpu.is_injecting();
         let interrupted = self.being_delivered.take();
         if let Some(event) = self.to_inject.take().or(interrupted) {
             self.inject(event);
             injected = true;
         }
 
-        let state = self.registers.vmcs.read(fields::GUEST_INTERRUPTIBILITY);
-        let mut primary = self.primary;
+        let state = self.cpu.interruptibility();
         if self.lapic.nmi_pending() {
-            if state & BLOCKED_BY_NMI != 0 {
+            if state.contains(Interruptibility::BLOCKED_BY_NMI) {
                 self.lapic.limit_nmis();
             } else if !injected
-                && state & BLOCKED_BY_STI_OR_MOV_SS == 0
-                && !self.registers.has_pending_debug_exception()
+                && !state.intersects(Interruptibility::SHADOW)
+                && !self.cpu.has_pending_debug_exception()
             {
                 self.lapic.take_nmi();
                 self.inject(Event::NMI);
                 injected = true;
             }
         }
-        primary.set(Primary::NMI_WINDOW_EXITING, self.lapic.nmi_pending());
-
         let mut wants_window = false;
         if self.virtual_delivery {
             self.update_virtual_interrupts();
@@ -120,13 +103,12 @@ impl Vcpu {
             }
         }
         if !self.virtual_delivery {
-            self.update_tpr_threshold();
+            // The guest leaves when it lowers the TPR so far that the highest pending vector can
+            // be delivered.
+            self.cpu.set_tpr_threshold(self.lapic.tpr_threshold());
         }
-        primary.set(Primary::INTERRUPT_WINDOW_EXITING, wants_window);
-        if primary != self.primary {
-            self.primary = primary;
-            self.registers.vmcs.set_primary(self.capabilities, primary);
-        }
+        self.cpu
+            .set_event_windows(wants_window, self.lapic.nmi_pending());
     }
 
     /// The interrupt that the guest is to take next, by the LAPIC's priorities.
@@ -136,11 +118,16 @@ impl Vcpu {
 
     /// Injects an interrupt if the guest can take one now. A pending debug trap comes first (SDM
     /// vol. 3A, table 7-2), and would be lost by the injection (SDM vol. 3C, 27.7.3).
-    fn try_inject_interrupt(&mut self, injected: bool, state: u32, pending: Pending) -> bool {
+    fn try_inject_interrupt(
+        &mut self,
+        injected: bool,
+        state: Interruptibility,
+        pending: Pending,
+    ) -> bool {
         if injected
-            || state & BLOCKED_BY_STI_OR_MOV_SS != 0
-            || self.registers.rflags() & RFlags::INTERRUPT_FLAG.bits() == 0
-            || self.registers.has_pending_debug_exception()
+            || state.intersects(Interruptibility::SHADOW)
+            || self.cpu.rflags() & RFlags::INTERRUPT_FLAG.bits() == 0
+            || self.cpu.has_pending_debug_exception()
         {
             return false;
         }
@@ -156,13 +143,11 @@ impl Vcpu {
     }
 
     fn inject(&mut self, event: Event) {
-        let protected = self.registers.in_protected_mode();
-        let vmcs = &mut self.registers.vmcs;
         if event.is_fault() {
             // The image of RFLAGS that a fault pushes has RF set (SDM vol. 3B, 18.3.1.1); what VM
             // entry pushes is the guest's RFLAGS as they are.
-            let rflags = vmcs.read(fields::GUEST_RFLAGS);
-            vmcs.write(fields::GUEST_RFLAGS, rflags | RFlags::RESUME_FLAG.bits());
+            let rflags = self.cpu.rflags();
+            self.cpu.set_rflags(rflags | RFlags::RESUME_FLAG.bits());
         }
         if matches!(
             event.kind,
@@ -171,32 +156,22 @@ impl Vcpu {
             // The handler's first instruction is not in the shadow of the STI or MOV SS before
             // the exception; and with RFLAGS.TF set, VM entry refuses a shadow without a
             // pending single step (SDM vol. 3C, 27.3.1.5).
-            let state = vmcs.read(fields::GUEST_INTERRUPTIBILITY);
-            if state & BLOCKED_BY_STI_OR_MOV_SS != 0 {
-                vmcs.write(
-                    fields::GUEST_INTERRUPTIBILITY,
-                    state & !BLOCKED_BY_STI_OR_MOV_SS,
-                );
-            }
+            self.cpu.end_shadow();
         }
-        vmcs.write(
-            fields::ENTRY_INTERRUPTION_INFORMATION,
-            event.information(protected),
-        );
-        if let Some(code) = event.error_code {
-            vmcs.write(fields::ENTRY_EXCEPTION_ERROR_CODE, code);
-        }
-        vmcs.write(fields::ENTRY_INSTRUCTION_LENGTH, event.instruction_length);
+        self.cpu.inject(event);
     }
 
     /// Whether something is pending that ends HLT.
     pub(super) fn wakes(&self) -> bool {
-        let nmis_blocked =
-            || self.registers.vmcs.read(fields::GUEST_INTERRUPTIBILITY) & BLOCKED_BY_NMI != 0;
+        let nmis_blocked = || {
+            self.cpu
+                .interruptibility()
+                .contains(Interruptibility::BLOCKED_BY_NMI)
+        };
         (self.lapic.nmi_pending() && !nmis_blocked())
             || self.to_inject.is_some()
             || (self.deliverable().is_some()
-                && self.registers.rflags() & RFlags::INTERRUPT_FLAG.bits() != 0)
+                && self.cpu.rflags() & RFlags::INTERRUPT_FLAG.bits() != 0)
     }
 
     /// The interrupt that the 8259 pair has pending, if it is to be taken.
@@ -214,13 +189,5 @@ impl Vcpu {
     }
 }
 
-/// Sets CR2, which the guest's page faults find there: the host takes none of its own.
-fn write_cr2(address: u64) {
-    #[cfg(target_os = "none")]
-    // SAFETY: CR2 is information for page-fault handlers; ours reads it right after a fault.
-    unsafe {
-        core::arch::asm!("mov cr2, {}", in(reg) address, options(nomem, nostack, preserves_flags));
-    }
-    #[cfg(not(target_os = "none"))]
-    let _ = address;
-}
+#[cfg(test)]
+mod tests;

@@ -29,11 +29,11 @@ const XSAVE_MINIMUM: usize = 576;
 const XSAVE_ALIGNMENT: usize = 64;
 
 /// The live state of a VCPU that is not on a processor.
-pub struct LiveState {
+pub(super) struct LiveState {
     features: Limits,
     xsave_area: NonNull<u8>,
-    /// XCR0 of the guest.
-    pub xcr0: u64,
+    /// XCR0 of the guest, also while it is live.
+    xcr0: u64,
     cr2: u64,
     debug: [u64; 5],
     msrs: [u64; 6],
@@ -45,7 +45,7 @@ unsafe impl Send for LiveState {}
 impl LiveState {
     /// The state after power-up.
     #[must_use]
-    pub fn new(features: &Limits) -> Self {
+    pub(super) fn new(features: &Limits) -> Self {
         let size = features.xsave_bytes.max(XSAVE_MINIMUM);
         let Ok(layout) = Layout::from_size_align(size, XSAVE_ALIGNMENT) else {
             unreachable!("an XSAVE area is a few kilobytes")
@@ -73,7 +73,7 @@ impl LiveState {
     }
 
     /// Puts the state into this processor.
-    pub fn load(&self) {
+    pub(super) fn load(&self) {
         let all = self.features.xcr0;
         // SAFETY: nothing of this state is used by the host. The area was written by
         // [`LiveState::new`] or [`LiveState::save`] with the same components, and its
@@ -107,7 +107,7 @@ impl LiveState {
     }
 
     /// Takes the state out of this processor, which runs no guest then.
-    pub fn save(&mut self) {
+    pub(super) fn save(&mut self) {
         let all = self.features.xcr0;
         // SAFETY: the area has room for all components, is aligned, and is ours; the MSRs
         // exist on every 64-bit CPU, TSC_AUX where the features say so.
@@ -140,6 +140,22 @@ impl LiveState {
     }
 }
 
+impl LiveState {
+    /// XCR0 of the guest.
+    #[inline]
+    pub(super) const fn xcr0(&self) -> u64 {
+        self.xcr0
+    }
+
+    /// Sets XCR0 of the guest, which is live, to a legal combination of components that CPUID shows
+    /// to it.
+    pub(super) fn set_xcr0(&mut self, value: u64) {
+        // SAFETY: this CPU has the components, and CR4.OSXSAVE of the host is set if there are any.
+        unsafe { set_xcr0(value) };
+        self.xcr0 = value;
+    }
+}
+
 impl Drop for LiveState {
     fn drop(&mut self) {
         let size = self.features.xsave_bytes.max(XSAVE_MINIMUM);
@@ -167,7 +183,7 @@ unsafe fn xcr0() -> u64 {
 ///
 /// # Safety
 /// CR4.OSXSAVE is set and the processor takes the value.
-pub unsafe fn set_xcr0(value: u64) {
+unsafe fn set_xcr0(value: u64) {
     // SAFETY: by the contract; the host uses no extended state.
     unsafe {
         asm!(
@@ -194,9 +210,17 @@ pub(super) fn init_reset() {
     }
 }
 
+/// Sets CR2 of the guest, which is live: its page faults find there what the host has emulated.
+pub(super) fn set_cr2(address: u64) {
+    // SAFETY: CR2 is information for page-fault handlers; the host's reads it right after a fault.
+    unsafe {
+        asm!("mov cr2, {}", in(reg) address, options(nomem, nostack, preserves_flags));
+    }
+}
+
 /// Adds `causes` to DR6 of the guest, which is live, as the delivery of a #DB does: bits 3:0
 /// are replaced, the others set (SDM vol. 3B, 18.2.3).
-pub(super) fn update_dr6(causes: u64) {
+pub(super) fn add_to_dr6(causes: u64) {
     let mut dr6: u64;
     // SAFETY: the host has no breakpoints; DR6 is the guest's.
     unsafe {

@@ -8,6 +8,7 @@ use alloc::boxed::Box;
 
 use devices::time::HostTicks;
 
+use super::backend::GuestCpu;
 use super::{RunExit, StopReason, Vcpu};
 use crate::guest_boot;
 use crate::machine::host_time::host_now;
@@ -24,7 +25,7 @@ pub(super) struct Loading {
     cleared: u64,
 }
 
-impl Vcpu {
+impl<C: GuestCpu> Vcpu<C> {
     /// Has the guest of `config` loaded when this VCPU, the VM's first, gets a CPU.
     pub fn load_guest_later(&mut self, config: VmConfig<'static>) {
         self.loading = Some(Box::new(Loading { config, cleared: 0 }));

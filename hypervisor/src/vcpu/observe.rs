@@ -8,11 +8,9 @@ use core::sync::atomic::Ordering;
 
 use devices::clock::Rates;
 use devices::time::HostTicks;
-use vmx::exit::{CrAccess, VmExit};
 
+use super::backend::GuestCpu;
 use super::{Activity, Vcpu};
-use crate::emulate::Cpu;
-use crate::guest_paging::PagingRegisters;
 use crate::suppression::address_space::{Root, RootFormat};
 use crate::suppression::policy::Decision;
 use crate::suppression::watch::Observation;
@@ -38,8 +36,10 @@ pub(super) struct Observer {
     exempt: [u64; EXEMPT],
     exempt_count: usize,
     next_exempt: usize,
-    /// The operand of the last MOV to CR3 that exited.
-    pub(super) loaded_cr3: u64,
+    /// The operand of the MOV to CR3 that has exited since the last observation.
+    pub(super) loaded_cr3: Option<u64>,
+    /// The guest computes or has halted: a time to see which process has been running.
+    pub(super) sample_due: bool,
     /// The VCPU was last seen halted.
     halted: bool,
     /// The rates of the VM's clock, as it was last applied.
@@ -65,7 +65,8 @@ impl Observer {
             exempt: [0; EXEMPT],
             exempt_count: 0,
             next_exempt: 0,
-            loaded_cr3: 0,
+            loaded_cr3: None,
+            sample_due: false,
             halted: false,
             rates: Rates::REAL_TIME,
             target_in: false,
@@ -85,20 +86,21 @@ impl Observer {
     }
 }
 
-impl Vcpu {
-    /// Looks at the address space after `exit` has been handled.
+impl<C: GuestCpu> Vcpu<C> {
+    /// Looks at the address space after the exit at `at` has been handled.
     #[inline]
-    pub(super) fn observe(&mut self, exit: VmExit, at: HostTicks) {
+    pub(super) fn observe(&mut self, at: HostTicks) {
         let generation = self.vm.suppression_generation.load(Ordering::Acquire);
         if self.observer.watching || generation != self.observer.generation {
-            self.follow(exit, at, generation);
-        } else if matches!(exit, VmExit::PreemptionTimer | VmExit::Hlt) {
+            self.follow(at, generation);
+        } else if self.observer.sample_due {
             self.sample(at);
         }
     }
 
     /// Charges the guest time since the last sample to the address space that runs.
     fn sample(&mut self, at: HostTicks) {
+        self.observer.sample_due = false;
         let root = self.root();
         if let Some((_, format)) = root {
             self.vm.root_format.store(
@@ -135,26 +137,26 @@ impl Vcpu {
     }
 
     fn root(&self) -> Option<(Root, RootFormat)> {
-        let registers = &self.registers;
-        let format = RootFormat::of(registers.cr0(), registers.cr4(), registers.efer())?;
-        Some((Root::new(registers.cr3(), format), format))
+        let cpu = &self.cpu;
+        let format = RootFormat::of(cpu.cr0(), cpu.cr4(), cpu.efer())?;
+        Some((Root::new(cpu.cr3(), format), format))
     }
 
     /// Follows the address space while there are targets, or a trace is wanted.
-    fn follow(&mut self, exit: VmExit, at: HostTicks, generation: u32) {
-        let loaded = matches!(exit, VmExit::CrAccess(CrAccess::Write { register: 3, .. }));
+    fn follow(&mut self, at: HostTicks, generation: u32) {
+        let loaded = self.observer.loaded_cr3.take();
         let halted = self.activity == Activity::Halted;
-        let cr3 = self.cr3();
-        let user_mode = self.registers.cpl() == 3;
+        let cr3 = self.cpu.cr3();
+        let user_mode = self.cpu.cpl() == 3;
         let unchanged = generation == self.observer.generation
             && cr3 == self.observer.cr3
-            && !loaded
+            && loaded.is_none()
             && halted == self.observer.halted
             // A target that goes on after a halt or an interrupt is seen by its running in
             // user mode.
             && (!user_mode || self.observer.rates != Rates::REAL_TIME)
             && at < self.observer.reconsider_at;
-        if unchanged && !matches!(exit, VmExit::PreemptionTimer) {
+        if !core::mem::take(&mut self.observer.sample_due) && unchanged {
             return;
         }
         // Each switch is seen, so each process is charged just what it used.
@@ -169,7 +171,7 @@ impl Vcpu {
         self.trace_switch(tracing, root.map(|(root, _)| root), halted);
         let observation = Observation {
             root,
-            loaded,
+            loaded: loaded.is_some(),
             user_mode,
             halted,
         };
@@ -197,8 +199,7 @@ impl Vcpu {
         self.observer.cr3 = cr3;
         self.observer.halted = halted;
         self.observer.watching = active;
-        if target_in && loaded {
-            let operand = self.observer.loaded_cr3;
+        if target_in && let Some(operand) = loaded {
             self.observer.add_exempt(operand);
         }
         let exempt = self.observer.exempt;
@@ -207,7 +208,7 @@ impl Vcpu {
         } else {
             0
         };
-        self.watch_cr3(active, &exempt[..count]);
+        self.cpu.set_cr3_exits(active, &exempt[..count]);
         self.observer.target_in = target_in;
         self.carry_out(decision);
     }
@@ -300,3 +301,6 @@ impl Vcpu {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,9 +3,9 @@
 use devices::platform_map::port;
 use devices::time::HostTicks;
 use vmx::addr::GuestPhysAddr;
-use vmx::fields;
 
-use super::{Activity, StopReason, Vcpu, live_state, setup};
+use super::backend::GuestCpu;
+use super::{Activity, StopReason, Vcpu};
 use crate::emulate::{Ports, Width};
 use crate::guest_memory::GuestMemory;
 
@@ -18,7 +18,7 @@ const JUMP: u32 = 0x0a;
 /// Where to jump: offset and segment, in the BIOS data area.
 const WARM_RESET_VECTOR: GuestPhysAddr = GuestPhysAddr(0x467);
 
-impl Vcpu {
+impl<C: GuestCpu> Vcpu<C> {
     /// Takes INIT and start-up messages.
     ///
     /// # Errors
@@ -30,11 +30,8 @@ impl Vcpu {
             self.configure_apic();
             self.being_delivered = None;
             self.to_inject = None;
-            self.registers
-                .vmcs
-                .write(fields::ENTRY_INTERRUPTION_INFORMATION, 0);
-            setup::init_reset(&mut self.registers, self.vm.cpuid.signature());
-            live_state::init_reset();
+            self.cpu.cancel_injection();
+            self.cpu.init(self.vm.cpuid.signature());
             if self.lapic.apic_base().is_bootstrap() {
                 self.run_firmware(at)?;
                 self.activity = Activity::Running;
@@ -45,7 +42,8 @@ impl Vcpu {
         if let Some(page) = self.lapic.take_start_up()
             && self.activity == Activity::WaitingForStartUp
         {
-            setup::start_up_at(&mut self.registers, page);
+            // In real mode, at the page.
+            self.cpu.jump_far(u16::from(page) << 8, 0);
             self.activity = Activity::Running;
         }
         self.attention = true;
@@ -76,7 +74,7 @@ impl Vcpu {
             .ram
             .read_u32(WARM_RESET_VECTOR)
             .map_err(StopReason::NotRam)?;
-        setup::jump_far(&mut self.registers, (target >> 16) as u16, target as u16);
+        self.cpu.jump_far((target >> 16) as u16, target as u16);
         Ok(())
     }
 }

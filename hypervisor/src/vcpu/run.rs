@@ -1,10 +1,8 @@
 //! The loop: into the guest, out, handle, again.
 
 use devices::time::HostTicks;
-use vmx::entry;
-use vmx::exit::VmExit;
-use vmx::fields;
 
+use super::backend::GuestCpu;
 use super::{Activity, StopReason, Vcpu};
 use crate::machine::host_time::host_now;
 use crate::vm::requests::{Requests, VcpuRequests};
@@ -26,13 +24,13 @@ pub enum RunExit {
     Stopped(StopReason),
 }
 
-impl Vcpu {
+impl<C: GuestCpu> Vcpu<C> {
     /// Runs the guest until host time `until`, or until it halts or ends. The VCPU is loaded
     /// on this CPU and not halted.
     pub fn run(&mut self, until: HostTicks) -> RunExit {
         let vm = self.vm.clone();
         let requests = vm.requests(self.index);
-        requests.set_running_on(self.cpu);
+        requests.set_running_on(self.host_cpu);
         // What has changed since the last time was not followed: the clock above all.
         self.attention = true;
         let exit = match self.run_until(until, requests) {
@@ -84,25 +82,21 @@ impl Vcpu {
             let undisturbed = now.saturating_add(self.pace.least_run());
             let look = self.next_observation().max(undisturbed);
             let limit = limit.min(look);
-            self.set_preemption_timer(limit.since(now));
+            self.cpu.set_time_limit(limit.since(now));
             self.look_at = limit;
             let entered_at = now;
-            // SAFETY: the VMCS is current, with this CPU's host state, the VM's own memory
-            // map and bitmaps; interrupts are off; the registers go with the VMCS.
-            if unsafe { entry::enter(&mut self.registers.gpr, self.launched) }.is_err() {
-                return Err(self.instruction_failure());
-            }
+            // SAFETY: the VCPU is loaded on this CPU, whose interrupts are off.
+            unsafe { self.cpu.enter() }.map_err(StopReason::EntryRefused)?;
             left_guest_at = host_now();
-            self.launched = true;
-            let (exit, reason) = VmExit::decode(&self.registers.vmcs);
+            let reason = self.cpu.exit_reason();
             let stay = left_guest_at.since(entered_at);
             self.pace.note_stay(stay);
-            self.statistics.count_exit(reason, stay);
+            self.statistics.count_exit(reason.number(), stay);
             self.note_interrupted_delivery();
-            self.handle(exit, left_guest_at)?;
-            self.observe(exit, left_guest_at);
+            self.handle(reason, left_guest_at)?;
+            self.observe(left_guest_at);
             self.statistics
-                .add_root_ticks(reason, host_now().since(left_guest_at));
+                .add_root_ticks(reason.number(), host_now().since(left_guest_at));
             if self.activity != Activity::Running {
                 // An event may be pending already: HLT ends at once then.
                 self.attention = true;
@@ -166,23 +160,7 @@ impl Vcpu {
         }
         Ok(None)
     }
-
-    /// Lets the guest run for `ticks` of the host's TSC, and a little more.
-    #[inline]
-    fn set_preemption_timer(&mut self, ticks: u64) {
-        let value = (ticks >> self.capabilities.preemption_timer_shift) + 1;
-        let value = u32::try_from(value).unwrap_or(u32::MAX);
-        self.registers
-            .vmcs
-            .write(fields::PREEMPTION_TIMER_VALUE, value);
-    }
-
-    #[cold]
-    fn instruction_failure(&self) -> StopReason {
-        let reason = self.registers.vmcs.read(fields::INSTRUCTION_ERROR);
-        StopReason::EntryFailure {
-            reason,
-            instruction: true,
-        }
-    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@ use core::fmt;
 
 use vmx::addr::GuestPhysAddr;
 
+use super::backend::EntryFailed;
 use crate::emulate::Unsupported;
 use crate::guest_boot::LoadError;
 use crate::guest_memory::NotRam;
@@ -31,17 +32,24 @@ pub enum StopReason {
     FetchFromDevice(GuestPhysAddr),
     /// A stack, IDT, GDT or TSS in device memory, as an event was being delivered.
     DeliveryThroughDevice(GuestPhysAddr),
+    /// The processor refused what it was given for the guest: a bug of tarpit's.
+    EntryRefused(EntryFailed),
     /// The processor refused the guest's state.
     EntryFailure {
-        /// The basic exit reason, or the VM-instruction error.
-        reason: u32,
-        /// Whether VMLAUNCH or VMRESUME failed at once.
-        instruction: bool,
+        /// The vendor's number of the exit.
+        number: u16,
+        /// Its name.
+        name: &'static str,
     },
     /// An exit that nothing of ours asks for.
-    UnexpectedExit(u16),
-    /// An EPT entry that the processor does not take.
-    EptMisconfiguration(GuestPhysAddr),
+    UnexpectedExit {
+        /// The vendor's number of the exit.
+        number: u16,
+        /// Its name.
+        name: &'static str,
+    },
+    /// A nested page table that the processor does not take.
+    NestedPageTableInvalid(GuestPhysAddr),
 }
 
 impl StopReason {
@@ -76,33 +84,18 @@ impl fmt::Display for StopReason {
                 f,
                 "delivery of an event through device memory or nothing at {address:?}"
             ),
-            Self::EntryFailure {
-                reason,
-                instruction: true,
-            } => write!(
-                f,
-                "VM entry failed: {} (VM-instruction error {reason})",
-                vmx::diagnosis::instruction_error(*reason)
-            ),
-            Self::EntryFailure {
-                reason,
-                instruction: false,
-            } => {
+            Self::EntryRefused(error) => write!(f, "VM entry failed: {error}"),
+            Self::EntryFailure { number, name } => {
+                write!(f, "VM entry failed: exit reason {number}, {name}")
+            }
+            Self::UnexpectedExit { number, name } => {
+                write!(f, "unexpected VM exit {number}, {name}")
+            }
+            Self::NestedPageTableInvalid(address) => {
                 write!(
                     f,
-                    "VM entry failed: exit reason {reason}, {}",
-                    vmx::exit::reason_name(*reason as u16)
+                    "invalid nested page table for {address:?}: a bug of tarpit's"
                 )
-            }
-            Self::UnexpectedExit(reason) => {
-                write!(
-                    f,
-                    "unexpected VM exit {reason}, {}",
-                    vmx::exit::reason_name(*reason)
-                )
-            }
-            Self::EptMisconfiguration(address) => {
-                write!(f, "EPT misconfiguration at {address:?}: a bug of tarpit's")
             }
         }
     }

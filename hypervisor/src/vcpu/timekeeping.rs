@@ -4,13 +4,12 @@
 use devices::chipset::Environment;
 use devices::clock::Rates;
 use devices::time::HostTicks;
-use vmx::controls::Primary;
-use vmx::fields;
 
 use super::Vcpu;
+use super::backend::GuestCpu;
 use crate::vm::BoardHost;
 
-impl Vcpu {
+impl<C: GuestCpu> Vcpu<C> {
     /// Shows the VM's counter line as the guest's TSC: after any change of the clock's rates
     /// or of the TSC's offset. Without TSC scaling, RDTSC exits while the rate is not one, and
     /// so does RDMSR of the TSC.
@@ -19,23 +18,8 @@ impl Vcpu {
         let clock = &vm.board.lock().clock;
         let scaling = self.tsc.scaling(clock.tsc_scaling());
         self.observer.rates = clock.rates();
-        let counter_rate = self.observer.rates.counter;
-        let vmcs = &mut self.registers.vmcs;
-        if self.capabilities.tsc_scaling() {
-            vmcs.write(fields::TSC_MULTIPLIER, scaling.multiplier);
-        } else {
-            let intercept = counter_rate != Rates::REAL_TIME.counter;
-            if self.primary.contains(Primary::RDTSC_EXITING) != intercept {
-                self.msr_bitmaps.set_exits(
-                    arch::msr::IA32_TIME_STAMP_COUNTER,
-                    vmx::bitmaps::MsrAccess::Read,
-                    intercept,
-                );
-                self.primary.set(Primary::RDTSC_EXITING, intercept);
-                vmcs.set_primary(self.capabilities, self.primary);
-            }
-        }
-        vmcs.write(fields::TSC_OFFSET, scaling.offset);
+        let at_real_time = self.observer.rates.counter == Rates::REAL_TIME.counter;
+        self.cpu.set_tsc(scaling, at_real_time);
     }
 
     /// Lets the VM's time go on at the rates that its suppression has decided on, on all its

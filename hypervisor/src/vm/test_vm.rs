@@ -68,6 +68,22 @@ pub(crate) fn ram(size: u64) -> GuestRam {
     unsafe { GuestRam::new([all, none, none], PhysRange::EMPTY) }
 }
 
+/// The local APICs of `vcpus` VCPUs, after power-up.
+pub(crate) fn lapics(vcpus: u32) -> Vec<LocalApic> {
+    (0..vcpus)
+        .map(|index| {
+            LocalApic::new(ApicConfig {
+                id: index,
+                bootstrap: index == 0,
+                tsc_hz: TSC,
+                timer_hz: TSC,
+                physical_address_bits: 39,
+                cmci: false,
+            })
+        })
+        .collect()
+}
+
 /// A VM of `vcpus` VCPUs in `ram`.
 pub(crate) fn vm(
     id: VmId,
@@ -77,6 +93,19 @@ pub(crate) fn vm(
     waker: Arc<dyn Waker>,
     output: Box<dyn SerialOutput>,
 ) -> Arc<Vm> {
+    vm_with(id, name, &lapics(vcpus), ram, waker, output)
+}
+
+/// A VM in `ram` whose VCPUs have `lapics`.
+pub(crate) fn vm_with(
+    id: VmId,
+    name: &str,
+    lapics: &[LocalApic],
+    ram: GuestRam,
+    waker: Arc<dyn Waker>,
+    output: Box<dyn SerialOutput>,
+) -> Arc<Vm> {
+    let vcpus = lapics.len() as u32;
     let vmx = VmxSupport {
         rdtscp: true,
         invpcid: true,
@@ -93,18 +122,6 @@ pub(crate) fn vm(
         invvpid_single_non_global: true,
     };
     let cpuid = GuestCpuid::new(cpuid::host, vmx, vcpus, TSC);
-    let ports = (0..vcpus).map(|index| {
-        let config = ApicConfig {
-            id: index,
-            bootstrap: index == 0,
-            tsc_hz: TSC,
-            timer_hz: cpuid.apic_timer_hz(),
-            physical_address_bits: 39,
-            cmci: false,
-        };
-        LocalApic::new(config).port().clone()
-    });
-    let ports = ports.collect();
     let mut tables = || Some(Box::leak(Box::new(Page::ZERO)));
     let clock = VirtualClock::new(host_now());
     let config = ChipsetConfig {
@@ -121,7 +138,7 @@ pub(crate) fn vm(
         apic_access_page: HostPhysAddr(0),
         chipset: Chipset::new(config, clock.now(host_now())),
         clock,
-        ports,
+        ports: lapics.iter().map(|lapic| lapic.port().clone()).collect(),
         output,
         waker,
         cpuid,

@@ -2,12 +2,13 @@
 
 use devices::time::HostTicks;
 use vmx::addr::GuestPhysAddr;
-use vmx::exit::ApicAccess;
 
 use crate::emulate::Violation;
+use crate::vcpu::backend::GuestCpu;
+use crate::vcpu::backend::exit::ApicAccess;
 use crate::vcpu::{StopReason, Vcpu};
 
-impl Vcpu {
+impl<C: GuestCpu> Vcpu<C> {
     /// The processor has written the register at `offset` to the page; the model does the
     /// rest.
     #[inline]
@@ -41,7 +42,7 @@ impl Vcpu {
     }
 
     /// The guest has ended a level-triggered interrupt.
-    pub(in crate::vcpu) fn handle_virtualized_eoi(&mut self, vector: u8, at: HostTicks) {
+    pub(in crate::vcpu) fn handle_end_of_interrupt(&mut self, vector: u8, at: HostTicks) {
         self.attention = true;
         self.with_devices(at, |_, devices| {
             let (lapic, mut messages) = devices.lapic();

@@ -1,84 +1,66 @@
 //! IN, OUT, INS and OUTS.
 
-use arch::gpr;
+use arch::gpr::RAX;
 use devices::platform_map::port;
 use devices::time::HostTicks;
-use vmx::exit::IoAccess;
-use vmx::fields;
 
 use crate::emulate::{
-    Completed, Direction, EmulationError, Ports, SegmentRegister, StringIo, Width,
-    emulate_string_io,
+    Completed, Direction, EmulationError, Ports, StringIo, Width, emulate_string_io,
 };
+use crate::vcpu::backend::GuestCpu;
+use crate::vcpu::backend::exit::{IoAccess, StringIoAccess};
 use crate::vcpu::{StopReason, Vcpu};
 
-impl Vcpu {
+impl<C: GuestCpu> Vcpu<C> {
     #[inline]
     pub(in crate::vcpu) fn handle_io(
         &mut self,
         access: IoAccess,
         at: HostTicks,
     ) -> Result<(), StopReason> {
-        if access.string {
-            return self.handle_string_io(access, at);
-        }
-        let width = width_of(access.size);
         // A read of the PM timer, the commonest of all, changes nothing.
         self.attention |= access.port != port::PM_TIMER;
-        self.with_devices(at, |registers, devices| {
-            let rax = &mut registers.gpr.gpr[gpr::RAX];
-            if access.input {
-                let value = u64::from(devices.read_port(access.port, width));
-                *rax = match width {
-                    Width::BYTE => *rax & !0xff | value & 0xff,
-                    Width::WORD => *rax & !0xffff | value & 0xffff,
-                    _ => value & 0xffff_ffff,
+        let IoAccess { port, width, input } = access;
+        self.with_devices(at, |cpu, devices| {
+            let rax = cpu.gpr(RAX);
+            if input {
+                let value = u64::from(devices.read_port(port, width));
+                let kept = match width {
+                    Width::BYTE | Width::WORD => rax & !width.mask(),
+                    _ => 0,
                 };
+                cpu.set_gpr(RAX, kept | value & width.mask());
             } else {
-                let mask = u32::MAX >> (32 - 8 * u32::from(access.size));
-                devices.write_port(access.port, width, *rax as u32 & mask);
+                devices.write_port(port, width, (rax & width.mask()) as u32);
             }
-            registers.skip_instruction();
+            cpu.skip_instruction();
         });
         self.waits_for_line = !access.input && self.vm.output.is_full();
         Ok(())
     }
 
-    fn handle_string_io(&mut self, access: IoAccess, at: HostTicks) -> Result<(), StopReason> {
+    pub(in crate::vcpu) fn handle_string_io(
+        &mut self,
+        access: StringIoAccess,
+        at: HostTicks,
+    ) -> Result<(), StopReason> {
         self.attention = true;
         let vm = self.vm.clone();
-        let information = self
-            .registers
-            .vmcs
-            .read(fields::EXIT_INSTRUCTION_INFORMATION);
-        let address_size = match information >> 7 & 7 {
-            0 => Width::WORD,
-            1 => Width::DOUBLEWORD,
-            _ => Width::QUADWORD,
-        };
-        let segment = match information >> 15 & 7 {
-            0 => SegmentRegister::Es,
-            1 => SegmentRegister::Cs,
-            2 => SegmentRegister::Ss,
-            4 => SegmentRegister::Fs,
-            5 => SegmentRegister::Gs,
-            _ => SegmentRegister::Ds,
-        };
         let io = StringIo {
-            port: access.port,
-            width: width_of(access.size),
-            direction: if access.input {
+            port: access.io.port,
+            width: access.io.width,
+            direction: if access.io.input {
                 Direction::In
             } else {
                 Direction::Out
             },
             repeated: access.repeated,
-            address_size,
-            segment,
-            length: self.registers.vmcs.read(fields::EXIT_INSTRUCTION_LENGTH) as u8,
+            address_size: access.address_size,
+            segment: access.segment,
+            length: access.length,
         };
-        let result = self.with_devices(at, |registers, devices| {
-            emulate_string_io(registers, &vm.ram, devices, io)
+        let result = self.with_devices(at, |cpu, devices| {
+            emulate_string_io(cpu, &vm.ram, devices, io)
         });
         self.waits_for_line = vm.output.is_full();
         self.finish_emulation(result)
@@ -92,7 +74,7 @@ impl Vcpu {
         match result {
             Ok(Completed::Retired) => Ok(()),
             Ok(Completed::Interrupted) => {
-                self.registers.pause_instruction();
+                self.cpu.pause_instruction();
                 Ok(())
             }
             Err(EmulationError::Fault(fault)) => self.raise_fault(fault),
@@ -100,14 +82,5 @@ impl Vcpu {
                 Err(StopReason::Unsupported(instruction))
             }
         }
-    }
-}
-
-/// The width of an access of 1, 2 or 4 bytes, the only ones that an exit reports.
-const fn width_of(bytes: u8) -> Width {
-    match bytes {
-        1 => Width::BYTE,
-        2 => Width::WORD,
-        _ => Width::DOUBLEWORD,
     }
 }

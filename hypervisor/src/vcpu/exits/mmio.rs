@@ -1,31 +1,32 @@
 //! Accesses to guest-physical memory that is not RAM.
 
 use devices::time::HostTicks;
-use vmx::exit::EptViolation;
 
 use crate::emulate::{Violation, emulate};
+use crate::vcpu::backend::GuestCpu;
+use crate::vcpu::backend::exit::NestedPageFault;
 use crate::vcpu::{StopReason, Vcpu};
 
-impl Vcpu {
+impl<C: GuestCpu> Vcpu<C> {
     #[inline]
-    pub(in crate::vcpu) fn handle_ept_violation(
+    pub(in crate::vcpu) fn handle_nested_page_fault(
         &mut self,
-        violation: EptViolation,
+        fault: NestedPageFault,
         at: HostTicks,
     ) -> Result<(), StopReason> {
-        if violation.fetch {
-            return Err(StopReason::FetchFromDevice(violation.address));
+        if fault.fetch {
+            return Err(StopReason::FetchFromDevice(fault.address));
         }
-        if !violation.final_access {
+        if !fault.final_access {
             return Err(StopReason::NotRam(crate::guest_memory::NotRam {
-                address: violation.address,
+                address: fault.address,
                 length: 8,
             }));
         }
         self.emulate_access(
             Violation {
-                address: violation.address,
-                write: violation.write,
+                address: fault.address,
+                write: fault.write,
             },
             at,
         )
@@ -44,8 +45,8 @@ impl Vcpu {
         }
         self.attention = true;
         let vm = self.vm.clone();
-        let result = self.with_devices(at, |registers, devices| {
-            emulate(registers, &vm.ram, devices, Some(violation))
+        let result = self.with_devices(at, |cpu, devices| {
+            emulate(cpu, &vm.ram, devices, Some(violation))
         });
         self.follow_apic_enable();
         self.finish_emulation(result)

@@ -13,69 +13,71 @@ mod xsetbv;
 
 use devices::time::HostTicks;
 use vmx::event::Event;
-use vmx::exit::VmExit;
 
+use super::backend::exit::Exit;
+use super::backend::{ExitReason, GuestCpu};
 use super::bus::Devices;
 use super::{Activity, StopReason, Vcpu};
 
-impl Vcpu {
-    /// Answers `exit`, which left the guest at host time `at`.
+impl<C: GuestCpu> Vcpu<C> {
+    /// Answers the exit of `reason`, which left the guest at host time `at`.
     ///
     /// # Errors
     /// If the VM has come to its end.
     #[inline]
-    pub(super) fn handle(&mut self, exit: VmExit, at: HostTicks) -> Result<(), StopReason> {
-        match exit {
-            VmExit::Cpuid => self.handle_cpuid(),
-            VmExit::Wrmsr => self.handle_wrmsr(at)?,
-            VmExit::Rdmsr => self.handle_rdmsr(at)?,
-            VmExit::Io(access) => self.handle_io(access, at)?,
-            VmExit::PreemptionTimer => {
+    pub(super) fn handle(&mut self, reason: ExitReason, at: HostTicks) -> Result<(), StopReason> {
+        match self.cpu.decode_exit(reason) {
+            Exit::Cpuid => self.handle_cpuid(),
+            Exit::Wrmsr => self.handle_wrmsr(at)?,
+            Exit::Rdmsr => self.handle_rdmsr(at)?,
+            Exit::Io(access) => self.handle_io(access, at)?,
+            Exit::StringIo(access) => self.handle_string_io(access, at)?,
+            Exit::TimeLimit => {
                 self.pace.note_late(at.since(self.look_at));
+                self.observer.sample_due = true;
                 self.attention = true;
             }
-            VmExit::InterruptWindow | VmExit::NmiWindow | VmExit::TprBelowThreshold => {
+            Exit::InterruptWindow | Exit::NmiWindow | Exit::TprBelowThreshold => {
                 self.attention = true;
             }
-            VmExit::Hlt => {
-                self.registers.skip_instruction();
+            Exit::Hlt => {
+                self.cpu.skip_instruction();
+                self.observer.sample_due = true;
                 // The trap of a single step ends HLT at once.
-                if !self.registers.has_pending_debug_exception() {
+                if !self.cpu.has_pending_debug_exception() {
                     self.activity = Activity::Halted;
                 }
             }
-            VmExit::ApicWrite { offset } => self.handle_apic_write(offset, at),
-            VmExit::ApicAccess(access) => self.handle_apic_access(access, at)?,
-            VmExit::VirtualizedEoi { vector } => self.handle_virtualized_eoi(vector, at),
-            VmExit::CrAccess(access) => self.handle_cr_access(access)?,
-            VmExit::EptViolation(violation) => self.handle_ept_violation(violation, at)?,
+            Exit::ApicWrite { offset } => self.handle_apic_write(offset, at),
+            Exit::ApicAccess(access) => self.handle_apic_access(access, at)?,
+            Exit::EndOfInterrupt { vector } => self.handle_end_of_interrupt(vector, at),
+            Exit::ControlRegister(access) => self.handle_control_register(access)?,
+            Exit::NestedPageFault(fault) => self.handle_nested_page_fault(fault, at)?,
             // The host's interrupt is taken as soon as the host lets it in.
-            VmExit::ExternalInterrupt => crate::machine::cpu::take_pending_interrupts(),
-            VmExit::ExceptionOrNmi(event) => self.handle_exception(event)?,
-            VmExit::Vmcall => self.handle_vmcall()?,
-            VmExit::Xsetbv => self.handle_xsetbv()?,
-            VmExit::Rdtsc => self.handle_rdtsc(at, false),
-            VmExit::Rdtscp => self.handle_rdtsc(at, true),
+            Exit::HostInterrupt => self.cpu.take_host_interrupt(),
+            Exit::HostNmi => self.cpu.take_host_nmi(),
+            Exit::Exception(exception) => self.handle_exception(exception)?,
+            Exit::Hypercall => self.handle_hypercall()?,
+            Exit::Xsetbv => self.handle_xsetbv()?,
+            Exit::Rdtsc => self.handle_rdtsc(at, false),
+            Exit::Rdtscp => self.handle_rdtsc(at, true),
             // Guests have no devices that see memory past the caches: nothing to write back.
-            VmExit::CacheInvalidation => self.registers.skip_instruction(),
-            VmExit::Pause => self.registers.skip_instruction(),
-            VmExit::UnknownInstruction => self.raise(Event::INVALID_OPCODE)?,
-            VmExit::Rdpmc => self.raise(Event::GENERAL_PROTECTION)?,
-            VmExit::TripleFault => return Err(StopReason::TripleFault),
-            VmExit::TaskSwitch(task) => self.handle_task_switch(task)?,
-            VmExit::EntryFailure { reason } => {
+            Exit::CacheInvalidation => self.cpu.skip_instruction(),
+            Exit::Pause => self.cpu.skip_instruction(),
+            Exit::UndefinedInstruction => self.raise(Event::INVALID_OPCODE)?,
+            Exit::Rdpmc => self.raise(Event::GENERAL_PROTECTION)?,
+            Exit::TripleFault => return Err(StopReason::TripleFault),
+            Exit::TaskSwitch(task) => self.handle_task_switch(task)?,
+            Exit::EntryFailure => {
                 return Err(StopReason::EntryFailure {
-                    reason: reason.into(),
-                    instruction: false,
+                    number: reason.number(),
+                    name: C::exit_name(reason),
                 });
             }
-            VmExit::EptMisconfiguration(address) => {
-                return Err(StopReason::EptMisconfiguration(address));
+            Exit::NestedPageTableInvalid(address) => {
+                return Err(StopReason::NestedPageTableInvalid(address));
             }
-            VmExit::Invlpg(_) | VmExit::MovDr { .. } | VmExit::MonitorTrap => {
-                return Err(StopReason::UnexpectedExit(self.exit_reason()));
-            }
-            VmExit::Unexpected { reason } => return Err(StopReason::UnexpectedExit(reason)),
+            Exit::Unexpected => return Err(self.unexpected_exit()),
         }
         Ok(())
     }
@@ -85,7 +87,7 @@ impl Vcpu {
     pub(super) fn with_devices<R>(
         &mut self,
         at: HostTicks,
-        access: impl FnOnce(&mut super::Registers, &mut Devices<'_>) -> R,
+        access: impl FnOnce(&mut C, &mut Devices<'_>) -> R,
     ) -> R {
         let vm = &self.vm;
         let mut board = vm.board.lock();
@@ -97,7 +99,7 @@ impl Vcpu {
             board: &mut board,
             now,
         };
-        let result = access(&mut self.registers, &mut devices);
+        let result = access(&mut self.cpu, &mut devices);
         if let Some(before) = before
             && before != board.chipset.next_deadline()
         {
@@ -106,7 +108,13 @@ impl Vcpu {
         result
     }
 
-    fn exit_reason(&self) -> u16 {
-        self.registers.vmcs.read(vmx::fields::EXIT_REASON) as u16
+    /// The guest came out for a reason that nothing of ours asks for.
+    #[cold]
+    fn unexpected_exit(&self) -> StopReason {
+        let reason = self.cpu.exit_reason();
+        StopReason::UnexpectedExit {
+            number: reason.number(),
+            name: C::exit_name(reason),
+        }
     }
 }

@@ -1,21 +1,21 @@
 //! RDMSR and WRMSR of what does not pass through: an allow-list, and #GP for the rest.
 
-use arch::{EferFlags, GeneralProtection, msr};
+use arch::gpr::RCX;
+use arch::{GeneralProtection, msr};
 use devices::time::HostTicks;
-use vmx::fields;
 
-use crate::guest_paging::PagingRegisters;
 use crate::msr::check_debugctl;
+use crate::vcpu::backend::GuestCpu;
 use crate::vcpu::control_registers::write_efer;
 use crate::vcpu::{StopReason, Vcpu};
 
-impl Vcpu {
+impl<C: GuestCpu> Vcpu<C> {
     #[inline]
     pub(in crate::vcpu) fn handle_rdmsr(&mut self, at: HostTicks) -> Result<(), StopReason> {
-        match self.read_msr(self.registers.ecx(), at) {
+        match self.read_msr(self.cpu.gpr(RCX) as u32, at) {
             Ok(value) => {
-                self.registers.gpr.set_edx_eax(value);
-                self.registers.skip_instruction();
+                self.cpu.set_edx_eax(value);
+                self.cpu.skip_instruction();
                 Ok(())
             }
             Err(error) => self.raise(error.into()),
@@ -24,10 +24,10 @@ impl Vcpu {
 
     #[inline]
     pub(in crate::vcpu) fn handle_wrmsr(&mut self, at: HostTicks) -> Result<(), StopReason> {
-        let value = self.registers.gpr.edx_eax();
-        match self.write_msr(self.registers.ecx(), value, at) {
+        let value = self.cpu.edx_eax();
+        match self.write_msr(self.cpu.gpr(RCX) as u32, value, at) {
             Ok(()) => {
-                self.registers.skip_instruction();
+                self.cpu.skip_instruction();
                 Ok(())
             }
             Err(error) => self.raise(error.into()),
@@ -42,11 +42,11 @@ impl Vcpu {
             msr::IA32_APIC_BASE => Ok(self.lapic.apic_base().bits()),
             msr::IA32_TSC_ADJUST => Ok(self.tsc.adjust()),
             msr::IA32_TIME_STAMP_COUNTER => Ok(self.tsc.read(self.vm.board.lock().clock.now(at))),
-            msr::IA32_DEBUGCTL => Ok(self.registers.vmcs.read(fields::GUEST_DEBUGCTL)),
+            msr::IA32_DEBUGCTL => Ok(self.cpu.debugctl()),
             msr::IA32_TSC_DEADLINE => {
                 Ok(self.with_devices(at, |_, devices| devices.lapic.tsc_deadline(devices.now)))
             }
-            msr::IA32_EFER => Ok(self.registers.efer()),
+            msr::IA32_EFER => Ok(self.cpu.efer()),
             _ => self.msrs.read(number),
         }
     }
@@ -101,28 +101,21 @@ impl Vcpu {
                 Ok(())
             }
             msr::IA32_EFER => {
-                let registers = &mut self.registers;
-                let efer = registers.efer();
+                let (efer, cr0) = (self.cpu.efer(), self.cpu.cr0());
                 let allowed = self.vm.cpuid.limits().efer;
-                let new = write_efer(value, efer, registers.cr0(), allowed)?;
-                registers.vmcs.write(fields::GUEST_EFER, new);
-                registers
-                    .vmcs
-                    .set_ia32e_mode(new & EferFlags::LONG_MODE_ACTIVE.bits() != 0);
+                self.cpu.set_efer(write_efer(value, efer, cr0, allowed)?);
                 Ok(())
             }
             msr::IA32_DEBUGCTL => {
                 check_debugctl(value)?;
-                self.registers.vmcs.write(fields::GUEST_DEBUGCTL, value);
+                self.cpu.set_debugctl(value);
                 Ok(())
             }
             // The processor takes what its own IA32_TSC_AUX takes, which need not be what
             // the architecture has.
             msr::IA32_TSC_AUX if self.vm.cpuid.limits().tsc_aux => {
                 self.tsc.set_aux(value)?;
-                // SAFETY: CPUID shows RDTSCP or RDPID only where the host has the MSR, which
-                // holds the guest's value while the VCPU is loaded; the value is legal.
-                unsafe { vmx::msr::write(msr::IA32_TSC_AUX, value) };
+                self.cpu.set_tsc_aux(value);
                 Ok(())
             }
             _ => self.msrs.write(number, value),
@@ -132,8 +125,8 @@ impl Vcpu {
     /// The guest's TSC has been set: RDTSC shows it, and an armed deadline moves with it.
     fn tsc_moved(&mut self, at: HostTicks) {
         let board = self.vm.board.lock();
-        let offset = self.tsc.scaling(board.clock.tsc_scaling()).offset;
-        self.registers.vmcs.write(fields::TSC_OFFSET, offset);
+        let scaling = self.tsc.scaling(board.clock.tsc_scaling());
+        self.cpu.set_tsc_offset(scaling.offset);
         self.lapic
             .set_tsc_offset(board.clock.now(at), self.tsc.adjust());
         drop(board);

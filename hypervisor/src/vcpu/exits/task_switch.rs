@@ -2,38 +2,34 @@
 
 use arch::{Dr6Flags, ExceptionVector};
 use vmx::event::{Event, EventKind};
-use vmx::exit::TaskSwitch;
-use vmx::{fields, translation};
 
-use crate::emulate::Cpu;
-use crate::guest_paging::PagingRegisters;
 use crate::task_switch::{Cause, Request, SwitchError, switch_task};
-use crate::vcpu::live_state::update_dr6;
-use crate::vcpu::registers::BLOCKED_BY_NMI;
+use crate::vcpu::backend::exit::{TaskSwitch, TaskSwitchSource};
+use crate::vcpu::backend::{GuestCpu, Interruptibility, TlbFlush};
 use crate::vcpu::{StopReason, Vcpu};
 
-impl Vcpu {
+impl<C: GuestCpu> Vcpu<C> {
     pub(in crate::vcpu) fn handle_task_switch(
         &mut self,
         task: TaskSwitch,
     ) -> Result<(), StopReason> {
         let event = self.being_delivered;
         let (cause, length) = match (task.source, event) {
-            (0, _) => (Cause::Call, self.instruction_length()),
-            (1, _) => (Cause::Iret, self.instruction_length()),
-            (2, _) => (Cause::Jump, self.instruction_length()),
-            (_, Some(event)) => (cause_of(event), event.instruction_length),
-            (_, None) => return Err(StopReason::UnexpectedExit(vmx::exit::basic::TASK_SWITCH)),
+            (TaskSwitchSource::Call, _) => (Cause::Call, self.cpu.instruction_length()),
+            (TaskSwitchSource::Iret, _) => (Cause::Iret, self.cpu.instruction_length()),
+            (TaskSwitchSource::Jump, _) => (Cause::Jump, self.cpu.instruction_length()),
+            (TaskSwitchSource::Event, Some(event)) => (cause_of(event), event.instruction_length),
+            (TaskSwitchSource::Event, None) => return Err(self.unexpected_exit()),
         };
         let request = Request {
             selector: task.selector,
             cause,
-            return_rip: self.registers.rip().wrapping_add(length.into()),
+            return_rip: self.cpu.rip().wrapping_add(length.into()),
         };
-        let cr3 = self.registers.cr3();
-        let result = switch_task(&mut self.registers, &self.vm.ram, &request);
-        if self.registers.cr3() != cr3 {
-            translation::invalidate_vpid_non_global(&self.capabilities.translation, self.vpid);
+        let cr3 = self.cpu.cr3();
+        let result = switch_task(&mut self.cpu, &self.vm.ram, &request);
+        if self.cpu.cr3() != cr3 {
+            self.cpu.flush_tlb(TlbFlush::NonGlobal);
         }
         self.attention = true;
         match result {
@@ -42,7 +38,7 @@ impl Vcpu {
                 self.being_delivered = None;
                 self.block_nmis(cause, event);
                 if switched.debug_trap {
-                    update_dr6(Dr6Flags::SWITCH.bits());
+                    self.cpu.add_to_dr6(Dr6Flags::SWITCH.bits());
                     self.raise(Event::exception(ExceptionVector::Debug, None))?;
                 }
                 Ok(())
@@ -52,22 +48,17 @@ impl Vcpu {
         }
     }
 
-    fn instruction_length(&self) -> u32 {
-        self.registers.vmcs.read(fields::EXIT_INSTRUCTION_LENGTH)
-    }
-
     /// An NMI blocks NMIs, and IRET unblocks them, as without a switch of tasks.
     fn block_nmis(&mut self, cause: Cause, event: Option<Event>) {
-        let vmcs = &mut self.registers.vmcs;
-        let state = vmcs.read(fields::GUEST_INTERRUPTIBILITY);
+        let state = self.cpu.interruptibility();
         let new = match cause {
-            Cause::Iret => state & !BLOCKED_BY_NMI,
+            Cause::Iret => state - Interruptibility::BLOCKED_BY_NMI,
             Cause::Event { .. } if event.is_some_and(|event| event.kind == EventKind::Nmi) => {
-                state | BLOCKED_BY_NMI
+                state | Interruptibility::BLOCKED_BY_NMI
             }
             _ => return,
         };
-        vmcs.write(fields::GUEST_INTERRUPTIBILITY, new);
+        self.cpu.set_interruptibility(new);
     }
 }
 

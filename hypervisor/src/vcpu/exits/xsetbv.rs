@@ -1,23 +1,21 @@
 //! XSETBV.
 
 use arch::XCr0Flags;
+use arch::gpr::RCX;
 use vmx::event::Event;
 
-use crate::vcpu::live_state::set_xcr0;
+use crate::vcpu::backend::GuestCpu;
 use crate::vcpu::{StopReason, Vcpu};
 
-impl Vcpu {
+impl<C: GuestCpu> Vcpu<C> {
     /// The processor has checked CPL and CR4.OSXSAVE before the exit.
     pub(in crate::vcpu) fn handle_xsetbv(&mut self) -> Result<(), StopReason> {
-        let value = self.registers.gpr.edx_eax();
-        if self.registers.ecx() != 0 || !is_legal(value, self.vm.cpuid.limits().xcr0) {
+        let value = self.cpu.edx_eax();
+        if self.cpu.gpr(RCX) as u32 != 0 || !is_legal(value, self.vm.cpuid.limits().xcr0) {
             return self.raise(Event::GENERAL_PROTECTION);
         }
-        // SAFETY: the value is a legal combination of components that this CPU has, and
-        // CR4.OSXSAVE of the host is set if there are any.
-        unsafe { set_xcr0(value) };
-        self.live.xcr0 = value;
-        self.registers.skip_instruction();
+        self.cpu.set_xcr0(value);
+        self.cpu.skip_instruction();
         Ok(())
     }
 }

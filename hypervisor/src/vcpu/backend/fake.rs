@@ -1,0 +1,584 @@
+//! A processor for tests: its guest does what the test's script says, and it remembers what every
+//! entry was like.
+
+use alloc::boxed::Box;
+use alloc::collections::{BTreeSet, VecDeque};
+use alloc::vec::Vec;
+use core::fmt;
+
+use arch::RFlags;
+use arch::gpr::{RAX, RBX, RDX, RSI};
+use devices::clock::TscScaling;
+use devices::time::HostTicks;
+use vmx::bitmaps::MsrAccess;
+use vmx::event::{Event, EventKind};
+use vmx::segment::{AccessRights, DescriptorTable, Segment, SegmentRegister};
+
+use super::exit::Exit;
+use super::{
+    ApicAssistance, EntryFailed, ExitReason, GuestCpu, Interruptibility, Refused, TlbFlush,
+};
+use crate::emulate::Cpu;
+use crate::guest_boot::EntryState;
+use crate::guest_paging::PagingRegisters;
+use crate::machine::host_time::{fake as host_clock, host_now};
+use crate::task_switch::TaskCpu;
+use crate::vcpu::HostCpu;
+
+/// What the guest does between an entry and the next exit.
+pub(in crate::vcpu) struct Stay {
+    ticks: u64,
+    exit: Exit,
+    interrupted: Option<Event>,
+    effect: Box<dyn FnOnce(&mut FakeCpu) + Send>,
+}
+
+impl Stay {
+    /// It runs for so many host ticks and exits.
+    pub(in crate::vcpu) fn until(ticks: u64, exit: Exit) -> Self {
+        Self {
+            ticks,
+            exit,
+            interrupted: None,
+            effect: Box::new(|_| ()),
+        }
+    }
+
+    /// And the exit comes in the middle of the delivery of `event`.
+    pub(in crate::vcpu) fn delivering(self, event: Event) -> Self {
+        Self {
+            interrupted: Some(event),
+            ..self
+        }
+    }
+
+    /// And it does that to its processor before the exit.
+    pub(in crate::vcpu) fn having(
+        self,
+        effect: impl FnOnce(&mut FakeCpu) + Send + 'static,
+    ) -> Self {
+        Self {
+            effect: Box::new(effect),
+            ..self
+        }
+    }
+}
+
+/// What an entry was like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::vcpu) struct Entry {
+    pub(in crate::vcpu) at: HostTicks,
+    /// The event that it delivered.
+    pub(in crate::vcpu) event: Option<Event>,
+    /// RFLAGS, as the event's delivery pushes them.
+    pub(in crate::vcpu) rflags: u64,
+    pub(in crate::vcpu) interruptibility: Interruptibility,
+    pub(in crate::vcpu) interrupt_window: bool,
+    pub(in crate::vcpu) nmi_window: bool,
+    pub(in crate::vcpu) tpr_threshold: u8,
+    /// How long the guest was allowed to run.
+    pub(in crate::vcpu) time_limit: u64,
+    pub(in crate::vcpu) tsc: TscScaling,
+    pub(in crate::vcpu) cr3_exits: bool,
+    pub(in crate::vcpu) cr3_exempt: Vec<u64>,
+}
+
+/// The processor. After power-up it is in 64-bit mode at CPL 0 with interrupts enabled. Without a
+/// script, its guest computes.
+pub(in crate::vcpu) struct FakeCpu {
+    pub(in crate::vcpu) gprs: [u64; 16],
+    pub(in crate::vcpu) rip: u64,
+    pub(in crate::vcpu) rflags: u64,
+    pub(in crate::vcpu) cr0: u64,
+    pub(in crate::vcpu) cr2: u64,
+    pub(in crate::vcpu) cr3: u64,
+    pub(in crate::vcpu) cr4: u64,
+    pub(in crate::vcpu) efer: u64,
+    pub(in crate::vcpu) dr6: u64,
+    pub(in crate::vcpu) dr7: u64,
+    pub(in crate::vcpu) debugctl: u64,
+    pub(in crate::vcpu) segments: [Segment; 8],
+    pub(in crate::vcpu) interruptibility: Interruptibility,
+    pub(in crate::vcpu) pending_debug: bool,
+    pub(in crate::vcpu) can_virtualize_apic: bool,
+    pub(in crate::vcpu) assistance: ApicAssistance,
+    /// The highest vectors requested and in service.
+    pub(in crate::vcpu) virtual_interrupts: (u8, u8),
+    pub(in crate::vcpu) eoi_exits: [u64; 4],
+    pub(in crate::vcpu) flushes: Vec<TlbFlush>,
+    pub(in crate::vcpu) script: VecDeque<Stay>,
+    pub(in crate::vcpu) entries: Vec<Entry>,
+    pdptes: [u64; 4],
+    xmm: [u128; 16],
+    xcr0: u64,
+    tsc_aux: u64,
+    /// What does not exit: MSRs, each for reads or (true) for writes.
+    passed_msrs: BTreeSet<(u32, bool)>,
+    injecting: Option<Event>,
+    interrupted: Option<Event>,
+    windows: (bool, bool),
+    tpr_threshold: u8,
+    time_limit: u64,
+    tsc: TscScaling,
+    cr3_exits: bool,
+    cr3_exempt: Vec<u64>,
+    exit: Exit,
+}
+
+/// How long the fake processor's instructions are.
+const INSTRUCTION_LENGTH: u32 = 2;
+
+const CODE_64: AccessRights = AccessRights::PRESENT
+    .union(AccessRights::CODE_OR_DATA)
+    .union(AccessRights::CODE)
+    .union(AccessRights::LONG);
+const DATA: AccessRights = AccessRights::PRESENT.union(AccessRights::CODE_OR_DATA);
+
+impl FakeCpu {
+    pub(in crate::vcpu) fn new() -> Self {
+        let segment = |rights| Segment {
+            selector: 0,
+            base: 0,
+            limit: u32::MAX,
+            rights,
+        };
+        let mut segments = [segment(DATA); 8];
+        segments[SegmentRegister::Cs as usize] = segment(CODE_64);
+        Self {
+            gprs: [0; 16],
+            rip: 0x1000,
+            rflags: RFlags::INTERRUPT_FLAG.bits() | 2,
+            cr0: 0x8000_0031,
+            cr2: 0,
+            cr3: 0,
+            cr4: 1 << 5,
+            efer: 0x500,
+            dr6: 0xffff_0ff0,
+            dr7: 0x400,
+            debugctl: 0,
+            segments,
+            interruptibility: Interruptibility::empty(),
+            pending_debug: false,
+            can_virtualize_apic: false,
+            assistance: ApicAssistance::TprShadow,
+            virtual_interrupts: (0, 0),
+            eoi_exits: [0; 4],
+            flushes: Vec::new(),
+            script: VecDeque::new(),
+            entries: Vec::new(),
+            pdptes: [0; 4],
+            xmm: [0; 16],
+            xcr0: 1,
+            tsc_aux: 0,
+            passed_msrs: BTreeSet::new(),
+            injecting: None,
+            interrupted: None,
+            windows: (false, false),
+            tpr_threshold: 0,
+            time_limit: 0,
+            tsc: TscScaling {
+                multiplier: 0,
+                offset: 0,
+            },
+            cr3_exits: false,
+            cr3_exempt: Vec::new(),
+            exit: Exit::Unexpected,
+        }
+    }
+
+    /// The last entry.
+    pub(in crate::vcpu) fn last_entry(&self) -> &Entry {
+        self.entries.last().expect("the guest has been entered")
+    }
+
+    /// Sets the privilege level.
+    pub(in crate::vcpu) fn set_cpl(&mut self, cpl: u32) {
+        let rights = &mut self.segments[SegmentRegister::Ss as usize].rights;
+        *rights = AccessRights::from_bits_retain(rights.bits() & !0x60 | cpl << 5);
+    }
+
+    /// Whether an access to an MSR exits.
+    pub(in crate::vcpu) fn msr_exits(&self, msr: u32, access: MsrAccess) -> bool {
+        !self
+            .passed_msrs
+            .contains(&(msr, access == MsrAccess::Write))
+    }
+
+    /// What the processor does with the event that an entry delivers, by an interrupt gate.
+    fn deliver(&mut self, event: Event) {
+        self.rflags &= !RFlags::INTERRUPT_FLAG.bits();
+        self.interruptibility -= Interruptibility::SHADOW;
+        if event.kind == EventKind::Nmi {
+            self.interruptibility |= Interruptibility::BLOCKED_BY_NMI;
+        }
+    }
+}
+
+impl GuestCpu for FakeCpu {
+    fn acquire(&mut self) -> Result<(), Refused> {
+        Ok(())
+    }
+
+    fn release(&mut self) -> Result<(), Refused> {
+        Ok(())
+    }
+
+    unsafe fn load(&mut self, _: &HostCpu, _: bool) -> Result<(), Refused> {
+        Ok(())
+    }
+
+    fn unload(&mut self) -> Result<(), Refused> {
+        Ok(())
+    }
+
+    fn set_time_limit(&mut self, ticks: u64) {
+        self.time_limit = ticks;
+    }
+
+    unsafe fn enter(&mut self) -> Result<(), EntryFailed> {
+        let event = self.injecting.take();
+        self.entries.push(Entry {
+            at: host_now(),
+            event,
+            rflags: self.rflags,
+            interruptibility: self.interruptibility,
+            interrupt_window: self.windows.0,
+            nmi_window: self.windows.1,
+            tpr_threshold: self.tpr_threshold,
+            time_limit: self.time_limit,
+            tsc: self.tsc,
+            cr3_exits: self.cr3_exits,
+            cr3_exempt: self.cr3_exempt.clone(),
+        });
+        if let Some(event) = event {
+            self.deliver(event);
+        }
+        let computes = || Stay::until(self.time_limit, Exit::TimeLimit);
+        let stay = self.script.pop_front().unwrap_or_else(computes);
+        assert!(
+            stay.ticks <= self.time_limit,
+            "the script's stay is longer than the guest may run: {} > {}",
+            stay.ticks,
+            self.time_limit
+        );
+        host_clock::advance(stay.ticks);
+        (stay.effect)(self);
+        self.exit = stay.exit;
+        self.interrupted = stay.interrupted;
+        Ok(())
+    }
+
+    fn exit_reason(&self) -> ExitReason {
+        ExitReason(0)
+    }
+
+    fn decode_exit(&self, _: ExitReason) -> Exit {
+        self.exit
+    }
+
+    fn exit_name(_: ExitReason) -> &'static str {
+        "scripted"
+    }
+
+    fn take_host_interrupt(&mut self) {}
+
+    fn take_host_nmi(&mut self) {}
+
+    fn interrupted_delivery(&self) -> Option<Event> {
+        self.interrupted
+    }
+
+    fn inject(&mut self, event: Event) {
+        self.injecting = Some(event);
+    }
+
+    fn is_injecting(&self) -> bool {
+        self.injecting.is_some()
+    }
+
+    fn cancel_injection(&mut self) {
+        self.injecting = None;
+    }
+
+    fn interruptibility(&self) -> Interruptibility {
+        self.interruptibility
+    }
+
+    fn set_interruptibility(&mut self, state: Interruptibility) {
+        self.interruptibility = state;
+    }
+
+    fn set_event_windows(&mut self, interrupt: bool, nmi: bool) {
+        self.windows = (interrupt, nmi);
+    }
+
+    fn has_pending_debug_exception(&self) -> bool {
+        self.pending_debug
+    }
+
+    fn set_pending_single_step(&mut self) {
+        self.pending_debug = true;
+    }
+
+    fn next_rip(&self) -> u64 {
+        self.rip.wrapping_add(INSTRUCTION_LENGTH.into())
+    }
+
+    fn instruction_length(&self) -> u32 {
+        INSTRUCTION_LENGTH
+    }
+
+    fn write_rip(&mut self, rip: u64) {
+        self.rip = rip;
+    }
+
+    fn set_cr0(&mut self, visible: u64, _: u64) {
+        self.cr0 = visible;
+    }
+
+    fn set_efer(&mut self, efer: u64) {
+        self.efer = efer;
+    }
+
+    fn set_pdptes(&mut self, pdptes: [u64; 4]) {
+        self.pdptes = pdptes;
+    }
+
+    fn set_cr2(&mut self, address: u64) {
+        self.cr2 = address;
+    }
+
+    fn add_to_dr6(&mut self, causes: u64) {
+        self.dr6 = self.dr6 & !0xf | causes;
+    }
+
+    fn dr7(&self) -> u64 {
+        self.dr7
+    }
+
+    fn set_dr7(&mut self, dr7: u64) {
+        self.dr7 = dr7;
+    }
+
+    fn debugctl(&self) -> u64 {
+        self.debugctl
+    }
+
+    fn set_debugctl(&mut self, value: u64) {
+        self.debugctl = value;
+    }
+
+    fn xcr0(&self) -> u64 {
+        self.xcr0
+    }
+
+    fn set_xcr0(&mut self, value: u64) {
+        self.xcr0 = value;
+    }
+
+    fn tsc_aux(&self) -> u64 {
+        self.tsc_aux
+    }
+
+    fn set_tsc_aux(&mut self, value: u64) {
+        self.tsc_aux = value;
+    }
+
+    fn enter_at(&mut self, state: &EntryState) {
+        self.gprs = [0; 16];
+        self.gprs[RAX] = state.rax;
+        self.gprs[RBX] = state.rbx;
+        self.gprs[RSI] = state.rsi;
+        self.rip = state.rip;
+        self.rflags = state.rflags;
+        self.cr0 = state.cr0;
+        self.cr3 = state.cr3;
+        self.cr4 = state.cr4;
+        self.efer = state.efer;
+        self.segments.fill(state.data);
+        self.segments[SegmentRegister::Cs as usize] = state.cs;
+        self.segments[SegmentRegister::Tr as usize] = state.tr;
+        self.segments[SegmentRegister::Ldtr as usize] = state.ldtr;
+    }
+
+    fn init(&mut self, signature: u32) {
+        self.gprs = [0; 16];
+        self.gprs[RDX] = signature.into();
+        self.rip = 0xfff0;
+        self.rflags = 2;
+        self.cr0 = 0x6000_0010;
+        self.cr2 = 0;
+        self.cr3 = 0;
+        self.cr4 = 0;
+        self.efer = 0;
+        self.interruptibility = Interruptibility::empty();
+        self.pending_debug = false;
+    }
+
+    fn set_msr_exits(&mut self, msr: u32, access: MsrAccess, exits: bool) {
+        let key = (msr, access == MsrAccess::Write);
+        if exits {
+            self.passed_msrs.remove(&key);
+        } else {
+            self.passed_msrs.insert(key);
+        }
+    }
+
+    fn set_cr3_exits(&mut self, exits: bool, exempt: &[u64]) {
+        self.cr3_exits = exits;
+        self.cr3_exempt = exempt.to_vec();
+    }
+
+    fn set_tsc(&mut self, scaling: TscScaling, _: bool) {
+        self.tsc = scaling;
+    }
+
+    fn set_tsc_offset(&mut self, offset: u64) {
+        self.tsc.offset = offset;
+    }
+
+    fn flush_tlb(&mut self, which: TlbFlush) {
+        self.flushes.push(which);
+    }
+
+    fn flush_nested_tlb(&mut self) {}
+
+    fn can_virtualize_apic(&self) -> bool {
+        self.can_virtualize_apic
+    }
+
+    fn set_apic_assistance(&mut self, assistance: ApicAssistance) {
+        self.assistance = assistance;
+        self.tpr_threshold = 0;
+        self.eoi_exits = [0; 4];
+    }
+
+    fn set_virtual_interrupts(&mut self, requested: u8, in_service: u8) {
+        self.virtual_interrupts = (requested, in_service);
+    }
+
+    fn set_eoi_exits(&mut self, vectors: [u64; 4]) {
+        self.eoi_exits = vectors;
+    }
+
+    fn set_tpr_threshold(&mut self, threshold: u8) {
+        self.tpr_threshold = threshold;
+    }
+
+    fn write_state(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        writeln!(out, "{} entries", self.entries.len())
+    }
+}
+
+impl PagingRegisters for FakeCpu {
+    fn cr0(&self) -> u64 {
+        self.cr0
+    }
+
+    fn cr3(&self) -> u64 {
+        self.cr3
+    }
+
+    fn cr4(&self) -> u64 {
+        self.cr4
+    }
+
+    fn efer(&self) -> u64 {
+        self.efer
+    }
+
+    fn pdpte(&self, index: usize) -> u64 {
+        self.pdptes[index & 3]
+    }
+
+    fn physical_address_bits(&self) -> u32 {
+        46
+    }
+}
+
+impl Cpu for FakeCpu {
+    fn gpr(&self, index: usize) -> u64 {
+        self.gprs[index & 15]
+    }
+
+    fn set_gpr(&mut self, index: usize, value: u64) {
+        self.gprs[index & 15] = value;
+    }
+
+    fn xmm(&self, index: usize) -> u128 {
+        self.xmm[index & 15]
+    }
+
+    fn set_xmm(&mut self, index: usize, value: u128) {
+        self.xmm[index & 15] = value;
+    }
+
+    fn ymm_high(&self, _: usize) -> u128 {
+        0
+    }
+
+    fn set_ymm_high(&mut self, _: usize, _: u128) {}
+
+    fn rip(&self) -> u64 {
+        self.rip
+    }
+
+    fn set_rip(&mut self, rip: u64) {
+        self.go_to(rip);
+    }
+
+    fn rflags(&self) -> u64 {
+        self.rflags
+    }
+
+    fn set_rflags(&mut self, rflags: u64) {
+        self.rflags = rflags;
+    }
+
+    fn cpl(&self) -> u8 {
+        self.segment_rights(SegmentRegister::Ss).dpl()
+    }
+
+    fn segment_selector(&self, segment: SegmentRegister) -> u16 {
+        self.segment(segment).selector
+    }
+
+    fn segment_base(&self, segment: SegmentRegister) -> u64 {
+        self.segment(segment).base
+    }
+
+    fn segment_limit(&self, segment: SegmentRegister) -> u32 {
+        self.segment(segment).limit
+    }
+
+    fn segment_rights(&self, segment: SegmentRegister) -> AccessRights {
+        self.segment(segment).rights
+    }
+}
+
+impl TaskCpu for FakeCpu {
+    fn gdtr(&self) -> DescriptorTable {
+        DescriptorTable { base: 0, limit: 0 }
+    }
+
+    fn segment(&self, register: SegmentRegister) -> Segment {
+        self.segments[register as usize]
+    }
+
+    fn set_segment(&mut self, register: SegmentRegister, segment: Segment) {
+        self.segments[register as usize] = segment;
+    }
+
+    fn set_cr3(&mut self, cr3: u64, pdptes: Option<[u64; 4]>) {
+        self.cr3 = cr3;
+        if let Some(pdptes) = pdptes {
+            self.set_pdptes(pdptes);
+        }
+    }
+
+    fn enter_task(&mut self, rip: u64, rflags: u64) {
+        self.rip = rip;
+        self.rflags = rflags;
+        self.pending_debug = false;
+    }
+}

@@ -1,0 +1,116 @@
+//! What is seen of the address space, and what follows from it.
+
+use core::sync::atomic::Ordering;
+
+use arch::gpr::RAX;
+use devices::clock::Rates;
+
+use super::*;
+use crate::guest_memory::GuestMemory;
+use crate::suppression::address_space::{Root, RootFormat};
+use crate::suppression::usage::report;
+use crate::suppression::{Factor, Factors};
+use crate::vcpu::backend::exit::{ControlRegisterAccess, Exit};
+use crate::vcpu::backend::fake::{FakeCpu, Stay};
+use crate::vcpu::fixture::{at, vcpu};
+use vmx::addr::GuestPhysAddr;
+
+const TARGET: u64 = 0x1000;
+const OTHER: u64 = 0x3000;
+
+/// The guest loads CR3.
+fn load(cr3: u64) -> Stay {
+    let access = ControlRegisterAccess::Write {
+        register: 3,
+        gpr: RAX as u8,
+    };
+    Stay::until(100, Exit::ControlRegister(access)).having(move |cpu| cpu.gprs[RAX] = cr3)
+}
+
+/// A VCPU of a VM with a target and another process, which runs, in user mode.
+fn vcpu_with_target() -> Vcpu<FakeCpu> {
+    let mut vcpu = vcpu();
+    vcpu.cpu.cr3 = OTHER;
+    vcpu.cpu.set_cpl(3);
+    let vm = vcpu.vm().clone();
+    for root in [TARGET, OTHER] {
+        let entry = (root + 0x7000) | 0x67;
+        vm.ram
+            .write(GuestPhysAddr(root + 8 * 85), &entry.to_le_bytes())
+            .unwrap();
+    }
+    vm.suppression
+        .lock()
+        .suppress(
+            &vm.ram,
+            Root::new(TARGET, RootFormat::Long),
+            RootFormat::Long,
+            Factors::both(Factor::new(1000).unwrap()),
+            core::iter::empty(),
+        )
+        .unwrap();
+    vm.suppression_generation.fetch_add(1, Ordering::Release);
+    vcpu
+}
+
+#[test]
+fn without_a_target_loads_of_cr3_do_not_exit() {
+    let mut vcpu = vcpu();
+    let entry = vcpu.then(Stay::until(10, Exit::Cpuid)).entry_after_script();
+    assert!(!entry.cr3_exits);
+}
+
+#[test]
+fn with_a_target_loads_of_cr3_exit_from_the_first_exit_on() {
+    let mut vcpu = vcpu_with_target();
+    let entry = vcpu.then(Stay::until(10, Exit::Cpuid)).entry_after_script();
+    assert!(!vcpu.cpu.entries[0].cr3_exits);
+    assert!(entry.cr3_exits);
+    assert!(entry.cr3_exempt.is_empty());
+}
+
+#[test]
+fn time_runs_fast_while_the_target_runs_and_its_own_loads_do_not_exit() {
+    let mut vcpu = vcpu_with_target();
+    vcpu.then(Stay::until(10, Exit::Cpuid));
+    vcpu.then(load(TARGET));
+    vcpu.then(Stay::until(100, Exit::Cpuid));
+    let back = vcpu.then(load(OTHER)).entry_after_script();
+    let entries = &vcpu.cpu.entries;
+    let real_time = Rates::REAL_TIME.counter.bits();
+    assert_eq!(entries[1].tsc.multiplier, real_time);
+    assert_eq!(entries[2].tsc.multiplier, 1000 * real_time);
+    assert_eq!(entries[2].cr3_exempt, [TARGET]);
+    assert_eq!(back.tsc.multiplier, real_time);
+    assert!(back.cr3_exempt.is_empty());
+    assert_eq!(vcpu.cpu.cr3, OTHER);
+}
+
+#[test]
+fn a_guest_that_halts_in_the_targets_address_space_is_in_real_time() {
+    let mut vcpu = vcpu_with_target();
+    vcpu.then(Stay::until(10, Exit::Cpuid));
+    vcpu.then(load(TARGET));
+    vcpu.then(Stay::until(100, Exit::Hlt));
+    vcpu.run(at(10_000));
+    assert_eq!(vcpu.vm().board.lock().clock.rates(), Rates::REAL_TIME);
+}
+
+#[test]
+fn guest_time_is_charged_to_the_address_space_that_ran() {
+    let mut vcpu = vcpu_with_target();
+    vcpu.then(Stay::until(10, Exit::Cpuid));
+    vcpu.then(load(TARGET));
+    vcpu.then(Stay::until(700, Exit::Cpuid));
+    vcpu.then(load(OTHER));
+    vcpu.run(at(5_000));
+    let mut usage = vcpu.vm().usages[0].lock();
+    let processes = report([&mut *usage], at(5_000), |_, _| false);
+    let ran = |root| {
+        processes
+            .iter()
+            .find(|process| process.roots == [Root::new(root, RootFormat::Long)])
+            .map(|process| process.total)
+    };
+    assert_eq!((ran(TARGET), ran(OTHER)), (Some(800), Some(4_200)));
+}

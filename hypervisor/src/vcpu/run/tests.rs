@@ -1,0 +1,208 @@
+//! How long the guest runs, and when and why the loop ends.
+
+use arch::gpr::{RAX, RCX, RDX};
+use devices::apic_message::DeliveryMode::{Fixed, Nmi};
+use devices::chipset::PowerRequest;
+use devices::platform_map::port;
+use vmx::event::Event;
+
+use super::*;
+use crate::emulate::Width;
+use crate::vcpu::backend::exit::{Exit, IoAccess};
+use crate::vcpu::backend::fake::Stay;
+use crate::vcpu::fixture::{START, at, send, vcpu, vcpus};
+
+/// The guest arms the TSC deadline: `ticks` after its TSC at [`START`].
+fn arm(ticks: u64) -> Stay {
+    Stay::until(10, Exit::Wrmsr).having(move |cpu| {
+        cpu.gprs[RCX] = u64::from(arch::msr::IA32_TSC_DEADLINE);
+        cpu.gprs[RAX] = ticks & 0xffff_ffff;
+        cpu.gprs[RDX] = ticks >> 32;
+    })
+}
+
+/// A VCPU whose timer has the vector 0x60 and waits for a TSC deadline.
+fn vcpu_with_timer() -> Vcpu<crate::vcpu::backend::fake::FakeCpu> {
+    const LVT_TIMER: u16 = 0x320;
+    const TSC_DEADLINE_MODE: u64 = 2 << 17;
+    let mut vcpu = vcpu();
+    vcpu.with_devices(START, |_, devices| {
+        let now = devices.now;
+        let (lapic, mut messages) = devices.lapic();
+        lapic.mmio_write(now, LVT_TIMER, 4, TSC_DEADLINE_MODE | 0x60, &mut messages);
+    });
+    vcpu
+}
+
+#[test]
+fn a_guest_that_computes_runs_until_its_time_is_over_and_no_longer() {
+    let mut vcpu = vcpu();
+    assert_eq!(vcpu.run(at(5_000)), RunExit::Preempted);
+    assert_eq!(host_now(), at(5_000));
+    assert_eq!(vcpu.cpu.entries.len(), 1);
+    assert_eq!(vcpu.cpu.last_entry().time_limit, 5_000);
+}
+
+#[test]
+fn what_an_exit_takes_is_taken_off_the_next_stay() {
+    let mut vcpu = vcpu();
+    vcpu.then(Stay::until(1_200, Exit::Cpuid));
+    assert_eq!(vcpu.run(at(5_000)), RunExit::Preempted);
+    assert_eq!(vcpu.cpu.last_entry().time_limit, 3_800);
+}
+
+#[test]
+fn a_guest_whose_time_is_over_before_it_begins_is_not_entered() {
+    let mut vcpu = vcpu();
+    assert_eq!(vcpu.run(START), RunExit::Preempted);
+    assert_eq!(vcpu.run(HostTicks(0)), RunExit::Preempted);
+    assert!(vcpu.cpu.entries.is_empty());
+}
+
+#[test]
+fn a_timer_ends_the_stay_when_it_is_due_and_interrupts() {
+    let mut vcpu = vcpu_with_timer();
+    vcpu.then(arm(3_000));
+    assert_eq!(vcpu.run(at(10_000)), RunExit::Preempted);
+    let entries = &vcpu.cpu.entries;
+    assert_eq!(entries[1].time_limit, 3_000 - 10);
+    assert_eq!(
+        (entries[2].at, entries[2].event),
+        (at(3_000), Some(Event::interrupt(0x60)))
+    );
+    assert_eq!(entries[2].time_limit, 7_000);
+}
+
+#[test]
+fn a_deadline_in_the_past_interrupts_at_once() {
+    let mut vcpu = vcpu_with_timer();
+    vcpu.then(Stay::until(2_000, Exit::Cpuid)).then(arm(5));
+    assert_eq!(vcpu.run(at(10_000)), RunExit::Preempted);
+    let third = &vcpu.cpu.entries[2];
+    assert_eq!(
+        (third.at, third.event),
+        (at(2_010), Some(Event::interrupt(0x60)))
+    );
+}
+
+#[test]
+fn a_halted_guest_names_its_next_deadline_and_wakes_at_it() {
+    let mut vcpu = vcpu_with_timer();
+    vcpu.then(arm(3_000)).then(Stay::until(10, Exit::Hlt));
+    assert_eq!(vcpu.run(at(10_000)), RunExit::Halted);
+    assert_eq!((host_now(), vcpu.deadline()), (at(20), at(3_000)));
+
+    crate::machine::host_time::fake::set(at(2_999));
+    assert_eq!(vcpu.run(at(10_000)), RunExit::Halted, "too early");
+    crate::machine::host_time::fake::set(at(3_000));
+    assert_eq!(vcpu.run(at(10_000)), RunExit::Preempted);
+    assert_eq!(vcpu.cpu.entries[2].event, Some(Event::interrupt(0x60)));
+}
+
+#[test]
+fn an_interrupt_that_comes_with_the_hlt_ends_it() {
+    let mut vcpu = vcpu();
+    let vm = vcpu.vm().clone();
+    vcpu.then(Stay::until(10, Exit::Hlt).having(move |_| send(&vm, Fixed, 0x40)));
+    assert_eq!(vcpu.run(at(1_000)), RunExit::Preempted);
+    assert_eq!(vcpu.cpu.last_entry().event, Some(Event::interrupt(0x40)));
+}
+
+#[test]
+fn a_single_step_over_hlt_does_not_halt() {
+    const RFLAGS_TF: u64 = 1 << 8;
+    let mut vcpu = vcpu();
+    vcpu.then(Stay::until(10, Exit::Hlt).having(|cpu| cpu.rflags |= RFLAGS_TF));
+    assert_eq!(vcpu.run(at(1_000)), RunExit::Preempted);
+    assert!(vcpu.cpu.pending_debug);
+}
+
+#[test]
+fn a_request_that_comes_while_the_guest_runs_is_processed_before_the_next_entry() {
+    let mut vcpu = vcpu();
+    let vm = vcpu.vm().clone();
+    vcpu.then(Stay::until(10, Exit::HostInterrupt).having(move |_| send(&vm, Nmi, 0)));
+    assert_eq!(vcpu.run(at(1_000)), RunExit::Preempted);
+    assert_eq!(vcpu.cpu.last_entry().event, Some(Event::NMI));
+}
+
+#[test]
+fn who_is_asked_to_yield_leaves_its_cpu_and_keeps_what_it_was_to_deliver() {
+    let mut vcpu = vcpu();
+    let vm = vcpu.vm().clone();
+    vcpu.then(Stay::until(10, Exit::Rdpmc).having(move |_| vm.request(0, Requests::YIELD)));
+    assert_eq!(vcpu.run(at(1_000)), RunExit::Yielded);
+    assert_eq!((host_now(), vcpu.cpu.entries.len()), (at(10), 1));
+    assert_eq!(vcpu.run(at(1_000)), RunExit::Preempted);
+    assert_eq!(vcpu.cpu.last_entry().event, Some(Event::GENERAL_PROTECTION));
+}
+
+#[test]
+fn another_vcpus_timer_request_moves_the_deadline_of_the_chipset() {
+    let mut vcpus = vcpus(2);
+    let vm = vcpus[0].vm().clone();
+    let program = |vcpu: &mut Vcpu<_>| {
+        vcpu.with_devices(START, |_, devices| {
+            use crate::emulate::Ports;
+            // The PIT's channel 0, one shot, after 1193 of its ticks: a millisecond.
+            devices.write_port(port::PIT + 3, Width::BYTE, 0x30);
+            devices.write_port(port::PIT, Width::BYTE, 1193 & 0xff);
+            devices.write_port(port::PIT, Width::BYTE, 1193 >> 8);
+        });
+    };
+    assert_eq!(vcpus[0].run(at(10)), RunExit::Preempted);
+    assert_eq!(vcpus[0].deadline(), HostTicks(u64::MAX));
+    program(&mut vcpus[1]);
+    assert!(vm.requests(0).are_pending());
+    assert_eq!(vcpus[0].run(at(20)), RunExit::Preempted);
+    let deadline = vcpus[0].deadline();
+    assert!(
+        (at(999_000)..at(1_001_000)).contains(&deadline),
+        "{deadline:?}"
+    );
+}
+
+#[test]
+fn a_read_of_the_pm_timer_needs_no_preparation_of_the_next_entry() {
+    let read = |port| {
+        let mut vcpu = vcpu();
+        vcpu.attention = false;
+        vcpu.handle_io(
+            IoAccess {
+                port,
+                width: Width::DOUBLEWORD,
+                input: true,
+            },
+            START,
+        )
+        .unwrap();
+        vcpu.attention
+    };
+    assert!(!read(port::PM_TIMER));
+    assert!(read(port::PIC_MASTER));
+}
+
+#[test]
+fn a_guest_that_switches_itself_off_stops() {
+    let mut vcpu = vcpu();
+    let vm = vcpu.vm().clone();
+    vcpu.then(Stay::until(10, Exit::Cpuid).having(move |_| {
+        use devices::chipset::ChipsetHost;
+        crate::vm::BoardHost::new(&vm).power(PowerRequest::Off);
+        vm.request(0, Requests::TIMERS);
+    }));
+    assert_eq!(vcpu.run(at(1_000)), RunExit::Stopped(StopReason::PowerOff));
+}
+
+#[test]
+fn an_exit_that_nothing_asks_for_stops_the_vm_and_is_named() {
+    let mut vcpu = vcpu();
+    vcpu.then(Stay::until(10, Exit::Unexpected));
+    assert_eq!(
+        vcpu.run(at(1_000)),
+        RunExit::Stopped(StopReason::UnexpectedExit {
+            number: 0,
+            name: "scripted"
+        })
+    );
+}
