@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use self::bochs::rfb::{NoPort, Turn};
 use crate::testbed::paths;
 
 mod bochs;
@@ -17,6 +18,9 @@ mod spec;
 
 pub use end::{End, Files};
 pub use spec::{Boot, DEFAULT_IPS, Hardware, Kind, Spec};
+
+/// How long to wait for other machines that start.
+const TURN_WITHIN: Duration = Duration::from_secs(600);
 
 /// How long an emulator may take to open the serial line.
 const CONNECT_WITHIN: Duration = Duration::from_secs(60);
@@ -36,6 +40,24 @@ impl Machine {
     /// # Errors
     /// When the emulator is not installed or ends before it has a serial line.
     pub fn start(kind: Kind, spec: &Spec) -> Result<Self> {
+        const ATTEMPTS: u32 = 5;
+        let mut attempt = 1;
+        loop {
+            let error = match Self::start_once(kind, spec) {
+                Ok(machine) => return Ok(machine),
+                Err(error) => error,
+            };
+            match error.downcast_ref::<NoPort>() {
+                Some(why) if attempt < ATTEMPTS => {
+                    eprintln!("{}: {why}. Starting it again.", spec.name);
+                    attempt += 1;
+                }
+                _ => return Err(error),
+            }
+        }
+    }
+
+    fn start_once(kind: Kind, spec: &Spec) -> Result<Self> {
         let files = Files::new(&spec.name)?;
         // The emulator connects to us: no port has to be guessed, so any number can run.
         let listener = TcpListener::bind(("127.0.0.1", 0))?;
@@ -55,13 +77,23 @@ impl Machine {
         // SAFETY: the closure runs between fork and exec and only makes a system call, which
         // is async-signal-safe; it touches no memory of ours.
         unsafe { command.pre_exec(die_with_parent) };
+        // Until its display has a port.
+        let turn = match kind {
+            Kind::Bochs => Some(Turn::take(TURN_WITHIN)?),
+            Kind::QemuKvm | Kind::QemuTcg => None,
+        };
         let mut child = command
             .spawn()
             .with_context(|| format!("cannot run {}", command.get_program().display()))?;
         if kind != Kind::Bochs {
             qemu::negotiate(&mut child)?;
         }
-        match accept(&listener, &mut child) {
+        let display = match &turn {
+            Some(_) => bochs::rfb::wait(&mut child, &files.emulator, CONNECT_WITHIN),
+            None => Ok(()),
+        };
+        drop(turn);
+        match display.and_then(|()| accept(&listener, &mut child)) {
             Ok(serial) => Ok(Self {
                 kind,
                 child,

@@ -13,8 +13,10 @@ use anyhow::{Context, Result, bail};
 use regex::Regex;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::end::{End, Files};
-use super::spec::{Boot, Hardware, Spec};
+use crate::testbed::machine::end::{End, Files};
+use crate::testbed::machine::spec::{Boot, Hardware, Spec};
+
+pub(super) mod rfb;
 
 /// The firmware of Debian's packages `bochsbios` and `bochs`.
 const BIOS: &str = "/usr/share/bochs/BIOS-bochs-latest";
