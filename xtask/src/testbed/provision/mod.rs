@@ -1,13 +1,16 @@
 //! What must be on this machine before a command can work, and how it gets there.
 //!
 //! Every command asks for what it needs. What is missing is installed when we are root;
-//! otherwise the command ends with the exact line to run.
+//! otherwise the command ends with the exact line to run. Nothing is ever removed.
 
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use xshell::{Shell, cmd};
 
+use self::apt::Refusal;
+use crate::testbed::progress::Step;
+
+mod apt;
 mod rust_target;
 
 pub use rust_target::{TARGET, Toolchain};
@@ -33,37 +36,28 @@ pub fn ensure_packages(packages: &[&str]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    eprintln!("Missing Debian packages: {}", missing.join(" "));
+    let names = missing.join(" ");
+    eprintln!("Missing Debian packages: {names}");
     if !is_root() {
         bail!(
             "not root; run this and try again:\n{}",
             install_command(&missing)
         );
     }
-    let sh = Shell::new()?;
-    sh.set_var("DEBIAN_FRONTEND", "noninteractive");
-    if !missing.iter().all(|package| is_known_to_apt(&sh, package)) {
+    let _step = Step::begin(format!("Installing {names} with apt-get"));
+    let mut result = apt::install(&missing)?;
+    if result.as_ref().is_err_and(Refusal::may_be_about_lists) {
         update_package_lists()?;
+        result = apt::install(&missing)?;
     }
-    eprintln!("Installing them with apt-get");
-    if install(&sh, &missing).is_err() {
-        // The lists name versions that the archive has replaced since.
-        update_package_lists()?;
-        install(&sh, &missing)?;
+    if let Err(refusal) = result {
+        bail!("{}", refusal.explain(&missing));
     }
     let still = missing_packages(packages)?;
     if !still.is_empty() {
         bail!("apt-get installed nothing for: {}", still.join(" "));
     }
     Ok(())
-}
-
-fn install(sh: &Shell, packages: &[&str]) -> Result<()> {
-    Ok(cmd!(
-        sh,
-        "apt-get install --yes --no-install-recommends {packages...}"
-    )
-    .run()?)
 }
 
 /// Runs `apt-get update`.
@@ -75,23 +69,12 @@ pub fn update_package_lists() -> Result<()> {
         bail!("not root, and apt's package lists are missing or old: run `sudo apt-get update`");
     }
     eprintln!("Updating apt's package lists");
-    let sh = Shell::new()?;
-    cmd!(sh, "apt-get update --quiet")
-        .run()
-        .context("apt-get update failed")
+    apt::update()
 }
 
 /// Whether this process may install packages.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
-}
-
-fn is_known_to_apt(sh: &Shell, package: &str) -> bool {
-    cmd!(sh, "apt-cache show {package}")
-        .quiet()
-        .ignore_stderr()
-        .read()
-        .is_ok()
 }
 
 fn missing_packages<'a>(wanted: &[&'a str]) -> Result<Vec<&'a str>> {
@@ -128,7 +111,8 @@ fn not_installed<'a>(wanted: &[&'a str], listing: &str) -> Vec<&'a str> {
 fn install_command(missing: &[&str]) -> String {
     // A fresh machine may have no package lists, or old ones.
     let packages = missing.join(" ");
-    format!("sudo apt-get update && sudo apt-get install --yes --no-install-recommends {packages}")
+    let install = apt::INSTALL.join(" ");
+    format!("sudo apt-get update && sudo apt-get {install} {packages}")
 }
 
 #[cfg(test)]
@@ -162,7 +146,7 @@ mod tests {
         assert_eq!(
             install_command(&["bochs", "vgabios"]),
             "sudo apt-get update && \
-             sudo apt-get install --yes --no-install-recommends bochs vgabios"
+             sudo apt-get install --yes --no-remove --no-install-recommends bochs vgabios"
         );
     }
 }
