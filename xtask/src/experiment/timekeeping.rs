@@ -1,10 +1,11 @@
 //! Linux in every mode of timekeeping: does each keep time, and can each be suppressed?
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::json;
 
-use super::common::{batch, record, results};
+use super::common::results::Table;
+use super::common::{batch, record};
 use super::quick::{self, Outcome};
 use crate::testbed::claim::Claim;
 use crate::testbed::kernel::{self, Series};
@@ -96,9 +97,6 @@ const IPS: &str = "250000000";
 
 const KERNELS: [Series; 3] = [Series::V6_1, Series::V6_12, Series::Rt];
 
-/// The markers between which README.md has the table.
-const README_SECTION: &str = "timekeeping";
-
 /// Suppress and release in Linux's every mode of timekeeping, on three kernels
 ///
 /// Each case is an experiment `quick` of its own and takes minutes. It passes with that
@@ -122,9 +120,8 @@ pub struct Options {
     speed: options::Speed,
     #[command(flatten)]
     machine: options::Machine,
-    /// Put the table into README.md
-    #[arg(long)]
-    update_readme: bool,
+    #[command(flatten)]
+    results: options::Results,
 }
 
 /// A kernel in a mode.
@@ -180,7 +177,7 @@ impl Verdict {
         json
     }
 
-    /// A row of the table in the README.
+    /// A row of [`TABLE`].
     fn row(&self) -> String {
         let Case { series, mode } = self.case;
         let parameters = match mode.parameters {
@@ -216,13 +213,21 @@ impl Verdict {
     }
 }
 
-const HEADING: &str = "\
+/// The table of the results. Kernel and parameters name a case.
+const TABLE: Table = Table {
+    name: "timekeeping",
+    title: "Linux in its modes of timekeeping",
+    heading: "\
 | Kernel | Parameters | Clock source | Events | Clock off by | Target | Others | After | dmesg | |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |";
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    keys: 2,
+};
 
 fn table(verdicts: &[Verdict]) -> String {
     let rows = verdicts.iter().map(Verdict::row);
-    let lines: Vec<String> = std::iter::once(HEADING.to_owned()).chain(rows).collect();
+    let lines: Vec<String> = std::iter::once(TABLE.heading.to_owned())
+        .chain(rows)
+        .collect();
     lines.join("\n")
 }
 
@@ -314,19 +319,16 @@ pub fn run(options: &Options) -> Result<bool> {
     Ok(passed == verdicts.len())
 }
 
-/// Writes what there is: the file, and the table in the README if it is wanted.
+/// Writes what there is: the file, and the table of the results if it is wanted.
 fn write(options: &Options, kind: Kind, verdicts: &[&Verdict]) -> Result<()> {
     let cases: Vec<_> = verdicts.iter().map(|verdict| verdict.json()).collect();
     record::write_json(
         "timekeeping",
         &json!({ "machine": kind.to_string(), "ips": options.speed.ips, "cases": cases }),
     )?;
-    if options.update_readme {
-        let path = paths::workspace().join("README.md");
+    if options.results.update {
         let rows: Vec<String> = verdicts.iter().map(|verdict| verdict.row()).collect();
-        // Kernel and parameters name a case.
-        results::update_rows(&path, README_SECTION, HEADING, &rows, 2)
-            .with_context(|| format!("cannot put the table into {}", path.display()))?;
+        TABLE.update(&rows)?;
     }
     Ok(())
 }
@@ -363,7 +365,7 @@ mod tests {
         assert_eq!(verdict.misses(), ["no boot"]);
         assert_eq!(verdict.json()["passed"], false);
         let columns = |line: &str| line.matches('|').count();
-        let heading = HEADING.lines().next().unwrap_or_default();
+        let heading = TABLE.heading.lines().next().unwrap_or_default();
         assert_eq!(columns(&verdict.row()), columns(heading));
     }
 }

@@ -62,3 +62,12 @@ pub struct Jobs {
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=16))]
     pub jobs: u32,
 }
+
+/// What becomes of a table.
+#[derive(Args, Clone, Copy, Debug)]
+#[group(skip)]
+pub struct Results {
+    /// Put the table into docs/results.md
+    #[arg(long = "update-results", alias = "update-readme")]
+    pub update: bool,
+}

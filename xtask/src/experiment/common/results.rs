@@ -1,97 +1,131 @@
-//! Tables in README.md that commands fill, between markers.
-
-use std::path::Path;
+//! `docs/results.md`: tables that commands fill, between markers.
 
 use anyhow::{Context, Result};
 
-/// Replaces what is between `<!-- SECTION:begin -->` and `<!-- SECTION:end -->`.
-///
-/// # Errors
-/// When the file cannot be read or written, or has no such markers.
-pub(in crate::experiment) fn replace(file: &Path, section: &str, content: &str) -> Result<()> {
-    let text = std::fs::read_to_string(file)?;
-    let text = replaced(&text, section, content)
-        .with_context(|| format!("no markers `<!-- {section}:begin -->` and end in it"))?;
-    Ok(std::fs::write(file, text)?)
+use crate::testbed::paths;
+
+/// A table in the file.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::experiment) struct Table {
+    /// Its markers are `<!-- NAME:begin -->` and `<!-- NAME:end -->`.
+    pub name: &'static str,
+    /// The title of its section, for when the file has none yet.
+    pub title: &'static str,
+    /// The two lines above its rows.
+    pub heading: &'static str,
+    /// So many cells, from the first on, say what a row is about.
+    pub keys: usize,
 }
 
-/// Puts `rows` under `heading` into the table of a section: in the place of rows whose first
-/// `keys` cells are the same, or behind the others, which stay.
-///
-/// # Errors
-/// As [`replace`].
-pub(in crate::experiment) fn update_rows(
-    file: &Path,
-    section: &str,
-    heading: &str,
-    rows: &[String],
-    keys: usize,
-) -> Result<()> {
-    let text = std::fs::read_to_string(file)?;
-    replace(file, section, &merged(&text, heading, rows, keys))
-}
+impl Table {
+    /// Puts rows into the table: in the place of those about the same, or behind the others, which
+    /// stay.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub(in crate::experiment) fn update(&self, rows: &[String]) -> Result<()> {
+        let path = paths::workspace().join("docs/results.md");
+        let update = || {
+            let text = std::fs::read_to_string(&path)?;
+            std::fs::write(&path, self.updated(&text, rows))
+        };
+        update().with_context(|| format!("cannot put a table into {}", path.display()))
+    }
 
-fn merged(text: &str, heading: &str, rows: &[String], keys: usize) -> String {
-    let key = |row: &str| -> Vec<String> {
-        row.split('|')
-            .skip(1)
-            .take(keys)
-            .map(|cell| cell.trim().to_owned())
-            .collect()
-    };
-    let old = text
-        .lines()
-        .skip_while(|line| Some(*line) != heading.lines().next())
-        .skip(heading.lines().count())
-        .take_while(|line| line.starts_with('|'));
-    let mut table: Vec<String> = old.map(str::to_owned).collect();
-    for row in rows {
-        match table.iter_mut().find(|known| key(known) == key(row)) {
-            Some(known) => known.clone_from(row),
-            None => table.push(row.clone()),
+    fn updated(&self, text: &str, rows: &[String]) -> String {
+        let [begin, end] = ["begin", "end"].map(|mark| format!("<!-- {}:{mark} -->", self.name));
+        let parts = text.split_once(&begin).and_then(|(before, rest)| {
+            let (content, after) = rest.split_once(&end)?;
+            Some((before, content, after))
+        });
+        match parts {
+            Some((before, content, after)) => {
+                let table = self.merged(content, rows);
+                format!("{before}{begin}\n\n{table}\n\n{end}{after}")
+            }
+            None => {
+                let (title, table) = (self.title, self.merged("", rows));
+                let text = text.trim_end();
+                format!("{text}\n\n## {title}\n\n{begin}\n\n{table}\n\n{end}\n")
+            }
         }
     }
-    table.insert(0, heading.to_owned());
-    table.join("\n")
-}
 
-fn replaced(text: &str, section: &str, content: &str) -> Option<String> {
-    let (before, rest) = text.split_once(&format!("<!-- {section}:begin -->\n"))?;
-    let end = format!("<!-- {section}:end -->");
-    let (_, after) = rest.split_once(&end)?;
-    Some(format!(
-        "{before}<!-- {section}:begin -->\n\n{content}\n\n{end}{after}"
-    ))
+    /// The table with what was in its section before.
+    fn merged(&self, content: &str, rows: &[String]) -> String {
+        let key = |row: &str| -> Vec<String> {
+            let cells = row.split('|').skip(1).take(self.keys);
+            cells.map(|cell| cell.trim().to_owned()).collect()
+        };
+        let old = content.lines().filter(|line| line.starts_with('|'));
+        // A table with other columns is of no use.
+        let is_ours = content.contains(self.heading);
+        let mut table: Vec<String> = match is_ours {
+            true => old.skip(2).map(str::to_owned).collect(),
+            false => Vec::new(),
+        };
+        for row in rows {
+            match table.iter_mut().find(|known| key(known) == key(row)) {
+                Some(known) => known.clone_from(row),
+                None => table.push(row.clone()),
+            }
+        }
+        table.insert(0, self.heading.to_owned());
+        table.join("\n")
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const TABLE: Table = Table {
+        name: "t",
+        title: "Of tests",
+        heading: "| a | b |\n| --- | --- |",
+        keys: 1,
+    };
+
+    fn rows(rows: &[&str]) -> Vec<String> {
+        rows.iter().map(|&row| row.to_owned()).collect()
+    }
+
     #[test]
     fn only_what_is_between_the_markers_changes() {
         let text = "# a\n<!-- t:begin -->\nold\n<!-- t:end -->\nrest\n";
-        let new = replaced(text, "t", "new");
-        let expected = "# a\n<!-- t:begin -->\n\nnew\n\n<!-- t:end -->\nrest\n";
-        assert_eq!(new.as_deref(), Some(expected));
-        assert_eq!(replaced(expected, "t", "new").as_deref(), Some(expected));
+        let new = TABLE.updated(text, &rows(&["| 1 | x |"]));
+        let expected = "# a\n<!-- t:begin -->\n\n| a | b |\n| --- | --- |\n| 1 | x |\n\n\
+                        <!-- t:end -->\nrest\n";
+        assert_eq!(new, expected);
+        assert_eq!(TABLE.updated(expected, &[]), expected);
     }
 
     #[test]
-    fn a_row_takes_the_place_of_the_one_about_the_same() {
-        let heading = "| a | b |\n| --- | --- |";
-        let text = "x\n| a | b |\n| --- | --- |\n| 1 | old |\n| 2 | kept |\n\n| 9 | other |";
-        let rows = ["| 1 | new |".to_owned(), "| 3 | more |".to_owned()];
-        assert_eq!(
-            merged(text, heading, &rows, 1),
-            "| a | b |\n| --- | --- |\n| 1 | new |\n| 2 | kept |\n| 3 | more |"
+    fn a_row_takes_the_place_of_the_one_about_the_same_in_its_own_table() {
+        let text = "<!-- other:begin -->\n| a | b |\n| --- | --- |\n| 1 | other's |\n<!-- other:end -->\n\
+                    <!-- t:begin -->\n| a | b |\n| --- | --- |\n| 1 | old |\n| 2 | kept |\n<!-- t:end -->";
+        let new = TABLE.updated(text, &rows(&["| 1 | new |", "| 3 | more |"]));
+        assert!(new.contains("| 1 | other's |"), "{new}");
+        assert!(
+            new.contains(
+                "| --- | --- |\n| 1 | new |\n| 2 | kept |\n| 3 | more |\n\n<!-- t:end -->"
+            ),
+            "{new}"
         );
-        assert_eq!(merged("x", heading, &[], 1), heading);
     }
 
     #[test]
-    fn without_both_markers_nothing_is_written() {
-        assert_eq!(replaced("# a\n<!-- t:begin -->\n", "t", "new"), None);
-        assert_eq!(replaced("# a\n", "t", "new"), None);
+    fn rows_under_other_columns_are_not_kept() {
+        let text = "<!-- t:begin -->\n| a |\n| --- |\n| 1 |\n<!-- t:end -->";
+        let new = TABLE.updated(text, &rows(&["| 2 | x |"]));
+        assert!(!new.contains("| 1 |"), "{new}");
+    }
+
+    #[test]
+    fn a_table_that_the_file_does_not_have_yet_gets_a_section() {
+        let once = TABLE.updated("# Results\n", &rows(&["| 1 | x |"]));
+        assert!(once.starts_with("# Results\n\n## Of tests\n\n<!-- t:begin -->\n"));
+        let twice = TABLE.updated(&once, &rows(&["| 1 | y |"]));
+        assert_eq!(twice, once.replace("| 1 | x |", "| 1 | y |"));
     }
 }

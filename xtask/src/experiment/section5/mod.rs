@@ -11,7 +11,7 @@ use self::outcome::{Case, Outcome, Placement, Strength};
 use super::common::countdown::Countdown;
 use super::common::reports::Speeds;
 use super::common::subject::{Linux, Subject, VM, expected_host_seconds};
-use super::common::{batch, dmesg, font, record, results};
+use super::common::{batch, dmesg, font, record};
 use crate::testbed::claim::Claim;
 use crate::testbed::machine::Kind;
 use crate::testbed::module::Guest;
@@ -34,9 +34,6 @@ const IPS_HELP: &str = "\
 Bochs: instructions that make a second of emulated time
 
 A second on four CPUs takes four times as many: more than the default takes long.";
-
-/// The markers between which README.md has the table.
-const README_SECTION: &str = "section5";
 
 /// As in the paper.
 const MEMORY_MIB: u32 = 512;
@@ -74,9 +71,8 @@ pub struct Options {
     speed: options::Speed,
     #[command(flatten)]
     machine: options::Machine,
-    /// Put the table into README.md
-    #[arg(long)]
-    update_readme: bool,
+    #[command(flatten)]
+    results: options::Results,
 }
 
 impl Options {
@@ -248,7 +244,7 @@ pub fn run(options: &Options) -> Result<bool> {
     Ok(misses.is_empty())
 }
 
-/// Writes what there is: the files, and the table in the README if it is wanted.
+/// Writes what there is: the files, and the table of the results if it is wanted.
 fn write(options: &Options, kind: Kind, results: &[&Made]) -> Result<()> {
     let cases: Vec<_> = results.iter().map(|result| json_of(result)).collect();
     let passed = cases.iter().all(|case| case["passed"] == true);
@@ -266,11 +262,9 @@ fn write(options: &Options, kind: Kind, results: &[&Made]) -> Result<()> {
             "cases": cases,
         }),
     )?;
-    if options.update_readme {
+    if options.results.update {
         let rows: Vec<_> = outcomes.iter().flat_map(Outcome::rows).collect();
-        let path = paths::workspace().join("README.md");
-        results::update_rows(&path, README_SECTION, outcome::HEADING, &rows, 3)
-            .with_context(|| format!("cannot put the table into {}", path.display()))?;
+        outcome::TABLE.update(&rows)?;
     }
     picture::draw(&record::directory()?.join("section5"), &outcomes)
 }
