@@ -54,6 +54,12 @@ impl HostClock {
         self.nanos(at) / 1000
     }
 
+    /// Converts a number of ticks to microseconds, rounded down.
+    #[must_use]
+    pub fn ticks_in_micros(&self, ticks: u64) -> u64 {
+        self.tsc.nanos(ticks) / 1000
+    }
+
     /// Converts ticks to milliseconds, rounded toward zero.
     #[must_use]
     pub fn millis(&self, ticks: i64) -> i64 {
@@ -73,6 +79,7 @@ mod tests {
         assert_eq!(clock.now(), HostTicks(1000));
         assert_eq!(clock.nanos(HostTicks(3000)), 1000);
         assert_eq!(clock.micros(HostTicks(2_001_000)), 1000);
+        assert_eq!(clock.ticks_in_micros(2_001_999), 1000);
         assert_eq!(clock.millis(-7_000_000), -3);
         assert_eq!(clock.millis(i64::MAX), i64::MAX / 2_000_000);
         assert_eq!(clock.fraction_of_second(4000), 500_000);

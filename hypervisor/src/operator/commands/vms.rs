@@ -19,9 +19,12 @@ pub(super) static COMMAND: Command = Command {
 
 fn run(_: &Arguments<'_>, context: &mut Context<'_>) -> Result<Outcome, CommandError> {
     let Context { vms, clock, .. } = *context;
-    let now = clock.now();
     let lines = vms.ids().filter_map(|id| {
         let info = vms.info(id).ok()?;
+        let board = info.vm.as_ref().map(|vm| vm.board.lock());
+        // While nobody can change the clock.
+        let now = clock.now();
+        let guest = board.map(|board| board.clock.now(now).counter);
         let (targets, lead) = info.vm.map_or((0, 0), |vm| {
             let watch = vm.suppression.lock();
             (watch.targets().iter().count(), watch.lead(now))
@@ -33,6 +36,8 @@ fn run(_: &Arguments<'_>, context: &mut Context<'_>) -> Result<Outcome, CommandE
             vcpus: info.vcpus,
             targets,
             lead_ms: clock.millis(lead),
+            host_us: clock.micros(now),
+            guest_us: guest.map(|counter| clock.ticks_in_micros(counter.0)),
         })
     });
     context.answer.records(lines);
@@ -54,6 +59,12 @@ struct VmLine<'a> {
     targets: usize,
     /// How far its clock is ahead of real time, in milliseconds.
     lead_ms: i64,
+    /// Host time as of this line, in microseconds since the console opened. In JSON only, as the
+    /// next.
+    host_us: u64,
+    /// What the guest's counters show at this time, in microseconds since the VM started: as its
+    /// clock has it, which knows of no lead. None once it has ended.
+    guest_us: Option<u64>,
 }
 
 impl Record for VmLine<'_> {
@@ -82,6 +93,8 @@ mod tests {
             vcpus: 1,
             targets: 0,
             lead_ms: -3,
+            host_us: 9_000,
+            guest_us: Some(6_000),
         };
         let mut screen = alloc::vec::Vec::new();
         Answer::new(&mut screen, Format::Table).records([line]);

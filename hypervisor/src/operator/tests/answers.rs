@@ -139,9 +139,9 @@ fn a_program_reads_json() {
     assert_eq!(
         host.answer("vms --json"),
         "{\"vm\":\"web\",\"state\":\"running\",\"memory_mib\":512,\"vcpus\":1,\"targets\":1,\
-         \"lead_ms\":0}\n\
+         \"lead_ms\":0,\"host_us\":10000000,\"guest_us\":0}\n\
          {\"vm\":\"db\",\"state\":\"running\",\"memory_mib\":512,\"vcpus\":2,\"targets\":0,\
-         \"lead_ms\":0}\n"
+         \"lead_ms\":0,\"host_us\":10000000,\"guest_us\":0}\n"
     );
     assert_eq!(
         host.answer("release web all --json"),
