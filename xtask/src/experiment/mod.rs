@@ -10,6 +10,7 @@ use anyhow::Result;
 use clap::Subcommand;
 
 pub mod baseline;
+pub mod behaviors;
 pub mod bench;
 pub mod common;
 pub mod figure1;
@@ -49,4 +50,5 @@ experiments! {
     Timekeeping(timekeeping),
     Section5(section5),
     Neighbours(neighbours),
+    Behaviours(behaviors),
 }

@@ -36,6 +36,16 @@ impl std::fmt::Display for Fatal {
 
 impl std::error::Error for Fatal {}
 
+/// A command and its answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Exchange {
+    /// All that was said since something was last waited for: by guests, before the command and
+    /// between the lines of the answer, and by tarpit.
+    pub said: String,
+    /// The objects of the answer.
+    pub answer: Vec<serde_json::Value>,
+}
+
 /// A machine and its console. All that it says is kept in `target/logs/NAME.console`.
 #[derive(Debug)]
 pub struct Session {
@@ -176,8 +186,22 @@ impl Session {
     /// # Errors
     /// As [`Self::wait_for`], and when a line that begins like an object is none.
     pub fn query(&mut self, line: &str) -> Result<Vec<serde_json::Value>> {
-        let answer = self.command(&format!("{line} --json"))?;
-        objects(&answer).with_context(|| format!("the answer to `{line} --json`:\n{answer}"))
+        Ok(self.exchange(line)?.answer)
+    }
+
+    /// As [`Self::query`], with all that was said until then, by guests too.
+    ///
+    /// # Errors
+    /// As [`Self::query`].
+    pub fn exchange(&mut self, line: &str) -> Result<Exchange> {
+        let line = format!("{line} --json");
+        self.send_line(&line)?;
+        let mut said = self.wait_for(&format!("{line}\n"))?;
+        let answer = self.wait_for(PROMPT)?;
+        said.push_str(&answer);
+        let answer =
+            objects(&answer).with_context(|| format!("the answer to `{line}`:\n{answer}"))?;
+        Ok(Exchange { said, answer })
     }
 
     /// Waits for the machine to end.

@@ -13,7 +13,7 @@ use super::font;
 /// What can be drawn, whatever the file's format.
 pub(in crate::experiment) trait Picture {
     /// Width and height, in pixels.
-    const SIZE: (u32, u32);
+    fn size(&self) -> (u32, u32);
 
     /// Draws it on a white area of that size.
     ///
@@ -32,9 +32,9 @@ pub(in crate::experiment) fn draw<P: Picture>(picture: &P, base: &Path) -> Resul
     font::load()?;
     let svg = base.with_extension("svg");
     let png = base.with_extension("png");
-    draw_with(picture, SVGBackend::new(&svg, P::SIZE))
+    draw_with(picture, SVGBackend::new(&svg, picture.size()))
         .with_context(|| format!("cannot draw {}", svg.display()))?;
-    draw_with(picture, BitMapBackend::new(&png, P::SIZE))
+    draw_with(picture, BitMapBackend::new(&png, picture.size()))
         .with_context(|| format!("cannot draw {}", png.display()))
 }
 

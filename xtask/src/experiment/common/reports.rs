@@ -1,7 +1,10 @@
 //! The workload's reports, with the host time that tarpit puts in front of them; and what two of
 //! them tell about speeds and clocks.
 
+use std::sync::LazyLock;
+
 use anyhow::{Context, Result, bail, ensure};
+use regex::Regex;
 
 use crate::testbed::serial::Session;
 
@@ -19,6 +22,12 @@ pub struct Report {
     pub counts: Vec<u64>,
 }
 
+/// A regular expression for the reports of VMs whose names match `names`. Its groups: the name,
+/// seconds and microseconds of host time, the guest's time, the counts.
+fn pattern(names: &str) -> String {
+    format!(r"^\[({names}) +(\d+)\.(\d{{6}})\] workload: t=(\d+) counts=([\d,]+)$")
+}
+
 impl Report {
     /// Waits for the next report of the VM.
     ///
@@ -34,14 +43,25 @@ impl Report {
     /// As [`Session::wait_for`].
     pub fn next_of(session: &mut Session, vms: &[&str]) -> Result<(usize, Self)> {
         let names: Vec<String> = vms.iter().map(|vm| regex::escape(vm)).collect();
-        let mut groups = session.wait_for_match(&format!(
-            r"^\[({}) +(\d+)\.(\d{{6}})\] workload: t=(\d+) counts=([\d,]+)$",
-            names.join("|")
-        ))?;
+        let mut groups = session.wait_for_match(&pattern(&names.join("|")))?;
         let name = groups.remove(1);
         let vm = vms.iter().position(|vm| *vm == name);
         vm.zip(Self::from_groups(&groups))
             .with_context(|| format!("not a report: {groups:?}"))
+    }
+
+    /// The reports of this VM in what was said.
+    pub fn all_in(said: &str, vm: &str) -> Vec<Self> {
+        static LINE: LazyLock<Regex> = LazyLock::new(|| {
+            Regex::new(&format!("(?m){}", pattern(r"\S+"))).expect("a valid expression")
+        });
+        let lines = LINE.captures_iter(said).filter(|line| &line[1] == vm);
+        lines
+            .filter_map(|line| {
+                let groups = [0, 2, 3, 4, 5].map(|group| line[group].to_owned());
+                Self::from_groups(&groups)
+            })
+            .collect()
     }
 
     fn from_groups(groups: &[String]) -> Option<Self> {
@@ -187,6 +207,15 @@ mod tests {
         );
         let bad = ["", "4", "209327", "6416014944", "22974,"].map(str::to_owned);
         assert_eq!(Report::from_groups(&bad), None);
+    }
+
+    #[test]
+    fn all_reports_of_a_vm_are_found_among_other_lines() {
+        let said = "[debian   1.000002] workload: t=5 counts=1\ntarpit> vms\n\
+                    [other   1.000003] workload: t=6 counts=2\n\
+                    [debian   2.500000] workload: t=7 counts=3,4\n";
+        let expected = [report(1_000_002, 5, &[1]), report(2_500_000, 7, &[3, 4])];
+        assert_eq!(Report::all_in(said, "debian"), expected);
     }
 
     #[test]

@@ -55,7 +55,9 @@ struct Figure<'a> {
 }
 
 impl Picture for Figure<'_> {
-    const SIZE: (u32, u32) = SIZE;
+    fn size(&self) -> (u32, u32) {
+        SIZE
+    }
 
     fn draw_on<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>) -> Result<()>
     where

@@ -134,7 +134,9 @@ fn by_vcpus(outcomes: &[Outcome], most: f64) -> Vec<Curve> {
 }
 
 impl Picture for Charts<'_> {
-    const SIZE: (u32, u32) = SIZE;
+    fn size(&self) -> (u32, u32) {
+        SIZE
+    }
 
     fn draw_on<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>) -> Result<()>
     where

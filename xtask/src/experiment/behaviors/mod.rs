@@ -1,0 +1,429 @@
+//! Suppression of processes of every kind: whatever the target does, is it bounded, do the others get
+//! what it gives up, and does the guest's clock stay right?
+
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context, Error, Result, ensure};
+use clap::Args;
+use serde_json::json;
+
+use self::case::Case;
+use self::measure::{Bench, Length, PAPER, Suppression};
+use self::outcome::{COLUMNS, Outcome, Place};
+use super::common::countdown::Countdown;
+use super::common::{batch, font, record, results};
+use crate::testbed::claim::Claim;
+use crate::testbed::kernel::Series;
+use crate::testbed::machine::Kind;
+use crate::testbed::{Setup, build, kernel, options, paths, provision};
+
+mod case;
+mod clock;
+mod latency;
+mod measure;
+mod observation;
+mod outcome;
+mod picture;
+
+/// Instructions a second that let all cases pass in an hour.
+const IPS: &str = "250000000";
+
+/// Host seconds until a guest has booted.
+const BOOT: f64 = 3.0;
+
+/// Suppresses processes of every kind: is each bounded, and its guest's clock right all the while?
+///
+/// Targets of high priority, alone, in the kernel, asleep, interrupted, in several threads: each case
+/// is measured without the target, before, during and after its suppression, and with a process
+/// that sleeps 10 ms at a time. Exit status 1 where a requirement is missed: CPU time of the target
+/// over any second, what the others get, the clock's error and drift, how late the sleeper wakes,
+/// and the kernel's log.
+#[derive(Args, Clone, Debug)]
+#[command(mut_arg("ips", |ips| ips.default_value(IPS)))]
+pub struct Options {
+    /// Just these cases: names, or beginnings of names with a `*` behind
+    #[arg(value_name = "CASE", value_parser = case_name)]
+    cases: Vec<String>,
+    /// Debian kernels
+    #[arg(
+        long,
+        value_name = "SERIES,...",
+        value_delimiter = ',',
+        default_value = "6.1,6.12"
+    )]
+    kernels: Vec<Series>,
+    /// Numbers of VCPUs, each of which has a physical CPU
+    #[arg(long, value_name = "V,...", value_delimiter = ',', default_value = "1,2", value_parser = clap::value_parser!(u32).range(1..=2))]
+    vcpus: Vec<u32>,
+    /// The targets are to run at 1/N of a CPU
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(2..=65535))]
+    n: u32,
+    /// How to suppress: `paper`, or another policy that tarpit knows [default: tarpit's]
+    #[arg(long, value_name = "POLICY")]
+    policy: Option<String>,
+    /// More options for the command `suppress`
+    #[arg(
+        long,
+        value_name = "WORDS",
+        default_value = "",
+        hide_default_value = true,
+        allow_hyphen_values = true
+    )]
+    suppress_options: String,
+    /// Ticks that each exit takes on top: a model of dearer hardware
+    #[arg(long, value_name = "TICKS", default_value_t = 0)]
+    exit_cost: u64,
+    /// Host seconds of suppression that are measured; before and after, a third of it, at least one
+    #[arg(long, value_name = "S", default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=3600))]
+    seconds: u32,
+    /// Boot anew for each case
+    #[arg(long)]
+    fresh: bool,
+    #[command(flatten)]
+    jobs: options::Jobs,
+    #[command(flatten)]
+    speed: options::Speed,
+    #[command(flatten)]
+    machine: options::Machine,
+    /// Put the table into docs/results.md
+    #[arg(long)]
+    update_results: bool,
+}
+
+/// A case's name, as the command line gives it.
+fn case_name(name: &str) -> Result<String, String> {
+    if case::is_known(name) {
+        return Ok(name.to_owned());
+    }
+    let names: Vec<&str> = case::CASES.iter().map(|case| case.name).collect();
+    Err(format!("there are: {}", names.join(", ")))
+}
+
+impl Options {
+    /// The machines, one of which is made for each kernel and number of VCPUs.
+    fn places(&self) -> Vec<Place> {
+        let mut places = Vec::new();
+        for &vcpus in &self.vcpus {
+            for &series in &self.kernels {
+                let place = Place { series, vcpus };
+                if !places.contains(&place) && !self.cases(place).is_empty() {
+                    places.push(place);
+                }
+            }
+        }
+        places
+    }
+
+    fn cases(&self, place: Place) -> Vec<Case> {
+        case::chosen(&self.cases, place.vcpus)
+    }
+
+    fn length(&self) -> Length {
+        let during = f64::from(self.seconds);
+        Length {
+            around: (during / 3.0).max(1.0),
+            during,
+        }
+    }
+
+    fn suppression(&self) -> Suppression {
+        Suppression {
+            n: self.n,
+            policy: self.policy.clone(),
+            options: self.suppress_options.clone(),
+        }
+    }
+
+    /// What the results are called: those of another policy and of dearer exits are others.
+    fn name(&self) -> String {
+        let mut name = "behaviours".to_owned();
+        if self.policy.as_deref() == Some(PAPER) {
+            name.push_str("-paper");
+        }
+        if self.exit_cost > 0 {
+            name.push_str(&format!("-exit-cost-{}", self.exit_cost));
+        }
+        name
+    }
+
+    fn setup(&self, name: &str, kind: Kind) -> Setup {
+        let setup = Setup::new(name).on(kind).ips(self.speed.ips);
+        match self.exit_cost {
+            0 => setup,
+            ticks => setup.options(&format!("exit-cost={ticks}")),
+        }
+    }
+}
+
+/// What came out of a case, or why it could not be measured.
+type Made = Result<Outcome, (Case, Place, Error)>;
+
+/// All that there is so far.
+struct Results<'a> {
+    options: &'a Options,
+    kind: Kind,
+    made: Mutex<Vec<Made>>,
+}
+
+impl Results<'_> {
+    /// Adds a result, and writes all that there are.
+    fn add(&self, made: Made) {
+        let mut all = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        match &made {
+            Ok(outcome) => eprintln!("{}", outcome.cells().join("  ")),
+            Err((case, place, error)) => eprintln!(
+                "{} {} {}: {error:#}",
+                place.series.name(),
+                place.vcpus,
+                case.name
+            ),
+        }
+        all.push(made);
+        if let Err(error) = write(self.options, self.kind, &all) {
+            eprintln!("cannot save what there is so far: {error:#}");
+        }
+    }
+}
+
+/// Measures all cases on a machine; boots it again where a case leaves a guest that is of no more
+/// use.
+fn measure_all(place: Place, results: &Results<'_>) {
+    let Results { options, kind, .. } = results;
+    let cases = options.cases(place);
+    let with_neighbor = cases.iter().any(|case| case.neighbor);
+    let mut bench = None;
+    for (at, &case) in cases.iter().enumerate() {
+        let left = cases.len() - at;
+        let made = measure(case, place, &mut bench, with_neighbor, left, options, *kind);
+        let is_spoiled = made
+            .as_ref()
+            .map_or(true, |outcome| !outcome.complaints.is_empty());
+        results.add(made.map_err(|error| (case, place, error)));
+        if (is_spoiled || options.fresh || left == 1)
+            && let Some((bench, ..)) = bench.take()
+            && let Err(error) = Bench::shut_down(bench)
+        {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+/// A guest, how long it takes, and the claim to its name.
+type Booted = (Bench, Countdown, Claim);
+
+fn measure(
+    case: Case,
+    place: Place,
+    bench: &mut Option<Booted>,
+    with_neighbor: bool,
+    left: usize,
+    options: &Options,
+    kind: Kind,
+) -> Result<Outcome> {
+    let length = options.length();
+    let (mut booted, mut countdown, claim) = match bench.take() {
+        Some(booted) => booted,
+        None => {
+            let name = format!("{}-{}-{}", options.name(), place.series.name(), place.vcpus);
+            let claim = Claim::new(&name)?;
+            let what = format!(
+                "Behaviors in {kind}, Linux {}, VCPUs: {}",
+                place.series.name(),
+                place.vcpus
+            );
+            let whole = BOOT + left as f64 * length.of_case();
+            let mut countdown = Countdown::begin(claim.name(), &what, whole);
+            let setup = options.setup(claim.name(), kind);
+            let booted = Bench::boot(setup, place, with_neighbor, &mut countdown)?;
+            (booted, countdown, claim)
+        }
+    };
+    let outcome = booted.measure(case, &options.suppression(), length, &mut countdown)?;
+    *bench = Some((booted, countdown, claim));
+    Ok(outcome)
+}
+
+/// A table for people.
+struct Table<'a>(&'a [&'a Outcome]);
+
+impl fmt::Display for Table<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let heading = COLUMNS.map(str::to_owned);
+        let rows: Vec<_> = std::iter::once(heading)
+            .chain(self.0.iter().map(|outcome| outcome.cells()))
+            .collect();
+        let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+        for (at, row) in rows.iter().enumerate() {
+            if at > 0 {
+                writeln!(f)?;
+            }
+            for (column, cell) in row.iter().enumerate() {
+                write!(f, "{cell:<0$}  ", width(column).unwrap_or(0))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes the measurements, prints the table, draws the clock's errors, and writes all that as
+/// `target/experiments/behaviours.json`, `.svg` and `.png`. True if the requirements were met.
+///
+/// # Errors
+/// When it cannot be made: a requirement that is missed is no error.
+pub fn run(options: &Options) -> Result<bool> {
+    let kind = options.machine.pick()?;
+    provision::ensure_packages(font::PACKAGES)?;
+    let places = options.places();
+    ensure!(!places.is_empty(), "no case is left: some need --vcpus 2");
+    // Before they start, several at a time: they would all build and fetch the same.
+    build::all()?;
+    for place in &places {
+        kernel::fetch(place.series)?;
+    }
+    let results = Results {
+        options,
+        kind,
+        made: Mutex::new(Vec::new()),
+    };
+    let cost = |place: Place| f64::from(place.vcpus) * options.cases(place).len() as f64;
+    let one = |place| measure_all(place, &results);
+    // Each case is saved when it is made.
+    let (_, saved) = batch::run(&places, options.jobs.jobs, cost, one, |_| Ok(()));
+    saved?;
+    let made = results
+        .made
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
+    let outcomes: Vec<&Outcome> = made.iter().flatten().collect();
+    println!("{}", Table(&outcomes));
+    write(options, kind, &made)?;
+    let base = record::directory()?.join(options.name());
+    for ending in ["json", "svg", "png"] {
+        let file = format!("{}.{ending}", base.display());
+        println!("Written to {}", paths::shown(file.as_ref()));
+    }
+    let mut passed = true;
+    for made in &made {
+        let (case, place, misses) = match made {
+            Ok(outcome) => (outcome.case, outcome.place, outcome.misses()),
+            Err((case, place, error)) => (*case, *place, vec![format!("{error:#}")]),
+        };
+        for miss in misses {
+            passed = false;
+            println!(
+                "MISSED: {} on Linux {}, VCPUs: {}: {miss}",
+                case.name,
+                place.series.name(),
+                place.vcpus
+            );
+        }
+    }
+    Ok(passed)
+}
+
+/// Writes what there is: the files, and the table if it is wanted.
+fn write(options: &Options, kind: Kind, made: &[Made]) -> Result<()> {
+    let cases: Vec<_> = made.iter().map(json_of).collect();
+    let passed = cases.iter().all(|case| case["passed"] == true);
+    record::write_json(
+        &options.name(),
+        &json!({
+            "machine": kind.to_string(),
+            "ips": options.speed.ips,
+            "exit_cost": options.exit_cost,
+            "n": options.n,
+            "passed": passed,
+            "cases": cases,
+        }),
+    )?;
+    let outcomes: Vec<&Outcome> = made.iter().flatten().collect();
+    if options.update_results {
+        let row = |cells: &[String]| format!("| {} |", cells.join(" | "));
+        let rules = COLUMNS.map(|_| "---".to_owned());
+        let heading = format!("{}\n{}", row(&COLUMNS.map(str::to_owned)), row(&rules));
+        let rows: Vec<_> = outcomes
+            .iter()
+            .map(|outcome| row(&outcome.cells()))
+            .collect();
+        let path = paths::workspace().join("docs/results.md");
+        results::update_rows(&path, &options.name(), &heading, &rows, 3)
+            .with_context(|| format!("cannot put the table into {}", path.display()))?;
+    }
+    picture::draw(&record::directory()?.join(options.name()), &outcomes)
+}
+
+/// A case, for programs: one that could not be measured has not passed.
+fn json_of(made: &Made) -> serde_json::Value {
+    match made {
+        Ok(outcome) => outcome.json(),
+        Err((case, place, error)) => json!({
+            "case": case.name,
+            "kernel_series": place.series.name(),
+            "vcpus": place.vcpus,
+            "error": format!("{error:#}"),
+            "passed": false,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn options(line: &str) -> Option<Options> {
+        let words = std::iter::once("behaviours").chain(line.split_whitespace());
+        Some(Line::try_parse_from(words).ok()?.options)
+    }
+
+    fn places(line: &str) -> Vec<(Series, u32)> {
+        let places = options(line).expect("options").places();
+        places
+            .iter()
+            .map(|place| (place.series, place.vcpus))
+            .collect()
+    }
+
+    #[test]
+    fn each_kernel_has_one_and_two_vcpus() {
+        use Series::{V6_1, V6_12};
+        assert_eq!(places(""), [(V6_1, 1), (V6_12, 1), (V6_1, 2), (V6_12, 2)]);
+        assert_eq!(places("--kernels 6.12,6.12 --vcpus 1"), [(V6_12, 1)]);
+        assert_eq!(places("apart-one --kernels 6.1"), [(V6_1, 2)]);
+        assert_eq!(places("apart* --vcpus 1"), []);
+    }
+
+    #[test]
+    fn an_unknown_case_is_refused() {
+        assert!(options("nice apart-two").is_some());
+        assert!(options("nicest").is_none());
+        assert!(options("--n 1").is_none());
+    }
+
+    #[test]
+    fn results_of_another_kind_have_another_name() {
+        let name = |line| options(line).expect("options").name();
+        assert_eq!(name(""), "behaviours");
+        assert_eq!(name("--policy paper"), "behaviours-paper");
+        assert_eq!(name("--exit-cost 2000"), "behaviours-exit-cost-2000");
+    }
+
+    #[test]
+    fn a_case_that_could_not_be_measured_has_not_passed() {
+        let place = Place {
+            series: Series::V6_1,
+            vcpus: 2,
+        };
+        let json = json_of(&Err((case::CASES[0], place, Error::msg("no boot"))));
+        assert_eq!(json["passed"], false);
+        assert_eq!(json["error"], "no boot");
+    }
+}
