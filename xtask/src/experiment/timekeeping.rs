@@ -214,7 +214,7 @@ impl Verdict {
 }
 
 /// The table of the results. Kernel and parameters name a case.
-const TABLE: Table = Table {
+const TABLE: Table<'static> = Table {
     name: "timekeeping",
     title: "Linux in its modes of timekeeping",
     heading: "\

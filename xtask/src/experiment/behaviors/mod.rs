@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context, Error, Result, ensure};
+use anyhow::{Error, Result, ensure};
 use clap::Args;
 use serde_json::json;
 
@@ -346,9 +346,14 @@ fn write(options: &Options, kind: Kind, made: &[Made]) -> Result<()> {
             .iter()
             .map(|outcome| row(&outcome.cells()))
             .collect();
-        let path = paths::workspace().join("docs/results.md");
-        results::update_rows(&path, &options.name(), &heading, &rows, 3)
-            .with_context(|| format!("cannot put the table into {}", path.display()))?;
+        let name = options.name();
+        let table = results::Table {
+            name: &name,
+            title: "Targets of every kind",
+            heading: &heading,
+            keys: 3,
+        };
+        table.update(&rows)?;
     }
     picture::draw(&record::directory()?.join(options.name()), &outcomes)
 }

@@ -6,18 +6,18 @@ use crate::testbed::paths;
 
 /// A table in the file.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::experiment) struct Table {
+pub(in crate::experiment) struct Table<'a> {
     /// Its markers are `<!-- NAME:begin -->` and `<!-- NAME:end -->`.
-    pub name: &'static str,
+    pub name: &'a str,
     /// The title of its section, for when the file has none yet.
-    pub title: &'static str,
+    pub title: &'a str,
     /// The two lines above its rows.
-    pub heading: &'static str,
+    pub heading: &'a str,
     /// So many cells, from the first on, say what a row is about.
     pub keys: usize,
 }
 
-impl Table {
+impl Table<'_> {
     /// Puts rows into the table: in the place of those about the same, or behind the others, which
     /// stay.
     ///

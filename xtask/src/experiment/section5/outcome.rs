@@ -16,7 +16,7 @@ const MOST_FOR_THE_TARGET: f64 = 0.001;
 const LEAST_FOR_THE_OTHERS: f64 = 0.97;
 
 /// The table of the results. Its first three columns say what a row is about.
-pub(super) const TABLE: Table = Table {
+pub(super) const TABLE: Table<'static> = Table {
     name: "section5",
     title: "Section 5 of the paper",
     heading: "\
