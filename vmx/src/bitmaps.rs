@@ -1,6 +1,8 @@
 //! The I/O and MSR bitmaps: what a guest touches without an exit (SDM vol. 3C, 25.6.4 and
 //! 25.6.9). A bit that is set makes the access exit; new bitmaps have all of them set.
 
+use alloc::boxed::Box;
+
 use crate::addr::HostPhysAddr;
 use crate::page::Page;
 
@@ -33,19 +35,15 @@ pub enum MsrAccess {
     Write,
 }
 
-impl From<&'static mut Page> for &'static mut MsrBitmaps {
-    /// Bitmaps in `page`, with which all MSRs exit.
-    fn from(page: &'static mut Page) -> Self {
-        page.0.fill(u64::MAX);
-        // SAFETY: both are 4 KiB of plain numbers with the same alignment, and the page is
-        // given away.
-        unsafe { &mut *core::ptr::from_mut(page).cast() }
-    }
-}
-
 impl MsrBitmaps {
-    /// All MSRs exit.
-    pub const ALL_EXIT: Self = Self([0xff; 4096]);
+    /// Returns bitmaps from the heap with which all MSRs exit; `None` if there is no memory.
+    #[must_use]
+    pub fn try_new() -> Option<Box<Self>> {
+        let mut page = Page::try_new()?;
+        page.0.fill(u64::MAX);
+        // SAFETY: both are 4 KiB of plain numbers with the same alignment.
+        Some(unsafe { Box::from_raw(Box::into_raw(page).cast()) })
+    }
 
     /// Sets whether `access` to `msr` exits. MSRs outside the bitmaps always do.
     pub fn set_exits(&mut self, msr: u32, access: MsrAccess, exits: bool) {
@@ -96,7 +94,7 @@ mod tests {
 
     #[test]
     fn passing_one_msr_through_leaves_its_neighbours_intercepted() {
-        let mut bitmaps = MsrBitmaps::ALL_EXIT;
+        let mut bitmaps = MsrBitmaps::try_new().unwrap();
         bitmaps.pass_through(0xc000_0100);
         for access in [MsrAccess::Read, MsrAccess::Write] {
             assert!(!bitmaps.exits(0xc000_0100, access));

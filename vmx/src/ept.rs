@@ -1,5 +1,7 @@
 //! Extended page tables: the guest's physical memory (SDM vol. 3C, 29.3).
 
+use alloc::boxed::Box;
+
 use arch::paging::{ADDRESS, SIZE_1G, SIZE_2M};
 use bitflags::bitflags;
 
@@ -79,21 +81,10 @@ impl core::fmt::Display for EptError {
 
 impl core::error::Error for EptError {}
 
-/// Where tables come from.
-pub trait TableAllocator {
-    /// A zeroed page, mapped one to one, for ever; `None` when there is none left.
-    fn allocate(&mut self) -> Option<&'static mut Page>;
-}
-
-impl<F: FnMut() -> Option<&'static mut Page>> TableAllocator for F {
-    fn allocate(&mut self) -> Option<&'static mut Page> {
-        self()
-    }
-}
-
-/// A four-level hierarchy of extended page tables.
+/// A four-level hierarchy of extended page tables, which it owns.
 pub struct Ept {
-    root: &'static mut Page,
+    /// The table of level 4.
+    root: Box<Page>,
     pages_1g: bool,
     pages_2m: bool,
     accessed_dirty: bool,
@@ -108,12 +99,9 @@ impl Ept {
     ///
     /// # Errors
     /// If there is no page for the root.
-    pub fn new(
-        capabilities: &Translation,
-        tables: &mut impl TableAllocator,
-    ) -> Result<Self, EptError> {
+    pub fn new(capabilities: &Translation) -> Result<Self, EptError> {
         Ok(Self {
-            root: tables.allocate().ok_or(EptError::OutOfMemory)?,
+            root: Page::try_new().ok_or(EptError::OutOfMemory)?,
             pages_1g: capabilities.pages_1g,
             pages_2m: capabilities.pages_2m,
             accessed_dirty: capabilities.accessed_dirty,
@@ -158,7 +146,6 @@ impl Ept {
         host: HostPhysAddr,
         length: u64,
         access: Access,
-        tables: &mut impl TableAllocator,
     ) -> Result<(), EptError> {
         if !guest.is_aligned(PAGE_SIZE)
             || !host.is_aligned(PAGE_SIZE)
@@ -174,7 +161,12 @@ impl Ept {
             let host = HostPhysAddr(host.0 + done);
             let size = self.page_size(guest, host, length - done);
             let large = if size == PageSize::Size4K { 0 } else { LARGE };
-            *self.entry(guest, size.level(), tables)? = host.0 | large | WRITE_BACK | access.bits();
+            let entry = self.entry(guest, size.level())?;
+            debug_assert!(
+                size == PageSize::Size4K || *entry & ADDRESS == 0 || *entry & LARGE != 0,
+                "a table is in the place of a page"
+            );
+            *entry = host.0 | large | WRITE_BACK | access.bits();
             done += size.bytes();
         }
         Ok(())
@@ -184,12 +176,8 @@ impl Ept {
     ///
     /// # Errors
     /// As [`Ept::map`].
-    pub fn unmap_page(
-        &mut self,
-        guest: GuestPhysAddr,
-        tables: &mut impl TableAllocator,
-    ) -> Result<(), EptError> {
-        *self.entry(guest.page(), 1, tables)? = 0;
+    pub fn unmap_page(&mut self, guest: GuestPhysAddr) -> Result<(), EptError> {
+        *self.entry(guest.page(), 1)? = 0;
         Ok(())
     }
 
@@ -198,13 +186,8 @@ impl Ept {
     ///
     /// # Errors
     /// If the page is not mapped, or there is no memory to split a larger one.
-    pub fn protect_page(
-        &mut self,
-        guest: GuestPhysAddr,
-        access: Access,
-        tables: &mut impl TableAllocator,
-    ) -> Result<(), EptError> {
-        let entry = self.entry(guest.page(), 1, tables)?;
+    pub fn protect_page(&mut self, guest: GuestPhysAddr, access: Access) -> Result<(), EptError> {
+        let entry = self.entry(guest.page(), 1)?;
         if *entry & ADDRESS == 0 {
             return Err(EptError::NotMapped);
         }
@@ -215,10 +198,10 @@ impl Ept {
     /// Where `guest` is mapped to; `None` if it is not. Inaccessible pages count as mapped.
     #[must_use]
     pub fn translate(&self, guest: GuestPhysAddr) -> Option<HostPhysAddr> {
-        let mut table: *const Page = self.root;
+        let mut table: *const Page = &raw const *self.root;
         for level in (1..=4).rev() {
-            // SAFETY: tables come from the allocator, live for ever, and are only changed
-            // through `&mut self`.
+            // SAFETY: tables live as long as this hierarchy, and are only changed through
+            // `&mut self`.
             let entry = unsafe { (*table).0[index(guest, level)] };
             if entry & ADDRESS == 0 && entry & PRESENT == 0 {
                 return None;
@@ -236,29 +219,24 @@ impl Ept {
 
     /// The entry for `guest` in the table of `level`, with the tables above it made, and
     /// larger pages above it split.
-    fn entry(
-        &mut self,
-        guest: GuestPhysAddr,
-        level: u32,
-        tables: &mut impl TableAllocator,
-    ) -> Result<&mut u64, EptError> {
-        let mut table: *mut Page = self.root;
+    fn entry(&mut self, guest: GuestPhysAddr, level: u32) -> Result<&mut u64, EptError> {
+        let mut table: *mut Page = &raw mut *self.root;
         for above in (level + 1..=4).rev() {
-            // SAFETY: tables come from the allocator, live for ever, and this hierarchy
-            // alone, borrowed mutably, refers to them. The CPU's own page walks may set
-            // accessed and dirty flags, which nothing here depends on.
+            // SAFETY: tables live as long as this hierarchy, which alone refers to them, and is
+            // borrowed mutably. The CPU's own page walks may set accessed and dirty flags, which
+            // nothing here depends on.
             let entry = unsafe { &mut (*table).0[index(guest, above)] };
             if *entry & ADDRESS == 0 {
-                let new = tables.allocate().ok_or(EptError::OutOfMemory)?;
-                *entry = new.address().0 | PRESENT;
+                let new = Page::try_new().ok_or(EptError::OutOfMemory)?;
+                *entry = Box::into_raw(new) as u64 | PRESENT;
             } else if *entry & LARGE != 0 {
-                let new = tables.allocate().ok_or(EptError::OutOfMemory)?;
+                let mut new = Page::try_new().ok_or(EptError::OutOfMemory)?;
                 let step = 1u64 << (12 + 9 * (above - 2));
                 let template = if above == 2 { *entry & !LARGE } else { *entry };
                 for (i, smaller) in (0u64..).zip(new.0.iter_mut()) {
                     *smaller = template + i * step;
                 }
-                *entry = new.address().0 | PRESENT;
+                *entry = Box::into_raw(new) as u64 | PRESENT;
             }
             table = (*entry & ADDRESS) as *mut Page;
         }
@@ -267,13 +245,65 @@ impl Ept {
     }
 }
 
+impl Drop for Ept {
+    fn drop(&mut self) {
+        free_tables(&self.root, 4);
+    }
+}
+
+/// Frees the tables that `table`, one of `level`, refers to.
+fn free_tables(table: &Page, level: u32) {
+    if level == 1 {
+        return;
+    }
+    for entry in table.0 {
+        if entry & ADDRESS != 0 && entry & LARGE == 0 {
+            // SAFETY: an entry above the lowest level that is no large page is a table that
+            // `Ept::entry` made, which nothing else refers to.
+            let next = unsafe { Box::from_raw((entry & ADDRESS) as *mut Page) };
+            free_tables(&next, level - 1);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     extern crate std;
 
-    use std::boxed::Box;
+    use core::alloc::{GlobalAlloc, Layout};
+    use core::cell::Cell;
+    use std::alloc::System;
 
     use super::*;
+
+    std::thread_local! {
+        /// Pages that this thread has allocated and not freed.
+        static PAGES: Cell<isize> = const { Cell::new(0) };
+    }
+
+    struct CountingPages;
+
+    // SAFETY: the system's allocator does the work.
+    unsafe impl GlobalAlloc for CountingPages {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            if layout == Layout::new::<Page>() {
+                PAGES.set(PAGES.get() + 1);
+            }
+            // SAFETY: by the contract, which is the same.
+            unsafe { System.alloc(layout) }
+        }
+
+        unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+            if layout == Layout::new::<Page>() {
+                PAGES.set(PAGES.get() - 1);
+            }
+            // SAFETY: by the contract, which is the same.
+            unsafe { System.dealloc(memory, layout) }
+        }
+    }
+
+    #[global_allocator]
+    static ALLOCATOR: CountingPages = CountingPages;
 
     const ALL: Translation = Translation {
         pages_2m: true,
@@ -286,12 +316,8 @@ mod tests {
         invvpid_single_non_global: true,
     };
 
-    fn tables() -> impl TableAllocator {
-        || Some(Box::leak(Box::new(Page::ZERO)))
-    }
-
     fn mapped(guest: u64, host: u64, length: u64) -> Ept {
-        let mut ept = Ept::new(&ALL, &mut tables()).unwrap();
+        let mut ept = Ept::new(&ALL).unwrap();
         // SAFETY: no CPU uses these tables.
         unsafe {
             ept.map(
@@ -299,7 +325,6 @@ mod tests {
                 HostPhysAddr(host),
                 length,
                 Access::all(),
-                &mut tables(),
             )
             .unwrap();
         }
@@ -326,29 +351,35 @@ mod tests {
         for size in [2u64 << 20, 1 << 30] {
             let mut ept = mapped(0, 1 << 32, size);
             let page = GuestPhysAddr(0x12_3000);
-            ept.protect_page(page, Access::empty(), &mut tables())
-                .unwrap();
-            assert_eq!(*ept.entry(page, 1, &mut tables()).unwrap() & PRESENT, 0);
+            ept.protect_page(page, Access::empty()).unwrap();
+            assert_eq!(*ept.entry(page, 1).unwrap() & PRESENT, 0);
             for guest in [0, 0x12_2fff, 0x12_3000, 0x12_4000, size - 1] {
                 assert_eq!(
                     ept.translate(GuestPhysAddr(guest)),
                     Some(HostPhysAddr(guest + (1 << 32)))
                 );
             }
-            ept.protect_page(page, Access::all(), &mut tables())
-                .unwrap();
-            assert_eq!(
-                *ept.entry(page, 1, &mut tables()).unwrap() & PRESENT,
-                PRESENT
-            );
-            ept.unmap_page(page, &mut tables()).unwrap();
+            ept.protect_page(page, Access::all()).unwrap();
+            assert_eq!(*ept.entry(page, 1).unwrap() & PRESENT, PRESENT);
+            ept.unmap_page(page).unwrap();
             assert_eq!(ept.translate(page), None);
         }
     }
 
     #[test]
+    fn all_tables_are_freed_with_the_hierarchy() {
+        let before = PAGES.get();
+        let mut ept = mapped(0x1000, 0x4000_1000, (1 << 30) + (2 << 20));
+        ept.protect_page(GuestPhysAddr(0x20_0000), Access::READ)
+            .unwrap();
+        assert!(PAGES.get() >= before + 5, "{} tables", PAGES.get());
+        drop(ept);
+        assert_eq!(PAGES.get(), before);
+    }
+
+    #[test]
     fn misaligned_and_overflowing_ranges_are_refused() {
-        let mut ept = Ept::new(&ALL, &mut tables()).unwrap();
+        let mut ept = Ept::new(&ALL).unwrap();
         for (guest, host, length) in [(1, 0, 4096), (0, 1, 4096), (0, 0, 1), (1 << 48, 0, 4096)] {
             // SAFETY: no CPU uses these tables.
             let result = unsafe {
@@ -357,7 +388,6 @@ mod tests {
                     HostPhysAddr(host),
                     length,
                     Access::all(),
-                    &mut tables(),
                 )
             };
             assert_eq!(result, Err(EptError::BadAddress));

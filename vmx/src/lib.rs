@@ -8,6 +8,7 @@
 //!
 //! The crate knows no devices and has no policy.
 #![no_std]
+extern crate alloc;
 
 pub mod addr;
 pub mod bitmaps;

@@ -1,5 +1,6 @@
 //! The virtual-machine control structure: one VCPU's state (SDM vol. 3C, ch. 25).
 
+use alloc::boxed::Box;
 use core::arch::asm;
 
 use crate::addr::HostPhysAddr;
@@ -19,7 +20,7 @@ pub struct VmInstructionFailed;
 /// Its methods but [`Vmcs::new`], [`Vmcs::clear`] and [`Vmcs::load`] work on the VMCS that is
 /// *current* on this CPU, which must be this one; the caller keeps track, debug builds check.
 pub struct Vmcs {
-    region: &'static mut Page,
+    region: Box<Page>,
 }
 
 /// The CPU state that a VM exit loads, besides RIP and RSP.
@@ -48,10 +49,11 @@ impl Vmcs {
     /// If VMCLEAR fails.
     ///
     /// # Safety
-    /// This CPU is in VMX operation; `region` is mapped one to one.
+    /// This CPU is in VMX operation; `region` is mapped one to one. The VMCS is [cleared](Vmcs::clear)
+    /// on the CPU that has loaded it last before it is dropped.
     pub unsafe fn new(
         capabilities: &Capabilities,
-        region: &'static mut Page,
+        mut region: Box<Page>,
     ) -> Result<Self, VmInstructionFailed> {
         region.0.fill(0);
         region.0[0] = u64::from(capabilities.revision);
@@ -248,8 +250,11 @@ impl Vmcs {
         self.write(fields::IO_BITMAP_B, b.0);
     }
 
-    /// Sets the MSR bitmaps, which must be mapped one to one.
-    pub fn set_msr_bitmaps(&mut self, bitmaps: &'static MsrBitmaps) {
+    /// Sets the MSR bitmaps.
+    ///
+    /// # Safety
+    /// The bitmaps are mapped one to one, stay where they are, and outlive the VMCS.
+    pub unsafe fn set_msr_bitmaps(&mut self, bitmaps: &MsrBitmaps) {
         self.write(fields::MSR_BITMAP, bitmaps.address().0);
     }
 

@@ -67,6 +67,16 @@ pub fn ram_ranges(ram_size: u64) -> impl Iterator<Item = Range<u64>> {
     .filter(|range| !range.is_empty())
 }
 
+/// Returns which byte of the guest's memory is at `address`, which is RAM.
+#[must_use]
+pub const fn ram_offset(address: u64) -> u64 {
+    if address < DEVICE_HOLE_END {
+        address
+    } else {
+        address - (DEVICE_HOLE_END - DEVICE_HOLE_START)
+    }
+}
+
 /// The map that a guest with `ram_size` bytes of RAM is given, in ascending order.
 pub fn entries(ram_size: u64) -> impl Iterator<Item = Entry> {
     use Kind::{Reserved, Usable};
@@ -125,6 +135,17 @@ mod tests {
                     "{entry:?} is not within {ram:?}"
                 );
             }
+        }
+
+        #[test]
+        fn ram_has_offsets_up_to_its_size_and_each_once(ram_size in VIDEO_END..1u64 << 40) {
+            let mut end = 0;
+            for range in ram_ranges(ram_size) {
+                prop_assert!(ram_offset(range.start) >= end);
+                end = ram_offset(range.end - 1) + 1;
+                prop_assert_eq!(end - ram_offset(range.start), range.end - range.start);
+            }
+            prop_assert_eq!(end, ram_size);
         }
 
         #[test]

@@ -3,7 +3,7 @@
 
 #[cfg(target_os = "none")]
 mod global {
-    use crate::machine::memory;
+    use crate::machine::memory::Frames;
     use core::alloc::Layout;
     use talc::TalcLock;
     use talc::base::{Talc, binning::Binning};
@@ -38,7 +38,7 @@ mod global {
                 .and_then(|size| size.checked_add(OVERHEAD))
                 .and_then(|size| size.checked_next_multiple_of(GROWTH))
                 .ok_or(())?;
-            let range = memory::allocate(wanted, 1).map_err(drop)?;
+            let range = Frames::allocate(wanted, 1).map_err(drop)?.leak();
             // SAFETY: the frames are ours alone from now on, and all free memory is
             // identity-mapped, readable and writable.
             unsafe { talc.claim(range.start.0 as *mut u8, range.size() as usize) }

@@ -183,15 +183,10 @@ impl FrameAllocator {
         }
     }
 
-    /// Gives back (part of) what [`FrameAllocator::allocate`] gave.
-    ///
-    /// # Panics
-    /// If a byte of it is free already: the owner of that memory and whoever gets it next
-    /// would destroy each other's data.
-    pub fn free(&mut self, range: PhysRange) {
-        let range = range.touched_frames();
+    /// Gives back what [`FrameAllocator::allocate`] gave.
+    fn free(&mut self, range: PhysRange) {
         let overlaps = |free: &PhysRange| free.start < range.end && range.start < free.end;
-        assert!(
+        debug_assert!(
             !self.free_ranges().iter().any(overlaps),
             "{range:?} was freed twice"
         );
@@ -262,20 +257,70 @@ pub fn init(allocator: FrameAllocator) {
     *FRAMES.lock() = allocator;
 }
 
-/// Takes physical memory from the machine; see [`FrameAllocator::allocate`].
-///
-/// # Errors
-/// If no free range holds that much.
-pub fn allocate(size: u64, alignment: u64) -> Result<PhysRange, OutOfMemory> {
-    FRAMES.lock().allocate(size, alignment)
+/// Physical memory that is its holder's alone: whole frames, contiguous, identity-mapped. They go
+/// back to the machine when this is dropped.
+#[derive(Debug)]
+pub struct Frames {
+    range: PhysRange,
+    #[cfg(test)]
+    layout: std::alloc::Layout,
 }
 
-/// Gives physical memory back to the machine; see [`FrameAllocator::free`].
-///
-/// # Panics
-/// If a byte of it is free already.
-pub fn free(range: PhysRange) {
-    FRAMES.lock().free(range);
+impl Frames {
+    /// Takes physical memory from the machine; see [`FrameAllocator::allocate`].
+    ///
+    /// # Errors
+    /// If no free range holds that much.
+    #[cfg(not(test))]
+    pub fn allocate(size: u64, alignment: u64) -> Result<Self, OutOfMemory> {
+        let range = FRAMES.lock().allocate(size, alignment)?;
+        Ok(Self { range })
+    }
+
+    /// Takes memory from the test's heap, where addresses stand for physical ones.
+    #[cfg(test)]
+    pub fn allocate(size: u64, alignment: u64) -> Result<Self, OutOfMemory> {
+        let error = OutOfMemory { size, alignment };
+        let layout = std::alloc::Layout::from_size_align(
+            size.next_multiple_of(PAGE_SIZE) as usize,
+            alignment.max(PAGE_SIZE) as usize,
+        );
+        let layout = layout.ok().filter(|layout| layout.size() != 0);
+        let layout = layout.ok_or(error)?;
+        // SAFETY: the size is not zero.
+        let start = unsafe { std::alloc::alloc_zeroed(layout) } as u64;
+        Ok(Self {
+            range: PhysRange::new(start, start + layout.size() as u64),
+            layout,
+        })
+    }
+
+    /// Returns where they are.
+    #[must_use]
+    pub const fn range(&self) -> PhysRange {
+        self.range
+    }
+
+    /// Takes the frames out of the account for as long as the machine runs.
+    #[must_use]
+    pub const fn leak(self) -> PhysRange {
+        let range = self.range;
+        core::mem::forget(self);
+        range
+    }
+}
+
+impl Drop for Frames {
+    #[cfg(not(test))]
+    fn drop(&mut self) {
+        FRAMES.lock().free(self.range);
+    }
+
+    #[cfg(test)]
+    fn drop(&mut self) {
+        // SAFETY: what `allocate` allocated.
+        unsafe { std::alloc::dealloc(self.range.start.0 as *mut u8, self.layout) };
+    }
 }
 
 /// The bytes of physical memory that are free.

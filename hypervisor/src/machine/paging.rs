@@ -13,7 +13,7 @@ pub use tables::{PageTables, Protection};
 
 use super::boot_info::{MemoryKind, MemoryRegion};
 use super::image::ImageLayout;
-use super::memory::{self, OutOfMemory, PhysRange, SIZE_2M};
+use super::memory::{Frames, OutOfMemory, PhysRange, SIZE_2M};
 use spin::Mutex;
 use vmx::addr::{HostPhysAddr, PAGE_SIZE};
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr3, Efer, EferFlags};
@@ -24,9 +24,9 @@ const FIRST_4G: PhysRange = PhysRange::new(0, 4 << 30);
 
 static TABLES: Mutex<Option<PageTables>> = Mutex::new(None);
 
-/// A zeroed frame for a page table.
+/// A zeroed frame for a page table: these are in use as long as the machine runs.
 fn new_table() -> Result<HostPhysAddr, OutOfMemory> {
-    let frame = memory::allocate(PAGE_SIZE, PAGE_SIZE)?.start;
+    let frame = Frames::allocate(PAGE_SIZE, PAGE_SIZE)?.leak().start;
     // SAFETY: the frame is ours, and all free memory is identity-mapped: by the boot tables
     // below 4 GiB, where small allocations come from first, and by these tables later.
     unsafe { core::ptr::write_bytes(frame.0 as *mut u8, 0, PAGE_SIZE as usize) };

@@ -9,27 +9,26 @@ use devices::chipset::{Chipset, ChipsetConfig};
 use devices::clock::VirtualClock;
 use devices::lapic::{ApicConfig, LocalApic};
 use devices::time::{Hertz, HostTicks};
-use vmx::addr::{GuestPhysAddr, HostPhysAddr};
-use vmx::bitmaps::IoBitmaps;
+use vmx::bitmaps::{IoBitmaps, MsrBitmaps};
 use vmx::capabilities::Capabilities;
 use vmx::controls::Secondary;
 use vmx::ept::{Access, Ept};
+use vmx::page::Page;
 use vmx::translation::Vpid;
 
 use super::factory::{CreateError, Load, NewVm, VmFactory};
 use crate::cpuid::{self, GuestCpuid, VmxSupport};
-use crate::guest_boot::{self, memory_map};
+use crate::guest_boot;
 use crate::ids::{MAX_VCPUS, VmId};
 use crate::machine::host_time::host_now;
-use crate::machine::memory::{self, OutOfMemory};
+use crate::machine::memory::{self, Frames};
 use crate::machine::rtc;
 use crate::msr::{HostMsrs, Msrs};
 use crate::scheduler::Runnable;
 use crate::vcpu::vmx::{VmxCpu, VmxPages};
 use crate::vcpu::{Vcpu, VcpuConfig};
 use crate::vm::host::{SerialOutput, Waker};
-use crate::vm::pages::PagePool;
-use crate::vm::ram::{GuestRam, MAX_RANGES, RamRange};
+use crate::vm::ram::GuestRam;
 use crate::vm::{Vm, VmParts};
 use crate::vm_config::VmConfig;
 
@@ -104,16 +103,14 @@ impl HostFactory {
                 })
             })
             .collect();
-        let pages = PagePool::default();
-        let ept = self.map_ram(&ram, &pages)?;
-        let apic_access_page = pages.allocate().ok_or(CreateError::Tables)?.address();
+        let ept = self.map_ram(&ram)?;
+        let apic_access_page = Page::try_new().ok_or(CreateError::Tables)?;
         let clock = VirtualClock::new(start_of_time());
         let now = clock.now(host_now());
         let vm = Arc::new(Vm::new(VmParts {
             id,
             name: config.name.clone(),
             ept,
-            pages,
             apic_access_page,
             chipset: Chipset::new(
                 ChipsetConfig {
@@ -148,30 +145,20 @@ impl HostFactory {
         }
     }
 
-    fn map_ram(&self, ram: &GuestRam, pages: &PagePool) -> Result<Ept, CreateError> {
-        let mut tables = || pages.allocate();
-        let mut ept = Ept::new(&self.capabilities.translation, &mut tables)?;
+    fn map_ram(&self, ram: &GuestRam) -> Result<Ept, CreateError> {
+        let mut ept = Ept::new(&self.capabilities.translation)?;
         for range in ram.ranges() {
             // SAFETY: the RAM is this guest's alone.
-            unsafe {
-                ept.map(
-                    range.guest,
-                    range.host,
-                    range.length,
-                    Access::all(),
-                    &mut tables,
-                )?
-            };
+            unsafe { ept.map(range.guest, range.host, range.length, Access::all())? };
         }
         Ok(ept)
     }
 
     fn make_vcpu(&self, vm: &Arc<Vm>, index: u32, lapic: LocalApic) -> Result<Vcpu, CreateError> {
         let vpid = vpid(vm.id, index).ok_or(CreateError::Vpids)?;
-        let page = || vm.allocate_page().ok_or(CreateError::Tables);
         let pages = VmxPages {
-            vmcs: page()?,
-            msr_bitmaps: page()?.into(),
+            vmcs: Page::try_new().ok_or(CreateError::Tables)?,
+            msr_bitmaps: MsrBitmaps::try_new().ok_or(CreateError::Tables)?,
             io_bitmaps: self.io_bitmaps,
         };
         // SAFETY: this CPU is in VMX operation; the VCPU that the processor goes to keeps the VM and
@@ -217,39 +204,17 @@ fn date() -> NaiveDateTime {
     rtc::now().unwrap_or_default()
 }
 
-/// RAM for a guest, as its memory map wants it, in one piece of host memory, aligned for the
-/// largest pages that the map can use.
+/// Returns `size` bytes of RAM for a guest, in one piece of host memory, aligned for the largest
+/// pages that can map it.
 ///
 /// # Errors
 /// If the machine has no such piece left.
 fn allocate_ram(size: u64) -> Result<GuestRam, CreateError> {
-    let out_of_memory = |_: OutOfMemory| CreateError::Memory {
-        wanted: size >> 20,
-        free: memory::free_bytes() >> 20,
-    };
-    let backing = memory::allocate(size, memory::SIZE_1G)
-        .or_else(|_| memory::allocate(size, memory::SIZE_2M))
-        .map_err(out_of_memory)?;
-    let mut ranges = [RamRange {
-        guest: GuestPhysAddr(0),
-        host: backing.start,
-        length: 0,
-    }; MAX_RANGES];
-    for (slot, range) in ranges.iter_mut().zip(memory_map::ram_ranges(size)) {
-        let above_hole = range.start >= memory_map::DEVICE_HOLE_END;
-        let hole = memory_map::DEVICE_HOLE_END - memory_map::DEVICE_HOLE_START;
-        let offset = if above_hole {
-            range.start - hole
-        } else {
-            range.start
-        };
-        *slot = RamRange {
-            guest: GuestPhysAddr(range.start),
-            host: HostPhysAddr(backing.start.0 + offset),
-            length: range.end - range.start,
-        };
-    }
-    // SAFETY: fresh memory, identity-mapped, and the RAM's own until it is dropped with the
-    // VM, whose VCPUs are gone by then.
-    Ok(unsafe { GuestRam::new(ranges, backing) })
+    let piece = Frames::allocate(size, memory::SIZE_1G)
+        .or_else(|_| Frames::allocate(size, memory::SIZE_2M))
+        .map_err(|_| CreateError::Memory {
+            wanted: size >> 20,
+            free: memory::free_bytes() >> 20,
+        })?;
+    Ok(GuestRam::new(size, alloc::vec![piece]))
 }

@@ -2,7 +2,6 @@
 
 pub mod clock_gate;
 pub mod host;
-pub mod pages;
 pub mod ram;
 pub mod requests;
 pub mod statistics;
@@ -23,6 +22,7 @@ use devices::time::HostTicks;
 use spin::Mutex;
 use vmx::addr::{GuestPhysAddr, HostPhysAddr};
 use vmx::ept::{Access, Ept, EptError};
+use vmx::page::Page;
 
 use crate::cpuid::GuestCpuid;
 use crate::ids::{VcpuId, VmId};
@@ -33,7 +33,6 @@ use crate::suppression::watch::Watch;
 use crate::trace::{Event, Trace};
 use clock_gate::ClockGate;
 use host::{SerialOutput, Waker};
-use pages::PagePool;
 use ram::GuestRam;
 use requests::{Requests, VcpuRequests};
 use statistics::Statistics;
@@ -80,9 +79,8 @@ pub struct Vm {
     ept_pointer: u64,
     /// Changes whenever the memory map becomes such that cached translations are wrong.
     memory_generation: AtomicU64,
-    /// All pages that the processor reads for this VM; the last to go.
-    pages: PagePool,
-    apic_access_page: HostPhysAddr,
+    /// A page of nothing.
+    apic_access_page: Box<Page>,
     /// One bit a VCPU: those that want the APIC-access page mapped.
     apic_page_users: AtomicU32,
     vcpus: u32,
@@ -105,10 +103,8 @@ pub struct VmParts {
     pub ram: GuestRam,
     /// Its memory map, with the RAM mapped.
     pub ept: Ept,
-    /// Where its EPT's tables and all other pages come from.
-    pub pages: PagePool,
     /// A page of nothing, for [`vmx::vmcs::Vmcs::set_apic_access_page`].
-    pub apic_access_page: HostPhysAddr,
+    pub apic_access_page: Box<Page>,
     /// Its devices.
     pub chipset: Chipset,
     /// Its time.
@@ -155,7 +151,6 @@ impl Vm {
             ept_pointer: parts.ept.pointer(),
             ept: Mutex::new(parts.ept),
             memory_generation: AtomicU64::new(0),
-            pages: parts.pages,
             apic_access_page: parts.apic_access_page,
             apic_page_users: AtomicU32::new(0),
             vcpus: parts.ports.len() as u32,
@@ -218,8 +213,8 @@ impl Vm {
 
     /// The APIC-access page.
     #[must_use]
-    pub const fn apic_access_page(&self) -> HostPhysAddr {
-        self.apic_access_page
+    pub fn apic_access_page(&self) -> HostPhysAddr {
+        self.apic_access_page.address()
     }
 
     /// Says whether VCPU `index` wants the APIC-access page in the memory map. It is mapped
@@ -245,21 +240,19 @@ impl Vm {
         }
         let page = GuestPhysAddr(arch::apic::DEFAULT_ADDRESS);
         let mut ept = self.ept.lock();
-        let mut tables = || self.pages.allocate();
         if after == all {
             // SAFETY: the APIC-access page holds nothing; all guests may do with it what
             // they like.
             unsafe {
                 ept.map(
                     page,
-                    self.apic_access_page,
+                    self.apic_access_page.address(),
                     4096,
                     Access::READ | Access::WRITE,
-                    &mut tables,
                 )?;
             }
         } else {
-            ept.unmap_page(page, &mut tables)?;
+            ept.unmap_page(page)?;
         }
         drop(ept);
         self.memory_changed();
@@ -341,11 +334,6 @@ impl Vm {
     /// chipset's first timer is due.
     pub fn chipset_deadline_changed(&self) {
         self.request(0, Requests::TIMERS);
-    }
-
-    /// A page for the VM, zeroed.
-    pub fn allocate_page(&self) -> Option<&'static mut vmx::page::Page> {
-        self.pages.allocate()
     }
 
     /// The level of the PIC's output.

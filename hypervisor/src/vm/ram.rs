@@ -2,13 +2,15 @@
 //! memory map shows.
 
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::ptr;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use vmx::addr::{GuestPhysAddr, HostPhysAddr};
 
+use crate::guest_boot::memory_map;
 use crate::guest_memory::{GuestMemory, NotRam};
-use crate::machine::memory::{self, PhysRange};
+use crate::machine::memory::Frames;
 
 /// Host memory that backs one range of guest-physical addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,10 +23,6 @@ pub struct RamRange {
     pub length: u64,
 }
 
-/// The most ranges that a guest's RAM has: below and above the video memory, and above the
-/// device hole under 4 GiB.
-pub const MAX_RANGES: usize = 3;
-
 /// The RAM of one guest.
 ///
 /// Guest memory changes at any time under our hands, so there is never a Rust reference to
@@ -33,38 +31,49 @@ pub const MAX_RANGES: usize = 3;
 /// Clones are the same RAM, which is given back to the machine with the last of them.
 #[derive(Clone, Debug)]
 pub struct GuestRam {
-    ranges: [RamRange; MAX_RANGES],
-    _backing: Arc<Backing>,
+    /// In the order of their guest-physical addresses; each lies in the frames.
+    ranges: Arc<[RamRange]>,
+    _frames: Arc<[Frames]>,
 }
 
-/// Host memory that is given back to the machine when it is dropped; may be empty.
-#[derive(Debug)]
-struct Backing(PhysRange);
-
 impl GuestRam {
-    /// The RAM that consists of `ranges`, all of them in `backing`, which is given back to the
-    /// machine when the last clone is dropped.
-    ///
-    /// # Safety
-    /// The host memory is mapped one to one, is nobody else's, and stays so until the RAM is
-    /// dropped; nothing that refers to the RAM lives longer.
+    /// Makes RAM of `size` bytes, which lies in `pieces`, one after the other: the guest sees it
+    /// where its [memory map](memory_map) says. What is beyond the pieces is no RAM.
     #[must_use]
-    pub unsafe fn new(ranges: [RamRange; MAX_RANGES], backing: PhysRange) -> Self {
+    pub fn new(size: u64, pieces: Vec<Frames>) -> Self {
+        let mut ranges = Vec::new();
+        for guest in memory_map::ram_ranges(size) {
+            let offset = memory_map::ram_offset(guest.start);
+            let length = guest.end - guest.start;
+            let mut piece_offset = 0;
+            for piece in pieces.iter().map(Frames::range) {
+                let start = offset.max(piece_offset);
+                let end = (offset + length).min(piece_offset + piece.size());
+                if start < end {
+                    ranges.push(RamRange {
+                        guest: GuestPhysAddr(guest.start + (start - offset)),
+                        host: HostPhysAddr(piece.start.0 + (start - piece_offset)),
+                        length: end - start,
+                    });
+                }
+                piece_offset += piece.size();
+            }
+        }
         Self {
-            ranges,
-            _backing: Arc::new(Backing(backing)),
+            ranges: ranges.into(),
+            _frames: pieces.into(),
         }
     }
 
-    /// Its ranges that are not empty.
+    /// Returns its ranges, in the order of their guest-physical addresses.
     pub fn ranges(&self) -> impl Iterator<Item = &RamRange> {
-        self.ranges.iter().filter(|range| range.length != 0)
+        self.ranges.iter()
     }
 
     /// The host address of `length` bytes at `address`, which must lie in one range.
     #[inline]
     fn locate(&self, address: GuestPhysAddr, length: usize) -> Result<*mut u8, NotRam> {
-        for range in &self.ranges {
+        for range in self.ranges.iter() {
             let offset = address.0.wrapping_sub(range.guest.0);
             if offset < range.length && range.length - offset >= length as u64 {
                 return Ok((range.host.0 + offset) as *mut u8);
@@ -98,14 +107,6 @@ impl GuestRam {
             begin += range.length;
         }
         None
-    }
-}
-
-impl Drop for Backing {
-    fn drop(&mut self) {
-        if !self.0.is_empty() {
-            memory::free(self.0);
-        }
     }
 }
 
@@ -177,24 +178,22 @@ impl GuestMemory for GuestRam {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use proptest::prelude::*;
     use std::vec;
+
+    use super::*;
 
     #[test]
     fn accesses_stay_inside_their_range() {
-        let low = vec![0u8; 0x2000].leak();
-        let high = vec![0u8; 0x1000].leak();
-        let range = |guest, memory: &mut [u8]| RamRange {
+        let frames = [0x2000, 0x1000].map(|size| Frames::allocate(size, 0x1000).unwrap());
+        let range = |guest, frames: &Frames| RamRange {
             guest: GuestPhysAddr(guest),
-            host: HostPhysAddr(memory.as_mut_ptr() as u64),
-            length: memory.len() as u64,
+            host: frames.range().start,
+            length: frames.range().size(),
         };
-        // SAFETY: leaked memory is nobody else's.
-        let ram = unsafe {
-            GuestRam::new(
-                [range(0, low), range(1 << 32, high), range(0, &mut [])],
-                PhysRange::EMPTY,
-            )
+        let ram = GuestRam {
+            ranges: [range(0, &frames[0]), range(1 << 32, &frames[1])].into(),
+            _frames: frames.into(),
         };
         ram.write(GuestPhysAddr(0x1ffe), &[1, 2]).unwrap();
         ram.write(GuestPhysAddr(1 << 32), &[3]).unwrap();
@@ -228,5 +227,51 @@ mod tests {
             ram.read(GuestPhysAddr(address), &mut buffer).unwrap();
             assert_eq!(buffer, [0, 0]);
         }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn ram_in_pieces_is_whole_and_nothing_is_beyond_it(
+            pages in prop::collection::vec(1u64..400, 1..5),
+            missing in 0u64..100,
+        ) {
+            let total: u64 = pages.iter().map(|pages| pages * 4096).sum();
+            let size = total.saturating_sub(missing * 4096).max(4096);
+            let pieces = pages.iter().map(|pages| Frames::allocate(pages * 4096, 4096).unwrap());
+            let pieces: Vec<_> = pieces.collect();
+            let hosts: Vec<_> = pieces.iter().map(Frames::range).collect();
+            let ram = GuestRam::new(size, pieces);
+            let seen: Vec<_> = ram.ranges().copied().collect();
+            for pair in seen.windows(2) {
+                prop_assert!(pair[0].guest.0 + pair[0].length <= pair[1].guest.0);
+            }
+            let length: u64 = seen.iter().map(|range| range.length).sum();
+            let expected: u64 = memory_map::ram_ranges(size).map(|r| r.end - r.start).sum();
+            prop_assert_eq!(length, expected);
+            for range in &seen {
+                let within = |host: &crate::machine::memory::PhysRange| {
+                    host.start <= range.host && range.host.0 + range.length <= host.end.0
+                };
+                prop_assert!(hosts.iter().any(within));
+            }
+            // No two guest pages are one host page.
+            for page in memory_map::ram_ranges(size).flat_map(|range| range.step_by(4096)) {
+                ram.write(GuestPhysAddr(page), &page.to_le_bytes()).unwrap();
+            }
+            for page in memory_map::ram_ranges(size).flat_map(|range| range.step_by(4096)) {
+                prop_assert_eq!(ram.read_u64(GuestPhysAddr(page)), Ok(page));
+            }
+            prop_assert!(ram.read_u64(GuestPhysAddr(size)).is_err());
+        }
+    }
+
+    #[test]
+    fn where_pieces_are_missing_there_is_no_ram() {
+        let piece = Frames::allocate(0x2000, 0x1000).unwrap();
+        let ram = GuestRam::new(0x4000, vec![piece]);
+        assert_eq!(ram.read_u64(GuestPhysAddr(0x1ff8)), Ok(0));
+        assert!(ram.read_u64(GuestPhysAddr(0x2000)).is_err());
     }
 }

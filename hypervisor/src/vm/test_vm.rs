@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use std::string::ToString;
+use std::vec;
 use std::vec::Vec;
 
 use devices::chipset::rtc::NaiveDateTime;
@@ -11,19 +12,17 @@ use devices::clock::VirtualClock;
 use devices::lapic::{ApicConfig, LocalApic};
 use devices::time::Hertz;
 use spin::Mutex;
-use vmx::addr::{GuestPhysAddr, HostPhysAddr};
 use vmx::capabilities::Translation;
 use vmx::ept::Ept;
 use vmx::page::Page;
 
 use super::host::{SerialOutput, Waker};
-use super::pages::PagePool;
-use super::ram::{GuestRam, RamRange};
+use super::ram::GuestRam;
 use super::{Vm, VmParts};
 use crate::cpuid::{self, GuestCpuid, VmxSupport};
 use crate::ids::VmId;
 use crate::machine::host_time::host_now;
-use crate::machine::memory::PhysRange;
+use crate::machine::memory::Frames;
 
 /// The frequency of the TSC, as the tests' VMs are told.
 pub(crate) const TSC: Hertz = Hertz::new(1_000_000_000);
@@ -50,22 +49,9 @@ impl SerialOutput for Written {
     }
 }
 
-/// `size` bytes of RAM from guest-physical address zero.
+/// `size` bytes of RAM.
 pub(crate) fn ram(size: u64) -> GuestRam {
-    let memory: Vec<Page> = (0..size / 4096).map(|_| Page::ZERO).collect();
-    let memory = memory.leak();
-    let none = RamRange {
-        guest: GuestPhysAddr(0),
-        host: HostPhysAddr(0),
-        length: 0,
-    };
-    let all = RamRange {
-        host: HostPhysAddr(memory.as_mut_ptr() as u64),
-        length: size,
-        ..none
-    };
-    // SAFETY: leaked memory is nobody else's.
-    unsafe { GuestRam::new([all, none, none], PhysRange::EMPTY) }
+    GuestRam::new(size, vec![Frames::allocate(size, 4096).unwrap()])
 }
 
 /// The local APICs of `vcpus` VCPUs, after power-up.
@@ -122,7 +108,6 @@ pub(crate) fn vm_with(
         invvpid_single_non_global: true,
     };
     let cpuid = GuestCpuid::new(cpuid::host, vmx, vcpus, TSC);
-    let mut tables = || Some(Box::leak(Box::new(Page::ZERO)));
     let clock = VirtualClock::new(host_now());
     let config = ChipsetConfig {
         tsc: TSC,
@@ -133,9 +118,8 @@ pub(crate) fn vm_with(
     Arc::new(Vm::new(VmParts {
         id,
         name: name.to_string(),
-        ept: Ept::new(&translation, &mut tables).unwrap(),
-        pages: PagePool::default(),
-        apic_access_page: HostPhysAddr(0),
+        ept: Ept::new(&translation).unwrap(),
+        apic_access_page: Page::try_new().unwrap(),
         chipset: Chipset::new(config, clock.now(host_now())),
         clock,
         ports: lapics.iter().map(|lapic| lapic.port().clone()).collect(),

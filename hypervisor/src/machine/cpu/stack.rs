@@ -1,11 +1,11 @@
 //! Stacks with a page under them that faults.
 
-use crate::machine::memory::{self, OutOfMemory, PhysRange};
+use crate::machine::memory::{Frames, OutOfMemory, PhysRange};
 use crate::machine::paging;
 use vmx::addr::PAGE_SIZE;
 use x86_64::VirtAddr;
 
-/// A stack in memory of its own. Never freed.
+/// A stack in memory of its own. Never freed: its CPU may run on it as long as the machine does.
 #[derive(Debug)]
 pub struct GuardedStack {
     /// The guard page and, above it, the stack.
@@ -18,7 +18,7 @@ impl GuardedStack {
     /// # Errors
     /// If there is no memory for it.
     pub fn new(size: u64) -> Result<Self, OutOfMemory> {
-        let range = memory::allocate(size.saturating_add(PAGE_SIZE), PAGE_SIZE)?;
+        let range = Frames::allocate(size.saturating_add(PAGE_SIZE), PAGE_SIZE)?.leak();
         let stack = Self { range };
         // SAFETY: the page was just allocated, and nothing but a stack overflow touches it.
         unsafe { paging::protect(stack.guard(), None)? };

@@ -6,6 +6,8 @@ mod registers;
 mod setup;
 mod state;
 
+use alloc::boxed::Box;
+
 use core::fmt;
 
 use arch::{Cr0Flags, Dr6Flags, EferFlags, msr};
@@ -42,7 +44,7 @@ pub struct VmxCpu {
     vmcs: Vmcs,
     live: LiveState,
     capabilities: &'static Capabilities,
-    msr_bitmaps: &'static mut MsrBitmaps,
+    msr_bitmaps: Box<MsrBitmaps>,
     vpid: Vpid,
     ept_pointer: u64,
     /// The guest's MAXPHYADDR.
@@ -60,9 +62,9 @@ pub struct VmxCpu {
 /// Processor structures of a guest's processor.
 pub struct VmxPages {
     /// For the VMCS; its own.
-    pub vmcs: &'static mut Page,
+    pub vmcs: Box<Page>,
     /// Which MSRs exit: all, to begin with; its own.
-    pub msr_bitmaps: &'static mut MsrBitmaps,
+    pub msr_bitmaps: Box<MsrBitmaps>,
     /// Which ports exit: all; may be shared.
     pub io_bitmaps: &'static IoBitmaps,
 }
@@ -105,9 +107,9 @@ impl VmxCpu {
             vmcs.set_apic_access_page(vm.apic_access_page());
         }
         vmcs.set_io_bitmaps(pages.io_bitmaps);
-        // SAFETY: the address of the bitmaps; they are changed by this VCPU alone, while it
-        // is out of the guest.
-        vmcs.set_msr_bitmaps(unsafe { &*core::ptr::from_ref(pages.msr_bitmaps) });
+        // SAFETY: the bitmaps live as long as the VCPU, with the VMCS; they are changed by it
+        // alone, while it is out of the guest.
+        unsafe { vmcs.set_msr_bitmaps(&pages.msr_bitmaps) };
         let mut cpu = Self {
             gpr: GuestRegisters::default(),
             vmcs,
