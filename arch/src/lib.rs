@@ -15,6 +15,7 @@ pub mod addr;
 pub mod apic;
 pub mod cpuid;
 pub mod gpr;
+pub mod ioapic;
 pub mod msr;
 pub mod paging;
 pub mod reset;

@@ -91,7 +91,7 @@ pub mod mmio {
     /// Bytes of it.
     pub const TEST_MEMORY_LENGTH: u64 = crate::chipset::test_device::MEMORY_LENGTH as u64;
     /// Local APICs, as reset puts them (IA32_APIC_BASE). Not part of the chipset.
-    pub const LOCAL_APIC: u64 = 0xfee0_0000;
+    pub const LOCAL_APIC: u64 = arch::apic::DEFAULT_ADDRESS;
     /// Bytes a local APIC decodes.
     pub const LOCAL_APIC_LENGTH: u64 = 0x1000;
 }

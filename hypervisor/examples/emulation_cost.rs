@@ -22,7 +22,7 @@ use vmx::addr::GuestPhysAddr;
 const ROUNDS: u64 = 100;
 const CODE: u64 = 0xffff_ffff_8110_0000;
 const DEVICE: u64 = 0xffff_ffff_ff5f_b000;
-const DEVICE_GPA: u64 = 0xfee0_0000;
+const DEVICE_GPA: u64 = arch::apic::DEFAULT_ADDRESS;
 
 /// RAM as the hypervisor would have it: a bounds check and a load.
 struct Ram(*mut u8, u64);

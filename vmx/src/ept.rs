@@ -22,7 +22,8 @@ bitflags! {
     }
 }
 
-const LARGE: u64 = 1 << 7;
+/// In an entry of level 2 or 3: it maps a page, and refers to no table.
+const MAPS_PAGE: u64 = 1 << 7;
 const WRITE_BACK: u64 = 6 << 3;
 const PRESENT: u64 = 7;
 
@@ -160,10 +161,14 @@ impl Ept {
             let guest = GuestPhysAddr(guest.0 + done);
             let host = HostPhysAddr(host.0 + done);
             let size = self.page_size(guest, host, length - done);
-            let large = if size == PageSize::Size4K { 0 } else { LARGE };
+            let large = if size == PageSize::Size4K {
+                0
+            } else {
+                MAPS_PAGE
+            };
             let entry = self.entry(guest, size.level())?;
             debug_assert!(
-                size == PageSize::Size4K || *entry & ADDRESS == 0 || *entry & LARGE != 0,
+                size == PageSize::Size4K || *entry & ADDRESS == 0 || *entry & MAPS_PAGE != 0,
                 "a table is in the place of a page"
             );
             *entry = host.0 | large | WRITE_BACK | access.bits();
@@ -206,7 +211,7 @@ impl Ept {
             if entry & ADDRESS == 0 && entry & PRESENT == 0 {
                 return None;
             }
-            if level == 1 || entry & LARGE != 0 {
+            if level == 1 || entry & MAPS_PAGE != 0 {
                 let offset = guest.0 & ((1 << (12 + 9 * (level - 1))) - 1);
                 return Some(HostPhysAddr(
                     (entry & ADDRESS & !((1 << (12 + 9 * (level - 1))) - 1)) + offset,
@@ -229,10 +234,14 @@ impl Ept {
             if *entry & ADDRESS == 0 {
                 let new = Page::try_new().ok_or(EptError::OutOfMemory)?;
                 *entry = Box::into_raw(new) as u64 | PRESENT;
-            } else if *entry & LARGE != 0 {
+            } else if *entry & MAPS_PAGE != 0 {
                 let mut new = Page::try_new().ok_or(EptError::OutOfMemory)?;
                 let step = 1u64 << (12 + 9 * (above - 2));
-                let template = if above == 2 { *entry & !LARGE } else { *entry };
+                let template = if above == 2 {
+                    *entry & !MAPS_PAGE
+                } else {
+                    *entry
+                };
                 for (i, smaller) in (0u64..).zip(new.0.iter_mut()) {
                     *smaller = template + i * step;
                 }
@@ -257,7 +266,7 @@ fn free_tables(table: &Page, level: u32) {
         return;
     }
     for entry in table.0 {
-        if entry & ADDRESS != 0 && entry & LARGE == 0 {
+        if entry & ADDRESS != 0 && entry & MAPS_PAGE == 0 {
             // SAFETY: an entry above the lowest level that is no large page is a table that
             // `Ept::entry` made, which nothing else refers to.
             let next = unsafe { Box::from_raw((entry & ADDRESS) as *mut Page) };

@@ -3,16 +3,13 @@
 //! Intel 82093AA datasheet for the registers and pins; the EOI register is that of the
 //! version 0x20 in Intel's I/O controller hubs (ICH9 datasheet, 13.5).
 
+use arch::ioapic::{ACTIVE_LOW, EOI, IOREGSEL, IOWIN, LEVEL, LOGICAL, MASKED, REMOTE_IRR};
+
 use super::bus::{Access, Context, Device};
 use crate::apic_message::{ApicMessage, Destination, DestinationMode, Trigger};
 
 /// The number of interrupt pins.
 pub const PINS: usize = 24;
-
-/// Offsets in the memory-mapped page.
-const IOREGSEL: u16 = 0x00;
-const IOWIN: u16 = 0x10;
-const EOI: u16 = 0x40;
 
 /// Version 0x20, and the index of the last redirection entry.
 const VERSION: u32 = 0x20 | (PINS as u32 - 1) << 16;
@@ -24,15 +21,10 @@ const ID: u32 = 0xf << 24;
 struct Entry(u64);
 
 impl Entry {
-    const LOGICAL: u64 = 1 << 11;
-    const ACTIVE_LOW: u64 = 1 << 13;
-    const REMOTE_IRR: u64 = 1 << 14;
-    const LEVEL: u64 = 1 << 15;
-    const MASKED: u64 = 1 << 16;
     /// What software may write: not the delivery status, which is always idle since a
     /// message is sent at once, nor the remote IRR.
     const WRITABLE: u64 = 0xff00_0000_0001_afff;
-    const RESET: Self = Self(Self::MASKED);
+    const RESET: Self = Self(MASKED);
 
     const fn has(self, flag: u64) -> bool {
         self.0 & flag != 0
@@ -41,17 +33,17 @@ impl Entry {
     /// Only the delivery modes with a vector, fixed and lowest priority, have a level; NMI,
     /// INIT and ExtINT are sent once on an edge, whatever the trigger bit says.
     const fn is_level_triggered(self) -> bool {
-        self.has(Self::LEVEL) && self.0 & 0b110 << 8 == 0
+        self.has(LEVEL) && self.0 & 0b110 << 8 == 0
     }
 
     /// The message that the pin sends; `None` if the entry's delivery mode is reserved.
     const fn message(self) -> Option<ApicMessage> {
-        let mode = if self.has(Self::LOGICAL) {
+        let mode = if self.has(LOGICAL) {
             DestinationMode::Logical
         } else {
             DestinationMode::Physical
         };
-        let trigger = if self.has(Self::LEVEL) {
+        let trigger = if self.has(LEVEL) {
             Trigger::Level
         } else {
             Trigger::Edge
@@ -72,10 +64,10 @@ impl Entry {
         };
         let writable = Self::WRITABLE & half;
         let mut bits = self.0 & !writable | (value as u64) << shift & writable;
-        if bits & Self::LEVEL == 0 {
+        if bits & LEVEL == 0 {
             // An edge has no end, so that nothing would ever clear this. Operating systems
             // rely on the switch to edge and back to free a pin.
-            bits &= !Self::REMOTE_IRR;
+            bits &= !REMOTE_IRR;
         }
         Self(bits)
     }
@@ -134,7 +126,7 @@ impl IoApic {
         let entry = self.entries[pin];
         if entry.is_level_triggered() {
             self.serve_level(pin, sink);
-        } else if self.is_active(pin) && !entry.has(Entry::MASKED) {
+        } else if self.is_active(pin) && !entry.has(MASKED) {
             // A masked edge is lost (82093AA datasheet, 3.2.4, interrupt mask).
             send(entry, sink);
         }
@@ -142,21 +134,18 @@ impl IoApic {
 
     /// Whether the wire at `pin` is at the level that its entry calls active.
     fn is_active(&self, pin: usize) -> bool {
-        (self.high >> pin & 1 != 0) != self.entries[pin].has(Entry::ACTIVE_LOW)
+        (self.high >> pin & 1 != 0) != self.entries[pin].has(ACTIVE_LOW)
     }
 
     /// Sends the message of a level-triggered pin if it is asserted, not masked, and its
     /// last message has been answered.
     fn serve_level(&mut self, pin: usize, sink: &mut impl FnMut(ApicMessage)) {
         let entry = self.entries[pin];
-        if !entry.is_level_triggered()
-            || entry.has(Entry::MASKED | Entry::REMOTE_IRR)
-            || !self.is_active(pin)
-        {
+        if !entry.is_level_triggered() || entry.has(MASKED | REMOTE_IRR) || !self.is_active(pin) {
             return;
         }
         send(entry, sink);
-        self.entries[pin] = Entry(entry.0 | Entry::REMOTE_IRR);
+        self.entries[pin] = Entry(entry.0 | REMOTE_IRR);
     }
 
     /// The end of interrupt `vector` at a processor, or a write of the EOI register: pins
@@ -164,8 +153,8 @@ impl IoApic {
     pub fn end_of_interrupt(&mut self, vector: u8, sink: &mut impl FnMut(ApicMessage)) {
         for pin in 0..PINS {
             let entry = self.entries[pin];
-            if entry.has(Entry::REMOTE_IRR) && entry.0 as u8 == vector {
-                self.entries[pin] = Entry(entry.0 & !Entry::REMOTE_IRR);
+            if entry.has(REMOTE_IRR) && entry.0 as u8 == vector {
+                self.entries[pin] = Entry(entry.0 & !REMOTE_IRR);
                 self.serve_level(pin, sink);
             }
         }

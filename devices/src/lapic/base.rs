@@ -123,10 +123,10 @@ impl LocalApic {
 mod tests {
     use super::*;
 
-    const DISABLED: u64 = 0xfee0_0000;
-    const XAPIC: u64 = 0xfee0_0800;
-    const X2APIC: u64 = 0xfee0_0c00;
-    const INVALID: u64 = 0xfee0_0400;
+    const DISABLED: u64 = DEFAULT_ADDRESS;
+    const XAPIC: u64 = DISABLED | 0x800;
+    const X2APIC: u64 = DISABLED | 0xc00;
+    const INVALID: u64 = DISABLED | 0x400;
 
     #[test]
     fn only_the_transitions_of_the_manual_are_legal() {

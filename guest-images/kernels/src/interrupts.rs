@@ -4,6 +4,7 @@ use core::arch::{asm, naked_asm};
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use arch::ExceptionVector;
 use x86_64::VirtAddr;
 use x86_64::instructions::tables::lidt;
 use x86_64::structures::DescriptorTablePointer;
@@ -45,7 +46,9 @@ pub type Handler = fn(&mut Frame);
 /// The number of exceptions, which are the first vectors.
 const EXCEPTIONS: u64 = 32;
 /// The vector of an NMI.
-pub const NMI: u8 = 2;
+pub const NMI: u8 = ExceptionVector::NonMaskableInterrupt as u8;
+/// The vector of #DB.
+pub const DEBUG: u8 = ExceptionVector::Debug as u8;
 
 #[cfg(target_os = "none")]
 core::arch::global_asm!(
@@ -212,35 +215,30 @@ pub struct Fault {
 
 impl Fault {
     /// #DB.
-    pub const DEBUG: Self = Self {
-        vector: 1,
-        error: 0,
-    };
+    pub const DEBUG: Self = Self::without_code(ExceptionVector::Debug);
     /// #BP.
-    pub const BREAKPOINT: Self = Self {
-        vector: 3,
-        error: 0,
-    };
+    pub const BREAKPOINT: Self = Self::without_code(ExceptionVector::Breakpoint);
     /// #UD.
-    pub const INVALID_OPCODE: Self = Self {
-        vector: 6,
-        error: 0,
-    };
+    pub const INVALID_OPCODE: Self = Self::without_code(ExceptionVector::InvalidOpcode);
     /// #NM.
-    pub const NO_DEVICE: Self = Self {
-        vector: 7,
-        error: 0,
-    };
+    pub const NO_DEVICE: Self = Self::without_code(ExceptionVector::DeviceNotAvailable);
     /// #GP with error code 0.
-    pub const GENERAL_PROTECTION: Self = Self {
-        vector: 13,
-        error: 0,
-    };
+    pub const GENERAL_PROTECTION: Self = Self::without_code(ExceptionVector::GeneralProtection);
 
     /// #PF with error code `error`.
     #[must_use]
     pub const fn page_fault(error: u64) -> Self {
-        Self { vector: 14, error }
+        Self {
+            vector: ExceptionVector::Page as u8,
+            error,
+        }
+    }
+
+    const fn without_code(vector: ExceptionVector) -> Self {
+        Self {
+            vector: vector as u8,
+            error: 0,
+        }
     }
 }
 

@@ -1,29 +1,16 @@
 //! The I/O APIC. 82093AA datasheet.
 
+pub use arch::ioapic::{ACTIVE_LOW, ENTRIES, ID, LEVEL, MASKED, REMOTE_IRR, VERSION};
+use arch::ioapic::{IOREGSEL, IOWIN};
+
 use crate::mmio;
 
 /// Where the registers are.
 pub const ADDRESS: u64 = 0xfec0_0000;
 /// The index register's address.
-pub const SELECT: u64 = ADDRESS;
+pub const SELECT: u64 = ADDRESS + IOREGSEL as u64;
 /// The data register's address.
-pub const WINDOW: u64 = ADDRESS + 0x10;
-
-/// Register index: ID.
-pub const ID: u8 = 0;
-/// Register index: version and number of entries.
-pub const VERSION: u8 = 1;
-/// Register index: the first redirection entry.
-pub const ENTRIES: u8 = 0x10;
-
-/// Entry: masked.
-pub const MASKED: u64 = 1 << 16;
-/// Entry: level-triggered.
-pub const LEVEL: u64 = 1 << 15;
-/// Entry: remote IRR.
-pub const REMOTE_IRR: u64 = 1 << 14;
-/// Entry: active low.
-pub const ACTIVE_LOW: u64 = 1 << 13;
+pub const WINDOW: u64 = ADDRESS + IOWIN as u64;
 
 /// Reads the register with `index`.
 #[must_use]

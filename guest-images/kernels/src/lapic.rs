@@ -2,69 +2,21 @@
 
 use core::arch::x86_64::__cpuid;
 
+use arch::ApicBaseFlags;
+use arch::apic::{DEFAULT_ADDRESS, Register, icr, svr};
+use arch::cpuid::Leaf1Ecx;
+use arch::msr::IA32_APIC_BASE;
 use x86_64::registers::model_specific::Msr;
 
 use crate::mmio;
 
-/// IA32_APIC_BASE.
-pub const APIC_BASE: u32 = 0x1b;
 /// IA32_APIC_BASE: the APIC is enabled.
-pub const GLOBAL_ENABLE: u64 = 1 << 11;
+pub const GLOBAL_ENABLE: u64 = ApicBaseFlags::LAPIC_ENABLE.bits();
 /// IA32_APIC_BASE: x2APIC mode.
-pub const X2APIC_ENABLE: u64 = 1 << 10;
-/// IA32_TSC_DEADLINE.
-pub const TSC_DEADLINE: u32 = 0x6e0;
-/// Where the registers are after reset.
-pub const DEFAULT_ADDRESS: u64 = 0xfee0_0000;
+pub const X2APIC_ENABLE: u64 = ApicBaseFlags::X2APIC_ENABLE.bits();
 
 /// The spurious vector that [`Lapic::enable`] sets.
 pub const SPURIOUS: u8 = 0xff;
-
-/// A register's offset in the xAPIC page.
-pub type Register = u32;
-
-#[allow(missing_docs, reason = "the names are the manual's")]
-pub mod register {
-    use super::Register;
-
-    pub const ID: Register = 0x020;
-    pub const VERSION: Register = 0x030;
-    pub const TPR: Register = 0x080;
-    pub const PPR: Register = 0x0a0;
-    pub const EOI: Register = 0x0b0;
-    pub const LDR: Register = 0x0d0;
-    pub const DFR: Register = 0x0e0;
-    pub const SVR: Register = 0x0f0;
-    pub const ISR: Register = 0x100;
-    pub const TMR: Register = 0x180;
-    pub const IRR: Register = 0x200;
-    pub const ESR: Register = 0x280;
-    pub const ICR_LOW: Register = 0x300;
-    pub const ICR_HIGH: Register = 0x310;
-    pub const LVT_TIMER: Register = 0x320;
-    pub const LVT_THERMAL: Register = 0x330;
-    pub const LVT_PERFORMANCE: Register = 0x340;
-    pub const LVT_LINT0: Register = 0x350;
-    pub const LVT_LINT1: Register = 0x360;
-    pub const LVT_ERROR: Register = 0x370;
-    pub const INITIAL_COUNT: Register = 0x380;
-    pub const CURRENT_COUNT: Register = 0x390;
-    pub const DIVIDE: Register = 0x3e0;
-    pub const SELF_IPI: Register = 0x3f0;
-}
-
-/// LVT: masked.
-pub const MASKED: u32 = 1 << 16;
-/// LVT timer: periodic.
-pub const PERIODIC: u32 = 1 << 17;
-/// LVT timer: TSC-deadline.
-pub const DEADLINE: u32 = 2 << 17;
-/// SVR: software-enabled.
-pub const SOFTWARE_ENABLE: u32 = 1 << 8;
-/// ICR: to oneself.
-pub const TO_SELF: u32 = 1 << 18;
-/// ICR: the level bit, which all but one kind of IPI have set.
-pub const ASSERT: u32 = 1 << 14;
 
 /// How the registers are reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,25 +37,25 @@ pub struct Lapic {
 #[must_use]
 pub fn base() -> u64 {
     // SAFETY: every CPU with an APIC has the MSR.
-    unsafe { Msr::new(APIC_BASE).read() }
+    unsafe { Msr::new(IA32_APIC_BASE).read() }
 }
 
 /// Writes IA32_APIC_BASE. An illegal value is #GP: see [`crate::interrupts::catch`].
 pub fn set_base(value: u64) {
     // SAFETY: tests give the page a place where no memory in use is.
-    unsafe { Msr::new(APIC_BASE).write(value) }
+    unsafe { Msr::new(IA32_APIC_BASE).write(value) }
 }
 
 /// Whether the CPU has x2APIC mode.
 #[must_use]
 pub fn has_x2apic() -> bool {
-    __cpuid(1).ecx & 1 << 21 != 0
+    Leaf1Ecx::from_bits_retain(__cpuid(1).ecx).contains(Leaf1Ecx::X2APIC)
 }
 
 /// Whether the timer has TSC-deadline mode.
 #[must_use]
 pub fn has_tsc_deadline() -> bool {
-    __cpuid(1).ecx & 1 << 24 != 0
+    Leaf1Ecx::from_bits_retain(__cpuid(1).ecx).contains(Leaf1Ecx::TSC_DEADLINE)
 }
 
 impl Lapic {
@@ -127,7 +79,7 @@ impl Lapic {
             }
         }
         let lapic = Self { mode };
-        lapic.write(register::SVR, SOFTWARE_ENABLE | u32::from(SPURIOUS));
+        lapic.write(Register::SVR, svr::ENABLED | u32::from(SPURIOUS));
         lapic
     }
 
@@ -153,9 +105,9 @@ impl Lapic {
     pub fn read(self, register: Register) -> u32 {
         match self.mode {
             // SAFETY: the page is mapped, and reads touch no memory.
-            Mode::XApic => unsafe { mmio::read32(DEFAULT_ADDRESS + u64::from(register)) },
+            Mode::XApic => unsafe { mmio::read32(DEFAULT_ADDRESS + u64::from(register.offset())) },
             // SAFETY: a register that is not there is #GP, which tests expect.
-            Mode::X2Apic => unsafe { Msr::new(0x800 + (register >> 4)).read() as u32 },
+            Mode::X2Apic => unsafe { Msr::new(register.msr()).read() as u32 },
         }
     }
 
@@ -163,10 +115,12 @@ impl Lapic {
     pub fn write(self, register: Register, value: u32) {
         match self.mode {
             // SAFETY: the page is mapped, and the APIC touches no memory.
-            Mode::XApic => unsafe { mmio::write32(DEFAULT_ADDRESS + u64::from(register), value) },
+            Mode::XApic => unsafe {
+                mmio::write32(DEFAULT_ADDRESS + u64::from(register.offset()), value)
+            },
             // SAFETY: a register that is not there is #GP, which tests expect.
             Mode::X2Apic => unsafe {
-                Msr::new(0x800 + (register >> 4)).write(u64::from(value));
+                Msr::new(register.msr()).write(u64::from(value));
             },
         }
     }
@@ -175,31 +129,32 @@ impl Lapic {
     pub fn send(self, destination: u32, command: u32) {
         match self.mode {
             Mode::XApic => {
-                self.write(register::ICR_HIGH, destination << 24);
-                self.write(register::ICR_LOW, command);
-                while self.read(register::ICR_LOW) & 1 << 12 != 0 {}
+                self.write(Register::ICR_HIGH, destination << 24);
+                self.write(Register::ICR_LOW, command);
+                while self.read(Register::ICR_LOW) & icr::DELIVERY_STATUS != 0 {}
             }
             // SAFETY: the destination is this CPU or none in all tests of one CPU.
             Mode::X2Apic => unsafe {
-                Msr::new(0x830).write(u64::from(destination) << 32 | u64::from(command));
+                Msr::new(Register::ICR_LOW.msr())
+                    .write(u64::from(destination) << 32 | u64::from(command));
             },
         }
     }
 
     /// Sends oneself the interrupt `vector`.
     pub fn send_self(self, vector: u8) {
-        self.send(0, TO_SELF | ASSERT | u32::from(vector));
+        self.send(0, icr::TO_SELF | icr::ASSERT | u32::from(vector));
     }
 
     /// Ends the interrupt with the highest priority.
     pub fn end(self) {
-        self.write(register::EOI, 0);
+        self.write(Register::EOI, 0);
     }
 
     /// The CPU's APIC ID.
     #[must_use]
     pub fn id(self) -> u32 {
-        let id = self.read(register::ID);
+        let id = self.read(Register::ID);
         if self.mode == Mode::XApic {
             id >> 24
         } else {
@@ -210,6 +165,6 @@ impl Lapic {
     /// Whether `vector`'s bit is set in the 256-bit register at `first`: ISR, TMR or IRR.
     #[must_use]
     pub fn bit(self, first: Register, vector: u8) -> bool {
-        self.read(first + 0x10 * u32::from(vector / 32)) & 1 << (vector % 32) != 0
+        self.read(first.holding(vector)) & 1 << (vector % 32) != 0
     }
 }

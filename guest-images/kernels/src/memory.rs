@@ -3,24 +3,27 @@
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
+use arch::PageTableFlags;
+use arch::paging::{ADDRESS, PAGE_SIZE};
 use x86_64::registers::control::Cr3;
 
 /// Bytes in a page.
-pub const PAGE: usize = 4096;
+pub const PAGE: usize = PAGE_SIZE as usize;
 
 /// Page-table entry: present.
-pub const PRESENT: u64 = 1 << 0;
+pub const PRESENT: u64 = PageTableFlags::PRESENT.bits();
 /// Page-table entry: writable.
-pub const WRITABLE: u64 = 1 << 1;
+pub const WRITABLE: u64 = PageTableFlags::WRITABLE.bits();
 /// Page-table entry: accessible in user mode.
-pub const USER: u64 = 1 << 2;
+pub const USER: u64 = PageTableFlags::USER_ACCESSIBLE.bits();
+/// Page-table entry, but the last level's: a page, not a table.
+pub const LARGE: u64 = PageTableFlags::HUGE_PAGE.bits();
 /// Page-table entry: no instruction fetches.
-pub const NO_EXECUTE: u64 = 1 << 63;
+pub const NO_EXECUTE: u64 = PageTableFlags::NO_EXECUTE.bits();
 
 /// An address that no kernel maps at start: beyond the one-to-one map, in its PML4 entry's range.
 pub const UNMAPPED: u64 = 0x10_0000_0000;
 
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 const POOL_PAGES: usize = 64;
 
 #[repr(C, align(4096))]

@@ -2,17 +2,14 @@
 
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-use crate::lapic::{ASSERT, Lapic};
+use crate::lapic::Lapic;
 use crate::{multiboot, tsc};
+use arch::apic::{delivery_mode, icr};
 
 /// The most CPUs that are started, this one included.
 pub const MAX_CPUS: u32 = 8;
 /// Where CPUs wake up: a page below 1 MiB that nobody uses.
 const PAGE: u64 = 0x8000;
-
-const INIT: u32 = 0b101 << 8;
-const START_UP: u32 = 0b110 << 8;
-const TO_OTHERS: u32 = 0b11 << 18;
 
 /// What the others do, as an address.
 static WORK: AtomicUsize = AtomicUsize::new(0);
@@ -101,9 +98,12 @@ extern "C" fn main() -> ! {
 /// come up: as many as the command line's `others=` says, or those that do within 100 ms.
 pub fn start_others(lapic: Lapic, hertz: u64, work: fn(u32)) -> u32 {
     prepare_start(work);
-    lapic.send(0, TO_OTHERS | ASSERT | INIT);
+    lapic.send(0, icr::TO_OTHERS | icr::ASSERT | delivery_mode::INIT);
     tsc::wait(hertz / 100);
-    lapic.send(0, TO_OTHERS | ASSERT | START_UP | (PAGE >> 12) as u32);
+    lapic.send(
+        0,
+        icr::TO_OTHERS | icr::ASSERT | delivery_mode::START_UP | (PAGE >> 12) as u32,
+    );
     let wanted = multiboot::number("others").map_or(u32::MAX, |others| others as u32);
     tsc::wait_until(hertz / 10, || OTHERS.load(Ordering::SeqCst) >= wanted);
     OTHERS.load(Ordering::SeqCst)

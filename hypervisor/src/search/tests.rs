@@ -6,7 +6,7 @@ use crate::test_ram::TestRam;
 const RAM: usize = 0x80_0000;
 const USER: u64 = 0x67;
 const KERNEL: u64 = 0x63;
-const LARGE: u64 = 0x80;
+const LARGE: u64 = arch::PageTableFlags::HUGE_PAGE.bits();
 
 /// A guest with tables from 0x1000 on, and the memory behind them free.
 struct Space {

@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
+use arch::cpuid::Leaf1Ecx;
 use clap::ValueEnum;
 use kvm_ioctls::Kvm;
 
@@ -157,10 +158,8 @@ fn nested_vmx() -> NestedVmx {
     }
 }
 
-/// CPUID.1:ECX bit 5 (SDM vol. 3, 25.6).
 fn has_vmx(leaf: &kvm_bindings::kvm_cpuid_entry2) -> bool {
-    const VMX: u32 = 1 << 5;
-    leaf.function == 1 && leaf.ecx & VMX != 0
+    leaf.function == 1 && Leaf1Ecx::from_bits_retain(leaf.ecx).contains(Leaf1Ecx::VMX)
 }
 
 #[cfg(test)]

@@ -4,10 +4,10 @@ use super::*;
 use crate::apic_message::DeliveryMode;
 use alloc::vec::Vec;
 
-const LEVEL: u32 = 1 << 15;
-const MASKED: u32 = 1 << 16;
-const ACTIVE_LOW: u32 = 1 << 13;
-const REMOTE_IRR: u32 = 1 << 14;
+const LEVEL: u32 = arch::ioapic::LEVEL as u32;
+const MASKED: u32 = arch::ioapic::MASKED as u32;
+const ACTIVE_LOW: u32 = arch::ioapic::ACTIVE_LOW as u32;
+const REMOTE_IRR: u32 = arch::ioapic::REMOTE_IRR as u32;
 
 /// An I/O APIC and what it has sent.
 struct Board {

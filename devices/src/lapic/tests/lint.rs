@@ -1,14 +1,9 @@
 //! The local interrupt pins.
 
-use super::*;
+use arch::apic::delivery_mode::{EXT_INT, FIXED, INIT, NMI};
+use arch::apic::lvt::{ACTIVE_LOW, LEVEL, REMOTE_IRR};
 
-const LEVEL: u32 = 1 << 15;
-const REMOTE_IRR: u32 = 1 << 14;
-const ACTIVE_LOW: u32 = 1 << 13;
-const FIXED: u32 = 0;
-const NMI: u32 = 4 << 8;
-const INIT: u32 = 5 << 8;
-const EXT_INT: u32 = 7 << 8;
+use super::*;
 
 #[test]
 fn ext_int_lasts_as_long_as_the_pin_is_high() {

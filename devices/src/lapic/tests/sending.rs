@@ -1,16 +1,9 @@
 //! Interprocessor interrupts as their sender sees them.
 
-use super::*;
+use arch::apic::delivery_mode::{INIT, NMI, START_UP};
+use arch::apic::icr::{ASSERT, LEVEL, LOGICAL, TO_ALL, TO_OTHERS, TO_SELF};
 
-const INIT: u32 = 5 << 8;
-const NMI: u32 = 4 << 8;
-const START_UP: u32 = 6 << 8;
-const LOGICAL: u32 = 1 << 11;
-const ASSERT: u32 = 1 << 14;
-const LEVEL: u32 = 1 << 15;
-const SELF: u32 = 1 << 18;
-const ALL: u32 = 2 << 18;
-const OTHERS: u32 = 3 << 18;
+use super::*;
 
 fn sent(command: u32, high: u32) -> Vec<ApicMessage> {
     let mut cpu = Cpu::xapic(7);
@@ -43,8 +36,8 @@ fn destinations_of_xapic_ipis() {
         (0x31, 0xff00_0000, All),
         (LOGICAL | 0x31, 0x0300_0000, Logical(3)),
         (LOGICAL | 0x31, 0xff00_0000, All),
-        (ALL | 0x31, 0x0200_0000, All),
-        (OTHERS | 0x31, 0x0700_0000, AllExcept(7)),
+        (TO_ALL | 0x31, 0x0200_0000, All),
+        (TO_OTHERS | 0x31, 0x0700_0000, AllExcept(7)),
     ] {
         assert_eq!(
             sent(command, high),
@@ -103,14 +96,14 @@ fn every_ipi_is_an_edge() {
         Trigger::Edge
     );
     let mut cpu = Cpu::xapic(7);
-    cpu.write(Register::ICR_LOW, SELF | LEVEL | ASSERT | 0x31);
+    cpu.write(Register::ICR_LOW, TO_SELF | LEVEL | ASSERT | 0x31);
     assert!(!cpu.apic.page().has_vector(VectorRegister::Tmr, 0x31));
 }
 
 #[test]
 fn interrupts_to_oneself_need_no_bus() {
     let mut cpu = Cpu::xapic(7);
-    cpu.write(Register::ICR_LOW, SELF | 0x31);
+    cpu.write(Register::ICR_LOW, TO_SELF | 0x31);
     assert_eq!(cpu.handle(), Some(0x31));
     cpu.write(Register::ICR_HIGH, 0x0700_0000);
     cpu.write(Register::ICR_LOW, 0x32);
@@ -157,7 +150,7 @@ fn an_illegal_vector_is_an_error_here_and_where_it_goes() {
         ],
         "the receiver finds out by itself"
     );
-    cpu.write(Register::ICR_LOW, SELF | 0x0f);
+    cpu.write(Register::ICR_LOW, TO_SELF | 0x0f);
     assert_eq!(cpu.esr(), 0x60, "sent and received");
     cpu.write(Register::ICR_LOW, NMI | 0x0f);
     assert_eq!(cpu.esr(), 0, "an NMI has no vector");
@@ -172,7 +165,7 @@ fn an_illegal_vector_is_an_error_here_and_where_it_goes() {
 #[test]
 fn an_illegal_vector_to_all_is_received_by_its_sender_too() {
     let mut cpu = Cpu::xapic(7);
-    cpu.write(Register::ICR_LOW, ALL | 0x0f);
+    cpu.write(Register::ICR_LOW, TO_ALL | 0x0f);
     for message in core::mem::take(&mut cpu.bus.messages) {
         assert!(cpu.apic.accepts(&message));
         cpu.apic.port().post(&message);

@@ -9,9 +9,11 @@ use core::arch::{asm, naked_asm};
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use arch::apic::{DEFAULT_ADDRESS, Register, divide, icr, lvt};
+use arch::msr::{IA32_APIC_BASE, IA32_TSC_ADJUST, IA32_TSC_DEADLINE};
 use kernels::hpet::{COUNTER, Hpet};
 use kernels::interrupts::{self, catch};
-use kernels::lapic::{self, APIC_BASE, DEFAULT_ADDRESS, Lapic, MASKED, Mode, register};
+use kernels::lapic::{self, Lapic, Mode};
 use kernels::pm_timer::PmTimer;
 use kernels::{Report, ioapic, memory, multiboot, println, serial, tsc};
 
@@ -21,7 +23,6 @@ const MAX_ROUNDS: usize = 1000;
 const ROUNDS: u64 = 100;
 
 const VECTOR: u8 = 0x50;
-const TSC_ADJUST: u32 = 0x3b;
 
 struct Samples(UnsafeCell<[u64; MAX_ROUNDS]>);
 
@@ -174,7 +175,7 @@ fn instructions(report: &mut Report) {
     });
     measure(report, "apic_base_read", || {
         ticks!({
-            asm!("rdmsr", in("ecx") APIC_BASE, out("eax") _, out("edx") _);
+            asm!("rdmsr", in("ecx") IA32_APIC_BASE, out("eax") _, out("edx") _);
         })
     });
     if core::arch::x86_64::__cpuid_count(7, 0).ebx & 1 << 1 == 0 {
@@ -182,7 +183,7 @@ fn instructions(report: &mut Report) {
     } else {
         measure(report, "tsc_adjust_write", || {
             ticks!({
-                asm!("wrmsr", in("ecx") TSC_ADJUST, in("eax") 0, in("edx") 0);
+                asm!("wrmsr", in("ecx") IA32_TSC_ADJUST, in("eax") 0, in("edx") 0);
             })
         });
     }
@@ -259,8 +260,8 @@ fn handle_with(handler: extern "C" fn()) {
 }
 
 fn xapic(report: &mut Report, lapic: Lapic) {
-    const ICR: u64 = DEFAULT_ADDRESS + register::ICR_LOW as u64;
-    const SELF: u32 = lapic::TO_SELF | lapic::ASSERT | VECTOR as u32;
+    const ICR: u64 = DEFAULT_ADDRESS + Register::ICR_LOW.offset() as u64;
+    const SELF: u32 = icr::TO_SELF | icr::ASSERT | VECTOR as u32;
     handle_with(end_by_memory);
     measure(report, "xapic_self_ipi", || {
         ticks!({
@@ -277,45 +278,50 @@ fn xapic(report: &mut Report, lapic: Lapic) {
         lapic.send_self(VECTOR);
         interrupts::let_in();
         ticks!({
-            asm!("mov dword ptr [{}], 0", in(reg) DEFAULT_ADDRESS + u64::from(register::EOI));
+            asm!("mov dword ptr [{}], 0", in(reg) DEFAULT_ADDRESS + u64::from(Register::EOI.offset()));
         })
     });
-    lapic.write(register::DIVIDE, 0xb);
+    lapic.write(Register::DIVIDE, divide::BY_1);
     timer(report, "xapic_timer", lapic);
     interrupts::restore(VECTOR);
 }
 
 fn x2apic(report: &mut Report, lapic: Lapic) {
-    const SELF: u32 = lapic::TO_SELF | lapic::ASSERT | VECTOR as u32;
+    const SELF: u32 = icr::TO_SELF | icr::ASSERT | VECTOR as u32;
     handle_with(end_by_msr);
     measure(report, "x2apic_self_ipi", || {
         ticks!({
-            asm!("wrmsr", "sti", "nop", "cli", in("ecx") 0x830, in("eax") SELF, in("edx") 0);
+            asm!("wrmsr", "sti", "nop", "cli", in("ecx") Register::ICR_LOW.msr(), in("eax") SELF, in("edx") 0);
         })
     });
     measure(report, "x2apic_icr_write", || {
-        let ticks = ticks!({ asm!("wrmsr", in("ecx") 0x830, in("eax") SELF, in("edx") 0) });
+        let ticks = ticks!({
+            asm!("wrmsr", in("ecx") Register::ICR_LOW.msr(), in("eax") SELF, in("edx") 0)
+        });
         interrupts::let_in();
         ticks
     });
     measure(report, "x2apic_self_ipi_register", || {
         ticks!({
-            asm!("wrmsr", "sti", "nop", "cli", in("ecx") 0x83f, in("eax") u32::from(VECTOR), in("edx") 0);
+            asm!("wrmsr", "sti", "nop", "cli", in("ecx") Register::SELF_IPI.msr(), in("eax") u32::from(VECTOR), in("edx") 0);
         })
     });
     handle_with(note_time);
     measure(report, "x2apic_eoi", || {
         lapic.send_self(VECTOR);
         interrupts::let_in();
-        ticks!({ asm!("wrmsr", in("ecx") 0x80b, in("eax") 0, in("edx") 0) })
+        ticks!({ asm!("wrmsr", in("ecx") Register::EOI.msr(), in("eax") 0, in("edx") 0) })
     });
     timer(report, "x2apic_timer", lapic);
     if lapic::has_tsc_deadline() {
-        lapic.write(register::LVT_TIMER, lapic::DEADLINE | u32::from(VECTOR));
+        lapic.write(
+            Register::LVT_TIMER,
+            lvt::TIMER_TSC_DEADLINE | u32::from(VECTOR),
+        );
         measure(report, "deadline_arm", || {
             let far = tsc::now() + (1 << 40);
             ticks!({
-                asm!("wrmsr", in("ecx") lapic::TSC_DEADLINE, in("eax") far as u32, in("edx") (far >> 32) as u32);
+                asm!("wrmsr", in("ecx") IA32_TSC_DEADLINE, in("eax") far as u32, in("edx") (far >> 32) as u32);
             })
         });
         handle_with(note_time);
@@ -326,7 +332,7 @@ fn x2apic(report: &mut Report, lapic: Lapic) {
             // SAFETY: the handler keeps all registers.
             unsafe {
                 asm!("wrmsr", "sti", "nop", "cli",
-                    in("ecx") lapic::TSC_DEADLINE, in("eax") start as u32, in("edx") (start >> 32) as u32);
+                    in("ecx") IA32_TSC_DEADLINE, in("eax") start as u32, in("edx") (start >> 32) as u32);
             }
             lapic.end();
             HANDLED.load(Ordering::Relaxed).wrapping_sub(start)
@@ -336,12 +342,12 @@ fn x2apic(report: &mut Report, lapic: Lapic) {
             // SAFETY: as above. HLT waits for the timer.
             unsafe {
                 asm!("wrmsr", "sti", "hlt", "cli",
-                    in("ecx") lapic::TSC_DEADLINE, in("eax") deadline as u32, in("edx") (deadline >> 32) as u32);
+                    in("ecx") IA32_TSC_DEADLINE, in("eax") deadline as u32, in("edx") (deadline >> 32) as u32);
             }
             lapic.end();
             HANDLED.load(Ordering::Relaxed).wrapping_sub(deadline)
         });
-        lapic.write(register::LVT_TIMER, MASKED);
+        lapic.write(Register::LVT_TIMER, lvt::MASKED);
     } else {
         report.skip("deadline_arm", "no TSC-deadline mode");
     }
@@ -351,17 +357,17 @@ fn x2apic(report: &mut Report, lapic: Lapic) {
 /// Arms the one-shot timer with the shortest count and waits for its interrupt: the whole.
 fn timer(report: &mut Report, name: &str, lapic: Lapic) {
     handle_with(note_time);
-    lapic.write(register::DIVIDE, 0xb);
-    lapic.write(register::LVT_TIMER, u32::from(VECTOR));
+    lapic.write(Register::DIVIDE, divide::BY_1);
+    lapic.write(Register::LVT_TIMER, u32::from(VECTOR));
     measure(report, name, || {
         let start = tsc::now();
-        lapic.write(register::INITIAL_COUNT, 1);
+        lapic.write(Register::INITIAL_COUNT, 1);
         // SAFETY: the handler keeps all registers.
         unsafe { asm!("sti", "hlt", "cli") };
         lapic.end();
         HANDLED.load(Ordering::Relaxed).wrapping_sub(start)
     });
-    lapic.write(register::LVT_TIMER, MASKED);
+    lapic.write(Register::LVT_TIMER, lvt::MASKED);
 }
 
 kernels::kernel!(run);

@@ -9,9 +9,9 @@
 use core::arch::asm;
 use core::cell::UnsafeCell;
 
+use arch::apic::{Register, delivery_mode, lvt};
 use kernels::interrupts::{Frame, set_handler};
-use kernels::lapic::register::{CURRENT_COUNT, DIVIDE, INITIAL_COUNT, LVT_LINT0, LVT_TIMER};
-use kernels::lapic::{Lapic, MASKED, Mode, PERIODIC};
+use kernels::lapic::{Lapic, Mode};
 use kernels::memory::{self, PRESENT, UNMAPPED, USER, WRITABLE};
 use kernels::{Report, multiboot, pic, pit, println, segments, serial, tsc};
 
@@ -24,7 +24,6 @@ const LOOP: [u8; 5] = [0x48, 0xff, 0x07, 0xeb, 0xfb];
 const TICKS_PER_SECOND: u64 = 100;
 const TICKS_PER_SLICE: u64 = 4;
 const LAPIC_VECTOR: u8 = 0x40;
-const EXTINT: u32 = 7 << 8;
 
 /// A process.
 #[derive(Clone, Copy)]
@@ -160,21 +159,24 @@ fn tick(frame: &mut Frame) {
 
 /// Starts the tick by the local APIC's timer, whose frequency is measured first.
 fn start_lapic(lapic: Lapic, tsc_hertz: u64) {
-    lapic.write(DIVIDE, 0b1011);
-    lapic.write(LVT_TIMER, MASKED);
-    lapic.write(INITIAL_COUNT, u32::MAX);
-    let first = lapic.read(CURRENT_COUNT);
+    lapic.write(Register::DIVIDE, 0b1011);
+    lapic.write(Register::LVT_TIMER, lvt::MASKED);
+    lapic.write(Register::INITIAL_COUNT, u32::MAX);
+    let first = lapic.read(Register::CURRENT_COUNT);
     tsc::wait(tsc_hertz / TICKS_PER_SECOND);
-    let count = first - lapic.read(CURRENT_COUNT);
+    let count = first - lapic.read(Register::CURRENT_COUNT);
     set_handler(LAPIC_VECTOR, tick);
-    lapic.write(LVT_TIMER, PERIODIC | u32::from(LAPIC_VECTOR));
-    lapic.write(INITIAL_COUNT, count);
+    lapic.write(
+        Register::LVT_TIMER,
+        lvt::TIMER_PERIODIC | u32::from(LAPIC_VECTOR),
+    );
+    lapic.write(Register::INITIAL_COUNT, count);
 }
 
 /// Starts the tick by the PIT and the 8259.
 fn start_pit(lapic: Lapic) {
     set_handler(pic::BASE, tick);
-    lapic.write(LVT_LINT0, EXTINT);
+    lapic.write(Register::LVT_LINT0, delivery_mode::EXT_INT);
     pic::unmask(0);
     pit::start(
         0,

@@ -8,8 +8,10 @@
 
 use core::arch::asm;
 
+use arch::apic::{Register, lvt};
+use arch::msr::IA32_TSC_DEADLINE;
 use kernels::interrupts::{Frame, set_handler};
-use kernels::lapic::{self, DEADLINE, Lapic, Mode, register};
+use kernels::lapic::{self, Lapic, Mode};
 use kernels::{Report, multiboot, println, tsc};
 use x86_64::registers::model_specific::Msr;
 
@@ -30,7 +32,10 @@ fn unit() {
 fn prepare_sleep() {
     set_handler(TIMER_VECTOR, on_timer);
     let lapic = Lapic::enable(Mode::XApic);
-    lapic.write(register::LVT_TIMER, DEADLINE | u32::from(TIMER_VECTOR));
+    lapic.write(
+        Register::LVT_TIMER,
+        lvt::TIMER_TSC_DEADLINE | u32::from(TIMER_VECTOR),
+    );
 }
 
 /// Halts until the TSC is at `wake_at`.
@@ -38,7 +43,7 @@ fn sleep_until(wake_at: u64) {
     // SAFETY: the timer's handler keeps all registers. STI lets HLT begin before anything comes
     // in; should the time be over already, the interrupt ends HLT at once.
     unsafe {
-        Msr::new(lapic::TSC_DEADLINE).write(wake_at);
+        Msr::new(IA32_TSC_DEADLINE).write(wake_at);
         asm!("sti", "hlt", "cli");
     }
 }

@@ -11,15 +11,13 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use arch::apic::{delivery_mode, icr};
 use kernels::interrupts::{self, Frame, NMI, set_handler};
-use kernels::lapic::{ASSERT, Lapic, Mode};
+use kernels::lapic::{Lapic, Mode};
 use kernels::{Report, multiboot, println, smp, tsc};
 
 const VECTOR: u8 = 0x40;
-const FIXED: u32 = ASSERT | VECTOR as u32;
-const TO_ALL: u32 = 0b10 << 18;
-const TO_OTHERS: u32 = 0b11 << 18;
-const NMI_DELIVERY: u32 = 0b100 << 8;
+const FIXED: u32 = icr::ASSERT | VECTOR as u32;
 
 /// Interrupts that all CPUs have taken.
 static TAKEN: AtomicU64 = AtomicU64::new(0);
@@ -48,10 +46,10 @@ fn mode() -> Mode {
 /// One of each kind, on CPU `number`.
 fn send_round(lapic: Lapic, number: u32) {
     let next = (number + 1) % CPUS.load(Ordering::SeqCst);
-    lapic.send(0, TO_ALL | FIXED);
+    lapic.send(0, icr::TO_ALL | FIXED);
     lapic.send_self(VECTOR);
     lapic.send(next, FIXED);
-    lapic.send(0, TO_OTHERS | ASSERT | NMI_DELIVERY);
+    lapic.send(0, icr::TO_OTHERS | icr::ASSERT | delivery_mode::NMI);
 }
 
 fn other(number: u32) {

@@ -3,8 +3,8 @@
 use super::machine::{DEVICE, Machine, Seen, code};
 use crate::emulate::{Completed, RSP};
 use arch::ExceptionVector;
+use arch::gpr::RBP;
 
-const RBP: usize = 5;
 const TOP: u64 = DEVICE + 0x100;
 const TARGET: u64 = 0x7654_3210;
 

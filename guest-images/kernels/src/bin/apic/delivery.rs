@@ -4,11 +4,9 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use kernels::interrupts::{NMI, clear_handler, let_in, set_handler};
-use kernels::lapic::register::{
-    DFR, DIVIDE, EOI, INITIAL_COUNT, IRR, ISR, LDR, LVT_TIMER, PPR, SELF_IPI, SVR, TMR, TPR,
-};
-use kernels::lapic::{ASSERT, Lapic, MASKED, Mode, SOFTWARE_ENABLE};
+use arch::apic::{Register, delivery_mode, icr, lvt, svr};
+use kernels::interrupts::{DEBUG, NMI, clear_handler, let_in, set_handler};
+use kernels::lapic::{Lapic, Mode};
 use kernels::{Report, multiboot, platform, tsc};
 
 use crate::record::{ignore, let_in_and_take, listen, note, of, take};
@@ -18,17 +16,6 @@ const MIDDLE: u8 = 0x51;
 const SAME_CLASS: u8 = 0x5e;
 const HIGH: u8 = 0x62;
 const ALL: [u8; 4] = [LOW, MIDDLE, SAME_CLASS, HIGH];
-
-/// ICR: logical destination.
-const LOGICAL: u32 = 1 << 11;
-/// ICR: lowest priority.
-const LOWEST_PRIORITY: u32 = 1 << 8;
-/// ICR: NMI.
-const NMI_MODE: u32 = 4 << 8;
-/// ICR: to all, oneself included.
-const TO_ALL: u32 = 2 << 18;
-/// ICR: to all but oneself.
-const TO_OTHERS: u32 = 3 << 18;
 
 pub(crate) fn test(report: &mut Report, lapic: Lapic) {
     listen(&ALL);
@@ -54,14 +41,17 @@ fn test_registers(report: &mut Report, lapic: Lapic) {
     static REQUESTED: AtomicBool = AtomicBool::new(true);
     static PRIORITY: AtomicU32 = AtomicU32::new(0);
     lapic.send_self(HIGH);
-    report.holds("IRR shows a request", lapic.bit(IRR, HIGH));
-    report.holds("ISR does not show a request", !lapic.bit(ISR, HIGH));
-    report.holds("TMR shows an edge", !lapic.bit(TMR, HIGH));
+    report.holds("IRR shows a request", lapic.bit(Register::IRR, HIGH));
+    report.holds(
+        "ISR does not show a request",
+        !lapic.bit(Register::ISR, HIGH),
+    );
+    report.holds("TMR shows an edge", !lapic.bit(Register::TMR, HIGH));
     set_handler(HIGH, |_| {
         let lapic = Lapic::current();
-        IN_SERVICE.store(lapic.bit(ISR, HIGH), Ordering::Relaxed);
-        REQUESTED.store(lapic.bit(IRR, HIGH), Ordering::Relaxed);
-        PRIORITY.store(lapic.read(PPR), Ordering::Relaxed);
+        IN_SERVICE.store(lapic.bit(Register::ISR, HIGH), Ordering::Relaxed);
+        REQUESTED.store(lapic.bit(Register::IRR, HIGH), Ordering::Relaxed);
+        PRIORITY.store(lapic.read(Register::PPR), Ordering::Relaxed);
         note(HIGH);
         lapic.end();
     });
@@ -76,14 +66,17 @@ fn test_registers(report: &mut Report, lapic: Lapic) {
         PRIORITY.load(Ordering::Relaxed),
         u32::from(HIGH & 0xf0),
     );
-    report.holds("ISR does not show it after its end", !lapic.bit(ISR, HIGH));
-    report.equal("PPR is zero after its end", lapic.read(PPR), 0);
+    report.holds(
+        "ISR does not show it after its end",
+        !lapic.bit(Register::ISR, HIGH),
+    );
+    report.equal("PPR is zero after its end", lapic.read(Register::PPR), 0);
     report.same("it is delivered once", let_in_and_take(), of([]));
     listen(&[HIGH]);
-    lapic.write(EOI, 0);
+    lapic.write(Register::EOI, 0);
     report.equal(
         "an end with nothing in service does nothing",
-        lapic.read(PPR),
+        lapic.read(Register::PPR),
         0,
     );
     lapic.send_self(LOW);
@@ -108,26 +101,26 @@ fn test_priorities(report: &mut Report, lapic: Lapic) {
     for vector in [LOW, MIDDLE, HIGH] {
         lapic.send_self(vector);
     }
-    lapic.write(TPR, 0x60);
+    lapic.write(Register::TPR, 0x60);
     report.same("TPR 0x60 stops classes 4 to 6", let_in_and_take(), of([]));
-    lapic.write(TPR, 0x5f);
+    lapic.write(Register::TPR, 0x5f);
     report.same("TPR 0x5f lets class 6 in", let_in_and_take(), of([HIGH]));
     // SAFETY: the handlers keep all registers, and interrupts are off again after it.
     unsafe {
         core::arch::asm!("sti", "mov cr8, {}", "nop", "cli", in(reg) 4_u64);
     }
     report.same("CR8 = 4 lets class 5 in at once", take(), of([MIDDLE]));
-    lapic.write(TPR, 0);
+    lapic.write(Register::TPR, 0);
     report.same("TPR 0 lets class 4 in", let_in_and_take(), of([LOW]));
-    lapic.write(TPR, 0x4e);
+    lapic.write(Register::TPR, 0x4e);
     lapic.send_self(LOW);
     report.equal(
         "PPR is the TPR with nothing in service",
-        lapic.read(PPR),
+        lapic.read(Register::PPR),
         0x4e,
     );
     report.same("TPR's sub-class does not matter", let_in_and_take(), of([]));
-    lapic.write(TPR, 0);
+    lapic.write(Register::TPR, 0);
     report.same("the request has waited", let_in_and_take(), of([LOW]));
 }
 
@@ -155,7 +148,7 @@ fn test_nesting(report: &mut Report, _lapic: Lapic) {
 }
 
 fn test_destinations(report: &mut Report, lapic: Lapic) {
-    let fixed = ASSERT | u32::from(LOW);
+    let fixed = icr::ASSERT | u32::from(LOW);
     let id = lapic.id();
     let broadcast = if lapic.mode() == Mode::XApic {
         0xff
@@ -170,94 +163,124 @@ fn test_destinations(report: &mut Report, lapic: Lapic) {
     expect(report, "physical: own ID", id, fixed, true);
     expect(report, "physical: another ID", id + 7, fixed, false);
     expect(report, "physical: broadcast", broadcast, fixed, true);
-    expect(report, "shorthand: all", 0, fixed | TO_ALL, true);
-    expect(report, "shorthand: others", 0, fixed | TO_OTHERS, false);
+    expect(report, "shorthand: all", 0, fixed | icr::TO_ALL, true);
+    expect(
+        report,
+        "shorthand: others",
+        0,
+        fixed | icr::TO_OTHERS,
+        false,
+    );
     expect(
         report,
         "physical: lowest priority",
         id,
-        fixed | LOWEST_PRIORITY,
+        fixed | delivery_mode::LOWEST_PRIORITY,
         true,
     );
     if lapic.mode() == Mode::X2Apic {
-        let logical = lapic.read(LDR);
-        expect(report, "logical: own bit", logical, fixed | LOGICAL, true);
+        let logical = lapic.read(Register::LDR);
+        expect(
+            report,
+            "logical: own bit",
+            logical,
+            fixed | icr::LOGICAL,
+            true,
+        );
         expect(
             report,
             "logical: two bits of the cluster",
             logical | 0x8000,
-            fixed | LOGICAL,
+            fixed | icr::LOGICAL,
             true,
         );
         expect(
             report,
             "logical: another bit",
             logical & 0xffff_0000 | 0x8000,
-            fixed | LOGICAL,
+            fixed | icr::LOGICAL,
             false,
         );
         expect(
             report,
             "logical: another cluster",
             logical ^ 0x0001_0000,
-            fixed | LOGICAL,
+            fixed | icr::LOGICAL,
             false,
         );
         expect(
             report,
             "logical: broadcast",
             u32::MAX,
-            fixed | LOGICAL,
+            fixed | icr::LOGICAL,
             true,
         );
-        lapic.write(SELF_IPI, u32::from(LOW));
+        lapic.write(Register::SELF_IPI, u32::from(LOW));
         report.same("the self-IPI register", let_in_and_take(), of([LOW]));
         return;
     }
-    lapic.write(DFR, u32::MAX);
-    lapic.write(LDR, 0x0400_0000);
-    expect(report, "flat: own bit", 0x04, fixed | LOGICAL, true);
+    lapic.write(Register::DFR, u32::MAX);
+    lapic.write(Register::LDR, 0x0400_0000);
+    expect(report, "flat: own bit", 0x04, fixed | icr::LOGICAL, true);
     expect(
         report,
         "flat: own bit and others",
         0x0e,
-        fixed | LOGICAL,
+        fixed | icr::LOGICAL,
         true,
     );
-    expect(report, "flat: another bit", 0x02, fixed | LOGICAL, false);
-    expect(report, "flat: broadcast", 0xff, fixed | LOGICAL, true);
+    expect(
+        report,
+        "flat: another bit",
+        0x02,
+        fixed | icr::LOGICAL,
+        false,
+    );
+    expect(report, "flat: broadcast", 0xff, fixed | icr::LOGICAL, true);
     expect(
         report,
         "flat: lowest priority",
         0x06,
-        fixed | LOGICAL | LOWEST_PRIORITY,
+        fixed | icr::LOGICAL | delivery_mode::LOWEST_PRIORITY,
         true,
     );
-    lapic.write(DFR, 0x0fff_ffff);
-    lapic.write(LDR, 0x3200_0000);
-    expect(report, "cluster: own bit", 0x32, fixed | LOGICAL, true);
+    lapic.write(Register::DFR, 0x0fff_ffff);
+    lapic.write(Register::LDR, 0x3200_0000);
+    expect(report, "cluster: own bit", 0x32, fixed | icr::LOGICAL, true);
     expect(
         report,
         "cluster: own bit and others",
         0x3f,
-        fixed | LOGICAL,
+        fixed | icr::LOGICAL,
         true,
     );
-    expect(report, "cluster: another bit", 0x34, fixed | LOGICAL, false);
+    expect(
+        report,
+        "cluster: another bit",
+        0x34,
+        fixed | icr::LOGICAL,
+        false,
+    );
     expect(
         report,
         "cluster: another cluster",
         0x22,
-        fixed | LOGICAL,
+        fixed | icr::LOGICAL,
         false,
     );
     if platform::is_tcg() {
         report.skip("cluster: broadcast", "QEMU does not know it");
     } else {
-        expect(report, "cluster: broadcast", 0xff, fixed | LOGICAL, true);
+        expect(
+            report,
+            "cluster: broadcast",
+            0xff,
+            fixed | icr::LOGICAL,
+            true,
+        );
     }
-    lapic.write(DFR, u32::MAX);
-    lapic.write(LDR, 0);
+    lapic.write(Register::DFR, u32::MAX);
+    lapic.write(Register::LDR, 0);
 }
 
 /// A software-disabled APIC keeps what was requested before, and takes no fixed interrupts.
@@ -266,47 +289,48 @@ fn test_software_disable(report: &mut Report, lapic: Lapic) {
         report.skip("software disable", "QEMU delivers nothing then");
     } else {
         lapic.send_self(LOW);
-        lapic.write(SVR, 0xff);
+        lapic.write(Register::SVR, 0xff);
         report.holds(
             "a request stays while software-disabled",
-            lapic.bit(IRR, LOW),
+            lapic.bit(Register::IRR, LOW),
         );
-        lapic.write(SVR, SOFTWARE_ENABLE | 0xff);
+        lapic.write(Register::SVR, svr::ENABLED | 0xff);
         report.same("it is delivered after it", let_in_and_take(), of([LOW]));
-        lapic.write(SVR, 0xff);
+        lapic.write(Register::SVR, 0xff);
         lapic.send_self(LOW);
         report.holds(
             "no request is taken while software-disabled",
-            !lapic.bit(IRR, LOW),
+            !lapic.bit(Register::IRR, LOW),
         );
-        lapic.write(SVR, SOFTWARE_ENABLE | 0xff);
+        lapic.write(Register::SVR, svr::ENABLED | 0xff);
         report.same("nor delivered after it", let_in_and_take(), of([]));
     }
     // A masked timer runs down without a request.
-    lapic.write(DIVIDE, 0xb);
-    lapic.write(LVT_TIMER, MASKED | u32::from(LOW));
-    lapic.write(INITIAL_COUNT, 1000);
-    let ran_down = tsc::wait_until(1 << 32, || {
-        lapic.read(kernels::lapic::register::CURRENT_COUNT) == 0
-    });
+    lapic.write(Register::DIVIDE, 0xb);
+    lapic.write(Register::LVT_TIMER, lvt::MASKED | u32::from(LOW));
+    lapic.write(Register::INITIAL_COUNT, 1000);
+    let ran_down = tsc::wait_until(1 << 32, || lapic.read(Register::CURRENT_COUNT) == 0);
     report.holds("a masked timer runs down", ran_down);
-    report.holds("a masked timer requests nothing", !lapic.bit(IRR, LOW));
-    lapic.write(LVT_TIMER, u32::from(LOW));
+    report.holds(
+        "a masked timer requests nothing",
+        !lapic.bit(Register::IRR, LOW),
+    );
+    lapic.write(Register::LVT_TIMER, u32::from(LOW));
     report.same(
         "unmasking it later brings nothing",
         let_in_and_take(),
         of([]),
     );
-    lapic.write(LVT_TIMER, MASKED);
+    lapic.write(Register::LVT_TIMER, lvt::MASKED);
 }
 
 fn test_nmi(report: &mut Report, lapic: Lapic) {
     set_handler(NMI, |_| note(NMI));
-    lapic.send(lapic.id(), NMI_MODE | ASSERT);
+    lapic.send(lapic.id(), delivery_mode::NMI | icr::ASSERT);
     // Interrupts are off all the while.
     tsc::wait(1_000_000);
     report.same("an NMI comes with interrupts off, once", take(), of([NMI]));
-    lapic.send(lapic.id(), NMI_MODE | ASSERT);
+    lapic.send(lapic.id(), delivery_mode::NMI | icr::ASSERT);
     tsc::wait(1_000_000);
     report.same("and again after IRET", take(), of([NMI]));
     clear_handler(NMI);
@@ -325,21 +349,18 @@ fn test_nmis_in_the_handler(report: &mut Report, _lapic: Lapic) {
         }
         let lapic = Lapic::current();
         for _ in 0..3 {
-            lapic.send(lapic.id(), NMI_MODE | ASSERT);
+            lapic.send(lapic.id(), delivery_mode::NMI | icr::ASSERT);
             tsc::wait(10_000);
         }
-        lapic.write(DIVIDE, 0xb);
-        lapic.write(LVT_TIMER, u32::from(LOW));
-        lapic.write(INITIAL_COUNT, 100_000);
+        lapic.write(Register::DIVIDE, 0xb);
+        lapic.write(Register::LVT_TIMER, u32::from(LOW));
+        lapic.write(Register::INITIAL_COUNT, 100_000);
         // SAFETY: the timer's handler keeps all registers.
         unsafe { core::arch::asm!("sti", "hlt", "cli") };
-        LEFT.store(
-            lapic.read(kernels::lapic::register::CURRENT_COUNT),
-            Ordering::Relaxed,
-        );
+        LEFT.store(lapic.read(Register::CURRENT_COUNT), Ordering::Relaxed);
     });
     let lapic = Lapic::current();
-    lapic.send(lapic.id(), NMI_MODE | ASSERT);
+    lapic.send(lapic.id(), delivery_mode::NMI | icr::ASSERT);
     tsc::wait(1_000_000);
     report.equal(
         "NMIs in the handler of one are one",
@@ -351,7 +372,7 @@ fn test_nmis_in_the_handler(report: &mut Report, _lapic: Lapic) {
         LEFT.load(Ordering::Relaxed),
         0,
     );
-    lapic.write(LVT_TIMER, MASKED);
+    lapic.write(Register::LVT_TIMER, lvt::MASKED);
     let _ = take();
     clear_handler(NMI);
 }
@@ -359,7 +380,6 @@ fn test_nmis_in_the_handler(report: &mut Report, _lapic: Lapic) {
 /// The trap of a single step comes before an interrupt that the instruction has caused, and is not
 /// lost by it. Intel SDM vol. 3, table 6-2.
 fn test_single_step_first(report: &mut Report, lapic: Lapic) {
-    const DEBUG: u8 = 1;
     static LAST_STEP: AtomicU64 = AtomicU64::new(0);
     static INTERRUPTED: AtomicU64 = AtomicU64::new(0);
     static STEP_BEFORE: AtomicU64 = AtomicU64::new(0);

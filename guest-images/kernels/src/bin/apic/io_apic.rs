@@ -2,9 +2,9 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use arch::apic::Register;
 use kernels::interrupts::{clear_handler, let_in, set_handler};
 use kernels::ioapic::{self, ACTIVE_LOW, LEVEL, MASKED, REMOTE_IRR};
-use kernels::lapic::register::{IRR, TMR};
 use kernels::lapic::{Lapic, Mode};
 use kernels::pic::{self, Pic};
 use kernels::{Report, pit, println, rtc, tsc};
@@ -71,13 +71,13 @@ fn test_edge(report: &mut Report, lapic: Lapic) {
     listen(&[VECTOR]);
     pit::start(0, 2, COUNT);
     let to_me = u64::from(lapic.id()) << 56;
-    let requested = || lapic.bit(IRR, VECTOR);
+    let requested = || lapic.bit(Register::IRR, VECTOR);
     ioapic::set_entry(PIT_PIN, to_me | u64::from(VECTOR));
     report.holds(
         "an edge requests an interrupt",
         tsc::wait_until(LONG, requested),
     );
-    report.holds("TMR shows an edge", !lapic.bit(TMR, VECTOR));
+    report.holds("TMR shows an edge", !lapic.bit(Register::TMR, VECTOR));
     report.equal(
         "an edge has no remote IRR",
         ioapic::entry(PIT_PIN) & REMOTE_IRR,
@@ -91,8 +91,8 @@ fn test_edge(report: &mut Report, lapic: Lapic) {
         !tsc::wait_until(2 * period, requested),
     );
 
-    lapic.write(kernels::lapic::register::DFR, u32::MAX);
-    lapic.write(kernels::lapic::register::LDR, 0x0200_0000);
+    lapic.write(Register::DFR, u32::MAX);
+    lapic.write(Register::LDR, 0x0200_0000);
     ioapic::set_entry(PIT_PIN, 2 << 56 | 1 << 11 | u64::from(VECTOR));
     report.holds(
         "an edge to a logical destination",
@@ -123,7 +123,10 @@ fn test_level(report: &mut Report, lapic: Lapic) {
             u32::from(ioapic::entry(RTC_PIN) & REMOTE_IRR != 0),
             Ordering::Relaxed,
         );
-        TRIGGER.fetch_add(u32::from(lapic.bit(TMR, VECTOR)), Ordering::Relaxed);
+        TRIGGER.fetch_add(
+            u32::from(lapic.bit(Register::TMR, VECTOR)),
+            Ordering::Relaxed,
+        );
         if TIMES.fetch_add(1, Ordering::Relaxed) + 1 >= ENOUGH {
             rtc::drop_line();
         }
@@ -135,11 +138,14 @@ fn test_level(report: &mut Report, lapic: Lapic) {
     pic::init();
     let risen = rtc::raise_line(|| Pic::Slave.requests() & 1 != 0);
     report.holds("the line rises", risen);
-    report.holds("a masked level requests nothing", !lapic.bit(IRR, VECTOR));
+    report.holds(
+        "a masked level requests nothing",
+        !lapic.bit(Register::IRR, VECTOR),
+    );
     ioapic::set_entry(RTC_PIN, entry);
     report.holds(
         "a level requests when it is unmasked",
-        lapic.bit(IRR, VECTOR),
+        lapic.bit(Register::IRR, VECTOR),
     );
     report.equal(
         "remote IRR is set",
@@ -169,11 +175,14 @@ fn test_level(report: &mut Report, lapic: Lapic) {
         ioapic::entry(RTC_PIN) & REMOTE_IRR,
         0,
     );
-    report.holds("the line rises", rtc::raise_line(|| lapic.bit(IRR, VECTOR)));
+    report.holds(
+        "the line rises",
+        rtc::raise_line(|| lapic.bit(Register::IRR, VECTOR)),
+    );
     rtc::drop_line();
     report.holds(
         "a level's request stays when it goes",
-        lapic.bit(IRR, VECTOR),
+        lapic.bit(Register::IRR, VECTOR),
     );
     TIMES.store(0, Ordering::Relaxed);
     let_in();

@@ -1,15 +1,13 @@
 //! The pair of 8259s, by way of LINT0. 8259A datasheet.
 
+use arch::apic::{Register, delivery_mode, lvt};
 use kernels::interrupts::{clear_handler, let_in, set_handler};
-use kernels::lapic::register::LVT_LINT0;
-use kernels::lapic::{Lapic, MASKED, Mode};
+use kernels::lapic::{Lapic, Mode};
 use kernels::pic::{self, BASE, Pic};
 use kernels::{Report, pit, rtc};
 
 use crate::record::{note, of, take};
 
-/// LVT: delivery mode ExtINT.
-const EXTINT: u32 = 7 << 8;
 /// The PIT's interrupt.
 const PIT: u8 = 0;
 /// The RTC's interrupt.
@@ -41,12 +39,12 @@ pub(crate) fn test(report: &mut Report) {
         0,
     );
     report.equal("a poll without a request", Pic::Master.poll() & 0x80, 0);
-    lapic.write(LVT_LINT0, EXTINT);
+    lapic.write(Register::LVT_LINT0, delivery_mode::EXT_INT);
     test_request(report, lapic);
     test_automatic_end(report);
     test_cascade(report);
     test_special_mask(report);
-    lapic.write(LVT_LINT0, MASKED);
+    lapic.write(Register::LVT_LINT0, lvt::MASKED);
     pic::init();
     clear_handler(PIT_VECTOR);
     clear_handler(RTC_VECTOR);
@@ -54,7 +52,7 @@ pub(crate) fn test(report: &mut Report) {
 
 fn test_request(report: &mut Report, lapic: Lapic) {
     set_handler(PIT_VECTOR, |_| note(PIT_VECTOR));
-    lapic.write(LVT_LINT0, MASKED | EXTINT);
+    lapic.write(Register::LVT_LINT0, lvt::MASKED | delivery_mode::EXT_INT);
     pic::unmask(PIT);
     pit::raise_line();
     report.equal(
@@ -64,7 +62,7 @@ fn test_request(report: &mut Report, lapic: Lapic) {
     );
     let_in();
     report.same("a masked LINT0 lets nothing in", take(), of([]));
-    lapic.write(LVT_LINT0, EXTINT);
+    lapic.write(Register::LVT_LINT0, delivery_mode::EXT_INT);
     let_in();
     report.same("a request comes with its vector", take(), of([PIT_VECTOR]));
     report.equal(

@@ -1,33 +1,25 @@
 //! The local APIC's registers in xAPIC mode. Intel SDM vol. 3, 11.4.1 and 11.5.
 
-use kernels::lapic::register::{
-    CURRENT_COUNT, DFR, DIVIDE, ESR, ICR_HIGH, ICR_LOW, ID, INITIAL_COUNT, IRR, ISR, LDR,
-    LVT_ERROR, LVT_LINT0, LVT_LINT1, LVT_PERFORMANCE, LVT_THERMAL, LVT_TIMER, PPR, SVR, TMR, TPR,
-    VERSION,
-};
-use kernels::lapic::{
-    self, APIC_BASE, DEFAULT_ADDRESS, GLOBAL_ENABLE, Lapic, MASKED, Mode, Register, SOFTWARE_ENABLE,
-};
+use arch::ApicBaseFlags;
+use arch::apic::{DEFAULT_ADDRESS, Register, esr, lvt, svr};
+use arch::cpuid::Leaf1Edx;
+use arch::msr::IA32_APIC_BASE;
+use arch::paging::ADDRESS;
+use kernels::lapic::{self, GLOBAL_ENABLE, Lapic, Mode};
 use kernels::{Report, mmio, platform, println};
 use x86_64::registers::model_specific::Msr;
 
 /// IA32_APIC_BASE: this is the bootstrap processor.
-const BOOTSTRAP: u64 = 1 << 8;
-/// ESR: an access to a register that is not there.
-const ILLEGAL_REGISTER: u32 = 1 << 7;
-/// ESR: an IPI with a vector below 16.
-const SEND_ILLEGAL_VECTOR: u32 = 1 << 5;
-
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+const BOOTSTRAP: u64 = ApicBaseFlags::BSP.bits();
 
 /// The local vector table, with the bits of each entry that can be written.
 const LVT: [(&str, Register, u32); 6] = [
-    ("LVT timer", LVT_TIMER, 0x0003_00ff),
-    ("LVT LINT0", LVT_LINT0, 0x0001_a7ff),
-    ("LVT LINT1", LVT_LINT1, 0x0001_a7ff),
-    ("LVT error", LVT_ERROR, 0x0001_00ff),
-    ("LVT performance", LVT_PERFORMANCE, 0x0001_07ff),
-    ("LVT thermal", LVT_THERMAL, 0x0001_07ff),
+    ("LVT timer", Register::LVT_TIMER, 0x0003_00ff),
+    ("LVT LINT0", Register::LVT_LINT0, 0x0001_a7ff),
+    ("LVT LINT1", Register::LVT_LINT1, 0x0001_a7ff),
+    ("LVT error", Register::LVT_ERROR, 0x0001_00ff),
+    ("LVT performance", Register::LVT_PERFORMANCE, 0x0001_07ff),
+    ("LVT thermal", Register::LVT_THERMAL, 0x0001_07ff),
 ];
 
 pub(crate) fn test(report: &mut Report) {
@@ -63,7 +55,7 @@ pub(crate) fn test(report: &mut Report) {
 
 /// How many entries the local vector table has.
 fn lvt_entries(lapic: Lapic) -> u32 {
-    (lapic.read(VERSION) >> 16 & 0xff) + 1
+    (lapic.read(Register::VERSION) >> 16 & 0xff) + 1
 }
 
 /// The LVT's entries that this APIC has: the last two of [`LVT`] came later than the others.
@@ -74,33 +66,33 @@ fn lvt(lapic: Lapic) -> impl Iterator<Item = &'static (&'static str, Register, u
 /// Disabling the APIC and enabling it again resets it. Intel SDM vol. 3, 11.4.3.
 fn test_reset_state(report: &mut Report) {
     let lapic = Lapic::enable(Mode::XApic);
-    lapic.write(TPR, 0x20);
-    lapic.write(LDR, 0x0100_0000);
-    lapic.write(INITIAL_COUNT, 1_000_000);
-    let id = lapic.read(ID);
+    lapic.write(Register::TPR, 0x20);
+    lapic.write(Register::LDR, 0x0100_0000);
+    lapic.write(Register::INITIAL_COUNT, 1_000_000);
+    let id = lapic.read(Register::ID);
     let base = lapic::base();
     lapic::set_base(base & !GLOBAL_ENABLE);
-    let apic_in_cpuid = core::arch::x86_64::__cpuid(1).edx & 1 << 9;
+    let apic_in_cpuid = core::arch::x86_64::__cpuid(1).edx & Leaf1Edx::APIC.bits();
     report.equal("CPUID hides an APIC that is disabled", apic_in_cpuid, 0);
     lapic::set_base(base);
     for (name, register, value) in [
-        ("reset: SVR", SVR, 0xff),
-        ("reset: TPR", TPR, 0),
-        ("reset: LDR", LDR, 0),
-        ("reset: DFR", DFR, u32::MAX),
-        ("reset: initial count", INITIAL_COUNT, 0),
-        ("reset: current count", CURRENT_COUNT, 0),
-        ("reset: divide configuration", DIVIDE, 0),
-        ("reset: ICR, low", ICR_LOW, 0),
-        ("reset: ID", ID, id),
+        ("reset: SVR", Register::SVR, 0xff),
+        ("reset: TPR", Register::TPR, 0),
+        ("reset: LDR", Register::LDR, 0),
+        ("reset: DFR", Register::DFR, u32::MAX),
+        ("reset: initial count", Register::INITIAL_COUNT, 0),
+        ("reset: current count", Register::CURRENT_COUNT, 0),
+        ("reset: divide configuration", Register::DIVIDE, 0),
+        ("reset: ICR, low", Register::ICR_LOW, 0),
+        ("reset: ID", Register::ID, id),
     ] {
         report.equal(name, lapic.read(register), value);
     }
     for (name, register, _) in lvt(lapic) {
-        report.equal(name, lapic.read(*register), MASKED);
+        report.equal(name, lapic.read(*register), lvt::MASKED);
     }
-    for block in [ISR, TMR, IRR] {
-        let set = (0..8).fold(0, |set, index| set | lapic.read(block + 0x10 * index));
+    for block in [Register::ISR, Register::TMR, Register::IRR] {
+        let set = (0..8).fold(0, |set, index| set | lapic.read(block.holding(32 * index)));
         report.equal("reset: ISR, TMR and IRR", set, 0);
     }
 }
@@ -109,15 +101,18 @@ fn test_relocation(report: &mut Report) {
     /// A page where no device is.
     const ELSEWHERE: u64 = 0xfed9_2000;
     let lapic = Lapic::enable(Mode::XApic);
-    let version = lapic.read(VERSION);
-    lapic.write(TPR, 0x30);
+    let version = lapic.read(Register::VERSION);
+    lapic.write(Register::TPR, 0x30);
     let base = lapic::base();
     lapic::set_base(base & !ADDRESS | ELSEWHERE);
     // SAFETY: the APIC's page is there now.
     let (moved, priority) = unsafe {
-        let address = |register: Register| ELSEWHERE + u64::from(register);
-        let found = (mmio::read32(address(VERSION)), mmio::read32(address(TPR)));
-        mmio::write32(address(TPR), 0);
+        let address = |register: Register| ELSEWHERE + u64::from(register.offset());
+        let found = (
+            mmio::read32(address(Register::VERSION)),
+            mmio::read32(address(Register::TPR)),
+        );
+        mmio::write32(address(Register::TPR), 0);
         found
     };
     lapic::set_base(base);
@@ -125,29 +120,29 @@ fn test_relocation(report: &mut Report) {
     report.equal("the APIC's state after the move", priority, 0x30);
     report.equal(
         "the APIC's page back",
-        (lapic.read(VERSION), lapic.read(TPR)).0,
+        (lapic.read(Register::VERSION), lapic.read(Register::TPR)).0,
         version,
     );
-    report.equal("a write at the other place", lapic.read(TPR), 0);
+    report.equal("a write at the other place", lapic.read(Register::TPR), 0);
 }
 
 fn test_plain(report: &mut Report, lapic: Lapic) {
-    let version = lapic.read(VERSION);
+    let version = lapic.read(Register::VERSION);
     println!("LAPIC version {version:#x}, ID {:#x}", lapic.id());
     report.within("version", u64::from(version & 0xff), 0x10..=0x15);
     report.within("LVT entries", u64::from(lvt_entries(lapic)), 4..=7);
-    lapic.write(VERSION, 0);
+    lapic.write(Register::VERSION, 0);
     report.equal(
         "the version cannot be written",
-        lapic.read(VERSION),
+        lapic.read(Register::VERSION),
         version,
     );
     for value in [0xf0, 0x5a, 0] {
-        lapic.write(TPR, value);
-        report.equal("TPR holds", lapic.read(TPR), value);
+        lapic.write(Register::TPR, value);
+        report.equal("TPR holds", lapic.read(Register::TPR), value);
         report.equal(
             "PPR is the TPR with nothing in service",
-            lapic.read(PPR),
+            lapic.read(Register::PPR),
             value,
         );
         let cr8: u64;
@@ -157,45 +152,70 @@ fn test_plain(report: &mut Report, lapic: Lapic) {
     }
     // SAFETY: interrupts are off; CR8 is put back.
     unsafe { core::arch::asm!("mov cr8, {}", in(reg) 7_u64) };
-    report.equal("the TPR is CR8", lapic.read(TPR), 0x70);
-    lapic.write(TPR, 0);
+    report.equal("the TPR is CR8", lapic.read(Register::TPR), 0x70);
+    lapic.write(Register::TPR, 0);
     for (name, register, written, read) in [
-        ("LDR holds its upper byte", LDR, 0x5a00_0000, 0x5a00_0000),
-        ("DFR holds its upper bits", DFR, 0x0fff_ffff, 0x0fff_ffff),
-        ("DFR's other bits are set", DFR, 0xf000_0000, u32::MAX),
+        (
+            "LDR holds its upper byte",
+            Register::LDR,
+            0x5a00_0000,
+            0x5a00_0000,
+        ),
+        (
+            "DFR holds its upper bits",
+            Register::DFR,
+            0x0fff_ffff,
+            0x0fff_ffff,
+        ),
+        (
+            "DFR's other bits are set",
+            Register::DFR,
+            0xf000_0000,
+            u32::MAX,
+        ),
         (
             "ICR high holds the destination",
-            ICR_HIGH,
+            Register::ICR_HIGH,
             0x1200_0000,
             0x1200_0000,
         ),
-        ("divide configuration", DIVIDE, 0xb, 0xb),
-        ("SVR", SVR, SOFTWARE_ENABLE | 0x3f, SOFTWARE_ENABLE | 0x3f),
+        ("divide configuration", Register::DIVIDE, 0xb, 0xb),
+        (
+            "SVR",
+            Register::SVR,
+            svr::ENABLED | 0x3f,
+            svr::ENABLED | 0x3f,
+        ),
         (
             "SVR back",
-            SVR,
-            SOFTWARE_ENABLE | 0xff,
-            SOFTWARE_ENABLE | 0xff,
+            Register::SVR,
+            svr::ENABLED | 0xff,
+            svr::ENABLED | 0xff,
         ),
-        ("initial count, masked", INITIAL_COUNT, u32::MAX, u32::MAX),
-        ("initial count, stopped", INITIAL_COUNT, 0, 0),
+        (
+            "initial count, masked",
+            Register::INITIAL_COUNT,
+            u32::MAX,
+            u32::MAX,
+        ),
+        ("initial count, stopped", Register::INITIAL_COUNT, 0, 0),
     ] {
         lapic.write(register, written);
         report.equal(name, lapic.read(register), read);
     }
-    lapic.write(CURRENT_COUNT, 77);
+    lapic.write(Register::CURRENT_COUNT, 77);
     report.equal(
         "the current count cannot be written",
-        lapic.read(CURRENT_COUNT),
+        lapic.read(Register::CURRENT_COUNT),
         0,
     );
-    lapic.write(LDR, 0);
+    lapic.write(Register::LDR, 0);
 }
 
 fn test_lvt(report: &mut Report, lapic: Lapic) {
     for (name, register, bits) in lvt(lapic) {
         // Masked, fixed delivery: nothing comes of it.
-        for value in [MASKED | 0xff & bits, MASKED | 0x31] {
+        for value in [lvt::MASKED | 0xff & bits, lvt::MASKED | 0x31] {
             lapic.write(*register, value);
             report.equal(name, lapic.read(*register), value);
         }
@@ -208,7 +228,7 @@ fn test_lvt(report: &mut Report, lapic: Lapic) {
             let legal = *bits & !0x700;
             lapic.write(*register, !0x700);
             report.equal(name, lapic.read(*register) & !0x0004_0000, legal);
-            lapic.write(*register, MASKED);
+            lapic.write(*register, lvt::MASKED);
         }
     }
     if platform::is_tcg() {
@@ -217,7 +237,7 @@ fn test_lvt(report: &mut Report, lapic: Lapic) {
         test_software_disabled_lvt(report, lapic);
     }
     for (_, register, _) in lvt(lapic) {
-        lapic.write(*register, MASKED);
+        lapic.write(*register, lvt::MASKED);
     }
 }
 
@@ -226,27 +246,27 @@ fn test_software_disabled_lvt(report: &mut Report, lapic: Lapic) {
     for (_, register, _) in lvt(lapic) {
         lapic.write(*register, 0x31);
     }
-    lapic.write(SVR, 0xff);
+    lapic.write(Register::SVR, 0xff);
     for (name, register, _) in lvt(lapic) {
-        report.equal(name, lapic.read(*register) & MASKED, MASKED);
+        report.equal(name, lapic.read(*register) & lvt::MASKED, lvt::MASKED);
         lapic.write(*register, 0x31);
-        report.equal(name, lapic.read(*register) & MASKED, MASKED);
+        report.equal(name, lapic.read(*register) & lvt::MASKED, lvt::MASKED);
     }
-    lapic.write(SVR, SOFTWARE_ENABLE | 0xff);
+    lapic.write(Register::SVR, svr::ENABLED | 0xff);
 }
 
 fn test_errors(report: &mut Report, lapic: Lapic) {
     let latch = || {
-        lapic.write(ESR, 0);
-        lapic.read(ESR)
+        lapic.write(Register::ESR, 0);
+        lapic.read(Register::ESR)
     };
     let _ = latch();
     report.equal("no error", latch(), 0);
-    let _ = lapic.read(0x040);
+    let _ = lapic.read(Register::at(0x040));
     report.equal(
         "reading a register that is not there",
-        latch() & ILLEGAL_REGISTER,
-        ILLEGAL_REGISTER,
+        latch() & esr::ILLEGAL_REGISTER,
+        esr::ILLEGAL_REGISTER,
     );
     if platform::is_tcg() {
         report.skip(
@@ -256,24 +276,27 @@ fn test_errors(report: &mut Report, lapic: Lapic) {
         return;
     }
     report.equal("the error is gone after the second write", latch(), 0);
-    lapic.write(0x040, 1);
+    lapic.write(Register::at(0x040), 1);
     report.equal(
         "writing a register that is not there",
-        latch() & ILLEGAL_REGISTER,
-        ILLEGAL_REGISTER,
+        latch() & esr::ILLEGAL_REGISTER,
+        esr::ILLEGAL_REGISTER,
     );
     let _ = latch();
     lapic.send_self(3);
     report.equal(
         "sending an illegal vector",
-        latch() & SEND_ILLEGAL_VECTOR,
-        SEND_ILLEGAL_VECTOR,
+        latch() & esr::SEND_ILLEGAL_VECTOR,
+        esr::SEND_ILLEGAL_VECTOR,
     );
-    report.holds("an illegal vector is not accepted", !lapic.bit(IRR, 3));
+    report.holds(
+        "an illegal vector is not accepted",
+        !lapic.bit(Register::IRR, 3),
+    );
     let _ = latch();
     let reserved = kernels::interrupts::catch(|| {
         // SAFETY: the reserved bits are refused.
-        unsafe { Msr::new(APIC_BASE).write(lapic::base() | 1 << 9) }
+        unsafe { Msr::new(IA32_APIC_BASE).write(lapic::base() | 1 << 9) }
     });
     report.same(
         "IA32_APIC_BASE with a reserved bit",

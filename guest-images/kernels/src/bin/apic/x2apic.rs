@@ -2,13 +2,10 @@
 
 use core::arch::x86_64::__cpuid_count;
 
+use arch::apic::{Register, lvt};
 use kernels::Report;
 use kernels::interrupts::{Fault, catch};
-use kernels::lapic::register::{
-    CURRENT_COUNT, DFR, DIVIDE, EOI, ESR, ICR_HIGH, ID, INITIAL_COUNT, IRR, ISR, LDR, LVT_LINT0,
-    LVT_TIMER, PPR, SELF_IPI, SVR, TPR, VERSION,
-};
-use kernels::lapic::{self, GLOBAL_ENABLE, Lapic, MASKED, Mode, Register, X2APIC_ENABLE};
+use kernels::lapic::{self, GLOBAL_ENABLE, Lapic, Mode, X2APIC_ENABLE};
 use x86_64::registers::model_specific::Msr;
 
 use crate::delivery;
@@ -20,7 +17,7 @@ fn set_base(value: u64) -> Result<(), Fault> {
 }
 
 fn msr(register: Register) -> Msr {
-    Msr::new(0x800 + (register >> 4))
+    Msr::new(register.msr())
 }
 
 fn write(register: Register, value: u64) -> Result<(), Fault> {
@@ -50,17 +47,17 @@ fn test_transitions(report: &mut Report) {
     let id = lapic.id();
     report.same(
         "the MSRs are not there in xAPIC mode",
-        read(VERSION),
+        read(Register::VERSION),
         Err(GP),
     );
     report.same("xAPIC to invalid", set_base(invalid), Err(GP));
     report.equal("unharmed", lapic::base(), x);
-    lapic.write(TPR, 0x20);
-    lapic.write(SVR, 0x1ab);
+    lapic.write(Register::TPR, 0x20);
+    lapic.write(Register::SVR, 0x1ab);
     report.same("xAPIC to x2APIC", set_base(x2), Ok(()));
     report.equal("IA32_APIC_BASE holds", lapic::base(), x2);
-    report.same("TPR is kept", read(TPR), Ok(0x20));
-    report.same("SVR is kept", read(SVR), Ok(0x1ab));
+    report.same("TPR is kept", read(Register::TPR), Ok(0x20));
+    report.same("SVR is kept", read(Register::SVR), Ok(0x1ab));
     report.same("x2APIC to x2APIC", set_base(x2), Ok(()));
     report.same("x2APIC to xAPIC", set_base(x), Err(GP));
     report.same("x2APIC to invalid", set_base(invalid), Err(GP));
@@ -79,7 +76,7 @@ fn test_disabling(report: &mut Report, id: u32) {
     report.same("x2APIC to disabled", set_base(disabled), Ok(()));
     report.same(
         "the MSRs are not there when disabled",
-        read(VERSION),
+        read(Register::VERSION),
         Err(GP),
     );
     report.same("disabled to x2APIC", set_base(x2), Err(GP));
@@ -87,65 +84,92 @@ fn test_disabling(report: &mut Report, id: u32) {
     report.equal("unharmed", lapic::base(), disabled);
     report.same("disabled to xAPIC", set_base(x), Ok(()));
     report.equal("the ID is the same again", Lapic::current().id(), id);
-    report.equal("TPR after disabling", Lapic::current().read(TPR), 0);
+    report.equal(
+        "TPR after disabling",
+        Lapic::current().read(Register::TPR),
+        0,
+    );
 }
 
 fn test_registers(report: &mut Report) {
     let id = u64::from(__cpuid_count(0xb, 0).edx);
-    report.same("ID is CPUID's", read(ID), Ok(id));
+    report.same("ID is CPUID's", read(Register::ID), Ok(id));
     report.same(
         "LDR comes from the ID",
-        read(LDR),
+        read(Register::LDR),
         Ok((id >> 4) << 16 | 1 << (id & 15)),
     );
     for (name, register) in [
-        ("ID cannot be written", ID),
-        ("version cannot be written", VERSION),
-        ("LDR cannot be written", LDR),
-        ("PPR cannot be written", PPR),
-        ("ISR cannot be written", ISR),
-        ("IRR cannot be written", IRR),
-        ("the current count cannot be written", CURRENT_COUNT),
-        ("there is no DFR to write", DFR),
-        ("there is no ICR high to write", ICR_HIGH),
-        ("there is nothing at 0x40 to write", 0x040),
+        ("ID cannot be written", Register::ID),
+        ("version cannot be written", Register::VERSION),
+        ("LDR cannot be written", Register::LDR),
+        ("PPR cannot be written", Register::PPR),
+        ("ISR cannot be written", Register::ISR),
+        ("IRR cannot be written", Register::IRR),
+        (
+            "the current count cannot be written",
+            Register::CURRENT_COUNT,
+        ),
+        ("there is no DFR to write", Register::DFR),
+        ("there is no ICR high to write", Register::ICR_HIGH),
+        ("there is nothing at 0x40 to write", Register::at(0x040)),
     ] {
         report.same(name, write(register, 0), Err(GP));
     }
     for (name, register) in [
-        ("EOI cannot be read", EOI),
-        ("self-IPI cannot be read", SELF_IPI),
-        ("there is no DFR to read", DFR),
-        ("there is no ICR high to read", ICR_HIGH),
-        ("there is nothing at 0x40 to read", 0x040),
-        ("there is nothing at 0x0c0 to read", 0x0c0),
+        ("EOI cannot be read", Register::EOI),
+        ("self-IPI cannot be read", Register::SELF_IPI),
+        ("there is no DFR to read", Register::DFR),
+        ("there is no ICR high to read", Register::ICR_HIGH),
+        ("there is nothing at 0x40 to read", Register::at(0x040)),
+        ("there is nothing at 0x0c0 to read", Register::RRD),
     ] {
         report.same(name, read(register), Err(GP));
     }
     for (name, register, value) in [
-        ("EOI other than 0", EOI, 1),
-        ("ESR other than 0", ESR, 1),
-        ("TPR with reserved bits", TPR, 0x100),
-        ("SVR with reserved bits", SVR, 0x1_01ff),
-        ("LVT timer with reserved bits", LVT_TIMER, 0x1_0831),
-        ("LVT LINT0 with reserved bits", LVT_LINT0, 0x3_0031),
-        ("divide configuration with reserved bits", DIVIDE, 0x10),
-        ("initial count with upper bits", INITIAL_COUNT, 1 << 32),
-        ("TPR with upper bits", TPR, 1 << 32),
-        ("self-IPI with reserved bits", SELF_IPI, 0x1_0041),
+        ("EOI other than 0", Register::EOI, 1),
+        ("ESR other than 0", Register::ESR, 1),
+        ("TPR with reserved bits", Register::TPR, 0x100),
+        ("SVR with reserved bits", Register::SVR, 0x1_01ff),
+        (
+            "LVT timer with reserved bits",
+            Register::LVT_TIMER,
+            0x1_0831,
+        ),
+        (
+            "LVT LINT0 with reserved bits",
+            Register::LVT_LINT0,
+            0x3_0031,
+        ),
+        (
+            "divide configuration with reserved bits",
+            Register::DIVIDE,
+            0x10,
+        ),
+        (
+            "initial count with upper bits",
+            Register::INITIAL_COUNT,
+            1 << 32,
+        ),
+        ("TPR with upper bits", Register::TPR, 1 << 32),
+        ("self-IPI with reserved bits", Register::SELF_IPI, 0x1_0041),
     ] {
         report.same(name, write(register, value), Err(GP));
     }
     // SAFETY: the APIC touches no memory; the IPIs are none.
-    let icr = catch(|| unsafe { Msr::new(0x830).write(1 << 20) });
+    let icr = catch(|| unsafe { msr(Register::ICR_LOW).write(1 << 20) });
     report.same("ICR with reserved bits", icr, Err(GP));
     for (name, register, value) in [
-        ("TPR", TPR, 0x35),
-        ("TPR back", TPR, 0),
-        ("LVT timer", LVT_TIMER, u64::from(MASKED) | 0x31),
-        ("divide configuration", DIVIDE, 0xb),
-        ("initial count", INITIAL_COUNT, 0xffff_ffff),
-        ("initial count back", INITIAL_COUNT, 0),
+        ("TPR", Register::TPR, 0x35),
+        ("TPR back", Register::TPR, 0),
+        (
+            "LVT timer",
+            Register::LVT_TIMER,
+            u64::from(lvt::MASKED) | 0x31,
+        ),
+        ("divide configuration", Register::DIVIDE, 0xb),
+        ("initial count", Register::INITIAL_COUNT, 0xffff_ffff),
+        ("initial count back", Register::INITIAL_COUNT, 0),
     ] {
         report.same(
             name,
@@ -154,7 +178,11 @@ fn test_registers(report: &mut Report) {
         );
     }
     // What was refused above may have been noted as an error: the first write takes it over.
-    let _ = write(ESR, 0);
-    report.same("ESR is 0", write(ESR, 0).and_then(|()| read(ESR)), Ok(0));
-    report.same("EOI of 0", write(EOI, 0), Ok(()));
+    let _ = write(Register::ESR, 0);
+    report.same(
+        "ESR is 0",
+        write(Register::ESR, 0).and_then(|()| read(Register::ESR)),
+        Ok(0),
+    );
+    report.same("EOI of 0", write(Register::EOI, 0), Ok(()));
 }

@@ -12,10 +12,11 @@
 
 mod clock;
 
+use arch::apic::{Register, divide, lvt};
+use arch::msr::IA32_TIME_STAMP_COUNTER;
 use clock::{Clock, Hertz, Reading};
 use kernels::hpet::{CONFIGURATION, COUNTER, ENABLE, Hpet};
-use kernels::lapic::register::{CURRENT_COUNT, DIVIDE, INITIAL_COUNT, LVT_TIMER};
-use kernels::lapic::{Lapic, MASKED, Mode, PERIODIC};
+use kernels::lapic::{Lapic, Mode};
 use kernels::pm_timer::{self, PmTimer};
 use kernels::{Report, memory, multiboot, pit, println, rtc, serial, tsc};
 
@@ -33,13 +34,13 @@ fn start_hpet() -> Option<Hpet> {
 /// Starts the local APIC's timer and measures its frequency, to the nearest MHz where it is near
 /// one, because no register tells it.
 fn start_lapic(lapic: Lapic, tsc_hertz: u64) -> u64 {
-    lapic.write(DIVIDE, 0b1011);
-    lapic.write(LVT_TIMER, MASKED | PERIODIC);
-    lapic.write(INITIAL_COUNT, LAPIC_PERIOD);
+    lapic.write(Register::DIVIDE, divide::BY_1);
+    lapic.write(Register::LVT_TIMER, lvt::MASKED | lvt::TIMER_PERIODIC);
+    lapic.write(Register::INITIAL_COUNT, LAPIC_PERIOD);
     let start = tsc::now();
-    let first = lapic.read(CURRENT_COUNT);
+    let first = lapic.read(Register::CURRENT_COUNT);
     tsc::wait(tsc_hertz / 10);
-    let counted = u64::from(first.wrapping_sub(lapic.read(CURRENT_COUNT)));
+    let counted = u64::from(first.wrapping_sub(lapic.read(Register::CURRENT_COUNT)));
     let ticks = tsc::now() - start;
     let hertz = (u128::from(counted) * u128::from(tsc_hertz) / u128::from(ticks)) as u64;
     let near = |goal: u64| hertz.abs_diff(goal) < goal / 1000;
@@ -86,8 +87,9 @@ fn run(report: &mut Report) {
     let read_pm_timer = move || pm_timer.map_or(0, |timer| u64::from(timer.read()));
     let read_pit = || u64::from(0_u16.wrapping_sub(pit::count(0)));
     // SAFETY: every 64-bit CPU has IA32_TIME_STAMP_COUNTER.
-    let read_tsc_msr = || unsafe { x86_64::registers::model_specific::Msr::new(0x10).read() };
-    let read_lapic = move || u64::from(LAPIC_PERIOD - lapic.read(CURRENT_COUNT));
+    let read_tsc_msr =
+        || unsafe { x86_64::registers::model_specific::Msr::new(IA32_TIME_STAMP_COUNTER).read() };
+    let read_lapic = move || u64::from(LAPIC_PERIOD - lapic.read(Register::CURRENT_COUNT));
     let pm_mask = pm_timer.map_or(1, |timer| timer.mask);
     let mut clocks = [
         // The femtoseconds of a period, as a frequency without rounding.

@@ -3,6 +3,8 @@
 use core::arch::asm;
 use core::arch::x86_64::{__cpuid, __cpuid_count};
 
+use arch::cpuid::Leaf1Ecx;
+use arch::{Cr0Flags, Cr4Flags};
 use kernels::interrupts::{Fault, catch};
 use kernels::{Report, memory, platform};
 
@@ -34,25 +36,25 @@ accessors!(read_dr7, write_dr7, "dr7");
 
 const GP: Result<(), Fault> = Err(Fault::GENERAL_PROTECTION);
 
-const CR0_PE: u64 = 1 << 0;
-const CR0_MP: u64 = 1 << 1;
-const CR0_EM: u64 = 1 << 2;
-const CR0_TS: u64 = 1 << 3;
-const CR0_ET: u64 = 1 << 4;
-const CR0_NE: u64 = 1 << 5;
-const CR0_WP: u64 = 1 << 16;
-const CR0_AM: u64 = 1 << 18;
-const CR0_NW: u64 = 1 << 29;
-const CR0_CD: u64 = 1 << 30;
-const CR0_PG: u64 = 1 << 31;
+const CR0_PE: u64 = Cr0Flags::PROTECTED_MODE_ENABLE.bits();
+const CR0_MP: u64 = Cr0Flags::MONITOR_COPROCESSOR.bits();
+const CR0_EM: u64 = Cr0Flags::EMULATE_COPROCESSOR.bits();
+const CR0_TS: u64 = Cr0Flags::TASK_SWITCHED.bits();
+const CR0_ET: u64 = Cr0Flags::EXTENSION_TYPE.bits();
+const CR0_NE: u64 = Cr0Flags::NUMERIC_ERROR.bits();
+const CR0_WP: u64 = Cr0Flags::WRITE_PROTECT.bits();
+const CR0_AM: u64 = Cr0Flags::ALIGNMENT_MASK.bits();
+const CR0_NW: u64 = Cr0Flags::NOT_WRITE_THROUGH.bits();
+const CR0_CD: u64 = Cr0Flags::CACHE_DISABLE.bits();
+const CR0_PG: u64 = Cr0Flags::PAGING.bits();
 
-const CR4_TSD: u64 = 1 << 2;
-const CR4_DE: u64 = 1 << 3;
-const CR4_PAE: u64 = 1 << 5;
-const CR4_PGE: u64 = 1 << 7;
-const CR4_PCE: u64 = 1 << 8;
-const CR4_VMXE: u64 = 1 << 13;
-const CR4_OSXSAVE: u64 = 1 << 18;
+const CR4_TSD: u64 = Cr4Flags::TIMESTAMP_DISABLE.bits();
+const CR4_DE: u64 = Cr4Flags::DEBUGGING_EXTENSIONS.bits();
+const CR4_PAE: u64 = Cr4Flags::PHYSICAL_ADDRESS_EXTENSION.bits();
+const CR4_PGE: u64 = Cr4Flags::PAGE_GLOBAL.bits();
+const CR4_PCE: u64 = Cr4Flags::PERFORMANCE_MONITOR_COUNTER.bits();
+const CR4_VMXE: u64 = Cr4Flags::VIRTUAL_MACHINE_EXTENSIONS.bits();
+const CR4_OSXSAVE: u64 = Cr4Flags::OSXSAVE.bits();
 
 pub(crate) fn test(report: &mut Report) {
     test_cr0(report);
@@ -303,7 +305,7 @@ fn test_xcr0(report: &mut Report) {
         ("XSETBV: reserved bits", 0, 1 << 62 | 3),
         ("XSETBV: another XCR", 1, 3),
     ];
-    if __cpuid(1).ecx & 1 << 26 == 0 {
+    if __cpuid(1).ecx & Leaf1Ecx::XSAVE.bits() == 0 {
         report.skip("XSETBV", "no XSAVE");
         return;
     }

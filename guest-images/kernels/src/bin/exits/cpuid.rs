@@ -3,16 +3,14 @@
 use core::arch::asm;
 use core::arch::x86_64::{__cpuid, __cpuid_count};
 
+use arch::cpuid::{EXTENDED, Extended1Edx, Leaf1Ecx};
 use kernels::Report;
 use kernels::lapic::{Lapic, Mode};
 use x86_64::registers::control::{Cr4, Cr4Flags};
 
-/// Leaf 1, ECX: VMX.
-const VMX: u32 = 1 << 5;
-/// Leaf 1, ECX: XSAVE is there.
-const XSAVE: u32 = 1 << 26;
-/// Leaf 1, ECX: the operating system has enabled XSAVE.
-const OSXSAVE: u32 = 1 << 27;
+const VMX: u32 = Leaf1Ecx::VMX.bits();
+const XSAVE: u32 = Leaf1Ecx::XSAVE.bits();
+const OSXSAVE: u32 = Leaf1Ecx::OSXSAVE.bits();
 
 pub(crate) fn test(report: &mut Report) {
     let highest = __cpuid(0).eax;
@@ -20,7 +18,7 @@ pub(crate) fn test(report: &mut Report) {
     report.equal("cpuid: no VMX in the guest", __cpuid(1).ecx & VMX, 0);
     report.within(
         "cpuid: highest extended leaf",
-        u64::from(__cpuid(0x8000_0000).eax),
+        u64::from(__cpuid(EXTENDED).eax),
         0x8000_0008..=0x8000_00ff,
     );
     let lapic = Lapic::enable(Mode::XApic);
@@ -61,7 +59,7 @@ pub(crate) fn test(report: &mut Report) {
 
     report.holds(
         "cpuid: SYSCALL in 64-bit mode",
-        __cpuid(0x8000_0001).edx & 1 << 11 != 0,
+        __cpuid(EXTENDED + 1).edx & Extended1Edx::SYSCALL.bits() != 0,
     );
 
     let (rax, rbx, rcx, rdx): (u64, u64, u64, u64);

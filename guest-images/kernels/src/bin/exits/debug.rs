@@ -3,18 +3,18 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use kernels::interrupts::{Frame, clear_handler, set_handler};
+use arch::{Dr6Flags, Dr7Flags};
+use kernels::interrupts::{DEBUG, Frame, clear_handler, set_handler};
 use kernels::{Report, platform};
 
-const DEBUG: u8 = 1;
 /// DR6 with no cause.
-const NO_CAUSE: u64 = 0xffff_0ff0;
+const NO_CAUSE: u64 = arch::reset::DR6;
 /// DR6.BD: an access to a debug register under DR7.GD.
-const DEBUG_REGISTER: u64 = 1 << 13;
+const DEBUG_REGISTER: u64 = Dr6Flags::ACCESS_DETECTED.bits();
 /// DR6.BS: a single step.
-const SINGLE_STEP: u64 = 1 << 14;
-/// DR7.GD.
-const GENERAL_DETECT: u64 = 1 << 13 | 1 << 10;
+const SINGLE_STEP: u64 = Dr6Flags::STEP.bits();
+/// DR7.GD, and the bit that is always one.
+const GENERAL_DETECT: u64 = Dr7Flags::GENERAL_DETECT_ENABLE.bits() | arch::reset::DR7;
 
 /// As many as any test here has, and one for too many.
 const ROOM: usize = 8;

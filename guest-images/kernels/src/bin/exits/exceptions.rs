@@ -3,18 +3,19 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use arch::{PageFaultErrorCode, RFlags};
 use kernels::interrupts::{Fault, catch, clear_handler, last_fault, read_cr2, set_handler};
 use kernels::memory::{self, NO_EXECUTE, PRESENT, UNMAPPED, USER, WRITABLE};
 use kernels::{Report, platform, segments};
 
 /// Page fault on a page that is present.
-const PROTECTION: u64 = 1 << 0;
+const PROTECTION: u64 = PageFaultErrorCode::PROTECTION_VIOLATION.bits();
 /// Page fault by a write.
-const WRITE: u64 = 1 << 1;
+const WRITE: u64 = PageFaultErrorCode::CAUSED_BY_WRITE.bits();
 /// Page fault by reserved bits.
-const RESERVED: u64 = 1 << 3;
+const RESERVED: u64 = PageFaultErrorCode::MALFORMED_TABLE.bits();
 /// Page fault by an instruction fetch.
-const FETCH: u64 = 1 << 4;
+const FETCH: u64 = PageFaultErrorCode::INSTRUCTION_FETCH.bits();
 
 pub(crate) fn test(report: &mut Report) {
     test_page_faults(report);
@@ -175,7 +176,7 @@ fn test_others(report: &mut Report) {
 
 /// Faults push RFLAGS with RF set, whoever delivers them; traps do not. Intel SDM vol. 3B, 18.3.1.1.
 fn test_resume_flag(report: &mut Report) {
-    const RF: u64 = 1 << 16;
+    const RF: u64 = RFlags::RESUME_FLAG.bits();
     const NO_MSR: u32 = 0x1234_5678;
     let mut pushed = |name, outcome: Result<(), Fault>, expected| {
         report.holds(format_args!("{name}: an exception"), outcome.is_err());

@@ -3,16 +3,17 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use kernels::interrupts::{Fault, catch, clear_handler, set_handler};
-use kernels::lapic::{Lapic, Mode, register};
+use arch::apic::{DEFAULT_ADDRESS, Register, divide};
+use arch::{Dr6Flags, RFlags};
+use kernels::interrupts::{DEBUG, Fault, catch, clear_handler, set_handler};
+use kernels::lapic::{Lapic, Mode};
 use kernels::{Report, mmio, platform, tsc};
 
 const VECTOR: u8 = 0x40;
-const DEBUG: u8 = 1;
 /// RFLAGS.TF.
-const TRAP: u64 = 1 << 8;
+const TRAP: u64 = RFlags::TRAP_FLAG.bits();
 /// DR6.BS: a single step.
-const SINGLE_STEP: u64 = 1 << 14;
+const SINGLE_STEP: u64 = Dr6Flags::STEP.bits();
 
 static INTERRUPTS: AtomicU32 = AtomicU32::new(0);
 
@@ -33,12 +34,12 @@ fn test_halt(report: &mut Report) {
         Lapic::enable(Mode::XApic).end();
     });
     let lapic = Lapic::enable(Mode::XApic);
-    lapic.write(register::DIVIDE, 0xb);
-    lapic.write(register::LVT_TIMER, u32::from(VECTOR));
+    lapic.write(Register::DIVIDE, divide::BY_1);
+    lapic.write(Register::LVT_TIMER, u32::from(VECTOR));
     for _ in 0..3 {
         INTERRUPTS.store(0, Ordering::Relaxed);
         let start = tsc::now();
-        lapic.write(register::INITIAL_COUNT, 100_000);
+        lapic.write(Register::INITIAL_COUNT, 100_000);
         // SAFETY: the timer's handler keeps all registers.
         unsafe { asm!("sti", "hlt", "cli") };
         report.equal(
@@ -48,7 +49,7 @@ fn test_halt(report: &mut Report) {
         );
         report.equal(
             "the timer has run down",
-            lapic.read(register::CURRENT_COUNT),
+            lapic.read(Register::CURRENT_COUNT),
             0,
         );
         report.holds("time passed in HLT", tsc::now() - start > 10_000);
@@ -118,7 +119,7 @@ fn test_single_steps(report: &mut Report) {
                     rbx = inout(reg) 0_u64 => _,
                     trap = const TRAP,
                     inout("rax") 0_u64 => _, inout("rcx") 0x1b_u64 => _, inout("rdx") 0xffff_u64 => _,
-                    in("rdi") kernels::lapic::DEFAULT_ADDRESS + 0x30,
+                    in("rdi") DEFAULT_ADDRESS + 0x30,
                 );
             }
             report.equal(concat!("single steps over ", $name), STEPS.load(Ordering::Relaxed), 4);
@@ -164,7 +165,7 @@ fn test_single_steps(report: &mut Report) {
     }
     clear_handler(DEBUG);
     // SAFETY: the LAPIC's version register.
-    let version = unsafe { mmio::read32(kernels::lapic::DEFAULT_ADDRESS + 0x30) };
+    let version = unsafe { mmio::read32(DEFAULT_ADDRESS + 0x30) };
     report.within(
         "the LAPIC's version",
         u64::from(version & 0xff),

@@ -13,7 +13,7 @@ use kernels::{Report, ioapic, mmio};
 /// CF, PF, ZF, SF and OF: the flags that all these instructions define, AF being undefined for some.
 const FLAGS: u64 = 0x8c5;
 /// CF alone, for the bit tests.
-const CARRY: u64 = 1;
+const CARRY: u64 = arch::RFlags::CARRY_FLAG.bits();
 
 /// HPET timer: its comparator has 64 bits.
 const TIMER_64BIT: u64 = 1 << 5;

@@ -12,7 +12,7 @@ const NOBODY: u16 = 0x1234;
 /// COM1's scratch register: holds a byte, and has no other effect.
 const SCRATCH: u16 = 0x3ff;
 /// RFLAGS.DF.
-const DIRECTION: u64 = 1 << 10;
+const DIRECTION: u64 = arch::RFlags::DIRECTION_FLAG.bits();
 
 const COUNT: usize = 16;
 

@@ -3,8 +3,8 @@
 use core::arch::asm;
 use core::arch::x86_64::__cpuid;
 
+use arch::apic::DEFAULT_ADDRESS;
 use kernels::Report;
-use kernels::lapic::DEFAULT_ADDRESS;
 use x86_64::registers::control::{Cr4, Cr4Flags};
 
 /// 16 registers of up to 32 bytes.

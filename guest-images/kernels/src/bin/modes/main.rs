@@ -6,22 +6,20 @@
 
 mod journey;
 
+use arch::ExceptionVector;
+use arch::apic::{Register, delivery_mode, lvt};
 use kernels::interrupts::{clear_handler, set_handler};
-use kernels::lapic::register::{LVT_LINT0, VERSION};
-use kernels::lapic::{Lapic, MASKED, Mode};
-use kernels::memory::{self, PRESENT, WRITABLE};
+use kernels::lapic::{Lapic, Mode};
+use kernels::memory::{self, LARGE, PRESENT, WRITABLE};
 use kernels::{Report, pic, segments};
 
 use journey::{Finding, MAGIC_PLACE, Stage};
 
-const EXTINT: u32 = 7 << 8;
 /// #UD.
-const INVALID_OPCODE: u8 = 6;
+const INVALID_OPCODE: u8 = ExceptionVector::InvalidOpcode as u8;
 /// The vector of the software interrupt.
 const SOFTWARE: u8 = 0x30;
 
-/// Page-table entry: a large page.
-const LARGE: u64 = 1 << 7;
 /// Where paging shows other memory than without: 1 GiB up.
 const WINDOW_ENTRY_4M: usize = 256;
 
@@ -103,7 +101,7 @@ fn tables_32() -> u64 {
 
 fn run(report: &mut Report) {
     let lapic = Lapic::enable(Mode::XApic);
-    lapic.write(LVT_LINT0, EXTINT);
+    lapic.write(Register::LVT_LINT0, delivery_mode::EXT_INT);
     pic::unmask(0);
     set_handler(pic::BASE, |_| {
         journey::count_tick();
@@ -123,9 +121,9 @@ fn run(report: &mut Report) {
             second_entry,
             root_32: tables_32(),
         });
-        check(report, &findings, lapic.read(VERSION));
+        check(report, &findings, lapic.read(Register::VERSION));
     }
-    lapic.write(LVT_LINT0, MASKED);
+    lapic.write(Register::LVT_LINT0, lvt::MASKED);
     clear_handler(pic::BASE);
 }
 

@@ -8,14 +8,12 @@ use core::arch::asm;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
-use kernels::lapic::{ASSERT, Lapic, Mode};
+use arch::apic::{delivery_mode, icr};
+use arch::msr::IA32_TSC_ADJUST;
+use kernels::lapic::{Lapic, Mode};
 use kernels::{Report, exit, interrupts, platform, println, rtc, smp, tsc};
 use x86_64::registers::model_specific::Msr;
 
-const INIT: u32 = 0b101 << 8;
-const START_UP: u32 = 0b110 << 8;
-const TO_OTHERS: u32 = 0b11 << 18;
-const TSC_ADJUST: u32 = 0x3b;
 /// What the other CPU's TSC is moved by, and stays moved by.
 const ADJUSTMENT: u64 = 0x123_4567;
 /// Where the probe leaves what it found.
@@ -99,7 +97,7 @@ fn disturb(_: u32) {
     // SAFETY: no breakpoint is enabled, and nobody looks at CR2 or the TSC.
     unsafe {
         asm!("mov dr0, {0}", "mov dr6, {1}", "mov cr2, {0}", in(reg) 0x5678_u64, in(reg) 0xffff_4ff1_u64);
-        Msr::new(TSC_ADJUST).write(ADJUSTMENT);
+        Msr::new(IA32_TSC_ADJUST).write(ADJUSTMENT);
     }
     DISTURBED.store(1, Ordering::SeqCst);
 }
@@ -138,11 +136,14 @@ fn run(report: &mut Report) {
     tsc::wait_until(hertz / 10, || DISTURBED.load(Ordering::SeqCst) != 0);
     for (time, page) in (1..).zip(PAGES) {
         install_probe(page);
-        lapic.send(0, TO_OTHERS | ASSERT | INIT);
+        lapic.send(0, icr::TO_OTHERS | icr::ASSERT | delivery_mode::INIT);
         tsc::wait(hertz / 100);
         for _ in 0..2 {
             // The second finds it running.
-            lapic.send(0, TO_OTHERS | ASSERT | START_UP | (page >> 12) as u32);
+            lapic.send(
+                0,
+                icr::TO_OTHERS | icr::ASSERT | delivery_mode::START_UP | (page >> 12) as u32,
+            );
             tsc::wait(hertz / 1000);
         }
         tsc::wait_until(hertz / 10, || record().times >= time);
@@ -184,7 +185,7 @@ fn warm_reset(report: &mut Report, lapic: Lapic) {
     rtc::write(SHUTDOWN_STATUS, JUMP);
     // SAFETY: the BIOS data area.
     unsafe { (WARM_RESET_VECTOR as *mut u32).write_unaligned((page as u32 >> 4) << 16) };
-    lapic.send(lapic.id(), ASSERT | INIT);
+    lapic.send(lapic.id(), icr::ASSERT | delivery_mode::INIT);
     loop {
         core::hint::spin_loop();
     }

@@ -29,10 +29,10 @@ mod checks {
     const TSS_32: u64 = 0x89;
     const TSS_16: u64 = 0x81;
     const BUSY: u32 = 2;
-    const NT: u32 = 1 << 14;
-    const TS: u32 = 1 << 3;
+    const NT: u32 = arch::RFlags::NESTED_TASK.bits() as u32;
+    const TS: u32 = arch::Cr0Flags::TASK_SWITCHED.bits() as u32;
     /// DR6.BT.
-    const TASK_SWITCH: u32 = 1 << 15;
+    const TASK_SWITCH: u32 = arch::Dr6Flags::SWITCH.bits() as u32;
 
     fn descriptor(base: usize, limit: u64, access: u64) -> u64 {
         let base = base as u64;

@@ -1,9 +1,9 @@
 //! The PIT: channel 0 through the 8259s and through the I/O APIC, channel 2 through port 0x61.
 //! 82C54 datasheet.
 
+use arch::apic::{Register, delivery_mode, lvt};
 use kernels::interrupts::{clear_handler, set_handler};
-use kernels::lapic::register::LVT_LINT0;
-use kernels::lapic::{Lapic, MASKED, Mode};
+use kernels::lapic::{Lapic, Mode};
 use kernels::pit::{self, HERTZ};
 use kernels::{Report, ioapic, pic, platform, tsc};
 
@@ -11,7 +11,6 @@ use crate::arrivals::{self, Time};
 
 const VECTOR: u8 = 0x61;
 const PIN: u8 = 2;
-const EXTINT: u32 = 7 << 8;
 /// About 5 ms.
 const LONG: u16 = 5966;
 /// About 1 ms.
@@ -23,7 +22,7 @@ pub(crate) fn test(report: &mut Report, time: Time) {
 
     pic::init();
     set_handler(pic::BASE, arrivals::note_pic);
-    lapic.write(LVT_LINT0, EXTINT);
+    lapic.write(Register::LVT_LINT0, delivery_mode::EXT_INT);
     // A request that is withdrawn before it is acknowledged becomes the spurious IRQ 7.
     set_handler(pic::BASE + 7, |_| ());
     pic::unmask(0);
@@ -48,7 +47,7 @@ pub(crate) fn test(report: &mut Report, time: Time) {
     );
     pit::raise_line();
     pic::mask_all();
-    lapic.write(LVT_LINT0, MASKED);
+    lapic.write(Register::LVT_LINT0, lvt::MASKED);
     clear_handler(pic::BASE);
     clear_handler(pic::BASE + 7);
 
