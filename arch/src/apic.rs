@@ -1,11 +1,11 @@
 //! The registers of the local APIC, and which bits of them software may write.
 //!
-//! SDM vol. 3A, table 12-1 (xAPIC) and table 12-6 (x2APIC); the offset of a register in the
+//! SDM vol. 3A, table 11-1 (xAPIC) and table 11-6 (x2APIC); the offset of a register in the
 //! xAPIC page is 16 times its index among the MSRs of x2APIC mode.
 
 use crate::msr;
 
-/// Where the xAPIC page is after reset (SDM vol. 3A, 12.4.1).
+/// Where the xAPIC page is after reset (SDM vol. 3A, 11.4.1).
 pub const DEFAULT_ADDRESS: u64 = 0xfee0_0000;
 
 /// A local-APIC register, by its offset in the xAPIC page.
@@ -141,7 +141,7 @@ impl Register {
     pub const fn x2apic_writable(self, cmci: bool) -> Option<u32> {
         Some(match self {
             Self::TPR | Self::SELF_IPI => 0xff,
-            // Both take zero only (SDM vol. 3A, 12.12.1.2).
+            // Both take zero only (SDM vol. 3A, 11.12.1.2).
             Self::EOI | Self::ESR => 0,
             Self::SVR => svr::DEFINED,
             Self::ICR_LOW => icr::DEFINED | icr::DELIVERY_STATUS,
@@ -157,7 +157,7 @@ impl Register {
     }
 
     /// Returns the bits of a local-vector-table entry that software may set; `None` for a register
-    /// that is none (SDM vol. 3A, figure 12-8).
+    /// that is none (SDM vol. 3A, figure 11-8).
     #[must_use]
     pub const fn lvt_defined(self) -> Option<u32> {
         Some(match self {
@@ -199,7 +199,7 @@ const _: () = assert!(
         && Register::LAST_IRR.0 + 0x10 == Register::ESR.0
 );
 
-/// Version register (SDM vol. 3A, 12.4.8).
+/// Version register (SDM vol. 3A, 11.4.8).
 pub mod version {
     /// An integrated APIC.
     pub const INTEGRATED: u32 = 0x14;
@@ -213,7 +213,7 @@ pub mod version {
     }
 }
 
-/// Spurious-interrupt vector register (SDM vol. 3A, 12.9).
+/// Spurious-interrupt vector register (SDM vol. 3A, 11.9).
 pub mod svr {
     /// APIC software enable.
     pub const ENABLED: u32 = 1 << 8;
@@ -226,7 +226,7 @@ pub mod svr {
 }
 
 /// Delivery modes, as the ICR, LVT entries and the redirection entries of I/O APICs hold them in
-/// bits 8 to 10 (SDM vol. 3A, 12.6.1).
+/// bits 8 to 10 (SDM vol. 3A, 11.6.1).
 pub mod delivery_mode {
     /// The vector, at every destination.
     pub const FIXED: u32 = 0;
@@ -246,7 +246,7 @@ pub mod delivery_mode {
     pub const MASK: u32 = 7 << 8;
 }
 
-/// Interrupt command register (SDM vol. 3A, 12.6.1).
+/// Interrupt command register (SDM vol. 3A, 11.6.1).
 pub mod icr {
     /// Logical destination mode.
     pub const LOGICAL: u32 = 1 << 11;
@@ -268,7 +268,7 @@ pub mod icr {
     pub const DEFINED: u32 = 0x000c_cfff;
 }
 
-/// Local vector table (SDM vol. 3A, 12.5.1).
+/// Local vector table (SDM vol. 3A, 11.5.1).
 pub mod lvt {
     /// Interrupt vector.
     pub const VECTOR: u32 = 0xff;
@@ -290,7 +290,7 @@ pub mod lvt {
     pub const TIMER_TSC_DEADLINE: u32 = 2 << 17;
 }
 
-/// Divide configuration register (SDM vol. 3A, 12.5.4).
+/// Divide configuration register (SDM vol. 3A, 11.5.4).
 pub mod divide {
     /// The bits of the divisor: 0, 1 and 3.
     pub const DEFINED: u32 = 0b1011;
@@ -298,13 +298,13 @@ pub mod divide {
     pub const BY_1: u32 = 0b1011;
 }
 
-/// Destination format register (SDM vol. 3A, 12.6.2.2): all but the model reads as ones.
+/// Destination format register (SDM vol. 3A, 11.6.2.2): all but the model reads as ones.
 pub mod dfr {
     /// The bits of the model.
     pub const MODEL: u32 = 0xf << 28;
 }
 
-/// Error status register (SDM vol. 3A, 12.5.3).
+/// Error status register (SDM vol. 3A, 11.5.3).
 pub mod esr {
     /// A vector below 16 in a message sent.
     pub const SEND_ILLEGAL_VECTOR: u32 = 1 << 5;

@@ -61,7 +61,7 @@ pub const IA32_GS_BASE: u32 = 0xc000_0101;
 pub const IA32_KERNEL_GS_BASE: u32 = 0xc000_0102;
 pub const IA32_TSC_AUX: u32 = 0xc000_0103;
 
-/// The first MSR of x2APIC mode (SDM vol. 3A, 12.12.1.2). The MSR of a register is
+/// The first MSR of x2APIC mode (SDM vol. 3A, 11.12.1.2). The MSR of a register is
 /// [`Register::msr`](crate::apic::Register::msr).
 pub const X2APIC_FIRST: u32 = 0x800;
 /// The last MSR of x2APIC mode, a reserved one as most of them.

@@ -1,5 +1,5 @@
 //! What [`PageTableFlags`](crate::PageTableFlags) does not name of page tables and CR3 (SDM
-//! vol. 3A, ch. 5).
+//! vol. 3A, ch. 4).
 
 /// Bytes in a 4 KiB page.
 pub const PAGE_SIZE: u64 = 4096;
@@ -21,5 +21,5 @@ pub const ADDRESS_32: u64 = 0xffff_f000;
 pub const PDPT_ADDRESS: u64 = 0xffff_ffe0;
 
 /// In the source of a MOV to CR3 with CR4.PCIDE set: keeps what is cached for the PCID. The bit
-/// is not written to CR3 (SDM vol. 3A, 5.10.4.1).
+/// is not written to CR3 (SDM vol. 3A, 4.10.4.1).
 pub const CR3_NO_FLUSH: u64 = 1 << 63;

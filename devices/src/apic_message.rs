@@ -1,8 +1,8 @@
 //! Interrupt messages: what APICs say to each other.
 //!
-//! SDM vol. 3A, 12.6 (interprocessor interrupts) and 12.11 (message-signalled interrupts).
+//! SDM vol. 3A, 11.6 (interprocessor interrupts) and 11.11 (message-signalled interrupts).
 
-/// How a message interrupts its receivers (SDM vol. 3A, 12.6.1).
+/// How a message interrupts its receivers (SDM vol. 3A, 11.6.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeliveryMode {
     /// The vector, at every destination.
@@ -73,7 +73,7 @@ pub enum Destination {
 
 impl Destination {
     /// The destination named by the eight bits of an xAPIC's ICR or an I/O APIC's
-    /// redirection entry. All ones is a broadcast in either mode (SDM vol. 3A, 12.6.2).
+    /// redirection entry. All ones is a broadcast in either mode (SDM vol. 3A, 11.6.2).
     #[must_use]
     pub const fn from_xapic(mode: DestinationMode, destination: u8) -> Self {
         if destination == u8::MAX {
@@ -86,7 +86,7 @@ impl Destination {
     }
 
     /// The destination named by the 32 bits of an x2APIC's ICR. All ones is a broadcast in
-    /// either mode (SDM vol. 3A, 12.12.9).
+    /// either mode (SDM vol. 3A, 11.12.9).
     #[must_use]
     pub const fn from_x2apic(mode: DestinationMode, destination: u32) -> Self {
         if destination == u32::MAX {

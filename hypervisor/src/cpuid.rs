@@ -24,7 +24,7 @@ const NONE: CpuIdResult = CpuIdResult {
     edx: 0,
 };
 
-/// What the VMX controls of this machine let a guest use (SDM vol. 3, table 25-7):
+/// What the VMX controls of this machine let a guest use (SDM vol. 3C, table 25-7):
 /// without the control, the instruction raises #UD.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VmxSupport {

@@ -130,7 +130,7 @@ impl Event {
         matches!(self.kind, EventKind::HardwareException) && self.vector == vector as u8
     }
 
-    /// Returns whether this is an exception that is always a fault (SDM vol. 3A, table 7-1). #DB
+    /// Returns whether this is an exception that is always a fault (SDM vol. 3A, table 6-1). #DB
     /// may be one or a trap; #DF and #MC are aborts; INT n and its like are traps.
     #[must_use]
     pub const fn is_fault(self) -> bool {
@@ -141,7 +141,7 @@ impl Event {
     }
 
     /// Returns how this exception combines with an exception raised while delivering `first`
-    /// (SDM vol. 3A, table 7-5): `None` stands for a triple fault.
+    /// (SDM vol. 3A, table 6-5): `None` stands for a triple fault.
     #[must_use]
     pub const fn after(self, first: Event) -> Option<Self> {
         const DIVISION: u8 = ExceptionVector::Division as u8;

@@ -10,7 +10,7 @@ use arch::apic::{Register, dfr, esr, icr, svr};
 impl LocalApic {
     /// A read of `size` bytes (1, 2, 4 or 8) at `offset` of the register page.
     ///
-    /// Registers are the first four bytes of each 16 (SDM vol. 3A, 12.4.1); whatever lies
+    /// Registers are the first four bytes of each 16 (SDM vol. 3A, 11.4.1); whatever lies
     /// between reads as zero. Outside of xAPIC mode nobody answers, and the bus floats at
     /// ones.
     pub fn mmio_read(&mut self, now: Now, offset: u16, size: u8) -> u64 {
@@ -29,7 +29,7 @@ impl LocalApic {
 
     /// A write of the low `size` bytes of `value` at `offset` of the register page.
     ///
-    /// Only aligned writes of four bytes are defined (SDM vol. 3A, 12.4.1): others change
+    /// Only aligned writes of four bytes are defined (SDM vol. 3A, 11.4.1): others change
     /// nothing, nor does any outside of xAPIC mode.
     pub fn mmio_write(
         &mut self,
@@ -54,7 +54,7 @@ impl LocalApic {
     ///
     /// # Errors
     /// Outside of x2APIC mode, for a register that does not exist there, and for one that
-    /// cannot be read (SDM vol. 3A, 12.12.1.3).
+    /// cannot be read (SDM vol. 3A, 11.12.1.3).
     pub fn msr_read(&mut self, now: Now, msr: u32) -> Result<u64, GeneralProtection> {
         let register = self.x2apic_register(msr)?;
         match register {
@@ -70,7 +70,7 @@ impl LocalApic {
     ///
     /// # Errors
     /// Outside of x2APIC mode, for a register that does not exist there or cannot be
-    /// written, and for a value with reserved bits set (SDM vol. 3A, 12.12.1.3); nothing
+    /// written, and for a value with reserved bits set (SDM vol. 3A, 11.12.1.3); nothing
     /// changes then.
     pub fn msr_write(
         &mut self,
@@ -109,7 +109,7 @@ impl LocalApic {
     }
 
     /// Finishes a write that the hardware has already made to the page at `offset`: the
-    /// answer to a VM exit "APIC write" (SDM vol. 3C, 31.4.3.3).
+    /// answer to a VM exit "APIC write" (SDM vol. 3C, 30.4.3.3).
     pub fn after_virtualised_write(&mut self, now: Now, offset: u16, bus: &mut impl ApicBus) {
         let register = Register::at(offset);
         let value = self.page().read(register);

@@ -6,7 +6,7 @@ use arch::{ApicBaseFlags, GeneralProtection};
 
 use super::LocalApic;
 
-/// The mode of a local APIC (SDM vol. 3A, table 12-5).
+/// The mode of a local APIC (SDM vol. 3A, table 11-5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Disabled: as if there were none.
@@ -17,7 +17,7 @@ pub enum Mode {
     X2Apic,
 }
 
-/// IA32_APIC_BASE (SDM vol. 3A, 12.4.4 and 12.12.1).
+/// IA32_APIC_BASE (SDM vol. 3A, 11.4.4 and 11.12.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ApicBase(u64);
 
@@ -73,7 +73,7 @@ impl ApicBase {
     ///
     /// # Errors
     /// For reserved bits, the invalid mode, and the transitions that SDM vol. 3A, figure
-    /// 12-27 does not have.
+    /// 11-27 does not have.
     fn write(self, bits: u64, address_bits: u8) -> Result<(Self, Mode), GeneralProtection> {
         let address = (1u64 << address_bits.min(52)) - PAGE_SIZE;
         if bits & !(address | Self::BOOTSTRAP | Self::EXTENDED | Self::ENABLED) != 0 {
@@ -104,7 +104,7 @@ impl LocalApic {
     }
 
     /// A WRMSR of IA32_APIC_BASE. Disabling stops the timer; the other registers keep their
-    /// values, which the SDM leaves open (vol. 3A, 12.4.3). Afterwards the register page may
+    /// values, which the SDM leaves open (vol. 3A, 11.4.3). Afterwards the register page may
     /// be somewhere else ([`ApicBase::address`]) and CPUID.1:EDX.APIC different.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! The error status register (SDM vol. 3A, 12.5.3).
+//! The error status register (SDM vol. 3A, 11.5.3).
 
 use super::LocalApic;
 use arch::apic::{Register, esr};

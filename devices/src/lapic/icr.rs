@@ -1,6 +1,6 @@
 //! Sending interrupts: the interrupt command register and the self-IPI register.
 //!
-//! SDM vol. 3A, 12.6.1 and 12.12.11.
+//! SDM vol. 3A, 11.6.1 and 11.12.11.
 
 use super::base::Mode;
 use super::{ApicBus, LocalApic};
@@ -82,7 +82,7 @@ impl LocalApic {
     }
 
     /// A vector below 16 is an error of its sender, and goes out all the same: it is another
-    /// of each receiver, which finds it in the message (SDM vol. 3A, 12.5.3).
+    /// of each receiver, which finds it in the message (SDM vol. 3A, 11.5.3).
     #[cold]
     fn send_illegal_vector(&mut self, to_self: bool) {
         let received = if to_self && self.software_enabled {

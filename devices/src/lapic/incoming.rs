@@ -116,7 +116,7 @@ impl LocalApic {
     }
 
     /// Tells that the processor is handling an NMI: it latches one more, and no more than
-    /// that (SDM vol. 3A, 7.7.1). Otherwise two that came at the same time are taken one
+    /// that (SDM vol. 3A, 6.7.1). Otherwise two that came at the same time are taken one
     /// after the other.
     pub fn limit_nmis(&mut self) {
         self.nmis = self.nmis.min(1);

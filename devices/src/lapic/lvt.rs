@@ -1,4 +1,4 @@
-//! The local vector table and the pins LINT0 and LINT1 (SDM vol. 3A, 12.5.1).
+//! The local vector table and the pins LINT0 and LINT1 (SDM vol. 3A, 11.5.1).
 
 use super::base::Mode;
 use super::timer::TimerMode;
@@ -53,7 +53,7 @@ impl Pin {
 impl LocalApic {
     /// Drives a local interrupt pin high or low. With a fresh local vector table (all
     /// masked) this has no effect; with the APIC disabled in IA32_APIC_BASE the pins are
-    /// INTR and NMI (SDM vol. 3A, 12.4.3).
+    /// INTR and NMI (SDM vol. 3A, 11.4.3).
     pub fn set_pin(&mut self, pin: LocalPin, high: bool) {
         let was_high = core::mem::replace(&mut self.pins[pin.index()].high, high);
         if was_high != high {

@@ -1,4 +1,4 @@
-//! The local APIC of one virtual processor (SDM vol. 3A, chapter 12).
+//! The local APIC of one virtual processor (SDM vol. 3A, chapter 11).
 //!
 //! A [`LocalApic`] belongs to its processor and is used only by the CPU that runs it, with
 //! no lock. What others need of it is in its [`ApicPort`]: they ask whether a message is for
@@ -139,7 +139,7 @@ impl LocalApic {
         apic
     }
 
-    /// Back to the state after power-up (SDM vol. 3A, 12.4.7.1); posted messages are lost.
+    /// Back to the state after power-up (SDM vol. 3A, 11.4.7.1); posted messages are lost.
     /// The pins keep their levels, and the guest's TSC its offset.
     pub fn power_up(&mut self) {
         let _ = self.port.take_mail();
@@ -150,7 +150,7 @@ impl LocalApic {
         self.init_reset();
     }
 
-    /// To the state after an INIT (SDM vol. 3A, 12.4.7.3 and 12.12.5.1): as after power-up,
+    /// To the state after an INIT (SDM vol. 3A, 11.4.7.3 and 11.12.5.1): as after power-up,
     /// but with the mode and the ID as they are, and with a start-up that has come since.
     pub fn init_reset(&mut self) {
         self.nmis = 0;
@@ -192,7 +192,7 @@ impl LocalApic {
     fn change_mode(&mut self, mode: Mode) {
         let from = core::mem::replace(&mut self.mode, mode);
         if mode == Mode::Disabled {
-            // SDM vol. 3A, 12.4.3: the state that it was in may be lost, and is.
+            // SDM vol. 3A, 11.4.3: the state that it was in may be lost, and is.
             self.reset_registers();
         } else if from == Mode::X2Apic || mode == Mode::X2Apic {
             self.page().write(Register::ICR_HIGH, 0);
@@ -293,7 +293,7 @@ impl LocalApic {
     }
 
     /// The answer to the processor's interrupt acknowledge: the pending vector, now in
-    /// service, or the spurious vector if there is none any more (SDM vol. 3A, 12.9).
+    /// service, or the spurious vector if there is none any more (SDM vol. 3A, 11.9).
     #[inline]
     pub fn acknowledge(&mut self) -> u8 {
         if self.mode != Mode::Disabled
@@ -313,7 +313,7 @@ impl LocalApic {
     }
 
     /// Finishes the end of interrupt `vector` that the hardware has taken out of service:
-    /// the answer to a VM exit "virtualised EOI" (SDM vol. 3C, 31.1.4).
+    /// the answer to a VM exit "virtualised EOI" (SDM vol. 3C, 30.1.4).
     #[inline]
     pub fn after_virtualised_eoi(&mut self, vector: u8, bus: &mut impl ApicBus) {
         if self.page().has_vector(VectorRegister::Tmr, vector) {
@@ -343,7 +343,7 @@ impl LocalApic {
         self.priority.update(self.port.page());
     }
 
-    /// CR8: the class of the task priority (SDM vol. 3A, 12.8.6).
+    /// CR8: the class of the task priority (SDM vol. 3A, 11.8.6).
     #[must_use]
     #[inline]
     pub fn cr8(&self) -> u64 {
@@ -363,7 +363,7 @@ impl LocalApic {
         Ok(())
     }
 
-    /// The processor priority (SDM vol. 3A, 12.8.3.1).
+    /// The processor priority (SDM vol. 3A, 11.8.3.1).
     #[must_use]
     #[inline]
     pub fn processor_priority(&self) -> u8 {

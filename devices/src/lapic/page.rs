@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use arch::apic::Register;
 
 /// The registers of a local APIC, laid out as the xAPIC's memory-mapped page (SDM vol. 3A,
-/// 12.4.1), which is also the layout of the virtual-APIC page of VMX (SDM vol. 3C, 31.1.1).
+/// 11.4.1), which is also the layout of the virtual-APIC page of VMX (SDM vol. 3C, 30.1.1).
 /// The hypervisor may hand this very page to the hardware.
 ///
 /// Words are atomics, so that other CPUs can look at a running processor's priority; only

@@ -136,7 +136,7 @@ impl Addressing {
         }
     }
 
-    /// SDM vol. 3A, 12.6.2.2 (flat, cluster) and 12.12.10.2 (x2APIC).
+    /// SDM vol. 3A, 11.6.2.2 (flat, cluster) and 11.12.10.2 (x2APIC).
     const fn is_logical(self, address: u32) -> bool {
         match self.mode {
             Mode::Disabled => false,
@@ -166,7 +166,7 @@ impl Addressing {
     }
 }
 
-/// The logical ID that an x2APIC has by its ID (SDM vol. 3A, 12.12.10.2).
+/// The logical ID that an x2APIC has by its ID (SDM vol. 3A, 11.12.10.2).
 pub(super) const fn x2apic_logical_id(id: u32) -> u32 {
     (id >> 4) << 16 | 1 << (id & 0xf)
 }
@@ -194,7 +194,7 @@ impl ApicPort {
     }
 
     /// Whether `message` is for this APIC. One that software has disabled is still reached
-    /// by NMI, INIT and start-up (SDM vol. 3A, 12.4.7.2).
+    /// by NMI, INIT and start-up (SDM vol. 3A, 11.4.7.2).
     #[must_use]
     pub fn accepts(&self, message: &ApicMessage) -> bool {
         let addressing = self.addressing();
@@ -207,7 +207,7 @@ impl ApicPort {
         reachable && addressing.is_destination(message.destination)
     }
 
-    /// The arbitration priority (SDM vol. 3A, 12.6.2.4): of several destinations of a
+    /// The arbitration priority (SDM vol. 3A, 11.6.2.4): of several destinations of a
     /// lowest-priority message, the one with the lowest value takes it.
     #[must_use]
     pub fn arbitration_priority(&self) -> u8 {

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-/// A posted-interrupt descriptor (SDM vol. 3C, 31.6): 256 request bits, one for each vector,
+/// A posted-interrupt descriptor (SDM vol. 3C, 30.6): 256 request bits, one for each vector,
 /// and a control word. Any CPU may post at any time; the target's CPU takes the requests,
 /// or its hardware does where posted-interrupt processing is in use.
 ///

@@ -1,6 +1,6 @@
 //! Which interrupt comes next: IRR, ISR, TMR and the processor priority.
 //!
-//! SDM vol. 3A, 12.8. The registers in the page are the truth; what is kept beside them is
+//! SDM vol. 3A, 11.8. The registers in the page are the truth; what is kept beside them is
 //! a summary of their words that are not zero, so that a look at the highest vector costs a
 //! handful of instructions.
 

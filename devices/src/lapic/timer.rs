@@ -1,4 +1,4 @@
-//! The APIC timer (SDM vol. 3A, 12.5.4): one-shot, periodic, and TSC-deadline.
+//! The APIC timer (SDM vol. 3A, 11.5.4): one-shot, periodic, and TSC-deadline.
 //!
 //! The count is never stored: it follows from the time since an anchor, so that reads and
 //! expiries are exact, and the k-th expiry of a periodic timer is off by less than one tick
@@ -213,7 +213,7 @@ impl Timer {
     /// A write of the divide configuration register: the count goes on from where it is, at
     /// the new speed.
     pub(super) fn set_divide(&mut self, now: Now, configuration: u32) {
-        // 0 to 7 are divisors of 2 to 128, then 1 (SDM vol. 3A, figure 12-10).
+        // 0 to 7 are divisors of 2 to 128, then 1 (SDM vol. 3A, figure 11-10).
         let bits = (configuration & 3) | (configuration >> 1 & 4);
         let divide = (bits + 1) & 7;
         if divide == self.clock.divide {
@@ -229,7 +229,7 @@ impl Timer {
     /// A write of the LVT timer register's mode. The count goes on between one-shot and
     /// periodic; any other change stops the timer. True if it did.
     ///
-    /// SDM vol. 3A, 12.5.4.1 reads as if every change of mode disarmed the timer. Processors
+    /// SDM vol. 3A, 11.5.4.1 reads as if every change of mode disarmed the timer. Processors
     /// do so for changes to and from TSC-deadline mode, which the same section then names;
     /// one-shot and periodic differ in nothing but what happens at zero.
     ///
@@ -263,7 +263,7 @@ impl Timer {
         self.tsc_deadline
     }
 
-    /// A write of IA32_TSC_DEADLINE (SDM vol. 3A, 12.5.4.1): arms the timer, or disarms it
+    /// A write of IA32_TSC_DEADLINE (SDM vol. 3A, 11.5.4.1): arms the timer, or disarms it
     /// with zero. Without effect in another mode.
     pub(super) fn set_tsc_deadline(&mut self, now: Now, deadline: u64) {
         if self.mode != TimerMode::TscDeadline {
@@ -313,7 +313,7 @@ impl LocalApic {
         self.timer.tsc_deadline()
     }
 
-    /// A WRMSR of IA32_TSC_DEADLINE (SDM vol. 3A, 12.5.4.1): arms the timer for this value
+    /// A WRMSR of IA32_TSC_DEADLINE (SDM vol. 3A, 11.5.4.1): arms the timer for this value
     /// of the guest's TSC, which may be past, or disarms it with zero. Without effect unless
     /// the LVT timer register selects this mode.
     pub fn set_tsc_deadline(&mut self, now: Now, deadline: u64) {

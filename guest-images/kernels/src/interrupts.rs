@@ -124,7 +124,7 @@ fn stubs() -> u64 {
     unreachable!("the kernels run on bare metal")
 }
 
-/// An interrupt gate. Intel SDM vol. 3, 6.14.1.
+/// An interrupt gate. SDM vol. 3A, 6.14.1.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Gate {

@@ -1,4 +1,4 @@
-//! The local APIC, by memory (xAPIC) or by MSRs (x2APIC). Intel SDM vol. 3, chapter 11.
+//! The local APIC, by memory (xAPIC) or by MSRs (x2APIC). SDM vol. 3A, chapter 11.
 
 use core::arch::x86_64::__cpuid;
 

@@ -1,4 +1,4 @@
-//! Other CPUs: starting them by INIT and start-up IPIs to all. Intel SDM vol. 3, 9.4.4.
+//! Other CPUs: starting them by INIT and start-up IPIs to all. SDM vol. 3A, 9.4.4.
 
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 

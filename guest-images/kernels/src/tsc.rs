@@ -14,7 +14,7 @@ pub fn now() -> u64 {
     }
 }
 
-/// The frequency that CPUID leaf 0x15 tells, in Hz, if it does. Intel SDM vol. 3, 18.7.3.
+/// The frequency that CPUID leaf 0x15 tells, in Hz, if it does. SDM vol. 3B, 20.7.3.
 #[must_use]
 pub fn cpuid_hertz() -> Option<u64> {
     if __cpuid(0).eax < 0x15 {

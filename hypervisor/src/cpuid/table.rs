@@ -304,7 +304,7 @@ impl CpuidTable {
     fn beyond_basic(&self, leaf: u32) -> &Leaf {
         match leaf {
             HYPERVISOR => &self.hypervisor,
-            // A leaf that is not there reads as the last basic one (SDM vol. 2, CPUID).
+            // A leaf that is not there reads as the last basic one (SDM vol. 2A, CPUID).
             _ => (leaf.checked_sub(EXTENDED))
                 .and_then(|index| self.extended.get(index as usize))
                 .unwrap_or(&self.basic[MAX_BASIC as usize]),

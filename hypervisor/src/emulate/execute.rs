@@ -221,7 +221,7 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
             let (segment, mut offset) = self.effective_address(instruction, 0);
             if let Place::Register(register) = index {
                 // A register's index reaches beyond the operand: the memory is a string of
-                // bits (SDM vol. 1, 3.1.1.9, and the page of BT).
+                // bits (SDM vol. 2A, 3.1.1.9, and the page of BT).
                 let index = width.sign_extend(self.register(register)) as i64;
                 let element = index.div_euclid(i64::from(width.bits()));
                 let distance = element.wrapping_mul(width.bytes() as i64);

@@ -250,7 +250,7 @@ pub enum Direction {
     Out,
 }
 
-/// INS or OUTS, as the VM exit describes it (SDM vol. 3C, tables 27-5 and 27-8).
+/// INS or OUTS, as the VM exit describes it (SDM vol. 3C, tables 28-5 and 28-8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StringIo {
     /// The port: DX.

@@ -55,7 +55,7 @@ const UNUSABLE: Segment = Segment {
 };
 
 /// The registers of a VCPU when it runs the guest's first instruction. What is not here
-/// is as after reset (SDM vol. 3, table 10-1), but zero where it is a general register.
+/// is as after reset (SDM vol. 3A, table 10-1), but zero where it is a general register.
 ///
 /// Control registers are as the guest shall see them: bits that VMX operation fixes are
 /// for the VCPU to add.

@@ -13,7 +13,7 @@ pub const DATA: u16 = 0x18;
 /// Its size in bytes.
 pub(super) const SIZE: usize = 32;
 
-/// Descriptors (SDM vol. 3, 3.4.5), flat and present at privilege level 0.
+/// Descriptors (SDM vol. 3A, 3.4.5), flat and present at privilege level 0.
 const CODE64: u64 = 0x00AF_9B00_0000_FFFF;
 const CODE32: u64 = 0x00CF_9B00_0000_FFFF;
 const DATA32: u64 = 0x00CF_9300_0000_FFFF;

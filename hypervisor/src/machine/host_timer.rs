@@ -1,4 +1,4 @@
-//! The CPU's own LAPIC timer: ends the sleep of an idle CPU (SDM vol. 3A, 12.5.4).
+//! The CPU's own LAPIC timer: ends the sleep of an idle CPU (SDM vol. 3A, 11.5.4).
 
 use core::arch::asm;
 

@@ -1,5 +1,5 @@
 //! The host's own local APICs: reaching their registers, and interrupting other CPUs (SDM
-//! vol. 3A, ch. 12).
+//! vol. 3A, ch. 11).
 
 use super::cpu::PerCpu;
 use super::cpu::trap::{self, TrapFrame};
@@ -113,7 +113,7 @@ impl LocalApic {
         match self {
             Self::Msrs => {
                 // The write is not ordered after earlier stores, which the target is to see
-                // (SDM vol. 3A, 12.12.3).
+                // (SDM vol. 3A, 11.12.3).
                 // SAFETY: fences have no other effect; the ICR's addressee is by the caller.
                 unsafe {
                     core::arch::x86_64::_mm_mfence();

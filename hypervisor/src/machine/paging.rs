@@ -3,7 +3,7 @@
 //!
 //! Memory types are left to the MTRRs, as the firmware set them: every entry selects PAT
 //! entry 0, which is write-back, and an MTRR's "uncacheable" prevails over that (SDM
-//! vol. 3, 13.5.2.2).
+//! vol. 3A, 12.5.2.2).
 
 mod tables;
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Memory type range registers (SDM vol. 3, 12.11): state of the guest that it reads back
+//! Memory type range registers (SDM vol. 3A, 12.11): state of the guest that it reads back
 //! and that has no effect, since EPT says how a guest's RAM is cached.
 
 use arch::GeneralProtection;

@@ -1,4 +1,4 @@
-//! Hardware task switches (SDM vol. 3A, chapter 9, "Task Management").
+//! Hardware task switches (SDM vol. 3A, chapter 8, "Task Management").
 //!
 //! Task switches are not allowed in VMX non-root operation: the processor checks privileges,
 //! and the descriptor of the new task, and then exits (SDM vol. 3C, 26.4.2). [`switch_task`]
@@ -220,7 +220,7 @@ fn find_task<C: TaskCpu, M: GuestMemory>(
     faults: Faults,
 ) -> Result<Task, SwitchError> {
     let selector = request.selector;
-    // SDM vol. 3A, table 9-1: #GP for CALL, JMP and events, #TS for IRET.
+    // SDM vol. 3A, table 8-1: #GP for CALL, JMP and events, #TS for IRET.
     let invalid = if request.cause == Cause::Iret {
         ExceptionVector::InvalidTss
     } else {

@@ -1,4 +1,4 @@
-//! The segment registers of a new task (SDM vol. 3A, table 9-1: the checks that follow the
+//! The segment registers of a new task (SDM vol. 3A, table 8-1: the checks that follow the
 //! load of the TSS).
 
 use arch::ExceptionVector;

@@ -141,7 +141,7 @@ fn a_fault_before_the_commit_changes_nothing() {
 
 #[test]
 fn the_new_tasks_selectors_are_checked_as_the_manual_says() {
-    // SDM vol. 3A, table 9-1.
+    // SDM vol. 3A, table 8-1.
     let (ts, np, ss) = (
         ExceptionVector::InvalidTss,
         ExceptionVector::SegmentNotPresent,

@@ -1,4 +1,4 @@
-//! Task-state segments, of 32 and of 16 bits (SDM vol. 3A, figures 9-2 and 9-10).
+//! Task-state segments, of 32 and of 16 bits (SDM vol. 3A, figures 8-2 and 8-10).
 
 use arch::RFlags;
 use vmx::segment::SegmentRegister;

@@ -117,7 +117,7 @@ impl<C: GuestCpu> Vcpu<C> {
     }
 
     /// Injects an interrupt if the guest can take one now. A pending debug trap comes first (SDM
-    /// vol. 3A, table 7-2), and would be lost by the injection (SDM vol. 3C, 27.7.3).
+    /// vol. 3A, table 6-2), and would be lost by the injection (SDM vol. 3C, 27.7.3).
     fn try_inject_interrupt(
         &mut self,
         injected: bool,

@@ -14,7 +14,7 @@ struct Model {
 }
 
 impl Model {
-    /// SDM vol. 3A, 12.8.3.1: PPR[7:4] is the maximum of TPR[7:4] and the class of the
+    /// SDM vol. 3A, 11.8.3.1: PPR[7:4] is the maximum of TPR[7:4] and the class of the
     /// highest ISR bit; PPR[3:0] is TPR[3:0] if TPR[7:4] is the maximum, else zero.
     fn ppr(&self) -> u8 {
         let isrv = self.isr.last().copied().unwrap_or(0);

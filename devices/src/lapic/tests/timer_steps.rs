@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// The timer as the manual describes it (SDM vol. 3A, 12.5.4), for an input clock as fast as
+/// The timer as the manual describes it (SDM vol. 3A, 11.5.4), for an input clock as fast as
 /// the TSC.
 #[derive(Clone, Debug)]
 struct Stepped {

@@ -105,7 +105,7 @@ mod tests {
         let tables = DescriptorTables::new([VirtAddr::new(0x1000); 3]);
         let entry =
             |selector: SegmentSelector| tables.gdt.entries()[usize::from(selector.index())].raw();
-        // Access byte: present, ring 0, and the type (SDM vol. 3, 3.4.5 and 3.5).
+        // Access byte: present, ring 0, and the type (SDM vol. 3A, 3.4.5 and 3.5).
         assert_eq!(entry(CODE) >> 40 & 0xfe, 0x9a, "code, readable");
         assert_eq!(entry(CODE) >> 53 & 1, 1, "64-bit");
         assert_eq!(entry(DATA) >> 40 & 0xfe, 0x92, "data, writable");

@@ -13,7 +13,7 @@ const STUB_SIZE: u64 = 16;
 
 // A stub brings every vector to the same stack layout, `trap::TrapFrame`: the error code (0
 // for those without), the vector, all registers. The CPU has aligned RSP to 16 before it
-// pushed SS (SDM vol. 3, 7.14.2), and 22 quadwords are a multiple of 16, so the call is
+// pushed SS (SDM vol. 3A, 6.14.2), and 22 quadwords are a multiple of 16, so the call is
 // made with the stack that the ABI wants.
 //
 // No swapgs: tarpit never leaves ring 0, and GS base is its own at all times in root mode.
@@ -80,7 +80,7 @@ unsafe extern "C" {
     static TRAP_STUBS: u8;
 }
 
-/// A 64-bit interrupt gate (SDM vol. 3, 7.14.1).
+/// A 64-bit interrupt gate (SDM vol. 3A, 6.14.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, align(16))]
 struct Gate(u64, u64);

@@ -6,7 +6,7 @@ use super::idt::VECTORS;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 /// What an entry stub leaves on the stack: the general registers, the vector, and what the
-/// CPU pushed (SDM vol. 3, 7.14.2).
+/// CPU pushed (SDM vol. 3A, 6.14.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 #[allow(missing_docs, reason = "registers by their own names")]
@@ -63,7 +63,7 @@ pub(super) extern "C" fn handle(frame: &mut TrapFrame) {
     hook(frame);
 }
 
-/// The name of an exception (SDM vol. 3, table 7-1).
+/// The name of an exception (SDM vol. 3A, table 6-1).
 #[must_use]
 pub const fn name(vector: u64) -> &'static str {
     match vector {

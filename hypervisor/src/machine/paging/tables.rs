@@ -1,4 +1,4 @@
-//! Identity-mapping four-level page tables (SDM vol. 3, 5.5).
+//! Identity-mapping four-level page tables (SDM vol. 3A, 4.5).
 
 use super::super::memory::{OutOfMemory, PhysRange};
 use arch::PageTableFlags;

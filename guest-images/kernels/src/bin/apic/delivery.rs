@@ -1,4 +1,4 @@
-//! From an IPI to its handler and its end: request, priorities, service. Intel SDM vol. 3, 11.8.
+//! From an IPI to its handler and its end: request, priorities, service. SDM vol. 3A, 11.8.
 //!
 //! The same in both modes.
 
@@ -336,8 +336,8 @@ fn test_nmi(report: &mut Report, lapic: Lapic) {
     clear_handler(NMI);
 }
 
-/// While an NMI is handled, one more is latched, however many come; and it does not end HLT. Intel
-/// SDM vol. 3, 6.7.1.
+/// While an NMI is handled, one more is latched, however many come; and it does not end HLT.
+/// SDM vol. 3A, 6.7.1.
 fn test_nmis_in_the_handler(report: &mut Report, _lapic: Lapic) {
     static TAKEN: AtomicU32 = AtomicU32::new(0);
     static LEFT: AtomicU32 = AtomicU32::new(u32::MAX);
@@ -378,7 +378,7 @@ fn test_nmis_in_the_handler(report: &mut Report, _lapic: Lapic) {
 }
 
 /// The trap of a single step comes before an interrupt that the instruction has caused, and is not
-/// lost by it. Intel SDM vol. 3, table 6-2.
+/// lost by it. SDM vol. 3A, table 6-2.
 fn test_single_step_first(report: &mut Report, lapic: Lapic) {
     static LAST_STEP: AtomicU64 = AtomicU64::new(0);
     static INTERRUPTED: AtomicU64 = AtomicU64::new(0);

@@ -1,4 +1,4 @@
-//! The local APIC's registers in xAPIC mode. Intel SDM vol. 3, 11.4.1 and 11.5.
+//! The local APIC's registers in xAPIC mode. SDM vol. 3A, 11.4.1 and 11.5.
 
 use arch::ApicBaseFlags;
 use arch::apic::{DEFAULT_ADDRESS, Register, esr, lvt, svr};
@@ -63,7 +63,7 @@ fn lvt(lapic: Lapic) -> impl Iterator<Item = &'static (&'static str, Register, u
     LVT.iter().take(lvt_entries(lapic).clamp(4, 6) as usize)
 }
 
-/// Disabling the APIC and enabling it again resets it. Intel SDM vol. 3, 11.4.3.
+/// Disabling the APIC and enabling it again resets it. SDM vol. 3A, 11.4.3.
 fn test_reset_state(report: &mut Report) {
     let lapic = Lapic::enable(Mode::XApic);
     lapic.write(Register::TPR, 0x20);
@@ -241,7 +241,7 @@ fn test_lvt(report: &mut Report, lapic: Lapic) {
     }
 }
 
-/// Software-disabled: all masked, and not to be unmasked. Intel SDM vol. 3, 11.4.7.2.
+/// Software-disabled: all masked, and not to be unmasked. SDM vol. 3A, 11.4.7.2.
 fn test_software_disabled_lvt(report: &mut Report, lapic: Lapic) {
     for (_, register, _) in lvt(lapic) {
         lapic.write(*register, 0x31);

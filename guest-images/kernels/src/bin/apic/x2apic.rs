@@ -1,4 +1,4 @@
-//! x2APIC mode: its transitions and its registers. Intel SDM vol. 3, 11.12.
+//! x2APIC mode: its transitions and its registers. SDM vol. 3A, 11.12.
 
 use core::arch::x86_64::__cpuid_count;
 

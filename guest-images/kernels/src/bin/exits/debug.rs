@@ -1,4 +1,4 @@
-//! Debug exceptions around instructions that exit. Intel SDM vol. 3B, 18.3.
+//! Debug exceptions around instructions that exit. SDM vol. 3B, 18.3.
 
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -157,7 +157,7 @@ pub(crate) fn test(report: &mut Report) {
     clear_handler(DEBUG);
 }
 
-/// A repeated string instruction traps after each element. Intel SDM vol. 3B, 18.3.1.4.
+/// A repeated string instruction traps after each element. SDM vol. 3B, 18.3.1.4.
 fn test_string_output(report: &mut Report) {
     let bytes = [0_u8; 3];
     let start: u64;

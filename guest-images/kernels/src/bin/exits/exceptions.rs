@@ -174,7 +174,7 @@ fn test_others(report: &mut Report) {
     report.equal("RIP after #UD is at it", at, 0x0b0f);
 }
 
-/// Faults push RFLAGS with RF set, whoever delivers them; traps do not. Intel SDM vol. 3B, 18.3.1.1.
+/// Faults push RFLAGS with RF set, whoever delivers them; traps do not. SDM vol. 3B, 18.3.1.1.
 fn test_resume_flag(report: &mut Report) {
     const RF: u64 = RFlags::RESUME_FLAG.bits();
     const NO_MSR: u32 = 0x1234_5678;

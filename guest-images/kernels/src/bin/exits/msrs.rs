@@ -139,7 +139,7 @@ pub(crate) fn test(report: &mut Report) {
     test_tsc(report);
 }
 
-/// The relations between the TSC, IA32_TSC_ADJUST and IA32_TSC_AUX. Intel SDM vol. 3, 18.17.3.
+/// The relations between the TSC, IA32_TSC_ADJUST and IA32_TSC_AUX. SDM vol. 3B, 18.17.3.
 fn test_tsc(report: &mut Report) {
     const STEP: u64 = 1 << 40;
     if __cpuid_count(7, 0).ebx & Leaf7Ebx::TSC_ADJUST.bits() == 0 {

@@ -1,5 +1,5 @@
 //! Every operating mode of the CPU, and interrupts in each: from long mode down to real mode and
-//! back. Intel SDM vol. 3, 9.8 and 9.9.
+//! back. SDM vol. 3A, 10.8 and 10.9.
 //!
 //! The journey itself is in [`journey`]; what it found on the way is checked here, in long mode.
 #![cfg_attr(target_os = "none", no_std, no_main)]
@@ -28,7 +28,7 @@ const SECOND_MAGIC: u32 = 0x0ddb_a115;
 /// Where the window leads to after the page-directory pointer has changed.
 const SECOND_MEMORY: u64 = 0x20_0000;
 
-/// A table of 32-bit interrupt gates. Intel SDM vol. 3, 6.11.
+/// A table of 32-bit interrupt gates. SDM vol. 3A, 6.11.
 fn interrupt_table_32() -> u64 {
     let table = memory::allocate().cast::<u64>();
     for (vector, handler) in [

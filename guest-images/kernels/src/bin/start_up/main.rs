@@ -1,5 +1,5 @@
 //! INIT and start-up: what state processors are in afterwards, wherever they start, and that the
-//! bootstrap processor's firmware knows a warm reset. Intel SDM vol. 3, 9.1 and 9.4.
+//! bootstrap processor's firmware knows a warm reset. SDM vol. 3A, 9.4 and 10.1.
 //!
 //! Wants a machine of two CPUs.
 #![cfg_attr(target_os = "none", no_std, no_main)]
@@ -152,7 +152,7 @@ fn run(report: &mut Report) {
     warm_reset(report, lapic);
 }
 
-/// SDM vol. 3, table 9-1.
+/// SDM vol. 3A, table 10-1.
 fn check(report: &mut Report, page: u64, time: u32, found: &Found) {
     let signature = core::arch::x86_64::__cpuid(1).eax;
     let [cr0, cr2, cr3, cr4] = found.cr;

@@ -1,4 +1,4 @@
-//! Hardware tasks: every way from one to another, and what must hold on both sides. Intel SDM
+//! Hardware tasks: every way from one to another, and what must hold on both sides. SDM
 //! vol. 3A, "Task Management".
 //!
 //! The journey itself is in [`journey`]; its records are checked here, in long mode.

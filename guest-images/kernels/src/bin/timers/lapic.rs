@@ -1,4 +1,4 @@
-//! The local APIC's timer. Intel SDM vol. 3, 11.5.4.
+//! The local APIC's timer. SDM vol. 3A, 11.5.4.
 
 use core::arch::asm;
 
