@@ -304,6 +304,10 @@ fn no_fact_of_the_architecture_is_defined_again() {
             continue;
         }
         let source = fs::read_to_string(&file).unwrap();
+        // Spares the parser what has none.
+        if !source.contains("const ") {
+            continue;
+        }
         for constant in Constants::of(&source) {
             if facts.has(&constant) {
                 let file = file.strip_prefix(&workspace).unwrap().display();

@@ -1,6 +1,7 @@
 //! What is delivered when: the order of exceptions, NMIs and interrupts, and what holds them off.
 
 use arch::ExceptionVector;
+use arch::apic::Register;
 use arch::gpr::{RAX, RCX};
 use devices::apic_message::DeliveryMode::{ExtInt, Fixed, Init, Nmi};
 use devices::platform_map::port;
@@ -334,7 +335,7 @@ fn a_processor_that_delivers_interrupts_is_told_of_them_and_nothing_is_injected(
 
 #[test]
 fn the_processor_leaves_the_apic_to_the_model_while_software_has_disabled_it() {
-    const SVR: u16 = 0xf0;
+    const SVR: u16 = Register::SVR.offset();
     let mut vcpu = vcpu_with_virtual_delivery();
     vcpu.with_devices(at(0), |_, devices| {
         let now = devices.now;

@@ -1,5 +1,6 @@
 //! How long the guest runs, and when and why the loop ends.
 
+use arch::apic::{Register, lvt};
 use arch::gpr::{RAX, RCX, RDX};
 use devices::apic_message::DeliveryMode::{Fixed, Nmi};
 use devices::chipset::PowerRequest;
@@ -23,8 +24,8 @@ fn arm(ticks: u64) -> Stay {
 
 /// A VCPU whose timer has the vector 0x60 and waits for a TSC deadline.
 fn vcpu_with_timer() -> Vcpu<crate::vcpu::backend::fake::FakeCpu> {
-    const LVT_TIMER: u16 = 0x320;
-    const TSC_DEADLINE_MODE: u64 = 2 << 17;
+    const LVT_TIMER: u16 = Register::LVT_TIMER.offset();
+    const TSC_DEADLINE_MODE: u64 = lvt::TIMER_TSC_DEADLINE as u64;
     let mut vcpu = vcpu();
     vcpu.with_devices(START, |_, devices| {
         let now = devices.now;
@@ -110,7 +111,7 @@ fn an_interrupt_that_comes_with_the_hlt_ends_it() {
 
 #[test]
 fn a_single_step_over_hlt_does_not_halt() {
-    const RFLAGS_TF: u64 = 1 << 8;
+    const RFLAGS_TF: u64 = arch::RFlags::TRAP_FLAG.bits();
     let mut vcpu = vcpu();
     vcpu.then(Stay::until(10, Exit::Hlt).having(|cpu| cpu.rflags |= RFLAGS_TF));
     assert_eq!(vcpu.run(at(1_000)), RunExit::Preempted);
