@@ -6,7 +6,7 @@
 
 use crate::system::memory;
 
-/// [`tag`]'s text as far as it is the same for all, each byte changed by [`KEY`]: in clear, it would
+/// `tag`'s text as far as it is the same for all, each byte changed by [`KEY`]: in clear, it would
 /// be in the memory of all processes, as a part of the program.
 const HIDDEN: [u8; 17] = {
     let mut hidden = *b"workload-process-";

@@ -51,7 +51,7 @@ pub fn written() -> u64 {
     WRITTEN.load(Ordering::Relaxed)
 }
 
-/// How many of the bytes that were [written](written) the UART has taken.
+/// How many of the bytes that were [`written`] the UART has taken.
 #[must_use]
 pub fn sent() -> u64 {
     SENT.load(Ordering::Relaxed)

@@ -68,7 +68,8 @@ pub struct Vm {
     pub usages: Vec<Mutex<Usage>>,
     /// What its VCPUs have done, as of the last time each came off its CPU.
     pub statistics: Vec<Mutex<Statistics>>,
-    /// How it pages, as last seen: a [`RootFormat`] in its order, zero for long mode.
+    /// How it pages, as last seen: a `suppression::address_space::RootFormat` in its order, zero for
+    /// long mode.
     pub root_format: AtomicU8,
     /// When its clock was stopped, if it stands.
     stopped_clock_at: Mutex<Option<HostTicks>>,

@@ -10,8 +10,10 @@ use crate::experiment::{self, Experiment, baseline, bench, nested};
 use crate::testbed::{build, paths};
 
 mod clean;
+mod dependencies;
 mod guest;
 mod run;
+mod tally;
 mod terminal;
 mod test;
 

@@ -1,14 +1,13 @@
 //! `cargo xtask test`: every check there is, and one line that sums them up.
 
-use std::fmt;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
-use std::sync::LazyLock;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use regex::Regex;
 
+use super::dependencies;
+use super::tally::{Tally, check};
 use crate::testbed::machine::Kind;
 use crate::testbed::progress::Step;
 use crate::testbed::provision::{self, Toolchain};
@@ -16,6 +15,9 @@ use crate::testbed::{build, choice, kernel, options, paths};
 
 /// Emulators that run at the same time.
 const MACHINES_AT_A_TIME: &str = "--test-threads=2";
+
+/// rustdoc's warnings are errors. Private items are documented, too, so public ones may link to them.
+const DOC_FLAGS: &str = "-D warnings -A rustdoc::private-intra-doc-links";
 
 const MACHINE_HELP: &str = "\
 Emulator for the tests that run on any; by default QEMU where KVM really offers nested VMX and tarpit \
@@ -34,46 +36,6 @@ pub(super) struct Options {
     machine: options::Machine,
 }
 
-/// How many of what.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tally {
-    passed: u32,
-    failed: u32,
-    skipped: u32,
-}
-
-impl Tally {
-    fn add(&mut self, other: Self) {
-        self.passed += other.passed;
-        self.failed += other.failed;
-        self.skipped += other.skipped;
-    }
-
-    /// The counts in a line of libtest's that begins with "test result:".
-    fn from_line(line: &str) -> Option<Self> {
-        static RESULT: LazyLock<Regex> = LazyLock::new(|| {
-            Regex::new(r"^test result: .* (\d+) passed; (\d+) failed; (\d+) ignored")
-                .expect("a valid expression")
-        });
-        let (_, [passed, failed, skipped]) = RESULT.captures(line)?.extract();
-        Some(Self {
-            passed: passed.parse().ok()?,
-            failed: failed.parse().ok()?,
-            skipped: skipped.parse().ok()?,
-        })
-    }
-}
-
-impl fmt::Display for Tally {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} passed, {} failed, {} skipped",
-            self.passed, self.failed, self.skipped
-        )
-    }
-}
-
 /// Runs the checks and prints the summary. True if nothing failed.
 ///
 /// # Errors
@@ -89,6 +51,13 @@ pub(super) fn run(options: &Options) -> Result<bool> {
             cargo("clippy").args(["--workspace", "--all-targets", "--", "-D", "warnings"]),
         )?);
         total.add(bare_metal_lints(&toolchain)?);
+        total.add(check(
+            "Documentation",
+            cargo("doc")
+                .args(["--workspace", "--no-deps", "--document-private-items"])
+                .env("RUSTDOCFLAGS", DOC_FLAGS),
+        )?);
+        total.add(dependencies::check()?);
     }
     provision::ensure_packages(provision::TEST_PACKAGES)?;
     let mut host = cargo("test");
@@ -131,11 +100,8 @@ fn cargo(subcommand: &str) -> Command {
 fn bare_metal_lints(toolchain: &Toolchain) -> Result<Tally> {
     const NAME: &str = "Lints, bare metal";
     if *toolchain == Toolchain::BuildStd {
-        eprintln!("{NAME}: skipped, Debian's Rust has no clippy that could build the target");
-        return Ok(Tally {
-            skipped: 1,
-            ..Tally::default()
-        });
+        let why = "Debian's Rust has no clippy that could build the target";
+        return Ok(Tally::skipped(NAME, why));
     }
     let mut command = toolchain.cargo("clippy");
     command.arg("--release").current_dir(paths::workspace());
@@ -143,26 +109,6 @@ fn bare_metal_lints(toolchain: &Toolchain) -> Result<Tally> {
         command.args(["--package", &package]);
     }
     check(NAME, command.args(["--", "-D", "warnings"]))
-}
-
-/// A check that passes or fails as a whole.
-fn check(name: &str, command: &mut Command) -> Result<Tally> {
-    eprintln!("== {name}");
-    let status = command
-        .status()
-        .with_context(|| format!("cannot run {command:?}"))?;
-    Ok(if status.success() {
-        Tally {
-            passed: 1,
-            ..Tally::default()
-        }
-    } else {
-        eprintln!("{name}: FAILED");
-        Tally {
-            failed: 1,
-            ..Tally::default()
-        }
-    })
 }
 
 /// Runs something that reports as libtest does, shows what it says and adds up its results.
@@ -197,29 +143,6 @@ fn tests(name: &str, command: &mut Command) -> Result<Tally> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn results_of_all_test_programs_are_added_up() {
-        let output = "\
-running 3 tests
-test a ... ok
-test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s
-test result: FAILED. 10 passed; 3 failed; 0 ignored; 0 measured; 2 filtered out; finished in 1.0s
-";
-        let mut total = Tally::default();
-        output
-            .lines()
-            .filter_map(Tally::from_line)
-            .for_each(|tally| total.add(tally));
-        assert_eq!(total.to_string(), "12 passed, 3 failed, 1 skipped");
-    }
-
-    #[test]
-    fn a_check_counts_as_one_test() -> Result<()> {
-        assert_eq!(check("true", &mut Command::new("true"))?.passed, 1);
-        assert_eq!(check("false", &mut Command::new("false"))?.failed, 1);
-        Ok(())
-    }
 
     #[test]
     fn a_test_program_that_dies_before_its_summary_has_failed() -> Result<()> {

@@ -18,7 +18,7 @@ use kernels::{Report, multiboot, pic, pit, println, segments, serial, tsc};
 /// Where each process has its code, and what it counts in.
 const CODE: u64 = UNMAPPED + 0x10_0000;
 const COUNTER: u64 = CODE + 0x1000;
-/// INC QWORD PTR [RDI]; JMP to it.
+/// `INC QWORD PTR [RDI]`; `JMP` to it.
 const LOOP: [u8; 5] = [0x48, 0xff, 0x07, 0xeb, 0xfb];
 
 const TICKS_PER_SECOND: u64 = 100;

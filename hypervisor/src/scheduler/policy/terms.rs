@@ -37,7 +37,7 @@ pub enum Decision {
         /// When to ask again.
         until: HostTicks,
     },
-    /// Take the state of this VCPU out of the processor, say so with [`Policy::released`], and
+    /// Take the state of this VCPU out of the processor, say so with [`Policy::released`](super::Policy::released), and
     /// ask again.
     Release(VcpuId),
     /// Sleep until then, unless kicked.

@@ -1,7 +1,7 @@
 //! Hardware tasks: every way from one to another, and what must hold on both sides. SDM
 //! vol. 3A, "Task Management".
 //!
-//! The journey itself is in [`journey`]; its records are checked here, in long mode.
+//! The journey itself is in `journey`; its records are checked here, in long mode.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(target_os = "none")]
