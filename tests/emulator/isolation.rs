@@ -232,7 +232,10 @@ pub(crate) fn a_vm_that_sleeps_is_served_soon_after_it_wakes(case: &Case) -> Res
     // there is a switch. The first wake may take longer: loading the guest was the VM's own CPU
     // time, and the others have had less by then.
     let later = (millis(waited) - longest) / count as f64;
-    ensure!(later <= 0.05, "waited {later} ms on average but for the longest");
+    ensure!(
+        later <= 0.05,
+        "waited {later} ms on average but for the longest"
+    );
     ensure!(longest <= 3.0, "waited {longest} ms");
     Ok(())
 }
