@@ -21,7 +21,8 @@
 //! up: each change of rate computes the offset from the exact line anew. Being late by at
 //! most one tick and never early, RDTSC does not go back over a change of rate either,
 //! provided that guest time advances by a tick between the last RDTSC before and the first
-//! one after it; that is 16 host ticks at the slowest rate, fewer than any VM exit takes.
+//! one after it. At rates down to 1/16 any VM exit takes long enough for that; at slower ones
+//! whoever changes the rate waits for it ([`Rates::settling_time`]).
 //!
 //! # Range
 //! Guest time is counted in 64 bits: 146 years of guest time at 4 GHz, which a rate of
@@ -44,8 +45,8 @@ impl Rate {
 
     /// Real time.
     pub const ONE: Self = Self(1 << Self::FRACTION_BITS);
-    /// The slowest rate, 1/16.
-    pub const MIN: Self = Self(Self::ONE.0 / 16);
+    /// The slowest rate, 1/4096: a clock that all but stands still.
+    pub const MIN: Self = Self(Self::ONE.0 / 4096);
     /// The fastest rate, 65,535.
     pub const MAX: Self = Self(65_535 << Self::FRACTION_BITS);
 
@@ -115,6 +116,39 @@ impl Rates {
         counter: Rate::ONE,
         timer: Rate::ONE,
     };
+
+    /// How many host ticks after a change to these rates no VCPU is to read the TSC, so that it
+    /// does not go back: those in which the counter line advances by a tick.
+    #[must_use]
+    pub const fn settling_time(self) -> u64 {
+        Rate::ONE.0.div_ceil(self.counter.0)
+    }
+}
+
+/// Rates, and how long they hold: each line runs in real time after its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Course {
+    /// The rates.
+    pub rates: Rates,
+    /// Until when the counter line's holds; `HostTicks(u64::MAX)` for ever.
+    pub counter_until: HostTicks,
+    /// Until when the timer line's holds.
+    pub timer_until: HostTicks,
+}
+
+impl Course {
+    /// Real time.
+    pub const REAL_TIME: Self = Self::at(Rates::REAL_TIME);
+
+    /// `rates` for ever.
+    #[must_use]
+    pub const fn at(rates: Rates) -> Self {
+        Self {
+            rates,
+            counter_until: HostTicks(u64::MAX),
+            timer_until: HostTicks(u64::MAX),
+        }
+    }
 }
 
 /// The VMCS fields that make the hardware show the counter line as the TSC.
@@ -135,30 +169,40 @@ impl TscScaling {
     }
 }
 
-/// One linear piece of guest time: passes through (`host`, `guest` + `fraction` / 2^48) with
-/// slope `rate`.
+/// Guest time from an anchor on: passes through (`host`, `guest` + `fraction` / 2^48) with slope
+/// `rate`, up to host time `until`, and with slope one from there on.
 #[derive(Clone, Copy, Debug)]
 struct Line {
     host: u64,
     guest: u64,
     fraction: u64,
     rate: Rate,
+    /// `u64::MAX` for a line without a knee.
+    until: u64,
 }
 
 impl Line {
     /// Whole guest ticks at `host`; those of the anchor for a host time before it.
     #[inline]
     const fn at(&self, host: u64) -> u64 {
-        let elapsed = host.saturating_sub(self.host);
         if self.rate.0 == Rate::ONE.0 {
             // The fraction stays what it is, below one.
-            return self.guest.saturating_add(elapsed);
+            return self.guest.saturating_add(host.saturating_sub(self.host));
         }
-        let whole = self.progress(elapsed) >> Rate::FRACTION_BITS;
+        self.at_rate(host)
+    }
+
+    /// The same at another rate than one. Apart, so that real time has a short path.
+    #[inline]
+    const fn at_rate(&self, host: u64) -> u64 {
+        let bent = if host < self.until { host } else { self.until };
+        let whole = self.progress(bent.saturating_sub(self.host)) >> Rate::FRACTION_BITS;
         if whole > u64::MAX as u128 {
             return u64::MAX;
         }
-        self.guest.saturating_add(whole as u64)
+        self.guest
+            .saturating_add(whole as u64)
+            .saturating_add(host.saturating_sub(bent))
     }
 
     /// How far the line gets beyond `guest` in `elapsed` host ticks, in 2^-48 ticks.
@@ -168,14 +212,26 @@ impl Line {
         elapsed as u128 * self.rate.0 as u128 + self.fraction as u128
     }
 
-    const fn set_rate(&mut self, host: u64, rate: Rate) {
+    const fn set_rate(&mut self, host: u64, rate: Rate, until: u64) {
         if host > self.host {
-            let progress = self.progress(host - self.host);
+            let bent = if host < self.until { host } else { self.until };
+            let progress = self.progress(bent.saturating_sub(self.host));
             self.guest = self.at(host);
             self.fraction = progress as u64 & Rate::FRACTION_MASK;
             self.host = host;
         }
         self.rate = rate;
+        self.until = if until > self.host { until } else { self.host };
+    }
+
+    /// Lets guest time stand still up to host time `to`, with all that was to come later by as much.
+    const fn skip(&mut self, to: u64) {
+        if to > self.host {
+            if self.until != u64::MAX {
+                self.until = self.until.saturating_add(to - self.host);
+            }
+            self.host = to;
+        }
     }
 
     /// The first host time from the anchor on at which the line has reached `guest`;
@@ -189,12 +245,16 @@ impl Line {
             return self.host;
         }
         let distance = guest - self.guest;
-        let elapsed = if self.rate.0 == Rate::ONE.0 {
-            distance
-        } else {
-            self.elapsed_for(distance)
-        };
-        self.host.saturating_add(elapsed)
+        if self.rate.0 == Rate::ONE.0 {
+            return self.host.saturating_add(distance);
+        }
+        let at = self.host.saturating_add(self.elapsed_for(distance));
+        if at <= self.until {
+            return at;
+        }
+        // Behind the knee, where the line runs in real time.
+        let there = self.at(self.until);
+        self.until.saturating_add(guest.saturating_sub(there))
     }
 
     /// Host ticks from the anchor until the line has come `distance` whole ticks beyond
@@ -231,6 +291,7 @@ impl VirtualClock {
             guest: 0,
             fraction: 0,
             rate: Rate::ONE,
+            until: u64::MAX,
         };
         Self {
             counter: line,
@@ -252,27 +313,64 @@ impl VirtualClock {
     /// Lets guest time go on at `rates` from `host` on; from the last change of rate on if
     /// `host` is before that.
     pub const fn set_rates(&mut self, host: HostTicks, rates: Rates) {
-        self.counter.set_rate(host.0, rates.counter);
-        self.timer.set_rate(host.0, rates.timer);
+        self.set_course(host, Course::at(rates));
+    }
+
+    /// Lets guest time go on by `course` from `host` on; from the last change on if `host` is before
+    /// that.
+    ///
+    /// A course with an end is for times at which no VCPU is in the guest: RDTSC does not see the end
+    /// ([`VirtualClock::tsc_scaling`]), so whoever lets a VCPU enter sets a course for that first.
+    pub const fn set_course(&mut self, host: HostTicks, course: Course) {
+        let Course {
+            rates,
+            counter_until,
+            timer_until,
+        } = course;
+        self.counter
+            .set_rate(host.0, rates.counter, counter_until.0);
+        self.timer.set_rate(host.0, rates.timer, timer_until.0);
     }
 
     /// Takes the host time from `from` to `to` out of guest time: it stands still between
     /// them. Nobody may have read the clock for a host time after `from`.
     pub const fn skip(&mut self, from: HostTicks, to: HostTicks) {
-        self.set_rates(from, self.rates());
-        if to.0 > self.counter.host {
-            self.counter.host = to.0;
-            self.timer.host = to.0;
-        }
+        self.set_course(from, self.course_from(from));
+        self.counter.skip(to.0);
+        self.timer.skip(to.0);
     }
 
-    /// The rates that hold now.
+    /// The rates of the course that was set last.
     #[must_use]
     pub const fn rates(&self) -> Rates {
         Rates {
             counter: self.counter.rate,
             timer: self.timer.rate,
         }
+    }
+
+    /// The course that was set last.
+    #[must_use]
+    pub const fn course(&self) -> Course {
+        Course {
+            rates: self.rates(),
+            counter_until: HostTicks(self.counter.until),
+            timer_until: HostTicks(self.timer.until),
+        }
+    }
+
+    /// What is left of the course at `host`: a line that is past its end runs in real time.
+    const fn course_from(&self, host: HostTicks) -> Course {
+        let mut course = self.course();
+        if host.0 >= self.counter.until {
+            course.rates.counter = Rate::ONE;
+            course.counter_until = HostTicks(u64::MAX);
+        }
+        if host.0 >= self.timer.until {
+            course.rates.timer = Rate::ONE;
+            course.timer_until = HostTicks(u64::MAX);
+        }
+        course
     }
 
     /// The first host time at which [`VirtualClock::now`] shows a timer line at or past

@@ -9,6 +9,8 @@ use std::vec::Vec;
 /// 100 years of a 4 GHz host.
 const CENTURY: u64 = 100 * 366 * 86_400 * 4_000_000_000;
 
+const SIXTEENTH: Rate = Rate(Rate::ONE.0 / 16);
+
 fn rate() -> impl Strategy<Value = Rate> {
     prop_oneof![
         Just(Rate::ONE),
@@ -165,7 +167,7 @@ proptest! {
         let before = clock.tsc_scaling().apply(HostTicks(reference.host));
         let exact_before = clock.now(HostTicks(reference.host));
         clock.set_rates(HostTicks(reference.host), to);
-        let entry = HostTicks(reference.host + exit);
+        let entry = HostTicks(reference.host + exit.max(to.settling_time()));
         let after = clock.tsc_scaling().apply(entry);
         prop_assert!(after.0.wrapping_sub(before.0) <= u64::MAX / 2);
         // Nor against what an emulated read has told the guest at the exit.
@@ -322,8 +324,8 @@ fn assert_less_than_a_tick_late(shown: u64, exact: u128) {
 fn below_rate_one_no_fraction_of_a_tick_is_lost_at_a_change() {
     // Sixteen host ticks at 1/16 are a tick, wherever they are taken from.
     let slow = Rates {
-        counter: Rate::MIN,
-        timer: Rate::MIN,
+        counter: SIXTEENTH,
+        timer: SIXTEENTH,
     };
     let mut clock = VirtualClock::new(HostTicks(0));
     for n in 1..=100_000u64 {
@@ -343,7 +345,7 @@ fn below_rate_one_each_tick_lasts_its_time_and_none_is_left_out() {
     clock.set_rates(
         HostTicks(7),
         Rates {
-            counter: Rate::MIN,
+            counter: SIXTEENTH,
             timer: third,
         },
     );
@@ -362,7 +364,83 @@ fn below_rate_one_each_tick_lasts_its_time_and_none_is_left_out() {
     }
 }
 
+#[test]
+fn after_the_settling_time_the_counter_has_advanced() {
+    for rate in [
+        Rate::MIN,
+        SIXTEENTH,
+        Rate(Rate::ONE.0 / 3),
+        Rate::ONE,
+        Rate::MAX,
+    ] {
+        let rates = Rates {
+            counter: rate,
+            timer: Rate::ONE,
+        };
+        let mut clock = VirtualClock::new(HostTicks(0));
+        clock.set_rates(HostTicks(10), rates);
+        let settled = clock.now(HostTicks(10 + rates.settling_time()));
+        assert!(settled.counter > clock.now(HostTicks(10)).counter);
+    }
+}
+
 proptest! {
+    /// A course with ends is what setting the rates at its ends comes to.
+    #[test]
+    fn a_course_ends_when_it_says(
+        start in 0..CENTURY,
+        rates in rates(),
+        ends in (0..4_000_000_000u64, 0..4_000_000_000u64),
+        looks in prop::collection::vec(0..8_000_000_000u64, 1..20),
+        ahead in 0..8_000_000_000u64,
+        next in rates(),
+    ) {
+        let (counter_end, timer_end) = (start + 7 + ends.0, start + 7 + ends.1);
+        let mut clock = VirtualClock::new(HostTicks(start));
+        clock.set_course(HostTicks(start + 7), Course {
+            rates,
+            counter_until: HostTicks(counter_end),
+            timer_until: HostTicks(timer_end),
+        });
+        // Each line by itself, since they do not know of each other.
+        let line = |rate: Rate, end: u64| {
+            let mut clock = VirtualClock::new(HostTicks(start));
+            clock.set_rates(HostTicks(start + 7), Rates { counter: rate, timer: rate });
+            let bent = {
+                let mut clock = clock.clone();
+                clock.set_rates(HostTicks(end), Rates::REAL_TIME);
+                clock
+            };
+            (clock, bent, end)
+        };
+        let at = |(straight, bent, end): &(VirtualClock, VirtualClock, u64), host: u64| {
+            if host < *end { straight.now(HostTicks(host)) } else { bent.now(HostTicks(host)) }
+        };
+        let (counter, timer) = (line(rates.counter, counter_end), line(rates.timer, timer_end));
+        for look in looks {
+            let host = start + 7 + look;
+            let now = clock.now(HostTicks(host));
+            prop_assert_eq!(now.counter, at(&counter, host).counter);
+            prop_assert_eq!(now.timer, at(&timer, host).timer);
+            // The next change goes on from there, fractions included.
+            let mut changed = clock.clone();
+            changed.set_rates(HostTicks(host), next);
+            let mut expected = if host < counter_end { counter.0.clone() } else { counter.1.clone() };
+            expected.set_rates(HostTicks(host), next);
+            prop_assert_eq!(
+                changed.now(HostTicks(host + ahead)).counter,
+                expected.now(HostTicks(host + ahead)).counter
+            );
+        }
+        // A deadline is the first host time at which the line has come to it.
+        let deadline = clock.now(HostTicks(start + 7)).timer.saturating_add(ahead);
+        let due = clock.host_deadline(deadline);
+        prop_assert!(clock.now(due).timer >= deadline);
+        if due.0 > start + 7 {
+            prop_assert!(clock.now(HostTicks(due.0 - 1)).timer < deadline);
+        }
+    }
+
     #[test]
     fn a_century_in_one_rate_is_exact(
         start in 0..1u64 << 40,
