@@ -19,6 +19,10 @@ use crate::vcpu::{HostCpu, RunExit};
 /// How often the console's line is looked at: its FIFO of 16 bytes fills in 1.4 ms.
 const POLLS_PER_SECOND: u64 = 1000;
 
+/// For how long another VM that has waited for a CPU is taken to want it, as a divisor of a second:
+/// a tenth.
+const CONTENTION_PER_SECOND: u64 = 10;
+
 /// The loop of one physical CPU.
 pub struct CpuLoop {
     tables: HostCpu,
@@ -78,7 +82,11 @@ impl CpuLoop {
                 }
             }
             match self.scheduler.next(self.tables.index, now) {
-                Decision::Run { vcpu, until } => self.run_vcpu(vcpu, until),
+                Decision::Run {
+                    vcpu,
+                    until,
+                    contended,
+                } => self.run_vcpu(vcpu, until, contended.then_some(now)),
                 Decision::Release(vcpu) => {
                     self.release();
                     // Also if it had gone before.
@@ -112,11 +120,16 @@ impl CpuLoop {
         }
     }
 
-    /// Runs a VCPU until the scheduler has to be asked again.
-    fn run_vcpu(&mut self, target: VcpuId, until: HostTicks) {
+    /// Runs a VCPU until the scheduler has to be asked again. `contended` tells when another VM was
+    /// seen to wait for this CPU, if one was.
+    fn run_vcpu(&mut self, target: VcpuId, until: HostTicks, contended: Option<HostTicks>) {
         let Some(cell) = self.switch_to(target) else {
             return;
         };
+        if let Some(now) = contended {
+            let memory = self.poll_interval * POLLS_PER_SECOND / CONTENTION_PER_SECOND;
+            cell.vm().look.note_contention(now.saturating_add(memory));
+        }
         loop {
             // Locked for each turn only: what others ask of it is looked at in between.
             let mut vcpu = cell.vcpu.lock();

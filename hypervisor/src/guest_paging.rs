@@ -213,6 +213,19 @@ impl Paging {
         Ok(self.walk(memory, linear, access)?.address)
     }
 
+    /// The guest-physical address that `linear` means for a read by the guest's kernel, if it is mapped.
+    /// Sets no flags: the guest does not notice.
+    #[must_use]
+    pub fn peek(&self, memory: &impl GuestMemory, linear: GuestVirtAddr) -> Option<GuestPhysAddr> {
+        let access = Access {
+            kind: AccessKind::Read,
+            user: false,
+            smap_override: true,
+        };
+        let walk = self.walk(memory, linear, access).ok()?;
+        Some(walk.address)
+    }
+
     /// The bits of a canonical linear address, in 64-bit mode.
     #[must_use]
     pub const fn linear_address_bits(&self) -> u32 {

@@ -1,7 +1,8 @@
 //! What VMs there shall be: the operator says it on the command lines of the boot modules.
 //!
 //! ```text
-//! kernel vm=NAME [mem=SIZE] [vcpus=N] [pin=CPU,...] [weight=N] [cap=PERCENT] [-- COMMAND LINE]
+//! kernel vm=NAME [mem=SIZE] [vcpus=N] [pin=CPU,...] [weight=N] [cap=PERCENT]
+//!        [suppress-policy=bounded|paper] [suppress-lead=MS[,MS]] [-- COMMAND LINE]
 //! initrd vm=NAME
 //! module vm=NAME [-- STRING]
 //! ```
@@ -15,6 +16,8 @@ use crate::ids::MAX_VCPUS;
 use alloc::{borrow::ToOwned, string::String, vec::Vec};
 use core::{fmt, str::FromStr};
 use thiserror::Error;
+
+use crate::suppression::order::{Bounds, Defaults, Policy};
 
 /// The RAM of a VM whose `mem=` is not given, in bytes.
 pub const DEFAULT_MEMORY: u64 = 256 << 20;
@@ -65,6 +68,8 @@ pub struct VmConfig<'a> {
     pub weight: u32,
     /// The most CPU time that it may have, in percent of one physical CPU.
     pub cap: Option<u32>,
+    /// What its targets of suppression get unless the operator says otherwise.
+    pub suppression: Defaults,
     /// The kernel image.
     pub kernel: &'a [u8],
     /// The initial RAM disk.
@@ -141,6 +146,18 @@ pub enum Cause {
         "`pin={0}` is not a list of CPU numbers: use numbers separated by commas, like `pin=0,1`"
     )]
     BadPins(String),
+    /// Not a policy of suppression.
+    #[error("`suppress-policy={0}` is not a policy of suppression: use `bounded` or `paper`")]
+    BadPolicy(String),
+    /// Not the bounds of a lead.
+    #[error(
+        "`suppress-lead={0}` does not say how far the VM's clock may be ahead: use milliseconds from \
+         {min} to {max}, like `suppress-lead=250`, or two numbers, the first for while another VM \
+         wants the CPU, like `suppress-lead=250,1000`",
+        min = Bounds::LEAST,
+        max = Bounds::MOST
+    )]
+    BadLead(String),
     /// A list of CPUs that does not fit the number of VCPUs.
     #[error("`pin=` names {pins} CPUs for {vcpus} VCPUs: name one for each VCPU, or one for all")]
     WrongPinCount {
@@ -185,7 +202,7 @@ impl Role {
     const fn options(self) -> &'static str {
         match self {
             Self::Kernel => {
-                "vm=, mem=, vcpus=, pin=, weight=, cap= (guest's options follow ` -- `)"
+                "vm=, mem=, vcpus=, pin=, weight=, cap=, suppress-policy=, suppress-lead= (guest's options follow ` -- `)"
             }
             Self::Initrd | Self::Module => "vm= only",
         }
@@ -278,6 +295,7 @@ struct Description {
     pins: Option<Vec<u32>>,
     weight: Option<u32>,
     cap: Option<u32>,
+    suppression: Defaults,
     guest_string: String,
 }
 
@@ -297,6 +315,7 @@ impl Description {
 
         let mut vm = None;
         let (mut memory, mut vcpus, mut pins, mut weight, mut cap) = (None, None, None, None, None);
+        let (mut policy, mut lead) = (None, None);
         for word in words {
             let (option, value) = word.split_once('=').unwrap_or((word, ""));
             match (role, option) {
@@ -324,6 +343,12 @@ impl Description {
                         number("cap", value, 1, 100 * MAX_VCPUS as u32)?,
                     )?;
                 }
+                (Role::Kernel, "suppress-policy") => {
+                    set(&mut policy, "suppress-policy", suppression_policy(value)?)?;
+                }
+                (Role::Kernel, "suppress-lead") => {
+                    set(&mut lead, "suppress-lead", lead_bounds(value)?)?;
+                }
                 _ => {
                     return Err(Cause::UnknownOption {
                         option: word.to_owned(),
@@ -343,6 +368,10 @@ impl Description {
             pins,
             weight,
             cap,
+            suppression: Defaults {
+                policy: policy.unwrap_or_default(),
+                bounds: lead.unwrap_or_default(),
+            },
             guest_string: guest_string.to_owned(),
         })
     }
@@ -366,6 +395,7 @@ impl Description {
             pins,
             weight: self.weight.unwrap_or(DEFAULT_WEIGHT),
             cap: self.cap,
+            suppression: self.suppression,
             kernel,
             initrd: None,
             modules: Vec::new(),
@@ -426,6 +456,14 @@ fn number(option: &'static str, value: &str, min: u32, max: u32) -> Result<u32, 
             min,
             max,
         })
+}
+
+fn suppression_policy(value: &str) -> Result<Policy, Cause> {
+    Policy::from_name(value).ok_or_else(|| Cause::BadPolicy(value.to_owned()))
+}
+
+fn lead_bounds(value: &str) -> Result<Bounds, Cause> {
+    value.parse().map_err(|_| Cause::BadLead(value.to_owned()))
 }
 
 fn cpu_list(value: &str) -> Result<Vec<u32>, Cause> {

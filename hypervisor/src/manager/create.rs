@@ -127,7 +127,8 @@ impl HostFactory {
             waker: self.waker.clone(),
             cpuid,
             ram,
-            usage_window: self.tsc.get() / 2,
+            tsc: self.tsc,
+            suppression: config.suppression,
         }));
         let mut vcpus = Vec::new();
         for (index, lapic) in (0..).zip(lapics) {

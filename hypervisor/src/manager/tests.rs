@@ -207,6 +207,7 @@ fn config(name: &str, vcpus: u32) -> VmConfig<'static> {
         pins: vec![],
         weight: 100,
         cap: None,
+        suppression: crate::suppression::order::Defaults::default(),
         kernel: &[],
         initrd: None,
         modules: vec![],

@@ -60,6 +60,13 @@ impl HostClock {
         self.tsc.nanos(ticks) / 1000
     }
 
+    /// Converts ticks to microseconds, rounded toward zero.
+    #[must_use]
+    pub fn micros_of(&self, ticks: i64) -> i64 {
+        let micros = i128::from(ticks) * 1_000_000 / i128::from(self.tsc.get());
+        micros.clamp(i64::MIN.into(), i64::MAX.into()) as i64
+    }
+
     /// Converts ticks to milliseconds, rounded toward zero.
     #[must_use]
     pub fn millis(&self, ticks: i64) -> i64 {
@@ -80,6 +87,7 @@ mod tests {
         assert_eq!(clock.nanos(HostTicks(3000)), 1000);
         assert_eq!(clock.micros(HostTicks(2_001_000)), 1000);
         assert_eq!(clock.ticks_in_micros(2_001_999), 1000);
+        assert_eq!(clock.micros_of(-7_001_000), -3_500);
         assert_eq!(clock.millis(-7_000_000), -3);
         assert_eq!(clock.millis(i64::MAX), i64::MAX / 2_000_000);
         assert_eq!(clock.fraction_of_second(4000), 500_000);

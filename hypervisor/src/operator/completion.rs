@@ -59,7 +59,14 @@ mod tests {
         assert_eq!(candidates("release web "), ["all"]);
         assert_eq!(
             candidates("suppress web 0x5000 --"),
-            ["--interval", "--clock", "--json"]
+            [
+                "--interval",
+                "--clock",
+                "--policy",
+                "--cap",
+                "--lead",
+                "--json"
+            ]
         );
         assert!(candidates("help ").contains(&"stats".into()));
         assert!(candidates("vms ").is_empty());

@@ -6,8 +6,9 @@ use core::sync::atomic::Ordering;
 use devices::time::HostTicks;
 
 use super::error::CommandError;
-use crate::suppression::Factors;
 use crate::suppression::address_space::{Root, RootFormat, same_process};
+use crate::suppression::order::Order;
+use crate::suppression::snapshot::Snapshot;
 use crate::suppression::target::Target;
 use crate::suppression::usage::{self, Process};
 use crate::vm::Vm;
@@ -17,15 +18,15 @@ use crate::vm::Vm;
 pub(super) struct TargetInfo {
     /// Its roots; the operator named the first.
     pub roots: Vec<Root>,
-    /// How strongly it is suppressed.
-    pub factors: Factors,
+    /// How it is suppressed.
+    pub order: Order,
 }
 
 impl From<&Target> for TargetInfo {
     fn from(target: &Target) -> Self {
         Self {
             roots: target.roots().collect(),
-            factors: target.factors(),
+            order: *target.order(),
         }
     }
 }
@@ -49,44 +50,47 @@ pub(super) fn processes(vm: &Vm, now: HostTicks) -> Vec<Process> {
     })
 }
 
-/// Returns the targets of `vm`.
-pub(super) fn targets(vm: &Vm) -> Vec<TargetInfo> {
-    let watch = vm.suppression.lock();
-    watch.targets().iter().map(TargetInfo::from).collect()
+/// Returns what is suppressed in `vm`, and how that goes.
+pub(super) fn suppression(vm: &Vm, now: HostTicks) -> Snapshot {
+    vm.suppression.lock().snapshot(now)
 }
 
-/// Makes the process of `root` a target, or changes its factors. Returns the target.
+/// Makes the process of `root` a target, or changes how it is suppressed. Returns the target.
 ///
 /// # Errors
 /// If `root` is no process's, or there are too many targets.
 pub(super) fn suppress(
     vm: &Vm,
     root: Root,
-    factors: Factors,
+    order: Order,
+    now: HostTicks,
 ) -> Result<Option<TargetInfo>, CommandError> {
     let seen: Vec<Root> = vm
         .usages
         .iter()
         .flat_map(|usage| usage.lock().roots().collect::<Vec<_>>())
         .collect();
-    let mut watch = vm.suppression.lock();
-    watch
-        .suppress(&vm.ram, root, root_format(vm), factors, seen.into_iter())
-        .map_err(|problem| CommandError::new("no_target", problem))?;
-    vm.suppression_generation.fetch_add(1, Ordering::AcqRel);
-    Ok(watch.targets().of(root).map(TargetInfo::from))
+    let target = {
+        let mut suppression = vm.suppression.lock();
+        suppression
+            .suppress(&vm.ram, root, root_format(vm), order, seen.into_iter(), now)
+            .map_err(|problem| CommandError::new("no_target", problem))?;
+        suppression.targets().of(root).map(TargetInfo::from)
+    };
+    vm.suppression_changed();
+    Ok(target)
 }
 
 /// Ends the suppression of the target that has `root`; `None` if there is none.
 pub(super) fn release(vm: &Vm, root: Root) -> Option<TargetInfo> {
     let target = vm.suppression.lock().release(root)?;
-    vm.suppression_generation.fetch_add(1, Ordering::AcqRel);
+    vm.suppression_changed();
     Some(TargetInfo::from(&target))
 }
 
 /// Ends all suppression; returns how many targets there were.
 pub(super) fn release_all(vm: &Vm) -> usize {
     let count = vm.suppression.lock().release_all();
-    vm.suppression_generation.fetch_add(1, Ordering::AcqRel);
+    vm.suppression_changed();
     count
 }

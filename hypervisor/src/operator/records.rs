@@ -6,8 +6,8 @@ use core::fmt::{self, Write};
 use serde::{Serialize, Serializer};
 
 use crate::console::Record;
-use crate::suppression::Factors;
 use crate::suppression::address_space::Root;
+use crate::suppression::order::Order;
 
 /// A root, in JSON as the hexadecimal number that the console shows and takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +44,7 @@ impl fmt::Display for Aliases<'_> {
     }
 }
 
-/// A target: a line of `targets`, and the answer to `suppress` and `release`.
+/// A target: the answer to `suppress` and `release`.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct TargetLine<'a> {
     /// The VM's name.
@@ -57,33 +57,37 @@ pub struct TargetLine<'a> {
     pub interval: u32,
     /// What time is multiplied by.
     pub clock: u32,
+    /// How it is suppressed.
+    pub policy: &'static str,
 }
 
 impl<'a> TargetLine<'a> {
     /// Makes the line of a target with these roots, of which the operator named the first;
     /// `None` if there are none.
     #[must_use]
-    pub fn new(vm: &'a str, roots: &'a [Root], factors: Factors) -> Option<Self> {
+    pub fn new(vm: &'a str, roots: &'a [Root], order: &Order) -> Option<Self> {
         let (first, aliases) = roots.split_first()?;
         Some(Self {
             vm,
             cr3: Cr3(*first),
             aliases: Aliases(aliases),
-            interval: factors.interval.get(),
-            clock: factors.clock.get(),
+            interval: order.factors.interval.get(),
+            clock: order.factors.clock.get(),
+            policy: order.policy.name(),
         })
     }
 }
 
 impl Record for TargetLine<'_> {
-    const HEADING: &'static str = "VM               CR3            INTERVAL     CLOCK  ALIASES";
+    const HEADING: &'static str =
+        "VM               CR3            INTERVAL     CLOCK  POLICY   ALIASES";
 
     fn row(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let cr3 = self.cr3.0.to_string();
         write!(
             f,
-            "{:<16} {:<14} 1/{:<6} {:>7}x  {}",
-            self.vm, cr3, self.interval, self.clock, self.aliases
+            "{:<16} {:<14} 1/{:<6} {:>7}x  {:<8} {}",
+            self.vm, cr3, self.interval, self.clock, self.policy, self.aliases
         )
     }
 }

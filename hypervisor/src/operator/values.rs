@@ -2,6 +2,8 @@
 
 use super::error::CommandError;
 use crate::suppression::Factor;
+use crate::suppression::budget::Share;
+use crate::suppression::order::{Bounds, Policy};
 
 /// Parses a value of CR3: hexadecimal digits, with or without `0x`.
 pub(super) fn cr3(word: &str) -> Result<u64, CommandError> {
@@ -34,6 +36,61 @@ pub(super) fn factor(word: &str) -> Result<Factor, CommandError> {
                 format_args!("`{word}` is no factor: it must be a whole number from 1 to 65535"),
             )
         })
+}
+
+/// Parses a policy of suppression.
+pub(super) fn policy(word: &str) -> Result<Policy, CommandError> {
+    Policy::from_name(word).ok_or_else(|| {
+        CommandError::new(
+            "bad_policy",
+            format_args!("`{word}` is no policy: it must be `bounded` or `paper`"),
+        )
+    })
+}
+
+/// Parses a share of one CPU: percent, with up to four decimals, and perhaps a percent sign.
+pub(super) fn cap(word: &str) -> Result<Share, CommandError> {
+    const DECIMALS: usize = 4;
+    const MOST: u32 = 100 * crate::ids::MAX_VCPUS as u32;
+    let number = word.strip_suffix('%').unwrap_or(word);
+    let (whole, decimals) = number.split_once('.').unwrap_or((number, ""));
+    let share = || {
+        let digits = |text: &str| text.bytes().all(|digit| digit.is_ascii_digit());
+        if !digits(whole) || !digits(decimals) || decimals.len() > DECIMALS {
+            return None;
+        }
+        let whole: u32 = whole.parse().ok().filter(|whole| *whole <= MOST)?;
+        let scale = 10u32.pow((DECIMALS - decimals.len()) as u32);
+        let decimals = match decimals {
+            "" => 0,
+            decimals => decimals.parse::<u32>().ok()? * scale,
+        };
+        Share::from_millionths(whole * 10u32.pow(DECIMALS as u32) + decimals)
+    };
+    share().ok_or_else(|| {
+        CommandError::new(
+            "bad_cap",
+            format_args!(
+                "`{word}` is no share of a CPU: it must be a number of percent above zero, with up \
+                 to four decimals, for instance 0.5"
+            ),
+        )
+    })
+}
+
+/// Parses the bounds of a guest's lead: milliseconds.
+pub(super) fn lead_bounds(word: &str) -> Result<Bounds, CommandError> {
+    word.parse().map_err(|_| {
+        CommandError::new(
+            "bad_lead",
+            format_args!(
+                "`{word}` does not say how far a clock may be ahead: it must be milliseconds from \
+                 {} to {}, or two numbers of them, for instance 250,1000",
+                Bounds::LEAST,
+                Bounds::MOST
+            ),
+        )
+    })
 }
 
 /// Parses the number of a VCPU or a CPU.
@@ -70,6 +127,26 @@ mod tests {
         for word in ["0", "65536", "-1", "1.5", "x", ""] {
             assert_eq!(factor(word).unwrap_err().kind(), "bad_factor", "{word}");
         }
+    }
+
+    #[test]
+    fn caps_are_percent_of_a_cpu() {
+        let millionths = |word| cap(word).map(Share::millionths);
+        assert_eq!(millionths("0.5"), Ok(5_000));
+        assert_eq!(millionths("0.0001%"), Ok(1));
+        assert_eq!(millionths("150"), Ok(1_500_000));
+        assert_eq!(millionths("800.0"), Ok(8_000_000));
+        for word in ["0", "0.00001", "-1", "801", ".", "1.2.3", "x", "", "%"] {
+            assert_eq!(cap(word).unwrap_err().kind(), "bad_cap", "{word}");
+        }
+    }
+
+    #[test]
+    fn policies_and_leads_are_what_there_is() {
+        assert_eq!(policy("paper"), Ok(Policy::Paper));
+        assert_eq!(policy("none").unwrap_err().kind(), "bad_policy");
+        assert_eq!(lead_bounds("250,1000"), Ok(Bounds::default()));
+        assert_eq!(lead_bounds("7").unwrap_err().kind(), "bad_lead");
     }
 
     #[test]

@@ -83,6 +83,12 @@ impl VcpuCell {
         }
     }
 
+    /// Returns its VM.
+    #[must_use]
+    pub fn vm(&self) -> &Vm {
+        &self.vm
+    }
+
     /// Returns its VM and its number there.
     #[must_use]
     pub fn id(&self) -> VcpuId {

@@ -290,7 +290,17 @@ impl Policy {
         if let Some(left) = self.budget_left(vcpu.vm) {
             until = until.min(now.saturating_add(left));
         }
-        Decision::Run { vcpu, until }
+        Decision::Run {
+            vcpu,
+            until,
+            contended: self.is_contended(vcpu.vm, cpu),
+        }
+    }
+
+    /// Whether a VCPU of another VM than `id` waits for `cpu`.
+    fn is_contended(&self, id: VmId, cpu: usize) -> bool {
+        self.all()
+            .any(|(target, _)| target.vm != id && self.is_eligible(target, cpu))
     }
 
     fn start(&mut self, target: VcpuId, cpu: usize, now: HostTicks) {

@@ -1,21 +1,381 @@
-//! Which process runs, and what its guest's clocks do about it.
+//! Suppression: which process runs, and what its guest's clock and VCPUs do about it.
 //!
-//! - [`address_space`]: what a CR3 value says about the process that runs;
-//! - [`target`]: the address spaces that are suppressed;
-//! - [`usage`]: the address spaces seen, and their shares of the CPU;
-//! - [`policy`]: events in, rates of the virtual clock out.
+//! One type, [`Suppression`], is told what happens in a VM ([`Event`]) and says what to do
+//! ([`Directive`]): at which rates the VM's clock goes on, whether the VCPU runs on, is held or
+//! parked, and when it is to be asked again. It touches nothing itself: VCPUs report what they see
+//! and carry out what comes back, and a simulation on the host does the same.
 //!
-//! All of it is bookkeeping: the VCPUs tell what they see, and do what comes out.
+//! # What is promised
+//! For a target of factor `N` under [`Policy::Bounded`], whatever it does and whatever else the
+//! guest runs:
+//! - it gets at most `1/N` of one CPU over any second, in user and kernel mode together;
+//! - guest time minus real time, the *lead*, stays within a bound, does not drift, and never makes
+//!   the guest's time go back;
+//! - what it gives up goes to the others of its VM that want it, else to other VMs.
+//!
+//! # How
+//! | while | the clock | the VCPU |
+//! | --- | --- | --- |
+//! | the target runs | is fast by `N`: the guest's scheduler takes the CPU away | runs |
+//! | its budget is used up | is fast by `N`: others do not wait | is held: the target gets nothing |
+//! | the lead is at its bound | gives back | is parked |
+//! | nobody else wants its VCPU | gives back | runs until its budget is used up, then is parked |
+//! | an interrupt is handled | gives back | runs |
+//! | others run | gives back what was gained, then is real | runs |
+//!
+//! "Held" and "parked" are the same to the guest, a VCPU that is interrupted in the middle of user
+//! code: any interrupt that it can take wakes it at once. They differ in what the clock does
+//! meanwhile. A target in the kernel may hold locks that others spin on: it is run on until it is
+//! back in user mode, and its budget keeps something in reserve for that
+//! ([`record`]); only when that is used up as well, it is parked there.
+//!
+//! # Parts
+//! - [`address_space`]: what a CR3 value says about the process that runs; [`target`]: the address
+//!   spaces that are suppressed; [`usage`]: those seen, and their shares of the CPU;
+//! - [`order`]: what the operator wants; [`record`]: what a target has had; [`snapshot`]: what the
+//!   operator sees;
+//! - [`lead`]: how far the guest's time is ahead; [`give_back`]: the controller of that;
+//! - [`budget`]: the CPU time of a target; [`handler`]: the guest's interrupt handlers;
+//! - [`limiter`]: changes of rate cost others little; [`cpu_share`]: VCPUs that share a CPU;
+//! - [`tracking`]: whose address space is loaded; [`decide`]: what is to be done.
+
+#![forbid(unsafe_code)]
 
 pub mod address_space;
+mod allowance;
+pub mod budget;
+mod cpu_share;
+mod decide;
 mod factors;
+mod give_back;
+pub mod handler;
+pub mod kernel_thread;
+mod lead;
+mod limiter;
+pub mod order;
 pub mod pace;
-pub mod policy;
+mod record;
+pub mod snapshot;
 pub mod target;
+mod tracking;
 pub mod usage;
-pub mod watch;
+mod vcpu;
 
 #[cfg(test)]
 mod simulation;
 
+use devices::clock::Course;
+use devices::time::{Hertz, HostTicks};
+
+use crate::guest_memory::GuestMemory;
+use crate::ids::MAX_VCPUS;
+use address_space::{Root, RootFormat};
+use give_back::GiveBack;
+use handler::{Context, Lengths};
+use kernel_thread::Thread;
+use lead::{Account, Booking, Lead};
+use limiter::Limiter;
+use order::{Defaults, Order};
+use pace::Pace;
+use record::Record;
+use target::{Target, TargetError, Targets};
+use tracking::NonTargets;
+use vcpu::VcpuRecord;
+
 pub use factors::{Factor, FactorOutOfRange, Factors};
+
+/// What a VCPU is seen to do after a VM exit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Observation {
+    /// The root of its address space; `None` without paging.
+    pub root: Option<(Root, RootFormat)>,
+    /// The root has been loaded since the last observation, even if it was there before.
+    pub loaded: bool,
+    /// It waits for an event.
+    pub halted: bool,
+    /// Where it is.
+    pub context: Context,
+    /// Whose kernel thread it is in, if that was asked for.
+    pub thread: Thread,
+}
+
+/// Something that has happened to a VCPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// It has left the guest, and is seen to do this.
+    Seen(Observation),
+    /// An event has ended its halt.
+    Woke,
+    /// An interrupt is about to be delivered to it in this context and thread.
+    Interrupted(Context, Thread),
+    /// The code that was interrupted goes on.
+    Resumed(Context),
+    /// It has got a physical CPU.
+    OnCpu,
+    /// It has lost its physical CPU.
+    OffCpu,
+    /// Time has passed, nothing else.
+    Time,
+}
+
+/// What a VCPU is to do until it is asked again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stay {
+    /// Run its guest.
+    Run,
+    /// Stay out of the guest, but on its CPU: it will not be for long.
+    Hold,
+    /// Stay out of the guest, and leave the CPU to others until then.
+    Park(HostTicks),
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Directive {
+    /// The course of the VM's clock.
+    pub clock: Course,
+    /// What the VCPU does. An interrupt that it can take always lets it run.
+    pub stay: Stay,
+    /// When the VCPU is to be asked again at the latest, whatever it does.
+    pub look_at: HostTicks,
+    /// When any VCPU of the VM that runs is to be asked again.
+    pub vm_look_at: HostTicks,
+    /// The VCPU is to report as soon as it takes interrupts.
+    pub report_when_interruptible: bool,
+    /// A target runs: loads of other roots are of interest, of its own not.
+    pub target_in: bool,
+    /// A target's root is loaded, but somebody else runs: the target may at any time, without a load.
+    pub target_hidden: bool,
+    /// A handler runs: the VCPU is to report when the interrupted code goes on.
+    pub handler_runs: bool,
+    /// Timers that are due before this are to be late until then.
+    pub timers_from: HostTicks,
+}
+
+impl Directive {
+    /// Nothing: no target is known of.
+    pub const NONE: Self = Self {
+        clock: Course::REAL_TIME,
+        stay: Stay::Run,
+        look_at: HostTicks(u64::MAX),
+        vm_look_at: HostTicks(u64::MAX),
+        report_when_interruptible: false,
+        target_in: false,
+        target_hidden: false,
+        handler_runs: false,
+        timers_from: HostTicks(0),
+    };
+}
+
+/// The suppression in a VM.
+#[derive(Clone, Debug)]
+pub struct Suppression {
+    tsc: Hertz,
+    defaults: Defaults,
+    targets: Targets,
+    non_targets: NonTargets,
+    vcpus: [VcpuRecord; MAX_VCPUS],
+    /// How many there are of `vcpus`.
+    count: usize,
+    time: Account,
+    give_back: GiveBack,
+    limiter: Limiter,
+    handlers: Lengths,
+    /// What an exit takes that a timer causes, in ticks.
+    latency: u64,
+    /// What a VCPU is left alone for at least, in ticks.
+    least_run: u64,
+    /// Another VM wants a CPU that this one has.
+    contended: bool,
+    /// What the clock is to do, and where its gain is booked.
+    clock: Course,
+    booking: Booking,
+    /// When the clock is to change again, if a VCPU runs then.
+    vm_look_at: HostTicks,
+    /// The guest time since which no target has been in, while none is.
+    others_since: Option<u64>,
+}
+
+impl Suppression {
+    /// No targets in a VM of `vcpus` VCPUs (of which [`MAX_VCPUS`] count), whose clock starts at `now`
+    /// where the TSC counts at `tsc`.
+    #[must_use]
+    pub fn new(defaults: Defaults, vcpus: usize, tsc: Hertz, now: HostTicks) -> Self {
+        let pace = Pace::new(tsc);
+        Self {
+            tsc,
+            defaults,
+            targets: Targets::new(),
+            non_targets: NonTargets::new(),
+            vcpus: [VcpuRecord::new(tsc, now); MAX_VCPUS],
+            count: vcpus.min(MAX_VCPUS),
+            time: Account::new(now),
+            give_back: GiveBack::new(tsc),
+            limiter: Limiter::new(tsc, now),
+            handlers: Lengths::new(pace.longest_handler(), pace.least_run()),
+            latency: 0,
+            least_run: 0,
+            contended: false,
+            clock: Course::REAL_TIME,
+            booking: Booking::Lead,
+            vm_look_at: HostTicks(u64::MAX),
+            others_since: None,
+        }
+    }
+
+    /// What targets of the VM get unless the operator says otherwise.
+    #[must_use]
+    pub const fn defaults(&self) -> Defaults {
+        self.defaults
+    }
+
+    /// The targets.
+    #[must_use]
+    pub const fn targets(&self) -> &Targets {
+        &self.targets
+    }
+
+    /// Whether VCPUs are to report what they do: there are targets, or a lead is to be given back.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        !self.targets.is_empty()
+            || self.time.course() != Course::REAL_TIME
+            || self.clock != Course::REAL_TIME
+    }
+
+    /// Makes the address space of `root` a target, or changes its order. `seen` are roots among
+    /// which its aliases are looked for.
+    ///
+    /// # Errors
+    /// If it is no process's, or there are too many targets; nothing has changed then.
+    pub fn suppress(
+        &mut self,
+        memory: &impl GuestMemory,
+        root: Root,
+        format: RootFormat,
+        order: Order,
+        seen: impl Iterator<Item = Root>,
+        now: HostTicks,
+    ) -> Result<(), TargetError> {
+        if self.targets.is_empty() {
+            self.others_since = None;
+        }
+        let record = Record::new(&order, self.tsc, now);
+        let slot = self
+            .targets
+            .add(memory, root, format, order, record, seen)?;
+        if let Some(target) = self.targets.get_mut(slot) {
+            target.record.set_order(&order, self.tsc, now);
+        }
+        self.non_targets.clear();
+        Ok(())
+    }
+
+    /// Ends the suppression of the target that has `root`, and returns it.
+    pub fn release(&mut self, root: Root) -> Option<Target> {
+        let slot = self.targets.slot_of(root)?;
+        self.forget(slot);
+        self.targets.release(root)
+    }
+
+    /// Ends all suppression, and returns how many targets there were.
+    pub fn release_all(&mut self) -> usize {
+        for slot in 0..target::MAX_TARGETS {
+            self.forget(slot);
+        }
+        self.targets.release_all()
+    }
+
+    /// Lets no VCPU run the target in `slot` any more, as far as is known.
+    fn forget(&mut self, slot: usize) {
+        for vcpu in &mut self.vcpus {
+            if vcpu.target == Some(slot) {
+                vcpu.target_out();
+            }
+        }
+    }
+
+    /// Takes note of whether another VM wants a CPU that this one has.
+    pub const fn set_contended(&mut self, contended: bool) {
+        self.contended = contended;
+    }
+
+    /// Adapts to what exits take on this machine, as a VCPU has seen it.
+    pub fn adapt(&mut self, pace: &Pace) {
+        self.handlers
+            .adapt(pace.longest_handler(), pace.least_run());
+        self.latency = pace.exit_cost();
+        self.least_run = pace.least_run();
+    }
+
+    /// Takes note that `ticks` since the last report of `vcpu` went to that, from the exit to the next
+    /// entry.
+    pub fn note_own_time(&mut self, vcpu: usize, ticks: u64) {
+        if let Some(record) = self.vcpus.get_mut(vcpu) {
+            record.own = record.own.saturating_add(ticks);
+        }
+    }
+
+    /// Takes note of `event` at `vcpu`, and tells what is to be done from `now` on. Where the
+    /// course is not that of the VM's clock, the caller changes that, and says so
+    /// ([`Suppression::clock_changed`]).
+    pub fn report(
+        &mut self,
+        memory: &impl GuestMemory,
+        vcpu: usize,
+        event: Event,
+        now: HostTicks,
+    ) -> Directive {
+        if vcpu >= self.count {
+            debug_assert!(false, "a VCPU that the VM does not have");
+            return Directive {
+                clock: self.clock,
+                vm_look_at: self.vm_look_at,
+                ..Directive::NONE
+            };
+        }
+        self.account(vcpu, now);
+        self.take(memory, vcpu, event, now);
+        self.decide(vcpu, now)
+    }
+
+    /// The course on which the VM's clock is to run.
+    #[must_use]
+    pub const fn clock(&self) -> Course {
+        self.clock
+    }
+
+    /// Whether the VM's clock does not run on the course that it is to run on.
+    #[must_use]
+    pub fn clock_is_to_change(&self) -> bool {
+        self.clock != self.time.course()
+    }
+
+    /// Takes note that the VM's clock runs on the decided course from `now` on, and that the change took
+    /// `lost` ticks from other VCPUs, all together.
+    pub fn clock_changed(&mut self, now: HostTicks, lost: u64) {
+        self.time.change(now, self.clock, self.booking);
+        self.limiter.note_change(now, lost);
+    }
+
+    /// Takes note that guest time stood still from `from` to `to` because the VM was paused.
+    pub fn paused(&mut self, from: HostTicks, to: HostTicks) {
+        self.time.pause(from, to);
+    }
+
+    /// How far the guest's time is ahead of real time at `now`: what is to be given back.
+    #[must_use]
+    pub fn lead(&self, now: HostTicks) -> Lead {
+        let mut time = self.time.clone();
+        time.advance(now);
+        time.lead()
+    }
+
+    /// How far the guest's time is ahead of real time at `now` for good.
+    #[must_use]
+    pub fn drift(&self, now: HostTicks) -> Lead {
+        let mut time = self.time.clone();
+        time.advance(now);
+        time.drift()
+    }
+}

@@ -31,6 +31,8 @@ pub struct Pace {
     /// How late exits by the timer are at least, in host ticks. A hypervisor below may have a timer
     /// of its own for it, which takes longer than other exits.
     least_late: u64,
+    /// See [`Pace::exit_cost`].
+    exit_cost: u64,
     /// See [`Pace::longest_handler`].
     longest_handler: u64,
     /// See [`Pace::least_run`].
@@ -51,6 +53,7 @@ impl Pace {
             handler,
             shortest_stay: u64::MAX,
             least_late: u64::MAX,
+            exit_cost: 0,
             longest_handler: handler,
             least_run: LEAST_RUN,
         }
@@ -78,9 +81,17 @@ impl Pace {
     fn reckon(&mut self) {
         let known = |ticks| if ticks == u64::MAX { 0 } else { ticks };
         let exit = known(self.shortest_stay).saturating_add(known(self.least_late));
+        self.exit_cost = exit;
         let exits = EXITS_OF_A_HANDLER.saturating_mul(exit);
         self.longest_handler = self.handler.saturating_add(exits);
         self.least_run = exit.saturating_mul(3).max(LEAST_RUN);
+    }
+
+    /// What an exit takes that a timer causes, from when it is due until the guest has been left, in
+    /// host ticks; zero before one was seen.
+    #[must_use]
+    pub const fn exit_cost(&self) -> u64 {
+        self.exit_cost
     }
 
     /// How long an interrupt handler may run, in host ticks, before a target that has not been seen

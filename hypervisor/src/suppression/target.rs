@@ -6,8 +6,13 @@
 //! operating system clears the user half while the process still is the current one, so
 //! looking at the witnesses when a target is switched out (and in) is often enough.
 
-use super::Factors;
+#![forbid(unsafe_code)]
+
+use alloc::boxed::Box;
+
 use super::address_space::{Root, RootFormat, referred_table, same_process, user_tables};
+use super::order::Order;
+use super::record::Record;
 use crate::guest_memory::GuestMemory;
 
 /// The most targets a VM can have.
@@ -26,7 +31,9 @@ pub struct Target {
     /// The first is the one that the operator named.
     roots: [Option<Root>; MAX_ROOTS],
     witnesses: [Witness; WITNESSES],
-    factors: Factors,
+    order: Order,
+    /// What it has had, and what limits it.
+    pub(super) record: Record,
 }
 
 /// Why an address space cannot be made a target.
@@ -82,10 +89,10 @@ impl Target {
         self.roots.iter().flatten().copied()
     }
 
-    /// How strongly it is suppressed.
+    /// How it is suppressed.
     #[must_use]
-    pub const fn factors(&self) -> Factors {
-        self.factors
+    pub const fn order(&self) -> &Order {
+        &self.order
     }
 
     fn has(&self, root: Root) -> bool {
@@ -134,7 +141,8 @@ impl Target {
 /// The targets of a VM.
 #[derive(Clone, Debug)]
 pub struct Targets {
-    slots: [Option<Target>; MAX_TARGETS],
+    /// On the heap, as VMs are made on the stack.
+    slots: [Option<Box<Target>>; MAX_TARGETS],
     count: usize,
 }
 
@@ -162,63 +170,85 @@ impl Targets {
 
     /// The targets, in the order of their slots.
     pub fn iter(&self) -> impl Iterator<Item = &Target> + '_ {
-        self.slots.iter().flatten()
+        self.slots.iter().flatten().map(Box::as_ref)
     }
 
-    /// Makes the address space of `root` a target, or changes its factors if it is one.
-    /// `seen` are the roots seen so far, among which its aliases are looked for.
+    /// Makes the address space of `root` a target with a fresh `record`, or changes its order if it
+    /// is one. `seen` are the roots seen so far, among which its aliases are looked for. Returns its
+    /// slot.
     ///
     /// # Errors
     /// If it has no user space, or if there are too many targets. Then nothing has changed.
-    pub fn add(
+    pub(super) fn add(
         &mut self,
         memory: &impl GuestMemory,
         root: Root,
         format: RootFormat,
-        factors: Factors,
+        order: Order,
+        record: Record,
         seen: impl Iterator<Item = Root>,
-    ) -> Result<(), TargetError> {
+    ) -> Result<usize, TargetError> {
         let witnesses = witnesses(memory, root, format).ok_or(TargetError::NoUserSpace(root))?;
-        if let Some(target) = self.of_mut(root) {
-            target.factors = factors;
-            return Ok(());
+        if let Some(slot) = self.slot_of(root) {
+            if let Some(target) = self.get_mut(slot) {
+                target.order = order;
+            }
+            return Ok(slot);
         }
-        let free = self
+        let (slot, free) = self
             .slots
             .iter_mut()
-            .find(|slot| slot.is_none())
+            .enumerate()
+            .find(|(_, slot)| slot.is_none())
             .ok_or(TargetError::TooMany)?;
         let mut roots = [None; MAX_ROOTS];
         roots[0] = Some(root);
-        let target = free.insert(Target {
+        let target = free.insert(Box::new(Target {
             format,
             roots,
             witnesses,
-            factors,
-        });
+            order,
+            record,
+        }));
         for other in seen {
             if !target.has(other) {
                 target.adopt(memory, other);
             }
         }
         self.count += 1;
-        Ok(())
+        Ok(slot)
     }
 
-    /// The target that has `root`, if any: for each switch of address spaces.
+    /// The target in `slot`.
     #[must_use]
-    pub fn of(&self, root: Root) -> Option<&Target> {
+    pub fn get(&self, slot: usize) -> Option<&Target> {
+        self.slots.get(slot)?.as_deref()
+    }
+
+    /// The target in `slot`, to be changed.
+    pub(super) fn get_mut(&mut self, slot: usize) -> Option<&mut Target> {
+        self.slots.get_mut(slot)?.as_deref_mut()
+    }
+
+    /// All targets, to be changed.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Target> + '_ {
+        self.slots.iter_mut().flatten().map(Box::as_mut)
+    }
+
+    /// The slot of the target that has `root`, if any: for each switch of address spaces.
+    #[must_use]
+    pub fn slot_of(&self, root: Root) -> Option<usize> {
         if self.count == 0 {
             return None;
         }
-        self.iter().find(|target| target.has(root))
+        let has = |slot: &Option<Box<Target>>| slot.as_ref().is_some_and(|target| target.has(root));
+        self.slots.iter().position(has)
     }
 
-    fn of_mut(&mut self, root: Root) -> Option<&mut Target> {
-        self.slots
-            .iter_mut()
-            .flatten()
-            .find(|target| target.has(root))
+    /// The target that has `root`, if any.
+    #[must_use]
+    pub fn of(&self, root: Root) -> Option<&Target> {
+        self.get(self.slot_of(root)?)
     }
 
     /// Looks at a root seen for the first time: if it is an alias of a target, it becomes one
@@ -241,7 +271,7 @@ impl Targets {
             return None;
         }
         self.count -= 1;
-        slot.take()
+        slot.take().map(|target| *target)
     }
 
     /// Ends the suppression of the target that has `root`, and returns it.
@@ -251,7 +281,7 @@ impl Targets {
             .iter_mut()
             .find(|slot| slot.as_ref().is_some_and(|target| target.has(root)))?;
         self.count -= 1;
-        slot.take()
+        slot.take().map(|target| *target)
     }
 
     /// Ends all suppression, and returns how many targets there were.
@@ -264,9 +294,11 @@ impl Targets {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Factor;
+    use super::super::order::Defaults;
+    use super::super::{Factor, Factors};
     use super::*;
     use crate::test_ram::TestRam;
+    use devices::time::{Hertz, HostTicks};
 
     const LONG: RootFormat = RootFormat::Long;
 
@@ -274,8 +306,20 @@ mod tests {
         Root::new(cr3, LONG)
     }
 
-    fn factors(n: u32) -> Factors {
-        Factors::both(Factor::new(n).unwrap())
+    fn order(n: u32) -> Order {
+        let factors = Factors::both(Factor::new(n).unwrap());
+        Order::new(factors, Defaults::default())
+    }
+
+    fn record() -> Record {
+        Record::new(&order(2), Hertz::new(1_000_000_000), HostTicks(0))
+    }
+
+    fn add(targets: &mut Targets, ram: &TestRam, root: Root, n: u32) -> Result<(), TargetError> {
+        let seen = core::iter::empty();
+        targets
+            .add(ram, root, LONG, order(n), record(), seen)
+            .map(|_| ())
     }
 
     /// A process whose root at `root` refers to these tables.
@@ -293,9 +337,7 @@ mod tests {
         let ram = TestRam::new(0x10000);
         process(&ram, 0x1000, &[(0, 0xa000), (255, 0xb000)]);
         let mut targets = Targets::new();
-        targets
-            .add(&ram, root(0x1000), LONG, factors(2), core::iter::empty())
-            .unwrap();
+        add(&mut targets, &ram, root(0x1000), 2).unwrap();
         (ram, targets)
     }
 
@@ -324,20 +366,25 @@ mod tests {
         let mut targets = Targets::new();
         let seen = [0x1000, 0x2000, 0x3000].map(root);
         targets
-            .add(&ram, root(0x2000), LONG, factors(2), seen.into_iter())
+            .add(
+                &ram,
+                root(0x2000),
+                LONG,
+                order(2),
+                record(),
+                seen.into_iter(),
+            )
             .unwrap();
         let roots: std::vec::Vec<_> = targets.iter().flat_map(Target::roots).collect();
         assert_eq!(roots, [root(0x2000), root(0x1000)]);
     }
 
     #[test]
-    fn suppressing_again_changes_the_factors() {
+    fn suppressing_again_changes_the_order() {
         let (ram, mut targets) = suppressed();
-        targets
-            .add(&ram, root(0x1000), LONG, factors(9), core::iter::empty())
-            .unwrap();
+        add(&mut targets, &ram, root(0x1000), 9).unwrap();
         assert_eq!(targets.iter().count(), 1);
-        assert_eq!(targets.of(root(0x1000)).unwrap().factors(), factors(9));
+        assert_eq!(targets.of(root(0x1000)).unwrap().order(), &order(9));
     }
 
     #[test]
@@ -376,7 +423,7 @@ mod tests {
         let ram = TestRam::new(0x10000);
         let mut targets = Targets::new();
         for cr3 in [0x1000, 0xfee0_0000] {
-            let result = targets.add(&ram, root(cr3), LONG, factors(2), core::iter::empty());
+            let result = add(&mut targets, &ram, root(cr3), 2);
             assert_eq!(result, Err(TargetError::NoUserSpace(root(cr3))));
         }
         assert!(targets.is_empty());
@@ -388,13 +435,7 @@ mod tests {
         let mut targets = Targets::new();
         for n in 0..=MAX_TARGETS as u64 {
             process(&ram, n * 0x1000, &[(0, 0x100_0000 + n * 0x1000)]);
-            let result = targets.add(
-                &ram,
-                root(n * 0x1000),
-                LONG,
-                factors(2),
-                core::iter::empty(),
-            );
+            let result = add(&mut targets, &ram, root(n * 0x1000), 2);
             let expected = if n < MAX_TARGETS as u64 {
                 Ok(())
             } else {

@@ -66,8 +66,9 @@ impl<C: GuestCpu> Vcpu<C> {
     }
 
     /// Chooses what the next entry delivers, and asks for an exit when the guest can take
-    /// what remains. The PIC is asked for its vector by `acknowledge_pic`.
-    pub(super) fn prepare_events(&mut self) {
+    /// what remains, or an interrupt if that `is_wanted`. The PIC is asked for its vector by
+    /// `acknowledge_pic`.
+    pub(super) fn prepare_events(&mut self, is_wanted: bool) {
         // What an earlier call has injected, without an entry since, stays: VM exits clear it.
         let mut injected = self.cpu.is_injecting();
         let interrupted = self.being_delivered.take();
@@ -91,11 +92,19 @@ impl<C: GuestCpu> Vcpu<C> {
         }
         let mut wants_window = false;
         if self.virtual_delivery {
-            self.update_virtual_interrupts();
-            // Only what does not pass through IRR is left to us: the PIC's interrupts.
-            if self.ext_int_pending() {
-                wants_window = !self.try_inject_interrupt(injected, state, Pending::ExtInt);
+            // What does not pass through IRR is left to us: the PIC's interrupts. And so is what comes
+            // where a breakpoint waits for the interrupted instruction: the manual has interrupts
+            // before breakpoints (SDM vol. 3A, table 6-2), but there are processors that have not.
+            match self.deliverable() {
+                Some(Pending::ExtInt) => {
+                    wants_window = !self.try_inject_interrupt(injected, state, Pending::ExtInt);
+                }
+                Some(pending) if self.resume_point.is_watched() => {
+                    self.try_inject_interrupt(injected, state, pending);
+                }
+                _ => {}
             }
+            self.update_virtual_interrupts();
         } else if let Some(pending) = self.deliverable() {
             wants_window = !self.try_inject_interrupt(injected, state, pending);
             if !wants_window {
@@ -108,7 +117,7 @@ impl<C: GuestCpu> Vcpu<C> {
             self.cpu.set_tpr_threshold(self.lapic.tpr_threshold());
         }
         self.cpu
-            .set_event_windows(wants_window, self.lapic.nmi_pending());
+            .set_event_windows(wants_window || is_wanted, self.lapic.nmi_pending());
     }
 
     /// The interrupt that the guest is to take next, by the LAPIC's priorities.
@@ -172,11 +181,6 @@ impl<C: GuestCpu> Vcpu<C> {
             || self.to_inject.is_some()
             || (self.deliverable().is_some()
                 && self.cpu.rflags() & RFlags::INTERRUPT_FLAG.bits() != 0)
-    }
-
-    /// The interrupt that the 8259 pair has pending, if it is to be taken.
-    fn ext_int_pending(&self) -> bool {
-        self.lapic.pending() == Some(Pending::ExtInt)
     }
 
     /// The 8259 pair's answer to the processor's interrupt acknowledge: a vector.

@@ -4,15 +4,21 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use arch::gpr::RAX;
 use devices::apic_message::{ApicMessage, DeliveryMode, Destination, Trigger};
 use devices::time::HostTicks;
+use vmx::addr::GuestPhysAddr;
 
-use super::backend::exit::Exit;
+use super::backend::exit::{ControlRegisterAccess, Exit};
 use super::backend::fake::{Entry, FakeCpu, Stay};
 use super::{RunExit, Vcpu, VcpuConfig};
+use crate::guest_memory::GuestMemory;
 use crate::ids::{VcpuId, VmId};
 use crate::machine::host_time::{fake as host_clock, host_now};
 use crate::msr::{HostMsrs, Msrs};
+use crate::suppression::address_space::{Root, RootFormat};
+use crate::suppression::order::{Defaults, Order, Policy};
+use crate::suppression::{Factor, Factors};
 use crate::vm::Vm;
 use crate::vm::host::Waker;
 use crate::vm::test_vm;
@@ -115,4 +121,56 @@ pub(super) fn send(vm: &Vm, delivery_mode: DeliveryMode, vector: u8) {
         vector,
         trigger: Trigger::Edge,
     });
+}
+
+/// The root of the process that is to be a target, and of another one.
+pub(super) const TARGET: u64 = 0x1000;
+pub(super) const OTHER: u64 = 0x3000;
+
+/// `vcpu` with two processes in its VM's memory, of which the other runs, in user mode.
+pub(super) fn with_processes(mut vcpu: Vcpu<FakeCpu>) -> Vcpu<FakeCpu> {
+    vcpu.cpu.cr3 = OTHER;
+    vcpu.cpu.set_cpl(3);
+    for root in [TARGET, OTHER] {
+        let entry = (root + 0x7000) | 0x67;
+        vcpu.vm
+            .ram
+            .write(GuestPhysAddr(root + 8 * 85), &entry.to_le_bytes())
+            .unwrap();
+    }
+    vcpu
+}
+
+/// Makes the process of `cr3` a target of factor `n`.
+pub(super) fn suppress(vm: &Vm, cr3: u64, n: u32, policy: Policy) {
+    let factors = Factors::both(Factor::new(n).unwrap());
+    let order = Order {
+        policy,
+        ..Order::new(factors, Defaults::default())
+    };
+    let root = Root::new(cr3, RootFormat::Long);
+    vm.suppression
+        .lock()
+        .suppress(
+            &vm.ram,
+            root,
+            RootFormat::Long,
+            order,
+            core::iter::empty(),
+            host_now(),
+        )
+        .unwrap();
+    vm.suppression_changed();
+}
+
+/// The guest's kernel loads CR3.
+pub(super) fn load(cr3: u64) -> Stay {
+    let access = ControlRegisterAccess::Write {
+        register: 3,
+        gpr: RAX as u8,
+    };
+    Stay::until(100, Exit::ControlRegister(access)).having(move |cpu| {
+        cpu.gprs[RAX] = cr3;
+        cpu.set_cpl(0);
+    })
 }

@@ -218,6 +218,35 @@ pub(super) fn set_cr2(address: u64) {
     }
 }
 
+/// The guest's debug register `slot`, 0 to 3, which is live.
+pub(super) fn debug_address(slot: usize) -> u64 {
+    let address: u64;
+    // SAFETY: the host does not use the debug registers, and DR7.GD is clear since the exit.
+    unsafe {
+        match slot {
+            0 => asm!("mov {}, dr0", out(reg) address, options(nomem, nostack, preserves_flags)),
+            1 => asm!("mov {}, dr1", out(reg) address, options(nomem, nostack, preserves_flags)),
+            2 => asm!("mov {}, dr2", out(reg) address, options(nomem, nostack, preserves_flags)),
+            _ => asm!("mov {}, dr3", out(reg) address, options(nomem, nostack, preserves_flags)),
+        }
+    }
+    address
+}
+
+/// Sets the guest's debug register `slot`, 0 to 3, which is live.
+pub(super) fn set_debug_address(slot: usize, address: u64) {
+    // SAFETY: as for reading; a breakpoint of the guest's means nothing here, where an exit has set DR7
+    // to 0x400.
+    unsafe {
+        match slot {
+            0 => asm!("mov dr0, {}", in(reg) address, options(nomem, nostack, preserves_flags)),
+            1 => asm!("mov dr1, {}", in(reg) address, options(nomem, nostack, preserves_flags)),
+            2 => asm!("mov dr2, {}", in(reg) address, options(nomem, nostack, preserves_flags)),
+            _ => asm!("mov dr3, {}", in(reg) address, options(nomem, nostack, preserves_flags)),
+        }
+    }
+}
+
 /// Adds `causes` to DR6 of the guest, which is live, as the delivery of a #DB does: bits 3:0
 /// are replaced, the others set (SDM vol. 3B, 18.2.3).
 pub(super) fn add_to_dr6(causes: u64) {

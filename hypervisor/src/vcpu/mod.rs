@@ -18,8 +18,10 @@ mod live_state;
 mod loading;
 mod observe;
 mod reset;
+mod resume_point;
 mod run;
 pub mod stop_reason;
+mod suppress;
 mod timekeeping;
 mod vector_registers;
 pub mod vmx;
@@ -31,7 +33,7 @@ use ::vmx::bitmaps::MsrAccess;
 use ::vmx::event::Event;
 use arch::msr;
 use devices::lapic::LocalApic;
-use devices::time::{Hertz, HostTicks};
+use devices::time::{Hertz, HostTicks, TimerTicks};
 use devices::tsc::Tsc;
 
 use crate::guest_boot::EntryState;
@@ -88,10 +90,13 @@ pub struct Vcpu<C: GuestCpu = VmxCpu> {
     to_inject: Option<Event>,
     /// Something that the next entry depends on has changed: events, timers, the clock.
     attention: bool,
-    /// When the first timer of the guest is due.
+    /// When the first timer of the guest that it keeps time for is due, in guest time.
+    next_timer: Option<TimerTicks>,
+    /// The same in host time; of sleeping VCPUs as well, while the clock may change.
     deadline: HostTicks,
 
     observer: observe::Observer,
+    resume_point: resume_point::ResumePoint,
     pace: Pace,
     /// When the preemption timer is to end the guest's stay.
     look_at: HostTicks,
@@ -146,8 +151,10 @@ impl<C: GuestCpu> Vcpu<C> {
             being_delivered: None,
             to_inject: None,
             attention: true,
+            next_timer: None,
             deadline: HostTicks(u64::MAX),
             observer: observe::Observer::new(crate::machine::host_time::host_now()),
+            resume_point: resume_point::ResumePoint::default(),
             pace: Pace::new(config.tsc),
             look_at: HostTicks(0),
             statistics: Statistics::default(),

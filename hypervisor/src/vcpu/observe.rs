@@ -1,4 +1,5 @@
-//! What a VCPU tells of its address space, and the one place where suppression acts on it.
+//! What a VCPU sees of its address space: the process list, the trace, and switches to and from targets
+//! of suppression. What follows from a switch is in [`super::suppress`].
 //!
 //! Without targets nothing here makes the guest exit: CR3 is sampled at timer exits and HLT,
 //! which happen anyway, for the process list. With targets, loads of CR3 exit, except between
@@ -6,14 +7,13 @@
 
 use core::sync::atomic::Ordering;
 
-use devices::clock::Rates;
 use devices::time::HostTicks;
 
 use super::backend::GuestCpu;
 use super::{Activity, Vcpu};
 use crate::suppression::address_space::{Root, RootFormat};
-use crate::suppression::policy::Decision;
-use crate::suppression::watch::Observation;
+use crate::suppression::kernel_thread::Thread;
+use crate::suppression::{Directive, Event as Report, Observation, Stay};
 use crate::trace::Event;
 
 /// CR3 values between which a running target may switch without an exit.
@@ -23,31 +23,37 @@ const EXEMPT: usize = 4;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Observer {
     /// When the last sample for the process list was taken.
-    sampled_at: HostTicks,
+    pub(super) sampled_at: HostTicks,
     /// The root that ran then.
     sampled_root: Option<Root>,
+    /// A sample is due: the guest came out anyway.
+    pub(super) sample_due: bool,
     /// CR3 at the last observation.
     cr3: u64,
     /// The state of the VM's targets at the last observation.
     generation: u32,
-    /// Whether loads of CR3 exit.
-    watching: bool,
+    /// Whether there is something to be observed: targets, a lead to be given back, or a trace.
+    pub(super) watching: bool,
+    /// Whether loads of CR3 exit, and how many of the exempt ones do not.
+    cr3_exits: (bool, usize),
     /// The operands of MOV to CR3 with which a target came in, bit 63 and PCID included.
     exempt: [u64; EXEMPT],
     exempt_count: usize,
     next_exempt: usize,
-    /// The operand of the MOV to CR3 that has exited since the last observation.
+    /// The operand of the MOV to CR3 that has just exited.
     pub(super) loaded_cr3: Option<u64>,
-    /// The guest computes or has halted: a time to see which process has been running.
-    pub(super) sample_due: bool,
     /// The VCPU was last seen halted.
-    halted: bool,
-    /// The rates of the VM's clock, as it was last applied.
-    pub(super) rates: Rates,
-    /// A target is taken to run.
-    target_in: bool,
-    /// When the decision is to be looked at again.
-    reconsider_at: HostTicks,
+    pub(super) halted: bool,
+    /// Suppression believes that a physical CPU runs it.
+    pub(super) on_cpu: bool,
+    /// It was last seen in user mode.
+    user_mode: bool,
+    /// What suppression has the VCPU do.
+    pub(super) directive: Directive,
+    /// It has been told something since the last exit.
+    pub(super) reported: bool,
+    /// What that has taken, from the exit to the entry, since it was told something before, in ticks.
+    pub(super) own_time: u64,
     /// A timer of the guest's expired when the timers were last looked at.
     pub(super) timer_expired: bool,
     /// The root that the trace was last told of.
@@ -59,18 +65,21 @@ impl Observer {
         Self {
             sampled_at: now,
             sampled_root: None,
+            sample_due: false,
             cr3: 0,
             generation: 0,
             watching: false,
+            cr3_exits: (false, 0),
             exempt: [0; EXEMPT],
             exempt_count: 0,
             next_exempt: 0,
             loaded_cr3: None,
-            sample_due: false,
             halted: false,
-            rates: Rates::REAL_TIME,
-            target_in: false,
-            reconsider_at: HostTicks(u64::MAX),
+            on_cpu: false,
+            user_mode: false,
+            directive: Directive::NONE,
+            reported: false,
+            own_time: 0,
             timer_expired: false,
             traced_root: None,
         }
@@ -133,6 +142,7 @@ impl<C: GuestCpu> Vcpu<C> {
         if self.observer.watching {
             // The idle loop still has CR3; whether a target runs is seen at the next exit.
             self.observer.halted = false;
+            self.report(Report::Woke);
         }
     }
 
@@ -142,20 +152,18 @@ impl<C: GuestCpu> Vcpu<C> {
         Some((Root::new(cpu.cr3(), format), format))
     }
 
-    /// Follows the address space while there are targets, or a trace is wanted.
-    fn follow(&mut self, at: HostTicks, generation: u32) {
+    /// Follows the address space while there is something to be observed.
+    pub(super) fn follow(&mut self, at: HostTicks, generation: u32) {
         let loaded = self.observer.loaded_cr3.take();
-        let halted = self.activity == Activity::Halted;
+        let halted = self.activity != Activity::Running;
         let cr3 = self.cpu.cr3();
         let user_mode = self.cpu.cpl() == 3;
         let unchanged = generation == self.observer.generation
             && cr3 == self.observer.cr3
             && loaded.is_none()
             && halted == self.observer.halted
-            // A target that goes on after a halt or an interrupt is seen by its running in
-            // user mode.
-            && (!user_mode || self.observer.rates != Rates::REAL_TIME)
-            && at < self.observer.reconsider_at;
+            && at < self.next_observation()
+            && !self.is_of_interest(user_mode);
         if !core::mem::take(&mut self.observer.sample_due) && unchanged {
             return;
         }
@@ -169,48 +177,65 @@ impl<C: GuestCpu> Vcpu<C> {
         }
         let tracing = self.vm.trace.is_on();
         self.trace_switch(tracing, root.map(|(root, _)| root), halted);
-        let observation = Observation {
-            root,
-            loaded: loaded.is_some(),
-            user_mode,
-            halted,
-        };
-        let vm = self.vm.clone();
-        let (decision, target_in, active) = {
-            let mut watch = vm.suppression.lock();
-            watch.set_longest_handler(self.pace.longest_handler());
-            let decision = watch.observe(
-                &vm.ram,
-                self.index as usize,
-                crate::machine::host_time::host_now(),
-                &observation,
-            );
-            (
-                decision,
-                watch.target_is_in(self.index as usize),
-                tracing || !watch.targets().is_empty(),
-            )
-        };
         if generation != self.observer.generation {
             self.observer.exempt_count = 0;
             self.observer.next_exempt = 0;
         }
+        let hidden = self.observer.directive.target_hidden;
+        self.report(Report::Seen(Observation {
+            root,
+            loaded: loaded.is_some(),
+            halted,
+            context: self.context(),
+            thread: if hidden && !halted {
+                self.kernel_thread()
+            } else {
+                Thread::Unknown
+            },
+        }));
         self.observer.generation = generation;
         self.observer.cr3 = cr3;
         self.observer.halted = halted;
-        self.observer.watching = active;
-        if target_in && let Some(operand) = loaded {
+        self.observer.user_mode = user_mode;
+        if self.observer.directive.target_in
+            && let Some(operand) = loaded
+        {
             self.observer.add_exempt(operand);
         }
-        let exempt = self.observer.exempt;
-        let count = if target_in {
+        let active = {
+            let suppression = self.vm.suppression.lock();
+            self.observer.watching = tracing || suppression.is_active();
+            tracing || !suppression.targets().is_empty()
+        };
+        self.set_cr3_exits(active);
+    }
+
+    /// Whether suppression wants to know what the VCPU does now, in user mode or not, although it
+    /// has the same address space as before.
+    fn is_of_interest(&self, user_mode: bool) -> bool {
+        let directive = &self.observer.directive;
+        if !directive.target_in && !directive.target_hidden {
+            return false;
+        }
+        user_mode != self.observer.user_mode
+            || (directive.handler_runs || directive.report_when_interruptible)
+                && self.context().interruptible
+            || directive.stay != Stay::Run
+    }
+
+    /// Has loads of CR3 exit, or not; those between the roots of a target that runs do not.
+    fn set_cr3_exits(&mut self, exits: bool) {
+        let count = if self.observer.directive.target_in {
             self.observer.exempt_count
         } else {
             0
         };
-        self.cpu.set_cr3_exits(active, &exempt[..count]);
-        self.observer.target_in = target_in;
-        self.carry_out(decision);
+        let (exempt, wanted) = (self.observer.exempt, (exits, count));
+        // More than zero: they may be others than before.
+        if count > 0 || wanted != self.observer.cr3_exits {
+            self.observer.cr3_exits = wanted;
+            self.cpu.set_cr3_exits(exits, &exempt[..count]);
+        }
     }
 
     /// Records `event`, if events are recorded.
@@ -245,59 +270,6 @@ impl<C: GuestCpu> Vcpu<C> {
         }
         if halted && !self.observer.halted {
             self.record(Event::Halt);
-        }
-    }
-
-    fn carry_out(&mut self, decision: Decision) {
-        self.observer.reconsider_at = decision.reconsider_at.unwrap_or(HostTicks(u64::MAX));
-        // The rates are those of the VM's clock: it changes for a VCPU only when that has
-        // come to the gate.
-        if decision.rates != self.observer.rates {
-            self.follow_suppression();
-        }
-    }
-
-    /// While the VCPU waits for a CPU, its target does not run, and the VM's time is real.
-    pub(super) fn note_cpu(&mut self, has_cpu: bool) {
-        if !self.observer.watching {
-            return;
-        }
-        let now = crate::machine::host_time::host_now();
-        let decision = {
-            let mut watch = self.vm.suppression.lock();
-            if has_cpu {
-                watch.on_cpu(self.index as usize, now)
-            } else {
-                watch.off_cpu(self.index as usize, now)
-            }
-        };
-        self.observer.reconsider_at = decision.reconsider_at.unwrap_or(HostTicks(u64::MAX));
-        // Others may have changed the rates since this VCPU has last looked at them.
-        let rates = self.vm.board.lock().clock.rates();
-        if decision.rates != rates {
-            self.vm.follow_suppression(None);
-        }
-    }
-
-    /// When the guest is to be looked at again, whatever it does.
-    pub(super) const fn next_observation(&self) -> HostTicks {
-        self.observer.reconsider_at
-    }
-
-    /// Tells the policy that the guest is about to take an interrupt, if a target runs.
-    #[inline]
-    pub(super) fn note_interrupt(&mut self) {
-        if self.observer.timer_expired {
-            self.observer.timer_expired = false;
-            self.trace(Event::Timer);
-        }
-        if self.observer.target_in && self.observer.rates != Rates::REAL_TIME {
-            let decision = {
-                let mut watch = self.vm.suppression.lock();
-                watch.set_longest_handler(self.pace.longest_handler());
-                watch.interrupted(self.index as usize, crate::machine::host_time::host_now())
-            };
-            self.carry_out(decision);
         }
     }
 }

@@ -31,6 +31,7 @@ impl<C: GuestCpu> Vcpu<C> {
             self.being_delivered = None;
             self.to_inject = None;
             self.cpu.cancel_injection();
+            self.forget_resume_point();
             self.cpu.init(self.vm.cpuid.signature());
             if self.lapic.apic_base().is_bootstrap() {
                 self.run_firmware(at)?;

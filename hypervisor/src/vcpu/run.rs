@@ -1,10 +1,13 @@
 //! The loop: into the guest, out, handle, again.
 
+use core::sync::atomic::Ordering;
+
 use devices::time::HostTicks;
 
 use super::backend::GuestCpu;
 use super::{Activity, StopReason, Vcpu};
 use crate::machine::host_time::host_now;
+use crate::suppression::Stay;
 use crate::vm::requests::{Requests, VcpuRequests};
 
 /// Why a VCPU comes off its CPU.
@@ -31,12 +34,23 @@ impl<C: GuestCpu> Vcpu<C> {
         let vm = self.vm.clone();
         let requests = vm.requests(self.index);
         requests.set_running_on(self.host_cpu);
+        vm.look.set_sleeper(self.index, None);
+        if !self.observer.on_cpu {
+            self.note_cpu(true);
+        }
         // What has changed since the last time was not followed: the clock above all.
         self.attention = true;
         let exit = match self.run_until(until, requests) {
             Ok(exit) => exit,
             Err(reason) => RunExit::Stopped(reason),
         };
+        if self.observer.directive.target_in && self.observer.directive.stay == Stay::Run {
+            // Whatever the CPU does now, it does not run the target: the clock is not to be fast.
+            self.note_cpu(false);
+        }
+        if self.observer.watching && matches!(exit, RunExit::Halted | RunExit::Delayed(_)) {
+            vm.look.set_sleeper(self.index, self.next_timer);
+        }
         requests.set_running_on(None);
         if let Some(published) = self.vm.statistics.get(self.index as usize) {
             published.lock().clone_from(&self.statistics);
@@ -69,8 +83,15 @@ impl<C: GuestCpu> Vcpu<C> {
             if self.activity != Activity::Running {
                 return Ok(RunExit::Halted);
             }
+            if self.is_kept_out() {
+                if let Some(exit) = self.stay_out(until, requests) {
+                    return Ok(exit);
+                }
+                left_guest_at = host_now();
+                continue;
+            }
             let now = host_now();
-            let limit = self.deadline.min(until);
+            let limit = self.next_timer().min(until);
             if now >= limit {
                 if now >= until {
                     return Ok(RunExit::Preempted);
@@ -85,6 +106,9 @@ impl<C: GuestCpu> Vcpu<C> {
             self.cpu.set_time_limit(limit.since(now));
             self.look_at = limit;
             let entered_at = now;
+            if core::mem::take(&mut self.observer.reported) {
+                self.observer.own_time = now.since(left_guest_at);
+            }
             // SAFETY: the VCPU is loaded on this CPU, whose interrupts are off.
             unsafe { self.cpu.enter() }.map_err(StopReason::EntryRefused)?;
             left_guest_at = host_now();
@@ -115,6 +139,8 @@ impl<C: GuestCpu> Vcpu<C> {
         let taken = requests.take();
         if self.clock_seen != self.vm.clock_gate().state() {
             self.follow_clock();
+            // Another VCPU has changed it: what this one is to do may be different now.
+            self.observer.directive.look_at = now;
         }
         if self.memory_seen != self.vm.memory_generation() {
             self.flush_memory_map();
@@ -130,15 +156,17 @@ impl<C: GuestCpu> Vcpu<C> {
         if self.lapic.reset_pending() {
             self.handle_reset(now)?;
         }
+        if taken.contains(Requests::SUPPRESSION) {
+            let generation = self.vm.suppression_generation.load(Ordering::Acquire);
+            self.follow(now, generation);
+        }
         if self.activity == Activity::Halted && self.wakes() {
             self.activity = Activity::Running;
             self.note_wake(now);
         }
         if self.activity == Activity::Running {
-            if self.lapic.highest_irr().is_some() || self.lapic.pending().is_some() {
-                self.note_interrupt();
-            }
-            self.prepare_events();
+            let wants_window = self.prepare_interrupt();
+            self.prepare_events(wants_window);
         }
         if let Some(request) = self.vm.take_power_request() {
             use devices::chipset::PowerRequest;

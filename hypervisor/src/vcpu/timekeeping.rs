@@ -3,11 +3,12 @@
 
 use devices::chipset::Environment;
 use devices::clock::Rates;
-use devices::time::HostTicks;
+use devices::time::{HostTicks, Now, TimerTicks};
 
 use super::Vcpu;
 use super::backend::GuestCpu;
 use crate::vm::BoardHost;
+use crate::vm::requests::Requests;
 
 impl<C: GuestCpu> Vcpu<C> {
     /// Shows the VM's counter line as the guest's TSC: after any change of the clock's rates
@@ -17,12 +18,11 @@ impl<C: GuestCpu> Vcpu<C> {
         let vm = &self.vm;
         let clock = &vm.board.lock().clock;
         let scaling = self.tsc.scaling(clock.tsc_scaling());
-        self.observer.rates = clock.rates();
-        let at_real_time = self.observer.rates.counter == Rates::REAL_TIME.counter;
+        let at_real_time = clock.rates().counter == Rates::REAL_TIME.counter;
         self.cpu.set_tsc(scaling, at_real_time);
     }
 
-    /// Lets the VM's time go on at the rates that its suppression has decided on, on all its
+    /// Lets the VM's time go on by the course that its suppression has decided on, on all its
     /// VCPUs at one moment. No lock is held.
     pub(super) fn follow_suppression(&mut self) {
         self.vm.follow_suppression(Some(self.index));
@@ -71,10 +71,31 @@ impl<C: GuestCpu> Vcpu<C> {
                 (a, b) => a.or(b),
             };
         }
+        self.next_timer = next;
+        if self.observer.watching {
+            next = self.keep_time_for_sleepers(now, next);
+        }
         self.deadline = match next {
             Some(deadline) => board.clock.host_deadline(deadline),
             None => HostTicks(u64::MAX),
         };
         self.observer.timer_expired = expired;
+    }
+
+    /// Wakes VCPUs whose timers are due. Returns when the next timer is, `own` included.
+    fn keep_time_for_sleepers(&self, now: Now, own: Option<TimerTicks>) -> Option<TimerTicks> {
+        let mut next = own;
+        for (index, due) in self.vm.look.sleepers() {
+            if index == self.index {
+                continue;
+            }
+            if due <= now.timer {
+                self.vm.look.set_sleeper(index, None);
+                self.vm.request(index, Requests::TIMERS);
+            } else {
+                next = Some(next.map_or(due, |next| next.min(due)));
+            }
+        }
+        next
     }
 }

@@ -23,8 +23,7 @@
 //! - At T, old and new time are the same: the clock is continuous
 //!   ([`devices::clock::VirtualClock`]). So all old readings are at most, and all new ones at
 //!   least, that time. (RDTSC may be one tick late at rates that are not integers, before and
-//!   after, as `VirtualClock` explains; the way through the gate takes longer than the 16
-//!   host ticks that hide this.)
+//!   after, as `VirtualClock` explains; `change` waits for as long as it takes to hide this.)
 //! - Times that devices show are those of the last exit, or of T if the exit was before it:
 //!   between the beginning and the end of the guest's access either way.
 //!

@@ -5,6 +5,7 @@ pub mod host;
 pub mod ram;
 pub mod requests;
 pub mod statistics;
+pub mod suppressing;
 #[cfg(test)]
 pub(crate) mod test_vm;
 
@@ -18,7 +19,7 @@ use devices::apic_message::ApicMessage;
 use devices::chipset::{Chipset, ChipsetHost, PowerRequest};
 use devices::clock::VirtualClock;
 use devices::lapic::{ApicPort, Router};
-use devices::time::HostTicks;
+use devices::time::{Hertz, HostTicks};
 use spin::Mutex;
 use vmx::addr::{GuestPhysAddr, HostPhysAddr};
 use vmx::ept::{Access, Ept, EptError};
@@ -27,15 +28,16 @@ use vmx::page::Page;
 use crate::cpuid::GuestCpuid;
 use crate::ids::{VcpuId, VmId};
 use crate::machine::host_time::host_now;
-use crate::suppression::policy::Paper;
+use crate::suppression::Suppression;
+use crate::suppression::order::Defaults;
 use crate::suppression::usage::Usage;
-use crate::suppression::watch::Watch;
-use crate::trace::{Event, Trace};
+use crate::trace::Trace;
 use clock_gate::ClockGate;
 use host::{SerialOutput, Waker};
 use ram::GuestRam;
 use requests::{Requests, VcpuRequests};
 use statistics::Statistics;
+use suppressing::Look;
 
 /// The devices that all VCPUs of a VM reach, and the clock that they run on.
 pub struct Board {
@@ -58,7 +60,9 @@ pub struct Vm {
     /// What CPUID shows.
     pub cpuid: GuestCpuid,
     /// What is suppressed in it.
-    pub suppression: Mutex<Watch>,
+    pub suppression: Mutex<Suppression>,
+    /// When its VCPUs are to report to that.
+    pub look: Look,
     /// What its VCPUs record while the operator wants it.
     pub trace: Trace,
     /// Changes with the targets, and when tracing begins or ends: VCPUs look at them anew
@@ -118,8 +122,10 @@ pub struct VmParts {
     pub output: Box<dyn SerialOutput>,
     /// Brings its VCPUs to look at their requests.
     pub waker: Arc<dyn Waker>,
-    /// The time over which shares of the CPU are taken, in host ticks.
-    pub usage_window: u64,
+    /// How fast the host's TSC counts.
+    pub tsc: Hertz,
+    /// What its targets of suppression get unless the operator says otherwise.
+    pub suppression: Defaults,
 }
 
 impl Vm {
@@ -127,6 +133,8 @@ impl Vm {
     #[must_use]
     pub fn new(parts: VmParts) -> Self {
         let now = host_now();
+        // Shares of the CPU are those of the last half second.
+        let usage_window = parts.tsc.get() / 2;
         Self {
             id: parts.id,
             name: parts.name,
@@ -136,7 +144,13 @@ impl Vm {
                 clock: parts.clock,
             }),
             cpuid: parts.cpuid,
-            suppression: Mutex::new(Watch::new(Paper, parts.ports.len(), now)),
+            suppression: Mutex::new(Suppression::new(
+                parts.suppression,
+                parts.ports.len(),
+                parts.tsc,
+                now,
+            )),
+            look: Look::default(),
             trace: Trace::default(),
             suppression_generation: AtomicU32::new(0),
             statistics: parts.ports.iter().map(|_| Mutex::default()).collect(),
@@ -145,7 +159,7 @@ impl Vm {
             usages: parts
                 .ports
                 .iter()
-                .map(|_| Mutex::new(Usage::new(now, parts.usage_window)))
+                .map(|_| Mutex::new(Usage::new(now, usage_window)))
                 .collect(),
             output: parts.output,
             waker: parts.waker,
@@ -181,7 +195,10 @@ impl Vm {
         debug_assert!(stopped_at.is_some(), "the clock does not stand");
         if let Some(stopped_at) = stopped_at {
             self.change_clock(None, || {
-                self.board.lock().clock.skip(stopped_at, host_now());
+                let mut suppression = self.suppression.lock();
+                let now = host_now();
+                self.board.lock().clock.skip(stopped_at, now);
+                suppression.paused(stopped_at, now);
             });
         }
     }
@@ -298,22 +315,6 @@ impl Vm {
                 None => self.waker.wake(VcpuId { vm: self.id, index }),
             }
         }
-    }
-
-    /// Lets the VM's time go on at the rates that its suppression has decided on last, for all
-    /// VCPUs at one moment: see [`clock_gate`]. `own` is the VCPU that runs this code, if one
-    /// does. The caller holds no lock.
-    ///
-    /// Of two VCPUs that bring decisions at once, each carries out the later one.
-    pub fn follow_suppression(&self, own: Option<u32>) {
-        self.change_clock(own, || {
-            let rates = self.suppression.lock().decision().rates;
-            let clock = &mut self.board.lock().clock;
-            if self.trace.is_on() && rates != clock.rates() {
-                self.trace.record(None, Event::Rates(rates), host_now);
-            }
-            clock.set_rates(host_now(), rates);
-        });
     }
 
     /// The gate at which VCPUs wait for changes of the clock.

@@ -21,6 +21,8 @@ bitflags! {
         const CLOCK = 1 << 3;
         /// The memory map has changed.
         const MEMORY = 1 << 4;
+        /// What is suppressed, or traced, has changed.
+        const SUPPRESSION = 1 << 5;
     }
 }
 

@@ -127,6 +127,7 @@ pub(crate) fn vm_with(
         waker,
         cpuid,
         ram,
-        usage_window: TSC.get() / 2,
+        tsc: TSC,
+        suppression: crate::suppression::order::Defaults::default(),
     }))
 }

@@ -77,6 +77,7 @@ fn vm<'a>(memory: u64, kernel: &'a [u8], initrd: Option<&'a [u8]>) -> VmConfig<'
         pins: Vec::new(),
         weight: 100,
         cap: None,
+        suppression: crate::suppression::order::Defaults::default(),
         kernel,
         initrd,
         modules: Vec::new(),

@@ -89,6 +89,7 @@ fn vm(kernel: &[u8]) -> VmConfig<'_> {
         pins: Vec::new(),
         weight: 100,
         cap: None,
+        suppression: crate::suppression::order::Defaults::default(),
         kernel,
         initrd: None,
         modules: Vec::new(),

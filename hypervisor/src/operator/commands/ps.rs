@@ -28,7 +28,7 @@ fn run(arguments: &Arguments<'_>, context: &mut Context<'_>) -> Result<Outcome, 
     let clock = context.clock;
     let now = clock.now();
     let processes = inspect::processes(&vm, now);
-    let targets = inspect::targets(&vm);
+    let targets = inspect::suppression(&vm, now).targets;
     let lines = processes.iter().filter_map(|process| {
         let (first, aliases) = process.roots.split_first()?;
         Some(ProcessLine {

@@ -38,7 +38,7 @@ fn run(arguments: &Arguments<'_>, context: &mut Context<'_>) -> Result<Outcome, 
             format_args!("{root} is no target of {}: `targets` lists them", vm.name),
         )
     })?;
-    let line = TargetLine::new(&vm.name, &target.roots, target.factors);
+    let line = TargetLine::new(&vm.name, &target.roots, &target.order);
     context.answer.records(line);
     Ok(Outcome::Done)
 }

@@ -6,33 +6,39 @@ use crate::operator::inspect;
 use crate::operator::records::TargetLine;
 use crate::operator::values;
 use crate::suppression::address_space::Root;
+use crate::suppression::order::{Defaults, Order};
 use crate::suppression::{Factor, Factors};
 
 pub(super) static COMMAND: Command = Command {
     name: "suppress",
-    usage: "suppress VM CR3 [N] [--interval N] [--clock N]",
-    summary: "slow a process down to about 1/N of its speed",
+    usage: "suppress VM CR3 [N] [--interval N] [--clock N] [--policy P] [--cap PERCENT] [--lead MS]",
+    summary: "slow a process down to at most 1/N of its speed",
     details: "\
 While the process runs, the VM's timer interrupts come at 1/N of their interval, and its clocks
-run N times as fast: its scheduler believes that the process has used up its time.
+run N times as fast: its scheduler believes that the process has used up its time. What the clock
+gains is given back while others run, and the process has a budget of CPU time.
 
   CR3             the process, as `ps` shows it
   N               for both knobs, 1 to 65535; 1000 if not given
   --interval N    just the divisor of the interval
   --clock N       just the multiplier of the clock
+  --policy P      `bounded`, or `paper`: no budget, and the clock stays ahead by what it gains
+  --cap PERCENT   the CPU time that it may have, of one CPU; 100/N if not given
+  --lead MS[,MS]  how far the clock may be ahead: while another VM wants the CPU, and while none
+                  does; 8 to 1000 milliseconds, 250,1000 if not given
 
-Of --interval and --clock, one that is not given is as N, or else as the other.
-Suppressing a target again changes its factors.
+Of --interval and --clock, one that is not given is as N, or else as the other. The policy and the
+lead that are not given are those of the VM. Suppressing a target again changes what is given.
 
   suppress web 0x1a2b000
-  suppress web 0x1a2b000 50
-  suppress web 0x1a2b000 --interval 100 --clock 10",
+  suppress web 0x1a2b000 50 --cap 0.5
+  suppress web 0x1a2b000 --interval 100 --clock 10 --policy paper",
     parameters: &[
         Parameter::VM,
         Parameter::required("CR3"),
         Parameter::optional("N"),
     ],
-    options: &[INTERVAL, CLOCK],
+    options: &[INTERVAL, CLOCK, POLICY, CAP, LEAD],
     run,
 };
 
@@ -46,16 +52,47 @@ const CLOCK: OptionParameter = OptionParameter {
     example: "1000",
 };
 
+const POLICY: OptionParameter = OptionParameter {
+    name: "--policy",
+    example: "paper",
+};
+
+const CAP: OptionParameter = OptionParameter {
+    name: "--cap",
+    example: "0.5",
+};
+
+const LEAD: OptionParameter = OptionParameter {
+    name: "--lead",
+    example: "250,1000",
+};
+
 fn run(arguments: &Arguments<'_>, context: &mut Context<'_>) -> Result<Outcome, CommandError> {
     let cr3 = values::cr3(arguments.required("CR3")?)?;
-    let factors = factors(arguments)?;
+    // What is wrong with the line is told before the VM is looked for.
+    order(arguments, Defaults::default())?;
     let vm = context.vm(arguments)?;
+    let defaults = vm.suppression.lock().defaults();
+    let order = order(arguments, defaults)?;
     let root = Root::new(cr3, inspect::root_format(&vm));
-    if let Some(target) = inspect::suppress(&vm, root, factors)? {
-        let line = TargetLine::new(&vm.name, &target.roots, target.factors);
+    if let Some(target) = inspect::suppress(&vm, root, order, context.clock.now())? {
+        let line = TargetLine::new(&vm.name, &target.roots, &target.order);
         context.answer.records(line);
     }
     Ok(Outcome::Done)
+}
+
+/// Parses how the process is to be suppressed; what is not given is as `defaults` say.
+fn order(arguments: &Arguments<'_>, defaults: Defaults) -> Result<Order, CommandError> {
+    let option = |parameter: OptionParameter| arguments.option(parameter.name);
+    let policy = option(POLICY).map(values::policy).transpose()?;
+    let bounds = option(LEAD).map(values::lead_bounds).transpose()?;
+    Ok(Order {
+        factors: factors(arguments)?,
+        policy: policy.unwrap_or(defaults.policy),
+        cap: option(CAP).map(values::cap).transpose()?,
+        bounds: bounds.unwrap_or(defaults.bounds),
+    })
 }
 
 /// Parses how strongly the process is to be suppressed.
@@ -76,6 +113,8 @@ fn factors(arguments: &Arguments<'_>) -> Result<Factors, CommandError> {
 mod tests {
     use super::*;
     use crate::operator::arguments::parse;
+    use crate::suppression::budget::Share;
+    use crate::suppression::order::Policy;
 
     fn suppressed(line: &str) -> (u32, u32) {
         let arguments = parse(line).unwrap().unwrap();
@@ -87,6 +126,26 @@ mod tests {
         );
         let factors = factors(&arguments).unwrap();
         (factors.interval.get(), factors.clock.get())
+    }
+
+    #[test]
+    fn the_rest_is_as_the_vm_has_it_unless_it_is_given() {
+        let defaults = Defaults {
+            policy: Policy::Paper,
+            bounds: "20,30".parse().unwrap(),
+        };
+        let parsed = |line| order(&parse(line).unwrap().unwrap(), defaults);
+        let plain = parsed("suppress web 0x5000").unwrap();
+        assert_eq!(
+            (plain.policy, plain.bounds),
+            (Policy::Paper, defaults.bounds)
+        );
+        assert_eq!(plain.cap, None);
+        let all = "suppress web 0x5000 9 --policy bounded --cap 0.25% --lead 100";
+        let all = parsed(all).unwrap();
+        assert_eq!(all.policy, Policy::Bounded);
+        assert_eq!(all.cap, Share::from_millionths(2_500));
+        assert_eq!(all.bounds, "100,100".parse().unwrap());
     }
 
     #[test]

@@ -1,16 +1,31 @@
 //! `targets`: lists what is suppressed.
 
+use alloc::string::ToString;
 use alloc::vec::Vec;
+use core::fmt;
+
+use serde::Serialize;
 
 use super::{Arguments, Candidates, Command, CommandError, Context, Outcome, Parameter};
+use crate::console::Record;
+use crate::operator::clock::HostClock;
 use crate::operator::inspect;
-use crate::operator::records::TargetLine;
+use crate::operator::records::{Aliases, Cr3};
+use crate::suppression::snapshot::TargetSnapshot;
 
 pub(super) static COMMAND: Command = Command {
     name: "targets",
     usage: "targets [VM]",
     summary: "list what is suppressed, in one VM or in all",
-    details: "",
+    details:
+        "\
+FACTOR is that of the clock, and that of the timers if it is another. LIMITED tells what holds the
+target: `clock` that its guest's scheduler gives it little, by the clock; `budget` that its CPU time
+is used up; `lead` that its guest's clock is as far ahead as it may be; `alone` that nobody else on
+its VCPU wants the CPU, and the budget alone holds it; `changes` that a fast clock would cost other
+VCPUs too much; `idle` that it does not run. USED is its real CPU time, RECENT its share of one CPU
+in the last second, in parts of a million, of at most BUDGET. LEAD is how far its guest's clock is
+ahead, and was at most. STOPPED is the part of the time for which its VCPUs were kept from running.",
     parameters: &[Parameter::optional("VM").with(Candidates::Vms)],
     options: &[],
     run,
@@ -21,13 +36,193 @@ fn run(arguments: &Arguments<'_>, context: &mut Context<'_>) -> Result<Outcome, 
         Some(_) => alloc::vec![context.vm(arguments)?],
         None => context.all_vms(),
     };
-    let targets: Vec<_> = vms
+    let clock = context.clock;
+    let now = clock.now();
+    let snapshots: Vec<_> = vms
         .iter()
-        .flat_map(|vm| inspect::targets(vm).into_iter().map(|it| (&vm.name, it)))
+        .map(|vm| (&vm.name, inspect::suppression(vm, now)))
         .collect();
-    let lines = targets
-        .iter()
-        .filter_map(|(vm, target)| TargetLine::new(vm, &target.roots, target.factors));
+    let lines = snapshots.iter().flat_map(|(vm, snapshot)| {
+        let lead = snapshot.lead.most();
+        let line = move |target| StatusLine::new(vm, target, lead, clock);
+        snapshot.targets.iter().filter_map(line)
+    });
     context.answer.records(lines);
     Ok(Outcome::Done)
+}
+
+/// How the suppression of a target goes.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct StatusLine<'a> {
+    /// The VM's name.
+    vm: &'a str,
+    /// The root that the operator named.
+    cr3: Cr3,
+    /// Its other roots, as far as they are known.
+    aliases: Aliases<'a>,
+    /// What timer intervals are divided by.
+    interval: u32,
+    /// What time is multiplied by.
+    clock: u32,
+    /// How it is suppressed.
+    policy: &'static str,
+    /// What limits it now.
+    limited_by: &'static str,
+    /// For how long that has been so, in milliseconds.
+    limited_ms: i64,
+    /// How long it is a target, in milliseconds.
+    age_ms: i64,
+    /// The real CPU time that it has had as a target, in microseconds.
+    cpu_us: i64,
+    /// What it has had in the last second, in millionths of one CPU.
+    recent_ppm: Option<u64>,
+    /// What it may have, in millionths of one CPU; `None` for any.
+    budget_ppm: Option<u32>,
+    /// How far its guest's clock is ahead, to be given back, in microseconds.
+    lead_us: i64,
+    /// The most that it was ahead by.
+    highest_lead_us: i64,
+    /// The part of the time for which its VCPUs were kept from running it, in thousandths.
+    stopped_permille: u64,
+}
+
+impl<'a> StatusLine<'a> {
+    fn new(vm: &'a str, target: &'a TargetSnapshot, lead: i64, clock: &HostClock) -> Option<Self> {
+        let (first, aliases) = target.roots.split_first()?;
+        let micros = |ticks: u64| clock.micros_of(i64::try_from(ticks).unwrap_or(i64::MAX));
+        let second = clock.fraction_of_second(1);
+        let of = |part: u64, all: u64, scale: u64| {
+            (u128::from(part) * u128::from(scale) / u128::from(all.max(1))) as u64
+        };
+        let factors = target.order.factors;
+        Some(Self {
+            vm,
+            cr3: Cr3(*first),
+            aliases: Aliases(aliases),
+            interval: factors.interval.get(),
+            clock: factors.clock.get(),
+            policy: target.order.policy.name(),
+            limited_by: target.limit.name(),
+            limited_ms: micros(target.limit_age) / 1000,
+            age_ms: micros(target.age) / 1000,
+            cpu_us: micros(target.used),
+            recent_ppm: target.budget.map(|(_, used)| of(used, second, 1_000_000)),
+            budget_ppm: target.budget.map(|(share, _)| share.millionths()),
+            lead_us: clock.micros_of(lead),
+            highest_lead_us: clock.micros_of(target.highest_lead),
+            stopped_permille: of(target.stopped, target.age, 1000),
+        })
+    }
+
+    fn factor(&self) -> alloc::string::String {
+        if self.interval == self.clock {
+            self.clock.to_string()
+        } else {
+            alloc::format!("{}/{}", self.clock, self.interval)
+        }
+    }
+}
+
+impl Record for StatusLine<'_> {
+    const HEADING: &'static str = "VM               CR3            FACTOR  POLICY   LIMITED     FOR ms   \
+         USED ms   RECENT   BUDGET     LEAD ms (MOST)  STOPPED  ALIASES";
+
+    fn row(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let or_any = |number: Option<u64>| match number {
+            Some(number) => number.to_string(),
+            None => "any".into(),
+        };
+        write!(
+            f,
+            "{:<16} {:<14} {:>6}  {:<8} {:<8} {:>9} {:>9} {:>8} {:>8} {:>7}.{:01} ({:>4}) {:>6}.{:01} %  {}",
+            self.vm,
+            self.cr3.0.to_string(),
+            self.factor(),
+            self.policy,
+            self.limited_by,
+            self.limited_ms,
+            self.cpu_us / 1000,
+            or_any(self.recent_ppm),
+            or_any(self.budget_ppm.map(u64::from)),
+            self.lead_us / 1000,
+            self.lead_us.unsigned_abs() / 100 % 10,
+            self.highest_lead_us / 1000,
+            self.stopped_permille / 10,
+            self.stopped_permille % 10,
+            self.aliases
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use devices::time::{Hertz, HostTicks};
+
+    use super::*;
+    use crate::console::{Answer, Format};
+    use crate::suppression::address_space::{Root, RootFormat};
+    use crate::suppression::budget::Share;
+    use crate::suppression::order::{Defaults, Order, Policy};
+    use crate::suppression::snapshot::Limit;
+    use crate::suppression::{Factor, Factors};
+
+    const MS: u64 = 1_000_000;
+
+    fn shown(target: &TargetSnapshot, format: Format) -> alloc::string::String {
+        let clock = HostClock::with(Hertz::new(1_000_000_000), || HostTicks(0));
+        let mut screen = alloc::vec::Vec::new();
+        let line = StatusLine::new("web", target, -1_500_000, &clock).unwrap();
+        Answer::new(&mut screen, format).records([line]);
+        alloc::string::String::from_utf8(screen).unwrap()
+    }
+
+    fn target() -> TargetSnapshot {
+        let factors = Factors::both(Factor::new(1000).unwrap());
+        let root = |cr3| Root::new(cr3, RootFormat::Long);
+        TargetSnapshot {
+            roots: alloc::vec![root(0x1000), root(0x2000)],
+            order: Order::new(factors, Defaults::default()),
+            budget: Some((Share::of_one_cpu(1000), MS / 2)),
+            used: 12 * MS,
+            stopped: 125 * MS,
+            age: 10_000 * MS,
+            highest_lead: 7 * MS as i64,
+            limit: Limit::Budget,
+            limit_age: 42 * MS,
+        }
+    }
+
+    #[test]
+    fn a_table_for_people() {
+        assert_eq!(
+            shown(&target(), Format::Table),
+            "VM               CR3            FACTOR  POLICY   LIMITED     FOR ms   USED ms   RECENT   \
+             BUDGET     LEAD ms (MOST)  STOPPED  ALIASES\r\n\
+             web              0x1000           1000  bounded  budget          42        12      500     \
+             1000      -1.5 (   7)      1.2 %  0x2000\r\n"
+        );
+    }
+
+    #[test]
+    fn json_for_programs() {
+        let json = shown(&target(), Format::Json);
+        for part in [
+            "\"limited_by\":\"budget\",\"limited_ms\":42,\"age_ms\":10000,\"cpu_us\":12000",
+            "\"recent_ppm\":500,\"budget_ppm\":1000,\"lead_us\":-1500,\"highest_lead_us\":7000",
+            "\"stopped_permille\":12",
+        ] {
+            assert!(json.contains(part), "{json}");
+        }
+    }
+
+    #[test]
+    fn without_a_budget_it_may_have_any() {
+        let mut target = target();
+        target.budget = None;
+        target.order.policy = Policy::Paper;
+        target.order.factors.interval = Factor::new(10).unwrap();
+        let table = shown(&target, Format::Table);
+        assert!(table.contains("1000/10  paper "), "{table}");
+        assert!(table.contains("  any      any "), "{table}");
+    }
 }

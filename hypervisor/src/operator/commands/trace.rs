@@ -2,7 +2,6 @@
 
 use alloc::vec;
 use core::fmt;
-use core::sync::atomic::Ordering;
 
 use devices::clock::Rate;
 use devices::time::HostTicks;
@@ -112,7 +111,7 @@ fn run(arguments: &Arguments<'_>, context: &mut Context<'_>) -> Result<Outcome, 
         Action::Clear => vm.trace.clear(),
     }
     // Loads of CR3 exit from now on, or no longer.
-    vm.suppression_generation.fetch_add(1, Ordering::AcqRel);
+    vm.suppression_changed();
     context.answer.records([TraceLine {
         vm: &vm.name,
         on: vm.trace.is_on(),

@@ -25,9 +25,13 @@ fn run(_: &Arguments<'_>, context: &mut Context<'_>) -> Result<Outcome, CommandE
         // While nobody can change the clock.
         let now = clock.now();
         let guest = board.map(|board| board.clock.now(now).counter);
-        let (targets, lead) = info.vm.map_or((0, 0), |vm| {
-            let watch = vm.suppression.lock();
-            (watch.targets().iter().count(), watch.lead(now))
+        let (targets, lead, drift) = info.vm.map_or((0, 0, 0), |vm| {
+            let suppression = vm.suppression.lock();
+            (
+                suppression.targets().iter().count(),
+                suppression.lead(now).most(),
+                suppression.drift(now).most(),
+            )
         });
         Some(VmLine {
             vm: vms.name(id).ok()?,
@@ -36,6 +40,7 @@ fn run(_: &Arguments<'_>, context: &mut Context<'_>) -> Result<Outcome, CommandE
             vcpus: info.vcpus,
             targets,
             lead_ms: clock.millis(lead),
+            drift_ms: clock.millis(drift),
             host_us: clock.micros(now),
             guest_us: guest.map(|counter| clock.ticks_in_micros(counter.0)),
         })
@@ -57,8 +62,10 @@ struct VmLine<'a> {
     vcpus: u32,
     /// The number of its targets.
     targets: usize,
-    /// How far its clock is ahead of real time, in milliseconds.
+    /// How far its clock is ahead of real time, to be given back, in milliseconds.
     lead_ms: i64,
+    /// How far its clock is ahead of real time for good, in milliseconds.
+    drift_ms: i64,
     /// Host time as of this line, in microseconds since the console opened. In JSON only, as the
     /// next.
     host_us: u64,
@@ -68,13 +75,20 @@ struct VmLine<'a> {
 }
 
 impl Record for VmLine<'_> {
-    const HEADING: &'static str = "VM               STATE       MEMORY  VCPUS  TARGETS       LEAD";
+    const HEADING: &'static str =
+        "VM               STATE       MEMORY  VCPUS  TARGETS       LEAD      DRIFT";
 
     fn row(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:<16} {:<8} {:>6} MiB {:>6} {:>8} {:>7} ms",
-            self.vm, self.state, self.memory_mib, self.vcpus, self.targets, self.lead_ms
+            "{:<16} {:<8} {:>6} MiB {:>6} {:>8} {:>7} ms {:>7} ms",
+            self.vm,
+            self.state,
+            self.memory_mib,
+            self.vcpus,
+            self.targets,
+            self.lead_ms,
+            self.drift_ms
         )
     }
 }
@@ -95,13 +109,14 @@ mod tests {
             lead_ms: -3,
             host_us: 9_000,
             guest_us: Some(6_000),
+            drift_ms: 70_000,
         };
         let mut screen = alloc::vec::Vec::new();
         Answer::new(&mut screen, Format::Table).records([line]);
         assert_eq!(
             str::from_utf8(&screen).unwrap(),
-            "VM               STATE       MEMORY  VCPUS  TARGETS       LEAD\r\n\
-             web              running     512 MiB      1        0      -3 ms\r\n"
+            "VM               STATE       MEMORY  VCPUS  TARGETS       LEAD      DRIFT\r\n\
+             web              running     512 MiB      1        0      -3 ms   70000 ms\r\n"
         );
     }
 }

@@ -26,9 +26,9 @@ fn from_finding_a_process_to_slowing_it_down_and_back() {
     host.types("vms\r");
     host.shows(
         "vms\n\
-         VM               STATE       MEMORY  VCPUS  TARGETS       LEAD\n\
-         web              running     512 MiB      1        0       0 ms\n\
-         db               running     512 MiB      2        0       0 ms\n\
+         VM               STATE       MEMORY  VCPUS  TARGETS       LEAD      DRIFT\n\
+         web              running     512 MiB      1        0       0 ms       0 ms\n\
+         db               running     512 MiB      2        0       0 ms       0 ms\n\
          tarpit> ",
     );
     host.types("ps web\r");
@@ -41,26 +41,26 @@ fn from_finding_a_process_to_slowing_it_down_and_back() {
     host.types("suppress web 0x1000\r");
     host.shows(
         "suppress web 0x1000\n\
-         VM               CR3            INTERVAL     CLOCK  ALIASES\n\
-         web              0x1000         1/1000      1000x  0x2000\n\
+         VM               CR3            INTERVAL     CLOCK  POLICY   ALIASES\n\
+         web              0x1000         1/1000      1000x  bounded  0x2000\n\
          tarpit> ",
     );
     assert!(host.answer("ps web").contains("  yes     0x2000\n"));
     assert!(
         host.answer("vms")
-            .contains("512 MiB      1        1       0 ms\n")
+            .contains("512 MiB      1        1       0 ms       0 ms\n")
     );
     assert_eq!(
         host.answer("suppress web 0x2000 50 --clock 3"),
-        "VM               CR3            INTERVAL     CLOCK  ALIASES\n\
-         web              0x1000         1/50           3x  0x2000\n",
+        "VM               CR3            INTERVAL     CLOCK  POLICY   ALIASES\n\
+         web              0x1000         1/50           3x  bounded  0x2000\n",
         "its other root names it as well"
     );
     assert_eq!(host.answer("targets"), host.answer("targets web"));
     assert_eq!(
         host.answer("release web 0x1000"),
-        "VM               CR3            INTERVAL     CLOCK  ALIASES\n\
-         web              0x1000         1/50           3x  0x2000\n"
+        "VM               CR3            INTERVAL     CLOCK  POLICY   ALIASES\n\
+         web              0x1000         1/50           3x  bounded  0x2000\n"
     );
     assert_eq!(
         host.answer("release web 0x1000"),
@@ -134,14 +134,14 @@ fn a_program_reads_json() {
     assert_eq!(
         host.answer("suppress web 0x1000 --json"),
         "{\"vm\":\"web\",\"cr3\":\"0x1000\",\"aliases\":[\"0x2000\"],\"interval\":1000,\
-         \"clock\":1000}\n"
+         \"clock\":1000,\"policy\":\"bounded\"}\n"
     );
     assert_eq!(
         host.answer("vms --json"),
         "{\"vm\":\"web\",\"state\":\"running\",\"memory_mib\":512,\"vcpus\":1,\"targets\":1,\
-         \"lead_ms\":0,\"host_us\":10000000,\"guest_us\":0}\n\
+         \"lead_ms\":0,\"drift_ms\":0,\"host_us\":10000000,\"guest_us\":0}\n\
          {\"vm\":\"db\",\"state\":\"running\",\"memory_mib\":512,\"vcpus\":2,\"targets\":0,\
-         \"lead_ms\":0,\"host_us\":10000000,\"guest_us\":0}\n"
+         \"lead_ms\":0,\"drift_ms\":0,\"host_us\":10000000,\"guest_us\":0}\n"
     );
     assert_eq!(
         host.answer("release web all --json"),

@@ -125,6 +125,7 @@ fn config(name: &str, vcpus: u32) -> VmConfig<'static> {
         pins: Vec::new(),
         weight: 100,
         cap: None,
+        suppression: crate::suppression::order::Defaults::default(),
         kernel: &[],
         initrd: None,
         modules: Vec::new(),

@@ -85,7 +85,8 @@ fn errors_tell_the_cause_and_the_remedy() {
         ),
         (
             "suppress web",
-            "`suppress` needs CR3: usage: suppress VM CR3 [N] [--interval N] [--clock N]",
+            "`suppress` needs CR3: usage: suppress VM CR3 [N] [--interval N] [--clock N] [--policy P] \
+             [--cap PERCENT] [--lead MS]",
         ),
         (
             "suppress web 0x5000 --intervall 5",

@@ -36,6 +36,8 @@ pub enum Decision {
         vcpu: VcpuId,
         /// When to ask again.
         until: HostTicks,
+        /// Whether a VCPU of another VM waits for this CPU.
+        contended: bool,
     },
     /// Take the state of this VCPU out of the processor, say so with [`Policy::released`](super::Policy::released), and
     /// ask again.

@@ -78,7 +78,7 @@ impl Simulation {
         loop {
             let before = self.policy.cpus[cpu as usize].loaded;
             match self.policy.next(cpu, HostTicks(self.now)) {
-                Decision::Run { vcpu, until } => {
+                Decision::Run { vcpu, until, .. } => {
                     assert!(
                         until.0 <= self.now + SETTINGS.slice,
                         "no longer than a slice"
@@ -458,4 +458,24 @@ fn waking_one_that_is_awake_or_unknown_does_nothing() {
     simulation.add(100, None, &[HOG]);
     assert!(simulation.policy.wake(vcpu(0, 0), HostTicks(5)).is_empty());
     assert!(simulation.policy.wake(vcpu(3, 9), HostTicks(5)).is_empty());
+}
+
+#[test]
+fn a_cpu_is_contended_while_a_vcpu_of_another_vm_waits_for_it() {
+    let mut simulation = Simulation::new(2);
+    simulation.add(100, None, &[hog_on(0), hog_on(0)]);
+    simulation.pass(5 * MS);
+    let contended = |simulation: &mut Simulation, cpu| {
+        let now = HostTicks(simulation.now);
+        match simulation.policy.next(cpu, now) {
+            Decision::Run { contended, .. } => contended,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(!contended(&mut simulation, 0), "by its own VM");
+    simulation.add(100, None, &[hog_on(0)]);
+    simulation.add(100, None, &[hog_on(1)]);
+    simulation.pass(5 * MS);
+    assert!(contended(&mut simulation, 0));
+    assert!(!contended(&mut simulation, 1));
 }

@@ -55,6 +55,8 @@ pub enum Exit {
     HostNmi,
     /// An exception of the guest's that is intercepted.
     Exception(InterceptedException),
+    /// MOV to or from a debug register.
+    DebugRegister,
     /// VMCALL.
     Hypercall,
     /// XSETBV.

@@ -81,6 +81,9 @@ pub(in crate::vcpu) struct Entry {
     pub(in crate::vcpu) tsc: TscScaling,
     pub(in crate::vcpu) cr3_exits: bool,
     pub(in crate::vcpu) cr3_exempt: Vec<u64>,
+    pub(in crate::vcpu) debug_addresses: [u64; 4],
+    pub(in crate::vcpu) dr7: u64,
+    pub(in crate::vcpu) debug_register_exits: bool,
 }
 
 /// The processor. After power-up it is in 64-bit mode at CPL 0 with interrupts enabled. Without a
@@ -94,6 +97,8 @@ pub(in crate::vcpu) struct FakeCpu {
     pub(in crate::vcpu) cr3: u64,
     pub(in crate::vcpu) cr4: u64,
     pub(in crate::vcpu) efer: u64,
+    pub(in crate::vcpu) debug_addresses: [u64; 4],
+    pub(in crate::vcpu) debug_register_exits: bool,
     pub(in crate::vcpu) dr6: u64,
     pub(in crate::vcpu) dr7: u64,
     pub(in crate::vcpu) debugctl: u64,
@@ -153,6 +158,8 @@ impl FakeCpu {
             cr3: 0,
             cr4: 1 << 5,
             efer: 0x500,
+            debug_addresses: [0; 4],
+            debug_register_exits: false,
             dr6: 0xffff_0ff0,
             dr7: 0x400,
             debugctl: 0,
@@ -249,6 +256,9 @@ impl GuestCpu for FakeCpu {
             tsc: self.tsc,
             cr3_exits: self.cr3_exits,
             cr3_exempt: self.cr3_exempt.clone(),
+            debug_addresses: self.debug_addresses,
+            dr7: self.dr7,
+            debug_register_exits: self.debug_register_exits,
         });
         if let Some(event) = event {
             self.deliver(event);
@@ -352,6 +362,14 @@ impl GuestCpu for FakeCpu {
         self.dr6 = self.dr6 & !0xf | causes;
     }
 
+    fn debug_address(&self, slot: usize) -> u64 {
+        self.debug_addresses[slot]
+    }
+
+    fn set_debug_address(&mut self, slot: usize, address: u64) {
+        self.debug_addresses[slot] = address;
+    }
+
     fn dr7(&self) -> u64 {
         self.dr7
     }
@@ -427,6 +445,14 @@ impl GuestCpu for FakeCpu {
     fn set_cr3_exits(&mut self, exits: bool, exempt: &[u64]) {
         self.cr3_exits = exits;
         self.cr3_exempt = exempt.to_vec();
+    }
+
+    fn set_debug_register_exits(&mut self, exits: bool) {
+        self.debug_register_exits = exits;
+    }
+
+    fn pause(&mut self) {
+        host_clock::advance(10);
     }
 
     fn set_tsc(&mut self, scaling: TscScaling, _: bool) {

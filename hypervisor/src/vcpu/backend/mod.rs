@@ -222,6 +222,12 @@ pub trait GuestCpu: TaskCpu + Send {
     /// (SDM vol. 3B, 18.2.3).
     fn add_to_dr6(&mut self, causes: u64);
 
+    /// The debug register `slot`, 0 to 3: a breakpoint's linear address.
+    fn debug_address(&self, slot: usize) -> u64;
+
+    /// Sets the debug register `slot`, 0 to 3.
+    fn set_debug_address(&mut self, slot: usize, address: u64);
+
     /// DR7.
     fn dr7(&self) -> u64;
 
@@ -262,7 +268,13 @@ pub trait GuestCpu: TaskCpu + Send {
     /// processor may take only the first.
     fn set_cr3_exits(&mut self, exits: bool, exempt: &[u64]);
 
+    /// Sets whether the guest's accesses to debug registers exit.
+    fn set_debug_register_exits(&mut self, exits: bool);
+
     // Time and memory.
+
+    /// Lets a moment of host time pass, while the guest is kept out.
+    fn pause(&mut self);
 
     /// Shows the guest its TSC. `at_real_time` says that it counts as fast as the host's; a
     /// processor that cannot scale it has reads exit if not.

@@ -18,6 +18,9 @@ impl<C: GuestCpu> Vcpu<C> {
         &mut self,
         exception: InterceptedException,
     ) -> Result<(), StopReason> {
+        let Some(exception) = self.take_resume_point(exception) else {
+            return Ok(());
+        };
         let event = exception.event;
         if event.vector == ExceptionVector::Debug as u8 {
             self.reflect_debug_exception(event.kind, exception.debug_causes);

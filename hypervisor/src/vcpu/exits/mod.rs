@@ -57,6 +57,11 @@ impl<C: GuestCpu> Vcpu<C> {
             Exit::HostInterrupt => self.cpu.take_host_interrupt(),
             Exit::HostNmi => self.cpu.take_host_nmi(),
             Exit::Exception(exception) => self.handle_exception(exception)?,
+            Exit::DebugRegister => {
+                if !self.handle_debug_register() {
+                    return Err(self.unexpected_exit());
+                }
+            }
             Exit::Hypercall => self.handle_hypercall()?,
             Exit::Xsetbv => self.handle_xsetbv()?,
             Exit::Rdtsc => self.handle_rdtsc(at, false),

@@ -45,6 +45,7 @@ pub(super) fn decode(vmcs: &Vmcs, reason: ExitReason) -> Exit {
             vector: qualification() as u8,
         },
         basic::EXTERNAL_INTERRUPT => Exit::HostInterrupt,
+        basic::MOV_DR => Exit::DebugRegister,
         basic::VMCALL => Exit::Hypercall,
         basic::EXCEPTION_OR_NMI => exception_or_nmi(vmcs),
         basic::TRIPLE_FAULT => Exit::TripleFault,

@@ -344,6 +344,14 @@ impl GuestCpu for VmxCpu {
         live_state::add_to_dr6(causes);
     }
 
+    fn debug_address(&self, slot: usize) -> u64 {
+        live_state::debug_address(slot)
+    }
+
+    fn set_debug_address(&mut self, slot: usize, address: u64) {
+        live_state::set_debug_address(slot, address);
+    }
+
     fn dr7(&self) -> u64 {
         self.vmcs.read(fields::GUEST_DR7)
     }
@@ -412,6 +420,17 @@ impl GuestCpu for VmxCpu {
         }
         self.vmcs
             .write(fields::CR3_TARGET_COUNT, exempt.len() as u32);
+    }
+
+    fn set_debug_register_exits(&mut self, exits: bool) {
+        let mut primary = self.primary;
+        primary.set(Primary::MOV_DR_EXITING, exits);
+        self.set_primary(primary);
+    }
+
+    #[inline]
+    fn pause(&mut self) {
+        core::hint::spin_loop();
     }
 
     fn set_tsc(&mut self, scaling: TscScaling, at_real_time: bool) {

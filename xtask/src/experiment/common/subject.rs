@@ -260,7 +260,7 @@ impl Subject {
         bail!("`{command}` does not show {processes} processes with a fair share each: {seen:?}")
     }
 
-    /// Has tarpit suppress a process.
+    /// Has tarpit suppress a process, by its own policy.
     ///
     /// # Errors
     /// When tarpit refuses.
@@ -269,6 +269,15 @@ impl Subject {
         self.order(&format!(
             "suppress {vm} {cr3} --interval {interval} --clock {clock}"
         ))
+    }
+
+    /// Has tarpit suppress a process as the paper does.
+    ///
+    /// # Errors
+    /// When tarpit refuses.
+    pub fn suppress_as_the_paper(&mut self, cr3: &str, n: u32) -> Result<()> {
+        let vm = self.name();
+        self.order(&format!("suppress {vm} {cr3} {n} --policy paper"))
     }
 
     /// Has tarpit release all targets.

@@ -247,7 +247,8 @@ fn measure_small(name: &str, kind: Kind) -> Result<Outcome> {
     let without = trace_events(&mut session, SMALL, EVENTS)?;
     countdown.at(4.0);
     countdown.phase("Tracing with suppression");
-    let answer = session.query(&format!("suppress {SMALL} {} {N}", roots[0][0]))?;
+    let command = format!("suppress {SMALL} {} {N} --policy paper", roots[0][0]);
+    let answer = session.query(&command)?;
     ensure!(
         answer.iter().all(|line| line.get("error").is_none()),
         "`suppress` was answered with {answer:?}"
@@ -315,7 +316,7 @@ fn measure_linux(name: &str, kind: Kind, options: &Options) -> Result<Outcome> {
         Ok((Timeline::read(&events, &roots)?, a / b))
     };
     let (without, cpu_without) = measure(&mut subject)?;
-    subject.suppress(&cr3s[0], N, N)?;
+    subject.suppress_as_the_paper(&cr3s[0], N)?;
     let (with, cpu_with) = measure(&mut subject)?;
     subject.shut_down()?;
     Ok(Outcome {

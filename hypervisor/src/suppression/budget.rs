@@ -1,0 +1,317 @@
+//! The budget of a target: the CPU time that it may have, counted in real ticks.
+//!
+//! # The promise
+//! Over any second, a target that is stopped as soon as [`Budget::left`] is zero gets at most the
+//! second's allowance: `1/N` of one CPU, or what the operator says. A bucket alone does not promise
+//! that: one that holds a second's allowance pays it out at once, and again what flows in
+//! meanwhile. So use is also counted in a window that is never shorter than a second: slots of a
+//! sixteenth, of which the oldest is forgotten only when it is over for a second.
+//!
+//! Where a target cannot be stopped at once, in the kernel, it runs into debt. The window
+//! forgets a debt after a second; the bucket does not: it fills at the allowance, and nothing is
+//! left before the debt is paid. So the long-run share holds whatever happens.
+
+#![forbid(unsafe_code)]
+
+use devices::time::{Hertz, HostTicks};
+
+/// Slots that a second is divided into.
+const SLOTS_PER_SECOND: u64 = 16;
+/// Slots that are counted: a second's, and the current one.
+const SLOTS: usize = SLOTS_PER_SECOND as usize + 1;
+
+/// A share of one CPU in parts of a million: from 1, and above a million for more than one CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Share(u32);
+
+impl Share {
+    /// All of one CPU.
+    pub const ONE_CPU: Self = Self(1_000_000);
+
+    /// `parts` of a million; `None` for zero.
+    #[must_use]
+    pub const fn from_millionths(parts: u32) -> Option<Self> {
+        if parts == 0 { None } else { Some(Self(parts)) }
+    }
+
+    /// A `divisor`-th of one CPU.
+    #[must_use]
+    pub const fn of_one_cpu(divisor: u32) -> Self {
+        let parts = Self::ONE_CPU.0 / if divisor == 0 { 1 } else { divisor };
+        Self(if parts == 0 { 1 } else { parts })
+    }
+
+    /// The parts of a million.
+    #[must_use]
+    pub const fn millionths(self) -> u32 {
+        self.0
+    }
+
+    /// This share of `ticks`.
+    #[must_use]
+    pub const fn of(self, ticks: u64) -> u64 {
+        let share = ticks as u128 * self.0 as u128 / Self::ONE_CPU.0 as u128;
+        if share > u64::MAX as u128 {
+            u64::MAX
+        } else {
+            share as u64
+        }
+    }
+}
+
+/// What a target has used, and what it may still use.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    share: Share,
+    /// A slot's length, in ticks.
+    slot: u64,
+    /// What was used in the last slots, in ticks: slot `n` since time zero is at `n` modulo
+    /// their number.
+    used: [u64; SLOTS],
+    /// The sum of `used`.
+    in_window: u64,
+    /// The number of the current slot.
+    current: u64,
+    /// What the bucket holds, in millionths of a tick: at most a second's allowance.
+    bucket: i128,
+    filled_at: HostTicks,
+    /// What was used ever, in ticks.
+    total: u64,
+}
+
+impl Budget {
+    /// A full budget of `share`, from `now` on, where the TSC counts at `tsc`.
+    #[must_use]
+    pub fn new(share: Share, tsc: Hertz, now: HostTicks) -> Self {
+        let slot = (tsc.get() / SLOTS_PER_SECOND).max(1);
+        let mut budget = Self {
+            share,
+            slot,
+            used: [0; SLOTS],
+            in_window: 0,
+            current: now.0 / slot,
+            bucket: 0,
+            filled_at: now,
+            total: 0,
+        };
+        budget.bucket = budget.depth();
+        budget
+    }
+
+    /// Goes on with another share.
+    pub fn set_share(&mut self, share: Share, now: HostTicks) {
+        self.advance(now);
+        self.share = share;
+        self.bucket = self.bucket.min(self.depth());
+    }
+
+    /// The share.
+    #[must_use]
+    pub const fn share(&self) -> Share {
+        self.share
+    }
+
+    /// The allowance of a second, in ticks.
+    #[must_use]
+    pub const fn allowance(&self) -> u64 {
+        self.share.of(self.slot * SLOTS_PER_SECOND)
+    }
+
+    /// What was used ever, in ticks.
+    #[must_use]
+    pub const fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// What was used in the last second (and up to a sixteenth before that) up to `now`, in ticks.
+    pub fn recent(&mut self, now: HostTicks) -> u64 {
+        self.advance(now);
+        self.in_window
+    }
+
+    /// Takes note that `ticks` were used up to `now`.
+    pub fn charge(&mut self, ticks: u64, now: HostTicks) {
+        self.advance(now);
+        self.total = self.total.saturating_add(ticks);
+        self.bucket -= i128::from(ticks) * i128::from(Share::ONE_CPU.0);
+        // A stay in a CPU that is longer than a slot counts in the slot in which it ends: later
+        // than it was, so no window is told less than it had.
+        self.used[self.current as usize % SLOTS] += ticks;
+        self.in_window += ticks;
+    }
+
+    /// What may still be used at `now`, in ticks; negative for a debt.
+    pub fn left(&mut self, now: HostTicks) -> i64 {
+        self.advance(now);
+        let bucket = self.bucket.div_euclid(Share::ONE_CPU.0.into());
+        let window = i128::from(self.allowance()) - i128::from(self.in_window);
+        bucket.min(window).clamp(i64::MIN.into(), i64::MAX.into()) as i64
+    }
+
+    /// When `wanted` ticks (at most the allowance) will be left if nothing is used from `now` on.
+    pub fn regained_at(&mut self, wanted: u64, now: HostTicks) -> HostTicks {
+        self.advance(now);
+        let now = now.max(self.filled_at);
+        let missing = i128::from(wanted) * i128::from(Share::ONE_CPU.0) - self.bucket;
+        let filling = missing.max(0).unsigned_abs().div_ceil(self.share.0.into());
+        let by_bucket = now.saturating_add(u64::try_from(filling).unwrap_or(u64::MAX));
+        // Slots are forgotten one by one.
+        let mut in_window = self.in_window;
+        let mut forgotten = 0;
+        let fits = |in_window: u64| in_window.saturating_add(wanted) <= self.allowance();
+        while !fits(in_window) && forgotten < SLOTS as u64 {
+            forgotten += 1;
+            in_window -= self.used[((self.current + forgotten) % SLOTS as u64) as usize];
+        }
+        let by_window = match forgotten {
+            0 => now,
+            // The slot after the current one takes the place of the oldest.
+            slots => HostTicks((self.current + slots).saturating_mul(self.slot)),
+        };
+        by_bucket.max(by_window)
+    }
+
+    /// What the bucket can hold, in millionths of a tick.
+    const fn depth(&self) -> i128 {
+        self.allowance() as i128 * Share::ONE_CPU.0 as i128
+    }
+
+    fn advance(&mut self, now: HostTicks) {
+        let elapsed = now.since(self.filled_at);
+        if elapsed == 0 {
+            return;
+        }
+        self.filled_at = now;
+        let filled = self.bucket + i128::from(elapsed) * i128::from(self.share.0);
+        self.bucket = filled.min(self.depth());
+        let slot = now.0 / self.slot;
+        while self.current < slot {
+            if slot - self.current > SLOTS as u64 {
+                self.used = [0; SLOTS];
+                self.in_window = 0;
+                self.current = slot;
+                break;
+            }
+            self.current += 1;
+            let oldest = &mut self.used[self.current as usize % SLOTS];
+            self.in_window -= *oldest;
+            *oldest = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    const TSC: Hertz = Hertz::new(1_600_000_000);
+    const SECOND: u64 = 1_600_000_000;
+
+    #[test]
+    fn a_second_has_its_share() {
+        let mut budget = Budget::new(Share::of_one_cpu(1000), TSC, HostTicks(0));
+        assert_eq!(budget.allowance(), SECOND / 1000);
+        assert_eq!(budget.left(HostTicks(0)), (SECOND / 1000) as i64);
+        budget.charge(1_000_000, HostTicks(1_000_000));
+        assert_eq!(budget.left(HostTicks(1_000_000)), 600_000);
+        assert_eq!(budget.total(), 1_000_000);
+    }
+
+    #[test]
+    fn what_is_used_is_regained_after_a_second() {
+        let mut budget = Budget::new(Share::of_one_cpu(1000), TSC, HostTicks(0));
+        let allowance = budget.allowance();
+        budget.charge(allowance, HostTicks(allowance));
+        assert_eq!(budget.left(HostTicks(allowance)), 0);
+        let again = budget.regained_at(1, HostTicks(allowance));
+        assert!(
+            again.0 >= SECOND && again.0 <= SECOND + SECOND / 16,
+            "{again:?}"
+        );
+        assert!(budget.left(HostTicks(again.0 - 1)) < 1);
+        assert!(budget.left(again) >= 1);
+    }
+
+    #[test]
+    fn a_debt_is_paid_to_the_last_tick() {
+        let mut budget = Budget::new(Share::of_one_cpu(100), TSC, HostTicks(0));
+        let allowance = budget.allowance();
+        // Five seconds' worth at once.
+        budget.charge(5 * allowance, HostTicks(1));
+        let clear = budget.regained_at(0, HostTicks(1));
+        assert!(clear.0.abs_diff(4 * SECOND) <= 200, "{clear:?}");
+        for second in 1..4 {
+            assert!(budget.left(HostTicks(second * SECOND)) < 0, "{second}");
+        }
+        assert!(budget.left(clear) >= 0);
+    }
+
+    #[test]
+    fn a_smaller_share_holds_at_once() {
+        let mut budget = Budget::new(Share::ONE_CPU, TSC, HostTicks(0));
+        budget.set_share(Share::of_one_cpu(1000), HostTicks(10));
+        assert_eq!(budget.left(HostTicks(10)), (SECOND / 1000) as i64);
+    }
+
+    proptest! {
+        /// Who stops when nothing is left gets no more than the allowance in any second.
+        #[test]
+        fn no_second_has_more_than_its_allowance(
+            divisor in 1u32..5000,
+            steps in prop::collection::vec((0u64..SECOND / 3, 0u64..SECOND / 50), 1..300),
+        ) {
+            let mut budget = Budget::new(Share::of_one_cpu(divisor), TSC, HostTicks(0));
+            let mut now = 0;
+            let mut stays: Vec<(u64, u64)> = Vec::new();
+            for (pause, wish) in steps {
+                now += pause;
+                let left = budget.left(HostTicks(now)).max(0) as u64;
+                let used = wish.min(left);
+                now += used;
+                budget.charge(used, HostTicks(now));
+                stays.push((now - used, now));
+            }
+            for &(_, end) in &stays {
+                let start = end.saturating_sub(SECOND);
+                let used: u64 = stays
+                    .iter()
+                    .map(|&(from, to)| to.min(end).saturating_sub(from.max(start)))
+                    .sum();
+                prop_assert!(used <= budget.allowance());
+            }
+        }
+
+        /// What is promised to be left is.
+        #[test]
+        fn regained_when_it_says_and_not_before(
+            divisor in 1u32..5000, used in 0u64..SECOND / 10, at in 0u64..4 * SECOND, part in 0u64..100,
+        ) {
+            let mut budget = Budget::new(Share::of_one_cpu(divisor), TSC, HostTicks(0));
+            budget.charge(used, HostTicks(at));
+            let wanted = budget.allowance() * part / 100;
+            let when = budget.regained_at(wanted, HostTicks(at));
+            let mut before = budget.clone();
+            prop_assert!(budget.left(when) >= wanted as i64);
+            if when > HostTicks(at) {
+                prop_assert!(before.left(HostTicks(when.0 - 1)) < wanted as i64);
+            }
+        }
+
+        /// Each tick that is charged is counted.
+        #[test]
+        fn the_total_is_what_was_charged(
+            steps in prop::collection::vec((0u64..SECOND, 0u64..SECOND), 1..100),
+        ) {
+            let mut budget = Budget::new(Share::ONE_CPU, TSC, HostTicks(0));
+            let (mut now, mut total) = (0, 0);
+            for (pause, used) in steps {
+                now += pause + used;
+                total += used;
+                budget.charge(used, HostTicks(now));
+            }
+            prop_assert_eq!(budget.total(), total);
+        }
+    }
+}

@@ -1,0 +1,409 @@
+//! What is to be done: whether a VCPU runs its target, and at which rates the VM's clock goes on.
+//!
+//! Each VCPU with a target in has a *wish*: to run it or not, with a fast clock or not. The clock is
+//! fast if any VCPU wants it to be, by the strongest wish; else it gives back what it has gained.
+
+#![forbid(unsafe_code)]
+
+use devices::clock::{Course, Rate, Rates};
+use devices::time::HostTicks;
+
+use super::give_back::{Haste, Observers, time_to_reach};
+use super::lead::Booking;
+use super::order::{Order, Policy};
+use super::record::Limit;
+use super::vcpu::Stop;
+use super::{Directive, Stay, Suppression};
+
+/// How often a VCPU is looked at whose target is in the kernel and is to be stopped as soon as it
+/// leaves, as a divisor of a second: every 50 us.
+const LOOKS_PER_SECOND: u64 = 20_000;
+/// ... or every so many exits, where exits are dear.
+const LOOK_EXITS: u64 = 16;
+/// How often a VCPU is looked at that may run a hidden target, but mostly runs somebody else: at most
+/// one percent of its time is for that.
+const HIDDEN_LOOKS_PER_SECOND: u64 = 4_000;
+const HIDDEN_LOOK_EXITS: u64 = 128;
+/// ... and at least so many ticks apart: a look takes some thousand.
+const HIDDEN_LOOK_TICKS: u64 = 250_000;
+/// The guest time that may pass while a VM exit is on its way, as a divisor of a second: a tick of
+/// most guests. A clock that is faster than that allows would not be stopped in time.
+const GUEST_TIME_OF_AN_EXIT: u64 = 250;
+/// What tarpit does from an exit until the clock has changed takes about so many ticks.
+const WAY_TO_THE_CLOCK: u64 = 2_000;
+/// The slowest of fast clocks where exits are dear.
+const LEAST_FAST: u64 = 16;
+/// How far the lead of a parked VCPU falls before it runs again, as a divisor of a second: a tick.
+const LEAD_STEP: u64 = 250;
+
+/// What a VCPU with a target wants.
+struct Wish {
+    stop: Stop,
+    fast: Option<Rates>,
+    look_at: HostTicks,
+    limit: Limit,
+}
+
+const NEVER: HostTicks = HostTicks(u64::MAX);
+
+impl Suppression {
+    /// Decides for `vcpu`, and for the VM's clock.
+    pub(super) fn decide(&mut self, vcpu: usize, now: HostTicks) -> Directive {
+        let wish = self.wish(vcpu, now);
+        let record = &mut self.vcpus[vcpu];
+        record.stop = wish.stop;
+        record.fast = wish.fast;
+        if let Some(target) = record.target.and_then(|slot| self.targets.get_mut(slot)) {
+            target.record.set_limit(wish.limit, now);
+        }
+        self.decide_clock(now);
+        let lead = self.time.lead().most();
+        let fastest = self.clock.rates.counter.max(self.clock.rates.timer);
+        let record = &self.vcpus[vcpu];
+        let stay = match record.stop {
+            Stop::No => Stay::Run,
+            Stop::Held => Stay::Hold,
+            Stop::Parked(until) => Stay::Park(until),
+            Stop::ParkedForLead(level) => {
+                // By the line that gives back more slowly.
+                let ticks = time_to_reach(lead, level, fastest);
+                // In real time others have to change it first.
+                let ticks = ticks.unwrap_or(self.tsc.get() / LEAD_STEP);
+                Stay::Park(now.saturating_add(ticks.max(1)))
+            }
+        };
+        let mut look_at = wish.look_at;
+        if record.fast.is_some()
+            && let Some(bound) = self.bound_of(vcpu)
+            && let Some(ticks) = time_to_reach(lead, self.last_lead(bound, fastest), fastest)
+        {
+            look_at = look_at.min(now.saturating_add(ticks));
+        }
+        Directive {
+            clock: self.clock,
+            stay,
+            look_at,
+            vm_look_at: self.vm_look_at,
+            report_when_interruptible: record.awaits_interrupts,
+            target_in: record.target.is_some(),
+            target_hidden: record.hides_target,
+            handler_runs: record.handler.is_some(),
+            timers_from: if record.fast.is_some() {
+                record.timers_from
+            } else {
+                HostTicks(0)
+            },
+        }
+    }
+
+    fn wish(&mut self, vcpu: usize, now: HostTicks) -> Wish {
+        let record = &self.vcpus[vcpu];
+        let mut wish = Wish {
+            stop: Stop::No,
+            fast: None,
+            look_at: NEVER,
+            limit: Limit::Idle,
+        };
+        if record.hides_target && record.on_cpu {
+            wish.look_at = now.saturating_add(self.hidden_look_interval());
+        }
+        let Some(target) = record.target.and_then(|slot| self.targets.get(slot)) else {
+            return wish;
+        };
+        let order = *target.order();
+        wish.limit = target.record.limit().0;
+        if !record.on_cpu || record.halted {
+            // It is stopped by itself, and goes on as it was.
+            wish.stop = record.stop;
+            return wish;
+        }
+        if let Some(handler) = &record.handler {
+            wish.look_at = handler.look_at();
+            return wish;
+        }
+        match order.policy {
+            Policy::Paper => {
+                wish.fast = Some(self.fast_rates(vcpu, &order));
+                wish.limit = Limit::Clock;
+                wish
+            }
+            Policy::Bounded => self.bounded_wish(vcpu, &order, wish, now),
+        }
+    }
+
+    fn bounded_wish(&mut self, vcpu: usize, order: &Order, mut wish: Wish, now: HostTicks) -> Wish {
+        let rates = self.fast_rates(vcpu, order);
+        let wanted = self.wanted_rates(vcpu, order);
+        let fastest = rates.counter.max(rates.timer).bits();
+        let least_run = self.least_run;
+        let is_faster = rates != Rates::REAL_TIME;
+        let bound = order.bounds.ticks(self.contended, self.tsc);
+        let last = self.last_lead(bound, rates.counter.max(rates.timer));
+        let lead = self.time.lead().most();
+        let is_fast = self.vcpus[..self.count]
+            .iter()
+            .any(|vcpu| vcpu.fast.is_some());
+        let change_at = if is_fast {
+            now
+        } else {
+            self.limiter.allowed_at(now)
+        };
+        let interval = self.look_interval();
+        let sharers = self.sharers(vcpu);
+        let step = (self.tsc.get() / LEAD_STEP).min(bound / 2) as i64;
+        let record = &mut self.vcpus[vcpu];
+        let Some(target) = record.target.and_then(|slot| self.targets.get_mut(slot)) else {
+            return wish;
+        };
+        let known = &mut target.record;
+        let was_out_of_budget = matches!(record.stop, Stop::Held | Stop::Parked(_));
+        let left = known.left(now);
+        let left_in_user_mode = known.left_in_user_mode(was_out_of_budget, now);
+        let user_mode = record.context.user_mode;
+        let mut at_bound = lead >= last;
+        if let Stop::ParkedForLead(level) = record.stop {
+            at_bound = lead > level;
+        } else if at_bound {
+            record.company.at_bound(bound, now);
+        }
+        let alone = record.company.is_alone();
+        let give_way_until = record.interrupted_at.saturating_add(interval / 8);
+        let share_of = |left: i64| now.saturating_add(left.max(0).unsigned_abs() / sharers);
+
+        if left_in_user_mode <= 0 {
+            if !user_mode {
+                record.overrun_since.get_or_insert(now);
+            }
+            wish.limit = if alone { Limit::Alone } else { Limit::Budget };
+            let use_clock = is_faster && !alone && !at_bound && change_at <= now;
+            if user_mode && use_clock {
+                wish.stop = Stop::Held;
+                wish.fast = Some(rates);
+                wish.look_at = known.regained_at(now);
+                return wish;
+            }
+            if user_mode || record.context.interruptible && left <= 0 && !use_clock {
+                let regained_at = known.regained_at(now);
+                if alone {
+                    wish.stop = Stop::Parked(regained_at);
+                } else {
+                    // Somebody else may be waiting for it to be switched out, and the clock can be used
+                    // again soon.
+                    let soon = if change_at > now {
+                        change_at
+                    } else {
+                        now.saturating_add(step.unsigned_abs())
+                    };
+                    wish.stop = Stop::Parked(regained_at.min(soon));
+                }
+                return wish;
+            }
+            if use_clock && record.context.interruptible && now >= give_way_until {
+                // In the kernel it is held until an interrupt: that may have the kernel switch, as soon
+                // as it comes to where it looks.
+                wish.stop = Stop::Held;
+                wish.fast = Some(rates);
+                return wish;
+            }
+        }
+        let stop_at = share_of(if user_mode { left_in_user_mode } else { left });
+        wish.look_at = stop_at;
+        if alone {
+            wish.limit = Limit::Alone;
+        } else if at_bound {
+            wish.limit = Limit::Lead;
+            if user_mode {
+                let level = match record.stop {
+                    Stop::ParkedForLead(level) => level,
+                    _ => last - step,
+                };
+                wish.stop = Stop::ParkedForLead(level);
+                wish.look_at = NEVER;
+                return wish;
+            }
+        } else if change_at > now {
+            wish.limit = Limit::Changes;
+            wish.look_at = stop_at.min(change_at);
+        } else if !user_mode && now < give_way_until {
+            wish.limit = Limit::Clock;
+            wish.look_at = stop_at.min(give_way_until);
+        } else {
+            wish.limit = Limit::Clock;
+            wish.fast = is_faster.then_some(rates);
+            record
+                .ration
+                .set_factor(wanted.counter.max(wanted.timer).bits());
+            let was_held = record.stop == Stop::Held;
+            if user_mode && let Some(wait) = record.ration.wait(fastest, was_held, least_run) {
+                wish.stop = Stop::Held;
+                wish.look_at = now.saturating_add(wait);
+            }
+            return wish;
+        }
+        // In real time nobody interrupts it soon, so whether it has left the kernel is looked for.
+        if !user_mode {
+            wish.look_at = wish.look_at.min(now.saturating_add(interval));
+        }
+        wish
+    }
+
+    /// How many VCPUs run the target of `vcpu`, that one included.
+    fn sharers(&self, vcpu: usize) -> u64 {
+        let target = self.vcpus[vcpu].target;
+        let runs = |other: &&super::vcpu::VcpuRecord| other.target == target && other.runs();
+        self.vcpus[..self.count].iter().filter(runs).count().max(1) as u64
+    }
+
+    /// The bound of the lead while `vcpu` has the clock fast, if there is one.
+    fn bound_of(&self, vcpu: usize) -> Option<u64> {
+        let slot = self.vcpus[vcpu].target?;
+        let order = self.targets.get(slot)?.order();
+        (order.policy == Policy::Bounded).then(|| order.bounds.ticks(self.contended, self.tsc))
+    }
+
+    /// The lead at which a clock that runs at `rate` has to be stopped, so that it stays within
+    /// `bound` while the exit for it is on its way, and while the VCPU is not to be looked at.
+    fn last_lead(&self, bound: u64, rate: Rate) -> i64 {
+        let excess = rate.bits().saturating_sub(Rate::ONE.bits());
+        let time = self.exit_time().saturating_add(self.least_run);
+        let meanwhile = (u128::from(excess) * u128::from(time)) >> 48;
+        let margin = u64::try_from(meanwhile).unwrap_or(u64::MAX).min(bound / 2);
+        i64::try_from(bound - margin).unwrap_or(i64::MAX)
+    }
+
+    fn exit_time(&self) -> u64 {
+        self.latency.saturating_add(WAY_TO_THE_CLOCK)
+    }
+
+    fn look_interval(&self) -> u64 {
+        let interval = self.tsc.get() / LOOKS_PER_SECOND;
+        interval.max(LOOK_EXITS.saturating_mul(self.latency)).max(1)
+    }
+
+    fn hidden_look_interval(&self) -> u64 {
+        let interval = self.tsc.get() / HIDDEN_LOOKS_PER_SECOND;
+        interval
+            .max(HIDDEN_LOOK_EXITS.saturating_mul(self.latency))
+            .max(HIDDEN_LOOK_TICKS)
+    }
+
+    /// The rates that the factors of `order` ask for while `vcpu` runs its target, with what waiting
+    /// for a CPU adds.
+    fn wanted_rates(&self, vcpu: usize, order: &Order) -> Rates {
+        let wanted = order.factors.rates();
+        if order.policy == Policy::Paper {
+            return wanted;
+        }
+        let share = &self.vcpus[vcpu].share;
+        let line = |rate: Rate| {
+            if rate == Rate::ONE {
+                return rate;
+            }
+            let bits = share.scale(rate.bits()).min(Rate::MAX.bits());
+            Rate::from_bits(bits).unwrap_or(rate)
+        };
+        Rates {
+            counter: line(wanted.counter),
+            timer: line(wanted.timer),
+        }
+    }
+
+    /// The same, but no faster than can be stopped in time.
+    fn fast_rates(&self, vcpu: usize, order: &Order) -> Rates {
+        let wanted = self.wanted_rates(vcpu, order);
+        if order.policy == Policy::Paper {
+            return wanted;
+        }
+        let guest_time = self.tsc.get() / GUEST_TIME_OF_AN_EXIT;
+        let most = (guest_time / self.exit_time()).max(LEAST_FAST);
+        let most = Rate::from_bits(most.saturating_mul(Rate::ONE.bits())).unwrap_or(Rate::MAX);
+        Rates {
+            counter: wanted.counter.min(most),
+            timer: wanted.timer.min(most),
+        }
+    }
+
+    /// The course of the VM's clock.
+    fn decide_clock(&mut self, now: HostTicks) {
+        let mut fast: Option<Rates> = None;
+        let mut booking = Booking::Drift;
+        let mut is_in = false;
+        for record in &self.vcpus[..self.count] {
+            is_in |= record.target.is_some();
+            let Some(wanted) = record.fast else {
+                continue;
+            };
+            let slot = record.target;
+            if slot
+                .and_then(|slot| self.targets.get(slot))
+                .is_some_and(|target| target.order().policy == Policy::Bounded)
+            {
+                booking = Booking::Lead;
+            }
+            fast = Some(fast.map_or(wanted, |other| Rates {
+                counter: wanted.counter.max(other.counter),
+                timer: wanted.timer.max(other.timer),
+            }));
+        }
+        self.note_turns(is_in);
+        if let Some(rates) = fast {
+            self.give_back.gaining();
+            self.clock = Course::at(rates);
+            self.booking = booking;
+            self.vm_look_at = NEVER;
+            return;
+        }
+        let haste = if self.targets.is_empty() {
+            Haste::Released
+        } else {
+            Haste::Horizon
+        };
+        let lead = self.time.lead();
+        let observers = self.observers();
+        let mut course = self.give_back.course(lead, observers, haste, now);
+        if self.give_back.is_done(lead) {
+            for record in &mut self.vcpus[..self.count] {
+                record.company.lead_is_gone(now);
+            }
+        }
+        self.vm_look_at = NEVER;
+        if observers == Observers::Run {
+            // RDTSC does not see an end: a VCPU has to come out for it.
+            self.vm_look_at = course.counter_until.min(course.timer_until);
+            course = Course::at(course.rates);
+        }
+        let old = self.time.course();
+        let is_the_same = self.booking == Booking::Lead
+            && course.rates == old.rates
+            && self.time.rates(now) == old.rates
+            && (course.counter_until == NEVER) == (old.counter_until == NEVER)
+            && (course.timer_until == NEVER) == (old.timer_until == NEVER);
+        // The end of a course that has begun was computed when it began.
+        self.clock = if is_the_same { old } else { course };
+        self.booking = Booking::Lead;
+    }
+
+    /// Keeps book of the guest time that others have between turns of targets.
+    fn note_turns(&mut self, is_in: bool) {
+        match (self.others_since, is_in) {
+            (None, false) => self.others_since = Some(self.time.guest_time()),
+            (Some(since), true) => {
+                let guest = self.time.guest_time().saturating_sub(since);
+                self.give_back.turn_of_others(guest);
+                self.others_since = None;
+            }
+            _ => {}
+        }
+    }
+
+    fn observers(&self) -> Observers {
+        let vcpus = &self.vcpus[..self.count];
+        if vcpus.iter().any(|record| record.runs()) {
+            Observers::Run
+        } else if vcpus.iter().any(|record| record.is_runnable()) {
+            Observers::Wait
+        } else {
+            Observers::None
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! The rates below one by which a VM's clock gives back what it has gained.
+//!
+//! # The controller
+//! What is controlled is the lead, and the actuator is dear: each change of rate stops all VCPUs
+//! of the VM for a moment. So one rate is chosen when the target is switched out, and stays until
+//! the lead is zero or the target is back. It is chosen such that the lead is gone within the
+//! guest time that others had between the target's last turns, its *horizon* `h`: a rate `r`
+//! gives back `(1 / r - 1) * h` in a horizon, which is a lead `L` for `r = h / (h + L)`. What a
+//! turn leaves over is part of the next lead, so errors of the horizon do not add up.
+//!
+//! A rate of at most [`GENTLE`] where that is more than enough: the guest's clock is to be right
+//! soon, and nobody minds a clock that is slow by half for some milliseconds.
+//!
+//! While nobody runs who could read the clock it may all but stand still ([`Rate::MIN`]), and goes on
+//! in real time by itself when the lead is gone. But timers of sleepers stand still with it: so a
+//! large lead is given back gently then, too. VCPUs that wait for a physical CPU do not mind: what
+//! the clock does not show of their waiting is not charged to whoever waits.
+//!
+//! Behind real time, by an exit that came late, the clock catches up at [`CATCH_UP`].
+
+#![forbid(unsafe_code)]
+
+use devices::clock::{Course, Rate, Rates};
+use devices::time::{Hertz, HostTicks};
+
+use super::lead::Lead;
+
+/// The fastest rate below one.
+const GENTLE: Rate = fraction(1, 2);
+/// The rate of a clock that is behind.
+const CATCH_UP: Rate = fraction(9, 8);
+
+const fn fraction(numerator: u64, denominator: u64) -> Rate {
+    match Rate::from_bits(Rate::ONE.bits() / denominator * numerator) {
+        Some(rate) => rate,
+        None => panic!("a rate between the slowest and the fastest"),
+    }
+}
+
+/// Who could see the VM's time pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Observers {
+    /// VCPUs that run.
+    Run,
+    /// None runs, and some wait for a physical CPU.
+    Wait,
+    /// None: all are halted or parked.
+    None,
+}
+
+/// How long it may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Haste {
+    /// The others' guest time between two turns of the target.
+    Horizon,
+    /// There is no target any more: soon.
+    Released,
+}
+
+/// The controller.
+#[derive(Clone, Debug)]
+pub(super) struct GiveBack {
+    /// Below this distance, in ticks, the clock is right.
+    tolerance: u64,
+    /// The guest time that others had between turns of the target, about, in ticks.
+    horizon: u64,
+    shortest_horizon: u64,
+    longest_horizon: u64,
+    /// The clock may stand still for so long while sleepers wait for their timers, in ticks.
+    standstill: u64,
+    /// In how much real time a lead is gone after the release, in ticks.
+    release: u64,
+    /// What is in force for each line since the last turn of the target.
+    chosen: Option<Rates>,
+    haste: Haste,
+}
+
+impl GiveBack {
+    /// The controller on a machine whose TSC counts at `tsc`.
+    #[must_use]
+    pub(super) const fn new(tsc: Hertz) -> Self {
+        let milliseconds = tsc.get() / 1000;
+        Self {
+            tolerance: milliseconds / 50,
+            horizon: 4 * milliseconds,
+            shortest_horizon: milliseconds / 100,
+            longest_horizon: 100 * milliseconds,
+            standstill: 8 * milliseconds,
+            release: 800 * milliseconds,
+            chosen: None,
+            haste: Haste::Horizon,
+        }
+    }
+
+    /// Takes note that the clock is fast: a rate chosen before is out of date.
+    pub(super) const fn gaining(&mut self) {
+        self.chosen = None;
+    }
+
+    /// Takes note that others had `guest` ticks of guest time between two turns of the target. A
+    /// horizon that is too long lets the lead grow, one that is too short makes the clock slower
+    /// than it has to be for a moment: so it shrinks at once, and grows slowly.
+    pub(super) fn turn_of_others(&mut self, guest: u64) {
+        let guest = guest.clamp(self.shortest_horizon, self.longest_horizon);
+        self.horizon = if guest < self.horizon {
+            self.horizon / 2 + guest / 2
+        } else {
+            self.horizon - self.horizon / 8 + guest / 8
+        };
+    }
+
+    /// Whether the clock is right with `lead`.
+    #[must_use]
+    pub(super) const fn is_done(&self, lead: Lead) -> bool {
+        lead.counter.unsigned_abs() <= self.tolerance && lead.timer.unsigned_abs() <= self.tolerance
+    }
+
+    /// The course of the clock from `now` on for `lead`.
+    pub(super) fn course(
+        &mut self,
+        lead: Lead,
+        observers: Observers,
+        haste: Haste,
+        now: HostTicks,
+    ) -> Course {
+        let done = |lead: i64| lead.unsigned_abs() <= self.tolerance;
+        if self.is_done(lead) {
+            self.chosen = None;
+            return Course::REAL_TIME;
+        }
+        if self.haste != haste {
+            self.haste = haste;
+            self.chosen = None;
+        }
+        let chosen = *self.chosen.get_or_insert(Rates {
+            counter: choose(lead.counter, haste, self.horizon, self.release),
+            timer: choose(lead.timer, haste, self.horizon, self.release),
+        });
+        let gentle = match haste {
+            Haste::Horizon => GENTLE,
+            Haste::Released => chosen.counter.min(chosen.timer),
+        };
+        let line = |lead: i64, chosen: Rate| match observers {
+            _ if done(lead) => Rate::ONE,
+            _ if lead < 0 => CATCH_UP,
+            Observers::Wait => Rate::MIN,
+            Observers::None if lead.unsigned_abs() <= self.standstill => Rate::MIN,
+            Observers::None => gentle,
+            Observers::Run if chosen < Rate::ONE => chosen,
+            // The line was right when the rates were chosen.
+            Observers::Run => GENTLE,
+        };
+        let rates = Rates {
+            counter: line(lead.counter, chosen.counter),
+            timer: line(lead.timer, chosen.timer),
+        };
+        let end = |lead: i64, rate: Rate| {
+            time_to_zero(lead, rate).map_or(HostTicks(u64::MAX), |ticks| now.saturating_add(ticks))
+        };
+        Course {
+            rates,
+            counter_until: end(lead.counter, rates.counter),
+            timer_until: end(lead.timer, rates.timer),
+        }
+    }
+}
+
+fn choose(lead: i64, haste: Haste, horizon: u64, release: u64) -> Rate {
+    let one = u128::from(Rate::ONE.bits());
+    let lead = u128::from(lead.max(0).unsigned_abs());
+    let bits = match haste {
+        Haste::Horizon => one * u128::from(horizon) / (u128::from(horizon) + lead).max(1),
+        Haste::Released => one - one * lead.min(release.into()) / u128::from(release.max(1)),
+    };
+    let bits = (bits as u64).clamp(Rate::MIN.bits(), GENTLE.bits());
+    Rate::from_bits(bits).unwrap_or(GENTLE)
+}
+
+/// Host ticks until a line that is ahead by `lead` is right at `rate`; `None` for never.
+pub(super) fn time_to_zero(lead: i64, rate: Rate) -> Option<u64> {
+    time_to_reach(lead, 0, rate)
+}
+
+/// Host ticks until a line that is ahead by `lead` is ahead by `wanted`, at `rate`; `None` for
+/// never.
+pub(super) fn time_to_reach(lead: i64, wanted: i64, rate: Rate) -> Option<u64> {
+    let distance = (i128::from(wanted) - i128::from(lead)) << 48;
+    let excess = i128::from(rate.bits()) - i128::from(Rate::ONE.bits());
+    if excess == 0 || (distance < 0) != (excess < 0) {
+        return None;
+    }
+    let ticks = distance.unsigned_abs().div_ceil(excess.unsigned_abs());
+    Some(u64::try_from(ticks).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const TSC: Hertz = Hertz::new(1_000_000_000);
+    const MS: i64 = 1_000_000;
+
+    fn both(lead: i64) -> Lead {
+        Lead {
+            counter: lead,
+            timer: lead,
+        }
+    }
+
+    const NOW: HostTicks = HostTicks(1 << 40);
+
+    /// The rate and the ticks for which it holds.
+    fn answer(
+        control: &mut GiveBack,
+        lead: i64,
+        observers: Observers,
+        haste: Haste,
+    ) -> (Rate, u64) {
+        let course = control.course(both(lead), observers, haste, NOW);
+        assert_eq!(course.rates.counter, course.rates.timer);
+        assert_eq!(course.counter_until, course.timer_until);
+        (course.rates.counter, course.counter_until.since(NOW))
+    }
+
+    fn running(control: &mut GiveBack, lead: i64) -> (Rate, u64) {
+        answer(control, lead, Observers::Run, Haste::Horizon)
+    }
+
+    #[test]
+    fn a_right_clock_runs_in_real_time() {
+        let mut control = GiveBack::new(TSC);
+        for lead in [0, 1000, -1000] {
+            let course = control.course(both(lead), Observers::Run, Haste::Horizon, NOW);
+            assert_eq!(course, Course::REAL_TIME);
+        }
+    }
+
+    #[test]
+    fn the_lead_is_gone_within_the_time_that_others_have() {
+        let mut control = GiveBack::new(TSC);
+        for (lead, others) in [(4 * MS, 4 * MS), (350 * MS, 4 * MS), (950 * MS, 50 * MS)] {
+            control.gaining();
+            for _ in 0..80 {
+                control.turn_of_others(others as u64);
+            }
+            let (rate, time) = running(&mut control, lead);
+            let guest = ((u128::from(rate.bits()) * u128::from(time)) >> 48) as i64;
+            assert!(guest <= others + MS / 100, "{guest} for {others}");
+            assert!((lead - (time as i64 - guest)).abs() <= 1);
+        }
+    }
+
+    #[test]
+    fn one_rate_holds_until_the_lead_is_gone() {
+        let mut control = GiveBack::new(TSC);
+        let (first, _) = running(&mut control, 8 * MS);
+        let (later, _) = running(&mut control, MS);
+        assert_eq!(first, later);
+        control.gaining();
+        assert_eq!(running(&mut control, MS).0, GENTLE);
+    }
+
+    #[test]
+    fn while_nobody_looks_the_clock_all_but_stands_still() {
+        let mut control = GiveBack::new(TSC);
+        let (rate, time) = answer(&mut control, MS, Observers::None, Haste::Horizon);
+        assert_eq!(rate, Rate::MIN);
+        assert!(time < 1_001_000);
+        control.gaining();
+        let (rate, _) = answer(&mut control, 100 * MS, Observers::Wait, Haste::Horizon);
+        assert_eq!(rate, Rate::MIN);
+    }
+
+    #[test]
+    fn sleepers_do_not_wait_long_for_their_timers() {
+        let mut control = GiveBack::new(TSC);
+        for _ in 0..80 {
+            control.turn_of_others(1000 * MS as u64);
+        }
+        let (rate, _) = answer(&mut control, 100 * MS, Observers::None, Haste::Horizon);
+        assert_eq!(rate, GENTLE);
+    }
+
+    #[test]
+    fn after_the_release_even_a_large_lead_is_gone_within_a_second() {
+        let mut control = GiveBack::new(TSC);
+        for lead in [MS, 250 * MS, 500 * MS, 999 * MS] {
+            let (_, time) = answer(&mut control, lead, Observers::Run, Haste::Released);
+            assert!(time <= 1_000_000_000, "{lead}: {time:?}");
+            control.gaining();
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_behind_catches_up() {
+        let mut control = GiveBack::new(TSC);
+        assert_eq!(running(&mut control, -MS), (CATCH_UP, 8_000_000));
+    }
+
+    #[test]
+    fn each_line_gives_back_what_it_has_gained() {
+        let mut control = GiveBack::new(TSC);
+        let lead = Lead {
+            counter: 4 * MS,
+            timer: 0,
+        };
+        let course = control.course(lead, Observers::Run, Haste::Horizon, NOW);
+        assert_eq!(course.rates.counter, GENTLE);
+        assert_eq!(course.rates.timer, Rate::ONE);
+        assert_eq!(course.timer_until, HostTicks(u64::MAX));
+    }
+
+    proptest! {
+        #[test]
+        fn the_rates_hold_for_as_long_as_they_say(
+            lead in -1_000_000_000i64..2_000_000_000, horizon in 0u64..2_000_000_000,
+        ) {
+            let mut control = GiveBack::new(TSC);
+            control.turn_of_others(horizon);
+            let (rate, time) = running(&mut control, lead);
+            if rate != Rate::ONE {
+                let excess = i128::from(rate.bits()) - (1 << 48);
+                let exact = (i128::from(lead) << 48) + excess * i128::from(time);
+                // Past zero, and by no more than a tick.
+                prop_assert!(exact.abs() < 1 << 48);
+                prop_assert!(exact == 0 || (exact < 0) == (lead > 0));
+            }
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! From an interrupt until the interrupted code goes on, a guest's kernel works, not the target.
+//!
+//! Under a fast clock a handler would seem to take N times as long, and once that is longer than
+//! the guest's tick the next tick is due before the handler is over, and the guest does nothing but
+//! handle ticks. So the clock is not fast while a handler runs, and its end is to be known, not
+//! guessed: too late is real time for the target, too early is a storm of ticks.
+//!
+//! The end is when the interrupted frame goes on. The VCPU sees that by itself where it can (it
+//! breaks on the interrupted instruction; see `vcpu::resume_point`), and reports it. What it cannot see
+//! is a handler that goes on elsewhere: with a signal's handler, behind a system call that is begun
+//! anew, or with guests that need all breakpoints themselves. That is seen at the next exit, whatever
+//! its reason: in user mode no handler runs, and a kernel's stack that has shrunk past the interrupted
+//! frame has left the handler. Such an exit is asked for when handlers of this guest are usually long
+//! over.
+
+#![forbid(unsafe_code)]
+
+use devices::time::HostTicks;
+
+/// The most that a kernel's stack is taken to hold, in bytes: two stack pointers that are further
+/// apart belong to different stacks.
+const STACK: u64 = 16 << 10;
+
+/// Where a VCPU is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Context {
+    /// It is in user mode.
+    pub user_mode: bool,
+    /// It takes interrupts: RFLAGS.IF is set, and nothing blocks them.
+    pub interruptible: bool,
+    /// Its stack pointer.
+    pub rsp: u64,
+}
+
+/// A handler that runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Handler {
+    /// What was interrupted.
+    frame: Context,
+    since: HostTicks,
+    look_at: HostTicks,
+    /// It has been looked at, and was not over.
+    looked_at: bool,
+    /// The target has not caused it: its time is not charged.
+    pub free: bool,
+}
+
+impl Handler {
+    /// Whether the handler is over when the VCPU is seen in `context`.
+    const fn is_over(&self, context: Context) -> bool {
+        if context.user_mode {
+            return true;
+        }
+        // A kernel's handlers run on a stack of their own, or further down on that of the frame; what
+        // they defer may run with interrupts on, but still there.
+        !self.frame.user_mode
+            && context.interruptible
+            && context.rsp >= self.frame.rsp
+            && context.rsp - self.frame.rsp < STACK
+    }
+
+    /// The VCPU had no CPU for `ticks`: that is no time of the handler's.
+    pub const fn wait(&mut self, ticks: u64) {
+        self.since = self.since.saturating_add(ticks);
+        self.look_at = self.look_at.saturating_add(ticks);
+    }
+
+    /// When it is to be looked at.
+    pub const fn look_at(&self) -> HostTicks {
+        self.look_at
+    }
+
+    /// When it began.
+    pub const fn since(&self) -> HostTicks {
+        self.since
+    }
+}
+
+/// How long this guest's handlers take.
+#[derive(Clone, Copy, Debug)]
+pub struct Lengths {
+    /// The average of those whose end was seen, in ticks.
+    usual: u64,
+    /// What a handler is given before it is taken to be over, in ticks.
+    longest: u64,
+    /// What a VCPU is left alone for at least, in ticks.
+    least_look: u64,
+    /// The last end was reported.
+    reported: bool,
+}
+
+impl Lengths {
+    /// Nothing is known yet.
+    pub const fn new(longest: u64, least_look: u64) -> Self {
+        Self {
+            usual: longest / 8,
+            longest,
+            least_look,
+            reported: true,
+        }
+    }
+
+    /// Adapts to a machine where a handler may take `longest` ticks, and where a VCPU is to be left
+    /// alone for `least_look` ticks at least.
+    pub const fn adapt(&mut self, longest: u64, least_look: u64) {
+        self.longest = longest;
+        self.least_look = least_look;
+    }
+
+    /// A handler that interrupts `frame` at `now`.
+    pub fn begin(&self, frame: Context, now: HostTicks, free: bool) -> Handler {
+        // Where the end is reported, looking is for the exception.
+        let wait = if self.reported {
+            2 * self.usual
+        } else {
+            self.usual
+        };
+        Handler {
+            frame,
+            since: now,
+            look_at: now.saturating_add(wait.max(self.least_look)),
+            looked_at: false,
+            free,
+        }
+    }
+
+    /// Takes note that the end of `handler` was `reported` at `now`, or found by looking.
+    pub fn ended(&mut self, handler: &Handler, now: HostTicks, reported: bool) {
+        self.reported = reported;
+        if reported {
+            let length = now.since(handler.since).min(self.longest);
+            self.usual = self.usual / 8 * 7 + length / 8;
+        } else if !handler.looked_at {
+            // It was over some time ago: half of them are to be when they are looked at first.
+            self.usual -= self.usual / 16;
+        }
+    }
+
+    /// Whether `handler` is over for a VCPU that is seen in `context` at `now`; if not, it is looked at
+    /// again.
+    pub fn is_over(&mut self, handler: &mut Handler, context: Context, now: HostTicks) -> bool {
+        if handler.is_over(context) || now.since(handler.since) >= self.longest {
+            return true;
+        }
+        if now >= handler.look_at {
+            if !handler.looked_at && !self.reported {
+                self.usual = (self.usual + self.usual / 16).min(self.longest);
+            }
+            handler.looked_at = true;
+            handler.look_at = now.saturating_add((self.usual / 2).max(self.least_look));
+        }
+        false
+    }
+
+    /// What handlers usually take, in ticks.
+    pub const fn usual(&self) -> u64 {
+        self.usual
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KERNEL: Context = Context {
+        user_mode: false,
+        interruptible: true,
+        rsp: 0xffff_c900_0010_3f00,
+    };
+    const USER: Context = Context {
+        user_mode: true,
+        interruptible: true,
+        rsp: 0x7fff_0000_1000,
+    };
+
+    fn at(rsp: u64, interruptible: bool) -> Context {
+        Context {
+            rsp,
+            interruptible,
+            ..KERNEL
+        }
+    }
+
+    fn over(frame: Context, context: Context) -> bool {
+        let mut lengths = Lengths::new(100_000, 2_000);
+        let mut handler = lengths.begin(frame, HostTicks(0), true);
+        lengths.is_over(&mut handler, context, HostTicks(5_000))
+    }
+
+    #[test]
+    fn user_mode_ends_a_handler() {
+        assert!(over(USER, USER));
+        assert!(over(KERNEL, USER));
+        assert!(!over(USER, KERNEL));
+    }
+
+    #[test]
+    fn a_kernel_frame_goes_on_when_the_stack_has_shrunk_to_it() {
+        assert!(over(KERNEL, KERNEL));
+        assert!(over(KERNEL, at(KERNEL.rsp + 0x80, true)));
+        assert!(!over(KERNEL, at(KERNEL.rsp - 0x200, true)), "a softirq");
+        assert!(!over(KERNEL, at(KERNEL.rsp, false)), "on its way out");
+        assert!(
+            !over(KERNEL, at(0xffff_c900_0000_3f80, true)),
+            "a stack for interrupts"
+        );
+        assert!(
+            !over(KERNEL, at(KERNEL.rsp + 0x10_0000, true)),
+            "another thread's"
+        );
+    }
+
+    #[test]
+    fn a_handler_without_an_end_is_given_up() {
+        let mut lengths = Lengths::new(100_000, 2_000);
+        let mut handler = lengths.begin(USER, HostTicks(0), true);
+        assert!(!lengths.is_over(&mut handler, KERNEL, HostTicks(99_999)));
+        assert!(lengths.is_over(&mut handler, KERNEL, HostTicks(100_000)));
+    }
+
+    #[test]
+    fn where_ends_are_reported_it_is_looked_for_when_that_is_late() {
+        let mut lengths = Lengths::new(100_000, 2_000);
+        for _ in 0..100 {
+            let handler = lengths.begin(USER, HostTicks(0), true);
+            lengths.ended(&handler, HostTicks(4_000), true);
+        }
+        assert!(lengths.usual().abs_diff(4_000) < 100);
+        let mut handler = lengths.begin(USER, HostTicks(0), true);
+        let first = handler.look_at();
+        assert!(first.0.abs_diff(8_000) < 200);
+        assert!(!lengths.is_over(&mut handler, KERNEL, first));
+        assert!(handler.look_at() > first && handler.look_at().0 < 12_000);
+        lengths.adapt(100_000, 60_000);
+        let handler = lengths.begin(USER, HostTicks(0), true);
+        assert_eq!(handler.look_at(), HostTicks(60_000));
+    }
+
+    #[test]
+    fn where_ends_are_not_reported_the_usual_length_is_found_by_looking() {
+        let mut lengths = Lengths::new(100_000, 500);
+        for length in [4_000, 20_000, 3_000] {
+            let mut late = 0;
+            for _ in 0..200 {
+                let mut handler = lengths.begin(USER, HostTicks(0), true);
+                let seen = loop {
+                    let now = handler.look_at();
+                    let context = if now.0 >= length { USER } else { KERNEL };
+                    if lengths.is_over(&mut handler, context, now) {
+                        break now;
+                    }
+                };
+                lengths.ended(&handler, seen, false);
+                late = seen.0 - length;
+            }
+            assert!(lengths.usual().abs_diff(length) < length / 4);
+            assert!(late <= length * 3 / 4, "{late} after {length}");
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! What the operator orders for a target.
+
+#![forbid(unsafe_code)]
+
+use core::fmt;
+
+use devices::time::Hertz;
+
+use super::Factors;
+use super::budget::Share;
+
+/// How a target is suppressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Policy {
+    /// The paper's way: while the target runs, the guest's clock is fast, and stays ahead by what it
+    /// gained. Nothing else holds the target.
+    Paper,
+    /// The clock's gain is bounded and given back, the target has a budget of real CPU time, and is
+    /// parked where nobody else could be given its time.
+    #[default]
+    Bounded,
+}
+
+impl Policy {
+    /// All policies.
+    pub const ALL: [Self; 2] = [Self::Bounded, Self::Paper];
+
+    /// Its name, as the operator writes it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Paper => "paper",
+            Self::Bounded => "bounded",
+        }
+    }
+
+    /// The policy of this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|policy| policy.name() == name)
+    }
+}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How far a guest's clock may be ahead of real time, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// While another VM wants the CPU: what a target's guest cannot be given in true time is that
+    /// one's.
+    pub contended: u32,
+    /// While none does: better a clock that wobbles than an idle CPU.
+    pub uncontended: u32,
+}
+
+impl Bounds {
+    /// The smallest bound: two ticks of a guest that ticks 250 times a second.
+    pub const LEAST: u32 = 8;
+    /// The largest bound. A lead of this size can still be given back within the second after the
+    /// release.
+    pub const MOST: u32 = 1000;
+
+    /// The bound that holds, in ticks of a TSC that counts at `tsc`.
+    #[must_use]
+    pub const fn ticks(self, contended: bool, tsc: Hertz) -> u64 {
+        let milliseconds = if contended {
+            self.contended
+        } else {
+            self.uncontended
+        };
+        tsc.get() / 1000 * milliseconds as u64
+    }
+}
+
+/// A text that is no [`Bounds`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoBounds;
+
+impl core::str::FromStr for Bounds {
+    type Err = NoBounds;
+
+    /// One number of milliseconds for both, or two separated by a comma, the contended one first.
+    fn from_str(text: &str) -> Result<Self, NoBounds> {
+        let number = |digits: &str| {
+            // Rust's own parser would accept a sign.
+            let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
+            let value = digits.parse().ok().filter(|_| is_number);
+            let in_range = |value: &u32| (Self::LEAST..=Self::MOST).contains(value);
+            value.filter(in_range).ok_or(NoBounds)
+        };
+        let (contended, uncontended) = text.split_once(',').unwrap_or((text, text));
+        Ok(Self {
+            contended: number(contended)?,
+            uncontended: number(uncontended)?,
+        })
+    }
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            contended: 250,
+            uncontended: 1000,
+        }
+    }
+}
+
+/// What a VM's targets get unless the operator says otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Defaults {
+    /// The policy.
+    pub policy: Policy,
+    /// The bounds of the lead.
+    pub bounds: Bounds,
+}
+
+/// How a target is to be suppressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// How strongly.
+    pub factors: Factors,
+    /// In which way.
+    pub policy: Policy,
+    /// The CPU time that it may have; by default `1/N` of one CPU. The paper's policy knows none.
+    pub cap: Option<Share>,
+    /// How far the clock may be ahead.
+    pub bounds: Bounds,
+}
+
+impl Order {
+    /// Suppression by `factors`, all else by `defaults`.
+    #[must_use]
+    pub const fn new(factors: Factors, defaults: Defaults) -> Self {
+        Self {
+            factors,
+            policy: defaults.policy,
+            cap: None,
+            bounds: defaults.bounds,
+        }
+    }
+
+    /// The CPU time that the target may have; `None` for any.
+    #[must_use]
+    pub fn share(&self) -> Option<Share> {
+        if self.policy == Policy::Paper {
+            return None;
+        }
+        let strongest = self.factors.interval.max(self.factors.clock).get();
+        let by_factor = (strongest > 1).then(|| Share::of_one_cpu(strongest));
+        self.cap.or(by_factor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Factor;
+    use super::*;
+
+    fn order(n: u32, policy: Policy) -> Order {
+        let factors = Factors::both(Factor::new(n).unwrap());
+        Order::new(
+            factors,
+            Defaults {
+                policy,
+                ..Defaults::default()
+            },
+        )
+    }
+
+    #[test]
+    fn names_lead_back_to_their_policies() {
+        for policy in Policy::ALL {
+            assert_eq!(Policy::from_name(policy.name()), Some(policy));
+        }
+        assert_eq!(Policy::from_name("none"), None);
+    }
+
+    #[test]
+    fn bounds_are_one_number_or_two() {
+        let bounds = |contended, uncontended| {
+            Ok(Bounds {
+                contended,
+                uncontended,
+            })
+        };
+        assert_eq!("250".parse(), bounds(250, 250));
+        assert_eq!("8,1000".parse(), bounds(8, 1000));
+        for text in ["", "7", "1001", "250,", ",250", "+250", "1,2,3", "250ms"] {
+            assert_eq!(text.parse::<Bounds>(), Err(NoBounds), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_target_may_have_a_part_of_one_cpu() {
+        let order = order(1000, Policy::Bounded);
+        assert_eq!(order.share(), Share::from_millionths(1000));
+        let capped = Order {
+            cap: Share::from_millionths(5000),
+            ..order
+        };
+        assert_eq!(capped.share(), Share::from_millionths(5000));
+    }
+
+    #[test]
+    fn the_paper_has_no_budget_and_a_factor_of_one_is_no_suppression() {
+        assert_eq!(order(1000, Policy::Paper).share(), None);
+        assert_eq!(order(1, Policy::Bounded).share(), None);
+    }
+}

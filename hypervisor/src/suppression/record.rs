@@ -1,0 +1,180 @@
+//! What is known of a target: what it has had, what it may still have, and what limits it.
+
+#![forbid(unsafe_code)]
+
+use core::fmt;
+
+use devices::time::{Hertz, HostTicks};
+
+use super::allowance::Allowance;
+use super::budget::{Budget, Share};
+use super::order::Order;
+
+/// The share of a budget that is kept for the kernel at least, as a divisor: a target in user mode
+/// is stopped so much before its budget is used up.
+const LEAST_RESERVE: u64 = 8;
+/// The largest reserve, as a divisor.
+const LARGEST_RESERVE: u64 = 2;
+/// What a stopped target has to regain before it may run again, as a divisor of its budget: else it
+/// would be let run for a few ticks at a time.
+const TURN: u64 = 16;
+
+/// What limits a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// It does not run: asleep, or others have the CPU.
+    Idle,
+    /// Its guest's scheduler, by the clock.
+    Clock,
+    /// Its budget of CPU time: the clock runs fast without it.
+    Budget,
+    /// The bound of its guest's lead.
+    Lead,
+    /// Its budget alone: nobody else on its VCPU wants the CPU.
+    Alone,
+    /// Its budget alone: fast phases would cost the other VCPUs too much.
+    Changes,
+}
+
+impl Limit {
+    /// Its name, for the operator.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Clock => "clock",
+            Self::Budget => "budget",
+            Self::Lead => "lead",
+            Self::Alone => "alone",
+            Self::Changes => "changes",
+        }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The record of a target.
+#[derive(Clone, Debug)]
+pub(super) struct Record {
+    budget: Option<Budget>,
+    /// What tarpit itself may take at its exits before that is charged to the target.
+    own: Allowance,
+    /// Real CPU time in its address space, in ticks.
+    pub(super) used: u64,
+    /// The time for which its VCPUs were kept from running it, in ticks.
+    pub(super) stopped: u64,
+    /// Since when it is a target.
+    pub(super) since: HostTicks,
+    /// The largest lead of its guest's clock since then, in ticks.
+    pub(super) highest_lead: i64,
+    limit: Limit,
+    limit_since: HostTicks,
+    /// The longest time, lately, that it stayed in the kernel when it was to be stopped, in ticks.
+    overrun: u64,
+}
+
+impl Record {
+    /// The record of a target by `order` from `now` on, where the TSC counts at `tsc`.
+    #[must_use]
+    pub(super) fn new(order: &Order, tsc: Hertz, now: HostTicks) -> Self {
+        Self {
+            budget: order.share().map(|share| Budget::new(share, tsc, now)),
+            own: Allowance::new(tsc, now),
+            used: 0,
+            stopped: 0,
+            since: now,
+            highest_lead: 0,
+            limit: Limit::Idle,
+            limit_since: now,
+            overrun: 0,
+        }
+    }
+
+    /// Goes on with another order.
+    pub(super) fn set_order(&mut self, order: &Order, tsc: Hertz, now: HostTicks) {
+        match (&mut self.budget, order.share()) {
+            (Some(budget), Some(share)) => budget.set_share(share, now),
+            (budget, share) => *budget = share.map(|share| Budget::new(share, tsc, now)),
+        }
+    }
+
+    /// Charges `ticks` of CPU time up to `now`.
+    pub(super) fn charge(&mut self, ticks: u64, now: HostTicks) {
+        self.used = self.used.saturating_add(ticks);
+        if let Some(budget) = &mut self.budget {
+            budget.charge(ticks, now);
+        }
+    }
+
+    /// Charges `ticks` of CPU time up to `now`, of which `own` went to reports of the VCPU. That is
+    /// nothing that the target has, and free as long as it is little; a target that causes reports
+    /// all the time pays for them.
+    pub(super) fn charge_but_for(&mut self, own: u64, ticks: u64, now: HostTicks) {
+        let free = self.own.take(own.min(ticks), now);
+        self.charge(ticks - free, now);
+    }
+
+    /// What may still be used in any mode, in ticks; negative for a debt.
+    pub(super) fn left(&mut self, now: HostTicks) -> i64 {
+        self.budget
+            .as_mut()
+            .map_or(i64::MAX, |budget| budget.left(now))
+    }
+
+    /// What may still be used in user mode, in ticks: what is kept for the kernel is not. `stopped`:
+    /// it has been stopped, and is to have a whole turn when it goes on.
+    pub(super) fn left_in_user_mode(&mut self, stopped: bool, now: HostTicks) -> i64 {
+        let kept = self.kept(stopped);
+        self.left(now).saturating_sub_unsigned(kept)
+    }
+
+    /// When a target that has been stopped may go on in user mode.
+    pub(super) fn regained_at(&mut self, now: HostTicks) -> HostTicks {
+        let kept = self.kept(true);
+        self.budget
+            .as_mut()
+            .map_or(now, |budget| budget.regained_at(kept + 1, now))
+    }
+
+    fn kept(&self, stopped: bool) -> u64 {
+        let allowance = self.budget.as_ref().map_or(0, Budget::allowance);
+        let reserve = self
+            .overrun
+            .clamp(allowance / LEAST_RESERVE, allowance / LARGEST_RESERVE);
+        if stopped {
+            reserve + allowance / TURN
+        } else {
+            reserve
+        }
+    }
+
+    /// Takes note that the target stayed in the kernel for `ticks` when it was to be stopped.
+    pub(super) fn note_overrun(&mut self, ticks: u64) {
+        self.overrun = ticks.max(self.overrun - self.overrun / 16);
+    }
+
+    /// Takes note that `limit` limits it from `now` on.
+    pub(super) fn set_limit(&mut self, limit: Limit, now: HostTicks) {
+        if self.limit != limit {
+            self.limit = limit;
+            self.limit_since = now;
+        }
+    }
+
+    /// What limits it, and since when.
+    #[must_use]
+    pub(super) const fn limit(&self) -> (Limit, HostTicks) {
+        (self.limit, self.limit_since)
+    }
+
+    /// Its share, and what it has used of it in the last second, in ticks; `None` if it has no
+    /// budget.
+    pub(super) fn budget(&mut self, now: HostTicks) -> Option<(Share, u64)> {
+        let budget = self.budget.as_mut()?;
+        Some((budget.share(), budget.recent(now)))
+    }
+}

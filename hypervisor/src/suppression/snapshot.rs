@@ -1,0 +1,85 @@
+//! What the operator sees of suppression: plain values, good at one moment.
+
+#![forbid(unsafe_code)]
+
+use alloc::vec::Vec;
+
+use devices::time::HostTicks;
+
+pub use super::lead::Lead;
+pub use super::record::Limit;
+
+use super::Suppression;
+use super::address_space::Root;
+use super::budget::Share;
+use super::order::Order;
+
+/// A target, as the operator sees it. Times are in host ticks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetSnapshot {
+    /// Its roots, the one that the operator named first.
+    pub roots: Vec<Root>,
+    /// What the operator has ordered.
+    pub order: Order,
+    /// The CPU time that it may have of each second, and what it has had of the last; `None` if that
+    /// is not limited.
+    pub budget: Option<(Share, u64)>,
+    /// The CPU time that it has had since it is a target.
+    pub used: u64,
+    /// The time for which its VCPUs were kept from running it.
+    pub stopped: u64,
+    /// How long it is a target.
+    pub age: u64,
+    /// The largest lead of its guest's clock in that time.
+    pub highest_lead: i64,
+    /// What limits it now.
+    pub limit: Limit,
+    /// For how long that has been so.
+    pub limit_age: u64,
+}
+
+/// The suppression in a VM, as the operator sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Its targets.
+    pub targets: Vec<TargetSnapshot>,
+    /// How far its clock is ahead, to be given back.
+    pub lead: Lead,
+    /// How far its clock is ahead for good.
+    pub drift: Lead,
+}
+
+impl Suppression {
+    /// What the operator sees at `now`.
+    #[must_use]
+    pub fn snapshot(&mut self, now: HostTicks) -> Snapshot {
+        let lead = self.lead(now);
+        let drift = self.drift(now);
+        let targets = self
+            .targets
+            .iter_mut()
+            .map(|target| {
+                let roots = target.roots().collect();
+                let order = *target.order();
+                let record = &mut target.record;
+                let (limit, limit_since) = record.limit();
+                TargetSnapshot {
+                    roots,
+                    order,
+                    budget: record.budget(now),
+                    used: record.used,
+                    stopped: record.stopped,
+                    age: now.since(record.since),
+                    highest_lead: record.highest_lead,
+                    limit,
+                    limit_age: now.since(limit_since),
+                }
+            })
+            .collect();
+        Snapshot {
+            targets,
+            lead,
+            drift,
+        }
+    }
+}

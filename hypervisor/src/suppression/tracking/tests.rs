@@ -1,0 +1,351 @@
+//! What VCPUs report, and what the clock does under the paper's policy, which shows most directly
+//! when a target is taken to run.
+
+use devices::clock::{Course, Rates};
+use devices::time::{Hertz, HostTicks};
+
+use super::super::address_space::{Root, RootFormat};
+use super::super::handler::Context;
+use super::super::kernel_thread::Thread;
+use super::super::order::{Defaults, Order, Policy};
+use super::super::{Directive, Event, Factor, Factors, Observation, Suppression};
+use crate::test_ram::TestRam;
+
+const TSC: Hertz = Hertz::new(1_000_000_000);
+const FORMAT: RootFormat = RootFormat::Long;
+const TARGET: u64 = 0x1000;
+const ALIAS: u64 = 0x2000;
+const OTHER: u64 = 0x3000;
+
+const KERNEL: Context = Context {
+    user_mode: false,
+    interruptible: true,
+    rsp: 0xffff_c900_0000_3e00,
+};
+const USER: Context = Context {
+    user_mode: true,
+    interruptible: true,
+    rsp: 0x7fff_0000_0000,
+};
+
+fn root(cr3: u64) -> Root {
+    Root::new(cr3, FORMAT)
+}
+
+fn factors(n: u32) -> Factors {
+    Factors::both(Factor::new(n).unwrap())
+}
+
+fn fast() -> Rates {
+    factors(1000).rates()
+}
+
+fn paper(factors: Factors) -> Order {
+    Order {
+        policy: Policy::Paper,
+        ..Order::new(factors, Defaults::default())
+    }
+}
+
+/// A root that has just been loaded, in the kernel.
+fn running(cr3: u64) -> Observation {
+    Observation {
+        root: Some((root(cr3), FORMAT)),
+        loaded: true,
+        halted: false,
+        context: KERNEL,
+        thread: Thread::Unknown,
+    }
+}
+
+/// The same some time later.
+fn still(cr3: u64) -> Observation {
+    Observation {
+        loaded: false,
+        ..running(cr3)
+    }
+}
+
+struct Scene {
+    ram: TestRam,
+    suppression: Suppression,
+}
+
+impl Scene {
+    /// A target with two roots, and another process, in a VM of `vcpus` VCPUs on as many CPUs.
+    fn new(vcpus: usize) -> Self {
+        let ram = TestRam::new(0x10000);
+        for at in [TARGET, ALIAS] {
+            ram.write_u64(at + 8 * 85, 0xa067);
+        }
+        ram.write_u64(OTHER + 8 * 85, 0xb067);
+        let suppression = Suppression::new(Defaults::default(), vcpus, TSC, HostTicks(0));
+        let mut scene = Self { ram, suppression };
+        for vcpu in 0..vcpus {
+            scene.at(0, vcpu, Event::OnCpu);
+        }
+        scene.suppress(TARGET, paper(factors(1000)));
+        scene
+    }
+
+    fn suppress(&mut self, cr3: u64, order: Order) {
+        self.suppression
+            .suppress(
+                &self.ram,
+                root(cr3),
+                FORMAT,
+                order,
+                core::iter::empty(),
+                HostTicks(0),
+            )
+            .unwrap();
+    }
+
+    fn at(&mut self, now: u64, vcpu: usize, event: Event) -> Directive {
+        let now = HostTicks(now);
+        let directive = self.suppression.report(&self.ram, vcpu, event, now);
+        self.suppression.clock_changed(now, 0);
+        directive
+    }
+
+    /// The rates after VCPU 0 has been seen to do this.
+    fn seen(&mut self, now: u64, observation: Observation) -> Rates {
+        self.at(now, 0, Event::Seen(observation)).clock.rates
+    }
+}
+
+#[test]
+fn the_clock_is_fast_while_the_target_runs_under_either_root() {
+    let mut scene = Scene::new(1);
+    assert_eq!(scene.seen(1, running(OTHER)), Rates::REAL_TIME);
+    assert_eq!(scene.seen(2, running(TARGET)), fast());
+    assert_eq!(scene.seen(3, running(ALIAS)), fast());
+    assert_eq!(scene.seen(4, running(OTHER)), Rates::REAL_TIME);
+    assert_eq!(scene.seen(5, running(ALIAS)), fast());
+}
+
+#[test]
+fn a_handler_that_runs_when_its_process_becomes_a_target_ends_in_real_time() {
+    let mut scene = Scene::new(1);
+    assert_eq!(scene.seen(1, still(OTHER)), Rates::REAL_TIME);
+    scene.suppress(OTHER, paper(factors(1000)));
+    assert_eq!(scene.seen(2, still(OTHER)), Rates::REAL_TIME);
+    assert_eq!(scene.seen(3, still(OTHER)), Rates::REAL_TIME);
+    let back = Observation {
+        context: USER,
+        ..still(OTHER)
+    };
+    assert_eq!(scene.seen(4, back), fast());
+}
+
+#[test]
+fn a_target_whose_processor_waits_for_a_cpu_does_not_speed_the_clock_up() {
+    let mut scene = Scene::new(1);
+    scene.seen(1, running(TARGET));
+    assert_eq!(scene.at(2, 0, Event::OffCpu).clock.rates, Rates::REAL_TIME);
+    assert_eq!(scene.at(3, 0, Event::OnCpu).clock.rates, fast());
+    let halted = Observation {
+        halted: true,
+        ..still(TARGET)
+    };
+    scene.seen(4, halted);
+    scene.at(5, 0, Event::OffCpu);
+    assert_eq!(scene.at(6, 0, Event::OnCpu).clock.rates, Rates::REAL_TIME);
+}
+
+#[test]
+fn the_handler_of_an_interrupt_runs_in_real_time() {
+    let mut scene = Scene::new(1);
+    let user = Observation {
+        context: USER,
+        ..running(TARGET)
+    };
+    assert_eq!(scene.seen(10, user), fast());
+    let handler = scene.at(20, 0, Event::Interrupted(USER, Thread::Unknown));
+    assert_eq!(handler.clock.rates, Rates::REAL_TIME);
+    assert!(handler.handler_runs, "its end is to be reported");
+    assert!(handler.look_at < HostTicks(u64::MAX), "and looked for");
+    assert_eq!(scene.seen(4_000, still(TARGET)), Rates::REAL_TIME);
+    let back = scene.at(5_000, 0, Event::Resumed(USER));
+    assert_eq!((back.clock.rates, back.handler_runs), (fast(), false));
+    scene.at(6_000, 0, Event::Interrupted(USER, Thread::Unknown));
+    let late = scene.at(7_000, 0, Event::Seen(still(TARGET)));
+    assert_eq!(late.clock.rates, Rates::REAL_TIME);
+    assert_eq!(
+        scene.seen(10_000_000, still(TARGET)),
+        fast(),
+        "no handler takes so long"
+    );
+}
+
+#[test]
+fn an_interrupt_in_a_handler_does_not_make_it_another() {
+    let mut scene = Scene::new(1);
+    scene.seen(1, running(TARGET));
+    scene.at(2, 0, Event::Interrupted(KERNEL, Thread::User));
+    let deeper = Context {
+        rsp: KERNEL.rsp - 0x300,
+        ..KERNEL
+    };
+    scene.at(3, 0, Event::Interrupted(deeper, Thread::Unknown));
+    let softirq = Observation {
+        context: deeper,
+        ..still(TARGET)
+    };
+    assert_eq!(scene.seen(4, softirq), Rates::REAL_TIME);
+    assert_eq!(
+        scene.seen(5, still(TARGET)),
+        fast(),
+        "the outermost frame goes on"
+    );
+}
+
+#[test]
+fn a_handler_whose_processor_waits_for_a_cpu_goes_on_in_real_time() {
+    let mut scene = Scene::new(1);
+    let deeper = Observation {
+        context: Context {
+            interruptible: false,
+            ..KERNEL
+        },
+        ..still(TARGET)
+    };
+    scene.seen(1, running(TARGET));
+    scene.at(2, 0, Event::Interrupted(USER, Thread::Unknown));
+    scene.at(3, 0, Event::OffCpu);
+    let long = 10_000_000;
+    let back = scene.at(long, 0, Event::OnCpu);
+    assert_eq!(back.clock.rates, Rates::REAL_TIME, "still in its handler");
+    assert_eq!(scene.seen(long + 40_000, deeper), Rates::REAL_TIME);
+    assert_eq!(
+        scene.seen(long + 60_000, deeper),
+        fast(),
+        "none takes so long"
+    );
+}
+
+#[test]
+fn a_halted_processor_that_keeps_the_targets_cr3_runs_in_real_time() {
+    let mut scene = Scene::new(1);
+    let halted = Observation {
+        halted: true,
+        ..still(TARGET)
+    };
+    let back = Observation {
+        context: USER,
+        ..still(TARGET)
+    };
+    assert_eq!(scene.seen(1, running(TARGET)), fast());
+    assert_eq!(scene.seen(2, halted), Rates::REAL_TIME);
+    assert_eq!(
+        scene.seen(3, still(TARGET)),
+        Rates::REAL_TIME,
+        "a handler of an idle CPU"
+    );
+    assert_eq!(scene.seen(4, back), fast(), "without a load of CR3");
+}
+
+#[test]
+fn a_kernel_thread_on_the_targets_cr3_is_not_the_target() {
+    let mut scene = Scene::new(1);
+    assert_eq!(scene.seen(1, running(TARGET)), fast());
+    let thread = |thread| Observation {
+        thread,
+        ..still(TARGET)
+    };
+    let answer = scene.at(2, 0, Event::Interrupted(KERNEL, Thread::Kernel));
+    assert_eq!(answer.clock.rates, Rates::REAL_TIME);
+    assert!(!answer.handler_runs && !answer.target_in);
+    assert!(
+        answer.report_when_interruptible,
+        "the handler may switch to the target"
+    );
+    let later = scene.at(10_000, 0, Event::Seen(thread(Thread::Kernel)));
+    assert_eq!(later.clock.rates, Rates::REAL_TIME);
+    assert!(
+        later.look_at <= HostTicks(260_000),
+        "it is looked at again soon"
+    );
+    assert_eq!(
+        scene.seen(20_000, thread(Thread::User)),
+        fast(),
+        "a system call of the target's goes on"
+    );
+}
+
+#[test]
+fn what_a_hidden_target_may_have_had_is_charged() {
+    let mut scene = Scene::new(1);
+    let halted = Observation {
+        halted: true,
+        ..still(TARGET)
+    };
+    let back = Observation {
+        context: USER,
+        ..still(TARGET)
+    };
+    scene.seen(1, running(TARGET));
+    scene.seen(1, halted);
+    scene.at(1_000, 0, Event::Woke);
+    scene.seen(51_000, back);
+    assert_eq!(
+        scene.suppression.snapshot(HostTicks(51_000)).targets[0].used,
+        50_000
+    );
+}
+
+#[test]
+fn of_several_vcpus_one_with_a_target_is_enough() {
+    let mut scene = Scene::new(2);
+    scene.suppress(TARGET, paper(factors(5)));
+    scene.suppress(OTHER, paper(factors(7)));
+    let mut rates = |at, vcpu, observation| {
+        let directive = scene.at(at, vcpu, Event::Seen(observation));
+        directive.clock.rates
+    };
+    let halted = Observation {
+        halted: true,
+        ..still(OTHER)
+    };
+    let back = Observation {
+        context: USER,
+        ..still(OTHER)
+    };
+    let nobody = Observation {
+        root: Some((root(0x5000), FORMAT)),
+        ..running(TARGET)
+    };
+    assert_eq!(rates(0, 1, running(TARGET)), factors(5).rates());
+    assert_eq!(rates(1, 0, running(OTHER)), factors(7).rates());
+    assert_eq!(rates(2, 0, halted), factors(5).rates());
+    assert_eq!(rates(3, 1, nobody), Rates::REAL_TIME);
+    assert_eq!(rates(4, 0, back), factors(7).rates());
+}
+
+#[test]
+fn release_ends_it_at_the_next_observation() {
+    let mut scene = Scene::new(1);
+    scene.seen(1, running(TARGET));
+    assert!(
+        scene.suppression.release(root(ALIAS)).is_none(),
+        "not seen yet"
+    );
+    assert!(scene.suppression.release(root(TARGET)).is_some());
+    assert_eq!(scene.seen(2, running(TARGET)), Rates::REAL_TIME);
+    assert_eq!(scene.suppression.clock(), Course::REAL_TIME);
+    assert!(!scene.suppression.is_active());
+}
+
+#[test]
+fn the_page_of_a_dead_target_does_not_slow_its_next_owner() {
+    let mut scene = Scene::new(1);
+    scene.seen(1, running(TARGET));
+    scene.ram.write_u64(TARGET + 8 * 85, 0);
+    scene.seen(2, running(OTHER));
+    assert!(
+        scene.suppression.targets().is_empty(),
+        "seen to be gone when it was left"
+    );
+    scene.ram.write_u64(TARGET + 8 * 85, 0xc067);
+    assert_eq!(scene.seen(3, running(TARGET)), Rates::REAL_TIME);
+}

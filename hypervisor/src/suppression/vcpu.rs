@@ -1,0 +1,326 @@
+//! What is known of a VCPU.
+
+#![forbid(unsafe_code)]
+
+use devices::clock::Rates;
+use devices::time::{Hertz, HostTicks};
+
+use super::address_space::Root;
+use super::cpu_share::CpuShare;
+use super::handler::{Context, Handler};
+
+/// Why a VCPU that has a target does not run it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// It does.
+    No,
+    /// Its budget is used up; the clock is fast meanwhile.
+    Held,
+    /// Its budget is used up until then.
+    Parked(HostTicks),
+    /// The lead has to fall to this first, in ticks.
+    ParkedForLead(i64),
+}
+
+/// The record of a VCPU.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct VcpuRecord {
+    /// The root of its address space.
+    pub(super) root: Option<Root>,
+    /// The root has not been loaded since the VCPU was seen to do something else than the process
+    /// that it belongs to: it says nothing.
+    pub(super) dormant: bool,
+    pub(super) halted: bool,
+    /// It has a physical CPU.
+    pub(super) on_cpu: bool,
+    pub(super) off_cpu_since: HostTicks,
+    /// The slot of the target that runs, in whatever mode.
+    pub(super) target: Option<usize>,
+    /// The root is a target's, but dormant, and the VCPU runs: the target may run at any time.
+    pub(super) hides_target: bool,
+    /// The time before the last report for which it did so, in ticks.
+    pub(super) hidden: u64,
+    pub(super) context: Context,
+    pub(super) handler: Option<Handler>,
+    pub(super) stop: Stop,
+    /// The rates that it wants the VM's clock to have, if they are fast.
+    pub(super) fast: Option<Rates>,
+    pub(super) ration: Ration,
+    /// Up to when its time is accounted for.
+    pub(super) accounted: HostTicks,
+    /// What reports have taken of the time since, in ticks.
+    pub(super) own: u64,
+    /// It is to report when it takes interrupts: its kernel may switch to a hidden target.
+    pub(super) awaits_interrupts: bool,
+    /// When a handler has ended last.
+    pub(super) interrupted_at: HostTicks,
+    /// Since when the target, in the kernel, was to be stopped.
+    pub(super) overrun_since: Option<HostTicks>,
+    /// The guest time from which on a handler is free of charge again.
+    pub(super) free_handler_from: u64,
+    /// See [`super::Directive::timers_from`].
+    pub(super) timers_from: HostTicks,
+    pub(super) share: CpuShare,
+    pub(super) company: Company,
+}
+
+impl VcpuRecord {
+    /// A VCPU that is on no CPU.
+    pub(super) const fn new(tsc: Hertz, now: HostTicks) -> Self {
+        Self {
+            root: None,
+            dormant: false,
+            halted: false,
+            on_cpu: false,
+            off_cpu_since: now,
+            target: None,
+            hides_target: false,
+            hidden: 0,
+            context: Context {
+                user_mode: false,
+                interruptible: false,
+                rsp: 0,
+            },
+            handler: None,
+            stop: Stop::No,
+            fast: None,
+            ration: Ration::EMPTY,
+            accounted: now,
+            own: 0,
+            awaits_interrupts: false,
+            interrupted_at: HostTicks(0),
+            overrun_since: None,
+            free_handler_from: 0,
+            timers_from: HostTicks(0),
+            share: CpuShare::new(tsc),
+            company: Company::new(tsc, now),
+        }
+    }
+
+    /// The target is out.
+    pub(super) const fn target_out(&mut self) {
+        self.target = None;
+        self.handler = None;
+        self.stop = Stop::No;
+        self.fast = None;
+        self.overrun_since = None;
+        self.timers_from = HostTicks(0);
+    }
+
+    /// It is kept from running, and has left its CPU.
+    pub(super) const fn is_parked(&self) -> bool {
+        matches!(self.stop, Stop::Parked(_) | Stop::ParkedForLead(_))
+    }
+
+    /// It wants a CPU, or has one.
+    pub(super) const fn is_runnable(&self) -> bool {
+        !self.halted && !self.is_parked()
+    }
+
+    /// It runs its guest.
+    pub(super) const fn runs(&self) -> bool {
+        self.on_cpu && self.is_runnable()
+    }
+}
+
+/// What a target may run of a fast phase.
+///
+/// The clock cannot always be as fast as the factor asks for: it could not be stopped in time. Then the
+/// phase is longer, and the target is to have a part of it only, so that it still runs for
+/// `1/factor` of the guest time that passes. Turns are short: what one turn has too much, the next one
+/// has not.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ration {
+    /// The factor that is wanted, as a rate in fixed point.
+    factor: u64,
+    /// What is left of what it may run, in ticks.
+    left: i64,
+}
+
+impl Ration {
+    const EMPTY: Self = Self { factor: 1, left: 0 };
+
+    /// Goes on with another factor.
+    pub(super) const fn set_factor(&mut self, factor: u64) {
+        self.factor = if factor == 0 { 1 } else { factor };
+    }
+
+    /// `elapsed` ticks of a fast phase have passed at `rate`, a rate in fixed point, in which the target
+    /// `ran` or was held. Nothing is saved up beyond `most` ticks.
+    pub(super) fn pass(&mut self, elapsed: u64, rate: u64, ran: bool, most: u64) {
+        let earned = u128::from(elapsed) * u128::from(rate) / u128::from(self.factor);
+        let earned = i64::try_from(earned).unwrap_or(i64::MAX);
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        let spent = if ran {
+            i64::try_from(elapsed).unwrap_or(i64::MAX)
+        } else {
+            0
+        };
+        let left = self.left.saturating_add(earned).saturating_sub(spent);
+        self.left = left.clamp(most.saturating_neg(), most);
+    }
+
+    /// For how many ticks at `rate` the target is to be held, if it is; `was_held` if it is held now.
+    pub(super) fn wait(&self, rate: u64, was_held: bool, least: u64) -> Option<u64> {
+        let least = i64::try_from(least).unwrap_or(i64::MAX);
+        let limit = if was_held { 0 } else { least.saturating_neg() };
+        if self.left >= limit || rate >= self.factor {
+            return None;
+        }
+        let missing = u128::from(self.left.unsigned_abs()) * u128::from(self.factor);
+        let ticks = missing.div_ceil(u128::from(rate.max(1)));
+        Some(u64::try_from(ticks).unwrap_or(u64::MAX).max(1))
+    }
+}
+
+/// Whether anybody else wants the VCPU that a target has.
+///
+/// Nobody can be asked; but when the clock has gained a whole bound without the guest's scheduler giving
+/// others more than a moment, the target is alone there, or of a class that goes first. A fast
+/// clock is no use then. That it is not alone any more is seen when others get more than a moment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Company {
+    /// What the clock has gained while the target was in, in ticks.
+    gained: u64,
+    /// How long others ran on this VCPU, in ticks, since `since`.
+    others: u64,
+    since: HostTicks,
+    alone: bool,
+    /// How long others are watched before it is said that the target is not alone, in ticks.
+    least_window: u64,
+    longest_window: u64,
+}
+
+impl Company {
+    /// Others are a moment if they have less than one part in so many of the time.
+    const MOMENT: u64 = 4;
+
+    const fn new(tsc: Hertz, now: HostTicks) -> Self {
+        Self {
+            gained: 0,
+            others: 0,
+            since: now,
+            alone: false,
+            least_window: tsc.get() / 250,
+            longest_window: tsc.get() / 16,
+        }
+    }
+
+    pub(super) const fn is_alone(&self) -> bool {
+        self.alone
+    }
+
+    /// The clock has gained `ticks` for the target.
+    pub(super) const fn gained(&mut self, ticks: u64) {
+        self.gained = self.gained.saturating_add(ticks);
+    }
+
+    /// Others ran for `ticks`.
+    pub(super) const fn others_ran(&mut self, ticks: u64) {
+        self.others = self.others.saturating_add(ticks);
+    }
+
+    /// The lead is gone: others had time enough.
+    pub(super) const fn lead_is_gone(&mut self, now: HostTicks) {
+        if !self.alone {
+            self.start_again(now);
+        }
+    }
+
+    const fn start_again(&mut self, now: HostTicks) {
+        self.gained = 0;
+        self.others = 0;
+        self.since = now;
+    }
+
+    /// The lead has come to its `bound`, in ticks, at `now`.
+    pub(super) const fn at_bound(&mut self, bound: u64, now: HostTicks) {
+        if self.gained >= bound / 4 * 3 && self.others.saturating_mul(Self::MOMENT) < self.gained {
+            self.alone = true;
+            self.start_again(now);
+        }
+    }
+
+    /// The target is in, at `now`.
+    pub(super) const fn target_in(&mut self, now: HostTicks) {
+        if !self.alone {
+            return;
+        }
+        let window = now.since(self.since);
+        if self.others.saturating_mul(Self::MOMENT) > window && window >= self.least_window {
+            self.alone = false;
+            self.start_again(now);
+        } else if window >= self.longest_window {
+            self.start_again(now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    fn company() -> Company {
+        Company::new(Hertz::new(1_000_000_000), HostTicks(0))
+    }
+
+    #[test]
+    fn of_a_phase_that_is_not_fast_enough_a_target_has_its_part() {
+        const ONE: u64 = 1 << 48;
+        for (factor, rate) in [(1000, 500), (4000, 500), (64, 16), (1000, 1000), (10, 20)] {
+            let mut ration = Ration::EMPTY;
+            ration.set_factor(factor * ONE);
+            let (mut ran, mut phase, mut held) = (0, 0, false);
+            while phase < 100_000_000 {
+                let wait = ration.wait(rate * ONE, held, 2_000);
+                held = wait.is_some();
+                let elapsed = wait.unwrap_or(3_000);
+                ration.pass(elapsed, rate * ONE, !held, 100_000);
+                phase += elapsed;
+                ran += if held { 0 } else { elapsed };
+            }
+            let share = ran as f64 / phase as f64;
+            let wanted = (rate as f64 / factor as f64).min(1.0);
+            assert!(
+                (share / wanted - 1.0).abs() < 0.01,
+                "{factor}, {rate}: {share}"
+            );
+        }
+    }
+
+    #[test]
+    fn who_has_a_whole_bound_to_itself_is_alone() {
+        let mut company = company();
+        company.gained(240 * MS);
+        company.at_bound(250 * MS, HostTicks(MS));
+        assert!(company.is_alone());
+    }
+
+    #[test]
+    fn who_lets_others_have_their_share_is_not() {
+        let mut company = company();
+        company.gained(250 * MS);
+        company.others_ran(100 * MS);
+        company.at_bound(250 * MS, HostTicks(MS));
+        assert!(!company.is_alone());
+    }
+
+    #[test]
+    fn a_moment_of_others_is_no_company_but_a_slice_is() {
+        let mut company = company();
+        company.gained(250 * MS);
+        company.at_bound(250 * MS, HostTicks(0));
+        for n in 1..100 {
+            company.others_ran(MS);
+            company.target_in(HostTicks(n * 10 * MS));
+            assert!(company.is_alone());
+        }
+        company.others_ran(4 * MS);
+        company.target_in(HostTicks(1_000 * MS));
+        company.others_ran(4 * MS);
+        company.target_in(HostTicks(1_008 * MS));
+        assert!(!company.is_alone());
+    }
+}

@@ -1,0 +1,201 @@
+//! A VCPU and the suppression in its VM: what it reports, and how it carries out what comes back.
+//!
+//! A VCPU that is held or parked is out of the guest in the middle of user code, or of a system call.
+//! Timers go on, and any interrupt that the guest can take is delivered at once and handled: then the
+//! VCPU stays out again, or the guest has switched to somebody else.
+
+use arch::RFlags;
+use arch::gpr::RSP;
+use devices::time::HostTicks;
+use vmx::addr::GuestVirtAddr;
+
+use super::backend::{GuestCpu, Interruptibility};
+use super::{RunExit, Vcpu};
+use crate::guest_memory::GuestMemory;
+use crate::guest_paging::Paging;
+use crate::machine::host_time::host_now;
+use crate::suppression::handler::Context;
+use crate::suppression::kernel_thread::{self, Thread};
+use crate::suppression::{Event, Stay};
+use crate::trace;
+use crate::vm::requests::VcpuRequests;
+
+/// A VCPU that is held for longer, in host ticks, gives its CPU to others.
+const LONGEST_SPIN: u64 = 200_000;
+
+impl<C: GuestCpu> Vcpu<C> {
+    /// Tells suppression what has happened, and carries out what it says.
+    pub(super) fn report(&mut self, event: Event) {
+        let now = host_now();
+        let vm = &self.vm;
+        let (directive, clock_changes) = {
+            let mut suppression = vm.suppression.lock();
+            suppression.adapt(&self.pace);
+            let own_time = core::mem::take(&mut self.observer.own_time);
+            suppression.note_own_time(self.index as usize, own_time);
+            suppression.set_contended(vm.look.is_contended(now));
+            let directive = suppression.report(&vm.ram, self.index as usize, event, now);
+            (directive, suppression.clock_is_to_change())
+        };
+        self.observer.reported = true;
+        vm.look.set(directive.vm_look_at);
+        if directive.handler_runs {
+            self.watch_resume_point();
+        } else {
+            self.forget_resume_point();
+        }
+        if directive.stay != self.observer.directive.stay
+            || directive.report_when_interruptible
+                != self.observer.directive.report_when_interruptible
+        {
+            self.attention = true;
+        }
+        self.observer.directive = directive;
+        if clock_changes {
+            self.follow_suppression();
+        }
+    }
+
+    /// Tells suppression that the VCPU has a physical CPU, or has lost it: while it waits for one, its
+    /// target does not run.
+    pub(super) fn note_cpu(&mut self, has_cpu: bool) {
+        let event = if has_cpu { Event::OnCpu } else { Event::OffCpu };
+        self.observer.on_cpu = has_cpu;
+        self.report(event);
+    }
+
+    /// When the guest is to be looked at again, whatever it does.
+    #[inline]
+    pub(super) fn next_observation(&self) -> HostTicks {
+        if !self.observer.watching {
+            return HostTicks(u64::MAX);
+        }
+        self.observer.directive.look_at.min(self.vm.look.at())
+    }
+
+    /// When the guest's first timer is to end its stay.
+    #[inline]
+    pub(super) fn next_timer(&self) -> HostTicks {
+        self.deadline.max(self.observer.directive.timers_from)
+    }
+
+    /// Where the VCPU is.
+    pub(super) fn context(&self) -> Context {
+        Context {
+            user_mode: self.cpu.cpl() == 3,
+            interruptible: self.takes_interrupts(),
+            rsp: self.cpu.gpr(RSP),
+        }
+    }
+
+    /// Whether the guest can take an interrupt.
+    fn takes_interrupts(&self) -> bool {
+        self.cpu.rflags() & RFlags::INTERRUPT_FLAG.bits() != 0
+            && !self
+                .cpu
+                .interruptibility()
+                .intersects(Interruptibility::SHADOW)
+    }
+
+    /// Whether the next entry delivers something else first.
+    fn is_delivering(&self) -> bool {
+        self.cpu.is_injecting()
+            || self.to_inject.is_some()
+            || self.being_delivered.is_some()
+            || self.cpu.has_pending_debug_exception()
+    }
+
+    /// Tells of an interrupt that the next entry delivers where a target may run. Returns whether the
+    /// guest is to come out when it can take interrupts: that is when its interrupt will be delivered, or
+    /// suppression wants to know.
+    pub(super) fn prepare_interrupt(&mut self) -> bool {
+        let interrupt = self.lapic.pending().is_some();
+        if (interrupt || self.lapic.highest_irr().is_some())
+            && core::mem::take(&mut self.observer.timer_expired)
+        {
+            self.trace(trace::Event::Timer);
+        }
+        let directive = &self.observer.directive;
+        if !directive.target_in && !directive.target_hidden {
+            return false;
+        }
+        let nmi = self.lapic.nmi_pending()
+            && !self
+                .cpu
+                .interruptibility()
+                .contains(Interruptibility::BLOCKED_BY_NMI);
+        // The frame that counts is the outermost.
+        if (nmi || interrupt) && !directive.handler_runs && !self.is_delivering() {
+            let context = self.context();
+            if context.interruptible || nmi {
+                let thread = self.kernel_thread();
+                self.report(Event::Interrupted(context, thread));
+                return self.observer.directive.report_when_interruptible && !interrupt;
+            }
+            return true;
+        }
+        directive.report_when_interruptible
+    }
+
+    /// Whose thread runs, if it is in the kernel.
+    pub(super) fn kernel_thread(&self) -> Thread {
+        if self.cpu.cpl() == 3 {
+            return Thread::User;
+        }
+        if !self.cpu.in_64_bit_mode() {
+            return Thread::Unknown;
+        }
+        let paging = Paging::new(&self.cpu);
+        let ram = &self.vm.ram;
+        kernel_thread::owner(
+            self.cpu.gpr(RSP),
+            paging.linear_address_bits(),
+            |address, buffer| {
+                paging
+                    .peek(ram, GuestVirtAddr(address))
+                    .is_some_and(|address| ram.read(address, buffer).is_ok())
+            },
+        )
+    }
+
+    /// Whether suppression keeps the VCPU out of the guest. What is about to be delivered, the guest has
+    /// to handle first.
+    #[inline]
+    pub(super) fn is_kept_out(&self) -> bool {
+        self.observer.directive.stay != Stay::Run && !self.cpu.is_injecting()
+    }
+
+    /// Stays out of the guest as suppression says, until `until` at the latest. Returns how the VCPU
+    /// comes off its CPU, or `None` if it is to look whether it may go on.
+    pub(super) fn stay_out(
+        &mut self,
+        until: HostTicks,
+        requests: &VcpuRequests,
+    ) -> Option<RunExit> {
+        let now = host_now();
+        // Nobody runs meanwhile.
+        self.observer.sampled_at = now;
+        self.attention = true;
+        let end = match self.observer.directive.stay {
+            Stay::Run => return None,
+            Stay::Hold => self.next_observation(),
+            Stay::Park(end) => end.min(self.observer.directive.look_at),
+        };
+        if now >= end {
+            self.report(Event::Time);
+            return None;
+        }
+        let first = end.min(self.next_timer());
+        let is_long = first.since(now) > LONGEST_SPIN;
+        if self.observer.directive.stay != Stay::Hold || is_long {
+            return (now < first).then_some(RunExit::Delayed(first));
+        }
+        while host_now() < first.min(until) && !requests.are_pending() {
+            self.cpu.pause();
+        }
+        (host_now() >= until).then_some(RunExit::Preempted)
+    }
+}
+
+#[cfg(test)]
+mod tests;

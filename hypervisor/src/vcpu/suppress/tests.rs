@@ -1,0 +1,166 @@
+//! Targets that are held and parked, and what wakes them.
+
+use arch::gpr::{RAX, RCX, RDX};
+use devices::apic_message::DeliveryMode::Fixed;
+use devices::clock::Rate;
+use vmx::event::Event as GuestEvent;
+
+use super::*;
+use crate::suppression::order::Policy;
+use crate::suppression::snapshot::Limit;
+use crate::vcpu::backend::exit::{Exit, InterceptedException};
+use crate::vcpu::backend::fake::{FakeCpu, Stay as GuestStay};
+use crate::vcpu::fixture::{
+    OTHER, START, TARGET, at, load, send, suppress, vcpu, vcpus, with_processes,
+};
+
+const MS: u64 = 1_000_000;
+const CODE: u64 = 0x40_1000;
+
+/// A VCPU whose guest has switched to a target of factor `n`, in user mode.
+fn with_target(vcpu: Vcpu<FakeCpu>, n: u32) -> Vcpu<FakeCpu> {
+    let mut vcpu = with_processes(vcpu);
+    suppress(vcpu.vm(), TARGET, n, Policy::Bounded);
+    vcpu.then(GuestStay::until(10, Exit::Cpuid));
+    vcpu.then(load(TARGET));
+    vcpu.then(GuestStay::until(10, Exit::Cpuid).having(|cpu| {
+        cpu.set_cpl(3);
+        cpu.rip = CODE;
+    }));
+    vcpu
+}
+
+/// The time that the guest was in the guest, in ticks.
+fn time_in_guest(vcpu: &Vcpu<FakeCpu>) -> u64 {
+    vcpu.statistics().guest_ticks
+}
+
+/// Runs `vcpu` until it comes off its CPU by itself, and returns until when.
+fn parked(vcpu: &mut Vcpu<FakeCpu>) -> HostTicks {
+    match vcpu.run(at(20 * MS)) {
+        RunExit::Delayed(until) => until,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_target_that_is_alone_has_its_budget_and_is_parked() {
+    let mut vcpu = with_target(vcpu(), 1000);
+    let until = parked(&mut vcpu);
+    assert!(until > host_now());
+    let had = time_in_guest(&vcpu);
+    assert!((MS / 2..=MS).contains(&had), "{had}");
+    let snapshot = vcpu.vm().suppression.lock().snapshot(host_now());
+    assert!(snapshot.lead.most() <= 1_000 * MS as i64);
+    assert_ne!(snapshot.targets[0].limit, Limit::Clock);
+}
+
+#[test]
+fn an_interrupt_wakes_a_parked_target_and_its_handler_runs() {
+    let mut vcpu = with_target(vcpu(), 1000);
+    parked(&mut vcpu);
+    let entries = vcpu.cpu.entries.len();
+    let vm = vcpu.vm().clone();
+    assert!(matches!(vcpu.run_for(10), RunExit::Delayed(_)));
+    assert_eq!(vcpu.cpu.entries.len(), entries, "nothing wakes it");
+
+    send(&vm, Fixed, 0x40);
+    let resumes = InterceptedException {
+        event: GuestEvent::exception(arch::ExceptionVector::Debug, None),
+        nmi_unblocked: false,
+        debug_causes: 0b1,
+    };
+    vcpu.then(
+        GuestStay::until(2_000, Exit::Exception(resumes)).having(|cpu| {
+            assert_eq!(cpu.debug_addresses[0], cpu.rip);
+            cpu.rflags |= RFlags::INTERRUPT_FLAG.bits();
+        }),
+    );
+    assert!(
+        matches!(vcpu.run_for(MS), RunExit::Delayed(_)),
+        "parked again"
+    );
+    let handler = vcpu.cpu.last_entry();
+    assert_eq!(vcpu.cpu.entries.len(), entries + 1, "for the handler alone");
+    assert_eq!(handler.event, Some(GuestEvent::interrupt(0x40)));
+    assert!(handler.tsc.multiplier <= Rate::ONE.bits());
+}
+
+#[test]
+fn a_switch_in_the_handler_lets_others_run_on() {
+    let mut vcpu = with_target(vcpu(), 1000);
+    parked(&mut vcpu);
+    send(&vcpu.vm().clone(), Fixed, 0x40);
+    vcpu.then(load(OTHER).having(|cpu| {
+        cpu.gprs[RAX] = OTHER;
+        cpu.set_cpl(0);
+        cpu.rflags |= RFlags::INTERRUPT_FLAG.bits();
+    }));
+    vcpu.then(GuestStay::until(10, Exit::Cpuid).having(|cpu| cpu.set_cpl(3)));
+    assert_eq!(vcpu.run_for(3 * MS), RunExit::Preempted);
+    assert_eq!(vcpu.cpu.cr3, OTHER);
+}
+
+#[test]
+fn a_release_wakes_a_parked_target() {
+    let mut vcpu = with_target(vcpu(), 1000);
+    parked(&mut vcpu);
+    let vm = vcpu.vm().clone();
+    vm.suppression.lock().release_all();
+    vm.suppression_changed();
+    let before = time_in_guest(&vcpu);
+    assert_eq!(vcpu.run_for(MS), RunExit::Preempted);
+    assert!(time_in_guest(&vcpu) - before > MS * 9 / 10);
+    // The lead is given back, slowly at first.
+    assert!(vcpu.cpu.last_entry().tsc.multiplier < Rate::ONE.bits());
+}
+
+#[test]
+fn what_the_clock_gains_is_given_back_while_others_run() {
+    let mut vcpu = with_target(vcpu(), 1000);
+    vcpu.then(GuestStay::until(4_000, Exit::Cpuid));
+    vcpu.then(load(OTHER));
+    assert_eq!(vcpu.run(at(20 * MS)), RunExit::Preempted);
+    let lead = vcpu.vm().suppression.lock().lead(host_now()).most();
+    assert!(lead.unsigned_abs() < MS / 20, "{lead}");
+    let rates: alloc::vec::Vec<_> = vcpu
+        .cpu
+        .entries
+        .iter()
+        .map(|entry| entry.tsc.multiplier)
+        .collect();
+    assert!(rates.contains(&(1000 << 48)));
+    let half = Rate::ONE.bits() / 2;
+    assert!(rates.iter().any(|rate| (half / 2..=half).contains(rate)));
+    assert_eq!(rates.last(), Some(&(1 << 48)));
+}
+
+#[test]
+fn who_is_awake_keeps_time_for_those_that_sleep() {
+    let mut both = vcpus(2);
+    let (sleeper, runner) = (both.pop().unwrap(), both.pop().unwrap());
+    let mut sleeper = sleeper;
+    // VCPU 1 sleeps until its timer is due, 8 ms from now.
+    const LVT_TIMER: u16 = arch::apic::Register::LVT_TIMER.offset();
+    const TSC_DEADLINE_MODE: u64 = 2 << 17;
+    sleeper.activity = crate::vcpu::Activity::Running;
+    sleeper.with_devices(START, |_, devices| {
+        let now = devices.now;
+        let (lapic, mut messages) = devices.lapic();
+        lapic.mmio_write(now, LVT_TIMER, 4, TSC_DEADLINE_MODE | 0x60, &mut messages);
+    });
+    let mut runner = with_target(runner, 1000);
+    sleeper.then(GuestStay::until(10, Exit::Wrmsr).having(|cpu| {
+        cpu.gprs[RCX] = u64::from(arch::msr::IA32_TSC_DEADLINE);
+        cpu.gprs[RAX] = 8 * MS;
+        cpu.gprs[RDX] = 0;
+    }));
+    sleeper.then(GuestStay::until(10, Exit::Hlt));
+    assert_eq!(sleeper.run(at(MS)), RunExit::Halted);
+    let vm = runner.vm().clone();
+    assert!(!vm.requests(1).are_pending());
+    // 8 ms of guest time are 8 us under the fast clock.
+    runner.run(at(20_000));
+    assert!(vm.requests(1).are_pending());
+    assert!(host_now() < at(MS));
+}

@@ -1,0 +1,135 @@
+//! A VM and its [`Suppression`](crate::suppression::Suppression): carrying out what it decides for
+//! the VM's clock, and telling VCPUs when to report.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use devices::clock::Rates;
+use devices::time::{HostTicks, TimerTicks};
+
+use super::Vm;
+use super::requests::Requests;
+use crate::ids::MAX_VCPUS;
+use crate::machine::host_time::host_now;
+use crate::trace::Event;
+
+/// When the VM's VCPUs are to report.
+#[derive(Debug)]
+pub struct Look {
+    /// See [`Look::at`].
+    at: AtomicU64,
+    /// Until when another VM is taken to want a CPU that this one has.
+    contended_until: AtomicU64,
+    /// When the first timer of each VCPU that sleeps is due, in guest time; `u64::MAX` for never.
+    sleepers: [AtomicU64; MAX_VCPUS],
+}
+
+impl Default for Look {
+    fn default() -> Self {
+        Self {
+            at: AtomicU64::new(u64::MAX),
+            contended_until: AtomicU64::new(0),
+            sleepers: [const { AtomicU64::new(u64::MAX) }; MAX_VCPUS],
+        }
+    }
+}
+
+impl Look {
+    /// Returns the host time at which any VCPU that runs is to report: the clock is to change then.
+    #[inline]
+    #[must_use]
+    pub fn at(&self) -> HostTicks {
+        HostTicks(self.at.load(Ordering::Relaxed))
+    }
+
+    /// Sets what [`Look::at`] returns.
+    pub fn set(&self, at: HostTicks) {
+        self.at.store(at.0, Ordering::Relaxed);
+    }
+
+    /// Takes note that VCPU `index` sleeps until guest time `due`; `None` if it is awake.
+    ///
+    /// When that is in host time depends on the course of the clock, which those that are awake may
+    /// change. So they keep time for the others.
+    pub fn set_sleeper(&self, index: u32, due: Option<TimerTicks>) {
+        if let Some(sleeper) = self.sleepers.get(index as usize) {
+            let due = due.map_or(u64::MAX, |due| due.0);
+            sleeper.store(due, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns the VCPUs that sleep, and the guest time until which they do.
+    pub fn sleepers(&self) -> impl Iterator<Item = (u32, TimerTicks)> + '_ {
+        let due = |sleeper: &AtomicU64| TimerTicks(sleeper.load(Ordering::Relaxed));
+        (0..)
+            .zip(self.sleepers.iter().map(due))
+            .filter(|(_, due)| due.0 != u64::MAX)
+    }
+
+    /// Takes note that another VM wants a CPU that this one has, which counts until `until`.
+    pub fn note_contention(&self, until: HostTicks) {
+        self.contended_until.store(until.0, Ordering::Relaxed);
+    }
+
+    /// Returns whether another VM wants a CPU that this one has, or did a moment ago.
+    #[must_use]
+    pub fn is_contended(&self, now: HostTicks) -> bool {
+        now.0 < self.contended_until.load(Ordering::Relaxed)
+    }
+}
+
+impl Vm {
+    /// Lets the VM's time go on by the course that its suppression has decided on last, for all
+    /// VCPUs at one moment: see [`super::clock_gate`]. `own` is the VCPU that runs this code, if one
+    /// does. The caller holds no lock.
+    ///
+    /// Of two VCPUs that bring decisions at once, each carries out the later one.
+    pub fn follow_suppression(&self, own: Option<u32>) {
+        if !self.suppression.lock().clock_is_to_change() {
+            // Another VCPU was quicker.
+            return;
+        }
+        let called_at = host_now();
+        let running =
+            self.requests.iter().enumerate().filter(|(index, other)| {
+                Some(*index as u32) != own && other.running_on().is_some()
+            });
+        let running = running.count() as u64;
+        self.change_clock(own, || {
+            // No other decision between the clock's change and the account of it.
+            let mut suppression = self.suppression.lock();
+            let course = suppression.clock();
+            let mut board = self.board.lock();
+            if self.trace.is_on() && course.rates != board.clock.rates() {
+                self.trace
+                    .record(None, Event::Rates(course.rates), host_now);
+            }
+            let now = host_now();
+            board.clock.set_course(now, course);
+            drop(board);
+            suppression.clock_changed(now, now.since(called_at) * running);
+            drop(suppression);
+            settle(now, course.rates);
+        });
+    }
+
+    /// Has all VCPUs look at what is suppressed, or traced: it has changed.
+    pub fn suppression_changed(&self) {
+        self.suppression_generation.fetch_add(1, Ordering::AcqRel);
+        for index in 0..self.vcpus {
+            self.request(index, Requests::SUPPRESSION);
+        }
+    }
+}
+
+/// Waits until the TSC that `rates` show has advanced since the change at `changed_at`: only slow
+/// rates take longer for that than the way into the guest.
+fn settle(changed_at: HostTicks, rates: Rates) {
+    let time = rates.settling_time();
+    // A look at the TSC takes a tick or more.
+    for _ in 0..time {
+        if host_now().since(changed_at) >= time {
+            break;
+        }
+        core::hint::spin_loop();
+    }
+}
