@@ -245,34 +245,55 @@ impl fmt::Debug for Excerpt<'_> {
     }
 }
 
-/// Groups boot modules into VMs, in the order of their kernels. None is a valid number of VMs.
-///
-/// # Errors
-/// On the first module that is wrong: nothing is guessed.
-pub fn parse<'a>(modules: &[BootModule<'a>]) -> Result<Vec<VmConfig<'a>>, ConfigError> {
+/// What the boot modules say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parsed<'a> {
+    /// The VMs, in the order of their kernels.
+    pub vms: Vec<VmConfig<'a>>,
+    /// What is wrong with modules. No VM that such a module is for is among the VMs: it would run
+    /// without what the operator wants it to have.
+    pub errors: Vec<ConfigError>,
+}
+
+/// Groups boot modules into VMs. None is a valid number of VMs.
+#[must_use]
+pub fn parse<'a>(modules: &[BootModule<'a>]) -> Parsed<'a> {
     let mut vms: Vec<VmConfig<'a>> = Vec::new();
     let mut files = Vec::new();
+    let mut errors = Vec::new();
+    let mut left_out = Vec::new();
     for (index, module) in modules.iter().enumerate() {
         let fail = move |cause| ConfigError {
             number: index + 1,
             command_line: module.command_line.to_owned(),
             cause,
         };
-        let description = Description::parse(module.command_line).map_err(fail)?;
-        if description.role != Role::Kernel {
-            files.push((fail, module.data, description));
-        } else if vms.iter().any(|vm| vm.name == description.vm) {
-            return Err(fail(Cause::DuplicateVm(description.vm)));
-        } else {
-            vms.push(description.into_vm(module.data).map_err(fail)?);
+        let made = Description::parse(module.command_line).and_then(|description| {
+            if description.role != Role::Kernel {
+                files.push((fail, module.data, description));
+                return Ok(());
+            }
+            if vms.iter().any(|vm| vm.name == description.vm) {
+                return Err(Cause::DuplicateVm(description.vm));
+            }
+            vms.push(description.into_vm(module.data)?);
+            Ok(())
+        });
+        if let Err(cause) = made {
+            errors.push(fail(cause));
+            left_out.extend(named_vm(module.command_line));
         }
     }
     for (fail, data, description) in files {
-        let Some(vm) = vms.iter_mut().find(|vm| vm.name == description.vm) else {
-            return Err(fail(Cause::UnknownVm {
-                vm: description.vm,
-                role: description.role,
-            }));
+        let name = description.vm;
+        let Some(vm) = vms.iter_mut().find(|vm| vm.name == name) else {
+            if !left_out.contains(&name) {
+                errors.push(fail(Cause::UnknownVm {
+                    vm: name,
+                    role: description.role,
+                }));
+            }
+            continue;
         };
         if description.role == Role::Module {
             vm.modules.push(GuestModule {
@@ -280,10 +301,21 @@ pub fn parse<'a>(modules: &[BootModule<'a>]) -> Result<Vec<VmConfig<'a>>, Config
                 data,
             });
         } else if vm.initrd.replace(data).is_some() {
-            return Err(fail(Cause::DuplicateInitrd(description.vm)));
+            errors.push(fail(Cause::DuplicateInitrd(name.clone())));
+            left_out.push(name);
         }
     }
-    Ok(vms)
+    vms.retain(|vm| !left_out.contains(&vm.name));
+    Parsed { vms, errors }
+}
+
+/// The VM that a module is for whose command line is wrong, if it says so all the same.
+fn named_vm(command_line: &str) -> Option<String> {
+    let (ours, _) = split_at_dashes(command_line);
+    let mut values = ours
+        .split_ascii_whitespace()
+        .filter_map(|word| word.strip_prefix("vm="));
+    name(values.next()?).ok()
 }
 
 /// A module's command line, in parts.

@@ -38,6 +38,53 @@ pub fn command_line() -> &'static str {
     ""
 }
 
+/// Flag in the information: there is a memory map.
+const HAS_MEMORY_MAP: u32 = 1 << 6;
+/// A range of the memory map that is RAM to be used.
+const AVAILABLE: u32 = 1;
+
+/// The ranges of RAM in the memory map, in its order; none if the loader gave no map.
+#[cfg(target_os = "none")]
+pub fn available_memory() -> impl Iterator<Item = core::ops::Range<u64>> {
+    // SAFETY: as in `command_line`; the map is as long as the information says, and so are its
+    // entries, which are preceded by their lengths.
+    let (mut entry, end) = unsafe {
+        let information = multiboot_information as usize as *const u32;
+        let has_map = multiboot_magic == LOADER_MAGIC && information.read() & HAS_MEMORY_MAP != 0;
+        if has_map {
+            let length = information.add(11).read() as usize;
+            let start = information.add(12).read() as usize;
+            (start, start + length)
+        } else {
+            (0, 0)
+        }
+    };
+    core::iter::from_fn(move || {
+        if entry >= end {
+            return None;
+        }
+        // SAFETY: within the map.
+        let (size, base, length, kind) = unsafe {
+            (
+                (entry as *const u32).read_unaligned(),
+                ((entry + 4) as *const u64).read_unaligned(),
+                ((entry + 12) as *const u64).read_unaligned(),
+                ((entry + 20) as *const u32).read_unaligned(),
+            )
+        };
+        entry += 4 + size as usize;
+        Some((kind, base..base.saturating_add(length)))
+    })
+    .filter_map(|(kind, range)| (kind == AVAILABLE).then_some(range))
+}
+
+/// The ranges of RAM in the memory map: none on a hosted target.
+#[cfg(not(target_os = "none"))]
+pub fn available_memory() -> impl Iterator<Item = core::ops::Range<u64>> {
+    let _ = (HAS_MEMORY_MAP, AVAILABLE);
+    core::iter::empty()
+}
+
 /// The value of the command line's word `name=value`, if it is there and a number.
 #[must_use]
 pub fn number(name: &str) -> Option<u64> {

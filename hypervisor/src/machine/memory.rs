@@ -2,6 +2,7 @@
 //! frames.
 
 use super::boot_info::{MemoryKind, MemoryRegion};
+use alloc::vec::Vec;
 use core::fmt;
 use spin::Mutex;
 use vmx::addr::{HostPhysAddr, PAGE_SIZE};
@@ -146,6 +147,20 @@ impl FrameAllocator {
         self.free_ranges().iter().map(|range| range.size()).sum()
     }
 
+    /// Returns the bytes that are free in pieces that begin and end at multiples of `alignment`, a
+    /// power of two: those of the largest piece, and of all together.
+    fn aligned_bytes(&self, alignment: u64) -> (u64, u64) {
+        let sizes = self.free_ranges().iter().map(|range| {
+            let start = range.start.0.checked_next_multiple_of(alignment);
+            start.map_or(0, |start| {
+                (range.end.0 & !(alignment - 1)).saturating_sub(start)
+            })
+        });
+        sizes.fold((0, 0), |(largest, all), size| {
+            (largest.max(size), all + size)
+        })
+    }
+
     /// Takes `size` contiguous bytes (rounded up to whole frames) at a multiple of
     /// `alignment`, a power of two (at least a frame is used). The content is left as it is.
     ///
@@ -181,6 +196,21 @@ impl FrameAllocator {
         } else {
             Err(error)
         }
+    }
+
+    /// Takes `size` bytes as [`FrameAllocator::allocate`] does, or the largest piece that begins
+    /// and ends at multiples of `alignment` if there is none of that size.
+    ///
+    /// # Errors
+    /// If there is nothing of this alignment.
+    fn allocate_piece(&mut self, size: u64, alignment: u64) -> Result<PhysRange, OutOfMemory> {
+        self.allocate(size, alignment).or_else(|error| {
+            if !alignment.is_power_of_two() {
+                return Err(error);
+            }
+            let (largest, _) = self.aligned_bytes(alignment.max(PAGE_SIZE));
+            self.allocate(largest.min(size), alignment)
+        })
     }
 
     /// Gives back what [`FrameAllocator::allocate`] gave.
@@ -295,6 +325,39 @@ impl Frames {
         })
     }
 
+    /// Takes at most `size` bytes from the machine; see [`FrameAllocator::allocate_piece`].
+    ///
+    /// # Errors
+    /// If there is nothing of this alignment.
+    #[cfg(not(test))]
+    fn allocate_piece(size: u64, alignment: u64) -> Result<Self, OutOfMemory> {
+        let range = FRAMES.lock().allocate_piece(size, alignment)?;
+        Ok(Self { range })
+    }
+
+    /// Takes `size` bytes from the test's heap.
+    #[cfg(test)]
+    fn allocate_piece(size: u64, alignment: u64) -> Result<Self, OutOfMemory> {
+        Self::allocate(size, alignment)
+    }
+
+    /// Takes `size` bytes from the machine in as few pieces as it takes. Each begins at a multiple
+    /// of `alignment`, and all but the last have a multiple of it as their size.
+    ///
+    /// # Errors
+    /// If the machine does not have that much in such pieces.
+    pub fn allocate_pieces(size: u64, alignment: u64) -> Result<Vec<Self>, OutOfMemory> {
+        let mut pieces = Vec::new();
+        let mut missing = size;
+        while missing > 0 {
+            let piece = Self::allocate_piece(missing, alignment)
+                .map_err(|_| OutOfMemory { size, alignment })?;
+            missing = missing.saturating_sub(piece.range.size());
+            pieces.push(piece);
+        }
+        Ok(pieces)
+    }
+
     /// Returns where they are.
     #[must_use]
     pub const fn range(&self) -> PhysRange {
@@ -327,4 +390,11 @@ impl Drop for Frames {
 #[must_use]
 pub fn free_bytes() -> u64 {
     FRAMES.lock().free_bytes()
+}
+
+/// Returns the bytes of physical memory that [`Frames::allocate_pieces`] can take.
+#[must_use]
+pub fn free_bytes_in_pieces(alignment: u64) -> u64 {
+    let (_, all) = FRAMES.lock().aligned_bytes(alignment.max(PAGE_SIZE));
+    all
 }

@@ -21,7 +21,7 @@ use crate::cpuid::{self, GuestCpuid, VmxSupport};
 use crate::guest_boot;
 use crate::ids::{MAX_VCPUS, VmId};
 use crate::machine::host_time::host_now;
-use crate::machine::memory::{self, Frames};
+use crate::machine::memory::{self, Frames, OutOfMemory};
 use crate::machine::rtc;
 use crate::msr::{HostMsrs, Msrs};
 use crate::scheduler::Runnable;
@@ -205,17 +205,31 @@ fn date() -> NaiveDateTime {
     rtc::now().unwrap_or_default()
 }
 
-/// Returns `size` bytes of RAM for a guest, in one piece of host memory, aligned for the largest
-/// pages that can map it.
+/// What guests' RAM leaves of the machine's memory: for the VMs' tables and devices.
+const LEFT_FOR_TABLES: u64 = 4 << 20;
+
+/// Returns `size` bytes of RAM for a guest: in one piece of host memory, aligned for the largest
+/// pages that can map it, or else in as few pieces as it takes.
 ///
 /// # Errors
-/// If the machine has no such piece left.
+/// If the machine does not have that much left.
 fn allocate_ram(size: u64) -> Result<GuestRam, CreateError> {
-    let piece = Frames::allocate(size, memory::SIZE_1G)
+    let largest = memory::free_bytes_in_pieces(memory::SIZE_2M).saturating_sub(LEFT_FOR_TABLES);
+    let out_of_memory = |_| CreateError::Memory {
+        wanted: size >> 20,
+        free: memory::free_bytes() >> 20,
+        largest: largest >> 20,
+    };
+    if largest < size {
+        return Err(out_of_memory(OutOfMemory {
+            size,
+            alignment: memory::SIZE_2M,
+        }));
+    }
+    let pieces = Frames::allocate(size, memory::SIZE_1G)
         .or_else(|_| Frames::allocate(size, memory::SIZE_2M))
-        .map_err(|_| CreateError::Memory {
-            wanted: size >> 20,
-            free: memory::free_bytes() >> 20,
-        })?;
-    Ok(GuestRam::new(size, alloc::vec![piece]))
+        .map(|piece| alloc::vec![piece])
+        .or_else(|_| Frames::allocate_pieces(size, memory::SIZE_2M))
+        .map_err(out_of_memory)?;
+    Ok(GuestRam::new(size, pieces))
 }

@@ -21,14 +21,16 @@ use crate::vm_config::VmConfig;
 pub enum CreateError {
     /// The machine's memory does not suffice.
     #[error(
-        "not enough memory for {wanted} MiB of RAM: {free} MiB are free; give the VM less with \
-         `mem=`, or the machine more"
+        "not enough memory for {wanted} MiB of RAM: {free} MiB are free, of which a VM can have \
+         {largest}; give it less with `mem=`, or the machine more"
     )]
     Memory {
         /// What the VM wants, in MiB.
         wanted: u64,
-        /// What there is, in MiB.
+        /// What is free, in MiB.
         free: u64,
+        /// The most that a VM can have of it, in MiB.
+        largest: u64,
     },
     /// No memory for the VM's structures.
     #[error("not enough memory for the VM's tables")]

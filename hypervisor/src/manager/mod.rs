@@ -363,7 +363,6 @@ impl VmManager {
                 && let Err(cause) = self.make(id, slot, &mut life, Load::Later)
             {
                 log::error!("vm {}: {cause}", slot.config.name);
-                life.state = VmState::Stopped(cause);
             }
         }
     }
@@ -380,38 +379,51 @@ impl VmManager {
     }
 
     /// Starts all VMs, with their guests loaded at once. On the boot CPU, with no VCPU loaded.
-    ///
-    /// # Errors
-    /// The first VM that cannot be made, by its number, and why.
-    pub fn start_all(&self) -> Result<(), (VmId, StopCause)> {
+    /// Returns those that cannot be made, and why: they are stopped, and the others run.
+    #[must_use]
+    pub fn start_all(&self) -> Vec<(VmId, StopCause)> {
+        let mut failed = Vec::new();
         for (id, slot) in self.ids().zip(&self.slots) {
-            let mut life = slot.life.lock();
-            self.make(id, slot, &mut life, Load::Now)
-                .map_err(|cause| (id, cause))?;
+            if let Err(cause) = self.make(id, slot, &mut slot.life.lock(), Load::Now) {
+                failed.push((id, cause));
+            }
         }
-        Ok(())
+        failed
     }
 
-    /// Makes a VM, and lets it run.
+    /// Makes a VM, and lets it run, or notes why that cannot be.
     fn make(&self, id: VmId, slot: &VmSlot, life: &mut Life, load: Load) -> Result<(), StopCause> {
+        let made = self.try_make(id, slot, life, load);
+        life.state = match &made {
+            Ok(()) if life.loaded => VmState::Running,
+            Ok(()) => VmState::Loading,
+            Err(cause) => VmState::Stopped(cause.clone()),
+        };
+        made
+    }
+
+    fn try_make(
+        &self,
+        id: VmId,
+        slot: &VmSlot,
+        life: &mut Life,
+        load: Load,
+    ) -> Result<(), StopCause> {
         let config = &slot.config;
+        // If it cannot be made after all, others may have the RAM.
         let ram = match life.ram.take() {
             Some(ram) => ram,
             None => self.factory.allocate_ram(config.memory)?,
         };
-        life.ram = Some(ram.clone());
-        let NewVm { vm, vcpus } = self.factory.create(id, config, ram, load)?;
+        let NewVm { vm, vcpus } = self.factory.create(id, config, ram.clone(), load)?;
         let count = vcpus.len();
         debug_assert_eq!(count, config.vcpus as usize);
-        life.vm = Some(vm.clone());
+        // It may run on other CPUs from now on, but to the end only when the slot is unlocked.
         self.scheduler
             .add_vm(&vm, vcpus, config.weight, config.cap, &life.pins)?;
+        life.vm = Some(vm);
+        life.ram = Some(ram);
         life.loaded = load == Load::Now;
-        life.state = if life.loaded {
-            VmState::Running
-        } else {
-            VmState::Loading
-        };
         log::info!(
             "vm {}: {} MiB, {count} VCPU{}",
             config.name,

@@ -575,22 +575,38 @@ fn a_guest_that_cannot_be_loaded_is_the_vms_end() {
 }
 
 #[test]
-fn all_vms_start_with_their_guests_loaded_and_the_first_that_cannot_is_named() {
+fn all_vms_start_with_their_guests_loaded_but_for_those_that_cannot() {
     let host = Host::new(1, vec![config("web", 1), config("db", 1)]);
-    host.manager.start_all().unwrap();
+    assert_eq!(host.manager.start_all(), []);
     assert_eq!(host.state(WEB), VmState::Running);
     assert_eq!(host.state(DB), VmState::Running);
 
-    let host = Host::with_web();
+    let host = Host::new(1, vec![config("web", 1), config("db", 1)]);
     host.workshop.lock().failures.push_back(CreateError::Vpids);
-    let error = host.manager.start_all().unwrap_err();
-    assert_eq!(error, (WEB, StopCause::NotCreated(CreateError::Vpids)));
+    let cause = StopCause::NotCreated(CreateError::Vpids);
+    assert_eq!(host.manager.start_all(), [(WEB, cause.clone())]);
+    assert_eq!(host.state(WEB), VmState::Stopped(cause));
+    assert_eq!(host.state(DB), VmState::Running);
+}
+
+#[test]
+fn a_vm_that_cannot_be_made_leaves_its_ram_to_others() {
+    let mut host = Host::with_web();
+    host.bring_to("ended");
+    host.workshop.lock().failures.push_back(CreateError::Tables);
+    host.manager.start(WEB).unwrap();
+    host.work();
+    assert!(host.manager.slots[0].life.lock().ram.is_none());
+    host.manager.start(WEB).unwrap();
+    host.work();
+    assert_eq!(host.state(WEB), VmState::Loading);
+    assert_eq!(host.workshop.lock().allocated, 2);
 }
 
 #[test]
 fn what_is_asked_of_a_vm_leaves_others_alone() {
     let mut host = Host::new(1, vec![config("web", 1), config("db", 1)]);
-    host.manager.start_all().unwrap();
+    assert_eq!(host.manager.start_all(), []);
     host.manager.pause(DB).unwrap();
     for request in ["stop", "work", "start", "work", "restart", "work"] {
         match request {
@@ -630,9 +646,8 @@ fn a_vm_pinned_to_a_cpu_that_does_not_exist_does_not_start() {
     let mut pinned = config("web", 1);
     pinned.pins = vec![3];
     let host = Host::new(2, vec![pinned]);
-    let error = host.manager.start_all().unwrap_err();
-    let cause = PinError::NoCpu { cpu: 3, cpus: 2 };
-    assert_eq!(error, (WEB, StopCause::Pin(cause)));
+    let cause = StopCause::Pin(PinError::NoCpu { cpu: 3, cpus: 2 });
+    assert_eq!(host.manager.start_all(), [(WEB, cause)]);
 }
 
 #[test]

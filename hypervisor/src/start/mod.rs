@@ -75,8 +75,8 @@ pub unsafe fn start(boot_magic: u32, info_address: u32, image: ImageLayout) -> !
     // SAFETY: by the caller, once, on the boot CPU; other CPUs are not started before they
     // have a TSS, too.
     let cpu = unsafe {
-        let cpu =
-            PerCpu::init(image.boot_stack_guard).unwrap_or_else(|error| too_little_memory(&error));
+        let cpu = PerCpu::init(image.boot_stack_guard, 0)
+            .unwrap_or_else(|error| too_little_memory(&error));
         idt::init(idt::ExceptionStacks::InTss);
         cpu
     };

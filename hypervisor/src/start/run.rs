@@ -42,18 +42,21 @@ struct Shared {
 /// Set before other CPUs are let go.
 static SHARED: Once<Shared> = Once::new();
 
+/// What the boot CPU's VMX can do, for others to be compared with.
+static BOOT_CAPABILITIES: Once<Capabilities> = Once::new();
+
 /// Runs what the boot modules describe, until the machine is switched off.
 pub(super) fn run(machine: Machine) -> ! {
     // VMs can be started from the modules again at any time.
     let machine: &'static Machine = Box::leak(Box::new(machine));
-    let capabilities: &'static Capabilities = match Capabilities::read() {
-        Ok(capabilities) => Box::leak(Box::new(if machine.options.tsc_scaling {
-            capabilities
-        } else {
-            capabilities.without(Secondary::TSC_SCALING)
-        })),
-        Err(unsupported) => fatal(format_args!("{unsupported}")),
-    };
+    let capabilities =
+        Capabilities::read().unwrap_or_else(|unsupported| fatal(format_args!("{unsupported}")));
+    BOOT_CAPABILITIES.call_once(|| capabilities);
+    let capabilities: &'static Capabilities = Box::leak(Box::new(if machine.options.tsc_scaling {
+        capabilities
+    } else {
+        capabilities.without(Secondary::TSC_SCALING)
+    }));
     prepare_cpu(capabilities);
     log::info!(
         "VMX: TSC scaling {}, virtual APIC {}, EPT pages up to {}, preemption timer every {} ticks",
@@ -77,11 +80,17 @@ pub(super) fn run(machine: Machine) -> ! {
             data: unsafe { module.bytes() },
         })
         .collect();
-    let configs = vm_config::parse(&modules).unwrap_or_else(|error| fatal(format_args!("{error}")));
-    if configs.is_empty() {
-        fatal(format_args!(
+    let vm_config::Parsed {
+        vms: configs,
+        errors,
+    } = vm_config::parse(&modules);
+    match errors.first() {
+        Some(error) if configs.is_empty() => fatal(format_args!("{error}")),
+        None if configs.is_empty() => fatal(format_args!(
             "no guest to run: add a boot module with the command line `kernel vm=NAME`"
-        ));
+        )),
+        // The others can do without.
+        _ => errors.iter().for_each(|error| log::error!("{error}")),
     }
     let tsc = machine.tsc.frequency;
     let terminal = Arc::new(Terminal::new(Arc::new(HostSerial), HostClock::start(tsc)));
@@ -104,9 +113,13 @@ pub(super) fn run(machine: Machine) -> ! {
         serial_output: guest_outputs(&terminal, configs.len()),
     };
     let manager = VmManager::new(Box::new(factory), scheduler, configs);
-    if let Err((vm, cause)) = manager.start_all() {
-        let name = manager.name(vm).unwrap_or_default();
-        fatal(format_args!("vm {name}: {cause}"));
+    let failed = manager.start_all();
+    for (vm, cause) in &failed {
+        let name = manager.name(*vm).unwrap_or_default();
+        if manager.all_stopped() {
+            fatal(format_args!("vm {name}: {cause}"));
+        }
+        log::error!("vm {name}: {cause}");
     }
     log::info!("{} MiB of RAM left", memory::free_bytes() >> 20);
     serial::set_buffered(true);
@@ -147,6 +160,7 @@ fn start_other_cpus(machine: &Machine) -> u32 {
             machine.tsc.frequency,
             &machine.boot_info,
             &machine.trampoline,
+            check_cpu,
             await_work,
         )
     };
@@ -154,6 +168,16 @@ fn start_other_cpus(machine: &Machine) -> u32 {
         log::info!("{cpus} of {} CPUs running", others.len() + 1);
     }
     cpus
+}
+
+/// Checks that this CPU can run all VCPUs that the boot CPU can: a VMCS made for one CPU is used
+/// on all.
+fn check_cpu() -> Result<(), &'static str> {
+    match Capabilities::read() {
+        Ok(own) if BOOT_CAPABILITIES.get() == Some(&own) => Ok(()),
+        Ok(_) => Err("its VMX differs from the boot CPU's"),
+        Err(_) => Err("its VMX lacks what the boot CPU's has, or firmware has switched it off"),
+    }
 }
 
 /// What an application processor does.
@@ -164,15 +188,6 @@ fn await_work(cpu: &'static PerCpu) -> ! {
         }
         core::hint::spin_loop();
     };
-    // All CPUs of a machine are alike as far as anyone has ever built one; a VMCS made for one
-    // is used on all.
-    match Capabilities::read() {
-        Ok(own) if own == *shared.capabilities => {}
-        _ => fatal(format_args!(
-            "cpu {}: its VMX differs from the boot CPU's; disable it in the firmware's setup",
-            cpu.index
-        )),
-    }
     prepare_cpu(shared.capabilities);
     // SAFETY: interrupts are off, and the LAPIC is ours.
     let apic = unsafe { LocalApic::enable() };

@@ -70,16 +70,58 @@ impl GuestRam {
         self.ranges.iter()
     }
 
-    /// The host address of `length` bytes at `address`, which must lie in one range.
+    /// The range that `address` is in, and where there.
     #[inline]
-    fn locate(&self, address: GuestPhysAddr, length: usize) -> Result<*mut u8, NotRam> {
-        for range in self.ranges.iter() {
+    fn find(&self, address: GuestPhysAddr) -> Option<(&RamRange, u64)> {
+        self.ranges.iter().find_map(|range| {
             let offset = address.0.wrapping_sub(range.guest.0);
-            if offset < range.length && range.length - offset >= length as u64 {
-                return Ok((range.host.0 + offset) as *mut u8);
+            (offset < range.length).then_some((range, offset))
+        })
+    }
+
+    /// The host address of `length` bytes at `address`, if they lie in one range.
+    #[inline]
+    fn locate(&self, address: GuestPhysAddr, length: usize) -> Option<*mut u8> {
+        let (range, offset) = self.find(address)?;
+        (range.length - offset >= length as u64).then_some((range.host.0 + offset) as *mut u8)
+    }
+
+    /// Calls `access` with the host address of each part of the `length` bytes at `address` that
+    /// lies in one range, where in them it begins, and its length. What is whole to the guest may
+    /// lie in several pieces.
+    ///
+    /// # Errors
+    /// If any byte is not RAM; then nothing has been called.
+    #[cold]
+    fn in_parts(
+        &self,
+        address: GuestPhysAddr,
+        length: usize,
+        mut access: impl FnMut(*mut u8, usize, usize),
+    ) -> Result<(), NotRam> {
+        let error = NotRam { address, length };
+        // First it is only looked whether all is there.
+        for is_there in [false, true] {
+            let mut done = 0;
+            while done < length {
+                let next = address.0.checked_add(done as u64).ok_or(error)?;
+                let (range, offset) = self.find(GuestPhysAddr(next)).ok_or(error)?;
+                let part = (range.length - offset).min((length - done) as u64) as usize;
+                if is_there {
+                    access((range.host.0 + offset) as *mut u8, done, part);
+                }
+                done += part;
             }
         }
-        Err(NotRam { address, length })
+        Ok(())
+    }
+
+    /// Reads a number that does not lie in one range.
+    #[cold]
+    fn read_in_parts<const N: usize>(&self, address: GuestPhysAddr) -> Result<[u8; N], NotRam> {
+        let mut bytes = [0; N];
+        self.read(address, &mut bytes)?;
+        Ok(bytes)
     }
 
     /// Fills all RAM with zeros: nothing of an earlier guest is seen by the next.
@@ -113,7 +155,13 @@ impl GuestRam {
 impl GuestMemory for GuestRam {
     #[inline]
     fn read(&self, address: GuestPhysAddr, buffer: &mut [u8]) -> Result<(), NotRam> {
-        let source = self.locate(address, buffer.len())?;
+        let Some(source) = self.locate(address, buffer.len()) else {
+            return self.in_parts(address, buffer.len(), |source, begin, length| {
+                let part = &mut buffer[begin..begin + length];
+                // SAFETY: as below.
+                unsafe { ptr::copy_nonoverlapping(source, part.as_mut_ptr(), length) };
+            });
+        };
         // SAFETY: the source is RAM of the guest, which is never referenced, so it does not
         // overlap the buffer. A guest that writes at the same time gives us torn bytes, and
         // no byte is invalid.
@@ -121,33 +169,56 @@ impl GuestMemory for GuestRam {
         Ok(())
     }
 
-    #[inline]
-    fn read_u16(&self, address: GuestPhysAddr) -> Result<u16, NotRam> {
-        let source = self.locate(address, 2)?.cast::<u16>();
-        // SAFETY: as for `read`.
-        Ok(unsafe { source.read_unaligned() })
-    }
-
-    #[inline]
-    fn write_u16(&self, address: GuestPhysAddr, value: u16) -> Result<(), NotRam> {
-        let target = self.locate(address, 2)?.cast::<u16>();
-        // SAFETY: as for `read`; and the memory is the guest's to be written.
-        unsafe { target.write_unaligned(value) };
+    fn write(&self, address: GuestPhysAddr, data: &[u8]) -> Result<(), NotRam> {
+        let Some(target) = self.locate(address, data.len()) else {
+            return self.in_parts(address, data.len(), |target, begin, length| {
+                let part = &data[begin..begin + length];
+                // SAFETY: as below.
+                unsafe { ptr::copy_nonoverlapping(part.as_ptr(), target, length) };
+            });
+        };
+        // SAFETY: as for reading; and the memory is the guest's to be written.
+        unsafe { ptr::copy_nonoverlapping(data.as_ptr(), target, data.len()) };
         Ok(())
     }
 
     #[inline]
+    fn read_u16(&self, address: GuestPhysAddr) -> Result<u16, NotRam> {
+        match self.locate(address, 2) {
+            // SAFETY: as for `read`.
+            Some(source) => Ok(unsafe { source.cast::<u16>().read_unaligned() }),
+            None => self.read_in_parts(address).map(u16::from_le_bytes),
+        }
+    }
+
+    #[inline]
+    fn write_u16(&self, address: GuestPhysAddr, value: u16) -> Result<(), NotRam> {
+        match self.locate(address, 2) {
+            Some(target) => {
+                // SAFETY: as for `write`.
+                unsafe { target.cast::<u16>().write_unaligned(value) };
+                Ok(())
+            }
+            None => self.write(address, &value.to_le_bytes()),
+        }
+    }
+
+    #[inline]
     fn read_u32(&self, address: GuestPhysAddr) -> Result<u32, NotRam> {
-        let source = self.locate(address, 4)?.cast::<u32>();
-        // SAFETY: as for `read`.
-        Ok(unsafe { source.read_unaligned() })
+        match self.locate(address, 4) {
+            // SAFETY: as for `read`.
+            Some(source) => Ok(unsafe { source.cast::<u32>().read_unaligned() }),
+            None => self.read_in_parts(address).map(u32::from_le_bytes),
+        }
     }
 
     #[inline]
     fn read_u64(&self, address: GuestPhysAddr) -> Result<u64, NotRam> {
-        let source = self.locate(address, 8)?.cast::<u64>();
-        // SAFETY: as for `read`.
-        Ok(unsafe { source.read_unaligned() })
+        match self.locate(address, 8) {
+            // SAFETY: as for `read`.
+            Some(source) => Ok(unsafe { source.cast::<u64>().read_unaligned() }),
+            None => self.read_in_parts(address).map(u64::from_le_bytes),
+        }
     }
 
     fn compare_exchange_u32(
@@ -156,23 +227,17 @@ impl GuestMemory for GuestRam {
         current: u32,
         new: u32,
     ) -> Result<bool, NotRam> {
-        let target = self.locate(address, 4)?.cast::<u32>();
-        if !target.is_aligned() {
-            return Err(NotRam { address, length: 4 });
-        }
+        // What is aligned lies in one range.
+        let target = self.locate(address, 4).map(<*mut u8>::cast::<u32>);
+        let target = target
+            .filter(|target| target.is_aligned())
+            .ok_or(NotRam { address, length: 4 })?;
         // SAFETY: aligned RAM of the guest, which lives as long as `self`; other accesses to
         // it at the same time are the guest's own, or atomic as this one is.
         let target = unsafe { AtomicU32::from_ptr(target) };
         Ok(target
             .compare_exchange(current, new, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok())
-    }
-
-    fn write(&self, address: GuestPhysAddr, data: &[u8]) -> Result<(), NotRam> {
-        let target = self.locate(address, data.len())?;
-        // SAFETY: as for reading; and the memory is the guest's to be written.
-        unsafe { ptr::copy_nonoverlapping(data.as_ptr(), target, data.len()) };
-        Ok(())
     }
 }
 
@@ -264,6 +329,23 @@ mod tests {
                 prop_assert_eq!(ram.read_u64(GuestPhysAddr(page)), Ok(page));
             }
             prop_assert!(ram.read_u64(GuestPhysAddr(size)).is_err());
+            // Where two pieces meet, the guest sees no seam.
+            for pair in seen.windows(2) {
+                let seam = pair[0].guest.0 + pair[0].length;
+                let at = GuestPhysAddr(seam - 3);
+                let written = ram.write(at, &[1, 2, 3, 4, 5, 6, 7, 8]);
+                if pair[1].guest.0 == seam {
+                    prop_assert_eq!(written, Ok(()));
+                    prop_assert_eq!(ram.read_u64(at), Ok(0x0807_0605_0403_0201));
+                    prop_assert_eq!(ram.read_u32(at), Ok(0x0403_0201));
+                    prop_assert_eq!(ram.read_u16(GuestPhysAddr(seam - 1)), Ok(0x0403));
+                    ram.write_u16(GuestPhysAddr(seam - 1), 0xaabb).unwrap();
+                    prop_assert_eq!(ram.read_u64(at), Ok(0x0807_0605_aabb_0201));
+                } else {
+                    prop_assert!(written.is_err() && ram.read_u64(at).is_err());
+                    prop_assert_eq!(ram.read_u16(at), Ok(0), "nothing has been written");
+                }
+            }
         }
     }
 

@@ -19,13 +19,27 @@ fn modules<'a>(command_lines: &[&'a str]) -> Vec<BootModule<'a>> {
         .collect()
 }
 
+/// The VMs of modules with which all is right.
+fn vms<'a>(command_lines: &[&'a str]) -> Vec<VmConfig<'a>> {
+    let parsed = parse(&modules(command_lines));
+    assert_eq!(parsed.errors, []);
+    parsed.vms
+}
+
+/// The one thing that is wrong.
+fn error(command_lines: &[&str]) -> ConfigError {
+    let mut errors = parse(&modules(command_lines)).errors;
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    errors.remove(0)
+}
+
 fn cause(command_lines: &[&str]) -> Cause {
-    parse(&modules(command_lines)).unwrap_err().cause
+    error(command_lines).cause
 }
 
 #[test]
 fn a_kernel_needs_no_more_than_a_name() {
-    let vms = parse(&modules(&["kernel vm=debian"])).unwrap();
+    let vms = vms(&["kernel vm=debian"]);
     let [vm] = &vms[..] else { panic!("{vms:?}") };
     assert_eq!(vm.name, "debian");
     assert_eq!((vm.memory, vm.vcpus), (256 << 20, 1));
@@ -37,12 +51,11 @@ fn a_kernel_needs_no_more_than_a_name() {
 
 #[test]
 fn all_options_of_a_vm() {
-    let vms = parse(&modules(&[
+    let vms = vms(&[
         "initrd vm=a",
         "kernel vm=a mem=2G vcpus=2 pin=3,1 weight=50 cap=150 -- console=ttyS0 -- quiet  x",
         "module vm=a -- second file",
-    ]))
-    .unwrap();
+    ]);
     let [vm] = &vms[..] else { panic!("{vms:?}") };
     assert_eq!((vm.memory, vm.vcpus), (2 << 30, 2));
     assert_eq!(vm.pins, [3, 1]);
@@ -54,7 +67,7 @@ fn all_options_of_a_vm() {
 
 #[test]
 fn one_pin_holds_for_all_vcpus() {
-    let vms = parse(&modules(&["kernel vm=a vcpus=4 pin=1"])).unwrap();
+    let vms = vms(&["kernel vm=a vcpus=4 pin=1"]);
     assert_eq!(vms[0].pins, [1, 1, 1, 1]);
 }
 
@@ -65,13 +78,13 @@ fn a_file_name_in_front_is_skipped() {
         "vmlinuz kernel vm=a",
         "kernel kernel vm=a",
     ] {
-        assert_eq!(parse(&modules(&[line])).unwrap()[0].name, "a", "{line}");
+        assert_eq!(vms(&[line])[0].name, "a", "{line}");
     }
 }
 
 #[test]
 fn vms_come_in_the_order_of_their_kernels() {
-    let vms = parse(&modules(&["initrd vm=b", "kernel vm=a", "kernel vm=b"])).unwrap();
+    let vms = vms(&["initrd vm=b", "kernel vm=a", "kernel vm=b"]);
     assert_eq!(vms[0].name, "a");
     assert_eq!((vms[1].name.as_str(), vms[1].initrd), ("b", Some(INITRD)));
 }
@@ -147,22 +160,65 @@ fn each_mistake_has_its_cause() {
 
 #[test]
 fn a_message_names_the_module_the_cause_and_the_remedy() {
-    let error = parse(&modules(&["kernel vm=a", "initrd vm=b"])).unwrap_err();
+    let error = error(&["kernel vm=a", "initrd vm=b"]);
     assert_eq!(
         error.to_string(),
         "boot module 2 (\"initrd vm=b\"): there is no VM `b` for this initrd: \
          add a module `kernel vm=b`, or correct the name"
     );
+}
+
+#[test]
+fn a_message_of_a_long_command_line_is_short() {
     let long = "x".repeat(1000);
-    let error = parse(&modules(&[&long])).unwrap_err().to_string();
+    let error = error(&[&long]).to_string();
     assert!(error.len() < 300, "{error}");
+}
+
+#[test]
+fn a_vm_with_a_wrong_module_is_left_out_and_the_others_are_not() {
+    for wrong in [
+        "kernel vm=b mem=1",
+        "initrd vm=b -- string",
+        "module vm=b mem=1G",
+        "initrd vm=b",
+    ] {
+        let lines = ["kernel vm=a", "kernel vm=b", "initrd vm=b", "initrd vm=a"];
+        let mut lines = lines.to_vec();
+        if wrong.starts_with("kernel") {
+            lines[1] = wrong;
+        } else {
+            lines.push(wrong);
+        }
+        let parsed = parse(&modules(&lines));
+        assert_eq!(parsed.errors.len(), 1, "{wrong}: {:?}", parsed.errors);
+        let [vm] = &parsed.vms[..] else {
+            panic!("{wrong}: {:?}", parsed.vms)
+        };
+        assert_eq!((vm.name.as_str(), vm.initrd), ("a", Some(INITRD)));
+    }
+}
+
+#[test]
+fn a_module_that_is_for_no_vm_leaves_none_out() {
+    for wrong in ["/boot/strange", "initrd vm=c", "initrd", "module vm=/"] {
+        let parsed = parse(&modules(&["kernel vm=a", wrong]));
+        assert_eq!((parsed.vms.len(), parsed.errors.len()), (1, 1), "{wrong}");
+    }
+}
+
+#[test]
+fn of_two_kernels_for_one_vm_neither_is_taken() {
+    let parsed = parse(&modules(&["kernel vm=a", "kernel vm=b", "kernel vm=a"]));
+    assert_eq!((parsed.vms.len(), parsed.errors.len()), (1, 1));
+    assert_eq!(parsed.vms[0].name, "b");
 }
 
 proptest! {
     #[test]
     fn no_command_line_makes_the_parser_panic(lines in proptest::collection::vec(any::<String>(), 0..4)) {
         let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-        if let Err(error) = parse(&modules(&lines)) {
+        for error in parse(&modules(&lines)).errors {
             prop_assert!(!error.to_string().is_empty());
         }
     }
@@ -171,8 +227,9 @@ proptest! {
     fn no_option_makes_the_parser_panic(
         line in "(kernel|initrd|module) vm=(a|b)( (mem|vcpus|pin|weight|cap|vm|--)=?[-+,0-9MG]{0,6}){0,4}"
     ) {
-        if let Ok(vms) = parse(&modules(&[&line])) {
-            let vm = &vms[0];
+        let parsed = parse(&modules(&[&line]));
+        prop_assert_eq!(parsed.vms.len() + parsed.errors.len(), 1);
+        for vm in parsed.vms {
             prop_assert!((1..=MAX_VCPUS as u32).contains(&vm.vcpus));
             prop_assert!(vm.memory % MEMORY_UNIT == 0 && vm.memory >= MIN_MEMORY);
             prop_assert!(vm.pins.is_empty() || vm.pins.len() == vm.vcpus as usize);

@@ -9,7 +9,6 @@ pub mod trap;
 use super::local_apic::LocalApic;
 use super::memory::OutOfMemory;
 use alloc::boxed::Box;
-use core::sync::atomic::{AtomicU32, Ordering};
 use gdt::DescriptorTables;
 use stack::GuardedStack;
 use vmx::addr::PAGE_SIZE;
@@ -45,19 +44,17 @@ struct ExceptionStacks {
     machine_check: GuardedStack,
 }
 
-/// CPUs that have got an index.
-static COUNT: AtomicU32 = AtomicU32::new(0);
-
 impl PerCpu {
     /// Gives this CPU its per-CPU state: GDT, TSS with exception stacks, IDT and GS base.
-    /// `stack_guard` is the address of the page under the stack that it runs on.
+    /// `stack_guard` is the address of the page under the stack that it runs on, `index` its
+    /// number.
     ///
     /// # Errors
     /// If there is no memory for its stacks.
     ///
     /// # Safety
     /// Once on each CPU, with interrupts off, when the heap and paging are set up.
-    pub unsafe fn init(stack_guard: u64) -> Result<&'static Self, OutOfMemory> {
+    pub unsafe fn init(stack_guard: u64, index: u32) -> Result<&'static Self, OutOfMemory> {
         const SIZE: u64 = 16 << 10;
         let stacks = ExceptionStacks {
             nmi: GuardedStack::new(SIZE)?,
@@ -66,7 +63,7 @@ impl PerCpu {
         };
         let per_cpu = Box::leak(Box::new(Self {
             this: core::ptr::null(),
-            index: COUNT.fetch_add(1, Ordering::Relaxed),
+            index,
             apic_id: apic_id(),
             local_apic: LocalApic::of_this_cpu(),
             tables: DescriptorTables::new([

@@ -109,6 +109,42 @@ fn a_full_account_refuses_to_split_but_keeps_working() {
     assert!(allocator.allocate(PAGE_SIZE, 1).is_ok());
 }
 
+#[test]
+fn what_is_not_free_in_one_piece_comes_in_the_largest_there_are() {
+    // As of a PC with 4 GiB of RAM and its hole for devices, and a module in the middle.
+    let map = [
+        available(MIB, 3072 * MIB),
+        available(4096 * MIB, 5120 * MIB),
+    ];
+    let module = PhysRange::new(1000 * MIB + 1, 1001 * MIB);
+    let mut allocator = FrameAllocator::new(&map, [module].into_iter());
+    assert_eq!(
+        allocator.aligned_bytes(SIZE_2M),
+        (2070 * MIB, (998 + 2070 + 1024) * MIB)
+    );
+    let mut missing = 3200 * MIB;
+    let mut sizes = Vec::new();
+    while missing > 0 {
+        let piece = allocator.allocate_piece(missing, SIZE_2M).unwrap();
+        assert!(piece.start.is_aligned(SIZE_2M));
+        missing -= piece.size();
+        sizes.push(piece.size() / MIB);
+    }
+    assert_eq!(sizes, [2070, 1024, 106]);
+    // One that fits is not divided.
+    let whole = allocator.allocate_piece(800 * MIB, SIZE_2M).unwrap();
+    assert_eq!(whole.size(), 800 * MIB);
+}
+
+#[test]
+fn where_no_piece_is_aligned_there_is_none() {
+    let map = [available(3 * MIB, 4 * MIB - 1)];
+    let mut allocator = FrameAllocator::new(&map, core::iter::empty());
+    assert_eq!(allocator.aligned_bytes(SIZE_2M), (0, 0));
+    assert!(allocator.allocate_piece(MIB, SIZE_2M).is_err());
+    assert!(allocator.allocate_piece(MIB, 3 * PAGE_SIZE).is_err());
+}
+
 proptest! {
     #[test]
     fn allocations_never_overlap_and_freeing_restores_all(

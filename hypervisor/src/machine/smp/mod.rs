@@ -75,11 +75,15 @@ pub fn kick(index: u32) {
     }
 }
 
+/// Checks that the CPU that runs it can do its work, or says why it cannot.
+pub type Check = fn() -> Result<(), &'static str>;
+
 /// What a CPU does from its start on.
 pub type Work = fn(&'static PerCpu) -> !;
 
 /// What application processors need to know when they start.
 struct Launch {
+    check: Check,
     work: Work,
     stack_guard: AtomicU64,
     /// CPUs that have come up, the boot CPU included.
@@ -100,6 +104,8 @@ pub enum Refusal {
     OutOfMemory,
     /// Its TSC differs from the boot CPU's, and cannot be set right.
     Tsc(Skew),
+    /// It cannot do its work.
+    Unfit(&'static str),
 }
 
 impl fmt::Display for Refusal {
@@ -107,6 +113,7 @@ impl fmt::Display for Refusal {
         match self {
             Self::Silent => f.write_str("it does not answer to INIT and start-up IPIs"),
             Self::OutOfMemory => f.write_str("there is no memory for its stacks"),
+            Self::Unfit(reason) => f.write_str(reason),
             Self::Tsc(skew) => write!(
                 f,
                 "its TSC is {skew} off the boot CPU's, and cannot be adjusted"
@@ -115,8 +122,8 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Starts the CPUs with these APIC IDs, one after the other, and has each do `work`. Those
-/// that cannot be used are named in a warning and left halted. Returns how many CPUs run, the
+/// Starts the CPUs with these APIC IDs, one after the other, and has each `check` itself and do
+/// `work`. Those that cannot be used are named in a warning and left halted. Returns how many CPUs run, the
 /// boot CPU included.
 ///
 /// # Safety
@@ -127,6 +134,7 @@ pub unsafe fn start_others(
     tsc: Hertz,
     boot_info: &BootInfo,
     trampoline: &Trampoline,
+    check: Check,
     work: Work,
 ) -> u32 {
     if others.is_empty() {
@@ -146,6 +154,7 @@ pub unsafe fn start_others(
         return 1;
     }
     let launch = LAUNCH.call_once(|| Launch {
+        check,
         work,
         stack_guard: AtomicU64::new(0),
         running: AtomicU32::new(1),
@@ -240,8 +249,10 @@ pub unsafe fn start_application_processor() -> ! {
         super::power::halt()
     };
     let guard = launch.stack_guard.load(Ordering::Relaxed);
+    // The next number: one that is given up leaves it to the next.
+    let index = launch.running.load(Ordering::Acquire);
     // SAFETY: the heap and paging are set up; once on this CPU, interrupts off.
-    let cpu = match unsafe { PerCpu::init(guard) } {
+    let cpu = match unsafe { PerCpu::init(guard, index) } {
         Ok(cpu) => cpu,
         Err(_) => give_up(launch, Refusal::OutOfMemory),
     };
@@ -252,6 +263,9 @@ pub unsafe fn start_application_processor() -> ! {
             give_up(launch, Refusal::Tsc(skew));
         }
         log::info!("cpu {}: TSC set right by {skew}", cpu.index);
+    }
+    if let Err(reason) = (launch.check)() {
+        give_up(launch, Refusal::Unfit(reason));
     }
     launch.running.fetch_add(1, Ordering::Release);
     (launch.work)(cpu)

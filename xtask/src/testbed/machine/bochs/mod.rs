@@ -25,6 +25,9 @@ const VGA_BIOS: &str = "/usr/share/bochs/VGABIOS-lgpl-latest";
 /// The real-time clock at power-on (2026-01-01 00:00:00 UTC): a run is the same on any day.
 const POWER_ON_TIME: u64 = 1_767_225_600;
 
+/// The most MiB that Bochs keeps in memory. What a guest uses beyond that is in a temporary file.
+const MAX_HOST_MEMORY_MIB: u32 = 2048;
+
 /// How long the debugger may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 /// How long it is waited for before it is asked once more.
@@ -75,10 +78,11 @@ fn configuration(
             bail!("Bochs cannot be given the path {}", path.display());
         }
     }
+    let host_memory_mib = memory_mib.min(&MAX_HOST_MEMORY_MIB);
     let (iso, cmos, log) = (iso.display(), cmos.display(), log.display());
     Ok(format!(
         "cpu: model=corei7_skylake_x, count={cpus}, ips={ips}, reset_on_triple_fault=0\n\
-         megs: {memory_mib}\n\
+         memory: guest={memory_mib}, host={host_memory_mib}\n\
          romimage: file={BIOS}\n\
          vgaromimage: file={VGA_BIOS}\n\
          cmosimage: file=\"{cmos}\", rtc_init=time0\n\
