@@ -28,6 +28,7 @@ use crate::scheduler::Runnable;
 use crate::vcpu::vmx::{VmxCpu, VmxPages};
 use crate::vcpu::{Vcpu, VcpuConfig};
 use crate::vm::host::{SerialOutput, Waker};
+use crate::vm::memory_map::MemoryMap;
 use crate::vm::ram::GuestRam;
 use crate::vm::{Vm, VmParts};
 use crate::vm_config::VmConfig;
@@ -110,8 +111,7 @@ impl HostFactory {
         let vm = Arc::new(Vm::new(VmParts {
             id,
             name: config.name.clone(),
-            ept,
-            apic_access_page,
+            memory_map: MemoryMap::new(ept, apic_access_page, config.vcpus),
             chipset: Chipset::new(
                 ChipsetConfig {
                     tsc: self.tsc,

@@ -74,7 +74,7 @@ impl<C: GuestCpu> Vcpu<C> {
         self.lapic
             .set_virtual_interrupt_delivery(self.virtual_delivery);
         let wants_page = matches!(assistance, ApicAssistance::XApicTpr | ApicAssistance::XApic);
-        let mapped = self.vm.set_apic_access_page_mapped(self.index, wants_page);
+        let mapped = self.vm.want_apic_access_page(self.index, wants_page);
         // Without a table for the page, accesses exit and are emulated.
         if let Err(error) = mapped {
             log::warn!("vm {}: no APIC-access page: {error}", self.vm.name);

@@ -26,7 +26,7 @@ impl<C: GuestCpu> Vcpu<C> {
         let moved = self.host_cpu != Some(cpu.index);
         if moved {
             self.host_cpu = Some(cpu.index);
-            self.memory_seen = self.vm.memory_generation();
+            self.memory_seen = self.vm.memory_map.generation();
         }
         // SAFETY: by the contract.
         unsafe { self.cpu.load(cpu, moved)? };
@@ -46,7 +46,7 @@ impl<C: GuestCpu> Vcpu<C> {
 
     /// Drops what this CPU has cached of the VM's memory map.
     pub(super) fn flush_memory_map(&mut self) {
-        self.memory_seen = self.vm.memory_generation();
+        self.memory_seen = self.vm.memory_map.generation();
         self.cpu.flush_nested_tlb();
     }
 }

@@ -142,7 +142,7 @@ impl<C: GuestCpu> Vcpu<C> {
             // Another VCPU has changed it: what this one is to do may be different now.
             self.observer.directive.look_at = now;
         }
-        if self.memory_seen != self.vm.memory_generation() {
+        if self.memory_seen != self.vm.memory_map.generation() {
             self.flush_memory_map();
         }
         self.update_timers(now);

@@ -2,6 +2,7 @@
 
 pub mod clock_gate;
 pub mod host;
+pub mod memory_map;
 pub mod ram;
 pub mod requests;
 pub mod statistics;
@@ -13,7 +14,7 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
 use devices::apic_message::ApicMessage;
 use devices::chipset::{Chipset, ChipsetHost, PowerRequest};
@@ -21,9 +22,7 @@ use devices::clock::VirtualClock;
 use devices::lapic::{ApicPort, Router};
 use devices::time::{Hertz, HostTicks};
 use spin::Mutex;
-use vmx::addr::{GuestPhysAddr, HostPhysAddr};
-use vmx::ept::{Access, Ept, EptError};
-use vmx::page::Page;
+use vmx::ept::EptError;
 
 use crate::cpuid::GuestCpuid;
 use crate::ids::{VcpuId, VmId};
@@ -34,6 +33,7 @@ use crate::suppression::usage::Usage;
 use crate::trace::Trace;
 use clock_gate::ClockGate;
 use host::{SerialOutput, Waker};
+use memory_map::MemoryMap;
 use ram::GuestRam;
 use requests::{Requests, VcpuRequests};
 use statistics::Statistics;
@@ -80,15 +80,8 @@ pub struct Vm {
     /// Where its serial port's output goes.
     pub output: Box<dyn SerialOutput>,
     waker: Arc<dyn Waker>,
-    ept: Mutex<Ept>,
-    ept_pointer: u64,
-    /// Changes whenever the memory map becomes such that cached translations are wrong.
-    memory_generation: AtomicU64,
-    /// A page of nothing.
-    apic_access_page: Box<Page>,
-    /// One bit a VCPU: those that want the APIC-access page mapped.
-    apic_page_users: AtomicU32,
-    vcpus: u32,
+    /// Where its RAM is, and the APIC-access page.
+    pub memory_map: MemoryMap,
     router: Router,
     ports: Vec<Arc<ApicPort>>,
     /// One a VCPU.
@@ -106,10 +99,8 @@ pub struct VmParts {
     pub name: String,
     /// Its RAM.
     pub ram: GuestRam,
-    /// Its memory map, with the RAM mapped.
-    pub ept: Ept,
-    /// A page of nothing, for [`vmx::vmcs::Vmcs::set_apic_access_page`].
-    pub apic_access_page: Box<Page>,
+    /// Where its RAM is, and the APIC-access page.
+    pub memory_map: MemoryMap,
     /// Its devices.
     pub chipset: Chipset,
     /// Its time.
@@ -129,7 +120,7 @@ pub struct VmParts {
 }
 
 impl Vm {
-    /// A VM of these parts.
+    /// Makes a VM of these parts.
     #[must_use]
     pub fn new(parts: VmParts) -> Self {
         let now = host_now();
@@ -163,12 +154,7 @@ impl Vm {
                 .collect(),
             output: parts.output,
             waker: parts.waker,
-            ept_pointer: parts.ept.pointer(),
-            ept: Mutex::new(parts.ept),
-            memory_generation: AtomicU64::new(0),
-            apic_access_page: parts.apic_access_page,
-            apic_page_users: AtomicU32::new(0),
-            vcpus: parts.ports.len() as u32,
+            memory_map: parts.memory_map,
             router: Router::default(),
             requests: parts
                 .ports
@@ -209,7 +195,7 @@ impl Vm {
         self.clock_gate.change(&self.requests, own, kick, change)
     }
 
-    /// Whether any VCPU may be in the guest.
+    /// Returns whether any VCPU may be in the guest.
     #[must_use]
     pub fn is_on_a_cpu(&self) -> bool {
         self.requests
@@ -217,83 +203,35 @@ impl Vm {
             .any(|requests| requests.running_on().is_some())
     }
 
-    /// The number of its VCPUs.
+    /// Returns the number of its VCPUs.
     #[must_use]
     pub fn vcpus(&self) -> usize {
         self.ports.len()
     }
 
-    /// The EPT pointer of its memory map.
-    #[must_use]
-    pub const fn ept_pointer(&self) -> u64 {
-        self.ept_pointer
-    }
-
-    /// The APIC-access page.
-    #[must_use]
-    pub fn apic_access_page(&self) -> HostPhysAddr {
-        self.apic_access_page.address()
-    }
-
-    /// Says whether VCPU `index` wants the APIC-access page in the memory map. It is mapped
-    /// while all want it; otherwise accesses to the LAPIC's page exit, which is right for any
-    /// mode, only slower.
+    /// Says whether VCPU `index` wants the [APIC-access page](MemoryMap::want_apic_access_page).
     ///
     /// Other CPUs' translations are dropped soon, not at once. That is enough: to a VCPU that
     /// still wants the page it does no harm, and the one that does not is the caller.
     ///
     /// # Errors
     /// If there is no memory for tables.
-    pub fn set_apic_access_page_mapped(&self, index: u32, wanted: bool) -> Result<(), EptError> {
-        let bit = 1u32 << (index & 31);
-        let all = u32::MAX >> (32 - self.vcpus.clamp(1, 32));
-        let before = if wanted {
-            self.apic_page_users.fetch_or(bit, Ordering::AcqRel)
-        } else {
-            self.apic_page_users.fetch_and(!bit, Ordering::AcqRel)
-        };
-        let after = if wanted { before | bit } else { before & !bit };
-        if (before == all) == (after == all) {
-            return Ok(());
+    pub fn want_apic_access_page(&self, index: u32, wanted: bool) -> Result<(), EptError> {
+        if self.memory_map.want_apic_access_page(index, wanted)? {
+            self.flush_memory_map();
         }
-        let page = GuestPhysAddr(arch::apic::DEFAULT_ADDRESS);
-        let mut ept = self.ept.lock();
-        if after == all {
-            // SAFETY: the APIC-access page holds nothing; all guests may do with it what
-            // they like.
-            unsafe {
-                ept.map(
-                    page,
-                    self.apic_access_page.address(),
-                    4096,
-                    Access::READ | Access::WRITE,
-                )?;
-            }
-        } else {
-            ept.unmap_page(page)?;
-        }
-        drop(ept);
-        self.memory_changed();
         Ok(())
     }
 
     /// Has every VCPU drop the translations of the memory map that its CPU has cached, before it
-    /// enters the guest for the next time; those in the guest are called out of it.
-    pub fn memory_changed(&self) {
-        self.memory_generation.fetch_add(1, Ordering::SeqCst);
-        for index in 0..self.vcpus {
+    /// enters the guest for the next time; those in the guest are kicked out of it.
+    fn flush_memory_map(&self) {
+        for index in 0..self.vcpus() as u32 {
             self.request(index, Requests::MEMORY);
         }
     }
 
-    /// Differs from what it was if the memory map has [changed](Vm::memory_changed).
-    #[must_use]
-    #[inline]
-    pub fn memory_generation(&self) -> u64 {
-        self.memory_generation.load(Ordering::SeqCst)
-    }
-
-    /// The requests to VCPU `index`.
+    /// Returns the requests to VCPU `index`.
     ///
     /// # Panics
     /// If there is no such VCPU.
@@ -317,7 +255,7 @@ impl Vm {
         }
     }
 
-    /// The gate at which VCPUs wait for changes of the clock.
+    /// Returns the gate at which VCPUs wait for changes of the clock.
     #[must_use]
     #[inline]
     pub const fn clock_gate(&self) -> &ClockGate {
@@ -338,7 +276,7 @@ impl Vm {
         self.request(0, Requests::TIMERS);
     }
 
-    /// The level of the PIC's output.
+    /// Returns the level of the PIC's output.
     #[must_use]
     #[inline]
     pub fn pic_output(&self) -> bool {
@@ -361,7 +299,7 @@ pub struct BoardHost<'a> {
 }
 
 impl<'a> BoardHost<'a> {
-    /// The connections of `vm`'s chipset.
+    /// Makes the connections of `vm`'s chipset.
     #[must_use]
     #[inline]
     pub const fn new(vm: &'a Vm) -> Self {

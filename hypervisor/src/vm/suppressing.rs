@@ -115,7 +115,7 @@ impl Vm {
     /// Has all VCPUs look at what is suppressed, or traced: it has changed.
     pub fn suppression_changed(&self) {
         self.suppression_generation.fetch_add(1, Ordering::AcqRel);
-        for index in 0..self.vcpus {
+        for index in 0..self.vcpus() as u32 {
             self.request(index, Requests::SUPPRESSION);
         }
     }

@@ -17,6 +17,7 @@ use vmx::ept::Ept;
 use vmx::page::Page;
 
 use super::host::{SerialOutput, Waker};
+use super::memory_map::MemoryMap;
 use super::ram::GuestRam;
 use super::{Vm, VmParts};
 use crate::cpuid::{self, GuestCpuid, VmxSupport};
@@ -118,8 +119,11 @@ pub(crate) fn vm_with(
     Arc::new(Vm::new(VmParts {
         id,
         name: name.to_string(),
-        ept: Ept::new(&translation).unwrap(),
-        apic_access_page: Page::try_new().unwrap(),
+        memory_map: MemoryMap::new(
+            Ept::new(&translation).unwrap(),
+            Page::try_new().unwrap(),
+            vcpus,
+        ),
         chipset: Chipset::new(config, clock.now(host_now())),
         clock,
         ports: lapics.iter().map(|lapic| lapic.port().clone()).collect(),

@@ -99,12 +99,12 @@ impl VmxCpu {
         let cr4_allowed = limits.cr4 & capabilities.cr4_fixed1;
         setup::initialize(&mut vmcs, capabilities, vpid.get(), cr4_allowed);
         // SAFETY: the VM keeps its tables for as long as it lives, and maps only its own memory.
-        unsafe { vmcs.set_ept_pointer(vm.ept_pointer()) };
+        unsafe { vmcs.set_ept_pointer(vm.memory_map.ept_pointer()) };
         let apic_page = HostPhysAddr(core::ptr::from_ref(lapic.page()) as u64);
         // SAFETY: the page lives long enough by the contract, and consists of atomics.
         unsafe { vmcs.set_virtual_apic_page(apic_page) };
         if capabilities.virtual_apic() {
-            vmcs.set_apic_access_page(vm.apic_access_page());
+            vmcs.set_apic_access_page(vm.memory_map.apic_access_page());
         }
         vmcs.set_io_bitmaps(pages.io_bitmaps);
         // SAFETY: the bitmaps live as long as the VCPU, with the VMCS; they are changed by it
@@ -117,7 +117,7 @@ impl VmxCpu {
             capabilities,
             msr_bitmaps: pages.msr_bitmaps,
             vpid,
-            ept_pointer: vm.ept_pointer(),
+            ept_pointer: vm.memory_map.ept_pointer(),
             physical_address_bits: limits.physical_address_bits,
             launched: false,
             primary: setup::controls(capabilities).primary,
