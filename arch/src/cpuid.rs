@@ -39,7 +39,7 @@ registers! {
     /// Leaf 7, sub-leaf 0, EBX.
     Leaf7Ebx {
         FSGSBASE = 0, TSC_ADJUST = 1, BMI1 = 3, AVX2 = 5, FDP_EXCPTN_ONLY = 6, SMEP = 7,
-        BMI2 = 8, ERMS = 9, INVPCID = 10, NO_FPU_CS_DS = 13, AVX512F = 16, AVX512DQ = 17,
+        BMI2 = 8, ERMS = 9, INVPCID = 10, RTM = 11, NO_FPU_CS_DS = 13, AVX512F = 16, AVX512DQ = 17,
         RDSEED = 18, ADX = 19, SMAP = 20, AVX512_IFMA = 21, CLFLUSHOPT = 23, CLWB = 24,
         AVX512CD = 28, SHA = 29, AVX512BW = 30, AVX512VL = 31,
     }
@@ -53,8 +53,9 @@ registers! {
 
     /// Leaf 7, sub-leaf 0, EDX.
     Leaf7Edx {
-        FSRM = 4, AVX512_VP2INTERSECT = 8, MD_CLEAR = 10, SERIALIZE = 14, AVX512_FP16 = 23,
-        ARCH_CAPABILITIES = 29,
+        FSRM = 4, AVX512_VP2INTERSECT = 8, SRBDS_CTRL = 9, MD_CLEAR = 10, RTM_ALWAYS_ABORT = 11,
+        SERIALIZE = 14, AVX512_FP16 = 23, IBRS_IBPB = 26, STIBP = 27, L1D_FLUSH = 28,
+        ARCH_CAPABILITIES = 29, SSBD = 31,
     }
 
     /// Leaf 7, sub-leaf 1, EAX.
@@ -62,6 +63,9 @@ registers! {
         AVX_VNNI = 4, AVX512_BF16 = 5, FAST_ZERO_MOVSB = 10, FAST_SHORT_STOSB = 11,
         FAST_SHORT_CMPSB = 12, AVX_IFMA = 23,
     }
+
+    /// Leaf 7, sub-leaf 2, EDX.
+    Leaf7Sub2Edx { BHI_CTRL = 4 }
 
     /// Leaf DH, sub-leaf 1, EAX.
     LeafDSub1Eax { XSAVEOPT = 0, XSAVEC = 1, XGETBV1 = 2, XSAVES = 3 }

@@ -10,11 +10,16 @@ pub const IA32_PLATFORM_ID: u32 = 0x17;
 pub const IA32_APIC_BASE: u32 = 0x1b;
 pub const IA32_FEATURE_CONTROL: u32 = 0x3a;
 pub const IA32_TSC_ADJUST: u32 = 0x3b;
+pub const IA32_SPEC_CTRL: u32 = 0x48;
+pub const IA32_PRED_CMD: u32 = 0x49;
 /// The revision of the microcode, in the high half.
 pub const IA32_BIOS_SIGN_ID: u32 = 0x8b;
 pub const MSR_PLATFORM_INFO: u32 = 0xce;
 pub const IA32_MTRRCAP: u32 = 0xfe;
 pub const IA32_ARCH_CAPABILITIES: u32 = 0x10a;
+pub const IA32_FLUSH_CMD: u32 = 0x10b;
+pub const IA32_TSX_CTRL: u32 = 0x122;
+pub const IA32_MCU_OPT_CTRL: u32 = 0x123;
 pub const IA32_SYSENTER_CS: u32 = 0x174;
 pub const IA32_SYSENTER_ESP: u32 = 0x175;
 pub const IA32_SYSENTER_EIP: u32 = 0x176;
@@ -33,6 +38,8 @@ pub const IA32_MTRR_FIX4K_C0000: u32 = 0x268;
 pub const IA32_MTRR_FIX4K_F8000: u32 = 0x26f;
 pub const IA32_PAT: u32 = 0x277;
 pub const IA32_MTRR_DEF_TYPE: u32 = 0x2ff;
+/// The first of the machine-check banks' registers: control, status, address and misc of each.
+pub const IA32_MC0_CTL: u32 = 0x400;
 pub const IA32_VMX_BASIC: u32 = 0x480;
 pub const IA32_VMX_PINBASED_CTLS: u32 = 0x481;
 pub const IA32_VMX_PROCBASED_CTLS: u32 = 0x482;
@@ -77,6 +84,83 @@ bitflags::bitflags! {
         const LOCK = 1 << 0;
         /// VMXON outside SMX operation.
         const VMX_OUTSIDE_SMX = 1 << 2;
+    }
+
+    /// The bits of IA32_SPEC_CTRL (SDM vol. 4, table 2-2).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct SpecCtrl: u64 {
+        /// Indirect branches are not predicted by what less privileged code has done.
+        const IBRS = 1 << 0;
+        /// Nor by what the other thread of the core does.
+        const STIBP = 1 << 1;
+        /// Loads wait for the addresses of earlier stores.
+        const SSBD = 1 << 2;
+        /// Above ring 3, branch history of ring 3 does not select indirect targets.
+        const BHI_DIS_S = 1 << 10;
+    }
+
+    /// The bits of IA32_PRED_CMD, which are commands.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct PredCmd: u64 {
+        /// Indirect branch predictor barrier.
+        const IBPB = 1 << 0;
+    }
+
+    /// The bits of IA32_FLUSH_CMD, which are commands.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct FlushCmd: u64 {
+        /// Writes the first-level data cache back, and invalidates it.
+        const L1D_FLUSH = 1 << 0;
+    }
+
+    /// The bits of IA32_TSX_CTRL.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct TsxCtrl: u64 {
+        /// XBEGIN aborts at once.
+        const RTM_DISABLE = 1 << 0;
+        /// CPUID shows neither RTM nor HLE.
+        const TSX_CPUID_CLEAR = 1 << 1;
+    }
+
+    /// The bits of IA32_MCU_OPT_CTRL: what of the microcode's remedies is switched off.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct McuOptCtrl: u64 {
+        /// That for RDRAND and RDSEED (SRBDS).
+        const RNGDS_MITG_DIS = 1 << 0;
+        /// That for gathering loads (GDS).
+        const GDS_MITG_DIS = 1 << 4;
+    }
+
+    /// The bits of IA32_ARCH_CAPABILITIES: which issues the processor does not have, and what it
+    /// has against the others.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct ArchCapabilities: u64 {
+        const RDCL_NO = 1 << 0;
+        /// IBRS may be left on: enhanced IBRS.
+        const IBRS_ALL = 1 << 1;
+        /// Returns may be predicted by the indirect branch predictor.
+        const RSBA = 1 << 2;
+        /// No flush of the first-level data cache is needed at VM entries.
+        const SKIP_L1DFL_VMENTRY = 1 << 3;
+        const SSB_NO = 1 << 4;
+        const MDS_NO = 1 << 5;
+        /// No machine check when a page's size changes: no iTLB multihit.
+        const PSCHANGE_MC_NO = 1 << 6;
+        const TSX_CTRL = 1 << 7;
+        const TAA_NO = 1 << 8;
+        const SBDR_SSDP_NO = 1 << 13;
+        const FBSDP_NO = 1 << 14;
+        const PSDP_NO = 1 << 15;
+        /// VERW overwrites the fill buffers.
+        const FB_CLEAR = 1 << 17;
+        const BHI_NO = 1 << 20;
+        const PBRSB_NO = 1 << 24;
+        const GDS_CTRL = 1 << 25;
+        const GDS_NO = 1 << 26;
+        const RFDS_NO = 1 << 27;
+        /// VERW overwrites the register files.
+        const RFDS_CLEAR = 1 << 28;
+        const ITS_NO = 1 << 62;
     }
 
     /// The bits of IA32_DEBUGCTL (SDM vol. 3B, 18.4.1).

@@ -1,6 +1,8 @@
 //! What each physical CPU does all day: ask the scheduler what to run, run it, say what came of
 //! it. The boot CPU looks after the console and the VMs besides.
 
+mod tenants;
+
 use alloc::sync::Arc;
 
 use devices::time::HostTicks;
@@ -9,12 +11,14 @@ use crate::ids::VcpuId;
 use crate::machine::fatal::fatal;
 use crate::machine::host_time::host_now;
 use crate::machine::host_timer::HostTimer;
-use crate::machine::{power, serial};
+use crate::machine::speculation::Remedies;
+use crate::machine::{power, serial, smp};
 use crate::manager::VmManager;
 use crate::operator::Session;
 use crate::options::OnEnd;
 use crate::scheduler::{Decision, Scheduler, VcpuCell};
 use crate::vcpu::{HostCpu, RunExit};
+use tenants::Tenants;
 
 /// How often the console's line is looked at: its FIFO of 16 bytes fills in 1.4 ms.
 const POLLS_PER_SECOND: u64 = 1000;
@@ -30,6 +34,9 @@ pub struct CpuLoop {
     scheduler: Arc<Scheduler>,
     on_end: OnEnd,
     timer: HostTimer,
+    /// What keeps VMs from each other's traces in this processor.
+    remedies: Remedies,
+    tenants: Tenants,
     /// The VCPU whose state is in the processor.
     loaded: Option<(VcpuId, Arc<VcpuCell>)>,
     /// The operator's session, on the boot CPU.
@@ -40,14 +47,15 @@ pub struct CpuLoop {
 }
 
 impl CpuLoop {
-    /// Makes the loop of the CPU that `tables` describe, with its timer. The boot CPU has the
-    /// operator's session.
+    /// Makes the loop of the CPU that `tables` describe, with its timer. `remedies` keep VMs from each
+    /// other's traces. The boot CPU has the operator's session.
     #[must_use]
     pub fn new(
         tables: HostCpu,
         manager: &'static VmManager,
         on_end: OnEnd,
         timer: HostTimer,
+        remedies: Remedies,
         session: Option<Session>,
     ) -> Self {
         Self {
@@ -63,6 +71,8 @@ impl CpuLoop {
             session,
             poll_interval: timer.tsc().get() / POLLS_PER_SECOND,
             timer,
+            remedies,
+            tenants: Tenants::default(),
             loaded: None,
         }
     }
@@ -71,7 +81,7 @@ impl CpuLoop {
     ///
     /// # Safety
     /// The tables are those of the CPU that runs this, which is in VMX operation with
-    /// interrupts off, and has no VCPU loaded.
+    /// interrupts off, has no VCPU loaded, and can do what the remedies ask for.
     pub unsafe fn run(mut self) -> ! {
         loop {
             let now = host_now();
@@ -99,6 +109,7 @@ impl CpuLoop {
 
     /// Looks after the operator's session.
     fn poll(&mut self, now: HostTicks) {
+        self.tenants.mix();
         if let Some(session) = &mut self.session
             && session.poll(self.manager).is_break()
         {
@@ -131,6 +142,10 @@ impl CpuLoop {
             cell.vm().look.note_contention(now.saturating_add(memory));
         }
         loop {
+            if self.tenants.take_mixed() {
+                // SAFETY: by the contract of `run`.
+                unsafe { self.remedies.forget_data() };
+            }
             // Locked for each turn only: what others ask of it is looked at in between.
             let mut vcpu = cell.vcpu.lock();
             match vcpu.run(until.min(self.next_poll)) {
@@ -186,6 +201,11 @@ impl CpuLoop {
         if unsafe { cell.vcpu.lock().load(&self.tables) }.is_err() {
             refuses_vmcs()
         }
+        if self.tenants.turn_to(target.vm) {
+            // SAFETY: by the contract of `run`.
+            unsafe { self.remedies.forget_branches() };
+        }
+        smp::note_task(self.tables.index, Some(target));
         self.loaded = Some((target, cell.clone()));
         Some(cell)
     }
@@ -197,6 +217,7 @@ impl CpuLoop {
             if unloaded.is_err() {
                 refuses_vmcs()
             }
+            smp::note_task(self.tables.index, None);
             // Before others know that it may go elsewhere, or away.
             drop(cell);
             self.scheduler.released(self.tables.index, target);

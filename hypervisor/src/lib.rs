@@ -23,6 +23,7 @@ pub mod operator;
 pub mod options;
 pub mod scheduler;
 pub mod search;
+pub mod speculation;
 pub mod start;
 pub mod suppression;
 pub mod task_switch;

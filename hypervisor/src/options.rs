@@ -1,8 +1,12 @@
 //! tarpit's own command line.
 
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 use core::fmt;
 use log::LevelFilter;
+
+use crate::machine::fatal::OnFatal;
+use crate::machine::pci::Function;
 
 /// What tarpit does when the last VM has ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,11 +25,19 @@ pub struct Options {
     pub log_level: LevelFilter,
     /// `on-end=stay|poweroff`.
     pub on_end: OnEnd,
+    /// `on-fatal=stay|reboot[:SECONDS]`.
+    pub on_fatal: OnFatal,
     /// `virtual-apic=on|off`: whether to let the processor virtualise the guests' local APICs,
     /// if it can.
     pub virtual_apic: bool,
     /// `tsc-scaling=on|off`: whether to let the processor scale the guests' TSCs, if it can.
     pub tsc_scaling: bool,
+    /// `smt=on|off`: whether VCPUs of different VMs may run on the threads of one core at the same
+    /// time. If not, one thread of each core is used.
+    pub smt: bool,
+    /// `pci-leave=BUS:DEVICE.FUNCTION[,...]`: PCI functions that may go on writing to memory and
+    /// interrupting.
+    pub pci_leave: Vec<Function>,
 }
 
 impl Default for Options {
@@ -33,15 +45,21 @@ impl Default for Options {
         Self {
             log_level: LevelFilter::Info,
             on_end: OnEnd::Stay,
+            on_fatal: OnFatal::Stay,
             virtual_apic: true,
             tsc_scaling: true,
+            smt: false,
+            pci_leave: Vec::new(),
         }
     }
 }
 
 /// Every option with its values, as shown to the operator.
 const KNOWN: &str = "loglevel=error|warn|info|debug, on-end=stay|poweroff, \
-     virtual-apic=on|off, tsc-scaling=on|off";
+     on-fatal=stay|reboot[:SECONDS], virtual-apic=on|off, tsc-scaling=on|off, smt=on|off, pci-leave=BUS:DEVICE.FUNCTION[,...]";
+
+/// What may stand for a list of PCI functions.
+const PCI_FUNCTIONS: &str = "a list like 00:1f.2,03:00.0";
 
 /// Why a command line was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,15 +101,39 @@ fn on_off(value: &str) -> Option<bool> {
     }
 }
 
+/// The seconds before a reset where none are said: time to read a screen.
+const REBOOT_AFTER: u32 = 10;
+
+fn on_fatal(value: &str) -> Option<OnFatal> {
+    let (action, seconds) = match value.split_once(':') {
+        Some((action, seconds)) => (action, Some(seconds)),
+        None => (value, None),
+    };
+    match (action, seconds) {
+        ("stay", None) => Some(OnFatal::Stay),
+        ("reboot", None) => Some(OnFatal::Reboot {
+            after: REBOOT_AFTER,
+        }),
+        ("reboot", Some(seconds)) => {
+            // `from_str` would let a sign pass.
+            let is_number = seconds.bytes().all(|digit| digit.is_ascii_digit());
+            let after = seconds.parse().ok().filter(|_| is_number)?;
+            Some(OnFatal::Reboot { after })
+        }
+        _ => None,
+    }
+}
+
 impl Options {
     /// Parses a command line of words separated by white space. The last of several
-    /// settings of one option counts.
+    /// settings of one option counts. A first word without `=` that is no option is taken for the
+    /// name of tarpit's file.
     ///
     /// # Errors
     /// The first word that is not a known option with a known value.
     pub fn parse(command_line: &str) -> Result<Self, OptionsError> {
         let mut options = Self::default();
-        for word in command_line.split_ascii_whitespace() {
+        for (index, word) in command_line.split_ascii_whitespace().enumerate() {
             let (name, value) = word.split_once('=').unwrap_or((word, ""));
             let bad_value = |values| OptionsError::BadValue {
                 word: word.to_string(),
@@ -114,12 +156,26 @@ impl Options {
                         _ => return Err(bad_value("stay|poweroff")),
                     }
                 }
+                "on-fatal" => {
+                    let action = on_fatal(value);
+                    options.on_fatal = action.ok_or_else(|| bad_value("stay|reboot[:SECONDS]"))?;
+                }
                 "virtual-apic" => {
                     options.virtual_apic = on_off(value).ok_or_else(|| bad_value("on|off"))?;
                 }
                 "tsc-scaling" => {
                     options.tsc_scaling = on_off(value).ok_or_else(|| bad_value("on|off"))?;
                 }
+                "smt" => {
+                    options.smt = on_off(value).ok_or_else(|| bad_value("on|off"))?;
+                }
+                "pci-leave" => {
+                    let functions = value.split(',').map(str::parse);
+                    let functions = functions.collect::<Result<_, _>>();
+                    options.pci_leave = functions.map_err(|_| bad_value(PCI_FUNCTIONS))?;
+                }
+                // Some boot loaders put the name of tarpit's file first.
+                _ if index == 0 && !word.contains('=') => {}
                 _ => {
                     return Err(OptionsError::Unknown {
                         word: word.to_string(),
@@ -163,6 +219,53 @@ mod tests {
         for line in ["on-end=never", "on-end=", "on-end"] {
             let message = Options::parse(line).unwrap_err().to_string();
             assert!(message.contains(line) && message.contains("stay|poweroff"));
+        }
+    }
+
+    #[test]
+    fn a_file_name_in_front_is_no_option() {
+        let options = Options::parse("/boot/tarpit loglevel=debug").unwrap();
+        assert_eq!(options.log_level, LevelFilter::Debug);
+        assert_eq!(Options::parse("tarpit").unwrap(), Options::default());
+        assert!(Options::parse("loglevel=debug /boot/tarpit").is_err());
+        assert!(Options::parse("color=blue").is_err());
+        assert!(Options::parse("on-end").is_err());
+    }
+
+    #[test]
+    fn after_a_fatal_error_the_machine_stays_or_is_reset_after_a_time() {
+        let parsed = |line| Options::parse(line).map(|options| options.on_fatal);
+        assert_eq!(parsed(""), Ok(OnFatal::Stay));
+        assert_eq!(parsed("on-fatal=stay"), Ok(OnFatal::Stay));
+        let reboot = |after| Ok(OnFatal::Reboot { after });
+        assert_eq!(parsed("on-fatal=reboot"), reboot(REBOOT_AFTER));
+        assert_eq!(parsed("on-fatal=reboot:0"), reboot(0));
+        assert_eq!(parsed("on-fatal=reboot:90"), reboot(90));
+        for line in [
+            "on-fatal=reboot:",
+            "on-fatal=reboot:+1",
+            "on-fatal=reboot:x",
+            "on-fatal=reboot:5000000000",
+            "on-fatal=stay:5",
+            "on-fatal",
+        ] {
+            let message = parsed(line).unwrap_err().to_string();
+            assert!(message.contains("stay|reboot[:SECONDS]"), "{message}");
+        }
+    }
+
+    #[test]
+    fn pci_functions_that_are_left_alone_are_listed() {
+        let options = Options::parse("pci-leave=00:1f.2,3:0.1 smt=on").unwrap();
+        let functions: Vec<_> = options.pci_leave.iter().map(Function::to_string).collect();
+        assert_eq!(functions, ["00:1f.2", "03:00.1"]);
+        assert!(options.smt);
+        for line in ["pci-leave=", "pci-leave=1", "pci-leave=0:0.0,"] {
+            let message = Options::parse(line).unwrap_err().to_string();
+            assert!(
+                message.contains(line) && message.contains("00:1f.2"),
+                "{message}"
+            );
         }
     }
 

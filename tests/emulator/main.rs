@@ -4,6 +4,7 @@ mod bad_input;
 mod boot;
 mod clocks;
 mod console;
+mod firmware;
 mod foreign;
 mod isolation;
 mod kernels;
@@ -30,6 +31,7 @@ fn main() {
         Any: bad_input::a_truncated_initrd_is_found_before_the_guest_starts,
         Bochs: memory::a_vm_larger_than_any_piece_has_all_its_ram,
         Any: memory::a_vm_that_does_not_fit_is_left_out_and_the_other_runs,
+        Bochs: firmware::what_it_leaves_armed_has_no_effect,
         Any: kernels::exits_and_instructions_on_devices,
         Any: kernels::processor_modes_from_real_to_long,
         Any: kernels::hardware_task_switches,

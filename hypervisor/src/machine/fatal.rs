@@ -1,28 +1,156 @@
-//! The end of tarpit when it cannot go on: one line on the serial console, then halt.
+//! The end of tarpit when it cannot go on: the other CPUs are stopped, what happened is told on the
+//! console, with the place where each CPU was, and then the machine stays as it is or is reset, as the
+//! operator wants.
 
-use crate::machine::{power, serial};
 use core::fmt;
 use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// Reports a condition of the machine or its configuration that tarpit cannot run with, as
-/// exactly one line `tarpit: fatal: <cause and remedy>`, and halts this CPU.
+use devices::time::Hertz;
+
+use super::cpu::PerCpu;
+use crate::machine::host_time::host_now;
+use crate::machine::{power, serial, smp};
+
+/// What becomes of the machine after a fatal error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnFatal {
+    /// It stays halted, with the report on the screen.
+    #[default]
+    Stay,
+    /// It is reset.
+    Reboot {
+        /// How long the report can be read first, in seconds.
+        after: u32,
+    },
+}
+
+/// How long other CPUs may take to stop, in reads of a port of about a microsecond each.
+const PATIENCE: u32 = 20_000;
+
+/// How many ticks of the TSC to wait before the machine is reset, and one more; zero if it is to stay.
+static RESET_AFTER: AtomicU64 = AtomicU64::new(0);
+
+/// The number of the CPU that reports a fatal error, and one more.
+static REPORTER: AtomicU32 = AtomicU32::new(0);
+
+/// Who else is in trouble.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trouble {
+    /// This CPU is the first.
+    First,
+    /// This CPU has been reporting something already.
+    Again,
+    /// Another CPU reports something.
+    Elsewhere,
+}
+
+/// Sets what becomes of the machine after a fatal error from now on. `tsc` is the frequency of the TSC.
+pub fn set_action(action: OnFatal, tsc: Hertz) {
+    let ticks = match action {
+        OnFatal::Stay => 0,
+        OnFatal::Reboot { after } => tsc.get().saturating_mul(after.into()).saturating_add(1),
+    };
+    RESET_AFTER.store(ticks, Ordering::Relaxed);
+}
+
+/// Reports a condition of the machine or its configuration that tarpit cannot run with, in a line
+/// `tarpit: fatal: <cause and remedy>`, and where the other CPUs are, if any run.
 ///
 /// `cause` names what is wrong and what to do about it, without a line break.
 pub fn fatal(cause: fmt::Arguments<'_>) -> ! {
-    serial::emergency_print(format_args!("tarpit: fatal: {cause}\n"));
-    power::halt()
+    report(format_args!("tarpit: fatal: {cause}\n"))
 }
 
-/// Reports a panic, which is always a bug of tarpit, and halts this CPU.
+/// Reports a panic, which is always a bug of tarpit, and where the other CPUs are.
 pub fn panicked(info: &PanicInfo<'_>) -> ! {
     match info.location() {
-        Some(at) => serial::emergency_print(format_args!(
+        Some(at) => report(format_args!(
             "tarpit: panic at {}:{}: {}\n",
             at.file(),
             at.line(),
             info.message()
         )),
-        None => serial::emergency_print(format_args!("tarpit: panic: {}\n", info.message())),
+        None => report(format_args!("tarpit: panic: {}\n", info.message())),
     }
-    power::halt()
+}
+
+/// Stops the other CPUs, writes `text`, which ends in a line break, and where they are, and does what
+/// the operator wants done after a fatal error.
+pub(super) fn report(text: fmt::Arguments<'_>) -> ! {
+    match trouble(&REPORTER, own_number()) {
+        Trouble::First => {
+            smp::stop_others();
+            serial::emergency_print(text);
+            report_others();
+            end()
+        }
+        Trouble::Again => {
+            serial::emergency_print(format_args!("while reporting this: {text}"));
+            end()
+        }
+        // It is told where this CPU is, by the NMI that stops it.
+        Trouble::Elsewhere => loop {
+            x86_64::instructions::hlt();
+        },
+    }
+}
+
+fn own_number() -> u32 {
+    PerCpu::try_current().map_or(0, |cpu| cpu.index)
+}
+
+/// Enters CPU `own` as the one that reports, if none does yet.
+fn trouble(reporter: &AtomicU32, own: u32) -> Trouble {
+    match reporter.compare_exchange(0, own + 1, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => Trouble::First,
+        Err(other) if other == own + 1 => Trouble::Again,
+        Err(_) => Trouble::Elsewhere,
+    }
+}
+
+/// Writes where each of the others was when it was stopped.
+fn report_others() {
+    let mut patience = PATIENCE;
+    for other in smp::others() {
+        let place = loop {
+            let place = other.place();
+            if place.is_some() || patience == 0 {
+                break place;
+            }
+            patience -= 1;
+            power::delay();
+        };
+        match place {
+            Some(place) => serial::emergency_print(format_args!("  {other}: {place}\n")),
+            None => serial::emergency_print(format_args!("  {other}: does not answer\n")),
+        }
+    }
+}
+
+fn end() -> ! {
+    let ticks = RESET_AFTER.load(Ordering::Relaxed);
+    if ticks == 0 {
+        power::halt()
+    }
+    serial::emergency_print(format_args!("tarpit: resetting the machine\n"));
+    let start = host_now();
+    while host_now().since(start) < ticks {
+        core::hint::spin_loop();
+    }
+    power::reset()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_cpu_in_trouble_reports_alone() {
+        let reporter = AtomicU32::new(0);
+        assert_eq!(trouble(&reporter, 3), Trouble::First);
+        assert_eq!(trouble(&reporter, 0), Trouble::Elsewhere);
+        assert_eq!(trouble(&reporter, 3), Trouble::Again);
+        assert_eq!(trouble(&reporter, 4), Trouble::Elsewhere);
+    }
 }

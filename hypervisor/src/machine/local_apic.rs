@@ -4,15 +4,28 @@
 use super::cpu::PerCpu;
 use super::cpu::trap::{self, TrapFrame};
 use arch::ApicBaseFlags;
-use arch::apic::{Register, delivery_mode, icr, svr};
+use arch::apic::{Register, delivery_mode, icr, lvt, svr};
 use arch::msr::IA32_APIC_BASE;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use vmx::msr;
 
 /// The vector of spurious interrupts, which need no EOI.
 const SPURIOUS_VECTOR: u8 = 0xff;
 
+/// The local sources of interrupts, and how many entries a local vector table has that has them (SDM
+/// vol. 3A, 11.5.1).
+const LOCAL_SOURCES: [(u32, Register); 7] = [
+    (1, Register::LVT_TIMER),
+    (1, Register::LVT_LINT0),
+    (1, Register::LVT_LINT1),
+    (1, Register::LVT_ERROR),
+    (5, Register::LVT_PERFORMANCE),
+    (6, Register::LVT_THERMAL),
+    (7, Register::LVT_CMCI),
+];
+
 /// The local APIC of this CPU; how its registers are reached.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LocalApic {
     /// At this address (xAPIC).
     Page(u64),
@@ -20,10 +33,61 @@ pub enum LocalApic {
     Msrs,
 }
 
+/// The largest APIC ID that an xAPIC can address: 255 means all.
+const LARGEST_XAPIC_ID: u32 = 254;
+
+/// Whether CPUs go over to x2APIC mode when their local APIC is switched on.
+static X2APIC_WANTED: AtomicBool = AtomicBool::new(false);
+
+/// Keeps how a CPU's local APIC is reached, which changes when the CPU goes over to x2APIC mode.
+#[derive(Debug)]
+pub(super) struct LocalApicAccess(AtomicU64);
+
+impl LocalApicAccess {
+    /// Stands for [`LocalApic::Msrs`]: no page of registers is at null.
+    const MSRS: u64 = 0;
+
+    /// Finds out how it is reached now on the CPU that runs this.
+    pub(super) fn of_this_cpu() -> Self {
+        // SAFETY: every 64-bit CPU has IA32_APIC_BASE.
+        let base = unsafe { msr::read(IA32_APIC_BASE) };
+        let access = Self(AtomicU64::new(Self::MSRS));
+        if base & ApicBaseFlags::X2APIC_ENABLE.bits() == 0 {
+            access.0.store(base & arch::paging::ADDRESS, Relaxed);
+        }
+        access
+    }
+
+    fn get(&self) -> LocalApic {
+        match self.0.load(Relaxed) {
+            Self::MSRS => LocalApic::Msrs,
+            address => LocalApic::Page(address),
+        }
+    }
+}
+
 fn on_spurious(_: &mut TrapFrame) {}
 
+/// Lets all CPUs use x2APIC mode if one of those with the IDs `others` cannot be addressed
+/// otherwise. On the boot CPU, before its local APIC is switched on. Returns how far IDs may go.
+pub fn choose_mode(mut others: impl Iterator<Item = u32>) -> u32 {
+    let in_use = PerCpu::current().local_apic.get() == LocalApic::Msrs;
+    let wanted = in_use || others.any(|id| id > LARGEST_XAPIC_ID);
+    let has_it = raw_cpuid::CpuId::new()
+        .get_feature_info()
+        .is_some_and(|features| features.has_x2apic());
+    X2APIC_WANTED.store(wanted && has_it, Relaxed);
+    if wanted && has_it {
+        u32::MAX
+    } else {
+        LARGEST_XAPIC_ID
+    }
+}
+
 impl LocalApic {
-    /// Switches this CPU's local APIC on, in the mode that firmware has left it in.
+    /// Takes this CPU's local APIC over and switches it on: in x2APIC mode if [`choose_mode`] has
+    /// found that needed, else in the mode that firmware has left it in. Whatever was armed or under
+    /// way there has no effect any more.
     ///
     /// # Safety
     /// Interrupts are off; nothing else uses this CPU's LAPIC; its page is mapped one to
@@ -32,31 +96,70 @@ impl LocalApic {
     pub unsafe fn enable() -> Self {
         trap::set_hook(SPURIOUS_VECTOR, Some(on_spurious));
         // SAFETY: every 64-bit CPU has IA32_APIC_BASE; enabling the APIC where it is changes
-        // nothing else.
+        // nothing else. It goes over to x2APIC mode only from xAPIC mode, and if there is one.
         unsafe {
             let base = msr::read(IA32_APIC_BASE) | ApicBaseFlags::LAPIC_ENABLE.bits();
             msr::write(IA32_APIC_BASE, base);
+            if X2APIC_WANTED.load(Relaxed) {
+                msr::write(IA32_APIC_BASE, base | ApicBaseFlags::X2APIC_ENABLE.bits());
+                PerCpu::current()
+                    .local_apic
+                    .0
+                    .store(LocalApicAccess::MSRS, Relaxed);
+            }
         }
         let apic = Self::current();
-        apic.write(Register::SVR, svr::ENABLED | u32::from(SPURIOUS_VECTOR));
+        apic.silence();
         apic
+    }
+
+    /// Masks all local sources, lets every priority in, and drains what was under way.
+    fn silence(self) {
+        /// More interrupts than there are vectors cannot wait, twice each: one in service, one
+        /// requested.
+        const MOST: usize = 512;
+        // While the APIC is switched off by software its entries cannot be unmasked.
+        self.write(Register::SVR, svr::ENABLED | u32::from(SPURIOUS_VECTOR));
+        let entries = (self.read(Register::VERSION) >> 16 & 0xff) + 1;
+        for (least_entries, register) in LOCAL_SOURCES {
+            if entries >= least_entries {
+                self.write(register, lvt::MASKED);
+            }
+        }
+        self.write(Register::INITIAL_COUNT, 0);
+        self.write(Register::TPR, 0);
+        for _ in 0..MOST {
+            if self.any(Register::ISR) {
+                self.end_interrupt();
+            } else if self.any(Register::IRR) {
+                // It is delivered, counted and ended.
+                super::cpu::take_pending_interrupts();
+            } else {
+                return;
+            }
+        }
+        log::warn!("interrupts that nobody asked for go on; `host` counts them");
+    }
+
+    /// Whether any bit is set in the 256-bit register that begins with `first`.
+    fn any(self, first: Register) -> bool {
+        (0..8).any(|word| self.read(first.holding(word * 32)) != 0)
+    }
+
+    /// Whether the interrupt `vector` is in service.
+    pub(super) fn is_in_service(self, vector: u8) -> bool {
+        self.read(Register::ISR.holding(vector)) >> (vector % 32) & 1 != 0
     }
 
     /// The LAPIC of the CPU that runs this.
     #[must_use]
     pub fn current() -> Self {
-        PerCpu::current().local_apic
+        PerCpu::current().local_apic.get()
     }
 
-    /// As [`LocalApic::current`], found out from the CPU: once, since the mode stays.
-    pub(super) fn of_this_cpu() -> Self {
-        // SAFETY: every 64-bit CPU has IA32_APIC_BASE.
-        let base = unsafe { msr::read(IA32_APIC_BASE) };
-        if base & ApicBaseFlags::X2APIC_ENABLE.bits() != 0 {
-            Self::Msrs
-        } else {
-            Self::Page(base & arch::paging::ADDRESS)
-        }
+    /// As [`LocalApic::current`]: `None` before the CPU is set up.
+    pub(super) fn try_current() -> Option<Self> {
+        PerCpu::try_current().map(|cpu| cpu.local_apic.get())
     }
 
     pub(super) fn write(self, register: Register, value: u32) {
@@ -94,6 +197,11 @@ impl LocalApic {
     /// Interrupts the CPU with the APIC ID `target` with `vector`.
     pub fn send_interrupt(self, target: u32, vector: u8) {
         self.send(target, vector.into());
+    }
+
+    /// Sends the CPU with the APIC ID `target` a non-maskable interrupt.
+    pub fn send_nmi(self, target: u32) {
+        self.send(target, delivery_mode::NMI | icr::ASSERT);
     }
 
     /// Resets the CPU with the APIC ID `target`, which then waits for a start-up.

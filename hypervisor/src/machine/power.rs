@@ -112,11 +112,15 @@ pub fn reset() -> ! {
 }
 
 fn pause() {
-    let mut post = Port::<u8>::new(0x80);
     for _ in 0..RESET_READS {
-        // SAFETY: reading the POST port has no effect but to take time.
-        let _ = unsafe { post.read() };
+        delay();
     }
+}
+
+/// Lets about a microsecond pass: what it takes to read a port of the old kind.
+pub fn delay() {
+    // SAFETY: reading the POST port has no effect but to take time.
+    let _ = unsafe { Port::<u8>::new(0x80).read() };
 }
 
 /// Halts this CPU for ever, interrupts off, after all console output is out.

@@ -7,6 +7,7 @@ use super::arguments::Arguments;
 use super::clock::HostClock;
 use super::command::Outcome;
 use super::error::CommandError;
+use super::host_facts::HostFacts;
 use super::records::DoneLine;
 use crate::console::Answer;
 use crate::ids::VmId;
@@ -21,6 +22,8 @@ pub struct Context<'a> {
     pub vms: &'a VmManager,
     /// The host's time.
     pub clock: &'a HostClock,
+    /// The machine.
+    pub host: &'a HostFacts,
 }
 
 impl Context<'_> {

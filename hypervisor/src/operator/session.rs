@@ -10,6 +10,7 @@ use super::command::{Job, Outcome, Progress};
 use super::completion::candidates;
 use super::context::Context;
 use super::dispatch::dispatch;
+use super::host_facts::HostFacts;
 use super::terminal::{LineOutput, Terminal};
 use crate::console::{Answer, Format, Input};
 use crate::ids::VmId;
@@ -29,6 +30,7 @@ const TURNS_PER_SECOND: u64 = 4000;
 /// VMs.
 pub struct Session {
     terminal: Arc<Terminal>,
+    host: HostFacts,
     /// The command that goes on, if one does.
     job: Option<RunningJob>,
     /// What has been typed meanwhile.
@@ -46,12 +48,13 @@ struct RunningJob {
 pub struct PowerOff;
 
 impl Session {
-    /// Opens a session at `terminal`: shows the prompt.
+    /// Opens a session at `terminal`, of a machine of which `host` is known: shows the prompt.
     #[must_use]
-    pub fn open(terminal: Arc<Terminal>) -> Self {
+    pub fn open(terminal: Arc<Terminal>, host: HostFacts) -> Self {
         terminal.open();
         Self {
             terminal,
+            host,
             job: None,
             typed_ahead: VecDeque::new(),
         }
@@ -160,6 +163,7 @@ impl Session {
             answer: Answer::new(&mut out, format),
             vms,
             clock: self.terminal.clock(),
+            host: &self.host,
         })
     }
 }

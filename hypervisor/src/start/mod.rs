@@ -1,10 +1,12 @@
 //! Brings the machine up, from the boot loader's hand-over to the loops of its CPUs.
 
+mod host_facts;
 mod run;
+mod takeover;
 
-use crate::machine::boot_info::{BootInfo, IdentityMapped};
+use crate::machine::boot_info::{BootInfo, IdentityMapped, Protocol};
 use crate::machine::cpu::{PerCpu, idt};
-use crate::machine::fatal::fatal;
+use crate::machine::fatal::{self, fatal};
 use crate::machine::image::ImageLayout;
 use crate::machine::memory::{self, FrameAllocator, PhysRange};
 use crate::machine::{acpi::Acpi, image::Trampoline, logger, paging, pic, power, serial, tsc};
@@ -39,7 +41,7 @@ pub unsafe fn start(boot_magic: u32, info_address: u32, image: ImageLayout) -> !
     unsafe {
         idt::init(idt::ExceptionStacks::Absent);
         idt::load();
-        pic::mask_all();
+        pic::silence();
     }
     serial::init();
     logger::init();
@@ -88,6 +90,12 @@ pub unsafe fn start(boot_magic: u32, info_address: u32, image: ImageLayout) -> !
             "no usable ACPI tables ({error:?}): no power-off, the boot CPU only, and the PIT \
              to measure the TSC by"
         );
+        if boot_info.protocol == Protocol::Multiboot1 {
+            log::warn!(
+                "under UEFI, start tarpit by GRUB's command multiboot2: by multiboot 1 nothing is told \
+                 of where ACPI tables are"
+            );
+        }
         Acpi::default()
     });
     // SAFETY: only the firmware's data is there, and it has been read: from now on null
@@ -102,7 +110,10 @@ pub unsafe fn start(boot_magic: u32, info_address: u32, image: ImageLayout) -> !
         ))
     });
 
+    fatal::set_action(options.on_fatal, tsc.frequency);
     report(&boot_info, &acpi, &tsc, cpu);
+    // SAFETY: by the caller, once, on the boot CPU. All memory below 4 GiB is identity-mapped.
+    unsafe { takeover::silence_devices(&acpi, &options.pci_leave) };
     run::run(Machine {
         boot_info,
         options,

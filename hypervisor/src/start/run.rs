@@ -12,24 +12,27 @@ use vmx::controls::Secondary;
 use vmx::page::Page;
 use vmx::vmcs::HostState;
 
-use super::Machine;
+use super::{Machine, host_facts};
 use crate::cpu_loop::CpuLoop;
 use crate::ids::VmId;
 use crate::machine::cpu::{PerCpu, gdt, idt};
 use crate::machine::fatal::fatal;
 use crate::machine::host_timer::HostTimer;
-use crate::machine::local_apic::LocalApic;
-use crate::machine::{memory, serial, smp};
+use crate::machine::local_apic::{self, LocalApic};
+use crate::machine::smp::threads;
+use crate::machine::speculation::Remedies;
+use crate::machine::{machine_check, memory, serial, smp};
 use crate::manager::{HostFactory, VmManager};
 use crate::msr::HostMsrs;
 use crate::operator::{GuestOutput, HostClock, HostSerial, Session, Terminal};
 use crate::options::OnEnd;
 use crate::scheduler::{Scheduler, Settings};
+use crate::speculation::{Defenses, Processor};
 use crate::vcpu::HostCpu;
 use crate::vm::host::SerialOutput;
 use crate::vm_config::{self, BootModule};
 use arch::cpuid::Leaf7Edx;
-use arch::msr::{IA32_ARCH_CAPABILITIES, IA32_BIOS_SIGN_ID};
+use arch::msr::{IA32_ARCH_CAPABILITIES, IA32_BIOS_SIGN_ID, IA32_MCU_OPT_CTRL, McuOptCtrl};
 
 /// State shared by all CPUs: what each needs to begin its work.
 struct Shared {
@@ -37,6 +40,7 @@ struct Shared {
     tsc: Hertz,
     manager: VmManager,
     on_end: OnEnd,
+    remedies: Remedies,
 }
 
 /// Set before other CPUs are let go.
@@ -44,6 +48,9 @@ static SHARED: Once<Shared> = Once::new();
 
 /// What the boot CPU's VMX can do, for others to be compared with.
 static BOOT_CAPABILITIES: Once<Capabilities> = Once::new();
+
+/// What the boot CPU says of its flaws and remedies, for others to be compared with.
+static BOOT_PROCESSOR: Once<Processor> = Once::new();
 
 /// Runs what the boot modules describe, until the machine is switched off.
 pub(super) fn run(machine: Machine) -> ! {
@@ -57,7 +64,17 @@ pub(super) fn run(machine: Machine) -> ! {
     } else {
         capabilities.without(Secondary::TSC_SCALING)
     }));
-    prepare_cpu(capabilities);
+    let processor = *BOOT_PROCESSOR.call_once(processor);
+    let used = choose_cpus(machine);
+    let mcu_opt_ctrl = if processor.has_mcu_opt_ctrl() {
+        // SAFETY: it says that it has it.
+        McuOptCtrl::from_bits_retain(unsafe { vmx::msr::read(IA32_MCU_OPT_CTRL) })
+    } else {
+        McuOptCtrl::empty()
+    };
+    let defenses = Defenses::new(processor, used.one_thread_a_core, mcu_opt_ctrl);
+    let remedies = defenses.remedies();
+    prepare_cpu(capabilities, remedies);
     log::info!(
         "VMX: TSC scaling {}, virtual APIC {}, EPT pages up to {}, preemption timer every {} ticks",
         yes_no(capabilities.tsc_scaling()),
@@ -101,7 +118,7 @@ pub(super) fn run(machine: Machine) -> ! {
     // SAFETY: interrupts are off, and the LAPIC is ours.
     let apic = unsafe { LocalApic::enable() };
     smp::init();
-    let cpus = start_other_cpus(machine);
+    let cpus = start_other_cpus(machine, &used.others);
     let scheduler = Arc::new(Scheduler::new(Settings::for_tsc(tsc), cpus, smp::kick));
     let factory = HostFactory {
         capabilities,
@@ -123,12 +140,14 @@ pub(super) fn run(machine: Machine) -> ! {
     }
     log::info!("{} MiB of RAM left", memory::free_bytes() >> 20);
     serial::set_buffered(true);
-    let session = Session::open(terminal);
+    let facts = host_facts::gather(machine, cpus, &defenses);
+    let session = Session::open(terminal, facts);
     let shared = SHARED.call_once(|| Shared {
         capabilities,
         tsc,
         manager,
         on_end: machine.options.on_end,
+        remedies,
     });
     serve(PerCpu::current(), shared, apic, Some(session))
 }
@@ -142,21 +161,54 @@ fn guest_outputs(
     Box::new(move |vm| Box::new(GuestOutput::new(terminal.clone(), vm, guests)))
 }
 
-/// Starts all CPUs but this one; they wait for [`SHARED`]. Returns how many CPUs there are.
-fn start_other_cpus(machine: &Machine) -> u32 {
+/// The CPUs to use besides the boot CPU.
+struct UsedCpus {
+    /// Their APIC IDs.
+    others: Vec<u32>,
+    /// Whether no two of all are threads of one core.
+    one_thread_a_core: bool,
+}
+
+/// Chooses the CPUs to use, and says in the log which are not, and why.
+fn choose_cpus(machine: &Machine) -> UsedCpus {
     let own = PerCpu::current().apic_id;
-    let others: Vec<u32> = machine
-        .acpi
-        .cpus
-        .iter()
-        .map(|cpu| cpu.apic_id)
-        .filter(|&id| id != own)
-        .collect();
+    let ids = machine.acpi.cpus.iter().map(|cpu| cpu.apic_id);
+    let all: Vec<u32> = ids.filter(|&id| id != own).collect();
+    let largest = local_apic::choose_mode(all.iter().copied());
+    let (others, beyond): (Vec<u32>, Vec<u32>) = all.into_iter().partition(|&id| id <= largest);
+    for id in beyond {
+        log::warn!(
+            "CPU with APIC ID {id} is not used: it takes x2APIC mode, which this machine does not have"
+        );
+    }
+    let alone = threads::one_of_each_core(own, &others, threads::thread_bits(crate::cpuid::host));
+    let shares_cores = alone.len() < others.len();
+    if !shares_cores || machine.options.smt {
+        return UsedCpus {
+            others,
+            one_thread_a_core: !shares_cores,
+        };
+    }
+    log::info!(
+        "{} of {} CPUs are second threads of a core, and are not used, so that VMs share none \
+         (`smt=on` uses them)",
+        others.len() - alone.len(),
+        others.len() + 1
+    );
+    UsedCpus {
+        others: alone,
+        one_thread_a_core: true,
+    }
+}
+
+/// Starts the CPUs with the APIC IDs `others`; they wait for [`SHARED`]. Returns how many CPUs there
+/// are, with this one.
+fn start_other_cpus(machine: &Machine, others: &[u32]) -> u32 {
     // SAFETY: once, on the boot CPU, with its LAPIC enabled; firmware's memory below 1 MiB
     // that is called available is not used by us.
     let cpus = unsafe {
         smp::start_others(
-            &others,
+            others,
             machine.tsc.frequency,
             &machine.boot_info,
             &machine.trampoline,
@@ -173,6 +225,9 @@ fn start_other_cpus(machine: &Machine) -> u32 {
 /// Checks that this CPU can run all VCPUs that the boot CPU can: a VMCS made for one CPU is used
 /// on all.
 fn check_cpu() -> Result<(), &'static str> {
+    if BOOT_PROCESSOR.get() != Some(&processor()) {
+        return Err("its flaws and remedies, by CPUID, differ from the boot CPU's");
+    }
     match Capabilities::read() {
         Ok(own) if BOOT_CAPABILITIES.get() == Some(&own) => Ok(()),
         Ok(_) => Err("its VMX differs from the boot CPU's"),
@@ -188,7 +243,7 @@ fn await_work(cpu: &'static PerCpu) -> ! {
         }
         core::hint::spin_loop();
     };
-    prepare_cpu(shared.capabilities);
+    prepare_cpu(shared.capabilities, shared.remedies);
     // SAFETY: interrupts are off, and the LAPIC is ours.
     let apic = unsafe { LocalApic::enable() };
     serve(cpu, shared, apic, None)
@@ -216,11 +271,34 @@ fn serve(
     // SAFETY: interrupts are off, and the LAPIC's timer is ours.
     let timer = unsafe { HostTimer::new(apic, shared.tsc) };
     // SAFETY: the tables are this CPU's, by `PerCpu`; no VCPU is loaded yet.
-    unsafe { CpuLoop::new(tables, &shared.manager, shared.on_end, timer, session).run() }
+    // What the remedies ask for, all CPUs have that were not refused.
+    unsafe {
+        CpuLoop::new(
+            tables,
+            &shared.manager,
+            shared.on_end,
+            timer,
+            shared.remedies,
+            session,
+        )
+        .run()
+    }
 }
 
-/// Puts this CPU into VMX operation, with the extended state of guests switched on.
-fn prepare_cpu(capabilities: &Capabilities) {
+/// What this CPU says of its flaws and remedies.
+fn processor() -> Processor {
+    Processor::new(crate::cpuid::host, arch_capabilities())
+}
+
+/// Puts this CPU into VMX operation, with the extended state of guests switched on, and the remedies
+/// that stay.
+fn prepare_cpu(capabilities: &Capabilities, remedies: Remedies) {
+    // SAFETY: this CPU says that it has what is asked for, as the boot CPU does. Its TSS has a stack for
+    // machine checks.
+    unsafe {
+        remedies.prepare_cpu();
+        machine_check::enable();
+    }
     let has_xsave = raw_cpuid::CpuId::new()
         .get_feature_info()
         .is_some_and(|features| features.has_xsave());
@@ -246,24 +324,30 @@ fn prepare_cpu(capabilities: &Capabilities) {
     }
 }
 
+/// IA32_ARCH_CAPABILITIES of this CPU; zero if it does not exist.
+fn arch_capabilities() -> u64 {
+    let has_it = Leaf7Edx::from_bits_retain(crate::cpuid::host(7, 0).edx)
+        .contains(Leaf7Edx::ARCH_CAPABILITIES);
+    if has_it {
+        // SAFETY: CPUID says that it exists.
+        unsafe { vmx::msr::read(IA32_ARCH_CAPABILITIES) }
+    } else {
+        0
+    }
+}
+
 /// What guests are told of this CPU's MSRs.
 fn host_msrs() -> HostMsrs {
-    let has_arch_capabilities = Leaf7Edx::from_bits_retain(crate::cpuid::host(7, 0).edx)
-        .contains(Leaf7Edx::ARCH_CAPABILITIES);
-    // SAFETY: IA32_BIOS_SIGN_ID exists on every CPU with VMX, IA32_ARCH_CAPABILITIES where
-    // CPUID says so. CPUID leaf 1 loads the revision after a write of zero (SDM vol. 3A,
-    // 10.11.7.1).
-    unsafe {
+    // SAFETY: IA32_BIOS_SIGN_ID exists on every CPU with VMX. CPUID leaf 1 loads the revision after a
+    // write of zero (SDM vol. 3A, 10.11.7.1).
+    let revision = unsafe {
         vmx::msr::write(IA32_BIOS_SIGN_ID, 0);
         let _ = crate::cpuid::host(1, 0);
-        HostMsrs {
-            microcode_revision: (vmx::msr::read(IA32_BIOS_SIGN_ID) >> 32) as u32,
-            arch_capabilities: if has_arch_capabilities {
-                vmx::msr::read(IA32_ARCH_CAPABILITIES)
-            } else {
-                0
-            },
-        }
+        vmx::msr::read(IA32_BIOS_SIGN_ID)
+    };
+    HostMsrs {
+        microcode_revision: (revision >> 32) as u32,
+        arch_capabilities: arch_capabilities(),
     }
 }
 

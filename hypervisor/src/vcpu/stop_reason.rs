@@ -8,6 +8,7 @@ use super::backend::EntryFailed;
 use crate::emulate::Unsupported;
 use crate::guest_boot::LoadError;
 use crate::guest_memory::NotRam;
+use crate::machine::machine_check::MachineCheck;
 
 /// What stops a VM. Only the first two kinds are the guest's own wish.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub enum StopReason {
     Stopped,
     /// It was started again, and its guest cannot be loaded.
     NotLoaded(LoadError),
+    /// The hardware failed under the guest.
+    MachineCheck(MachineCheck),
     /// An exception in delivering a double fault.
     TripleFault,
     /// An instruction that touches a device in a way we do not do.
@@ -71,6 +74,7 @@ impl fmt::Display for StopReason {
             Self::DebugExit(code) => write!(f, "debug-exit {code}"),
             Self::Stopped => f.write_str("stopped"),
             Self::NotLoaded(error) => write!(f, "{error}"),
+            Self::MachineCheck(check) => write!(f, "{check}"),
             Self::TripleFault => f.write_str("triple fault"),
             Self::Unsupported(instruction) => write!(f, "{instruction}"),
             Self::NotRam(access) => write!(f, "{access}"),

@@ -11,7 +11,7 @@ use crate::testbed::progress::Step;
 use crate::testbed::{paths, provision};
 
 /// The GRUB modules that booting from the CD takes. By default grub-mkrescue adds hundreds.
-const GRUB_MODULES: &str = "biosdisk boot iso9660 linux multiboot2 normal";
+const GRUB_MODULES: &str = "biosdisk boot iso9660 linux memrw multiboot2 normal";
 
 /// What GRUB boots.
 #[derive(Clone, Debug)]
@@ -24,6 +24,8 @@ pub enum Contents {
         options: String,
         /// Guest kernels and RAM disks.
         modules: Vec<Module>,
+        /// What GRUB does last, line by line in its script language.
+        before_boot: Vec<String>,
     },
     /// A Linux on the bare machine, without tarpit: what overheads are measured against.
     Linux {
@@ -58,10 +60,14 @@ impl Contents {
                 tarpit,
                 options,
                 modules,
+                before_boot,
             } => {
                 load("multiboot2", tarpit.as_path(), "tarpit", options);
                 for (index, Module { file, command_line }) in modules.iter().enumerate() {
                     load("module2", file, &format!("module{index}"), command_line);
+                }
+                for line in before_boot {
+                    let _ = writeln!(script, "{line}");
                 }
             }
             Self::Linux {
@@ -135,6 +141,7 @@ mod tests {
                 guest.kernel(Path::new("vmlinuz")),
                 Module::initrd(Path::new("i"), "debian"),
             ],
+            before_boot: vec!["write_dword 0xfee00080 0xf0".to_owned()],
         };
         let (files, script) = contents.lay_out();
         assert_eq!(
@@ -142,6 +149,7 @@ mod tests {
             "multiboot2 /boot/tarpit loglevel=info on-end=stay\n\
              module2 /boot/module0 kernel vm=debian mem=256M vcpus=1 -- console=ttyS0\n\
              module2 /boot/module1 initrd vm=debian\n\
+             write_dword 0xfee00080 0xf0\n\
              boot\n"
         );
         assert_eq!(files.len(), 3);

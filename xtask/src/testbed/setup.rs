@@ -46,6 +46,7 @@ pub struct Setup {
     loader: Loader,
     options: String,
     modules: Vec<Module>,
+    before_boot: Vec<String>,
 }
 
 impl Setup {
@@ -59,6 +60,7 @@ impl Setup {
             loader: Loader::Grub,
             options: String::new(),
             modules: Vec::new(),
+            before_boot: Vec::new(),
         }
     }
 
@@ -99,6 +101,14 @@ impl Setup {
             }
             self.options.push_str(word);
         }
+        self
+    }
+
+    /// With one more line of GRUB's script language, which GRUB carries out right before it boots:
+    /// `write_dword ADDRESS VALUE`, for instance, leaves a device as firmware might.
+    #[must_use]
+    pub fn before_boot(mut self, line: &str) -> Self {
+        self.before_boot.push(line.to_owned());
         self
     }
 
@@ -158,6 +168,7 @@ impl Setup {
             tarpit: build::all()?.tarpit.clone(),
             options: self.options.clone(),
             modules: self.modules.clone(),
+            before_boot: self.before_boot.clone(),
         };
         image::make(&self.name, &contents, output)
     }

@@ -2,7 +2,7 @@
 
 use super::PerCpu;
 use super::trap::{TrapFrame, name};
-use crate::machine::{paging, power, serial};
+use crate::machine::{fatal, paging};
 use arch::{ExceptionVector, PageFaultErrorCode};
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -17,17 +17,15 @@ const STACK_WORDS: u64 = 16;
 /// A dump is under way; an exception within it must not start another.
 static DUMPING: AtomicBool = AtomicBool::new(false);
 
-/// Writes a register dump to the serial console and halts this CPU.
+/// Reports the exception with a register dump, as a fatal error.
 pub(super) fn fatal_trap(frame: &TrapFrame) -> ! {
     if DUMPING.swap(true, Ordering::Relaxed) {
-        serial::emergency_print(format_args!(
-            "tarpit: exception {} at {:#x} while dumping another, or on another CPU\n",
+        fatal::report(format_args!(
+            "tarpit: exception {} at {:#x} while dumping another\n",
             frame.vector, frame.rip
-        ));
-        power::halt()
+        ))
     }
-    serial::emergency_print(format_args!("{}", Dump(frame)));
-    power::halt()
+    fatal::report(format_args!("{}", Dump(frame)))
 }
 
 struct Dump<'a>(&'a TrapFrame);

@@ -6,7 +6,7 @@ pub mod idt;
 pub mod stack;
 pub mod trap;
 
-use super::local_apic::LocalApic;
+use super::local_apic::LocalApicAccess;
 use super::memory::OutOfMemory;
 use alloc::boxed::Box;
 use gdt::DescriptorTables;
@@ -29,7 +29,7 @@ pub struct PerCpu {
     /// Its local APIC's ID.
     pub apic_id: u32,
     /// How its local APIC's registers are reached.
-    pub local_apic: LocalApic,
+    pub(super) local_apic: LocalApicAccess,
     tables: DescriptorTables,
     /// The page under the stack that this CPU normally runs on.
     stack_guard: u64,
@@ -65,7 +65,7 @@ impl PerCpu {
             this: core::ptr::null(),
             index,
             apic_id: apic_id(),
-            local_apic: LocalApic::of_this_cpu(),
+            local_apic: LocalApicAccess::of_this_cpu(),
             tables: DescriptorTables::new([
                 stacks.nmi.top(),
                 stacks.double_fault.top(),
@@ -104,7 +104,7 @@ impl PerCpu {
     }
 
     /// As [`PerCpu::current`], for fault reports: `None` where it is not set up yet.
-    fn try_current() -> Option<&'static Self> {
+    pub(super) fn try_current() -> Option<&'static Self> {
         let base = GsBase::read();
         // SAFETY: a GS base that is not zero is one that `init` wrote.
         (!base.is_null()).then(|| unsafe { &*base.as_ptr() })
@@ -145,7 +145,7 @@ impl PerCpu {
 }
 
 // SAFETY: `this` is the only reason why it is not automatic, and it only ever points to the
-// value itself. Nothing in a PerCpu changes after `init`.
+// value itself. Nothing in a PerCpu changes after `init` but atomics.
 unsafe impl Sync for PerCpu {}
 
 /// The local APIC ID of the CPU that runs this: all 32 bits where CPUID tells them.

@@ -1,8 +1,9 @@
-//! Exceptions and interrupts of the host: to a hook where one is set, else to a register
-//! dump and a halt.
+//! Exceptions and interrupts of the host: to a hook where one is set. An exception without one ends in
+//! a register dump and a halt; an interrupt without one is counted, and has no other effect.
 
 use super::dump;
 use super::idt::VECTORS;
+use crate::machine::stray;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 /// What an entry stub leaves on the stack: the general registers, the vector, and what the
@@ -44,7 +45,7 @@ pub type Hook = fn(&mut TrapFrame);
 /// Hooks as addresses; 0 is none.
 static HOOKS: [AtomicUsize; VECTORS] = [const { AtomicUsize::new(0) }; VECTORS];
 
-/// Sets what is called on all CPUs when `vector` strikes, or lets it be fatal again.
+/// Sets what is called on all CPUs when `vector` strikes, or with `None` nothing again.
 pub fn set_hook(vector: u8, hook: Option<Hook>) {
     let address = hook.map_or(0, |hook| hook as usize);
     HOOKS[usize::from(vector)].store(address, Ordering::Release);
@@ -56,6 +57,10 @@ pub(super) extern "C" fn handle(frame: &mut TrapFrame) {
         .get(frame.vector as usize)
         .map_or(0, |hook| hook.load(Ordering::Acquire));
     if address == 0 {
+        if frame.vector >= stray::FIRST_INTERRUPT {
+            stray::take(frame.vector as u8);
+            return;
+        }
         dump::fatal_trap(frame);
     }
     // SAFETY: not zero, so it is a `Hook` stored by `set_hook`.
@@ -88,7 +93,7 @@ pub const fn name(vector: u64) -> &'static str {
         20 => "#VE virtualization exception",
         21 => "#CP control protection exception",
         9 | 15 | 22..=31 => "reserved exception",
-        _ => "external interrupt without a handler",
+        _ => "external interrupt",
     }
 }
 

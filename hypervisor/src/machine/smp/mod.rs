@@ -11,6 +11,8 @@
 //! at its end is the first that unblocks NMIs. GS base is the CPU's own at all times in root
 //! mode, so there is no moment at which it could find another one.
 
+mod stop;
+pub mod threads;
 mod trampoline;
 pub mod tsc_sync;
 
@@ -28,6 +30,8 @@ use devices::time::Hertz;
 use spin::{Mutex, Once};
 use tsc_sync::{Comparison, Skew};
 use vmx::addr::PAGE_SIZE;
+
+pub use stop::{note_task, others, stop_others};
 
 /// The most CPUs that are used.
 pub const MAX_CPUS: usize = 64;
@@ -53,7 +57,8 @@ fn on_kick(_: &mut TrapFrame) {
     LocalApic::current().end_interrupt();
 }
 
-fn on_nmi(_: &mut TrapFrame) {
+fn on_nmi(frame: &mut TrapFrame) {
+    stop::stop_if_asked(frame);
     NMIS.fetch_add(1, Ordering::Relaxed);
 }
 

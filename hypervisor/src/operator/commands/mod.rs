@@ -12,6 +12,7 @@ use super::error::CommandError;
 mod attach;
 mod find;
 mod help;
+mod host;
 mod pause;
 mod pin;
 mod ps;
@@ -31,6 +32,7 @@ mod vms;
 pub static COMMANDS: &[&Command] = &[
     &help::COMMAND,
     &vms::COMMAND,
+    &host::COMMAND,
     &ps::COMMAND,
     &suppress::COMMAND,
     &targets::COMMAND,

@@ -191,6 +191,21 @@ fn exits_are_counted_by_reason_over_all_vcpus() {
 }
 
 #[test]
+fn the_host_is_shown_as_it_was_found_and_as_it_is() {
+    let mut host = Host::new();
+    assert_eq!(
+        host.answer("host"),
+        "SUBJECT                    STATE\n\
+         cpus                       2 of 2\n\
+         meltdown                   not affected\n\
+         nmis                       7\n"
+    );
+    let lines = objects(&host.answer("host --json"));
+    assert_eq!(lines[1]["subject"], "meltdown");
+    assert_eq!(lines[1]["state"], "not affected");
+}
+
+#[test]
 fn every_command_explains_itself() {
     let mut host = Host::new();
     let overview = host.answer("help");

@@ -18,7 +18,9 @@ use crate::ids::VmId;
 use crate::machine::host_time::host_now;
 use crate::manager::VmManager;
 use crate::manager::factory::{CreateError, Load, NewVm, VmFactory};
-use crate::operator::{GuestOutput, HostClock, PowerOff, SerialLine, Session, Terminal};
+use crate::operator::{
+    Fact, GuestOutput, HostClock, HostFacts, PowerOff, SerialLine, Session, Terminal,
+};
 use crate::scheduler::idle_vcpu::IdleVcpu;
 use crate::scheduler::{Runnable, Scheduler, Settings};
 use crate::suppression::address_space::{Root, RootFormat};
@@ -133,6 +135,17 @@ fn config(name: &str, vcpus: u32) -> VmConfig<'static> {
     }
 }
 
+/// What is known of the machine.
+fn facts() -> HostFacts {
+    HostFacts {
+        found: alloc::vec![
+            Fact::new("cpus", "2 of 2"),
+            Fact::new("meltdown", "not affected"),
+        ],
+        now: || alloc::vec![Fact::new("nmis", "7")],
+    }
+}
+
 /// The machine, and the operator's session.
 pub(super) struct Host {
     pub line: Arc<Line>,
@@ -169,7 +182,7 @@ impl Host {
         Self {
             line,
             vms: VmManager::new(Box::new(factory), scheduler, configs),
-            session: Session::open(terminal),
+            session: Session::open(terminal, facts()),
         }
     }
 

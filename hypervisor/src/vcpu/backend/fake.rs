@@ -22,6 +22,7 @@ use crate::emulate::Cpu;
 use crate::guest_boot::EntryState;
 use crate::guest_paging::PagingRegisters;
 use crate::machine::host_time::{fake as host_clock, host_now};
+use crate::machine::machine_check::MachineCheck;
 use crate::task_switch::TaskCpu;
 use crate::vcpu::HostCpu;
 
@@ -293,6 +294,14 @@ impl GuestCpu for FakeCpu {
     fn take_host_interrupt(&mut self) {}
 
     fn take_host_nmi(&mut self) {}
+
+    fn take_host_machine_check(&mut self) -> MachineCheck {
+        MachineCheck::NONE
+    }
+
+    fn show_cr4(&mut self, visible: u64) {
+        self.cr4 = visible;
+    }
 
     fn interrupted_delivery(&self) -> Option<Event> {
         self.interrupted

@@ -25,6 +25,7 @@ use vmx::event::Event;
 use super::HostCpu;
 use crate::emulate::{AccessRights, SegmentRegister};
 use crate::guest_boot::EntryState;
+use crate::machine::machine_check::MachineCheck;
 use crate::task_switch::TaskCpu;
 use exit::Exit;
 
@@ -166,6 +167,9 @@ pub trait GuestCpu: TaskCpu + Send {
     /// Takes the NMI of the host's that has ended the guest's stay.
     fn take_host_nmi(&mut self);
 
+    /// Takes the machine check that has ended the guest's stay, and tells what it was.
+    fn take_host_machine_check(&mut self) -> MachineCheck;
+
     // Events.
 
     /// The event whose delivery the last exit interrupted, if any.
@@ -208,6 +212,9 @@ pub trait GuestCpu: TaskCpu + Send {
 
     /// Sets CR0: as the guest reads it, and as the processor has it.
     fn set_cr0(&mut self, visible: u64, real: u64);
+
+    /// Sets CR4 as the guest reads it, where that may differ from what the processor has.
+    fn show_cr4(&mut self, visible: u64);
 
     /// Sets IA32_EFER.
     fn set_efer(&mut self, efer: u64);

@@ -27,10 +27,11 @@ impl<C: GuestCpu> Vcpu<C> {
                 self.observer.loaded_cr3 = Some(value);
                 self.write_cr3(value)
             }
-            // CR4 exits only for bits that the guest is not to have, CR8 only for values
-            // that the processor has checked... and never with the TPR shadow.
-            ControlRegisterAccess::Write { register: 4, .. } => {
-                self.raise(Event::GENERAL_PROTECTION)
+            // CR8 exits only for values that the processor has checked... and never with the
+            // TPR shadow.
+            ControlRegisterAccess::Write { register: 4, gpr } => {
+                let value = self.operand(gpr);
+                self.write_cr4(value)
             }
             ControlRegisterAccess::Write { .. } | ControlRegisterAccess::Read { .. } => {
                 Err(self.unexpected_exit())
@@ -89,6 +90,20 @@ impl<C: GuestCpu> Vcpu<C> {
         Ok(())
     }
 
+    /// CR4 exits only for bits that the guest is not to have, and for MCE, which it has in name only: it
+    /// is set whatever the guest does, or else an error of the hardware would shut the machine down.
+    fn write_cr4(&mut self, value: u64) -> Result<(), StopReason> {
+        const MCE: u64 = Cr4Flags::MACHINE_CHECK_EXCEPTION.bits();
+        let allowed = self.vm.cpuid.limits().cr4;
+        let visible = self.cpu.cr4();
+        if value & !allowed != 0 || (value ^ visible) & MCE == 0 {
+            return self.raise(Event::GENERAL_PROTECTION);
+        }
+        // The processor executes the instruction again, and checks all else itself.
+        self.cpu.show_cr4(visible ^ MCE);
+        Ok(())
+    }
+
     fn write_cr3(&mut self, value: u64) -> Result<(), StopReason> {
         let cr4 = self.cpu.cr4();
         let long = self.cpu.efer() & EferFlags::LONG_MODE_ACTIVE.bits() != 0;
@@ -121,5 +136,48 @@ impl<C: GuestCpu> Vcpu<C> {
             self.cpu.set_pdptes(pdptes);
         }
         pdptes.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arch::Cr4Flags;
+    use vmx::event::Event;
+
+    use crate::vcpu::backend::exit::{ControlRegisterAccess, Exit};
+    use crate::vcpu::backend::fake::Stay;
+    use crate::vcpu::fixture::vcpu;
+
+    const MCE: u64 = Cr4Flags::MACHINE_CHECK_EXCEPTION.bits();
+    const PAE: u64 = Cr4Flags::PHYSICAL_ADDRESS_EXTENSION.bits();
+
+    #[test]
+    fn a_guest_sees_machine_checks_switched_on_and_off_and_the_processor_does_the_rest() {
+        let mut vcpu = vcpu();
+        vcpu.cpu.gprs[3] = PAE | MCE;
+        let rip = vcpu.cpu.rip;
+        let write = Exit::ControlRegister(ControlRegisterAccess::Write {
+            register: 4,
+            gpr: 3,
+        });
+        vcpu.then(Stay::until(10, write));
+        let entry = vcpu.entry_after_script();
+        assert_eq!(entry.event, None);
+        assert_eq!(vcpu.cpu.cr4, PAE | MCE);
+        assert_eq!(vcpu.cpu.rip, rip, "the instruction is executed again");
+    }
+
+    #[test]
+    fn a_bit_of_cr4_that_the_guest_does_not_have_is_refused() {
+        let mut vcpu = vcpu();
+        vcpu.cpu.gprs[3] = PAE | MCE | Cr4Flags::VIRTUAL_MACHINE_EXTENSIONS.bits();
+        let write = Exit::ControlRegister(ControlRegisterAccess::Write {
+            register: 4,
+            gpr: 3,
+        });
+        vcpu.then(Stay::until(10, write));
+        let entry = vcpu.entry_after_script();
+        assert_eq!(entry.event, Some(Event::GENERAL_PROTECTION));
+        assert_eq!(vcpu.cpu.cr4, PAE);
     }
 }

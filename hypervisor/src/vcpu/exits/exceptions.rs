@@ -22,6 +22,9 @@ impl<C: GuestCpu> Vcpu<C> {
             return Ok(());
         };
         let event = exception.event;
+        if event.vector == ExceptionVector::MachineCheck as u8 {
+            return Err(StopReason::MachineCheck(self.cpu.take_host_machine_check()));
+        }
         if event.vector == ExceptionVector::Debug as u8 {
             self.reflect_debug_exception(event.kind, exception.debug_causes);
         }
@@ -59,5 +62,41 @@ impl<C: GuestCpu> Vcpu<C> {
         self.cpu.set_gpr(RAX, NO_SUCH_HYPERCALL);
         self.cpu.skip_instruction();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arch::ExceptionVector;
+    use devices::time::HostTicks;
+    use vmx::event::{Event, EventKind};
+
+    use crate::machine::machine_check::MachineCheck;
+    use crate::vcpu::backend::exit::{Exit, InterceptedException};
+    use crate::vcpu::backend::fake::Stay;
+    use crate::vcpu::fixture::vcpu;
+    use crate::vcpu::{RunExit, StopReason};
+
+    #[test]
+    fn a_machine_check_ends_the_guest_that_it_strikes() {
+        let mut vcpu = vcpu();
+        let event = Event {
+            vector: ExceptionVector::MachineCheck as u8,
+            kind: EventKind::HardwareException,
+            error_code: None,
+            instruction_length: 0,
+        };
+        vcpu.then(Stay::until(
+            10,
+            Exit::Exception(InterceptedException {
+                event,
+                nmi_unblocked: false,
+                debug_causes: 0,
+            }),
+        ));
+        assert_eq!(
+            vcpu.run(HostTicks(u64::MAX)),
+            RunExit::Stopped(StopReason::MachineCheck(MachineCheck::NONE))
+        );
     }
 }

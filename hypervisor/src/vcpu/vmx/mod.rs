@@ -33,6 +33,7 @@ use super::live_state::{self, LiveState};
 use crate::guest_boot::EntryState;
 use crate::guest_paging::PagingRegisters;
 use crate::machine::cpu;
+use crate::machine::machine_check::{self, MachineCheck};
 use crate::vm::Vm;
 
 /// Pending debug exceptions: BS, a single step, where DR6 has it (SDM vol. 3C, table 25-4).
@@ -230,6 +231,10 @@ impl GuestCpu for VmxCpu {
         cpu::take_pending_nmi();
     }
 
+    fn take_host_machine_check(&mut self) -> MachineCheck {
+        machine_check::take_from_guest()
+    }
+
     #[inline]
     fn interrupted_delivery(&self) -> Option<Event> {
         let information = self.vmcs.read(fields::IDT_VECTORING_INFORMATION);
@@ -314,6 +319,10 @@ impl GuestCpu for VmxCpu {
     fn set_cr0(&mut self, visible: u64, real: u64) {
         self.vmcs.write(fields::GUEST_CR0, real);
         self.vmcs.write(fields::CR0_READ_SHADOW, visible);
+    }
+
+    fn show_cr4(&mut self, visible: u64) {
+        self.vmcs.write(fields::CR4_READ_SHADOW, visible);
     }
 
     fn set_efer(&mut self, efer: u64) {

@@ -20,8 +20,10 @@ const INTERCEPTED_EXCEPTIONS: u32 = 1 << ExceptionVector::AlignmentCheck as u8
     | 1 << ExceptionVector::Debug as u8
     | 1 << ExceptionVector::MachineCheck as u8;
 
-/// CR4.VMXE, which is fixed to one in VMX operation.
-const VMXE: u64 = Cr4Flags::VIRTUAL_MACHINE_EXTENSIONS.bits();
+/// CR4 bits that are one whatever a guest does: VMXE, which is fixed in VMX operation, and MCE, without
+/// which an error of the hardware shuts the machine down.
+const CR4_HOST_VALUE: u64 = Cr4Flags::VIRTUAL_MACHINE_EXTENSIONS.bits() | MCE;
+const MCE: u64 = Cr4Flags::MACHINE_CHECK_EXCEPTION.bits();
 
 /// The control vectors that a VCPU starts with.
 pub(super) fn controls(capabilities: &Capabilities) -> Controls {
@@ -83,7 +85,7 @@ pub(super) fn initialize(
     vmcs.write(fields::CR3_TARGET_COUNT, 0);
     vmcs.write(fields::TPR_THRESHOLD, 0);
     vmcs.write(fields::CR0_GUEST_HOST_MASK, CR0_HOST_OWNED | !0xffff_ffff);
-    vmcs.write(fields::CR4_GUEST_HOST_MASK, !cr4_allowed);
+    vmcs.write(fields::CR4_GUEST_HOST_MASK, !cr4_allowed | MCE);
     vmcs.write(fields::TSC_OFFSET, 0);
     if capabilities.tsc_scaling() {
         vmcs.write(fields::TSC_MULTIPLIER, devices::clock::Rate::ONE.bits());
@@ -116,7 +118,7 @@ impl VmxCpu {
         self.set_efer(state.efer);
         let vmcs = &mut self.vmcs;
         vmcs.write(fields::GUEST_CR3, state.cr3);
-        vmcs.write(fields::GUEST_CR4, state.cr4 | VMXE);
+        vmcs.write(fields::GUEST_CR4, state.cr4 | CR4_HOST_VALUE);
         vmcs.write(fields::CR4_READ_SHADOW, state.cr4);
         vmcs.write(fields::GUEST_RIP, state.rip);
         vmcs.write(fields::GUEST_RSP, 0);
@@ -147,7 +149,7 @@ impl VmxCpu {
         self.set_efer(0);
         let vmcs = &mut self.vmcs;
         vmcs.write(fields::GUEST_CR3, 0);
-        vmcs.write(fields::GUEST_CR4, VMXE);
+        vmcs.write(fields::GUEST_CR4, CR4_HOST_VALUE);
         vmcs.write(fields::CR4_READ_SHADOW, 0);
         vmcs.write(fields::GUEST_RFLAGS, reset::RFLAGS);
         vmcs.write(fields::GUEST_RSP, 0);

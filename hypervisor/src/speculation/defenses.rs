@@ -1,0 +1,203 @@
+//! What is done about the issues that a processor has.
+
+use core::fmt;
+
+use arch::cpuid::{Leaf7Edx, Leaf7Sub2Edx};
+use arch::msr::{ArchCapabilities as Says, McuOptCtrl, SpecCtrl};
+
+use super::{Issue, Processor};
+use crate::machine::speculation::Remedies;
+
+/// How much a processor is kept from, for tenants' sake, and by what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Defenses {
+    processor: Processor,
+    remedies: Remedies,
+    one_thread_a_core: bool,
+    /// IA32_MCU_OPT_CTRL, as found.
+    mcu_opt_ctrl: McuOptCtrl,
+}
+
+/// What there is to say of an issue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// The processor does not have it.
+    NotAffected,
+    /// What is done keeps tenants apart.
+    Mitigated(&'static str),
+    /// Something is left open.
+    Vulnerable(&'static str),
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotAffected => f.write_str("not affected"),
+            Self::Mitigated(how) => write!(f, "mitigated: {how}"),
+            Self::Vulnerable(why) => write!(f, "vulnerable: {why}"),
+        }
+    }
+}
+
+/// Nothing can be done without it.
+const NO_MICROCODE: &str = "no microcode";
+
+impl Defenses {
+    /// Decides what to do on `processor`. `one_thread_a_core` says that of the threads of a core at
+    /// most one is used; `mcu_opt_ctrl` is IA32_MCU_OPT_CTRL, empty if it does not exist.
+    #[must_use]
+    pub fn new(processor: Processor, one_thread_a_core: bool, mcu_opt_ctrl: McuOptCtrl) -> Self {
+        let has = |feature| processor.leaf7_edx.contains(feature);
+        let needs = |issues: &[Issue]| issues.iter().any(|issue| processor.has(*issue));
+        let mut spec_ctrl = SpecCtrl::empty();
+        if processor.says(Says::IBRS_ALL) {
+            spec_ctrl |= SpecCtrl::IBRS;
+        }
+        if needs(&[Issue::BranchHistoryInjection])
+            && processor.leaf7_2_edx.contains(Leaf7Sub2Edx::BHI_CTRL)
+        {
+            spec_ctrl |= SpecCtrl::BHI_DIS_S;
+        }
+        if !has(Leaf7Edx::IBRS_IBPB) {
+            spec_ctrl = SpecCtrl::empty();
+        }
+        let remedies = Remedies {
+            spec_ctrl,
+            disable_tsx: processor.says(Says::TSX_CTRL),
+            branch_barrier: has(Leaf7Edx::IBRS_IBPB),
+            clear_buffers: has(Leaf7Edx::MD_CLEAR)
+                && needs(&[
+                    Issue::MicroarchitecturalDataSampling,
+                    Issue::TsxAsynchronousAbort,
+                    Issue::MmioStaleData,
+                    Issue::RegisterFileDataSampling,
+                ]),
+            flush_l1d: has(Leaf7Edx::L1D_FLUSH)
+                && needs(&[Issue::L1TerminalFault])
+                && !processor.says(Says::SKIP_L1DFL_VMENTRY),
+        };
+        Self {
+            processor,
+            remedies,
+            one_thread_a_core,
+            mcu_opt_ctrl,
+        }
+    }
+
+    /// Returns what its CPUs are made to do.
+    #[must_use]
+    pub const fn remedies(&self) -> Remedies {
+        self.remedies
+    }
+
+    /// Returns what there is to say of `issue`.
+    #[must_use]
+    pub fn status(&self, issue: Issue) -> Status {
+        if !self.processor.has(issue) {
+            return Status::NotAffected;
+        }
+        let says = |what| self.processor.says(what);
+        let remedies = self.remedies;
+        match issue {
+            Issue::SpectreV1 => Status::Vulnerable("bounds checks do not hold speculation back"),
+            Issue::SpectreV2 => match (remedies.branch_barrier, self.has_enhanced_ibrs()) {
+                (true, true) => {
+                    Status::Mitigated("enhanced IBRS in the host; IBPB at a change of VM")
+                }
+                (true, false) => Status::Vulnerable("IBPB at a change of VM, but no IBRS at exits"),
+                (false, _) => Status::Vulnerable(NO_MICROCODE),
+            },
+            Issue::Meltdown => Status::Mitigated("guests share no page tables with the host"),
+            Issue::SpeculativeStoreBypass => {
+                Status::Vulnerable("guests cannot switch it off for their processes")
+            }
+            Issue::L1TerminalFault => {
+                let flushed = match (remedies.flush_l1d, says(Says::SKIP_L1DFL_VMENTRY)) {
+                    (true, _) => "L1D flush at a change of VM",
+                    (false, true) => "L1D flush by the hypervisor below",
+                    (false, false) => return Status::Vulnerable(NO_MICROCODE),
+                };
+                self.if_one_thread_a_core(flushed)
+            }
+            Issue::MicroarchitecturalDataSampling => self.buffers_cleared(),
+            Issue::TsxAsynchronousAbort if remedies.disable_tsx => {
+                Status::Mitigated("TSX switched off")
+            }
+            Issue::TsxAsynchronousAbort => self.buffers_cleared(),
+            Issue::ItlbMultihit => {
+                Status::Vulnerable("guests execute in large pages: one can stop the machine")
+            }
+            Issue::SpecialRegisterBufferDataSampling => {
+                if remedies.disable_tsx && says(Says::MDS_NO) {
+                    return Status::Mitigated("TSX switched off");
+                }
+                let mended = self.processor.leaf7_edx.contains(Leaf7Edx::SRBDS_CTRL)
+                    && !self.mcu_opt_ctrl.contains(McuOptCtrl::RNGDS_MITG_DIS);
+                by_microcode(mended)
+            }
+            Issue::MmioStaleData => Status::Mitigated("guests reach no device of the machine"),
+            Issue::Retbleed => {
+                if self.has_enhanced_ibrs() {
+                    Status::Mitigated("enhanced IBRS in the host")
+                } else {
+                    Status::Vulnerable("no IBRS at exits")
+                }
+            }
+            Issue::RegisterFileDataSampling => {
+                if says(Says::RFDS_CLEAR) {
+                    self.buffers_cleared()
+                } else {
+                    Status::Vulnerable(NO_MICROCODE)
+                }
+            }
+            Issue::GatherDataSampling => {
+                let mended =
+                    says(Says::GDS_CTRL) && !self.mcu_opt_ctrl.contains(McuOptCtrl::GDS_MITG_DIS);
+                by_microcode(mended)
+            }
+            Issue::BranchHistoryInjection => {
+                if remedies.spec_ctrl.contains(SpecCtrl::BHI_DIS_S) {
+                    Status::Mitigated("BHI_DIS_S in the host")
+                } else {
+                    Status::Vulnerable("the processor has no BHI_DIS_S")
+                }
+            }
+            Issue::IndirectTargetSelection => {
+                if self.processor.keeps_targets_of_guests_apart() && remedies.branch_barrier {
+                    Status::Mitigated("guests do not reach the host; IBPB at a change of VM")
+                } else {
+                    Status::Vulnerable("indirect branches of the host are not aligned")
+                }
+            }
+        }
+    }
+
+    fn has_enhanced_ibrs(&self) -> bool {
+        self.remedies.spec_ctrl.contains(SpecCtrl::IBRS)
+    }
+
+    fn buffers_cleared(&self) -> Status {
+        if self.remedies.clear_buffers {
+            self.if_one_thread_a_core("VERW at a change of VM")
+        } else {
+            Status::Vulnerable(NO_MICROCODE)
+        }
+    }
+
+    /// What a core's threads share is of no use while another tenant uses it at the same time.
+    const fn if_one_thread_a_core(&self, mitigated: &'static str) -> Status {
+        if self.one_thread_a_core {
+            Status::Mitigated(mitigated)
+        } else {
+            Status::Vulnerable("the threads of a core run different VMs")
+        }
+    }
+}
+
+const fn by_microcode(mended: bool) -> Status {
+    if mended {
+        Status::Mitigated("by microcode")
+    } else {
+        Status::Vulnerable(NO_MICROCODE)
+    }
+}

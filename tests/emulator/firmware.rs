@@ -1,0 +1,35 @@
+//! What firmware and boot loaders leave behind.
+
+use anyhow::{Context, Result, ensure};
+use tests::{Case, tarpit};
+use xtask::testbed::module::Guest;
+
+/// A timer of the local APIC that is about to strike, an input of the I/O APIC that the PIT drives, a
+/// priority that keeps interrupts out: the guest runs, and the host sleeps, wakes and answers.
+pub(crate) fn what_it_leaves_armed_has_no_effect(case: &Case) -> Result<()> {
+    let mut session = tarpit(case)?
+        .kernel("triple_fault", &Guest::new("web"))?
+        // Divide by 1, vector 30H, not masked, in 5 million ticks.
+        .before_boot("write_dword 0xfee003e0 0xb")
+        .before_boot("write_dword 0xfee00320 0x30")
+        .before_boot("write_dword 0xfee00380 5000000")
+        // Input 2: vector 68H, not masked.
+        .before_boot("write_dword 0xfec00000 0x14")
+        .before_boot("write_dword 0xfec00010 0x68")
+        .before_boot("write_dword 0xfee00080 0xf0")
+        .boot()?;
+    session.wait_for("I/O APIC at 0xfec00000: 1 inputs were open, and are masked\n")?;
+    session.wait_for("vm web ended: triple fault")?;
+    // No CPU has anything to do any more.
+    let facts = session.query("host")?;
+    let state = |subject: &str| {
+        let fact = facts.iter().find(|fact| fact["subject"] == subject);
+        fact.with_context(|| format!("nothing on {subject} in {facts:?}"))
+    };
+    ensure!(state("nmis")?["state"] == "0", "{facts:?}");
+    state("stray-interrupts")?;
+    // Bochs's Skylake-X knows of no remedy.
+    let mds = &state("mds")?["state"];
+    ensure!(*mds == "vulnerable: no microcode", "{mds}");
+    Ok(())
+}
