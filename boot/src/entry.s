@@ -13,6 +13,8 @@
 
 .set CPUID_LONG_MODE, 1 << 29
 
+.set UART_SETTINGS, 6        # pairs in uart_settings
+
 .set PTE_TABLE, 0x3     # present, writable
 .set PTE_LARGE, 0x83    # present, writable, 2 MiB page
 
@@ -103,9 +105,17 @@ multiboot_entry:
     push eax
     retf
 
-# No 64-bit mode: say so on COM1, as set up by the firmware, in the form that all fatal
-# errors have; then halt.
+# No 64-bit mode: say so on COM1, in the form that all fatal errors have; then halt.
 no_long_mode:
+    # 115200 baud, 8 data bits, no parity, 1 stop bit: pairs of a register and its value.
+    mov esi, offset uart_settings
+    mov ecx, UART_SETTINGS
+3:  movzx edx, byte ptr [esi]
+    add edx, 0x3f8
+    mov al, byte ptr [esi + 1]
+    out dx, al
+    add esi, 2
+    loop 3b
     mov esi, offset no_long_mode_message
     mov dx, 0x3fd                   # line status register
 1:  in al, dx
@@ -134,6 +144,13 @@ long_mode:
 boot_gdt_pointer:
     .short BOOT_GDT_LIMIT
     .long boot_gdt
+uart_settings:
+    .byte 3, 0x80                   # line control: the divisor's registers are in front
+    .byte 0, 1                      # divisor, low
+    .byte 1, 0                      # divisor, high
+    .byte 3, 0x03                   # line control: 8 data bits
+    .byte 1, 0                      # no interrupts
+    .byte 4, 0x03                   # modem control: we are there
 no_long_mode_message:
     .asciz "tarpit: fatal: this CPU has no 64-bit mode; use an x86-64 CPU with VMX\r\n"
 

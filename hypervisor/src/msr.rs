@@ -67,6 +67,15 @@ pub struct HostMsrs {
     pub arch_capabilities: u64,
 }
 
+impl HostMsrs {
+    /// Returns whether the TSC-deadline mode of local APICs works, on a CPU with the signature of CPUID
+    /// leaf 1, EAX.
+    #[must_use]
+    pub fn deadline_mode_works(&self, signature: u32) -> bool {
+        microcode::deadline_mode_works(signature, self.microcode_revision)
+    }
+}
+
 /// The MSRs of a VCPU that are state or constants and nothing more.
 #[derive(Clone, Debug)]
 pub struct Msrs {

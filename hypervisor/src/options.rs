@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use log::LevelFilter;
 
+use crate::machine::console_line::ConsoleLine;
 use crate::machine::fatal::OnFatal;
 use crate::machine::pci::Function;
 
@@ -23,6 +24,10 @@ pub enum OnEnd {
 pub struct Options {
     /// `loglevel=error|warn|info|debug`: the least important messages shown.
     pub log_level: LevelFilter,
+    /// `console=com1|com2|com3|com4|0xPORT[,BAUD]`: the serial line of the console.
+    pub console: Option<ConsoleLine>,
+    /// `quiet`: whether log messages are kept for the command `log`, and not shown.
+    pub quiet: bool,
     /// `on-end=stay|poweroff`.
     pub on_end: OnEnd,
     /// `on-fatal=stay|reboot[:SECONDS]`.
@@ -44,6 +49,8 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             log_level: LevelFilter::Info,
+            console: None,
+            quiet: false,
             on_end: OnEnd::Stay,
             on_fatal: OnFatal::Stay,
             virtual_apic: true,
@@ -55,8 +62,12 @@ impl Default for Options {
 }
 
 /// Every option with its values, as shown to the operator.
-const KNOWN: &str = "loglevel=error|warn|info|debug, on-end=stay|poweroff, \
+const KNOWN: &str = "loglevel=error|warn|info|debug, console=com1|com2|com3|com4|0xPORT[,BAUD], \
+     quiet, on-end=stay|poweroff, \
      on-fatal=stay|reboot[:SECONDS], virtual-apic=on|off, tsc-scaling=on|off, smt=on|off, pci-leave=BUS:DEVICE.FUNCTION[,...]";
+
+/// What may stand for a serial line.
+const CONSOLES: &str = "com1|com2|com3|com4|0xPORT[,BAUD]";
 
 /// What may stand for a list of PCI functions.
 const PCI_FUNCTIONS: &str = "a list like 00:1f.2,03:00.0";
@@ -149,6 +160,11 @@ impl Options {
                         _ => return Err(bad_value("error|warn|info|debug")),
                     }
                 }
+                "console" => {
+                    let line = value.parse().map_err(|_| bad_value(CONSOLES))?;
+                    options.console = Some(line);
+                }
+                "quiet" if word == name => options.quiet = true,
                 "on-end" => {
                     options.on_end = match value {
                         "stay" => OnEnd::Stay,
@@ -252,6 +268,22 @@ mod tests {
             let message = parsed(line).unwrap_err().to_string();
             assert!(message.contains("stay|reboot[:SECONDS]"), "{message}");
         }
+    }
+
+    #[test]
+    fn the_console_may_be_on_another_line_and_quiet() {
+        let options = Options::parse("quiet console=com2,9600").unwrap();
+        assert!(options.quiet);
+        assert_eq!(options.console, ConsoleLine::new(0x2f8, 9600));
+        assert_eq!(Options::default().console, None);
+        for line in ["console=", "console=com9", "console=tty0"] {
+            let message = Options::parse(line).unwrap_err().to_string();
+            assert!(
+                message.contains(line) && message.contains("com1|com2"),
+                "{message}"
+            );
+        }
+        assert!(Options::parse("loglevel=info quiet=yes").is_err());
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! kernel vm=NAME [mem=SIZE] [vcpus=N] [pin=CPU,...] [weight=N] [cap=PERCENT]
-//!        [suppress-policy=bounded|paper] [suppress-lead=MS[,MS]] [-- COMMAND LINE]
+//!        [suppress-policy=bounded|paper] [suppress-lead=MS[,MS]]
+//!        [on-reset=restart|stop] [on-crash=restart|stop] [-- COMMAND LINE]
 //! initrd vm=NAME
 //! module vm=NAME [-- STRING]
 //! ```
@@ -52,6 +53,25 @@ pub struct GuestModule<'a> {
     pub data: &'a [u8],
 }
 
+/// Whether a VM is started again when its guest ends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RestartPolicy {
+    /// When it resets itself: `on-reset=restart|stop`, by default `restart`.
+    pub after_reset: bool,
+    /// When it does what no guest should, or the hardware fails: `on-crash=restart|stop`, by default
+    /// `stop`.
+    pub after_crash: bool,
+}
+
+impl Default for RestartPolicy {
+    fn default() -> Self {
+        Self {
+            after_reset: true,
+            after_crash: false,
+        }
+    }
+}
+
 /// A VM as the operator wants it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VmConfig<'a> {
@@ -70,6 +90,8 @@ pub struct VmConfig<'a> {
     pub cap: Option<u32>,
     /// What its targets of suppression get unless the operator says otherwise.
     pub suppression: Defaults,
+    /// Whether it is started again when it ends.
+    pub restart: RestartPolicy,
     /// The kernel image.
     pub kernel: &'a [u8],
     /// The initial RAM disk.
@@ -141,6 +163,14 @@ pub enum Cause {
         /// The most that it can be.
         max: u32,
     },
+    /// Neither of what can become of a VM.
+    #[error("`{option}={value}` is neither `restart` nor `stop`")]
+    BadAction {
+        /// The option.
+        option: &'static str,
+        /// Its value.
+        value: String,
+    },
     /// Not a list of CPUs.
     #[error(
         "`pin={0}` is not a list of CPU numbers: use numbers separated by commas, like `pin=0,1`"
@@ -202,7 +232,7 @@ impl Role {
     const fn options(self) -> &'static str {
         match self {
             Self::Kernel => {
-                "vm=, mem=, vcpus=, pin=, weight=, cap=, suppress-policy=, suppress-lead= (guest's options follow ` -- `)"
+                "vm=, mem=, vcpus=, pin=, weight=, cap=, suppress-policy=, suppress-lead=, on-reset=, on-crash= (guest's options follow ` -- `)"
             }
             Self::Initrd | Self::Module => "vm= only",
         }
@@ -328,6 +358,8 @@ struct Description {
     weight: Option<u32>,
     cap: Option<u32>,
     suppression: Defaults,
+    on_reset: Option<bool>,
+    on_crash: Option<bool>,
     guest_string: String,
 }
 
@@ -348,6 +380,7 @@ impl Description {
         let mut vm = None;
         let (mut memory, mut vcpus, mut pins, mut weight, mut cap) = (None, None, None, None, None);
         let (mut policy, mut lead) = (None, None);
+        let (mut on_reset, mut on_crash) = (None, None);
         for word in words {
             let (option, value) = word.split_once('=').unwrap_or((word, ""));
             match (role, option) {
@@ -381,6 +414,12 @@ impl Description {
                 (Role::Kernel, "suppress-lead") => {
                     set(&mut lead, "suppress-lead", lead_bounds(value)?)?;
                 }
+                (Role::Kernel, "on-reset") => {
+                    set(&mut on_reset, "on-reset", restarts("on-reset", value)?)?;
+                }
+                (Role::Kernel, "on-crash") => {
+                    set(&mut on_crash, "on-crash", restarts("on-crash", value)?)?;
+                }
                 _ => {
                     return Err(Cause::UnknownOption {
                         option: word.to_owned(),
@@ -404,6 +443,8 @@ impl Description {
                 policy: policy.unwrap_or_default(),
                 bounds: lead.unwrap_or_default(),
             },
+            on_reset,
+            on_crash,
             guest_string: guest_string.to_owned(),
         })
     }
@@ -420,6 +461,7 @@ impl Description {
                 vcpus,
             });
         }
+        let default = RestartPolicy::default();
         Ok(VmConfig {
             name: self.vm,
             memory: self.memory.unwrap_or(DEFAULT_MEMORY),
@@ -428,6 +470,10 @@ impl Description {
             weight: self.weight.unwrap_or(DEFAULT_WEIGHT),
             cap: self.cap,
             suppression: self.suppression,
+            restart: RestartPolicy {
+                after_reset: self.on_reset.unwrap_or(default.after_reset),
+                after_crash: self.on_crash.unwrap_or(default.after_crash),
+            },
             kernel,
             initrd: None,
             modules: Vec::new(),
@@ -496,6 +542,18 @@ fn suppression_policy(value: &str) -> Result<Policy, Cause> {
 
 fn lead_bounds(value: &str) -> Result<Bounds, Cause> {
     value.parse().map_err(|_| Cause::BadLead(value.to_owned()))
+}
+
+/// What becomes of a VM: whether it is started again.
+fn restarts(option: &'static str, value: &str) -> Result<bool, Cause> {
+    match value {
+        "restart" => Ok(true),
+        "stop" => Ok(false),
+        _ => Err(Cause::BadAction {
+            option,
+            value: value.to_owned(),
+        }),
+    }
 }
 
 fn cpu_list(value: &str) -> Result<Vec<u32>, Cause> {

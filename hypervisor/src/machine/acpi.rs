@@ -5,11 +5,14 @@ mod soft_off;
 mod tests;
 
 use super::boot_info::BootInfo;
+use super::console_line::ConsoleLine;
 use acpi::address::{AddressSpace, GenericAddress};
 use acpi::fadt::Fadt;
 use acpi::madt::{Madt, MadtEntry};
+use acpi::spcr::{Spcr, SpcrInterfaceType};
 use acpi::{AcpiError, AcpiHandler, AcpiTables, HpetInfo, PhysicalMapping};
 use alloc::vec::Vec;
+use core::num::NonZeroU32;
 use core::ptr::NonNull;
 
 pub use soft_off::SleepTypes;
@@ -97,6 +100,8 @@ pub struct Acpi {
     pub soft_off: Option<SoftOff>,
     /// The way to reset it.
     pub reset: Option<ResetRegister>,
+    /// The serial line that firmware has its console on.
+    pub console: Option<ConsoleLine>,
 }
 
 /// Tables lie where the firmware says, in identity-mapped memory.
@@ -148,6 +153,9 @@ impl Acpi {
         }
         if let Ok(fadt) = tables.find_table::<Fadt>() {
             acpi.read_fadt(&fadt, aml(tables));
+        }
+        if let Ok(spcr) = tables.find_table::<Spcr>() {
+            acpi.console = console_line(&spcr);
         }
         acpi
     }
@@ -222,6 +230,21 @@ impl Acpi {
             });
         }
     }
+}
+
+/// The line that the SPCR describes, if it has a UART of the 16550 kind at I/O ports.
+fn console_line(spcr: &Spcr) -> Option<ConsoleLine> {
+    const DEFAULT_BAUD: u32 = 115_200;
+    let interface = spcr.interface_type();
+    let is_16550 = matches!(
+        interface,
+        SpcrInterfaceType::Full16550
+            | SpcrInterfaceType::Full16450
+            | SpcrInterfaceType::Generic16550
+    );
+    let address = spcr.base_address().and_then(Result::ok);
+    let baud = spcr.baud_rate().map_or(DEFAULT_BAUD, NonZeroU32::get);
+    ConsoleLine::new(port(address.filter(|_| is_16550))?, baud)
 }
 
 /// The I/O port that an address names, if it names one.

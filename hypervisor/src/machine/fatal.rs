@@ -10,7 +10,7 @@ use devices::time::Hertz;
 
 use super::cpu::PerCpu;
 use crate::machine::host_time::host_now;
-use crate::machine::{power, serial, smp};
+use crate::machine::{power, serial, smp, text_screen};
 
 /// What becomes of the machine after a fatal error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,12 +81,12 @@ pub(super) fn report(text: fmt::Arguments<'_>) -> ! {
     match trouble(&REPORTER, own_number()) {
         Trouble::First => {
             smp::stop_others();
-            serial::emergency_print(text);
+            say(text);
             report_others();
             end()
         }
         Trouble::Again => {
-            serial::emergency_print(format_args!("while reporting this: {text}"));
+            say(format_args!("while reporting this: {text}"));
             end()
         }
         // It is told where this CPU is, by the NMI that stops it.
@@ -94,6 +94,12 @@ pub(super) fn report(text: fmt::Arguments<'_>) -> ! {
             x86_64::instructions::hlt();
         },
     }
+}
+
+/// Writes to the console and to the screen.
+fn say(text: fmt::Arguments<'_>) {
+    serial::emergency_print(text);
+    text_screen::print(text);
 }
 
 fn own_number() -> u32 {
@@ -122,8 +128,8 @@ fn report_others() {
             power::delay();
         };
         match place {
-            Some(place) => serial::emergency_print(format_args!("  {other}: {place}\n")),
-            None => serial::emergency_print(format_args!("  {other}: does not answer\n")),
+            Some(place) => say(format_args!("  {other}: {place}\n")),
+            None => say(format_args!("  {other}: does not answer\n")),
         }
     }
 }
@@ -133,7 +139,7 @@ fn end() -> ! {
     if ticks == 0 {
         power::halt()
     }
-    serial::emergency_print(format_args!("tarpit: resetting the machine\n"));
+    say(format_args!("tarpit: resetting the machine\n"));
     let start = host_now();
     while host_now().since(start) < ticks {
         core::hint::spin_loop();

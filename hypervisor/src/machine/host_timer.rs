@@ -35,22 +35,27 @@ fn on_timer(_: &mut TrapFrame) {
 }
 
 impl HostTimer {
-    /// Sets up the timer of this CPU, whose TSC counts `tsc` ticks a second.
+    /// Sets up the timer of this CPU, whose TSC counts `tsc` ticks a second. `deadline_works` says that
+    /// the TSC-deadline mode can be relied on, if there is one.
     ///
     /// # Safety
     /// Interrupts are off; nothing else uses this CPU's LAPIC timer.
     #[must_use]
-    pub unsafe fn new(apic: LocalApic, tsc: Hertz) -> Self {
+    pub unsafe fn new(apic: LocalApic, tsc: Hertz, deadline_works: bool) -> Self {
         trap::set_hook(TIMER_VECTOR, Some(on_timer));
         apic.write(Register::DIVIDE, divide::BY_1);
         let has_deadline = raw_cpuid::CpuId::new()
             .get_feature_info()
             .is_some_and(|features| features.has_tsc_deadline());
-        let mode = if has_deadline {
+        let mode = if has_deadline && deadline_works {
             apic.write(
                 Register::LVT_TIMER,
                 lvt::TIMER_TSC_DEADLINE | u32::from(TIMER_VECTOR),
             );
+            // A write of the deadline must not overtake that of the register in memory (SDM vol. 3A,
+            // 11.5.4.1).
+            // SAFETY: a fence has no other effect.
+            unsafe { core::arch::x86_64::_mm_mfence() };
             Mode::TscDeadline
         } else {
             let frequency = measure(apic, tsc);

@@ -1,11 +1,17 @@
-//! The `log` crate's messages, on the serial console.
+//! The `log` crate's messages, on the console and the screen, and kept for the operator.
 
-use super::serial;
+use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use super::{log_ring, serial, text_screen};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
-struct SerialLogger;
+struct ConsoleLogger;
 
-impl Log for SerialLogger {
+/// Whether messages are kept and not shown.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+impl Log for ConsoleLogger {
     fn enabled(&self, _: &Metadata<'_>) -> bool {
         true
     }
@@ -17,7 +23,7 @@ impl Log for SerialLogger {
             Level::Info => "",
             Level::Debug | Level::Trace => "debug: ",
         };
-        serial::print(format_args!("tarpit: {level}{}\n", record.args()));
+        take(format_args!("tarpit: {level}{}\n", record.args()));
     }
 
     fn flush(&self) {
@@ -25,10 +31,23 @@ impl Log for SerialLogger {
     }
 }
 
-/// Sends log messages of level Info and above to the serial console, one line each, with
-/// the level named unless it is Info. Later calls change nothing.
+fn take(line: fmt::Arguments<'_>) {
+    log_ring::keep(line);
+    if !QUIET.load(Ordering::Relaxed) {
+        serial::print(line);
+        text_screen::print(line);
+    }
+}
+
+/// Sends log messages of level Info and above to the console, one line each, with the level named unless
+/// it is Info. Later calls change nothing.
 pub fn init() {
-    if log::set_logger(&SerialLogger).is_ok() {
+    if log::set_logger(&ConsoleLogger).is_ok() {
         log::set_max_level(LevelFilter::Info);
     }
+}
+
+/// Keeps messages for the operator from now on, and shows none.
+pub fn be_quiet() {
+    QUIET.store(true, Ordering::Relaxed);
 }

@@ -3,6 +3,7 @@
 
 pub mod acpi;
 pub mod boot_info;
+pub mod console_line;
 pub mod cpu;
 pub mod fatal;
 pub mod heap;
@@ -11,6 +12,7 @@ pub mod host_timer;
 pub mod image;
 pub mod io_apic;
 pub mod local_apic;
+pub mod log_ring;
 pub mod logger;
 pub mod machine_check;
 pub mod memory;
@@ -23,4 +25,5 @@ pub mod serial;
 pub mod smp;
 pub mod speculation;
 pub mod stray;
+pub mod text_screen;
 pub mod tsc;

@@ -1,4 +1,5 @@
-//! The host's serial console: COM1, 115200 baud, 8 data bits, no parity, 1 stop bit.
+//! The host's serial console, by default the first of COM1 to COM4 that there is: 8 data bits, no parity,
+//! 1 stop bit. Without any, all output vanishes and no input comes.
 //!
 //! Output goes through a ring. While booting, every write waits until the UART has taken
 //! it all, so that nothing is lost if the next step fails. Once [`set_buffered`] is on, a
@@ -16,7 +17,8 @@ use uart_16550::backend::PioBackend;
 use uart_16550::spec::registers::{FifoTriggerLevel, IER, LSR};
 use uart_16550::{BaudRate, Config, Uart16550};
 
-const COM1: u16 = 0x3f8;
+use super::console_line::{COM_PORTS, ConsoleLine};
+
 /// Room for what guests may have on their way, and for a burst of console output of a whole `--json` listing besides.
 pub const RING_SIZE: usize = 256 << 10;
 /// Polls of the line status register (about 1 us each on hardware) for a FIFO of 16 bytes
@@ -62,7 +64,7 @@ impl Serial {
         let ring = &raw mut RING;
         Self {
             // SAFETY: COM1 is tarpit's; guests only ever see an emulated one.
-            uart: match unsafe { Uart16550::new_port(COM1) } {
+            uart: match unsafe { Uart16550::new_port(COM_PORTS[0]) } {
                 Ok(uart) => uart,
                 Err(_) => panic!("COM1's registers lie within the I/O port space"),
             },
@@ -73,6 +75,28 @@ impl Serial {
             first: 0,
             count: 0,
         }
+    }
+
+    /// Goes over to `line`, if there is a UART that can do its speed. Returns whether there is.
+    fn use_line(&mut self, line: ConsoleLine) -> bool {
+        // SAFETY: the machine's serial lines are tarpit's; guests only ever see emulated ones.
+        let Ok(mut uart) = (unsafe { Uart16550::new_port(line.port) }) else {
+            return false;
+        };
+        let config = Config {
+            interrupts: IER::empty(),
+            fifo_trigger_level: Some(FifoTriggerLevel::Fourteen),
+            baud_rate: BaudRate::Custom(line.baud),
+            check_cts_before_sending: false,
+            ..Config::DEFAULT
+        };
+        let works = uart.init(config).is_ok();
+        if works {
+            self.flush();
+            self.uart = uart;
+            self.working = true;
+        }
+        works
     }
 
     /// Gives the UART what it takes now.
@@ -172,17 +196,18 @@ fn break_lock() -> MutexGuard<'static, Serial> {
     })
 }
 
-/// Sets up COM1. Without a UART there, all output vanishes and no input comes.
+/// Sets up the first serial line of a PC's that there is.
 pub fn init() {
-    let config = Config {
-        interrupts: IER::empty(),
-        fifo_trigger_level: Some(FifoTriggerLevel::Fourteen),
-        baud_rate: BaudRate::Baud115200,
-        check_cts_before_sending: false,
-        ..Config::DEFAULT
-    };
     let mut serial = SERIAL.lock();
-    serial.working = serial.uart.init(config).is_ok();
+    let mut lines = COM_PORTS.into_iter().map(ConsoleLine::at);
+    let _ = lines.any(|line| serial.use_line(line));
+}
+
+/// Goes over to `line`, after all output is out on the one before. Returns false, and does nothing, if
+/// there is no UART.
+#[must_use]
+pub fn use_line(line: ConsoleLine) -> bool {
+    lock().is_some_and(|mut serial| serial.use_line(line))
 }
 
 /// Writes raw bytes, as a guest's terminal session wants.

@@ -1,11 +1,13 @@
 //! The frequency of the TSC, measured against a timer whose frequency is known.
 //!
-//! CPUID leaf 0x15 would tell it, but an emulated CPU's says what the model's hardware
-//! would do, not what the emulator does. So it is never trusted.
+//! CPUID leaves 0x15 and 0x16 would tell it, but an emulated CPU's say what the model's hardware
+//! would do, not what the emulator does. So they are trusted only where no timer counts.
 
 use super::acpi::{Acpi, PmTimer};
+use arch::cpuid::EXTENDED;
 use core::fmt;
 use devices::time::Hertz;
+use raw_cpuid::CpuIdResult;
 use x86_64::instructions::port::Port;
 
 #[cfg(test)]
@@ -20,6 +22,10 @@ pub enum Source {
     PmTimer,
     /// Channel 2 of the 8254.
     Pit,
+    /// CPUID leaf 0x15: what the processor says of its crystal.
+    CpuidCrystal,
+    /// CPUID leaf 0x16: what the processor says of its base frequency.
+    CpuidBase,
 }
 
 impl fmt::Display for Source {
@@ -28,6 +34,8 @@ impl fmt::Display for Source {
             Self::Hpet => "HPET",
             Self::PmTimer => "ACPI PM timer",
             Self::Pit => "PIT",
+            Self::CpuidCrystal => "CPU's own account (CPUID 0x15)",
+            Self::CpuidBase => "CPU's own account (CPUID 0x16)",
         })
     }
 }
@@ -85,10 +93,11 @@ impl Edge {
     }
 }
 
-/// Measures the TSC's frequency, by the best timer there is; takes about 30 ms.
+/// Measures the TSC's frequency, by the best timer there is, which takes about 30 ms; where none
+/// works, takes the processor's word for it.
 ///
 /// # Errors
-/// If no timer works.
+/// If no timer works, and the processor says nothing.
 ///
 /// # Safety
 /// Must own the timers, with their MMIO identity-mapped and the addresses in `acpi` right.
@@ -118,7 +127,47 @@ pub unsafe fn calibrate(acpi: &Acpi) -> Result<Calibration, NoTimer> {
     }
     // SAFETY: by the caller.
     let mut pit = unsafe { Pit::start() };
-    measure(&mut pit, Source::Pit, tsc).ok_or(NoTimer)
+    measure(&mut pit, Source::Pit, tsc)
+        .or_else(|| by_cpuid(raw_cpuid::native_cpuid::cpuid_count))
+        .ok_or(NoTimer)
+}
+
+/// The TSC's frequency as `cpuid` (leaf, sub-leaf) has it (SDM vol. 3B, 18.7.3).
+fn by_cpuid(cpuid: impl Fn(u32, u32) -> CpuIdResult) -> Option<Calibration> {
+    const TIME_STAMP_COUNTER: u32 = 0x15;
+    const PROCESSOR_FREQUENCY: u32 = 0x16;
+    /// A crystal keeps to what it says within this.
+    const CRYSTAL_PPM: u64 = 100;
+    /// The base frequency is given in MHz, and rounded to what looks good.
+    const BASE_PPM: u64 = 10_000;
+    let last = cpuid(0, 0).eax;
+    let leaf = |number| (last >= number).then(|| cpuid(number, 0));
+    let ratio = leaf(TIME_STAMP_COUNTER).filter(|leaf| leaf.eax != 0 && leaf.ebx != 0);
+    if let Some(ratio) = ratio
+        && ratio.ecx != 0
+    {
+        let hertz = u64::from(ratio.ecx) * u64::from(ratio.ebx) / u64::from(ratio.eax);
+        return Some(Calibration {
+            frequency: Hertz::try_new(hertz)?,
+            source: Source::CpuidCrystal,
+            error_ppm: CRYSTAL_PPM,
+        });
+    }
+    let megahertz = leaf(PROCESSOR_FREQUENCY)?.eax & 0xffff;
+    Some(Calibration {
+        frequency: Hertz::try_new(u64::from(megahertz) * 1_000_000)?,
+        source: Source::CpuidBase,
+        error_ppm: BASE_PPM,
+    })
+}
+
+/// Returns whether the TSC counts at one rate whatever the processor does, by `cpuid` (leaf, sub-leaf).
+#[must_use]
+pub fn is_invariant(cpuid: impl Fn(u32, u32) -> CpuIdResult) -> bool {
+    const POWER_MANAGEMENT: u32 = EXTENDED + 7;
+    const INVARIANT_TSC: u32 = 1 << 8;
+    cpuid(EXTENDED, 0).eax >= POWER_MANAGEMENT
+        && cpuid(POWER_MANAGEMENT, 0).edx & INVARIANT_TSC != 0
 }
 
 /// Measures `tsc` against `timer`, or finds that the timer does not count.

@@ -52,6 +52,10 @@ pub struct HostFactory {
 }
 
 impl VmFactory for HostFactory {
+    fn ticks_per_second(&self) -> u64 {
+        self.tsc.get()
+    }
+
     fn allocate_ram(&self, size: u64) -> Result<GuestRam, CreateError> {
         allocate_ram(size)
     }

@@ -77,6 +77,9 @@ pub struct NewVm {
 
 /// Makes VMs. The manager's tests have one that makes VCPUs of no processor.
 pub trait VmFactory: Send + Sync {
+    /// Returns the ticks of host time in a second.
+    fn ticks_per_second(&self) -> u64;
+
     /// Returns `size` bytes of RAM for a guest.
     ///
     /// # Errors

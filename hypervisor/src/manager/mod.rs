@@ -11,6 +11,7 @@
 
 mod create;
 pub mod factory;
+mod restarts;
 mod slot;
 mod state;
 
@@ -30,6 +31,7 @@ use crate::vcpu::StopReason;
 use crate::vm::{BoardHost, Vm};
 use crate::vm_config::VmConfig;
 use factory::{Load, NewVm, VmFactory};
+use restarts::Next;
 use slot::{Life, VmSlot};
 
 pub use create::HostFactory;
@@ -297,7 +299,8 @@ impl VmManager {
     }
 
     /// Tells that the VM of `vcpu`, which is loaded on this CPU and has left its guest for the
-    /// last time, has come to its end. `dump` describes what the VCPU was doing.
+    /// last time, has come to its end. `dump` describes what the VCPU was doing. If its
+    /// configuration says so, it is started again.
     pub fn ended(&self, vcpu: VcpuId, reason: StopReason, dump: impl FnOnce() -> String) {
         let Ok(slot) = self.slot(vcpu.vm) else { return };
         let mut life = slot.life.lock();
@@ -306,7 +309,19 @@ impl VmManager {
             return;
         }
         let dump = (!reason.is_orderly()).then(|| (vcpu.index, dump()));
-        self.begin_stop(vcpu.vm, &mut life, reason, false, dump);
+        let next = life.restarts.after(
+            &reason,
+            slot.config.restart,
+            host_now(),
+            self.factory.ticks_per_second(),
+        );
+        if next == Next::TooOften {
+            log::error!(
+                "vm {}: it has ended so too often to be started again: `start` starts it",
+                slot.config.name
+            );
+        }
+        self.begin_stop(vcpu.vm, &mut life, reason, next == Next::Restart, dump);
     }
 
     fn begin_stop(

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 
 use spin::Mutex;
 
+use super::restarts::Restarts;
 use super::state::{RequestError, VmState};
 use crate::vm::Vm;
 use crate::vm::ram::GuestRam;
@@ -31,6 +32,8 @@ pub(super) struct Life {
     pub(super) ram: Option<GuestRam>,
     /// Whether its guest has been loaded since it was made.
     pub(super) loaded: bool,
+    /// When it was started again of itself.
+    pub(super) restarts: Restarts,
 }
 
 impl VmSlot {
@@ -46,6 +49,7 @@ impl VmSlot {
                 vm: None,
                 ram: None,
                 loaded: false,
+                restarts: Restarts::default(),
             }),
             input: Mutex::new(VecDeque::new()),
         }

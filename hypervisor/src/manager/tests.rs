@@ -16,6 +16,7 @@ use crate::vcpu::backend::Refused;
 use crate::vcpu::{HostCpu, RunExit, StopReason};
 use crate::vm::ram::GuestRam;
 use crate::vm::test_vm;
+use crate::vm_config::RestartPolicy;
 
 const MIB: u64 = 1 << 20;
 
@@ -79,6 +80,10 @@ struct ScriptedFactory {
 }
 
 impl VmFactory for ScriptedFactory {
+    fn ticks_per_second(&self) -> u64 {
+        test_vm::TSC.get()
+    }
+
     fn allocate_ram(&self, size: u64) -> Result<GuestRam, CreateError> {
         self.workshop.lock().allocated += 1;
         Ok(test_vm::ram(size))
@@ -208,6 +213,7 @@ fn config(name: &str, vcpus: u32) -> VmConfig<'static> {
         weight: 100,
         cap: None,
         suppression: crate::suppression::order::Defaults::default(),
+        restart: RestartPolicy::default(),
         kernel: &[],
         initrd: None,
         modules: vec![],
@@ -295,6 +301,47 @@ fn ask(manager: &VmManager, request: &str) -> Result<(), RequestError> {
         "restart" => manager.restart(WEB),
         _ => unreachable!(),
     }
+}
+
+#[test]
+fn a_guest_that_resets_is_started_again_and_one_that_crashes_is_not() {
+    let mut host = Host::with_web();
+    host.bring_to("running");
+    host.next(WEB, 0, |_| RunExit::Stopped(StopReason::Reset));
+    host.turn();
+    host.work();
+    assert_eq!(host.state(WEB), VmState::Loading);
+    assert_eq!(host.workshop.lock().made, 2);
+    // The operator is told all the same.
+    assert_eq!(host.manager.take_stops()[0].reason, StopReason::Reset);
+    host.next(WEB, 0, |_| RunExit::Stopped(StopReason::TripleFault));
+    host.turn();
+    host.work();
+    assert_eq!(
+        host.state(WEB),
+        VmState::Stopped(StopCause::Ended(StopReason::TripleFault))
+    );
+}
+
+#[test]
+fn a_guest_that_does_nothing_but_reset_is_given_up() {
+    let mut host = Host::with_web();
+    host.bring_to("running");
+    for _ in 0..20 {
+        if host.state(WEB).is_live() {
+            host.next(WEB, 0, |_| RunExit::Stopped(StopReason::Reset));
+        }
+        host.turn();
+        host.work();
+    }
+    assert_eq!(
+        host.state(WEB),
+        VmState::Stopped(StopCause::Ended(StopReason::Reset))
+    );
+    assert_eq!(host.workshop.lock().made, 6);
+    host.manager.start(WEB).unwrap();
+    host.work();
+    assert_eq!(host.state(WEB), VmState::Loading);
 }
 
 #[test]

@@ -42,6 +42,12 @@ pub(super) fn shown(signature: u32, host: u32) -> u32 {
         .fold(host, u32::max)
 }
 
+/// Whether TSC-deadline mode works on a CPU with the signature of CPUID leaf 1, EAX, whose microcode is
+/// `host`. An emulated CPU has none, and no errata.
+pub(super) fn deadline_mode_works(signature: u32, host: u32) -> bool {
+    host == 0 || shown(signature, host) == host
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,6 +57,14 @@ mod tests {
         // Skylake-X, stepping 4, as Bochs has it.
         assert_eq!(shown(0x0005_0654, 0), 0x0200_0014);
         assert_eq!(shown(0x0005_0654, 0x0200_0065), 0x0200_0065);
+    }
+
+    #[test]
+    fn the_host_does_without_deadline_mode_where_it_fails() {
+        assert!(!deadline_mode_works(0x0005_0654, 0x0200_0013));
+        assert!(deadline_mode_works(0x0005_0654, 0x0200_0014));
+        assert!(deadline_mode_works(0x0005_0655, 1));
+        assert!(deadline_mode_works(0x0005_0654, 0));
     }
 
     #[test]

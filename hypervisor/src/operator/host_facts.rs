@@ -31,4 +31,6 @@ pub struct HostFacts {
     pub found: Vec<Fact>,
     /// Returns what changes, as it is now.
     pub now: fn() -> Vec<Fact>,
+    /// Returns tarpit's last messages, in lines.
+    pub log: fn() -> String,
 }

@@ -6,11 +6,11 @@ use core::sync::atomic::Ordering;
 use devices::time::HostTicks;
 
 use super::error::CommandError;
-use crate::suppression::address_space::{Root, RootFormat, same_process};
+use crate::suppression::address_space::{Root, RootFormat, user_half_digest};
 use crate::suppression::order::Order;
 use crate::suppression::snapshot::Snapshot;
 use crate::suppression::target::Target;
-use crate::suppression::usage::{self, Process};
+use crate::suppression::usage::{self, Process, SeenRoot, SeenRoots};
 use crate::vm::Vm;
 
 /// A target of a VM.
@@ -41,13 +41,49 @@ pub(super) fn root_format(vm: &Vm) -> RootFormat {
     }
 }
 
-/// Returns the processes seen in `vm`, by share of the CPU.
-pub(super) fn processes(vm: &Vm, now: HostTicks) -> Vec<Process> {
-    let format = root_format(vm);
-    let mut usages: Vec<_> = vm.usages.iter().map(|usage| usage.lock()).collect();
-    usage::report(usages.iter_mut().map(|usage| &mut **usage), now, |a, b| {
-        same_process(&vm.ram, a, b, format)
-    })
+/// The processes seen in a VM, being put together a little at a time: there may be thousands.
+pub(super) struct Processes {
+    format: RootFormat,
+    /// Of the digests of user halves.
+    seed: u64,
+    roots: Vec<SeenRoot>,
+    /// Of the first of the roots.
+    digests: Vec<Option<u128>>,
+}
+
+impl Processes {
+    /// Begins with the roots seen in `vm` until `now`. Holds up each VCPU no longer than it takes to
+    /// copy its table.
+    pub(super) fn begin(vm: &Vm, now: HostTicks) -> Self {
+        let mut roots = SeenRoots::default();
+        for usage in &vm.usages {
+            roots.add(&mut usage.lock(), now);
+        }
+        Self {
+            format: root_format(vm),
+            seed: now.0,
+            roots: roots.into_roots(),
+            digests: Vec::new(),
+        }
+    }
+
+    /// Goes on until `is_time_over`. Returns all processes, by share of the CPU, when that is it.
+    pub(super) fn step(
+        &mut self,
+        vm: &Vm,
+        mut is_time_over: impl FnMut() -> bool,
+    ) -> Option<Vec<Process>> {
+        while let Some(seen) = self.roots.get(self.digests.len()) {
+            let digest = user_half_digest(&vm.ram, seen.root, self.format, self.seed);
+            self.digests.push(digest);
+            if is_time_over() {
+                return None;
+            }
+        }
+        let roots = core::mem::take(&mut self.roots);
+        let digests = core::mem::take(&mut self.digests);
+        Some(usage::processes(roots.into_iter().zip(digests)))
+    }
 }
 
 /// Returns what is suppressed in `vm`, and how that goes.

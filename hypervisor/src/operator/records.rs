@@ -92,6 +92,21 @@ impl Record for TargetLine<'_> {
     }
 }
 
+/// A message of tarpit's.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct LogLine<'a> {
+    /// The message, as it was shown.
+    pub message: &'a str,
+}
+
+impl Record for LogLine<'_> {
+    const HEADING: &'static str = "";
+
+    fn row(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.message)
+    }
+}
+
 /// That a command did what it says, without more to tell.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct DoneLine<'a> {

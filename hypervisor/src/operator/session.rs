@@ -24,7 +24,7 @@ const INTERRUPT: u8 = 3;
 
 /// How long a command goes on at a time: this part of a second, a quarter of the time between
 /// two looks at the line.
-const TURNS_PER_SECOND: u64 = 4000;
+pub(super) const TURNS_PER_SECOND: u64 = 4000;
 
 /// A session of the operator's at a terminal. Channels of the terminal have the numbers of the
 /// VMs.

@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use super::Machine;
-use crate::machine::{machine_check, memory, smp, stray};
+use crate::machine::{log_ring, machine_check, memory, smp, stray};
 use crate::operator::{Fact, HostFacts};
 use crate::speculation::{Defenses, Issue};
 
@@ -27,7 +27,11 @@ pub(super) fn gather(machine: &Machine, cpus: u32, defenses: &Defenses) -> HostF
     found.extend(
         Issue::ALL.map(|issue| Fact::new(issue.name(), format!("{}", defenses.status(issue)))),
     );
-    HostFacts { found, now }
+    HostFacts {
+        found,
+        now,
+        log: log_ring::lines,
+    }
 }
 
 fn now() -> Vec<Fact> {

@@ -9,7 +9,9 @@ use crate::machine::cpu::{PerCpu, idt};
 use crate::machine::fatal::{self, fatal};
 use crate::machine::image::ImageLayout;
 use crate::machine::memory::{self, FrameAllocator, PhysRange};
-use crate::machine::{acpi::Acpi, image::Trampoline, logger, paging, pic, power, serial, tsc};
+use crate::machine::{
+    acpi::Acpi, image::Trampoline, logger, paging, pic, power, serial, text_screen, tsc,
+};
 use crate::options::Options;
 use vmx::addr::PAGE_SIZE;
 
@@ -45,6 +47,8 @@ pub unsafe fn start(boot_magic: u32, info_address: u32, image: ImageLayout) -> !
     }
     serial::init();
     logger::init();
+    // SAFETY: mapped by the caller, and untouched since the BIOS.
+    unsafe { text_screen::init() };
 
     // SAFETY: mapped by the caller. What is read is copied before anything else is written
     // but the image's own data, which boot loaders keep their structures out of.
@@ -54,6 +58,14 @@ pub unsafe fn start(boot_magic: u32, info_address: u32, image: ImageLayout) -> !
     let options = Options::parse(&boot_info.command_line)
         .unwrap_or_else(|error| fatal(format_args!("{error}")));
     log::set_max_level(options.log_level);
+    if options.quiet {
+        logger::be_quiet();
+    }
+    if let Some(line) = options.console
+        && !serial::use_line(line)
+    {
+        log::warn!("there is no serial line {line}: the console stays where it is");
+    }
     log::info!(
         "version {}, started by {} ({:?})",
         env!("CARGO_PKG_VERSION"),
@@ -98,6 +110,12 @@ pub unsafe fn start(boot_magic: u32, info_address: u32, image: ImageLayout) -> !
         }
         Acpi::default()
     });
+    if options.console.is_none()
+        && let Some(line) = acpi.console
+        && !serial::use_line(line)
+    {
+        log::warn!("firmware's console, {line}, is not there: tarpit's stays where it is");
+    }
     // SAFETY: only the firmware's data is there, and it has been read: from now on null
     // pointers fault.
     unsafe { paging::protect(PhysRange::new(0, PAGE_SIZE), None) }
@@ -141,6 +159,12 @@ fn report(boot_info: &BootInfo, acpi: &Acpi, tsc: &tsc::Calibration, cpu: &PerCp
         tsc.error_ppm,
         tsc.source
     );
+    if !tsc::is_invariant(crate::cpuid::host) {
+        log::warn!(
+            "the TSC may change its rate with the CPU's: switch power saving off in the firmware's \
+             setup, or guests' clocks will be wrong"
+        );
+    }
     for (index, module) in boot_info.modules.iter().enumerate() {
         log::info!(
             "module {index}: {} KiB at {:#x}: {}",

@@ -41,6 +41,8 @@ struct Shared {
     manager: VmManager,
     on_end: OnEnd,
     remedies: Remedies,
+    /// Whether the TSC-deadline mode of local APICs can be relied on.
+    deadline_works: bool,
 }
 
 /// Set before other CPUs are let go.
@@ -120,10 +122,18 @@ pub(super) fn run(machine: Machine) -> ! {
     smp::init();
     let cpus = start_other_cpus(machine, &used.others);
     let scheduler = Arc::new(Scheduler::new(Settings::for_tsc(tsc), cpus, smp::kick));
+    let host_msrs = host_msrs();
+    let deadline_works = host_msrs.deadline_mode_works(crate::cpuid::host(1, 0).eax);
+    if !deadline_works {
+        log::info!(
+            "microcode {:#x} has an erratum: the host does without TSC-deadline mode",
+            host_msrs.microcode_revision
+        );
+    }
     let factory = HostFactory {
         capabilities,
         tsc,
-        host_msrs: host_msrs(),
+        host_msrs,
         io_bitmaps: Box::leak(Box::new(IoBitmaps::ALL_EXIT)),
         virtualize_apic: machine.options.virtual_apic,
         waker: scheduler.clone(),
@@ -148,6 +158,7 @@ pub(super) fn run(machine: Machine) -> ! {
         manager,
         on_end: machine.options.on_end,
         remedies,
+        deadline_works,
     });
     serve(PerCpu::current(), shared, apic, Some(session))
 }
@@ -269,7 +280,7 @@ fn serve(
         },
     };
     // SAFETY: interrupts are off, and the LAPIC's timer is ours.
-    let timer = unsafe { HostTimer::new(apic, shared.tsc) };
+    let timer = unsafe { HostTimer::new(apic, shared.tsc, shared.deadline_works) };
     // SAFETY: the tables are this CPU's, by `PerCpu`; no VCPU is loaded yet.
     // What the remedies ask for, all CPUs have that were not refused.
     unsafe {

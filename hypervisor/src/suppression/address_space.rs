@@ -120,6 +120,32 @@ pub(super) fn user_tables(
         .filter(|(_, table)| *table != 0)
 }
 
+/// Returns a digest of the user half of `root`, by which roots of one process know each other: those
+/// whose user halves agree have the same, and others do not. `None` for a user half that is empty.
+///
+/// A guest that knew `seed` could make two processes' roots have the same digest.
+pub fn user_half_digest(
+    memory: &impl GuestMemory,
+    root: Root,
+    format: RootFormat,
+    seed: u64,
+) -> Option<u128> {
+    const ODD: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xc2b2_ae3d_27d4_eb4f];
+    let mut lanes = [seed, !seed.rotate_left(32)];
+    let mut is_empty = true;
+    for (index, table) in user_tables(memory, root, format) {
+        is_empty = false;
+        // Tables are pages, or at least aligned: the index has room in the low bits.
+        let word = table ^ index as u64;
+        for (lane, odd) in lanes.iter_mut().zip(ODD) {
+            *lane = (*lane ^ word).wrapping_mul(odd);
+            *lane ^= *lane >> 29;
+        }
+    }
+    let [high, low] = lanes;
+    (!is_empty).then_some(u128::from(high) << 64 | u128::from(low))
+}
+
 /// Whether two different roots belong to one process: their user halves agree, and are not
 /// empty.
 #[must_use]
@@ -180,6 +206,30 @@ mod tests {
         assert!(same_process(&ram, root(0x1000), root(0x2000), LONG));
         assert!(!same_process(&ram, root(0x1000), root(0x8000), LONG));
         assert!(!same_process(&ram, root(0x2000), root(0x9000), LONG));
+    }
+
+    #[test]
+    fn digests_agree_where_processes_do() {
+        let ram = TestRam::new(0x10000);
+        isolated_process(&ram, 0x1000);
+        isolated_process(&ram, 0x8000);
+        let digest = |cr3, seed| user_half_digest(&ram, root(cr3), LONG, seed);
+        assert!(digest(0x1000, 5).is_some());
+        assert_eq!(digest(0x1000, 5), digest(0x2000, 5));
+        assert_ne!(digest(0x1000, 5), digest(0x8000, 5));
+        assert_ne!(digest(0x1000, 5), digest(0x1000, 6));
+        // The same table at another place.
+        ram.write_u64(0x1000, 0);
+        ram.write_u64(0x1008, 0x3067);
+        assert_ne!(digest(0x1000, 5), digest(0x2000, 5));
+    }
+
+    #[test]
+    fn roots_without_user_space_have_no_digest() {
+        let ram = TestRam::new(0x10000);
+        ram.write_u64(0x1000 + 300 * 8, 0x9067);
+        assert_eq!(user_half_digest(&ram, root(0x1000), LONG, 1), None);
+        assert_eq!(user_half_digest(&ram, root(0xfee0_0000), LONG, 1), None);
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! Which address spaces run, and how much: the process list that costs nothing, taken from
 //! CR3 at VM exits that happen anyway.
 //!
-//! Each VCPU keeps a [`Usage`] of its own, without locks; [`report`] puts them together for
-//! display, and the roots of one process into one line.
+//! Each VCPU keeps a [`Usage`] of its own; [`SeenRoots`] puts them together for display, and
+//! [`processes`] the roots of one process into one line.
 
 use alloc::vec::Vec;
+use core::cmp::Reverse;
 
 use devices::time::HostTicks;
 
@@ -192,70 +193,110 @@ pub struct Process {
     pub last_seen: HostTicks,
 }
 
-/// The process list of a VM from the tables of its VCPUs, by share of the CPU. `same_process`
-/// tells whether two roots belong together.
+/// A root in the tables of a VM's VCPUs, all of them together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeenRoot {
+    /// The root.
+    pub root: Root,
+    recent: u64,
+    share: u32,
+    total: u64,
+    last_seen: HostTicks,
+}
+
+/// The roots in the tables of a VM's VCPUs, put together table by table.
+#[derive(Clone, Debug, Default)]
+pub struct SeenRoots(Vec<SeenRoot>);
+
+impl SeenRoots {
+    /// Adds those of a VCPU's table, as it is at `now`.
+    pub fn add(&mut self, usage: &mut Usage, now: HostTicks) {
+        let (entries, covered) = usage.at(now);
+        self.0.extend(entries.map(|entry| {
+            let recent = entry.current + entry.previous;
+            let share = u128::from(recent) * 1000 / u128::from(covered.max(1));
+            SeenRoot {
+                root: entry.root,
+                recent,
+                share: share.min(1000) as u32,
+                total: entry.total,
+                last_seen: entry.last_seen,
+            }
+        }));
+    }
+
+    /// Returns each root once.
+    #[must_use]
+    pub fn into_roots(mut self) -> Vec<SeenRoot> {
+        self.0.sort_unstable_by_key(|seen| seen.root);
+        self.0.dedup_by(|seen, kept| {
+            let same = seen.root == kept.root;
+            if same {
+                kept.recent += seen.recent;
+                kept.share += seen.share;
+                kept.total += seen.total;
+                kept.last_seen = kept.last_seen.max(seen.last_seen);
+            }
+            same
+        });
+        self.0
+    }
+}
+
+/// Puts roots together to processes, by share of the CPU. Roots with the same mark belong to the same
+/// process; one without a mark is a process of its own. Takes n log n steps for n roots.
+#[must_use]
+pub fn processes<M: Ord>(roots: impl IntoIterator<Item = (SeenRoot, Option<M>)>) -> Vec<Process> {
+    let mut roots: Vec<_> = roots.into_iter().collect();
+    let order = |seen: &SeenRoot| (Reverse((seen.recent, seen.total)), seen.root);
+    roots.sort_unstable_by(|(a, a_mark), (b, b_mark)| {
+        a_mark.cmp(b_mark).then_with(|| order(a).cmp(&order(b)))
+    });
+    let mut processes: Vec<(Process, _)> = Vec::new();
+    let mut latest: Option<M> = None;
+    for (seen, mark) in roots {
+        match processes.last_mut() {
+            Some((process, _)) if mark.is_some() && mark == latest => {
+                process.roots.push(seen.root);
+                process.share += seen.share;
+                process.total += seen.total;
+                process.last_seen = process.last_seen.max(seen.last_seen);
+            }
+            _ => processes.push((
+                Process {
+                    roots: alloc::vec![seen.root],
+                    share: seen.share,
+                    total: seen.total,
+                    last_seen: seen.last_seen,
+                },
+                order(&seen),
+            )),
+        }
+        latest = mark;
+    }
+    processes
+        .sort_unstable_by_key(|(process, first)| (Reverse((process.share, process.total)), *first));
+    processes.into_iter().map(|(process, _)| process).collect()
+}
+
+/// The process list of a VM from the tables of its VCPUs. `same_process` tells whether two roots belong
+/// together.
+#[cfg(test)]
 pub fn report<'a>(
     usages: impl IntoIterator<Item = &'a mut Usage>,
     now: HostTicks,
     same_process: impl Fn(Root, Root) -> bool,
 ) -> Vec<Process> {
-    struct Line {
-        root: Root,
-        recent: u64,
-        share: u32,
-        total: u64,
-        last_seen: HostTicks,
-    }
-    let mut lines: Vec<Line> = Vec::new();
+    let mut seen = SeenRoots::default();
     for usage in usages {
-        let (entries, covered) = usage.at(now);
-        for entry in entries {
-            let recent = entry.current + entry.previous;
-            let share = u128::from(recent) * 1000 / u128::from(covered.max(1));
-            let share = share.min(1000) as u32;
-            match lines.iter_mut().find(|line| line.root == entry.root) {
-                Some(line) => {
-                    line.recent += recent;
-                    line.share += share;
-                    line.total += entry.total;
-                    line.last_seen = line.last_seen.max(entry.last_seen);
-                }
-                None => lines.push(Line {
-                    root: entry.root,
-                    recent,
-                    share,
-                    total: entry.total,
-                    last_seen: entry.last_seen,
-                }),
-            }
-        }
+        seen.add(usage, now);
     }
-    lines.sort_by_key(|line| (core::cmp::Reverse((line.recent, line.total)), line.root));
-    let mut processes: Vec<Process> = Vec::new();
-    for line in lines {
-        let known = processes.iter_mut().find(|process| {
-            process
-                .roots
-                .first()
-                .is_some_and(|root| same_process(*root, line.root))
-        });
-        match known {
-            Some(process) => {
-                process.roots.push(line.root);
-                process.share += line.share;
-                process.total += line.total;
-                process.last_seen = process.last_seen.max(line.last_seen);
-            }
-            None => processes.push(Process {
-                roots: alloc::vec![line.root],
-                share: line.share,
-                total: line.total,
-                last_seen: line.last_seen,
-            }),
-        }
-    }
-    processes.sort_by_key(|process| core::cmp::Reverse((process.share, process.total)));
-    processes
+    let roots = seen.into_roots();
+    let first_of = |root| {
+        let mut all = roots.iter().map(|seen| seen.root);
+        all.find(|&other| other == root || same_process(other, root))
+    };
+    processes(roots.iter().map(|seen| (*seen, first_of(seen.root))))
 }
 
 #[cfg(test)]
@@ -320,6 +361,65 @@ mod tests {
         assert_eq!(list.len(), 2);
         assert_eq!(list[0].roots, [root(1), root(3)]);
         assert_eq!(list[0].share, 700);
+    }
+
+    #[test]
+    fn thousands_of_roots_are_put_together_in_few_steps() {
+        use core::cell::Cell;
+        use core::cmp::Ordering;
+
+        /// Counts how often it is compared.
+        #[derive(Clone, Copy)]
+        struct Mark<'a>(u64, &'a Cell<u64>);
+
+        impl PartialEq for Mark<'_> {
+            fn eq(&self, other: &Self) -> bool {
+                self.cmp(other).is_eq()
+            }
+        }
+        impl Eq for Mark<'_> {}
+        impl PartialOrd for Mark<'_> {
+            fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+                Some(self.cmp(other))
+            }
+        }
+        impl Ord for Mark<'_> {
+            fn cmp(&self, other: &Self) -> Ordering {
+                self.1.set(self.1.get() + 1);
+                self.0.cmp(&other.0)
+            }
+        }
+
+        const ROOTS: u64 = 2048;
+        let mut seen = SeenRoots::default();
+        for vcpu in 0..8 {
+            let mut usage = Usage::new(HostTicks(0), 1_000_000);
+            for number in 0..256 {
+                // All probes of the table lead to different places.
+                let root = root(vcpu * 256 + number);
+                usage.entries[number as usize] = Some(Entry {
+                    root,
+                    total: number,
+                    current: number,
+                    previous: 0,
+                    window: 0,
+                    last_seen: HostTicks(number),
+                });
+            }
+            seen.add(&mut usage, HostTicks(1000));
+        }
+        let compared = Cell::new(0);
+        let roots = seen.into_roots();
+        assert_eq!(roots.len() as u64, ROOTS);
+        let marked = roots
+            .iter()
+            .map(|seen| (*seen, Some(Mark(seen.root.address().0 / 0x2000, &compared))));
+        let list = processes(marked);
+        assert_eq!(list.len() as u64, ROOTS / 2);
+        assert!(list.iter().all(|process| process.roots.len() == 2));
+        assert!(list.is_sorted_by_key(|process| Reverse((process.share, process.total))));
+        // All pairs would be two million.
+        assert!(compared.get() < ROOTS * 40, "{}", compared.get());
     }
 
     #[test]

@@ -44,6 +44,7 @@ fn a_kernel_needs_no_more_than_a_name() {
     assert_eq!(vm.name, "debian");
     assert_eq!((vm.memory, vm.vcpus), (256 << 20, 1));
     assert_eq!((vm.weight, vm.cap), (DEFAULT_WEIGHT, None));
+    assert_eq!(vm.restart, RestartPolicy::default());
     assert_eq!((vm.kernel, vm.initrd), (KERNEL, None));
     assert_eq!(vm.command_line, "");
     assert!(vm.pins.is_empty() && vm.modules.is_empty());
@@ -63,6 +64,31 @@ fn all_options_of_a_vm() {
     assert_eq!(vm.initrd, Some(INITRD));
     assert_eq!(vm.command_line, "console=ttyS0 -- quiet  x");
     assert_eq!(vm.modules[0].string, "second file");
+}
+
+#[test]
+fn what_becomes_of_a_vm_that_resets_or_crashes_is_said_for_each() {
+    let policy = |after_reset, after_crash| RestartPolicy {
+        after_reset,
+        after_crash,
+    };
+    for (line, expected) in [
+        ("kernel vm=a on-reset=stop", policy(false, false)),
+        ("kernel vm=a on-crash=restart", policy(true, true)),
+        (
+            "kernel vm=a on-crash=stop on-reset=restart",
+            policy(true, false),
+        ),
+    ] {
+        assert_eq!(vms(&[line])[0].restart, expected, "{line}");
+    }
+    assert_eq!(
+        cause(&["kernel vm=a on-reset=reboot"]),
+        Cause::BadAction {
+            option: "on-reset",
+            value: "reboot".into()
+        }
+    );
 }
 
 #[test]

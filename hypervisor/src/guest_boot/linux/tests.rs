@@ -78,6 +78,7 @@ fn vm<'a>(memory: u64, kernel: &'a [u8], initrd: Option<&'a [u8]>) -> VmConfig<'
         weight: 100,
         cap: None,
         suppression: crate::suppression::order::Defaults::default(),
+        restart: crate::vm_config::RestartPolicy::default(),
         kernel,
         initrd,
         modules: Vec::new(),

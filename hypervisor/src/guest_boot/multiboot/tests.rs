@@ -1,6 +1,6 @@
 use super::*;
 use crate::guest_boot::{self, test_ram::TestRam};
-use crate::vm_config::GuestModule;
+use crate::vm_config::{GuestModule, RestartPolicy};
 use alloc::{format, vec, vec::Vec};
 use proptest::prelude::*;
 
@@ -90,6 +90,7 @@ fn vm(kernel: &[u8]) -> VmConfig<'_> {
         weight: 100,
         cap: None,
         suppression: crate::suppression::order::Defaults::default(),
+        restart: RestartPolicy::default(),
         kernel,
         initrd: None,
         modules: Vec::new(),

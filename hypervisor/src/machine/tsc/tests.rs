@@ -96,3 +96,52 @@ fn a_timer_that_stands_still_is_found_out() {
     let machine = machine(1_000_000_000, ((0, 1), 0xffff_ffff), 0);
     assert_eq!(calibrate(&machine), None);
 }
+
+/// A processor whose last leaf is `last`, and that answers leaf `number` with these EAX, EBX and ECX.
+fn processor(last: u32, leaves: &'static [(u32, [u32; 3])]) -> impl Fn(u32, u32) -> CpuIdResult {
+    move |number, _| {
+        let found = leaves.iter().find(|(leaf, _)| *leaf == number);
+        let [eax, ebx, ecx] = found.map_or([0; 3], |(_, answer)| *answer);
+        CpuIdResult {
+            eax: if number == 0 { last } else { eax },
+            ebx,
+            ecx,
+            edx: 0,
+        }
+    }
+}
+
+#[test]
+fn without_a_timer_the_processor_is_asked() {
+    let told =
+        |last, leaves| by_cpuid(processor(last, leaves)).map(|it| (it.frequency.get(), it.source));
+    // Ice Lake: a crystal of 38.4 MHz, times 104 / 2.
+    let crystal: &[(u32, [u32; 3])] = &[(0x15, [2, 104, 38_400_000]), (0x16, [2000, 3900, 100])];
+    assert_eq!(
+        told(0x1b, crystal),
+        Some((1_996_800_000, Source::CpuidCrystal))
+    );
+    // Skylake does not say what its crystal does.
+    let base: &[(u32, [u32; 3])] = &[(0x15, [2, 292, 0]), (0x16, [3500, 4000, 100])];
+    assert_eq!(told(0x16, base), Some((3_500_000_000, Source::CpuidBase)));
+    // Westmere answers both leaves with another one's data.
+    let older: &[(u32, [u32; 3])] = &[(0x15, [7, 7, 7]), (0x16, [7, 7, 7])];
+    assert_eq!(told(0xb, older), None);
+    let silent: &[(u32, [u32; 3])] = &[(0x15, [0, 0, 5]), (0x16, [0, 0, 0])];
+    assert_eq!(told(0x16, silent), None);
+}
+
+#[test]
+fn a_tsc_is_invariant_if_the_processor_says_so() {
+    let says = |last, flags: u32| {
+        move |number, _| CpuIdResult {
+            eax: if number == 0x8000_0000 { last } else { 0 },
+            ebx: 0,
+            ecx: 0,
+            edx: if number == 0x8000_0007 { flags } else { 0 },
+        }
+    };
+    assert!(is_invariant(says(0x8000_0008, 0x100)));
+    assert!(!is_invariant(says(0x8000_0008, 0xff)));
+    assert!(!is_invariant(says(0x8000_0006, 0x100)));
+}

@@ -12,7 +12,7 @@ use serde::{Serialize, Serializer};
 use super::{Arguments, Command, CommandError, Context, Outcome, Parameter};
 use crate::console::{Format, Record};
 use crate::operator::command::{Job, Progress};
-use crate::operator::inspect;
+use crate::operator::inspect::{self, Processes};
 use crate::operator::pattern::Pattern;
 use crate::operator::records::{Aliases, Cr3};
 use crate::search::Search;
@@ -41,13 +41,14 @@ tables alone. This takes some time, in which guests run on; Ctrl-C ends it.
 fn run(arguments: &Arguments<'_>, context: &mut Context<'_>) -> Result<Outcome, CommandError> {
     let pattern = pattern(arguments)?;
     let vm = context.vm(arguments)?;
-    let processes = inspect::processes(&vm, context.clock.now());
+    let seen = Processes::begin(&vm, context.clock.now());
     Ok(Outcome::goes_on(Find {
         format: inspect::root_format(&vm),
         finder: Finder::new(pattern.bytes()).into_owned(),
         ram: vm.ram.ranges().map(|range| range.length).sum(),
         vm,
-        processes: processes.into_iter().map(|it| it.roots).collect(),
+        seen: Some(seen),
+        processes: Vec::new(),
         current: 0,
         search: None,
         found: Vec::new(),
@@ -69,6 +70,8 @@ struct Find {
     finder: Finder<'static>,
     /// The VM's memory in bytes.
     ram: u64,
+    /// The processes, while they are being put together.
+    seen: Option<Processes>,
     /// The roots of each process; those from `current` on are still to be searched.
     processes: Vec<Vec<Root>>,
     current: usize,
@@ -78,6 +81,14 @@ struct Find {
 
 impl Job for Find {
     fn step(&mut self, context: &mut Context<'_>, until: HostTicks) -> Progress {
+        if let Some(seen) = &mut self.seen {
+            let is_time_over = || context.clock.now() >= until;
+            let Some(processes) = seen.step(&self.vm, is_time_over) else {
+                return Progress::More;
+            };
+            self.processes = processes.into_iter().map(|it| it.roots).collect();
+            self.seen = None;
+        }
         while let Some(roots) = self.processes.get(self.current) {
             let more = roots.first().is_some_and(|root| {
                 let new = || Search::new(*root, self.format, self.ram);

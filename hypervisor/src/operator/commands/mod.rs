@@ -13,6 +13,7 @@ mod attach;
 mod find;
 mod help;
 mod host;
+mod log;
 mod pause;
 mod pin;
 mod ps;
@@ -33,6 +34,7 @@ pub static COMMANDS: &[&Command] = &[
     &help::COMMAND,
     &vms::COMMAND,
     &host::COMMAND,
+    &log::COMMAND,
     &ps::COMMAND,
     &suppress::COMMAND,
     &targets::COMMAND,

@@ -1,14 +1,22 @@
 //! `ps`: lists the address spaces seen in a VM.
 
 use alloc::string::ToString;
+use alloc::sync::Arc;
+use alloc::vec::{self, Vec};
 use core::fmt;
 
+use devices::time::HostTicks;
 use serde::Serialize;
 
 use super::{Arguments, Command, CommandError, Context, Outcome, Parameter};
 use crate::console::Record;
-use crate::operator::inspect;
+use crate::operator::command::{Job, Progress};
+use crate::operator::inspect::{self, Processes};
 use crate::operator::records::{Aliases, Cr3};
+use crate::operator::session::TURNS_PER_SECOND;
+use crate::suppression::address_space::Root;
+use crate::suppression::usage::Process;
+use crate::vm::Vm;
 
 pub(super) static COMMAND: Command = Command {
     name: "ps",
@@ -25,31 +33,79 @@ Shares are of one CPU, over the last one to two seconds.",
 
 fn run(arguments: &Arguments<'_>, context: &mut Context<'_>) -> Result<Outcome, CommandError> {
     let vm = context.vm(arguments)?;
-    let clock = context.clock;
-    let now = clock.now();
-    let processes = inspect::processes(&vm, now);
-    let targets = inspect::suppression(&vm, now).targets;
-    let lines = processes.iter().filter_map(|process| {
-        let (first, aliases) = process.roots.split_first()?;
-        Some(ProcessLine {
-            vm: &vm.name,
-            cr3: Cr3(*first),
-            aliases: Aliases(aliases),
-            cpu_permille: process.share,
-            cpu_ms: clock.millis(process.total as i64) as u64,
-            seen_ms_ago: clock
-                .micros(now)
-                .saturating_sub(clock.micros(process.last_seen))
-                / 1000,
-            target: targets
-                .iter()
-                .flat_map(|target| &target.roots)
-                .any(|root| process.roots.contains(root)),
-        })
-    });
-    context.answer.records(lines);
-    Ok(Outcome::Done)
+    let now = context.clock.now();
+    let mut list = List {
+        now,
+        processes: Processes::begin(&vm, now),
+        targets: Vec::new(),
+        lines: None,
+        vm,
+    };
+    // A short one is shown at once.
+    let turn = context.clock.fraction_of_second(TURNS_PER_SECOND);
+    Ok(match list.step(context, now.saturating_add(turn)) {
+        Progress::Done => Outcome::Done,
+        Progress::More => Outcome::goes_on(list),
+    })
 }
+
+/// A list of processes that is being made and shown.
+struct List {
+    vm: Arc<Vm>,
+    /// The time that the list is of.
+    now: HostTicks,
+    processes: Processes,
+    /// The roots of all targets, in order.
+    targets: Vec<Root>,
+    /// What is still to be shown.
+    lines: Option<vec::IntoIter<Process>>,
+}
+
+impl Job for List {
+    fn step(&mut self, context: &mut Context<'_>, until: HostTicks) -> Progress {
+        let clock = context.clock;
+        if self.lines.is_none() {
+            let is_time_over = || clock.now() >= until;
+            let Some(processes) = self.processes.step(&self.vm, is_time_over) else {
+                return Progress::More;
+            };
+            let targets = inspect::suppression(&self.vm, self.now).targets.into_iter();
+            self.targets = targets.flat_map(|target| target.roots).collect();
+            self.targets.sort_unstable();
+            self.lines = Some(processes.into_iter());
+            context.answer.heading::<ProcessLine<'_>>();
+        }
+        while context.answer.backlog() < BACKLOG {
+            let Some(process) = self.lines.as_mut().and_then(Iterator::next) else {
+                return Progress::Done;
+            };
+            if let Some((first, aliases)) = process.roots.split_first() {
+                context.answer.record(&ProcessLine {
+                    vm: &self.vm.name,
+                    cr3: Cr3(*first),
+                    aliases: Aliases(aliases),
+                    cpu_permille: process.share,
+                    cpu_ms: clock.millis(process.total as i64) as u64,
+                    seen_ms_ago: clock
+                        .micros(self.now)
+                        .saturating_sub(clock.micros(process.last_seen))
+                        / 1000,
+                    target: process
+                        .roots
+                        .iter()
+                        .any(|root| self.targets.binary_search(root).is_ok()),
+                });
+            }
+            if clock.now() >= until {
+                break;
+            }
+        }
+        Progress::More
+    }
+}
+
+/// How much output may wait for the line before more is made: a tenth of a second's.
+const BACKLOG: u64 = 1024;
 
 /// A process.
 #[derive(Clone, Copy, Debug, Serialize)]

@@ -203,6 +203,9 @@ fn the_host_is_shown_as_it_was_found_and_as_it_is() {
     let lines = objects(&host.answer("host --json"));
     assert_eq!(lines[1]["subject"], "meltdown");
     assert_eq!(lines[1]["state"], "not affected");
+    assert_eq!(host.answer("log"), "tarpit: one\ntarpit: two\n");
+    let lines = objects(&host.answer("log --json"));
+    assert_eq!(lines[1]["message"], "tarpit: two");
 }
 
 #[test]

@@ -27,7 +27,7 @@ use crate::suppression::address_space::{Root, RootFormat};
 use crate::suppression::usage::Usage;
 use crate::vm::ram::GuestRam;
 use crate::vm::{BoardHost, Vm, test_vm};
-use crate::vm_config::VmConfig;
+use crate::vm_config::{RestartPolicy, VmConfig};
 
 pub(super) const WEB: VmId = VmId(0);
 pub(super) const DB: VmId = VmId(1);
@@ -87,6 +87,10 @@ struct IdleFactory {
 }
 
 impl VmFactory for IdleFactory {
+    fn ticks_per_second(&self) -> u64 {
+        test_vm::TSC.get()
+    }
+
     /// Returns less than is asked for: what the tests put into it.
     fn allocate_ram(&self, _: u64) -> Result<GuestRam, CreateError> {
         Ok(test_vm::ram(RAM))
@@ -128,6 +132,7 @@ fn config(name: &str, vcpus: u32) -> VmConfig<'static> {
         weight: 100,
         cap: None,
         suppression: crate::suppression::order::Defaults::default(),
+        restart: RestartPolicy::default(),
         kernel: &[],
         initrd: None,
         modules: Vec::new(),
@@ -143,6 +148,7 @@ fn facts() -> HostFacts {
             Fact::new("meltdown", "not affected"),
         ],
         now: || alloc::vec![Fact::new("nmis", "7")],
+        log: || "tarpit: one\ntarpit: two\n".into(),
     }
 }
 

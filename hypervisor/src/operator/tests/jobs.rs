@@ -1,5 +1,8 @@
 //! Commands that go on in steps while guests run: `find` and `trace VM show`.
 
+use alloc::string::String;
+use alloc::vec::Vec;
+
 use super::host::{Host, MS, WEB};
 use devices::time::HostTicks;
 use vmx::addr::GuestPhysAddr;
@@ -41,6 +44,28 @@ fn a_signature_leads_to_its_process() {
         "none of 2 address spaces holds it\n"
     );
     assert_eq!(host.answer("find web 'not there' --json"), "");
+}
+
+#[test]
+fn processes_are_put_together_and_shown_a_little_at_a_time() {
+    let mut host = host_with_evil();
+    let roots = |answer: &str| -> Vec<String> {
+        let words = answer.lines().map(|line| line.split(' ').next());
+        words.map(|word| word.unwrap_or_default().into()).collect()
+    };
+    let at_once = roots(&host.answer("ps web"));
+    assert_eq!(at_once, ["CR3", "0x1000", "0x3000"]);
+    host.screen();
+    host.let_time_pass();
+    host.types("ps web\r");
+    host.shows("ps web\n");
+    let mut shown = String::new();
+    for _ in 0..100 {
+        host.types("");
+        shown += &host.screen();
+    }
+    let list = shown.strip_suffix("tarpit> ").unwrap();
+    assert_eq!(roots(list), at_once);
 }
 
 #[test]

@@ -1,0 +1,93 @@
+//! The last of tarpit's log messages, kept for the operator: what was said before somebody listened, or
+//! was not to be shown.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt::{self, Write};
+
+use spin::Mutex;
+
+/// How many bytes are kept.
+const CAPACITY: usize = 32 << 10;
+
+struct Ring<const N: usize> {
+    bytes: [u8; N],
+    /// Where the oldest byte is, and how many there are.
+    first: usize,
+    count: usize,
+}
+
+static RING: Mutex<Ring<CAPACITY>> = Mutex::new(Ring::EMPTY);
+
+impl<const N: usize> Ring<N> {
+    const EMPTY: Self = Self {
+        bytes: [0; N],
+        first: 0,
+        count: 0,
+    };
+
+    fn push(&mut self, byte: u8) {
+        self.bytes[(self.first + self.count) % N] = byte;
+        if self.count < N {
+            self.count += 1;
+        } else {
+            self.first = (self.first + 1) % N;
+        }
+    }
+
+    /// What is kept, from the first whole line on.
+    fn lines(&self) -> String {
+        let bytes: Vec<u8> = (0..self.count)
+            .map(|index| self.bytes[(self.first + index) % N])
+            .collect();
+        let start = if self.count < N {
+            0
+        } else {
+            let newline = bytes.iter().position(|byte| *byte == b'\n');
+            newline.map_or(0, |at| at + 1)
+        };
+        String::from_utf8_lossy(&bytes[start..]).into_owned()
+    }
+}
+
+impl<const N: usize> Write for Ring<N> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        text.bytes().for_each(|byte| self.push(byte));
+        Ok(())
+    }
+}
+
+/// Keeps a message, which ends in a line break. Lost if another CPU keeps one just now for too long.
+pub fn keep(text: fmt::Arguments<'_>) {
+    const ATTEMPTS: u32 = 1_000_000;
+    for _ in 0..ATTEMPTS {
+        if let Some(mut ring) = RING.try_lock() {
+            // It takes everything; a failing Display loses just its own text.
+            let _ = ring.write_fmt(text);
+            return;
+        }
+        core::hint::spin_loop();
+    }
+}
+
+/// Returns the messages that are kept.
+#[must_use]
+pub fn lines() -> String {
+    RING.lock().lines()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_whole_lines_are_kept() {
+        let mut ring = Ring::<20>::EMPTY;
+        ring.write_str("one\ntwo\n").unwrap();
+        assert_eq!(ring.lines(), "one\ntwo\n");
+        for number in 3..100 {
+            writeln!(ring, "line {number}").unwrap();
+        }
+        assert_eq!(ring.lines(), "line 98\nline 99\n");
+    }
+}
