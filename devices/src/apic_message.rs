@@ -1,6 +1,6 @@
 //! Interrupt messages: what APICs say to each other.
 //!
-//! SDM vol. 3A, 11.6 (interprocessor interrupts) and 11.11 (message-signalled interrupts).
+//! SDM vol. 3A, 11.6 (interprocessor interrupts) and 11.11 (message-signaled interrupts).
 
 /// How a message interrupts its receivers (SDM vol. 3A, 11.6.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,7 +114,7 @@ pub struct ApicMessage {
 
 impl ApicMessage {
     /// A message of the eight address and 32 data bits that a redirection entry or a
-    /// message-signalled interrupt has in common: `vector` in bits 0 to 7, delivery mode in
+    /// message-signaled interrupt has in common: `vector` in bits 0 to 7, delivery mode in
     /// bits 8 to 10 of `data`. `None` if the delivery mode is reserved or cannot be sent by
     /// a device (a start-up).
     #[must_use]

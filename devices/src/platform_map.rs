@@ -25,7 +25,7 @@ pub mod port {
     pub const I8042_DATA: u16 = 0x60;
     /// i8042 command (write) and status (read) port.
     pub const I8042_COMMAND: u16 = 0x64;
-    /// System control port A: fast A20 and fast CPU initialisation.
+    /// System control port A: fast A20 and fast CPU initialization.
     pub const SYSTEM_CONTROL_A: u16 = 0x92;
 
     /// CMOS RAM and RTC: index port; the data port is the next.

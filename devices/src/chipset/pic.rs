@@ -156,7 +156,7 @@ impl Device for PicPorts {
 const PIC_MASTER_DATA: u16 = port::PIC_MASTER + 1;
 const PIC_SLAVE_DATA: u16 = port::PIC_SLAVE + 1;
 
-/// The next initialisation command word that the data port takes; none: it takes OCW1.
+/// The next initialization command word that the data port takes; none: it takes OCW1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum NextIcw {
     None,
@@ -369,7 +369,7 @@ impl Chip {
         }
     }
 
-    /// Starts the initialisation sequence. An edge-triggered input that is high must fall
+    /// Starts the initialization sequence. An edge-triggered input that is high must fall
     /// and rise again to be seen.
     const fn icw1(&mut self, value: u8) {
         self.latched = 0;

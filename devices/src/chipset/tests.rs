@@ -160,7 +160,7 @@ impl Machine {
         self.ioapic_write(0x10 + 2 * pin as u8, u32::from(vector) | level);
     }
 
-    /// Initialises the 8259A pair with vectors from 0x30 on and unmasks one interrupt.
+    /// Initializes the 8259A pair with vectors from 0x30 on and unmasks one interrupt.
     fn unmask_pic(&mut self, irq: u8) {
         for (port, icw) in [(port::PIC_MASTER, 0x30), (port::PIC_SLAVE, 0x38)] {
             self.outb(port, 0x11);

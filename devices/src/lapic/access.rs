@@ -1,5 +1,5 @@
 //! How software reaches the registers: as memory in xAPIC mode, as MSRs in x2APIC mode, or
-//! through the virtualisation hardware.
+//! through the virtualization hardware.
 
 use super::base::Mode;
 use super::{ApicBus, LocalApic};
@@ -110,7 +110,7 @@ impl LocalApic {
 
     /// Finishes a write that the hardware has already made to the page at `offset`: the
     /// answer to a VM exit "APIC write" (SDM vol. 3C, 30.4.3.3).
-    pub fn after_virtualised_write(&mut self, now: Now, offset: u16, bus: &mut impl ApicBus) {
+    pub fn after_virtualized_write(&mut self, now: Now, offset: u16, bus: &mut impl ApicBus) {
         let register = Register::at(offset);
         let value = self.page().read(register);
         self.write_register(now, register, value, bus);

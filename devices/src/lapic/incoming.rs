@@ -1,4 +1,4 @@
-//! Messages that arrive: from this processor itself, or in the mail from other CPUs.
+//! Messages that arrive: from this processor itself, or posted by other CPUs.
 
 use super::{ExtInts, LocalApic};
 use crate::apic_message::{ApicMessage, DeliveryMode, Trigger};
@@ -54,20 +54,20 @@ impl LocalApic {
 
     /// Takes in what others have posted. True if there was something.
     #[inline]
-    pub fn absorb(&mut self) -> bool {
-        let has_mail = self.port.has_mail();
-        if has_mail {
-            self.absorb_mail();
+    pub fn accept_incoming(&mut self) -> bool {
+        let has_incoming = self.port.has_incoming();
+        if has_incoming {
+            self.accept_messages();
         }
-        has_mail
+        has_incoming
     }
 
-    fn absorb_mail(&mut self) {
-        let mail = self.port.take_mail();
+    fn accept_messages(&mut self) {
+        let incoming = self.port.take_incoming();
         if self.software_enabled {
             // The level-triggered ones last, so that a vector posted as both keeps its
             // source waiting for the end of interrupt.
-            for (requests, level) in [(mail.edge, false), (mail.level, true)] {
+            for (requests, level) in [(incoming.edge, false), (incoming.level, true)] {
                 for (index, vectors) in (0u8..).zip(requests) {
                     for (word, vectors) in [
                         (2 * index, vectors as u32),
@@ -80,18 +80,18 @@ impl LocalApic {
                     }
                 }
             }
-            if mail.events.ext_int() {
+            if incoming.events.ext_int() {
                 self.ext_ints.insert(ExtInts::MESSAGE);
             }
         }
-        if mail.events.illegal_vector() {
+        if incoming.events.illegal_vector() {
             self.receive_illegal_vector();
         }
-        self.nmis = (self.nmis + mail.events.nmis()).min(MAX_NMIS);
-        if mail.events.init() {
+        self.nmis = (self.nmis + incoming.events.nmis()).min(MAX_NMIS);
+        if incoming.events.init() {
             self.request_init();
         }
-        if let Some(vector) = mail.events.start_up() {
+        if let Some(vector) = incoming.events.start_up() {
             self.start_up = Some(vector);
         }
     }

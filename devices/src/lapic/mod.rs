@@ -10,7 +10,7 @@
 //! interrupts ([`LocalApic::set_virtual_interrupt_delivery`]), or nothing.
 //!
 //! A round of the owner's loop is: [`LocalApic::expire`] if [`LocalApic::next_deadline`] has
-//! come, [`LocalApic::absorb`], then NMI, INIT and start-up, then [`LocalApic::pending`] and,
+//! come, [`LocalApic::accept_incoming`], then NMI, INIT and start-up, then [`LocalApic::pending`] and,
 //! if the processor can take it, [`LocalApic::acknowledge`].
 
 mod access;
@@ -142,7 +142,7 @@ impl LocalApic {
     /// Back to the state after power-up (SDM vol. 3A, 11.4.7.1); posted messages are lost.
     /// The pins keep their levels, and the guest's TSC its offset.
     pub fn power_up(&mut self) {
-        let _ = self.port.take_mail();
+        let _ = self.port.take_incoming();
         self.base = ApicBase::power_up(self.config.bootstrap);
         self.mode = Mode::XApic;
         self.init = false;
@@ -308,14 +308,14 @@ impl LocalApic {
     #[inline]
     fn end_of_interrupt(&mut self, bus: &mut impl ApicBus) {
         if let Some(vector) = self.priority.end_of_interrupt(self.port.page()) {
-            self.after_virtualised_eoi(vector, bus);
+            self.after_virtualized_eoi(vector, bus);
         }
     }
 
     /// Finishes the end of interrupt `vector` that the hardware has taken out of service:
-    /// the answer to a VM exit "virtualised EOI" (SDM vol. 3C, 30.1.4).
+    /// the answer to a VM exit "virtualized EOI" (SDM vol. 3C, 30.1.4).
     #[inline]
-    pub fn after_virtualised_eoi(&mut self, vector: u8, bus: &mut impl ApicBus) {
+    pub fn after_virtualized_eoi(&mut self, vector: u8, bus: &mut impl ApicBus) {
         if self.page().has_vector(VectorRegister::Tmr, vector) {
             self.end_of_level_interrupt(vector, bus);
         }

@@ -1,4 +1,4 @@
-//! The register page of a local APIC, shared with the virtualisation hardware.
+//! The register page of a local APIC, shared with the virtualization hardware.
 
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 

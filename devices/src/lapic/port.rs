@@ -9,11 +9,11 @@ use crate::apic_message::{ApicMessage, DeliveryMode, Destination, Trigger};
 use arch::apic::Register;
 
 /// The part of a local APIC that all CPUs share: where it is addressed, how busy it is, and
-/// the mailbox for messages to it. Nothing here waits for anyone.
+/// what others have posted to it. Nothing here waits for anyone.
 ///
 /// Whoever posts asks [`ApicPort::accepts`] first, posts, and, where [`ApicPort::post`] says
-/// so, makes the owner look: the owner absorbs its mail with
-/// [`LocalApic::absorb`](super::LocalApic::absorb) before each VM entry.
+/// so, makes the owner look: the owner takes it over with
+/// [`LocalApic::accept_incoming`](super::LocalApic::accept_incoming) before each VM entry.
 #[derive(Default)]
 #[repr(C)]
 pub struct ApicPort {
@@ -24,9 +24,9 @@ pub struct ApicPort {
     addressing: AtomicU64,
 }
 
-/// What a mailbox held.
+/// What others have posted and the owner has not accepted yet.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Mail {
+pub(super) struct Incoming {
     pub(super) edge: [u64; 4],
     pub(super) level: [u64; 4],
     pub(super) events: Events,
@@ -253,14 +253,14 @@ impl ApicPort {
         before == Ok(0)
     }
 
-    /// Whether the owner has mail.
+    /// Tells whether others have posted something.
     #[must_use]
     #[inline]
-    pub fn has_mail(&self) -> bool {
+    pub fn has_incoming(&self) -> bool {
         self.posted.is_outstanding() || self.events.load(SeqCst) != 0
     }
 
-    pub(super) fn take_mail(&self) -> Mail {
+    pub(super) fn take_incoming(&self) -> Incoming {
         let edge = self.posted.take();
         let events = Events(self.events.swap(0, SeqCst));
         let level = if events.0 & Events::LEVEL_REQUESTS != 0 {
@@ -268,7 +268,7 @@ impl ApicPort {
         } else {
             [0; 4]
         };
-        Mail {
+        Incoming {
             edge,
             level,
             events,
@@ -393,7 +393,7 @@ mod tests {
         assert!(port.accepts(&message(DeliveryMode::Init)));
         assert!(port.accepts(&message(DeliveryMode::StartUp)));
         assert!(!port.post(&message(DeliveryMode::Fixed)));
-        assert!(!port.has_mail());
+        assert!(!port.has_incoming());
     }
 
     #[test]

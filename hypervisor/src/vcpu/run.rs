@@ -152,7 +152,7 @@ impl<C: GuestCpu> Vcpu<C> {
             devices::lapic::LocalPin::Lint0,
             self.index == 0 && self.vm.pic_output(),
         );
-        self.lapic.absorb();
+        self.lapic.accept_incoming();
         if self.lapic.reset_pending() {
             self.handle_reset(now)?;
         }

@@ -4,7 +4,7 @@ const MASTER: u16 = port::PIC_MASTER;
 const SLAVE: u16 = port::PIC_SLAVE;
 const EOI: u8 = 0x20;
 
-fn initialise(pic: &mut PicPair, icw4: u8) {
+fn initialize(pic: &mut PicPair, icw4: u8) {
     for (port, base, cascade) in [(MASTER, 0x30, 0x04), (SLAVE, 0x38, 0x02)] {
         pic.write(port, 0x11);
         pic.write(port + 1, base);
@@ -13,9 +13,9 @@ fn initialise(pic: &mut PicPair, icw4: u8) {
     }
 }
 
-fn initialised() -> PicPair {
+fn initialized() -> PicPair {
     let mut pic = PicPair::new();
-    initialise(&mut pic, 0x01);
+    initialize(&mut pic, 0x01);
     pic
 }
 
@@ -51,7 +51,7 @@ fn firmware_leaves_all_but_the_cascade_masked() {
 #[test]
 fn every_irq_arrives_with_its_vector() {
     for irq in (0..16).filter(|&irq| irq != irq::CASCADE) {
-        let mut pic = initialised();
+        let mut pic = initialized();
         pic.set_irq(irq, true);
         assert!(pic.output(), "IRQ {irq}");
         assert_eq!(pic.acknowledge(), 0x30 + irq);
@@ -70,7 +70,7 @@ fn every_irq_arrives_with_its_vector() {
 
 #[test]
 fn the_vector_ignores_the_low_bits_of_icw2() {
-    let mut pic = initialised();
+    let mut pic = initialized();
     pic.write(MASTER, 0x11);
     for icw in [0x27, 0x04, 0x01] {
         pic.write(MASTER + 1, icw);
@@ -81,7 +81,7 @@ fn the_vector_ignores_the_low_bits_of_icw2() {
 
 #[test]
 fn without_icw4_the_data_port_takes_the_mask_after_icw3() {
-    let mut pic = initialised();
+    let mut pic = initialized();
     pic.write(MASTER, 0x10);
     pic.write(MASTER + 1, 0x40);
     pic.write(MASTER + 1, 0x04);
@@ -92,7 +92,7 @@ fn without_icw4_the_data_port_takes_the_mask_after_icw3() {
 #[test]
 fn in_single_mode_the_sequence_has_no_icw3() {
     for (icw1, words) in [(0x13, &[0x40, 0x01][..]), (0x12, &[0x40][..])] {
-        let mut pic = initialised();
+        let mut pic = initialized();
         pic.write(MASTER, icw1);
         for &word in words {
             pic.write(MASTER + 1, word);
@@ -106,13 +106,13 @@ fn in_single_mode_the_sequence_has_no_icw3() {
 
 #[test]
 fn an_edge_counts_once_and_a_level_until_it_falls() {
-    let mut pic = initialised();
+    let mut pic = initialized();
     pic.set_irq(5, true);
     pic.acknowledge();
     pic.write(MASTER, EOI);
     assert!(!pic.output(), "the line is high, but there was no new edge");
 
-    let mut pic = initialised();
+    let mut pic = initialized();
     pic.write(port::ELCR_MASTER, 1 << 5);
     pic.set_irq(5, true);
     pic.acknowledge();
@@ -125,7 +125,7 @@ fn an_edge_counts_once_and_a_level_until_it_falls() {
 
 #[test]
 fn a_masked_edge_is_delivered_when_unmasked() {
-    let mut pic = initialised();
+    let mut pic = initialized();
     pic.write(MASTER + 1, 1 << 4);
     pulse(&mut pic, 4);
     assert!(!pic.output());
@@ -136,7 +136,7 @@ fn a_masked_edge_is_delivered_when_unmasked() {
 
 #[test]
 fn timer_keyboard_cascade_rtc_and_fpu_cannot_be_level_triggered() {
-    let mut pic = initialised();
+    let mut pic = initialized();
     pic.write(port::ELCR_MASTER, 0xff);
     pic.write(port::ELCR_SLAVE, 0xff);
     assert_eq!(pic.read(port::ELCR_MASTER), 0xf8);
@@ -145,7 +145,7 @@ fn timer_keyboard_cascade_rtc_and_fpu_cannot_be_level_triggered() {
 
 #[test]
 fn a_level_that_has_gone_is_no_edge_when_its_input_becomes_edge_triggered() {
-    let mut pic = initialised();
+    let mut pic = initialized();
     pic.write(port::ELCR_MASTER, 1 << 5);
     pulse(&mut pic, 5);
     pic.write(port::ELCR_MASTER, 0);
@@ -157,7 +157,7 @@ fn a_level_that_has_gone_is_no_edge_when_its_input_becomes_edge_triggered() {
 
 #[test]
 fn higher_levels_nest_and_lower_ones_wait() {
-    let mut pic = initialised();
+    let mut pic = initialized();
     pulse(&mut pic, 4);
     assert_eq!(pic.acknowledge(), 0x34);
     pulse(&mut pic, 6);
@@ -182,7 +182,7 @@ fn higher_levels_nest_and_lower_ones_wait() {
 
 #[test]
 fn a_specific_eoi_ends_just_that_level() {
-    let mut pic = initialised();
+    let mut pic = initialized();
     pulse(&mut pic, 6);
     pic.acknowledge();
     pulse(&mut pic, 3);
@@ -193,7 +193,7 @@ fn a_specific_eoi_ends_just_that_level() {
 
 #[test]
 fn a_second_slave_interrupt_waits_for_both_eois() {
-    let mut pic = initialised();
+    let mut pic = initialized();
     pulse(&mut pic, 12);
     assert_eq!(pic.acknowledge(), 0x3c);
     pulse(&mut pic, 14);
@@ -205,9 +205,9 @@ fn a_second_slave_interrupt_waits_for_both_eois() {
 
 #[test]
 fn in_special_fully_nested_mode_a_more_urgent_slave_interrupt_nests() {
-    let mut plain = initialised();
+    let mut plain = initialized();
     let mut special = PicPair::new();
-    initialise(&mut special, 0x11);
+    initialize(&mut special, 0x11);
     for pic in [&mut plain, &mut special] {
         pulse(pic, 12);
         assert_eq!(pic.acknowledge(), 0x3c);
@@ -226,7 +226,7 @@ fn in_special_fully_nested_mode_a_more_urgent_slave_interrupt_nests() {
 #[test]
 fn special_fully_nested_mode_does_not_nest_an_interrupt_of_the_slave_in_itself() {
     let mut pic = PicPair::new();
-    initialise(&mut pic, 0x11);
+    initialize(&mut pic, 0x11);
     for irq in 8..16 {
         pulse(&mut pic, irq);
         assert_eq!(pic.acknowledge(), 0x30 + irq);
@@ -242,7 +242,7 @@ fn special_fully_nested_mode_does_not_nest_an_interrupt_of_the_slave_in_itself()
 #[test]
 fn auto_eoi_leaves_nothing_in_service() {
     let mut pic = PicPair::new();
-    initialise(&mut pic, 0x03);
+    initialize(&mut pic, 0x03);
     pulse(&mut pic, 3);
     pulse(&mut pic, 10);
     assert_eq!(pic.acknowledge(), 0x3a);
@@ -254,7 +254,7 @@ fn auto_eoi_leaves_nothing_in_service() {
 #[test]
 fn rotation_gives_the_served_level_the_lowest_priority() {
     // On a non-specific EOI.
-    let mut pic = initialised();
+    let mut pic = initialized();
     pulse(&mut pic, 3);
     pic.acknowledge();
     pic.write(MASTER, 0xa0);
@@ -263,7 +263,7 @@ fn rotation_gives_the_served_level_the_lowest_priority() {
     assert_eq!(pic.acknowledge(), 0x37);
 
     // On a specific EOI.
-    let mut pic = initialised();
+    let mut pic = initialized();
     pulse(&mut pic, 3);
     pic.acknowledge();
     pic.write(MASTER, 0xe0 | 3);
@@ -274,7 +274,7 @@ fn rotation_gives_the_served_level_the_lowest_priority() {
 
     // By automatic EOI.
     let mut pic = PicPair::new();
-    initialise(&mut pic, 0x03);
+    initialize(&mut pic, 0x03);
     pic.write(MASTER, 0x80);
     pulse(&mut pic, 0);
     pic.acknowledge();
@@ -293,7 +293,7 @@ fn rotation_gives_the_served_level_the_lowest_priority() {
 
 #[test]
 fn the_set_priority_command_names_the_lowest() {
-    let mut pic = initialised();
+    let mut pic = initialized();
     pic.write(MASTER, 0xc0 | 4);
     pulse(&mut pic, 4);
     pulse(&mut pic, 0);
@@ -306,7 +306,7 @@ fn the_set_priority_command_names_the_lowest() {
 
 #[test]
 fn special_mask_mode_lets_lower_levels_in_under_a_masked_one() {
-    let mut pic = initialised();
+    let mut pic = initialized();
     pulse(&mut pic, 1);
     pic.acknowledge();
     pulse(&mut pic, 6);
@@ -326,7 +326,7 @@ fn special_mask_mode_lets_lower_levels_in_under_a_masked_one() {
 
 #[test]
 fn polling_acknowledges_without_an_inta_cycle() {
-    let mut pic = initialised();
+    let mut pic = initialized();
     assert_eq!(read(&mut pic, MASTER, 0x0c), 0);
     pulse(&mut pic, 13);
     assert_eq!(read(&mut pic, MASTER, 0x0c), 0x82);
@@ -343,7 +343,7 @@ fn polling_acknowledges_without_an_inta_cycle() {
 
 #[test]
 fn a_request_that_has_gone_is_answered_with_a_spurious_vector() {
-    let mut pic = initialised();
+    let mut pic = initialized();
     pic.write(port::ELCR_MASTER, 1 << 5);
     pic.set_irq(5, true);
     assert!(pic.output());
@@ -354,7 +354,7 @@ fn a_request_that_has_gone_is_answered_with_a_spurious_vector() {
 
 #[test]
 fn a_spurious_slave_interrupt_is_in_service_at_the_master_only() {
-    let mut pic = initialised();
+    let mut pic = initialized();
     pulse(&mut pic, 10);
     assert_eq!(pic.acknowledge(), 0x3a);
     pic.write(MASTER, EOI);
@@ -368,7 +368,7 @@ fn a_spurious_slave_interrupt_is_in_service_at_the_master_only() {
 
 #[test]
 fn masking_the_only_request_of_the_slave_takes_it_back_from_the_master() {
-    let mut pic = initialised();
+    let mut pic = initialized();
     pulse(&mut pic, 11);
     assert!(pic.output());
     pic.write(SLAVE + 1, 0xff);
@@ -379,11 +379,11 @@ fn masking_the_only_request_of_the_slave_takes_it_back_from_the_master() {
 }
 
 #[test]
-fn initialisation_forgets_edges_and_demands_new_ones() {
-    let mut pic = initialised();
+fn initialization_forgets_edges_and_demands_new_ones() {
+    let mut pic = initialized();
     pic.set_irq(3, true);
     pic.set_irq(10, true);
-    initialise(&mut pic, 0x01);
+    initialize(&mut pic, 0x01);
     assert!(!pic.output());
     pic.set_irq(3, true);
     assert!(!pic.output(), "it was high before");
@@ -394,7 +394,7 @@ fn initialisation_forgets_edges_and_demands_new_ones() {
 
 #[test]
 fn the_cascade_and_impossible_irqs_are_no_inputs() {
-    let mut pic = initialised();
+    let mut pic = initialized();
     for irq in [2, 16, 24, 255] {
         pic.set_irq(irq, true);
         assert!(!pic.output());

@@ -136,7 +136,7 @@ fn reserved_bits_of_ier_and_mcr_read_as_zero() {
 }
 
 #[test]
-fn linux_recognises_a_16550a() {
+fn linux_recognizes_a_16550a() {
     // autoconfig() of the 8250 driver: IER sticks, loopback works, FIFOs show in IIR.
     let mut port = Port::new();
     port.write(MCR, LOOP | 0x0a);

@@ -1,14 +1,14 @@
 //! The local APIC as its guest, its owner and other CPUs see it.
 
 mod lint;
-mod mail;
+mod incoming;
 mod modes;
 mod priority;
 mod registers;
 mod sending;
 mod timer;
 mod timer_steps;
-mod virtualised;
+mod virtualized;
 
 use alloc::vec::Vec;
 

@@ -170,7 +170,7 @@ fn an_illegal_vector_to_all_is_received_by_its_sender_too() {
         assert!(cpu.apic.accepts(&message));
         cpu.apic.port().post(&message);
     }
-    cpu.apic.absorb();
+    cpu.apic.accept_incoming();
     assert_eq!(cpu.esr(), 0x60);
     assert_eq!(cpu.apic.pending(), None);
 }

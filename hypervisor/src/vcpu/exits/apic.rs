@@ -17,7 +17,7 @@ impl<C: GuestCpu> Vcpu<C> {
         self.with_devices(at, |_, devices| {
             let now = devices.now;
             let (lapic, mut messages) = devices.lapic();
-            lapic.after_virtualised_write(now, offset, &mut messages);
+            lapic.after_virtualized_write(now, offset, &mut messages);
         });
         self.follow_apic_enable();
     }
@@ -46,7 +46,7 @@ impl<C: GuestCpu> Vcpu<C> {
         self.attention = true;
         self.with_devices(at, |_, devices| {
             let (lapic, mut messages) = devices.lapic();
-            lapic.after_virtualised_eoi(vector, &mut messages);
+            lapic.after_virtualized_eoi(vector, &mut messages);
         });
     }
 }

@@ -35,14 +35,14 @@ impl Machine {
         told
     }
 
-    fn absorb_and_handle(&mut self, index: usize) -> Option<u8> {
-        self.cpus[index].apic.absorb();
+    fn accept_and_handle(&mut self, index: usize) -> Option<u8> {
+        self.cpus[index].apic.accept_incoming();
         self.cpus[index].handle()
     }
 }
 
 #[test]
-fn a_posted_vector_arrives_when_absorbed() {
+fn a_posted_vector_arrives_when_accepted() {
     let mut machine = Machine::new(2);
     assert_eq!(
         machine.send(DeliveryMode::Fixed, 0x41, Destination::Physical(1)),
@@ -54,10 +54,10 @@ fn a_posted_vector_arrives_when_absorbed() {
         "told already"
     );
     assert_eq!(machine.cpus[1].apic.pending(), None);
-    assert_eq!(machine.absorb_and_handle(1), Some(0xf1));
-    assert_eq!(machine.absorb_and_handle(1), Some(0x41));
-    assert!(!machine.cpus[1].apic.absorb());
-    assert!(!machine.cpus[0].apic.absorb());
+    assert_eq!(machine.accept_and_handle(1), Some(0xf1));
+    assert_eq!(machine.accept_and_handle(1), Some(0x41));
+    assert!(!machine.cpus[1].apic.accept_incoming());
+    assert!(!machine.cpus[0].apic.accept_incoming());
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn every_vector_can_be_posted_with_either_trigger() {
             let trigger = if level { Trigger::Level } else { Trigger::Edge };
             let message = message(DeliveryMode::Fixed, vector, trigger);
             assert!(cpu.apic.port().post(&message));
-            assert!(cpu.apic.absorb());
+            assert!(cpu.apic.accept_incoming());
             assert_eq!(
                 cpu.apic.page().has_vector(VectorRegister::Tmr, vector),
                 level
@@ -90,7 +90,7 @@ fn a_posted_illegal_vector_is_the_receivers_error() {
         machine.send(DeliveryMode::Fixed, 0x0f, Destination::Physical(0)),
         [0]
     );
-    assert_eq!(machine.absorb_and_handle(0), None);
+    assert_eq!(machine.accept_and_handle(0), None);
     assert_eq!(machine.cpus[0].esr(), 0x40);
 }
 
@@ -99,7 +99,7 @@ fn vectors_posted_before_a_software_disable_are_not_accepted_after_it() {
     let mut machine = Machine::new(1);
     machine.send(DeliveryMode::Fixed, 0x41, Destination::Physical(0));
     machine.cpus[0].write(Register::SVR, 0xff);
-    assert_eq!(machine.absorb_and_handle(0), None);
+    assert_eq!(machine.accept_and_handle(0), None);
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn init_and_start_up_arrive_in_order() {
     assert_eq!(machine.send(DeliveryMode::Init, 0, to), []);
     assert_eq!(machine.send(DeliveryMode::StartUp, 0x9a, to), []);
     let apic = &mut machine.cpus[1].apic;
-    assert!(apic.absorb());
+    assert!(apic.accept_incoming());
     assert!(apic.reset_pending());
     assert!(apic.take_init());
     apic.init_reset();
@@ -126,14 +126,14 @@ fn nmis_from_two_sides_are_two_unless_one_is_being_handled() {
         machine.send(DeliveryMode::Nmi, 0, Destination::All);
     }
     let apic = &mut machine.cpus[0].apic;
-    apic.absorb();
+    apic.accept_incoming();
     assert!(apic.take_nmi());
     assert!(apic.take_nmi());
     assert!(!apic.take_nmi());
     machine.send(DeliveryMode::Nmi, 0, Destination::All);
     machine.send(DeliveryMode::Nmi, 0, Destination::All);
     let apic = &mut machine.cpus[0].apic;
-    apic.absorb();
+    apic.accept_incoming();
     apic.limit_nmis();
     assert!(apic.take_nmi());
     assert!(!apic.take_nmi());
@@ -182,7 +182,7 @@ fn lowest_priority_goes_to_the_least_busy_and_equals_take_turns() {
             Destination::Logical(0xf),
         );
         for (index, count) in counts.iter_mut().enumerate() {
-            if machine.cpus[index].apic.absorb() {
+            if machine.cpus[index].apic.accept_incoming() {
                 *count += 1;
                 assert_eq!(machine.cpus[index].handle(), Some(0x41));
             }
@@ -194,11 +194,11 @@ fn lowest_priority_goes_to_the_least_busy_and_equals_take_turns() {
         0x42,
         Destination::Logical(0b11),
     );
-    assert!(machine.cpus[0].apic.port().has_mail(), "0x80 < 0x90");
+    assert!(machine.cpus[0].apic.port().has_incoming(), "0x80 < 0x90");
 }
 
 #[test]
-fn posts_from_many_threads_are_all_absorbed() {
+fn posts_from_many_threads_are_all_accepted() {
     extern crate std;
     let mut cpu = Cpu::xapic(0);
     let port = cpu.apic.port().clone();
@@ -220,7 +220,7 @@ fn posts_from_many_threads_are_all_absorbed() {
     let mut handled = Vec::new();
     loop {
         let done = posters.iter().all(std::thread::JoinHandle::is_finished);
-        cpu.apic.absorb();
+        cpu.apic.accept_incoming();
         while let Some(vector) = cpu.handle() {
             handled.push(vector);
         }

@@ -1,4 +1,4 @@
-//! With the virtualisation hardware doing a part of the work on the same page.
+//! With the virtualization hardware doing a part of the work on the same page.
 
 use super::*;
 
@@ -47,7 +47,7 @@ fn what_the_hardware_moves_is_seen() {
     assert_eq!(cpu.apic.processor_priority(), 0x90);
     assert_eq!(cpu.apic.pending(), None);
     let vector = hardware_ends(&cpu);
-    cpu.apic.after_virtualised_eoi(vector, &mut cpu.bus);
+    cpu.apic.after_virtualized_eoi(vector, &mut cpu.bus);
     assert_eq!(cpu.bus.ends, [0x91]);
     assert_eq!(cpu.apic.pending(), Some(Pending::Vector(0x51)));
     assert_eq!(hardware_delivers(&cpu), 0x51);
@@ -76,7 +76,7 @@ fn the_eoi_exit_bitmap_is_the_trigger_mode_register() {
 fn after_write(cpu: &mut Cpu, register: Register, value: u32) {
     cpu.apic.page().write(register, value);
     cpu.apic
-        .after_virtualised_write(cpu.now, offset(register), &mut cpu.bus);
+        .after_virtualized_write(cpu.now, offset(register), &mut cpu.bus);
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn writes_that_the_hardware_has_made_have_the_same_effects() {
 }
 
 #[test]
-fn a_level_on_a_pin_survives_a_virtualised_write() {
+fn a_level_on_a_pin_survives_a_virtualized_write() {
     let mut cpu = Cpu::xapic(0);
     cpu.write(Register::LVT_LINT0, 0x8044);
     cpu.apic.set_pin(LocalPin::Lint0, true);
