@@ -89,10 +89,10 @@ devices! { |config, now|
     pci: PciConfig = PciConfig::new(),
         at [port_of_size(port::PCI_CONFIG_ADDRESS, 4), wide_ports(port::PCI_CONFIG_DATA, 4)], wired to [];
     post: PostPort = PostPort::new(), at [byte_ports(port::POST, 1)], wired to [];
-    debug_exit: DebugExit = DebugExit, at [wide_ports(port::DEBUG_EXIT, 1)], wired to [];
-    fw_cfg: FwCfg = FwCfg::new(config.processors, config.ram_size),
+    debug_exit: Option<DebugExit> = config.test_devices.then_some(DebugExit), at [wide_ports(port::DEBUG_EXIT, 1)], wired to [];
+    fw_cfg: Option<FwCfg> = config.test_devices.then(|| FwCfg::new(config.processors, config.ram_size)),
         at [port_of_size(port::FW_CFG_SELECTOR, 2), byte_ports(port::FW_CFG_DATA, 1)], wired to [];
-    test_device: TestDevice = TestDevice::new(), at [
+    test_device: Option<TestDevice> = config.test_devices.then(TestDevice::new), at [
         byte_ports(port::TEST_LATCH, 4), byte_ports(port::TEST_BYTES, 4),
         wide_ports(port::TEST_IRQ_LINES, IOAPIC_PINS as u16), memory(mmio::TEST_MEMORY, mmio::TEST_MEMORY_LENGTH)
     ], wired to [];
@@ -141,6 +141,9 @@ pub struct ChipsetConfig {
     pub processors: u16,
     /// Its RAM, in bytes.
     pub ram_size: u64,
+    /// Whether it has what test kernels expect and no other machine has: the debug-exit port,
+    /// the test device and the firmware-configuration interface.
+    pub test_devices: bool,
 }
 
 /// The chipset of one VM. See the [module documentation](self).

@@ -1,7 +1,7 @@
 //! What VMs there shall be: the operator says it on the command lines of the boot modules.
 //!
 //! ```text
-//! kernel vm=NAME [mem=SIZE] [vcpus=N] [pin=CPU,...] [weight=N] [cap=PERCENT]
+//! kernel vm=NAME [mem=SIZE] [vcpus=N] [pin=CPU,...] [weight=N] [cap=PERCENT] [test-devices]
 //!        [suppress-policy=bounded|paper] [suppress-lead=MS[,MS]]
 //!        [on-reset=restart|stop] [on-crash=restart|stop] [-- COMMAND LINE]
 //! initrd vm=NAME
@@ -92,6 +92,10 @@ pub struct VmConfig<'a> {
     pub suppression: Defaults,
     /// Whether it is started again when it ends.
     pub restart: RestartPolicy,
+    /// Whether it has the devices that test kernels expect, and no machine for rent should have:
+    /// the port by which a guest ends its VM with a result, a test device, and the
+    /// firmware-configuration interface.
+    pub test_devices: bool,
     /// The kernel image.
     pub kernel: &'a [u8],
     /// The initial RAM disk.
@@ -232,7 +236,7 @@ impl Role {
     const fn options(self) -> &'static str {
         match self {
             Self::Kernel => {
-                "vm=, mem=, vcpus=, pin=, weight=, cap=, suppress-policy=, suppress-lead=, on-reset=, on-crash= (guest's options follow ` -- `)"
+                "vm=, mem=, vcpus=, pin=, weight=, cap=, suppress-policy=, suppress-lead=, on-reset=, on-crash=, test-devices (guest's options follow ` -- `)"
             }
             Self::Initrd | Self::Module => "vm= only",
         }
@@ -360,6 +364,7 @@ struct Description {
     suppression: Defaults,
     on_reset: Option<bool>,
     on_crash: Option<bool>,
+    test_devices: bool,
     guest_string: String,
 }
 
@@ -381,6 +386,7 @@ impl Description {
         let (mut memory, mut vcpus, mut pins, mut weight, mut cap) = (None, None, None, None, None);
         let (mut policy, mut lead) = (None, None);
         let (mut on_reset, mut on_crash) = (None, None);
+        let mut test_devices = false;
         for word in words {
             let (option, value) = word.split_once('=').unwrap_or((word, ""));
             match (role, option) {
@@ -420,6 +426,7 @@ impl Description {
                 (Role::Kernel, "on-crash") => {
                     set(&mut on_crash, "on-crash", restarts("on-crash", value)?)?;
                 }
+                (Role::Kernel, "test-devices") if word == option => test_devices = true,
                 _ => {
                     return Err(Cause::UnknownOption {
                         option: word.to_owned(),
@@ -445,6 +452,7 @@ impl Description {
             },
             on_reset,
             on_crash,
+            test_devices,
             guest_string: guest_string.to_owned(),
         })
     }
@@ -474,6 +482,7 @@ impl Description {
                 after_reset: self.on_reset.unwrap_or(default.after_reset),
                 after_crash: self.on_crash.unwrap_or(default.after_crash),
             },
+            test_devices: self.test_devices,
             kernel,
             initrd: None,
             modules: Vec::new(),

@@ -75,11 +75,16 @@ struct Machine {
 
 impl Machine {
     fn new() -> Self {
+        Self::with_test_devices(true)
+    }
+
+    fn with_test_devices(test_devices: bool) -> Self {
         let config = ChipsetConfig {
             tsc: TSC,
             date: DATE.parse().unwrap(),
             processors: 2,
             ram_size: 256 << 20,
+            test_devices,
         };
         Self {
             config,

@@ -122,6 +122,7 @@ impl HostFactory {
                     date: date(),
                     processors: config.vcpus as u16,
                     ram_size: config.memory,
+                    test_devices: config.test_devices,
                 },
                 now,
             ),

@@ -214,6 +214,7 @@ fn config(name: &str, vcpus: u32) -> VmConfig<'static> {
         cap: None,
         suppression: crate::suppression::order::Defaults::default(),
         restart: RestartPolicy::default(),
+        test_devices: false,
         kernel: &[],
         initrd: None,
         modules: vec![],

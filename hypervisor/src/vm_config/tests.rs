@@ -45,6 +45,7 @@ fn a_kernel_needs_no_more_than_a_name() {
     assert_eq!((vm.memory, vm.vcpus), (256 << 20, 1));
     assert_eq!((vm.weight, vm.cap), (DEFAULT_WEIGHT, None));
     assert_eq!(vm.restart, RestartPolicy::default());
+    assert!(!vm.test_devices);
     assert_eq!((vm.kernel, vm.initrd), (KERNEL, None));
     assert_eq!(vm.command_line, "");
     assert!(vm.pins.is_empty() && vm.modules.is_empty());

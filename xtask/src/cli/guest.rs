@@ -82,7 +82,7 @@ impl Options {
         };
         if let Some(file) = &self.multiboot {
             let name = file.file_stem().unwrap_or_default().to_string_lossy();
-            let guest = guest(&vm_name(&name));
+            let guest = guest(&vm_name(&name)).with_test_devices();
             let mut setup = self.with_initrd(setup.module(guest.kernel(file)), &guest);
             let mut words = self.tarpit_options.split_whitespace();
             if !words.any(|word| word.starts_with("on-end=")) {

@@ -126,7 +126,9 @@ fn modules(kernel: &str) -> Vec<Module> {
     }
     let guest = Guest {
         memory_mib: 32,
-        ..Guest::new(kernel).command_line(words(kernel))
+        ..Guest::new(kernel)
+            .command_line(words(kernel))
+            .with_test_devices()
     };
     vec![guest.kernel(&file)]
 }

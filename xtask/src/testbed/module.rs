@@ -39,7 +39,7 @@ impl Module {
 /// A guest: the options of a `kernel` module.
 ///
 /// Its text form is the module's command line,
-/// `kernel vm=NAME mem=256M vcpus=1 [pin=0,1] [-- GUEST KERNEL COMMAND LINE]`.
+/// `kernel vm=NAME mem=256M vcpus=1 [pin=0,1] [test-devices] [-- GUEST KERNEL COMMAND LINE]`.
 #[derive(Clone, Debug)]
 pub struct Guest {
     /// The VM's name.
@@ -50,6 +50,9 @@ pub struct Guest {
     pub vcpus: u32,
     /// The physical CPU of each VCPU, or one for all; empty for any.
     pub pins: Vec<u32>,
+    /// Whether it has the devices that test kernels expect: the port by which they end with a
+    /// result, above all.
+    pub test_devices: bool,
     /// The guest kernel's own command line.
     pub command_line: String,
 }
@@ -62,6 +65,7 @@ impl Guest {
             memory_mib: 256,
             vcpus: 1,
             pins: Vec::new(),
+            test_devices: false,
             command_line: String::new(),
         }
     }
@@ -70,6 +74,13 @@ impl Guest {
     #[must_use]
     pub fn command_line(mut self, text: &str) -> Self {
         text.clone_into(&mut self.command_line);
+        self
+    }
+
+    /// This guest with the devices that test kernels expect.
+    #[must_use]
+    pub fn with_test_devices(mut self) -> Self {
+        self.test_devices = true;
         self
     }
 
@@ -89,12 +100,16 @@ impl fmt::Display for Guest {
             memory_mib,
             vcpus,
             pins,
+            test_devices,
             command_line,
         } = self;
         write!(f, "kernel vm={name} mem={memory_mib}M vcpus={vcpus}")?;
         for (index, cpu) in pins.iter().enumerate() {
             let before = if index == 0 { " pin=" } else { "," };
             write!(f, "{before}{cpu}")?;
+        }
+        if *test_devices {
+            write!(f, " test-devices")?;
         }
         if !command_line.is_empty() {
             write!(f, " -- {command_line}")?;
@@ -132,6 +147,13 @@ mod tests {
                 .command_line("console=ttyS0 quiet")
                 .to_string(),
             "kernel vm=a mem=256M vcpus=1 -- console=ttyS0 quiet"
+        );
+        assert_eq!(
+            Guest::new("test")
+                .with_test_devices()
+                .command_line("verbose")
+                .to_string(),
+            "kernel vm=test mem=256M vcpus=1 test-devices -- verbose"
         );
     }
 }

@@ -124,6 +124,7 @@ impl Setup {
     /// # Errors
     /// When there is none of this name, or it does not compile.
     pub fn kernel(self, program: &str, guest: &Guest) -> Result<Self> {
+        let guest = guest.clone().with_test_devices();
         Ok(self.module(guest.kernel(build::all()?.kernel(program)?)))
     }
 

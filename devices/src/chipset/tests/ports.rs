@@ -317,3 +317,24 @@ fn the_test_device_keeps_bytes_in_any_width() {
     let read = machine.mmio_read(mmio::TEST_MEMORY + 0xfff4, 4);
     assert_eq!(read.map(|value| value as u32), Some(0x1122_3344));
 }
+
+#[test]
+fn a_machine_without_test_devices_has_nothing_in_their_places() {
+    let mut machine = Machine::with_test_devices(false);
+    let ports = [
+        port::DEBUG_EXIT,
+        port::TEST_LATCH,
+        port::TEST_BYTES,
+        port::TEST_IRQ_LINES,
+        port::FW_CFG_SELECTOR,
+        port::FW_CFG_DATA,
+    ];
+    for port in ports {
+        for (size, ones) in [(1, 0xff), (2, 0xffff), (4, 0xffff_ffff)] {
+            machine.write(port, size, 0);
+            assert_eq!(machine.read(port, size), ones, "port {port:#x}");
+        }
+    }
+    assert_eq!(machine.mmio_read(mmio::TEST_MEMORY, 4), None);
+    assert_eq!(machine.board.power, []);
+}

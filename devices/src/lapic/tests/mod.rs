@@ -1,7 +1,7 @@
 //! The local APIC as its guest, its owner and other CPUs see it.
 
-mod lint;
 mod incoming;
+mod lint;
 mod modes;
 mod priority;
 mod registers;

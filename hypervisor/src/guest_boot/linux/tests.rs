@@ -79,6 +79,7 @@ fn vm<'a>(memory: u64, kernel: &'a [u8], initrd: Option<&'a [u8]>) -> VmConfig<'
         cap: None,
         suppression: crate::suppression::order::Defaults::default(),
         restart: crate::vm_config::RestartPolicy::default(),
+        test_devices: false,
         kernel,
         initrd,
         modules: Vec::new(),

@@ -91,6 +91,7 @@ fn vm(kernel: &[u8]) -> VmConfig<'_> {
         cap: None,
         suppression: crate::suppression::order::Defaults::default(),
         restart: RestartPolicy::default(),
+        test_devices: false,
         kernel,
         initrd: None,
         modules: Vec::new(),

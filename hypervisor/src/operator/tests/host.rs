@@ -133,6 +133,7 @@ fn config(name: &str, vcpus: u32) -> VmConfig<'static> {
         cap: None,
         suppression: crate::suppression::order::Defaults::default(),
         restart: RestartPolicy::default(),
+        test_devices: false,
         kernel: &[],
         initrd: None,
         modules: Vec::new(),
