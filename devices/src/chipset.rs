@@ -44,7 +44,7 @@ pub mod uart;
 mod wires;
 
 use acpi_pm::AcpiPm;
-use bus::{Context, Decoder, Device, Region, Space};
+use bus::{Context, Decoder, Device, Outputs, Region, Space};
 use bus::{byte_ports, memory, port_of_size, wide_ports};
 use debug_exit::DebugExit;
 use fw_cfg::FwCfg;
@@ -157,6 +157,18 @@ pub struct Chipset {
     deadlines: [TimerTicks; Id::ALL.len()],
     /// When [`Chipset::expire`] is next needed: the earliest of the deadlines.
     next_deadline: TimerTicks,
+    /// The devices whose deadlines depend on whether their edges are heard: a bit for each.
+    edge_sources: u32,
+}
+
+const _: () = assert!(Id::ALL.len() <= u32::BITS as usize, "a bit for each device");
+
+/// The devices whose bits are set.
+fn set_of(bits: u32) -> impl Iterator<Item = Id> {
+    Id::ALL
+        .iter()
+        .copied()
+        .filter(move |&id| bits >> id as u32 & 1 != 0)
 }
 
 /// The deadline of a device that has none.
@@ -187,6 +199,7 @@ impl Chipset {
             memory,
             deadlines: [NEVER; Id::ALL.len()],
             next_deadline: NEVER,
+            edge_sources: 0,
         };
         for &id in Id::ALL {
             chipset.update_deadline(id);
@@ -227,10 +240,29 @@ impl Chipset {
 
     /// Follows a call to a device that may have moved its deadline.
     fn update_deadline(&mut self, id: Id) {
-        let deadline = self.devices.get(id).next_deadline().unwrap_or(NEVER);
+        let outputs = Outputs::new(&self.interrupts, id.wires());
+        let deadline = self.devices.get(id).next_deadline(&outputs);
+        let deadline = deadline.unwrap_or(NEVER);
+        let bit = 1 << id as u32;
+        self.edge_sources = self.edge_sources & !bit | if outputs.asked() { bit } else { 0 };
         let before = core::mem::replace(&mut self.deadlines[id as usize], deadline);
         if deadline != before {
             self.next_deadline = self.deadlines.iter().copied().min().unwrap_or(NEVER);
+        }
+    }
+
+    /// Lets happen what nobody has heard so far, before somebody may start to listen.
+    fn expire_edge_sources(&mut self, env: &mut Environment<'_>) {
+        for id in set_of(self.edge_sources) {
+            let mut cx = context(&mut self.interrupts, id, env);
+            self.devices.get(id).expire(&mut cx);
+        }
+    }
+
+    /// Follows a change of what the interrupt controllers hear.
+    fn update_edge_sources(&mut self) {
+        for id in set_of(self.edge_sources) {
+            self.update_deadline(id);
         }
     }
 
@@ -242,8 +274,11 @@ impl Chipset {
     /// The interrupt acknowledge (INTA) cycle of a processor that accepts an ExtINT. Returns the
     /// vector of the 8259A pair.
     #[must_use]
-    pub fn acknowledge_pic(&mut self, host: &mut dyn ChipsetHost) -> u8 {
-        self.interrupts.acknowledge_pic(host)
+    pub fn acknowledge_pic(&mut self, env: &mut Environment<'_>) -> u8 {
+        self.expire_edge_sources(env);
+        let vector = self.interrupts.acknowledge_pic(env.host);
+        self.update_edge_sources();
+        vector
     }
 
     /// Tells whether COM1 has room for a byte of input.

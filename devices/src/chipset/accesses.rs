@@ -87,15 +87,40 @@ impl Chipset {
     }
 
     fn read(&mut self, id: Id, access: Access, env: &mut Environment<'_>) -> u64 {
+        let may_listen = self.edge_sources != 0 && id.controls_interrupts();
+        if may_listen {
+            self.expire_edge_sources(env);
+        }
         let mut cx = context(&mut self.interrupts, id, env);
         let value = self.devices.get(id).read(access, &mut cx);
         self.update_deadline(id);
+        if may_listen {
+            self.update_edge_sources();
+        }
         value
     }
 
     fn write(&mut self, id: Id, access: Access, value: u64, env: &mut Environment<'_>) {
+        let may_listen = self.edge_sources != 0 && id.controls_interrupts();
+        if may_listen {
+            self.expire_edge_sources(env);
+        }
         let mut cx = context(&mut self.interrupts, id, env);
         self.devices.get(id).write(access, value, &mut cx);
         self.update_deadline(id);
+        if may_listen {
+            self.update_edge_sources();
+        }
+    }
+}
+
+impl Id {
+    /// Whether an access to the device may change what is heard of other devices: it masks
+    /// interrupts, answers them, routes them, or drives their wires.
+    const fn controls_interrupts(self) -> bool {
+        matches!(
+            self,
+            Self::pic | Self::ioapic | Self::hpet | Self::test_device
+        )
     }
 }

@@ -2,7 +2,7 @@
 //! (ACPI 6.5, 4.8).
 
 use super::PowerRequest;
-use super::bus::{Access, Context, Device};
+use super::bus::{Access, Context, Device, Outputs};
 use super::pm_timer::{PmTimer, Width};
 use super::pm1::Pm1;
 use crate::time::{Hertz, Now, TimerTicks};
@@ -76,7 +76,7 @@ impl Device for AcpiPm {
         }
     }
 
-    fn next_deadline(&self) -> Option<TimerTicks> {
+    fn next_deadline(&self, _: &Outputs<'_>) -> Option<TimerTicks> {
         self.pm1.next_deadline()
     }
 

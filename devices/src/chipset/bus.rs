@@ -6,10 +6,12 @@
 //! either: all that it needs comes with each call, as a [`Context`].
 
 use alloc::vec::Vec;
+use core::cell::Cell;
 
 use crate::guest_memory::GuestMemory;
 
 use super::ChipsetHost;
+use super::hpet::Route;
 use super::wires::{Interrupts, Wire};
 use crate::apic_message::ApicMessage;
 use crate::line::Line;
@@ -43,8 +45,14 @@ pub trait Device {
     /// Writes to the device. The bits of `value` beyond the size of the access are zero.
     fn write(&mut self, access: Access, value: u64, cx: &mut Context<'_>);
 
-    /// Returns when [`Device::expire`] is next needed. It changes by calls to this device only.
-    fn next_deadline(&self) -> Option<TimerTicks> {
+    /// Returns when [`Device::expire`] is next needed: when something next happens by itself that
+    /// others notice. It changes by calls to this device only, and by what is heard of its
+    /// `outputs`.
+    ///
+    /// What nobody notices must not cost anything, however often it happens: a device whose
+    /// outputs have edges in short periods asks whether [they are heard](Outputs::hear_edge).
+    fn next_deadline(&self, outputs: &Outputs<'_>) -> Option<TimerTicks> {
+        let _ = outputs;
         None
     }
 
@@ -77,8 +85,9 @@ impl<D: Device> Device for Option<D> {
         }
     }
 
-    fn next_deadline(&self) -> Option<TimerTicks> {
-        self.as_ref().and_then(Device::next_deadline)
+    fn next_deadline(&self, outputs: &Outputs<'_>) -> Option<TimerTicks> {
+        self.as_ref()
+            .and_then(|device| device.next_deadline(outputs))
     }
 
     fn expire(&mut self, cx: &mut Context<'_>) {
@@ -139,6 +148,49 @@ impl Context<'_> {
     /// Sends a message-signaled interrupt.
     pub fn send_message(&mut self, message: ApicMessage) {
         self.host.interrupt_message(message);
+    }
+}
+
+/// What is at the other end of a device's outputs.
+pub struct Outputs<'a> {
+    interrupts: &'a Interrupts,
+    wires: &'static [Wire],
+    /// Whether the device has asked.
+    asked: Cell<bool>,
+}
+
+impl<'a> Outputs<'a> {
+    pub(super) const fn new(interrupts: &'a Interrupts, wires: &'static [Wire]) -> Self {
+        Self {
+            interrupts,
+            wires,
+            asked: Cell::new(false),
+        }
+    }
+
+    /// Tells whether a rising edge of output `output` would change anything now. It would not
+    /// where all that it leads to are inputs that are masked, or that wait for an earlier edge to
+    /// be answered.
+    ///
+    /// The device will be asked for its deadline again when the answer may have changed, and
+    /// [expire](Device::expire) right before that: so edges that nobody heard are gone then.
+    #[must_use]
+    pub fn hear_edge(&self, output: usize) -> bool {
+        self.asked.set(true);
+        self.wires
+            .get(output)
+            .is_some_and(|&wire| self.interrupts.hear_edge(wire))
+    }
+
+    /// As [`Outputs::hear_edge`], for a timer of the HPET.
+    pub(super) fn hear_hpet_edge(&self, route: Option<Route>) -> bool {
+        self.asked.set(true);
+        route.is_some_and(|route| self.interrupts.hear_hpet_edge(route))
+    }
+
+    /// Whether the device's deadline depends on what is heard of it.
+    pub(super) const fn asked(self) -> bool {
+        self.asked.into_inner()
     }
 }
 

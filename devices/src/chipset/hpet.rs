@@ -9,7 +9,7 @@
 //! There are three timers, all of them 64 bits wide and able to be periodic. They interrupt
 //! by wire, not by message: there is no FSB delivery.
 
-use super::bus::{Access, Context, Device};
+use super::bus::{Access, Context, Device, Outputs as Wiring};
 use crate::time::{Hertz, Now, Oscillator, TimerTicks};
 use comparator::Comparator;
 
@@ -334,7 +334,14 @@ impl Hpet {
     }
 
     fn plan(&mut self) {
-        self.deadline = None;
+        self.deadline = self.earliest(|_| true);
+    }
+}
+
+impl Hpet {
+    /// The earliest of the deadlines of the timers that `interrupt` says yes to.
+    fn earliest(&self, interrupt: impl Fn(usize) -> bool) -> Option<TimerTicks> {
+        let mut earliest = None;
         for (n, timer) in self.timers.iter().enumerate() {
             // A level that is asserted cannot be asserted again.
             let pending = timer.is_level() && self.status & 1 << n != 0;
@@ -342,10 +349,14 @@ impl Hpet {
                 continue;
             }
             let deadline = timer.deadline();
-            if deadline.0 < u64::MAX && self.deadline.is_none_or(|other| deadline < other) {
-                self.deadline = Some(deadline);
+            if deadline.0 < u64::MAX
+                && earliest.is_none_or(|other| deadline < other)
+                && interrupt(n)
+            {
+                earliest = Some(deadline);
             }
         }
+        earliest
     }
 }
 
@@ -370,8 +381,12 @@ impl Device for Hpet {
         cx.interrupts.set_legacy_replacement(self.legacy, cx.host);
     }
 
-    fn next_deadline(&self) -> Option<TimerTicks> {
-        self.deadline
+    fn next_deadline(&self, outputs: &Wiring<'_>) -> Option<TimerTicks> {
+        self.deadline?;
+        self.earliest(|n| {
+            // A level that nobody hears is asserted once, and stays.
+            self.timers[n].is_level() || outputs.hear_hpet_edge(self.route(n))
+        })
     }
 
     fn expire(&mut self, cx: &mut Context<'_>) {

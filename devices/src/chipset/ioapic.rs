@@ -132,6 +132,15 @@ impl IoApic {
         }
     }
 
+    /// Tells whether a rising edge at `pin` would change anything: not if the pin is masked, as a
+    /// masked edge is lost.
+    #[must_use]
+    pub fn hears_edge(&self, pin: usize) -> bool {
+        self.entries
+            .get(pin)
+            .is_some_and(|entry| !entry.has(MASKED))
+    }
+
     /// Whether the wire at `pin` is at the level that its entry calls active.
     fn is_active(&self, pin: usize) -> bool {
         (self.high >> pin & 1 != 0) != self.entries[pin].has(ACTIVE_LOW)

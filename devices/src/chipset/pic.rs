@@ -59,6 +59,18 @@ impl PicPair {
         }
     }
 
+    /// Tells whether a rising edge at the input of ISA interrupt `irq` would change anything: not
+    /// if an edge before it waits for its acknowledgment, be the input masked or not.
+    #[must_use]
+    pub const fn hears_edge(&self, irq: u8) -> bool {
+        let (chip, bit) = if irq < 8 {
+            (&self.master, 1 << irq)
+        } else {
+            (&self.slave, 1 << (irq & 7))
+        };
+        chip.latched & bit == 0 || chip.level_triggered & bit != 0
+    }
+
     /// The INTR pin: whether the pair asks for an interrupt acknowledge cycle.
     #[must_use]
     pub const fn output(&self) -> bool {

@@ -6,7 +6,7 @@
 //! chain is a number of cycles since a point in time. The time registers are brought up to
 //! date when they are looked at, so an RTC without enabled interrupts costs nothing.
 
-use super::bus::{Access, Context, Device};
+use super::bus::{Access, Context, Device, Outputs};
 use crate::line::Line;
 use crate::time::{Hertz, Lead, Now, Oscillator, TimerTicks};
 use alarm::Alarm;
@@ -419,7 +419,7 @@ impl Device for Rtc {
         Self::write(self, access.offset16(), value as u8, now, &mut irq8);
     }
 
-    fn next_deadline(&self) -> Option<TimerTicks> {
+    fn next_deadline(&self, _: &Outputs<'_>) -> Option<TimerTicks> {
         self.deadline
     }
 

@@ -1,7 +1,7 @@
 //! The system control port B, 0x61: gate and output of the PIT's counter 2, the speaker,
 //! and the refresh toggle (82371 datasheet, 4.2.5: "NMI status and control").
 
-use super::bus::{Access, Context, Device};
+use super::bus::{Access, Context, Device, Outputs};
 use super::pit::Pit;
 use crate::time::{Hertz, Now, TimerTicks};
 
@@ -72,6 +72,14 @@ impl PitAndSpeaker {
     }
 }
 
+#[cfg(test)]
+impl PitAndSpeaker {
+    /// When the PIT's output next rises, heard or not.
+    pub(super) const fn next_edge(&self) -> Option<TimerTicks> {
+        self.pit.next_deadline()
+    }
+}
+
 impl Device for PitAndSpeaker {
     fn read(&mut self, access: Access, cx: &mut Context<'_>) -> u64 {
         let value = match access.region {
@@ -93,8 +101,10 @@ impl Device for PitAndSpeaker {
         }
     }
 
-    fn next_deadline(&self) -> Option<TimerTicks> {
-        self.pit.next_deadline()
+    fn next_deadline(&self, outputs: &Outputs<'_>) -> Option<TimerTicks> {
+        self.pit
+            .next_deadline()
+            .filter(|_| outputs.hear_edge(Self::IRQ_0))
     }
 
     fn expire(&mut self, cx: &mut Context<'_>) {

@@ -11,6 +11,7 @@ use std::{vec, vec::Vec};
 
 mod interrupts;
 mod ports;
+mod unheard;
 
 /// A tick of the guest's TSC is a nanosecond.
 const TSC: Hertz = Hertz::new(1_000_000_000);
@@ -219,6 +220,7 @@ impl Machine {
     }
 
     fn acknowledge_pic(&mut self) -> u8 {
-        self.chipset.acknowledge_pic(&mut self.board)
+        let (chipset, mut env) = self.parts();
+        chipset.acknowledge_pic(&mut env)
     }
 }

@@ -14,7 +14,7 @@
 //! The modem at the other end is there and ready: DCD, DSR and CTS are asserted, RI is not.
 //! OUT2 gates the interrupt output, as the wiring of a PC has it.
 
-use super::bus::{Access, Context, Device};
+use super::bus::{Access, Context, Device, Outputs};
 use crate::line::Line;
 use crate::time::{Hertz, Now, TimerTicks};
 use bitflags::bitflags;
@@ -488,7 +488,7 @@ impl Device for Uart {
         self.tell_of_room(had_room, cx);
     }
 
-    fn next_deadline(&self) -> Option<TimerTicks> {
+    fn next_deadline(&self, _: &Outputs<'_>) -> Option<TimerTicks> {
         self.timeout_at
     }
 

@@ -82,6 +82,28 @@ impl Interrupts {
         }
     }
 
+    /// Tells whether a rising edge on `wire` would change anything now.
+    pub(super) fn hear_edge(&self, wire: Wire) -> bool {
+        match wire {
+            Wire::Pit => !self.legacy_replacement && self.hear_irq(irq::PIT),
+            Wire::Rtc => !self.legacy_replacement && self.hear_irq(irq::RTC),
+            Wire::Irq(irq) => self.hear_irq(irq),
+        }
+    }
+
+    /// Tells whether a rising edge of a timer of the HPET would change anything now.
+    pub(super) fn hear_hpet_edge(&self, route: Route) -> bool {
+        match route {
+            Route::LegacyIrq0 => self.hear_irq(irq::PIT),
+            Route::LegacyIrq8 => self.hear_irq(irq::RTC),
+            Route::Gsi(pin) => self.ioapic.hears_edge(pin.into()),
+        }
+    }
+
+    fn hear_irq(&self, irq: u8) -> bool {
+        self.pic.hears_edge(irq) || self.ioapic.hears_edge(pin_of(irq))
+    }
+
     /// Drives the output of timer `timer` of the HPET.
     pub(super) fn set_hpet(
         &mut self,
@@ -132,12 +154,7 @@ impl Interrupts {
     pub(super) fn set_irq(&mut self, irq: u8, level: bool, host: &mut dyn ChipsetHost) {
         self.pic.set_irq(irq, level);
         self.forward_pic(host);
-        let pin = if irq == irq::PIT {
-            gsi::PIT as usize
-        } else {
-            usize::from(irq)
-        };
-        self.set_pin(pin, level, host);
+        self.set_pin(pin_of(irq), level, host);
     }
 
     /// Drives the wire of global system interrupt `number` (an ISA interrupt if below 16) for
@@ -213,6 +230,15 @@ impl Interrupts {
             self.pic_output = output;
             host.pic_output(output);
         }
+    }
+}
+
+/// The IOAPIC pin that an ISA interrupt is also wired to.
+const fn pin_of(irq: u8) -> usize {
+    if irq == irq::PIT {
+        gsi::PIT as usize
+    } else {
+        irq as usize
     }
 }
 

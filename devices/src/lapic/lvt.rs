@@ -145,14 +145,15 @@ impl LocalApic {
         (entry & lvt::MASKED == 0).then_some(entry)
     }
 
-    /// Raises the event that an entry of the table stands for, unless it is masked.
+    /// Raises the event that an entry of the table stands for, unless it is masked. (The timer
+    /// raises its own, by the entry that it knows.)
     pub(super) fn raise_lvt(&mut self, register: Register) {
         let Some(entry) = self.lvt_unmasked(register) else {
             return;
         };
         let vector = entry as u8;
         match register {
-            Register::LVT_TIMER | Register::LVT_ERROR => self.deliver_vector(vector, false),
+            Register::LVT_ERROR => self.deliver_vector(vector, false),
             _ => match DeliveryMode::from_bits(entry >> 8) {
                 Some(DeliveryMode::Fixed) => self.deliver_vector(vector, false),
                 Some(DeliveryMode::Nmi) => self.request_nmi(),
@@ -175,6 +176,7 @@ impl LocalApic {
             if self.timer.set_mode(now, TimerMode::of_lvt(entry)) {
                 self.page().write(Register::INITIAL_COUNT, 0);
             }
+            self.timer.set_entry(entry);
         }
         self.page().write(register, entry);
         if let Some(pin) = LocalPin::ALL
@@ -195,6 +197,7 @@ impl LocalApic {
             let entry = self.page().read(register);
             self.page().write(register, entry | lvt::MASKED);
         }
+        self.timer.mask();
         self.update_ext_int();
     }
 }

@@ -8,7 +8,7 @@ use crate::time::{Hertz, Now, TimerTicks};
 
 use super::LocalApic;
 use super::base::Mode;
-use arch::apic::{Register, lvt};
+use arch::apic::lvt;
 
 /// What the timer does (LVT timer register, bits 17 and 18).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +100,9 @@ struct Countdown {
 #[derive(Clone, Debug)]
 pub(super) struct Timer {
     clock: InputClock,
+    /// Its entry in the local vector table, as it was when the timer last heard of it. (The page
+    /// may show the next one already, where the processor writes to it.)
+    entry: u32,
     mode: TimerMode,
     countdown: Option<Countdown>,
     /// IA32_TSC_DEADLINE; zero while disarmed.
@@ -113,6 +116,7 @@ impl Timer {
     pub(super) const fn new(timer_hz: Hertz, tsc_hz: Hertz) -> Self {
         Self {
             clock: InputClock::new(timer_hz, tsc_hz),
+            entry: lvt::MASKED,
             mode: TimerMode::OneShot,
             countdown: None,
             tsc_deadline: 0,
@@ -124,6 +128,7 @@ impl Timer {
     /// To the state after reset. The TSC is not the timer's, and its offset stays.
     pub(super) const fn reset(&mut self) {
         self.stop();
+        self.entry = lvt::MASKED;
         self.mode = TimerMode::OneShot;
         self.clock.divide = 1;
     }
@@ -134,8 +139,26 @@ impl Timer {
         self.due = None;
     }
 
-    pub(super) const fn due(&self) -> Option<TimerTicks> {
-        self.due
+    /// When it next interrupts. A masked timer does not, however short its period is: what it
+    /// counts follows from the time whenever somebody looks.
+    #[inline]
+    const fn next_interrupt(&self) -> Option<TimerTicks> {
+        if self.is_masked() { None } else { self.due }
+    }
+
+    const fn is_masked(&self) -> bool {
+        self.entry & lvt::MASKED != 0
+    }
+
+    /// Takes over its entry in the local vector table, as far as it is not its mode. What was due
+    /// before must have been expired.
+    pub(super) const fn set_entry(&mut self, entry: u32) {
+        self.entry = entry;
+    }
+
+    /// Masks it.
+    pub(super) const fn mask(&mut self) {
+        self.entry |= lvt::MASKED;
     }
 
     /// Whether the timer has expired since the last call; several expiries are one.
@@ -291,19 +314,19 @@ impl Timer {
 }
 
 impl LocalApic {
-    /// When [`LocalApic::expire`] wants to be called next.
+    /// Returns when [`LocalApic::expire`] wants to be called next: when the timer next interrupts.
     #[must_use]
     #[inline]
     pub fn next_deadline(&self) -> Option<TimerTicks> {
-        self.timer.due()
+        self.timer.next_interrupt()
     }
 
     /// Raises the timer's interrupt if it is due. Expiries of a periodic timer that came too
     /// late for each other are one.
     #[inline]
     pub fn expire(&mut self, now: Now) {
-        if self.timer.expire(now) {
-            self.raise_lvt(Register::LVT_TIMER);
+        if self.timer.expire(now) && !self.timer.is_masked() {
+            self.deliver_vector(self.timer.entry as u8, false);
         }
     }
 

@@ -23,21 +23,30 @@ pub(crate) mod fake {
 
     std::thread_local! {
         static NOW: Cell<Option<HostTicks>> = const { Cell::new(None) };
+        static COST: Cell<u64> = const { Cell::new(0) };
     }
 
     /// What the fake TSC shows; none before the thread's first [`set`].
     pub(super) fn now() -> Option<HostTicks> {
-        NOW.get()
+        let now = NOW.get()?;
+        NOW.set(Some(now.saturating_add(COST.get())));
+        Some(now)
     }
 
-    /// Has the thread's TSC show `now`.
+    /// Lets every look at the thread's TSC take `ticks`, as if work were done in between.
+    pub(crate) fn let_looks_take(ticks: u64) {
+        COST.set(ticks);
+    }
+
+    /// Has the thread's TSC show `now`, and looking at it take no time.
     pub(crate) fn set(now: HostTicks) {
+        COST.set(0);
         NOW.set(Some(now));
     }
 
     /// Moves the thread's TSC on.
     pub(crate) fn advance(ticks: u64) {
         let now = NOW.get().unwrap_or(HostTicks::ZERO);
-        set(now.saturating_add(ticks));
+        NOW.set(Some(now.saturating_add(ticks)));
     }
 }

@@ -21,14 +21,13 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use devices::chipset::Environment;
 use spin::Mutex;
 
 use crate::ids::{VcpuId, VmId};
 use crate::machine::host_time::host_now;
 use crate::scheduler::{CpuUsage, Scheduler};
 use crate::vcpu::StopReason;
-use crate::vm::{BoardHost, Vm};
+use crate::vm::Vm;
 use crate::vm_config::VmConfig;
 use factory::{Load, NewVm, VmFactory};
 use restarts::Next;
@@ -472,18 +471,13 @@ impl VmManager {
                 }
             };
             let Some(vm) = vm else { continue };
-            let mut board = vm.board.lock();
-            let now = board.clock.now(host_now());
-            let mut env = Environment {
-                now,
-                memory: &vm.ram,
-                host: &mut BoardHost::new(&vm),
-            };
-            while board.chipset.serial_can_receive()
-                && let Some(byte) = input.pop_front()
-            {
-                board.chipset.serial_receive(byte, &mut env);
-            }
+            vm.with_chipset(host_now(), |chipset, env| {
+                while chipset.serial_can_receive()
+                    && let Some(byte) = input.pop_front()
+                {
+                    chipset.serial_receive(byte, env);
+                }
+            });
         }
     }
 }

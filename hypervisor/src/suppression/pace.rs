@@ -21,6 +21,10 @@ const EXITS_OF_A_HANDLER: u64 = 32;
 /// thousand.
 const LEAST_RUN: u64 = 2_000;
 
+/// What a guest is given at least, in host ticks, however soon something is due: enough for an
+/// instruction where nothing is known of what an entry takes.
+const LEAST_STAY: u64 = 64;
+
 /// The pace of a VCPU.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
@@ -37,6 +41,8 @@ pub struct Pace {
     longest_handler: u64,
     /// See [`Pace::least_run`].
     least_run: u64,
+    /// See [`Pace::least_stay`].
+    least_stay: u64,
 }
 
 impl Pace {
@@ -56,6 +62,7 @@ impl Pace {
             exit_cost: 0,
             longest_handler: handler,
             least_run: LEAST_RUN,
+            least_stay: LEAST_STAY,
         }
     }
 
@@ -85,6 +92,7 @@ impl Pace {
         let exits = EXITS_OF_A_HANDLER.saturating_mul(exit);
         self.longest_handler = self.handler.saturating_add(exits);
         self.least_run = exit.saturating_mul(3).max(LEAST_RUN);
+        self.least_stay = exit.saturating_mul(2).max(LEAST_STAY);
     }
 
     /// What an exit takes that a timer causes, from when it is due until the guest has been left, in
@@ -99,6 +107,15 @@ impl Pace {
     #[must_use]
     pub const fn longest_handler(&self) -> u64 {
         self.longest_handler
+    }
+
+    /// How long the guest is to stay at least, in host ticks from before the entry, even when
+    /// something is due already: with what an entry and an exit take, as long again for its own
+    /// instructions.
+    #[must_use]
+    #[inline]
+    pub const fn least_stay(&self) -> u64 {
+        self.least_stay
     }
 
     /// How long the guest is to be left alone, in host ticks from before the entry, before it is
@@ -125,11 +142,13 @@ mod tests {
     fn where_exits_are_slow_handlers_may_take_longer_and_are_looked_at_less_often() {
         let mut pace = Pace::new(Hertz::new(1_000_000_000));
         assert_eq!(pace.least_run(), 2_000);
+        assert_eq!(pace.least_stay(), 64);
         for stay in [900_000, 16_000, 40_000] {
             pace.note_stay(stay);
         }
         assert_eq!(pace.longest_handler(), 50_000 + 32 * 16_000);
         assert_eq!(pace.least_run(), 48_000);
+        assert_eq!(pace.least_stay(), 32_000);
         for late in [90_000, 24_000, 30_000] {
             pace.note_late(late);
         }

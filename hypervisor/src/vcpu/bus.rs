@@ -54,12 +54,8 @@ impl Devices<'_> {
         &mut self,
         access: impl FnOnce(&mut Chipset, &mut Environment<'_>) -> R,
     ) -> R {
-        let mut env = Environment {
-            now: self.now,
-            memory: &self.vm.ram,
-            host: &mut BoardHost::new(self.vm),
-        };
-        access(&mut self.board.chipset, &mut env)
+        let mut host = BoardHost::new(self.vm);
+        access(&mut self.board.chipset, &mut host.environment(self.now))
     }
 
     /// The LAPIC and the bus that it sends on.

@@ -8,7 +8,7 @@ use vmx::event::{Event, EventKind};
 use super::backend::{GuestCpu, Interruptibility};
 use super::{StopReason, Vcpu};
 use crate::emulate::Fault;
-use crate::vm::BoardHost;
+use crate::machine::host_time::host_now;
 
 impl<C: GuestCpu> Vcpu<C> {
     /// Queues an exception for the next entry; one that meets another on its way becomes a
@@ -183,13 +183,12 @@ impl<C: GuestCpu> Vcpu<C> {
                 && self.cpu.rflags() & RFlags::INTERRUPT_FLAG.bits() != 0)
     }
 
-    /// The 8259 pair's answer to the processor's interrupt acknowledge: a vector.
-    fn acknowledge_pic(&self) -> u8 {
+    /// The 8259 pair's answer to the processor's interrupt acknowledge: a vector. With that it
+    /// hears its inputs again, and timers have deadlines that had none.
+    fn acknowledge_pic(&mut self) -> u8 {
+        self.attention = true;
         self.vm
-            .board
-            .lock()
-            .chipset
-            .acknowledge_pic(&mut BoardHost::new(&self.vm))
+            .with_chipset(host_now(), |chipset, env| chipset.acknowledge_pic(env))
     }
 }
 

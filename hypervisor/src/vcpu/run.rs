@@ -69,6 +69,8 @@ impl<C: GuestCpu> Vcpu<C> {
             return Ok(exit);
         }
         let mut left_guest_at = host_now();
+        // Whether deadlines that passed have been seen to since the guest ran last.
+        let mut timers_served = false;
         loop {
             // No request is pending when it enters the guest: the next one kicks it out.
             while self.attention || requests.are_pending() {
@@ -81,6 +83,7 @@ impl<C: GuestCpu> Vcpu<C> {
                 }
             }
             if self.activity != Activity::Running {
+                self.update_deadline_of_halt(left_guest_at);
                 return Ok(RunExit::Halted);
             }
             if self.is_kept_out() {
@@ -91,15 +94,22 @@ impl<C: GuestCpu> Vcpu<C> {
                 continue;
             }
             let now = host_now();
-            let limit = self.next_timer().min(until);
-            if now >= limit {
-                if now >= until {
-                    return Ok(RunExit::Preempted);
-                }
-                self.attention = true;
-                left_guest_at = now;
-                continue;
+            if now >= until {
+                return Ok(RunExit::Preempted);
             }
+            let mut limit = self.next_timer().min(until);
+            if now >= limit {
+                if !timers_served {
+                    timers_served = true;
+                    self.attention = true;
+                    left_guest_at = now;
+                    continue;
+                }
+                // A timer's next deadline passes while the one before it is seen to. The guest
+                // comes first now, or it would never get on, however large its share of the CPU.
+                limit = now.saturating_add(self.pace.least_stay());
+            }
+            timers_served = false;
             let undisturbed = now.saturating_add(self.pace.least_run());
             let look = self.next_observation().max(undisturbed);
             let limit = limit.min(look);

@@ -1,12 +1,12 @@
 //! A VCPU and the VM's clock: the TSC that the guest reads, and the host time at which its
 //! next timer is due.
 
-use devices::chipset::Environment;
+use arch::RFlags;
 use devices::clock::Rates;
 use devices::time::{HostTicks, Now, TimerTicks};
 
-use super::Vcpu;
 use super::backend::GuestCpu;
+use super::{Activity, Vcpu};
 use crate::vm::BoardHost;
 use crate::vm::requests::Requests;
 
@@ -59,11 +59,7 @@ impl<C: GuestCpu> Vcpu<C> {
                 .is_some_and(|deadline| deadline <= now.timer)
             {
                 let mut host = BoardHost::new(&self.vm);
-                board.chipset.expire(&mut Environment {
-                    now,
-                    memory: &self.vm.ram,
-                    host: &mut host,
-                });
+                board.chipset.expire(&mut host.environment(now));
                 expired |= host.interrupts_changed;
             }
             next = match (next, board.chipset.next_deadline()) {
@@ -97,5 +93,22 @@ impl<C: GuestCpu> Vcpu<C> {
             }
         }
         next
+    }
+
+    /// Sets the deadline of a VCPU that does not run at `host`. If its guest takes no interrupts,
+    /// its own timer cannot wake it: what that is due for follows from the time when something
+    /// else does.
+    pub(super) fn update_deadline_of_halt(&mut self, host: HostTicks) {
+        let takes_interrupts = self.activity == Activity::Halted
+            && self.cpu.rflags() & RFlags::INTERRUPT_FLAG.bits() != 0;
+        if takes_interrupts || self.deadline.0 == u64::MAX {
+            return;
+        }
+        let board = self.vm.board.lock();
+        let shared = board.chipset.next_deadline().filter(|_| self.index == 0);
+        self.deadline = match shared {
+            Some(deadline) => board.clock.host_deadline(deadline).max(host),
+            None => HostTicks(u64::MAX),
+        };
     }
 }

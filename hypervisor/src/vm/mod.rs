@@ -17,10 +17,10 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
 use devices::apic_message::ApicMessage;
-use devices::chipset::{Chipset, ChipsetHost, PowerRequest};
+use devices::chipset::{Chipset, ChipsetHost, Environment, PowerRequest};
 use devices::clock::VirtualClock;
 use devices::lapic::{ApicPort, Router};
-use devices::time::{Hertz, HostTicks};
+use devices::time::{Hertz, HostTicks, Now};
 use spin::Mutex;
 use vmx::ept::EptError;
 
@@ -283,6 +283,18 @@ impl Vm {
         self.pic_output.load(Ordering::SeqCst)
     }
 
+    /// Locks the board and calls `access` with the chipset and what surrounds it at host time `at`.
+    pub fn with_chipset<R>(
+        &self,
+        at: HostTicks,
+        access: impl FnOnce(&mut Chipset, &mut Environment<'_>) -> R,
+    ) -> R {
+        let mut board = self.board.lock();
+        let now = board.clock.now(at);
+        let mut host = BoardHost::new(self);
+        access(&mut board.chipset, &mut host.environment(now))
+    }
+
     /// Takes a request of the guest's for its power to be switched.
     pub fn take_power_request(&self) -> Option<PowerRequest> {
         self.power.lock().take()
@@ -307,6 +319,16 @@ impl<'a> BoardHost<'a> {
             vm,
             interrupts_changed: false,
             power_requested: false,
+        }
+    }
+
+    /// Returns what surrounds the chipset at guest time `now`.
+    #[inline]
+    pub fn environment(&mut self, now: Now) -> Environment<'_> {
+        Environment {
+            now,
+            memory: &self.vm.ram,
+            host: self,
         }
     }
 }

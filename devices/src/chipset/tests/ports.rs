@@ -251,7 +251,7 @@ impl Machine {
             Step::Wait(ticks) => self.run_until(time + ticks),
             Step::Receive(byte) => chipset.serial_receive(byte, &mut env),
             Step::Acknowledge => {
-                let _ = chipset.acknowledge_pic(env.host);
+                let _ = chipset.acknowledge_pic(&mut env);
             }
             Step::EndOfInterrupt(vector) => chipset.end_of_interrupt(vector, env.host),
             Step::PowerButton => chipset.press_power_button(&mut env),
@@ -290,7 +290,10 @@ proptest! {
             let chipset = &mut machine.chipset;
             let earliest = Id::ALL
                 .iter()
-                .filter_map(|&id| chipset.devices.get(id).next_deadline())
+                .filter_map(|&id| {
+                    let outputs = Outputs::new(&chipset.interrupts, id.wires());
+                    chipset.devices.get(id).next_deadline(&outputs)
+                })
                 .min();
             prop_assert_eq!(kept, earliest);
         }

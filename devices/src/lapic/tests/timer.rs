@@ -109,10 +109,13 @@ fn divide_configurations() {
 #[test]
 fn after_reset_the_timer_divides_by_two() {
     let mut cpu = Cpu::xapic(0);
+    cpu.write(Register::LVT_TIMER, ONE_SHOT);
     cpu.write(Register::INITIAL_COUNT, 100);
     assert_eq!(cpu.apic.next_deadline(), Some(TimerTicks(200 * TICKS)));
     cpu.write(Register::DIVIDE, DIVIDE_BY_1);
     cpu.apic.init_reset();
+    cpu.write(Register::SVR, 0x1ff);
+    cpu.write(Register::LVT_TIMER, ONE_SHOT);
     cpu.write(Register::INITIAL_COUNT, 100);
     assert_eq!(cpu.apic.next_deadline(), Some(TimerTicks(200 * TICKS)));
 }
@@ -369,4 +372,52 @@ proptest! {
             prop_assert_eq!(cpu.apic.next_deadline().map(|due| u128::from(due.0)), Some(next));
         }
     }
+}
+
+#[test]
+fn a_masked_timer_of_the_shortest_period_costs_nothing_and_counts_all_the_same() {
+    let mut cpu = cpu(PERIODIC | 1 << 16);
+    cpu.write(Register::INITIAL_COUNT, 3);
+    assert_eq!(cpu.apic.next_deadline(), None, "nobody hears it");
+    for round in 0..100 {
+        for left in [3, 2, 1] {
+            assert_eq!(cpu.read(Register::CURRENT_COUNT), left, "round {round}");
+            cpu.now = at(cpu.now.timer.0 + TICKS);
+        }
+    }
+    // What was due while it was masked is lost; the next expiry is not.
+    cpu.now = at(cpu.now.timer.0 + TICKS);
+    cpu.write(Register::LVT_TIMER, PERIODIC);
+    assert_eq!(cpu.handle(), None);
+    let next = TimerTicks(303 * TICKS);
+    assert_eq!(cpu.apic.next_deadline(), Some(next));
+    cpu.wait(2 * TICKS);
+    assert_eq!(cpu.handle(), Some(0x40));
+}
+
+#[test]
+fn a_masked_one_shot_timer_that_ran_out_does_not_interrupt_when_it_is_unmasked() {
+    for mode in [ONE_SHOT, TSC_DEADLINE] {
+        let mut cpu = cpu(mode | 1 << 16);
+        if mode == ONE_SHOT {
+            cpu.write(Register::INITIAL_COUNT, 10);
+        } else {
+            cpu.apic.set_tsc_deadline(cpu.now, 10 * TICKS);
+        }
+        assert_eq!(cpu.apic.next_deadline(), None);
+        cpu.now = at(20 * TICKS);
+        cpu.write(Register::LVT_TIMER, mode);
+        assert_eq!(cpu.handle(), None);
+        assert_eq!(cpu.apic.next_deadline(), None);
+        assert_eq!(cpu.apic.tsc_deadline(cpu.now), 0);
+    }
+}
+
+#[test]
+fn disabling_the_apic_by_software_masks_its_timer() {
+    let mut cpu = cpu(PERIODIC);
+    cpu.write(Register::INITIAL_COUNT, 10);
+    assert!(cpu.apic.next_deadline().is_some());
+    cpu.write(Register::SVR, 0xff);
+    assert_eq!(cpu.apic.next_deadline(), None);
 }

@@ -140,3 +140,16 @@ fn the_tpr_threshold_is_where_the_next_vector_waits() {
     assert_eq!(cpu.apic.pending(), Some(Pending::Vector(0x51)));
     assert_eq!(cpu.read(Register::PPR), 0x40);
 }
+
+#[test]
+fn a_timer_unmasked_by_a_virtualized_write_does_not_interrupt_for_what_it_was_masked_for() {
+    let mut cpu = Cpu::xapic(0);
+    cpu.write(Register::LVT_TIMER, 0x40 | 1 << 16);
+    cpu.write(Register::INITIAL_COUNT, 10);
+    cpu.now = at(1000 * TICKS);
+    // The processor has written the page before the exit.
+    cpu.apic.page().write(Register::LVT_TIMER, 0x40);
+    cpu.apic
+        .after_virtualized_write(cpu.now, offset(Register::LVT_TIMER), &mut cpu.bus);
+    assert_eq!(cpu.apic.pending(), None);
+}

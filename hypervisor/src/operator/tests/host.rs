@@ -8,7 +8,6 @@ use alloc::vec::Vec;
 use core::cell::Cell;
 use core::ops::ControlFlow;
 
-use devices::chipset::Environment;
 use devices::time::HostTicks;
 use spin::Mutex;
 use vmx::addr::GuestPhysAddr;
@@ -26,7 +25,7 @@ use crate::scheduler::{Runnable, Scheduler, Settings};
 use crate::suppression::address_space::{Root, RootFormat};
 use crate::suppression::usage::Usage;
 use crate::vm::ram::GuestRam;
-use crate::vm::{BoardHost, Vm, test_vm};
+use crate::vm::{Vm, test_vm};
 use crate::vm_config::{RestartPolicy, VmConfig};
 
 pub(super) const WEB: VmId = VmId(0);
@@ -281,14 +280,8 @@ impl Host {
         let mut bytes = Vec::new();
         loop {
             self.vms.pass_input_on();
-            let mut board = vm.board.lock();
-            let now = board.clock.now(host_now());
-            let mut env = Environment {
-                now,
-                memory: &vm.ram,
-                host: &mut BoardHost::new(&vm),
-            };
-            let mut read = |port: u16| board.chipset.port_read(port, 1, &mut env);
+            let read =
+                |port| vm.with_chipset(host_now(), |chipset, env| chipset.port_read(port, 1, env));
             if read(LINE_STATUS) & 1 == 0 {
                 return bytes;
             }

@@ -86,6 +86,93 @@ fn a_deadline_in_the_past_interrupts_at_once() {
     );
 }
 
+/// A VCPU whose timer counts with the vector 0x60, over and over, in `period` ticks or a little more.
+fn vcpu_with_periodic_timer(
+    period: u64,
+    masked: bool,
+) -> Vcpu<crate::vcpu::backend::fake::FakeCpu> {
+    const LVT_TIMER: u16 = 0x320;
+    const INITIAL_COUNT: u16 = 0x380;
+    const DIVIDE: u16 = 0x3e0;
+    let mut vcpu = vcpu();
+    let timer_hz = vcpu.vm().cpuid.apic_timer_hz();
+    let count = period.div_ceil(crate::vm::test_vm::TSC.get() / timer_hz.get());
+    vcpu.with_devices(START, |_, devices| {
+        let now = devices.now;
+        let (lapic, mut messages) = devices.lapic();
+        let mask = u64::from(masked) << 16;
+        for (register, value) in [
+            (DIVIDE, 0b1011),
+            (LVT_TIMER, 1 << 17 | mask | 0x60),
+            (INITIAL_COUNT, count),
+        ] {
+            lapic.mmio_write(now, register, 4, value, &mut messages);
+        }
+    });
+    vcpu
+}
+
+#[test]
+fn a_guest_gets_on_however_short_the_period_of_its_timer_is() {
+    const TIME: u64 = 100_000;
+    let mut vcpu = vcpu_with_periodic_timer(50, false);
+    // Seeing to a timer takes longer than its period.
+    crate::machine::host_time::fake::let_looks_take(300);
+    assert_eq!(vcpu.run(at(TIME)), RunExit::Preempted);
+    assert!(host_now() < at(TIME + 3_000), "and not much longer");
+    let entries = &vcpu.cpu.entries;
+    assert!(entries.len() > 20, "{} entries", entries.len());
+    // The handler does not end its interrupt, so that there is one.
+    let interrupts = entries
+        .iter()
+        .filter(|entry| entry.event == Some(Event::interrupt(0x60)));
+    assert_eq!(interrupts.count(), 1);
+    let stay: u64 = entries.iter().map(|entry| entry.time_limit).sum();
+    let least = entries.iter().map(|entry| entry.time_limit).min();
+    assert!(least >= Some(50), "{least:?}");
+    assert!(stay > TIME / 30, "{stay}");
+}
+
+#[test]
+fn a_masked_timer_takes_nothing_from_the_guest() {
+    let mut vcpu = vcpu_with_periodic_timer(50, true);
+    crate::machine::host_time::fake::let_looks_take(300);
+    assert_eq!(vcpu.run(at(100_000)), RunExit::Preempted);
+    assert_eq!(vcpu.cpu.entries.len(), 1);
+}
+
+#[test]
+fn a_timer_does_not_wake_a_halted_guest_that_takes_no_interrupts() {
+    for (enabled, deadline) in [(true, at(1_000)), (false, HostTicks(u64::MAX))] {
+        let mut vcpu = vcpu_with_periodic_timer(1_000, false);
+        vcpu.then(Stay::until(10, Exit::Hlt).having(move |cpu| {
+            cpu.rflags &= !arch::RFlags::INTERRUPT_FLAG.bits();
+            cpu.rflags |= u64::from(enabled) << 9;
+        }));
+        assert_eq!(vcpu.run(at(100_000)), RunExit::Halted);
+        assert_eq!(vcpu.deadline(), deadline, "interrupts on: {enabled}");
+    }
+}
+
+#[test]
+fn a_timer_that_ran_out_while_no_interrupt_was_taken_interrupts_after_an_nmi() {
+    let mut vcpu = vcpu_with_periodic_timer(1_000, false);
+    vcpu.then(
+        Stay::until(10, Exit::Hlt).having(|cpu| cpu.rflags &= !arch::RFlags::INTERRUPT_FLAG.bits()),
+    );
+    assert_eq!(vcpu.run(at(100_000)), RunExit::Halted);
+    crate::machine::host_time::fake::set(at(5_500));
+    send(vcpu.vm(), Nmi, 0);
+    let handler = Stay::until(10, Exit::InterruptWindow)
+        .having(|cpu| cpu.rflags |= arch::RFlags::INTERRUPT_FLAG.bits());
+    vcpu.then(handler);
+    assert_eq!(vcpu.run(at(5_900)), RunExit::Preempted);
+    let entries = &vcpu.cpu.entries;
+    assert_eq!(entries[1].event, Some(Event::NMI));
+    assert!(entries[1].interrupt_window);
+    assert_eq!(entries[2].event, Some(Event::interrupt(0x60)));
+}
+
 #[test]
 fn a_halted_guest_names_its_next_deadline_and_wakes_at_it() {
     let mut vcpu = vcpu_with_timer();
