@@ -41,6 +41,7 @@ pub mod test_device;
 #[cfg(test)]
 mod tests;
 pub mod uart;
+pub mod vga_text;
 mod wires;
 
 use acpi_pm::AcpiPm;
@@ -59,6 +60,7 @@ use rtc::{NaiveDateTime, Rtc};
 use speaker_port::PitAndSpeaker;
 use test_device::TestDevice;
 use uart::Uart;
+use vga_text::{TextScreen, VgaText};
 use wires::{Interrupts, Wire};
 
 pub use bus::Environment;
@@ -86,6 +88,9 @@ devices! { |config, now|
         at [byte_ports(port::I8042_DATA, 1), byte_ports(port::I8042_COMMAND, 1)], wired to [Wire::Irq(irq::KEYBOARD)];
     system_control_a: SystemControlA = SystemControlA::new(), at [byte_ports(port::SYSTEM_CONTROL_A, 1)], wired to [];
     reset_control: ResetControl = ResetControl::new(), at [byte_ports(port::RESET_CONTROL, 1)], wired to [];
+    vga: VgaText = VgaText::new(config.tsc), at [
+        byte_ports(port::VGA_CRTC, 2), byte_ports(port::VGA_INPUT_STATUS_1, 1), byte_ports(port::VGA_MISCELLANEOUS, 1)
+    ], wired to [];
     pci: PciConfig = PciConfig::new(),
         at [port_of_size(port::PCI_CONFIG_ADDRESS, 4), wide_ports(port::PCI_CONFIG_DATA, 4)], wired to [];
     post: PostPort = PostPort::new(), at [byte_ports(port::POST, 1)], wired to [];
@@ -313,6 +318,12 @@ impl Chipset {
         let mut cx = context(&mut self.interrupts, Id::acpi, env);
         self.devices.acpi.press_power_button(&mut cx);
         self.update_deadline(Id::acpi);
+    }
+
+    /// Returns where the text screen and its cursor are in the memory of the VGA.
+    #[must_use]
+    pub fn text_screen(&self) -> TextScreen {
+        self.devices.vga.screen()
     }
 
     /// Returns the last code written to the POST port.

@@ -45,6 +45,13 @@ pub mod port {
     /// Test device: the level of each IOAPIC pin.
     pub const TEST_IRQ_LINES: u16 = 0x2000;
 
+    /// VGA: index of the CRT controller's registers; their data port is the next.
+    pub const VGA_CRTC: u16 = 0x3d4;
+    /// VGA: input status 1.
+    pub const VGA_INPUT_STATUS_1: u16 = 0x3da;
+    /// VGA: miscellaneous output register, as it is read.
+    pub const VGA_MISCELLANEOUS: u16 = 0x3cc;
+
     /// Firmware configuration: selector (16 bits).
     pub const FW_CFG_SELECTOR: u16 = 0x510;
     /// Firmware configuration: data, byte by byte.
@@ -78,6 +85,10 @@ pub mod port {
 
 /// Guest-physical addresses of memory-mapped devices.
 pub mod mmio {
+    /// VGA: the text, a character and its attribute in turn. This is RAM.
+    pub const VGA_TEXT: u64 = 0xb_8000;
+    /// Bytes of it.
+    pub const VGA_TEXT_LENGTH: u64 = 0x8000;
     /// IOAPIC: index register at 0, data window at 0x10, EOI register at 0x40.
     pub const IOAPIC: u64 = 0xfec0_0000;
     /// Bytes the IOAPIC decodes.

@@ -6,12 +6,15 @@
 
 use core::ops::Range;
 
+use devices::platform_map::mmio;
+
 /// End of the conventional memory that a guest may use: the extended BIOS data area starts here.
 pub const EBDA_START: u64 = 0x9_FC00;
-/// Start of the legacy video memory: no RAM, and no video adapter either.
+/// Start of the legacy video memory: nothing, as the video adapter has no graphics.
 pub const VIDEO_START: u64 = 0xA_0000;
-/// End of the legacy video memory: RAM again, as firmware would have shadowed its ROMs.
-pub const VIDEO_END: u64 = 0xC_0000;
+/// Start of the video adapter's text, which is RAM; so is what follows it, as firmware would have
+/// shadowed its ROMs.
+pub const VIDEO_TEXT_START: u64 = mmio::VGA_TEXT;
 /// Start of the firmware area, which holds the ACPI and MP tables.
 pub const FIRMWARE_START: u64 = 0xE_0000;
 /// Where extended memory starts: 1 MiB.
@@ -53,14 +56,14 @@ pub const fn low_ram_end(ram_size: u64) -> u64 {
 /// The guest-physical ranges that are RAM in a guest with `ram_size` bytes of it, in
 /// ascending order. What is in none of them is a device or nothing.
 ///
-/// The 128 KiB behind the legacy video hole count towards `ram_size` but are not
+/// The 96 KiB of the legacy video hole count towards `ram_size` but are not
 /// there, as on a PC: so a byte of RAM at `address` is byte `address` of the guest's
 /// memory below the device hole, and byte `address - 1 GiB` above 4 GiB.
 pub fn ram_ranges(ram_size: u64) -> impl Iterator<Item = Range<u64>> {
     let low_end = low_ram_end(ram_size);
     [
         0..low_end.min(VIDEO_START),
-        VIDEO_END..low_end,
+        VIDEO_TEXT_START..low_end,
         DEVICE_HOLE_END..DEVICE_HOLE_END.saturating_add(ram_size - low_end),
     ]
     .into_iter()
@@ -108,7 +111,7 @@ mod tests {
     fn a_small_guest_has_ram_around_the_video_hole_only() {
         assert_eq!(
             ram_ranges(256 << 20).collect::<Vec<_>>(),
-            [0..0xA_0000, 0xC_0000..0x1000_0000]
+            [0..0xA_0000, 0xB_8000..0x1000_0000]
         );
     }
 
@@ -119,7 +122,7 @@ mod tests {
             Some(4 * GIB..6 * GIB),
             "3 GiB are below the hole"
         );
-        assert_eq!(ram_ranges(3 * GIB).last(), Some(0xC_0000..3 * GIB));
+        assert_eq!(ram_ranges(3 * GIB).last(), Some(0xB_8000..3 * GIB));
     }
 
     proptest! {
@@ -138,7 +141,7 @@ mod tests {
         }
 
         #[test]
-        fn ram_has_offsets_up_to_its_size_and_each_once(ram_size in VIDEO_END..1u64 << 40) {
+        fn ram_has_offsets_up_to_its_size_and_each_once(ram_size in VIDEO_TEXT_START..1u64 << 40) {
             let mut end = 0;
             for range in ram_ranges(ram_size) {
                 prop_assert!(ram_offset(range.start) >= end);
@@ -149,9 +152,9 @@ mod tests {
         }
 
         #[test]
-        fn ram_amounts_to_its_size_less_the_video_hole(ram_size in VIDEO_END..1u64 << 40) {
+        fn ram_amounts_to_its_size_less_the_video_hole(ram_size in VIDEO_TEXT_START..1u64 << 40) {
             let total: u64 = ram_ranges(ram_size).map(|r| r.end - r.start).sum();
-            prop_assert_eq!(total, ram_size - (VIDEO_END - VIDEO_START));
+            prop_assert_eq!(total, ram_size - (VIDEO_TEXT_START - VIDEO_START));
         }
     }
 }

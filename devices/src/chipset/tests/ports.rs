@@ -341,3 +341,42 @@ fn a_machine_without_test_devices_has_nothing_in_their_places() {
     assert_eq!(machine.mmio_read(mmio::TEST_MEMORY, 4), None);
     assert_eq!(machine.board.power, []);
 }
+
+#[test]
+fn xv6_finds_the_cursor_and_moves_it() {
+    let mut machine = Machine::new();
+    // cgaputc(): index and data by single bytes.
+    let cursor = |machine: &mut Machine| {
+        machine.outb(port::VGA_CRTC, 14);
+        let high = machine.inb(port::VGA_CRTC + 1);
+        machine.outb(port::VGA_CRTC, 15);
+        u16::from_be_bytes([high, machine.inb(port::VGA_CRTC + 1)])
+    };
+    assert_eq!(cursor(&mut machine), 0);
+    machine.outb(port::VGA_CRTC, 14);
+    machine.outb(port::VGA_CRTC + 1, 0x07);
+    machine.outb(port::VGA_CRTC, 15);
+    machine.outb(port::VGA_CRTC + 1, 0xcf);
+    assert_eq!(cursor(&mut machine), 24 * 80 + 79);
+    assert_eq!(machine.chipset.text_screen().cursor, Some(24 * 80 + 79));
+    // By one word, as others do it: 0x20 to the cursor start switches it off.
+    machine.write(port::VGA_CRTC, 2, 0x200a);
+    assert_eq!(machine.chipset.text_screen().cursor, None);
+    machine.write(port::VGA_CRTC, 2, 0x500d);
+    assert_eq!(machine.chipset.text_screen().start, 80);
+}
+
+#[test]
+fn a_driver_that_waits_for_the_vertical_retrace_sees_70_of_them_in_a_second() {
+    const RETRACE: u8 = 1 << 3;
+    let mut machine = Machine::new();
+    let mut retraces = 0;
+    let mut before = 0;
+    for microsecond in 0..1_000_000 {
+        machine.time = 1000 * microsecond;
+        let status = machine.inb(port::VGA_INPUT_STATUS_1) & RETRACE;
+        retraces += u32::from(status > before);
+        before = status;
+    }
+    assert_eq!(retraces, 70);
+}
