@@ -20,6 +20,7 @@ mod ps;
 mod release;
 mod restart;
 mod resume;
+mod screen;
 mod shutdown;
 mod start;
 mod stats;
@@ -43,6 +44,7 @@ pub static COMMANDS: &[&Command] = &[
     &find::COMMAND,
     &trace::COMMAND,
     &attach::COMMAND,
+    &screen::COMMAND,
     &pause::COMMAND,
     &resume::COMMAND,
     &stop::COMMAND,

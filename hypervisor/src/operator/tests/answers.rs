@@ -2,7 +2,10 @@
 
 use super::host::{DB, Host, MS, WEB};
 use alloc::vec::Vec;
+use vmx::addr::GuestPhysAddr;
 use vmx::exit::basic;
+
+use crate::guest_memory::GuestMemory;
 
 /// The process of `web` that is to be slowed down: it has two roots.
 const PROCESS: [u64; 2] = [0x1000, 0x2000];
@@ -206,6 +209,44 @@ fn the_host_is_shown_as_it_was_found_and_as_it_is() {
     assert_eq!(host.answer("log"), "tarpit: one\ntarpit: two\n");
     let lines = objects(&host.answer("log --json"));
     assert_eq!(lines[1]["message"], "tarpit: two");
+}
+
+#[test]
+fn the_screen_is_shown_down_to_its_last_line() {
+    const INDEX: u16 = 0x3d4;
+    const CURSOR_START: u32 = 10;
+    const CURSOR_OFF: u32 = 1 << 5;
+    const CURSOR_LOW: u32 = 15;
+    let mut host = Host::new();
+    let vm = host.vm(WEB);
+    let print = |row: u64, column: u64, text: &str| {
+        for (byte, n) in text.bytes().zip(0..) {
+            let address = 0xb_8000 + 2 * (80 * row + column + n);
+            vm.ram.write(GuestPhysAddr(address), &[byte, 0x07]).unwrap();
+        }
+    };
+    // The memory is not cleared before the guest does it.
+    (0..25).for_each(|row| print(row, 0, &" ".repeat(80)));
+    print(0, 0, "xv6...");
+    print(2, 3, "$ ls");
+    assert_eq!(host.answer("screen web"), "xv6...\n\n   $ ls\n");
+    assert_eq!(
+        objects(&host.answer("screen web --json"))[2],
+        serde_json::json!({"vm": "web", "row": 2, "text": "   $ ls", "cursor": null})
+    );
+    // The cursor is in row 3, column 1; then it is switched off.
+    let now = host.now();
+    let set = |index, value| {
+        vm.with_chipset(now, |chipset, env| {
+            chipset.port_write(INDEX, 1, index, env);
+            chipset.port_write(INDEX + 1, 1, value, env);
+        });
+    };
+    set(CURSOR_LOW, 3 * 80 + 1);
+    assert_eq!(host.answer("screen web"), "xv6...\n\n   $ ls\n\n");
+    assert_eq!(objects(&host.answer("screen web --json"))[3]["cursor"], 1);
+    set(CURSOR_START, CURSOR_OFF);
+    assert_eq!(host.answer("screen web"), "xv6...\n\n   $ ls\n");
 }
 
 #[test]

@@ -119,8 +119,8 @@ impl VmFactory for IdleFactory {
     }
 }
 
-/// The memory of a VM.
-const RAM: u64 = 0x2_0000;
+/// The memory of a VM: up to the end of the text screen.
+const RAM: u64 = 0xc_0000;
 
 fn config(name: &str, vcpus: u32) -> VmConfig<'static> {
     VmConfig {
