@@ -4,27 +4,6 @@
 //! what the terminal is to show. It knows neither VMs nor commands: a guest's output is that of
 //! a numbered channel with a name, a line that has been entered is handed to the caller, and
 //! what the caller answers with goes through an [`Answer`].
-//!
-//! ```
-//! use hypervisor::console::{Answer, Console, Format, Input};
-//!
-//! let mut console = Console::new();
-//! let web = console.add_channel("web");
-//! let mut screen = Vec::new();
-//! console.open(&mut screen);
-//! for byte in *b"who?\r" {
-//!     if console.operator_byte(byte, &mut screen) == Input::Line {
-//!         assert_eq!(console.line(), "who?");
-//!         Answer::new(&mut screen, Format::Table).text(format_args!("it is me\n"));
-//!         console.done(&mut screen);
-//!     }
-//! }
-//! console.guest_byte(web, b'\n', 12_345_678, &mut screen);
-//! assert_eq!(
-//!     String::from_utf8(screen).unwrap(),
-//!     "tarpit> who?\r\nit is me\r\ntarpit> \r\x1b[K[web  12.345678] \r\ntarpit> "
-//! );
-//! ```
 #![forbid(unsafe_code)]
 
 mod answer;

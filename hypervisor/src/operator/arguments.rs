@@ -3,13 +3,7 @@
 use alloc::vec::Vec;
 
 use super::command::{Command, Parameter};
-use super::commands;
 use super::error::CommandError;
-use super::words::words;
-use crate::console::Format;
-
-/// The option that every command has.
-pub(super) const JSON: &str = "--json";
 
 /// A command with the arguments that were given to it. Those that it cannot do without are
 /// there.
@@ -20,30 +14,6 @@ pub struct Arguments<'a> {
     values: Vec<&'a str>,
     /// In the order of the command's options.
     options: Vec<Option<&'a str>>,
-}
-
-/// Parses a line; returns `None` if it is empty.
-///
-/// # Errors
-/// If there is no such command, or an argument of it is missing or too many. The values of the
-/// arguments are not looked at.
-pub fn parse(line: &str) -> Result<Option<Arguments<'_>>, CommandError> {
-    let mut words = words(line).filter(|word| *word != JSON);
-    let Some(name) = words.next() else {
-        return Ok(None);
-    };
-    let command = commands::find(name).ok_or_else(|| CommandError::unknown_command(name))?;
-    Arguments::new(command, words).map(Some)
-}
-
-/// Returns the format in which `line` wants its answer, even if that is an error.
-#[must_use]
-pub fn wanted_format(line: &str) -> Format {
-    if words(line).any(|word| word == JSON) {
-        Format::Json
-    } else {
-        Format::Table
-    }
 }
 
 impl<'a> Arguments<'a> {

@@ -3,9 +3,9 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::arguments::JSON;
 use super::command::Candidates;
-use super::commands::{self, COMMANDS};
+use super::commands;
+use super::dispatch::JSON;
 
 /// Returns the words that may stand in the place of the last, unfinished word of `line`: commands,
 /// options, and arguments, where `vms` are the names of VMs. Not all of them begin as the
@@ -17,16 +17,15 @@ pub fn candidates<'n>(line: &str, mut vms: impl Iterator<Item = &'n str>) -> Vec
     let mut words = before
         .split_ascii_whitespace()
         .filter(|word| !word.starts_with("--"));
-    let names = || COMMANDS.iter().map(|command| command.name);
     let owned = |words: &mut dyn Iterator<Item = &str>| words.map(String::from).collect();
     let Some(command) = words.next() else {
         return if word.starts_with('-') {
             alloc::vec![JSON.into()]
         } else {
-            owned(&mut names())
+            owned(&mut commands::names())
         };
     };
-    let Some(command) = commands::find(command) else {
+    let Ok(command) = commands::find(command) else {
         return Vec::new();
     };
     if word.starts_with('-') {
@@ -36,7 +35,7 @@ pub fn candidates<'n>(line: &str, mut vms: impl Iterator<Item = &'n str>) -> Vec
     let parameter = command.parameters.get(words.count());
     match parameter.map(|parameter| parameter.candidates) {
         Some(Candidates::Vms) => owned(&mut vms),
-        Some(Candidates::Commands) => owned(&mut names()),
+        Some(Candidates::Commands) => owned(&mut commands::names()),
         Some(Candidates::Words(words)) => owned(&mut words.iter().copied()),
         Some(Candidates::Unknown) | None => Vec::new(),
     }

@@ -6,7 +6,6 @@ use alloc::string::{String, ToString};
 use core::fmt;
 
 use super::command::{Candidates, Command, Parameter};
-use super::commands::COMMANDS;
 use super::suggest::suggest;
 use crate::manager::RequestError;
 
@@ -34,10 +33,10 @@ impl CommandError {
         self.kind
     }
 
-    /// Tells that there is no command `word`.
+    /// Tells that there is no command `word`, but those of `names`.
     #[must_use]
-    pub fn unknown_command(word: &str) -> Self {
-        let remedy = did_you_mean(word, COMMANDS.iter().map(|command| command.name));
+    pub fn unknown_command<'n>(word: &str, names: impl IntoIterator<Item = &'n str>) -> Self {
+        let remedy = did_you_mean(word, names);
         Self::new(
             "unknown_command",
             format_args!(

@@ -1,30 +1,31 @@
 //! The operator: commands on the VMs, and who carries them out.
 //!
 //! A command is one file in [`commands`] and an entry of the table there: its name, usage, help
-//! and arguments, and what it does. All else follows from the table: [`dispatch()`] parses a line
+//! and arguments, and what it does. All else follows from the table: [`dispatch`] parses a line
 //! and carries it out, [`completion`] knows what may be typed, `help` explains, and wrong words get
-//! a suggestion. Commands know nothing of where they are typed: they get a [`Context`] with the VMs,
-//! the time, and the [`Answer`](crate::console::Answer) to write, as a table or as JSON.
+//! a suggestion. Commands know nothing of where they are typed: they get a
+//! [`Context`](context::Context) with the VMs, the time, and the
+//! [`Answer`](crate::console::Answer) to write, as a table or as JSON.
 //!
 //! A [`Session`] is the operator at a [`Terminal`] on a serial line: it feeds the dispatcher with
 //! lines, and lets commands that take their time ([`Job`](command::Job)) go on in steps while
 //! guests run. Guests' serial output comes to the terminal by [`GuestOutput`].
 #![forbid(unsafe_code)]
 
-pub mod arguments;
-pub mod clock;
-pub mod command;
-pub mod commands;
-pub mod completion;
-pub mod context;
-pub mod dispatch;
-pub mod error;
+mod arguments;
+mod clock;
+mod command;
+mod commands;
+mod completion;
+mod context;
+mod dispatch;
+mod error;
 mod guest_output;
 mod host_facts;
 mod host_serial;
 mod inspect;
-pub mod pattern;
-pub mod records;
+mod pattern;
+mod records;
 mod session;
 mod suggest;
 mod terminal;
@@ -35,10 +36,8 @@ mod words;
 mod tests;
 
 pub use clock::HostClock;
-pub use context::Context;
-pub use dispatch::dispatch;
 pub use guest_output::GuestOutput;
 pub use host_facts::{Fact, HostFacts};
 pub use host_serial::HostSerial;
-pub use session::{PowerOff, Session};
-pub use terminal::{SerialLine, Terminal};
+pub use session::Session;
+pub use terminal::Terminal;

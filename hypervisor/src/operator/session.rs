@@ -5,11 +5,10 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use core::ops::ControlFlow;
 
-use super::arguments::wanted_format;
 use super::command::{Job, Outcome, Progress};
 use super::completion::candidates;
 use super::context::Context;
-use super::dispatch::dispatch;
+use super::dispatch::{dispatch, wanted_format};
 use super::host_facts::HostFacts;
 use super::terminal::{LineOutput, Terminal};
 use crate::console::{Answer, Format, Input};

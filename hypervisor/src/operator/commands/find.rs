@@ -183,7 +183,7 @@ impl Record for MatchLine<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operator::arguments::parse;
+    use crate::operator::dispatch::parse;
 
     #[test]
     fn find_takes_text_and_bytes() {

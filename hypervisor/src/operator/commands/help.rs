@@ -25,7 +25,7 @@ fn run(arguments: &Arguments<'_>, context: &mut Context<'_>) -> Result<Outcome, 
     let answer = &mut context.answer;
     match arguments.get("COMMAND") {
         Some(name) => {
-            let command = super::find(name).ok_or_else(|| CommandError::unknown_command(name))?;
+            let command = super::find(name)?;
             match answer.format() {
                 Format::Table => answer.text(format_args!("{}", Explanation(command))),
                 Format::Json => answer.record(&CommandLine::new(command)),

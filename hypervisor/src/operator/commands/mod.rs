@@ -54,11 +54,20 @@ pub static COMMANDS: &[&Command] = &[
     &shutdown::COMMAND,
 ];
 
-/// Returns the command `name`, if there is one.
-#[must_use]
-pub fn find(name: &str) -> Option<&'static Command> {
+/// Returns the names of all commands, in the order of the table.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    COMMANDS.iter().map(|command| command.name)
+}
+
+/// Returns the command `name`.
+///
+/// # Errors
+/// If there is none.
+pub fn find(name: &str) -> Result<&'static Command, CommandError> {
     let mut commands = COMMANDS.iter().copied();
-    commands.find(|command| command.name == name)
+    commands
+        .find(|command| command.name == name)
+        .ok_or_else(|| CommandError::unknown_command(name, names()))
 }
 
 #[cfg(test)]

@@ -112,7 +112,7 @@ fn factors(arguments: &Arguments<'_>) -> Result<Factors, CommandError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operator::arguments::parse;
+    use crate::operator::dispatch::parse;
     use crate::suppression::budget::Share;
     use crate::suppression::order::Policy;
 

@@ -245,7 +245,7 @@ mod tests {
     use std::string::{String, ToString};
 
     use crate::console::{Answer, Format};
-    use crate::operator::arguments::parse;
+    use crate::operator::dispatch::parse;
     use crate::suppression::address_space::{Root, RootFormat};
     use devices::clock::Rates;
 

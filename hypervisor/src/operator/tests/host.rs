@@ -17,9 +17,10 @@ use crate::ids::VmId;
 use crate::machine::host_time::host_now;
 use crate::manager::VmManager;
 use crate::manager::factory::{CreateError, Load, NewVm, VmFactory};
-use crate::operator::{
-    Fact, GuestOutput, HostClock, HostFacts, PowerOff, SerialLine, Session, Terminal,
-};
+use crate::operator::host_facts::{Fact, HostFacts};
+use crate::operator::session::{PowerOff, Session};
+use crate::operator::terminal::{SerialLine, Terminal};
+use crate::operator::{GuestOutput, HostClock};
 use crate::scheduler::idle_vcpu::IdleVcpu;
 use crate::scheduler::{Runnable, Scheduler, Settings};
 use crate::suppression::address_space::{Root, RootFormat};

@@ -3,7 +3,7 @@
 use core::ops::ControlFlow;
 
 use super::host::{Host, WEB};
-use crate::operator::PowerOff;
+use crate::operator::session::PowerOff;
 
 /// What `vms` says about `web`.
 fn state(host: &mut Host) -> alloc::string::String {

@@ -9,9 +9,10 @@ use proptest::test_runner::TestRunner;
 
 use super::host::Host;
 use crate::console::Format;
-use crate::operator::arguments::{Arguments, parse, wanted_format};
+use crate::operator::arguments::Arguments;
 use crate::operator::command::{Command, OptionParameter, Outcome, Parameter};
 use crate::operator::commands::COMMANDS;
+use crate::operator::dispatch::{parse, wanted_format};
 
 fn parsed(line: &str) -> Arguments<'_> {
     parse(line).unwrap().unwrap()
