@@ -100,7 +100,7 @@ pub mod mmio {
     /// Test device: memory.
     pub const TEST_MEMORY: u64 = 0xff00_0000;
     /// Bytes of it.
-    pub const TEST_MEMORY_LENGTH: u64 = crate::chipset::test_device::MEMORY_LENGTH as u64;
+    pub const TEST_MEMORY_LENGTH: u64 = 0x1_0000;
     /// Local APICs, as reset puts them (IA32_APIC_BASE). Not part of the chipset.
     pub const LOCAL_APIC: u64 = arch::apic::DEFAULT_ADDRESS;
     /// Bytes a local APIC decodes.

@@ -15,9 +15,10 @@ use alloc::boxed::Box;
 use alloc::vec;
 
 use super::bus::{Access, Context, Device};
+use crate::platform_map::mmio;
 
-/// Bytes of device memory.
-pub const MEMORY_LENGTH: usize = 0x1_0000;
+/// Bytes of device memory: all that a 16-bit offset reaches.
+const MEMORY_LENGTH: usize = mmio::TEST_MEMORY_LENGTH as usize;
 
 /// The region of the ports that set the levels of pins.
 const IRQ_LINES: usize = 2;
