@@ -121,12 +121,6 @@ impl Trace {
         self.ring.lock().entries.len()
     }
 
-    /// Returns whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// Returns the events, the oldest first; of more than `limit` the latest.
     #[must_use]
     pub fn latest(&self, limit: usize) -> Vec<Entry> {
@@ -210,7 +204,7 @@ mod tests {
         assert!(!trace.is_on());
         assert_eq!(times(&trace, usize::MAX), [1]);
         trace.clear();
-        assert!(trace.is_empty());
+        assert_eq!(trace.len(), 0);
         trace.start().unwrap();
         record(&trace, 2);
         assert_eq!(times(&trace, usize::MAX), [2]);
@@ -220,6 +214,6 @@ mod tests {
     fn before_it_is_started_there_is_no_room() {
         let trace = Trace::default();
         record(&trace, 1);
-        assert!(trace.is_empty());
+        assert_eq!(trace.len(), 0);
     }
 }

@@ -525,7 +525,7 @@ fn name(value: &str) -> Result<String, Cause> {
 fn memory_size(value: &str) -> Result<u64, Cause> {
     let parse = || {
         let (digits, unit) = match value.strip_suffix(['M', 'm']) {
-            Some(digits) => (digits, 1 << 20),
+            Some(digits) => (digits, MEMORY_UNIT),
             None => (value.strip_suffix(['G', 'g'])?, 1 << 30),
         };
         let bytes = decimal::<u64>(digits)?.checked_mul(unit)?;

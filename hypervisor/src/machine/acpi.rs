@@ -66,24 +66,6 @@ pub struct SoftOff {
     pub acpi_enable: Option<AcpiEnable>,
 }
 
-/// Where the reset register is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ResetSpace {
-    /// An I/O port.
-    Port(u16),
-    /// A byte at a physical address.
-    Memory(u64),
-}
-
-/// How to reset the machine (ACPI 6.5, 4.8.3.6).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ResetRegister {
-    /// Where to write.
-    pub space: ResetSpace,
-    /// What to write.
-    pub value: u8,
-}
-
 /// What the tables say. What a table does not say, or says in a way that makes no sense, is
 /// missing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -211,22 +193,6 @@ impl Acpi {
                         port,
                         value: fadt.acpi_enable,
                     }),
-            });
-        }
-        // The flag is defined together with the register; a FADT without the field lacks it.
-        if { fadt.flags }.supports_system_reset_via_fadt()
-            && let Ok(register) = fadt.reset_register()
-        {
-            let space = match register.address_space {
-                AddressSpace::SystemIo => {
-                    u16::try_from(register.address).ok().map(ResetSpace::Port)
-                }
-                AddressSpace::SystemMemory => Some(ResetSpace::Memory(register.address)),
-                _ => None,
-            };
-            self.reset = space.map(|space| ResetRegister {
-                space,
-                value: fadt.reset_value,
             });
         }
     }

@@ -48,7 +48,7 @@ pub unsafe fn init(map: &[MemoryRegion], image: &ImageLayout) -> Result<(), OutO
     let has_nx = features.as_ref().is_some_and(|f| f.has_execute_disable());
 
     let mut tables = PageTables::new(&mut new_table, has_1g, has_nx)?;
-    let mut map_data = |range| tables.set(range, Some(Protection::ReadWrite), &mut new_table);
+    let mut map_data = |range| tables.set(range, Some(Protection::Data), &mut new_table);
     map_data(FIRST_4G)?;
     for region in map {
         let is_ram = matches!(
@@ -74,8 +74,8 @@ pub unsafe fn init(map: &[MemoryRegion], image: &ImageLayout) -> Result<(), OutO
         |range: &core::ops::Range<u64>| PhysRange::new(range.start, range.end).touched_frames();
     let guard = image.boot_stack_guard;
     for (range, protection) in [
-        (of(&image.text), Some(Protection::ReadExecute)),
-        (of(&image.rodata), Some(Protection::ReadOnly)),
+        (of(&image.text), Some(Protection::Code)),
+        (of(&image.rodata), Some(Protection::Constants)),
         (PhysRange::new(guard, guard + PAGE_SIZE), None),
     ] {
         tables.set(range, protection, &mut new_table)?;

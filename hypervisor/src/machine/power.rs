@@ -1,22 +1,16 @@
-//! Switching the machine off, resetting it, and halting.
+//! Switching the machine off, and halting.
 
-use super::acpi::{ResetRegister, ResetSpace, SoftOff};
+use super::acpi::SoftOff;
 use super::serial;
 use spin::Once;
 use x86_64::instructions::{self, port::Port};
 
-/// How this machine is switched off and reset, from its ACPI tables.
-#[derive(Clone, Copy, Debug, Default)]
-struct Ways {
-    soft_off: Option<SoftOff>,
-    reset: Option<ResetRegister>,
-}
+/// How this machine is switched off, from its ACPI tables.
+static SOFT_OFF: Once<Option<SoftOff>> = Once::new();
 
-static WAYS: Once<Ways> = Once::new();
-
-/// Makes the ACPI ways known to [`off`] and [`reset`]. The first call counts.
-pub fn init(soft_off: Option<SoftOff>, reset: Option<ResetRegister>) {
-    WAYS.call_once(|| Ways { soft_off, reset });
+/// Makes the ACPI way known to [`off`]. The first call counts.
+pub fn init(soft_off: Option<SoftOff>) {
+    SOFT_OFF.call_once(|| soft_off);
 }
 
 /// PM1 control register: the machine is in ACPI mode (ACPI 6.5, 4.8.3.2.1).
@@ -33,7 +27,7 @@ const ACPI_ENABLE_READS: u32 = 300_000;
 /// the machine has no such way, or ignores it.
 pub fn off() -> ! {
     serial::flush();
-    if let Some(soft_off) = WAYS.get().and_then(|ways| ways.soft_off) {
+    if let Some(soft_off) = SOFT_OFF.get().copied().flatten() {
         // SAFETY: the ports and values are the firmware's own; nothing runs after this.
         unsafe { enter_s5(soft_off) };
         serial::emergency_print(format_args!("tarpit: warning: power-off was ignored\n"));

@@ -260,12 +260,6 @@ pub fn poll() -> bool {
     })
 }
 
-/// How many bytes of output wait for the UART to take them.
-#[must_use]
-pub fn backlog() -> usize {
-    lock().map_or(0, |serial| serial.count)
-}
-
 /// Waits until all output is on the wire.
 pub fn flush() {
     if let Some(mut serial) = lock() {

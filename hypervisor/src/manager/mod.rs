@@ -34,7 +34,6 @@ use restarts::Next;
 use slot::{Life, VmSlot};
 
 pub use create::HostFactory;
-pub use factory::CreateError;
 pub use state::{RequestError, StopCause, VmState};
 
 /// The most bytes that wait for a guest to take them; what comes on top is lost, as on a
@@ -44,18 +43,12 @@ const INPUT_CAPACITY: usize = 4096;
 /// A VM as the operator sees it.
 #[derive(Clone)]
 pub struct VmInfo {
-    /// Its number.
-    pub id: VmId,
     /// What it is doing.
     pub state: VmState,
     /// RAM in bytes.
     pub memory: u64,
     /// The number of its VCPUs.
     pub vcpus: u32,
-    /// Its share of a CPU, relative to others.
-    pub weight: u32,
-    /// The most CPU time it may have, in percent of one CPU.
-    pub cap: Option<u32>,
     /// What its VCPUs share, or shared when it ran last; `None` if it has never been made.
     pub vm: Option<Arc<Vm>>,
 }
@@ -140,6 +133,7 @@ impl VmManager {
     ///
     /// # Errors
     /// If there is no such VM.
+    #[cfg(test)]
     pub fn state(&self, id: VmId) -> Result<VmState, RequestError> {
         Ok(self.slot(id)?.life.lock().state.clone())
     }
@@ -162,12 +156,9 @@ impl VmManager {
         let slot = self.slot(id)?;
         let life = slot.life.lock();
         Ok(VmInfo {
-            id,
             state: life.state.clone(),
             memory: slot.config.memory,
             vcpus: slot.config.vcpus,
-            weight: slot.config.weight,
-            cap: slot.config.cap,
             vm: life.vm.clone(),
         })
     }

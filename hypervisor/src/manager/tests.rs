@@ -9,6 +9,7 @@ use std::vec;
 use devices::time::HostTicks;
 use vmx::vmcs::HostState;
 
+use super::factory::CreateError;
 use super::*;
 use crate::guest_boot::LoadError;
 use crate::scheduler::{Decision, PinError, Runnable, Settings, VcpuCell};

@@ -19,15 +19,6 @@ impl Latency {
         self.count += 1;
     }
 
-    /// The average; zero if there were none.
-    #[must_use]
-    pub const fn average(&self) -> u64 {
-        match self.total.checked_div(self.count) {
-            Some(average) => average,
-            None => 0,
-        }
-    }
-
     /// These and those of `other`.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
@@ -44,14 +35,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_longest_and_the_average_are_kept() {
+    fn the_longest_and_the_sum_are_kept() {
         let mut latency = Latency::default();
-        assert_eq!(latency.average(), 0);
         latency.record(10);
         latency.record(40);
         let mut other = Latency::default();
         other.record(100);
         let all = latency.and(other);
-        assert_eq!((all.max, all.average(), all.count), (100, 50, 3));
+        assert_eq!((all.max, all.total, all.count), (100, 150, 3));
     }
 }

@@ -68,7 +68,6 @@ pub struct CpuUsage {
 /// The VCPUs that run on this machine. See the [module documentation](self).
 pub struct Scheduler {
     queues: Mutex<Queues>,
-    cpus: u32,
     kick: fn(u32),
 }
 
@@ -82,15 +81,8 @@ impl Scheduler {
                 policy: Policy::new(settings, cpus, host_now()),
                 cells: Vec::new(),
             }),
-            cpus,
             kick,
         }
-    }
-
-    /// Returns how many CPUs there are.
-    #[must_use]
-    pub const fn cpu_count(&self) -> u32 {
-        self.cpus
     }
 
     /// Adds the VCPUs of `vm`, all of them, and lets them look for work. `pins` says for each

@@ -196,18 +196,6 @@ impl<C: GuestCpu> Vcpu<C> {
         &self.vm
     }
 
-    /// Its number in the VM.
-    #[must_use]
-    pub const fn index(&self) -> u32 {
-        self.index
-    }
-
-    /// What its guest has it do.
-    #[must_use]
-    pub const fn activity(&self) -> Activity {
-        self.activity
-    }
-
     /// When it wants to run next although it is halted: `u64::MAX` for never.
     #[must_use]
     pub const fn deadline(&self) -> HostTicks {
@@ -215,7 +203,7 @@ impl<C: GuestCpu> Vcpu<C> {
     }
 
     /// What it has done.
-    #[must_use]
+    #[cfg(test)]
     pub const fn statistics(&self) -> &Statistics {
         &self.statistics
     }

@@ -120,13 +120,6 @@ fn timers_and_power_come_from_the_fadt_and_dsdt() {
             }),
         })
     );
-    assert_eq!(
-        acpi.reset,
-        Some(ResetRegister {
-            space: ResetSpace::Port(0xcf9),
-            value: 6
-        })
-    );
 }
 
 #[test]

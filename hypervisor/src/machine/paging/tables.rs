@@ -5,15 +5,15 @@ use arch::PageTableFlags;
 use arch::paging::{ADDRESS, ENTRIES};
 use vmx::addr::HostPhysAddr;
 
-/// What may be done with a page. Never both write and execute.
+/// What a page holds, which says what may be done with it: never both write and execute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protection {
-    /// Constants.
-    ReadOnly,
-    /// Data, stacks and MMIO.
-    ReadWrite,
-    /// Code.
-    ReadExecute,
+    /// Read only.
+    Constants,
+    /// Read and write; MMIO, too.
+    Data,
+    /// Read and execute.
+    Code,
 }
 
 const PRESENT: u64 = PageTableFlags::PRESENT.bits();
@@ -80,9 +80,9 @@ impl PageTables {
         let range = PhysRange::new(range.start.0, range.end.0.min(Self::REACH));
         let flags = match protection {
             None => 0,
-            Some(Protection::ReadOnly) => PRESENT | self.no_execute,
-            Some(Protection::ReadWrite) => PRESENT | WRITABLE | self.no_execute,
-            Some(Protection::ReadExecute) => PRESENT,
+            Some(Protection::Constants) => PRESENT | self.no_execute,
+            Some(Protection::Data) => PRESENT | WRITABLE | self.no_execute,
+            Some(Protection::Code) => PRESENT,
         };
         self.set_in(self.root, 4, range, flags, new_table)
     }
@@ -164,11 +164,11 @@ impl PageTables {
             }
             if is_page(entry, level) {
                 return Some(if entry & WRITABLE != 0 {
-                    Protection::ReadWrite
+                    Protection::Data
                 } else if entry & self.no_execute != 0 {
-                    Protection::ReadOnly
+                    Protection::Constants
                 } else {
-                    Protection::ReadExecute
+                    Protection::Code
                 });
             }
             table = HostPhysAddr(entry & ADDRESS);

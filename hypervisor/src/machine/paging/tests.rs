@@ -24,7 +24,7 @@ fn four_gib_take_two_tables_with_1g_pages_and_six_without() {
         let mut new = frames(&mut count);
         let mut tables = PageTables::new(&mut new, has_1g, true).unwrap();
         tables
-            .set(FIRST_4G, Some(Protection::ReadWrite), &mut new)
+            .set(FIRST_4G, Some(Protection::Data), &mut new)
             .unwrap();
         drop(new);
         assert_eq!(count, tables_needed);
@@ -37,14 +37,14 @@ fn a_guard_page_in_a_large_page_is_missing_alone() {
     let mut new = frames(&mut count);
     let mut tables = PageTables::new(&mut new, true, true).unwrap();
     tables
-        .set(FIRST_4G, Some(Protection::ReadWrite), &mut new)
+        .set(FIRST_4G, Some(Protection::Data), &mut new)
         .unwrap();
     let guard = PhysRange::new(777 * PAGE_SIZE, 778 * PAGE_SIZE);
     tables.set(guard, None, &mut new).unwrap();
     assert_eq!(tables.protection(777 * PAGE_SIZE + 5), None);
     for page in [0, 776, 778, 0xf_ffff] {
         let protection = tables.protection(page * PAGE_SIZE);
-        assert_eq!(protection, Some(Protection::ReadWrite), "page {page}");
+        assert_eq!(protection, Some(Protection::Data), "page {page}");
     }
     assert_eq!(tables.protection(4 << 30), None);
 }
@@ -55,14 +55,14 @@ fn code_is_executable_and_constants_are_neither_writable_nor_executable() {
     let mut new = frames(&mut count);
     let mut tables = PageTables::new(&mut new, false, true).unwrap();
     let parts = [
-        (PhysRange::new(MIB, MIB + 0x5000), Protection::ReadExecute),
+        (PhysRange::new(MIB, MIB + 0x5000), Protection::Code),
         (
             PhysRange::new(MIB + 0x5000, MIB + 0x6000),
-            Protection::ReadOnly,
+            Protection::Constants,
         ),
     ];
     tables
-        .set(FIRST_4G, Some(Protection::ReadWrite), &mut new)
+        .set(FIRST_4G, Some(Protection::Data), &mut new)
         .unwrap();
     for (range, protection) in parts {
         tables.set(range, Some(protection), &mut new).unwrap();
@@ -71,7 +71,7 @@ fn code_is_executable_and_constants_are_neither_writable_nor_executable() {
         assert_eq!(tables.protection(range.start.0), Some(protection));
         assert_eq!(tables.protection(range.end.0 - 1), Some(protection));
     }
-    assert_eq!(tables.protection(MIB + 0x6000), Some(Protection::ReadWrite));
+    assert_eq!(tables.protection(MIB + 0x6000), Some(Protection::Data));
 }
 
 #[test]
@@ -94,16 +94,16 @@ fn running_out_of_memory_is_an_error() {
     };
     let mut count = 0;
     let mut tables = PageTables::new(&mut frames(&mut count), true, true).unwrap();
-    let result = tables.set(FIRST_4G, Some(Protection::ReadWrite), &mut || Err(error));
+    let result = tables.set(FIRST_4G, Some(Protection::Data), &mut || Err(error));
     assert_eq!(result, Err(error));
 }
 
 fn any_protection() -> impl Strategy<Value = Option<Protection>> {
     prop_oneof![
         Just(None),
-        Just(Some(Protection::ReadOnly)),
-        Just(Some(Protection::ReadWrite)),
-        Just(Some(Protection::ReadExecute)),
+        Just(Some(Protection::Constants)),
+        Just(Some(Protection::Data)),
+        Just(Some(Protection::Code)),
     ]
 }
 

@@ -44,15 +44,6 @@ const KICK_VECTOR: u8 = 0xf1;
 
 /// The APIC ID of each CPU, by its index.
 static APIC_IDS: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
-/// NMIs that have struck.
-static NMIS: AtomicU64 = AtomicU64::new(0);
-
-/// How many NMIs the host has taken: none is expected, all are survived.
-#[must_use]
-pub fn nmis() -> u64 {
-    NMIS.load(Ordering::Relaxed)
-}
-
 fn on_kick(_: &mut TrapFrame) {
     LocalApic::current().end_interrupt();
 }
@@ -177,7 +168,7 @@ pub unsafe fn start_others(
         }
     }
     // SAFETY: all that were started have left the page.
-    let _ = unsafe { paging::protect(page_range(page), Some(paging::Protection::ReadWrite)) };
+    let _ = unsafe { paging::protect(page_range(page), Some(paging::Protection::Data)) };
     launch.running.load(Ordering::Acquire)
 }
 

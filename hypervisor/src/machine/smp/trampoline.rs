@@ -47,7 +47,7 @@ pub(super) unsafe fn place(trampoline: &Trampoline, page: u64) -> Result<(), Out
     // SAFETY: by the caller; the parameters lie in the code, aligned. The page is mapped one
     // to one.
     unsafe {
-        paging::protect(super::page_range(page), Some(Protection::ReadWrite))?;
+        paging::protect(super::page_range(page), Some(Protection::Data))?;
         core::ptr::copy_nonoverlapping(
             trampoline.code.start as *const u8,
             page as *mut u8,
@@ -55,7 +55,7 @@ pub(super) unsafe fn place(trampoline: &Trampoline, page: u64) -> Result<(), Out
         );
         parameter(trampoline.root).write_volatile(root);
         parameter(trampoline.efer).write_volatile(efer);
-        paging::protect(super::page_range(page), Some(Protection::ReadExecute))
+        paging::protect(super::page_range(page), Some(Protection::Code))
     }
 }
 
