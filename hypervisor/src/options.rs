@@ -43,6 +43,10 @@ pub struct Options {
     /// `pci-leave=BUS:DEVICE.FUNCTION[,...]`: PCI functions that may go on writing to memory and
     /// interrupting.
     pub pci_leave: Vec<Function>,
+    /// `exit-cost=TICKS`: what each round trip into a guest and back takes more, in ticks of the host's
+    /// TSC. A model for measuring what an emulator hides, by default 0: see
+    /// [`vmx::entry::GuestRegisters::new`].
+    pub exit_cost: u64,
 }
 
 impl Default for Options {
@@ -57,6 +61,7 @@ impl Default for Options {
             tsc_scaling: true,
             smt: false,
             pci_leave: Vec::new(),
+            exit_cost: 0,
         }
     }
 }
@@ -64,13 +69,18 @@ impl Default for Options {
 /// Every option with its values, as shown to the operator.
 const KNOWN: &str = "loglevel=error|warn|info|debug, console=com1|com2|com3|com4|0xPORT[,BAUD], \
      quiet, on-end=stay|poweroff, \
-     on-fatal=stay|reboot[:SECONDS], virtual-apic=on|off, tsc-scaling=on|off, smt=on|off, pci-leave=BUS:DEVICE.FUNCTION[,...]";
+     on-fatal=stay|reboot[:SECONDS], virtual-apic=on|off, tsc-scaling=on|off, exit-cost=TICKS, smt=on|off, pci-leave=BUS:DEVICE.FUNCTION[,...]";
 
 /// What may stand for a serial line.
 const CONSOLES: &str = "com1|com2|com3|com4|0xPORT[,BAUD]";
 
 /// What may stand for a list of PCI functions.
 const PCI_FUNCTIONS: &str = "a list like 00:1f.2,03:00.0";
+
+/// The most ticks that an exit may cost: a hundredth of a second where the TSC is slow.
+const MOST_EXIT_COST: u64 = 10_000_000;
+/// What may be said of it.
+const EXIT_COSTS: &str = "0 to 10000000";
 
 /// Why a command line was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -190,6 +200,13 @@ impl Options {
                     let functions = functions.collect::<Result<_, _>>();
                     options.pci_leave = functions.map_err(|_| bad_value(PCI_FUNCTIONS))?;
                 }
+                "exit-cost" => {
+                    options.exit_cost = value
+                        .parse()
+                        .ok()
+                        .filter(|&ticks| ticks <= MOST_EXIT_COST)
+                        .ok_or_else(|| bad_value(EXIT_COSTS))?;
+                }
                 // Some boot loaders put the name of tarpit's file first.
                 _ if index == 0 && !word.contains('=') => {}
                 _ => {
@@ -298,6 +315,16 @@ mod tests {
                 message.contains(line) && message.contains("00:1f.2"),
                 "{message}"
             );
+        }
+    }
+
+    #[test]
+    fn the_cost_of_an_exit_is_a_number_of_ticks_within_bounds() {
+        assert_eq!(Options::default().exit_cost, 0);
+        assert_eq!(Options::parse("exit-cost=1500").unwrap().exit_cost, 1500);
+        for line in ["exit-cost=", "exit-cost=-1", "exit-cost=10000001"] {
+            let message = Options::parse(line).unwrap_err().to_string();
+            assert!(message.contains("0 to 10000000"), "{message}");
         }
     }
 

@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use tests::{Case, IPS, tarpit};
 use xtask::experiment::baseline::{self, BootTicks};
 use xtask::experiment::bench;
+use xtask::testbed::choice;
 use xtask::testbed::kernel::Series;
 use xtask::testbed::module::Guest;
 use xtask::testbed::options::Speed;
@@ -39,7 +40,12 @@ pub(crate) fn debian_boots_in_at_most_one_and_a_half_times_the_ticks(case: &Case
 /// Measured from inside by a guest of ours: CPUID, a port, an MSR, an interrupt.
 pub(crate) fn operations_cost_no_more_than_they_may(case: &Case) -> Result<()> {
     const ROUNDS: u32 = 20;
-    let costs = bench::measure(&case.file_name(), case.kind()?, ROUNDS)?;
+    let costs = bench::measure(
+        &case.file_name(),
+        case.kind()?,
+        ROUNDS,
+        choice::exit_cost_for_tests()?,
+    )?;
     println!("{costs}");
     let misses = costs.misses();
     ensure!(misses.is_empty(), "{misses:?}\n{costs}");

@@ -63,9 +63,12 @@ impl Case {
 /// The machine that the case needs, with tarpit and no guest. The case names the log files.
 ///
 /// # Errors
-/// As [`Case::kind`].
+/// As [`Case::kind`] and [`choice::exit_cost_for_tests`].
 pub fn tarpit(case: &Case) -> Result<Setup> {
-    Ok(Setup::new(&case.file_name()).on(case.kind()?).ips(IPS))
+    Ok(Setup::new(&case.file_name())
+        .on(case.kind()?)
+        .ips(IPS)
+        .exit_cost(choice::exit_cost_for_tests()?))
 }
 
 /// A file of a case's own, below `target/images`, as a boot module needs it.

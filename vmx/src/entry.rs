@@ -6,14 +6,21 @@ use arch::gpr;
 
 /// The guest's general-purpose registers, as far as the VMCS does not hold them (it holds
 /// RSP), and where VM exits find their way back.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 #[repr(C)]
 pub struct GuestRegisters {
     /// By their encoding: RAX, RCX, RDX, RBX, (unused), RBP, RSI, RDI, R8 to R15.
     pub gpr: [u64; 16],
     /// The value of the VMCS field "host RSP" when it was last written.
     host_rsp: u64,
+    /// The way into the guest and back.
+    path: EntryPath,
+    /// What a round trip takes more, in host TSC ticks: see [`GuestRegisters::new`].
+    exit_cost: u64,
 }
+
+/// Enters the guest, and comes back after its exit: 0 then, 1 if there was no entry.
+type EntryPath = unsafe extern "C" fn(registers: *mut GuestRegisters, launched: bool) -> u32;
 
 /// VM entry did not happen: VMLAUNCH or VMRESUME failed. (An entry that fails in loading
 /// guest state comes back as an exit instead.)
@@ -21,6 +28,27 @@ pub struct GuestRegisters {
 pub struct EntryFailed;
 
 impl GuestRegisters {
+    /// Zeros.
+    ///
+    /// `exit_cost` is a model for measuring, zero otherwise. In an emulator an exit and an entry take
+    /// a tick or two; on a processor they take one to two thousand, and under another hypervisor
+    /// tens of thousands. With an exit cost, each round trip takes that many ticks of the host's TSC
+    /// more: one half passes right before the entry, the other between the exit and the moment it
+    /// is seen.
+    #[must_use]
+    pub fn new(exit_cost: u64) -> Self {
+        Self {
+            gpr: [0; 16],
+            host_rsp: 0,
+            path: if exit_cost == 0 {
+                tarpit_vm_enter
+            } else {
+                enter_at_a_cost
+            },
+            exit_cost,
+        }
+    }
+
     /// Forgets that the VMCS holds the host's stack pointer: after VMCLEAR, or when another
     /// CPU takes the VCPU over.
     pub fn forget_host(&mut self) {
@@ -127,6 +155,27 @@ pub(crate) fn vm_exit_address() -> u64 {
     tarpit_vm_exit as *const () as u64
 }
 
+/// As `tarpit_vm_enter`, and each round trip takes the registers' exit cost more.
+unsafe extern "C" fn enter_at_a_cost(registers: *mut GuestRegisters, launched: bool) -> u32 {
+    // SAFETY: the caller's registers.
+    let cost = unsafe { (*registers).exit_cost };
+    burn(cost / 2);
+    // SAFETY: by the caller.
+    let failed = unsafe { tarpit_vm_enter(registers, launched) };
+    burn(cost - cost / 2);
+    failed
+}
+
+/// Lets so many ticks of the TSC pass.
+fn burn(ticks: u64) {
+    // SAFETY: every 64-bit CPU has RDTSC, and the host leaves CR4.TSD clear.
+    let now = || unsafe { core::arch::x86_64::_rdtsc() };
+    let start = now();
+    while now().wrapping_sub(start) < ticks {
+        core::hint::spin_loop();
+    }
+}
+
 /// Enters the guest whose VMCS is current, and returns after its next VM exit. `launched`
 /// says whether it has been entered since its VMCS was cleared.
 ///
@@ -143,9 +192,34 @@ pub unsafe fn enter(registers: &mut GuestRegisters, launched: bool) -> Result<()
     // SAFETY: by the contract above. The assembly saves what the C calling convention
     // demands; a VM exit restores RSP and the segment registers from the host state, and
     // clears RFLAGS (so that the direction flag is off, as Rust expects).
-    if unsafe { tarpit_vm_enter(registers, launched) } == 0 {
+    if unsafe { (registers.path)(registers, launched) } == 0 {
         Ok(())
     } else {
         Err(EntryFailed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exit_cost_takes_at_least_so_many_ticks() {
+        // SAFETY: every 64-bit CPU has RDTSC.
+        let now = || unsafe { core::arch::x86_64::_rdtsc() };
+        let start = now();
+        burn(0);
+        let without = now().wrapping_sub(start);
+        let start = now();
+        burn(1_000_000);
+        let with = now().wrapping_sub(start);
+        assert!(with >= 1_000_000 && without < with, "{without}, {with}");
+    }
+
+    #[test]
+    fn without_an_exit_cost_nothing_is_between_the_guest_and_its_exit() {
+        let path = |cost| GuestRegisters::new(cost).path as usize;
+        assert_eq!(path(0), tarpit_vm_enter as *const () as usize);
+        assert_ne!(path(1), path(0));
     }
 }

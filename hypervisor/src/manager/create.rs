@@ -45,6 +45,8 @@ pub struct HostFactory {
     pub io_bitmaps: &'static IoBitmaps,
     /// Whether to let the processor virtualise the APIC, if it can.
     pub virtualize_apic: bool,
+    /// What a round trip into a guest and back takes more, in host TSC ticks: a model for measuring.
+    pub exit_cost: u64,
     /// Brings VCPUs to look at their requests.
     pub waker: Arc<dyn Waker>,
     /// Makes the far end of the serial line of a VM.
@@ -169,7 +171,8 @@ impl HostFactory {
         };
         // SAFETY: this CPU is in VMX operation; the VCPU that the processor goes to keeps the VM and
         // the LAPIC.
-        let cpu = unsafe { VmxCpu::new(vm, self.capabilities, pages, vpid, &lapic)? };
+        let cpu =
+            unsafe { VmxCpu::new(vm, self.capabilities, pages, vpid, &lapic, self.exit_cost)? };
         let config = VcpuConfig {
             index,
             lapic,

@@ -88,6 +88,12 @@ pub(super) fn run(machine: Machine) -> ! {
         },
         1u64 << capabilities.preemption_timer_shift,
     );
+    if machine.options.exit_cost != 0 {
+        log::info!(
+            "exit-cost: each exit takes {} ticks more, a model for measuring",
+            machine.options.exit_cost
+        );
+    }
     let modules: Vec<BootModule<'static>> = machine
         .boot_info
         .modules
@@ -136,6 +142,7 @@ pub(super) fn run(machine: Machine) -> ! {
         host_msrs,
         io_bitmaps: Box::leak(Box::new(IoBitmaps::ALL_EXIT)),
         virtualize_apic: machine.options.virtual_apic,
+        exit_cost: machine.options.exit_cost,
         waker: scheduler.clone(),
         serial_output: guest_outputs(&terminal, configs.len()),
     };

@@ -82,7 +82,7 @@ use target::{Target, TargetError, Targets};
 use tracking::NonTargets;
 use vcpu::VcpuRecord;
 
-pub use factors::{Factor, FactorOutOfRange, Factors};
+pub use factors::{Factor, Factors};
 
 /// What a VCPU is seen to do after a VM exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

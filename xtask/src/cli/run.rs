@@ -24,7 +24,7 @@ pub(super) struct Options {
     #[command(flatten)]
     machine: MachineOptions,
     /// Boot this CD as it is, and build nothing
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["guest", "kernel", "initrd", "multiboot"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["guest", "kernel", "initrd", "multiboot", "ticks"])]
     iso: Option<PathBuf>,
     #[command(flatten)]
     guest: guest::Options,
@@ -44,6 +44,8 @@ pub(super) struct MachineOptions {
     machine_memory: Option<u32>,
     #[command(flatten)]
     speed: options::Speed,
+    #[command(flatten)]
+    exit_cost: options::ExitCost,
 }
 
 /// Boots, and stays until the machine ends or the user quits. Gives the exit status.
@@ -56,7 +58,7 @@ pub(super) fn run(options: &Options) -> Result<u8> {
         Some(iso) => (iso.clone(), None),
         None => {
             let (setup, vm) = options.guest.setup(claim.name())?;
-            let iso = setup.image(None)?;
+            let iso = setup.exit_cost(options.machine.exit_cost).image(None)?;
             eprintln!("Image: {}", paths::shown(&iso));
             (iso, options.guest.multiboot.is_some().then_some(vm))
         }
@@ -66,6 +68,7 @@ pub(super) fn run(options: &Options) -> Result<u8> {
         cpus,
         machine_memory,
         speed,
+        ..
     } = options.machine;
     let kind = emulator.pick()?;
     if kind == Kind::Bochs {

@@ -33,6 +33,8 @@ pub(super) struct Options {
     #[arg(long)]
     host_only: bool,
     #[command(flatten)]
+    exit_cost: options::ExitCost,
+    #[command(flatten)]
     machine: options::Machine,
 }
 
@@ -85,6 +87,7 @@ pub(super) fn run(options: &Options) -> Result<bool> {
         ]);
         emulator.args(filter);
         emulator.env(choice::TEST_MACHINE, choice::test_machine(machine));
+        emulator.env(choice::TEST_EXIT_COST, options.exit_cost.ticks.to_string());
         total.add(tests("Emulator tests", &mut emulator)?);
     }
     println!("{total}");

@@ -50,6 +50,8 @@ pub struct Options {
     #[command(flatten)]
     speed: options::Speed,
     #[command(flatten)]
+    exit_cost: options::ExitCost,
+    #[command(flatten)]
     machine: options::Machine,
 }
 
@@ -97,6 +99,7 @@ struct Outcome {
     n: u32,
     machine: Kind,
     ips: u64,
+    exit_cost: u64,
     processes: u32,
     kernel: String,
     /// Units of work that the neighbour does a second when the hog's VM idles.
@@ -141,6 +144,7 @@ impl Outcome {
             "n": self.n,
             "machine": self.machine.to_string(),
             "ips": self.ips,
+            "exit_cost": self.exit_cost,
             "kernel": self.kernel,
             "processes": self.processes,
             "unit": "parts of the CPU, by the neighbour's units of work when it has it alone",
@@ -219,7 +223,10 @@ fn measure(name: &str, kind: Kind, options: &Options) -> Result<Outcome> {
     );
     let countdown = &mut countdown;
     countdown.phase("Booting");
-    let setup = Setup::new(name).on(kind).ips(options.speed.ips);
+    let setup = Setup::new(name)
+        .on(kind)
+        .ips(options.speed.ips)
+        .exit_cost(options.exit_cost);
     let guests = options.guests();
     let mut machine = Subject::boot(setup, options.kernel.series, &guests, countdown)?;
     let subject = &mut machine;
@@ -271,6 +278,7 @@ fn measure(name: &str, kind: Kind, options: &Options) -> Result<Outcome> {
         n: options.n,
         machine: kind,
         ips: options.speed.ips,
+        exit_cost: options.exit_cost.ticks,
         processes: options.procs,
         kernel,
         alone,
@@ -309,6 +317,7 @@ mod tests {
             n: 1000,
             machine: Kind::Bochs,
             ips: DEFAULT_IPS,
+            exit_cost: 0,
             processes: 4,
             kernel: "6.1".to_owned(),
             alone: 1000.0,

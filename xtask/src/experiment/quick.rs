@@ -42,6 +42,9 @@ pub struct Options {
     /// How fast Bochs is.
     #[command(flatten)]
     pub speed: options::Speed,
+    /// What an exit costs.
+    #[command(flatten)]
+    pub exit_cost: options::ExitCost,
     /// On which emulator.
     #[command(flatten)]
     pub machine: options::Machine,
@@ -66,6 +69,7 @@ impl Default for Options {
             procs: 3,
             kernel: options::Kernel::default(),
             speed: options::Speed::default(),
+            exit_cost: options::ExitCost::default(),
             machine: options::Machine::default(),
             append: String::new(),
         }
@@ -252,6 +256,7 @@ impl Outcome {
             "kernel": self.kernel,
             "machine": self.machine.to_string(),
             "ips": options.speed.ips,
+            "exit_cost": options.exit_cost.ticks,
             "host_seconds": {
                 "before": phases.before.host_seconds,
                 "during": phases.during.host_seconds,
@@ -332,7 +337,10 @@ pub fn measure(name: &str, kind: Kind, options: &Options) -> Result<Outcome> {
         options.host_seconds(),
     );
     countdown.phase("booting");
-    let setup = Setup::new(name).on(kind).ips(options.speed.ips);
+    let setup = Setup::new(name)
+        .on(kind)
+        .ips(options.speed.ips)
+        .exit_cost(options.exit_cost);
     let linux = [options.linux()];
     let mut subject = Subject::boot(setup, options.kernel.series, &linux, &mut countdown)?;
     let outcome = observe(&mut subject, kind, options, &mut countdown)?;

@@ -119,6 +119,8 @@ pub struct Options {
     #[command(flatten)]
     speed: options::Speed,
     #[command(flatten)]
+    exit_cost: options::ExitCost,
+    #[command(flatten)]
     machine: options::Machine,
     #[command(flatten)]
     results: options::Results,
@@ -324,7 +326,12 @@ fn write(options: &Options, kind: Kind, verdicts: &[&Verdict]) -> Result<()> {
     let cases: Vec<_> = verdicts.iter().map(|verdict| verdict.json()).collect();
     record::write_json(
         "timekeeping",
-        &json!({ "machine": kind.to_string(), "ips": options.speed.ips, "cases": cases }),
+        &json!({
+            "machine": kind.to_string(),
+            "ips": options.speed.ips,
+            "exit_cost": options.exit_cost.ticks,
+            "cases": cases,
+        }),
     )?;
     if options.results.update {
         let rows: Vec<String> = verdicts.iter().map(|verdict| verdict.row()).collect();

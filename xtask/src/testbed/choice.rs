@@ -4,7 +4,7 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 use arch::cpuid::Leaf1Ecx;
 use clap::ValueEnum;
 use kvm_ioctls::Kvm;
@@ -13,12 +13,17 @@ use crate::testbed::Setup;
 use crate::testbed::claim::Claim;
 use crate::testbed::machine::Kind;
 use crate::testbed::module::Guest;
+use crate::testbed::options::ExitCost;
 use crate::testbed::progress::Step;
 use crate::testbed::provision;
 
 /// The environment variable by which `cargo xtask test` tells the tests which machine those run on
 /// that run on any: a word of [`Wish`].
 pub const TEST_MACHINE: &str = "TARPIT_TEST_MACHINE";
+
+/// The environment variable by which `cargo xtask test` tells the tests what exits cost: a number of
+/// ticks.
+pub const TEST_EXIT_COST: &str = "TARPIT_TEST_EXIT_COST";
 
 /// What the user asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -72,6 +77,20 @@ pub fn for_tests() -> Result<Kind> {
         .get_or_init(find)
         .clone()
         .map_err(|error| anyhow!(error))
+}
+
+/// What exits cost in tests: what [`TEST_EXIT_COST`] says, or else nothing.
+///
+/// # Errors
+/// When the variable holds no number.
+pub fn exit_cost_for_tests() -> Result<ExitCost> {
+    let Ok(ticks) = std::env::var(TEST_EXIT_COST) else {
+        return Ok(ExitCost::default());
+    };
+    let ticks = ticks
+        .parse()
+        .with_context(|| format!("{TEST_EXIT_COST} is {ticks:?}"))?;
+    Ok(ExitCost { ticks })
 }
 
 /// What [`TEST_MACHINE`] has to be for the tests to run on this machine.

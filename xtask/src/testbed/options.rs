@@ -45,6 +45,16 @@ impl Default for Speed {
     }
 }
 
+/// What an exit from a guest costs.
+#[derive(Args, Clone, Copy, Debug, Default)]
+#[group(skip)]
+pub struct ExitCost {
+    /// Ticks that each exit takes on top: a model of hardware, where an exit takes 1000 to 2000, or of
+    /// a hypervisor below tarpit, with 20000 to 60000
+    #[arg(long = "exit-cost", value_name = "TICKS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=10_000_000))]
+    pub ticks: u64,
+}
+
 /// Which Linux.
 #[derive(Args, Clone, Copy, Debug, Default)]
 #[group(skip)]

@@ -26,6 +26,7 @@ use crate::testbed::initramfs::{self, Shell};
 use crate::testbed::kernel::{self, Series};
 use crate::testbed::machine::{Boot, Hardware, Kind, Spec};
 use crate::testbed::module::{Guest, LINUX_CONSOLE, Module};
+use crate::testbed::options::ExitCost;
 use crate::testbed::serial::Session;
 
 /// How tarpit gets into memory.
@@ -110,6 +111,15 @@ impl Setup {
     pub fn before_boot(mut self, line: &str) -> Self {
         self.before_boot.push(line.to_owned());
         self
+    }
+
+    /// With exits that take so many ticks more.
+    #[must_use]
+    pub fn exit_cost(self, cost: ExitCost) -> Self {
+        match cost.ticks {
+            0 => self,
+            ticks => self.options(&format!("exit-cost={ticks}")),
+        }
     }
 
     /// With one more boot module.
@@ -215,6 +225,13 @@ mod tests {
                 "initrd vm=debian"
             ]
         );
+    }
+
+    #[test]
+    fn tarpit_is_told_what_an_exit_costs_unless_it_costs_nothing() {
+        let options = |ticks| Setup::new("t").exit_cost(ExitCost { ticks }).options;
+        assert_eq!(options(1500), "exit-cost=1500");
+        assert_eq!(options(0), "");
     }
 
     #[test]

@@ -78,7 +78,7 @@ impl From<VmInstructionFailed> for Refused {
 
 impl VmxCpu {
     /// A processor of `vm` after power-up, with the local APIC `lapic`, whose translations are
-    /// tagged with `vpid`.
+    /// tagged with `vpid`. Its exits cost as [`GuestRegisters::new`] says.
     ///
     /// # Errors
     /// If the processor refuses the VMCS.
@@ -92,6 +92,7 @@ impl VmxCpu {
         pages: VmxPages,
         vpid: Vpid,
         lapic: &LocalApic,
+        exit_cost: u64,
     ) -> Result<Self, Refused> {
         // SAFETY: VMX operation, by the contract.
         let mut vmcs = unsafe { Vmcs::new(capabilities, pages.vmcs)? };
@@ -112,7 +113,7 @@ impl VmxCpu {
         // alone, while it is out of the guest.
         unsafe { vmcs.set_msr_bitmaps(&pages.msr_bitmaps) };
         let mut cpu = Self {
-            gpr: GuestRegisters::default(),
+            gpr: GuestRegisters::new(exit_cost),
             vmcs,
             live: LiveState::new(&limits),
             capabilities,

@@ -71,9 +71,8 @@ pub struct Options {
         allow_hyphen_values = true
     )]
     suppress_options: String,
-    /// Ticks that each exit takes on top: a model of dearer hardware
-    #[arg(long, value_name = "TICKS", default_value_t = 0)]
-    exit_cost: u64,
+    #[command(flatten)]
+    exit_cost: options::ExitCost,
     /// Host seconds of suppression that are measured; before and after, a third of it, at least one
     #[arg(long, value_name = "S", default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=3600))]
     seconds: u32,
@@ -141,18 +140,15 @@ impl Options {
         if self.policy.as_deref() == Some(PAPER) {
             name.push_str("-paper");
         }
-        if self.exit_cost > 0 {
-            name.push_str(&format!("-exit-cost-{}", self.exit_cost));
+        if self.exit_cost.ticks > 0 {
+            name.push_str(&format!("-exit-cost-{}", self.exit_cost.ticks));
         }
         name
     }
 
     fn setup(&self, name: &str, kind: Kind) -> Setup {
         let setup = Setup::new(name).on(kind).ips(self.speed.ips);
-        match self.exit_cost {
-            0 => setup,
-            ticks => setup.options(&format!("exit-cost={ticks}")),
-        }
+        setup.exit_cost(self.exit_cost)
     }
 }
 
@@ -331,7 +327,7 @@ fn write(options: &Options, kind: Kind, made: &[Made]) -> Result<()> {
         &json!({
             "machine": kind.to_string(),
             "ips": options.speed.ips,
-            "exit_cost": options.exit_cost,
+            "exit_cost": options.exit_cost.ticks,
             "n": options.n,
             "passed": passed,
             "cases": cases,

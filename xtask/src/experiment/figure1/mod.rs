@@ -66,6 +66,8 @@ pub struct Options {
     #[command(flatten)]
     speed: options::Speed,
     #[command(flatten)]
+    exit_cost: options::ExitCost,
+    #[command(flatten)]
     machine: options::Machine,
 }
 
@@ -295,7 +297,10 @@ fn measure_linux(name: &str, kind: Kind, options: &Options) -> Result<Outcome> {
     const SECONDS: f64 = 2.0;
     let mut countdown = Countdown::begin(name, &format!("Figure 1, Linux in {kind}"), 16.0);
     countdown.phase("Booting");
-    let setup = Setup::new(name).on(kind).ips(options.speed.ips);
+    let setup = Setup::new(name)
+        .on(kind)
+        .ips(options.speed.ips)
+        .exit_cost(options.exit_cost);
     let linux = [Linux::new(2)];
     let mut subject = Subject::boot(setup, options.kernel.series, &linux, &mut countdown)?;
     let spaces = subject.processes()?;

@@ -70,6 +70,8 @@ pub struct Options {
     #[command(flatten)]
     speed: options::Speed,
     #[command(flatten)]
+    exit_cost: options::ExitCost,
+    #[command(flatten)]
     machine: options::Machine,
     #[command(flatten)]
     results: options::Results,
@@ -104,7 +106,10 @@ impl Options {
 
     fn machine(&self, case: Case, name: &str, kind: Kind) -> Setup {
         let setup = Setup::new(name).on(kind);
-        setup.cpus(case.cpus()).ips(self.speed.ips)
+        setup
+            .cpus(case.cpus())
+            .ips(self.speed.ips)
+            .exit_cost(self.exit_cost)
     }
 }
 
@@ -255,6 +260,7 @@ fn write(options: &Options, kind: Kind, results: &[&Made]) -> Result<()> {
         &json!({
             "machine": kind.to_string(),
             "ips": options.speed.ips,
+            "exit_cost": options.exit_cost.ticks,
             "memory_mib": MEMORY_MIB,
             "processes_per_vcpu": PROCESSES_PER_VCPU,
             "paper_ratio": outcome::PAPER,
