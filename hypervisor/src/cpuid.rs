@@ -4,6 +4,7 @@
 //! All leaves of all VCPUs are worked out once, into a [`GuestCpuid`]; answering a CPUID
 //! exit is a look-up in it, as few instructions as can be. Only what follows the VCPU's
 //! state ([`Dynamic`]) is filled in on the way.
+#![forbid(unsafe_code)]
 
 mod features;
 mod table;

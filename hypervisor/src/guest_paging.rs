@@ -4,6 +4,7 @@
 //!
 //! Protection keys, shadow stacks and HLAT paging are not offered to guests, and not
 //! known here. 1 GiB pages and PSE-36 are taken to be there.
+#![forbid(unsafe_code)]
 
 use arch::paging::{ADDRESS, ADDRESS_32, PDPT_ADDRESS};
 use arch::{Cr0Flags, Cr4Flags, EferFlags, PageFaultErrorCode, PageTableFlags};

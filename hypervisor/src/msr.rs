@@ -7,6 +7,7 @@
 //! [`IA32_TSC_DEADLINE`], [`IA32_APIC_BASE`], the x2APIC's range, [`IA32_EFER`],
 //! [`IA32_DEBUGCTL`]. The rest are state or constants
 //! kept here, in [`Msrs`], without effect on anything else.
+#![forbid(unsafe_code)]
 
 mod microcode;
 mod mtrr;

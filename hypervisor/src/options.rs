@@ -1,4 +1,5 @@
 //! tarpit's own command line.
+#![forbid(unsafe_code)]
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;

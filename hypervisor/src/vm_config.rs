@@ -12,6 +12,7 @@
 //! files, before or after. What follows `--` is the guest's, verbatim. Boot loaders
 //! differ in whether they put the file's name first; a first word is taken for
 //! that, and skipped, if the second is one of the three.
+#![forbid(unsafe_code)]
 
 use crate::ids::MAX_VCPUS;
 use alloc::{borrow::ToOwned, string::String, vec::Vec};

@@ -1,4 +1,5 @@
 //! The VM-execution, VM-exit and VM-entry control vectors (SDM vol. 3C, 25.6 to 25.8).
+#![forbid(unsafe_code)]
 
 use bitflags::bitflags;
 

@@ -1,5 +1,6 @@
 //! Why VM entry failed: the guest-state checks of SDM vol. 3C, 27.3.1, done again in
 //! software to name what the processor only hints at.
+#![forbid(unsafe_code)]
 
 use core::fmt;
 

@@ -1,5 +1,6 @@
 //! Events delivered to the guest at VM entry, and events whose delivery a VM exit
 //! interrupted: one format (SDM vol. 3C, 25.8.3 and 25.9.3).
+#![forbid(unsafe_code)]
 
 use arch::{ExceptionVector, GeneralProtection};
 

@@ -1,4 +1,5 @@
 //! Why the guest came out: the basic exit reasons (SDM vol. 3D, app. C).
+#![forbid(unsafe_code)]
 
 /// Basic exit reasons (app. C).
 pub mod basic {

@@ -2,6 +2,7 @@
 //!
 //! Fields that hold host state, physical addresses or control vectors can break memory
 //! safety and are private to the crate: [`crate::vmcs::Vmcs`] has typed setters for them.
+#![forbid(unsafe_code)]
 
 use core::marker::PhantomData;
 

@@ -1,4 +1,5 @@
 //! Segment registers as the VMCS holds them (SDM vol. 3C, 25.4.1).
+#![forbid(unsafe_code)]
 
 use bitflags::bitflags;
 

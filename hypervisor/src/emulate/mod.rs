@@ -20,6 +20,7 @@
 //!   instruction sets with registers of their own (x87, MMX, SSE, AVX) are refused, but for plain
 //!   moves of XMM and YMM registers.
 //! - Data breakpoints do not match.
+#![cfg_attr(not(test), forbid(unsafe_code))]
 
 mod arithmetic;
 mod context;

@@ -3,6 +3,7 @@
 //!
 //! [`load`] tells a Linux bzImage from a multiboot 1 image by itself. Everything here is
 //! pure: it writes to a [`GuestMemory`] and is tested on the host.
+#![cfg_attr(not(test), forbid(unsafe_code))]
 
 pub mod acpi;
 mod bios_data;

@@ -1,6 +1,7 @@
 //! The end of tarpit when it cannot go on: the other CPUs are stopped, what happened is told on the
 //! console, with the place where each CPU was, and then the machine stays as it is or is reset, as the
 //! operator wants.
+#![forbid(unsafe_code)]
 
 use core::fmt;
 use core::panic::PanicInfo;

@@ -1,4 +1,5 @@
 //! Where tarpit's own image lies in memory.
+#![forbid(unsafe_code)]
 
 use core::ops::Range;
 use core::sync::atomic::AtomicU64;

@@ -1,4 +1,5 @@
 //! The `log` crate's messages, on the console and the screen, and kept for the operator.
+#![forbid(unsafe_code)]
 
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,5 @@
 //! How long woken VCPUs wait for a CPU.
+#![forbid(unsafe_code)]
 
 /// Statistics of waiting times, in host TSC ticks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -18,6 +18,7 @@
 //! **Caps.** A VM with a cap has a budget of CPU time for each [`Settings::period`], all CPUs
 //! together; when it is used up, its VCPUs wait for the next period. What is used beyond the
 //! budget is taken off the next.
+#![forbid(unsafe_code)]
 
 mod caps;
 mod fairness;

@@ -1,4 +1,5 @@
 //! What the policy remembers of a VM and of a VCPU.
+#![forbid(unsafe_code)]
 
 use super::latency::Latency;
 use alloc::vec::Vec;

@@ -8,6 +8,7 @@
 //! Until the new TSS is loaded ("commit"), a fault leaves everything as it was and belongs to
 //! the old task. After that, it belongs to the new task, whose segment registers may be
 //! partly loaded, as on hardware.
+#![forbid(unsafe_code)]
 
 mod descriptor;
 mod memory;

@@ -5,6 +5,7 @@
 //! processor moves vectors from IRR to ISR and takes EOIs by itself; the LAPIC model keeps to
 //! what the processor does not do. Without, all goes through the model, and the only thing
 //! left to the processor is CR8.
+#![forbid(unsafe_code)]
 
 use arch::apic::{self, Register};
 use arch::msr;

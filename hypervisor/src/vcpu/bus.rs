@@ -1,4 +1,5 @@
 //! A VCPU's way to the devices: ports, device memory, and the messages of its local APIC.
+#![forbid(unsafe_code)]
 
 use alloc::sync::Arc;
 

@@ -1,5 +1,6 @@
 //! What a guest may write to CR0, CR4 and EFER, and what follows from it: pure rules (SDM
 //! vol. 3A, 2.5 and 4.1; vol. 3C, 25.6.6).
+#![forbid(unsafe_code)]
 
 use arch::{Cr0Flags, Cr4Flags, EferFlags, GeneralProtection};
 

@@ -1,4 +1,5 @@
 //! A VCPU's state for the engineer who has to find out why its guest died.
+#![forbid(unsafe_code)]
 
 use core::fmt;
 

@@ -1,5 +1,6 @@
 //! Delivering events to the guest at VM entry: exceptions, NMIs, interrupts, and events
 //! whose delivery an exit interrupted (SDM vol. 3C, 27.6 and 28.2.4).
+#![forbid(unsafe_code)]
 
 use arch::RFlags;
 use devices::lapic::Pending;

@@ -3,6 +3,7 @@
 //! Clearing the RAM takes as long as there is RAM. If the boot CPU did that, the VMs there would
 //! stand still meanwhile. So the VM does it itself: its first VCPU clears the RAM and loads the
 //! guest in its own CPU time, before it enters the guest for the first time.
+#![forbid(unsafe_code)]
 
 use alloc::boxed::Box;
 

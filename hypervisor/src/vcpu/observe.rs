@@ -4,6 +4,7 @@
 //! Without targets nothing here makes the guest exit: CR3 is sampled at timer exits and HLT,
 //! which happen anyway, for the process list. With targets, loads of CR3 exit, except between
 //! the roots of a target that runs. Tracing makes them exit even without targets.
+#![forbid(unsafe_code)]
 
 use core::sync::atomic::Ordering;
 

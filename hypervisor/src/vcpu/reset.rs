@@ -1,4 +1,5 @@
 //! INIT and start-up messages (SDM vol. 3A, 9.4 and 10.1).
+#![forbid(unsafe_code)]
 
 use devices::platform_map::port;
 use devices::time::HostTicks;

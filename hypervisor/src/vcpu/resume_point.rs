@@ -27,6 +27,7 @@
 //! The same instruction may be executed in the handler, if the kernel was interrupted: that is told from
 //! the end by the stack pointer, and gone past with RFLAGS.RF set. The first handler counts: one that
 //! interrupts it comes and goes before.
+#![forbid(unsafe_code)]
 
 use arch::RFlags;
 use arch::gpr::RSP;

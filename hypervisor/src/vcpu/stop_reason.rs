@@ -1,4 +1,5 @@
 //! Why a VM stops, as the operator is told.
+#![forbid(unsafe_code)]
 
 use core::fmt;
 

@@ -3,6 +3,7 @@
 //! A VCPU that is held or parked is out of the guest in the middle of user code, or of a system call.
 //! Timers go on, and any interrupt that the guest can take is delivered at once and handled: then the
 //! VCPU stays out again, or the guest has switched to somebody else.
+#![forbid(unsafe_code)]
 
 use arch::RFlags;
 use arch::gpr::RSP;

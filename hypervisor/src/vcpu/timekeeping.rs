@@ -1,5 +1,6 @@
 //! A VCPU and the VM's clock: the TSC that the guest reads, and the host time at which its
 //! next timer is due.
+#![forbid(unsafe_code)]
 
 use arch::RFlags;
 use devices::clock::Rates;

@@ -2,6 +2,7 @@
 //!
 //! Whoever has something for a VCPU makes a request and kicks the CPU that it runs on, if it
 //! does; see [`Vm::request`](super::Vm::request).
+#![forbid(unsafe_code)]
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 

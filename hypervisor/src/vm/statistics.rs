@@ -1,4 +1,5 @@
 //! What a VCPU has done: its exits by reason, and the time they took.
+#![forbid(unsafe_code)]
 
 use vmx::exit::basic;
 

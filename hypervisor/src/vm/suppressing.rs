@@ -1,5 +1,6 @@
 //! A VM and its [`Suppression`](crate::suppression::Suppression): carrying out what it decides for
 //! the VM's clock, and telling VCPUs when to report.
+#![forbid(unsafe_code)]
 
 use core::sync::atomic::{AtomicU64, Ordering};
 

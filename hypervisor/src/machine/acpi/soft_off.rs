@@ -1,4 +1,5 @@
 //! Finding the sleep types of S5 without an AML interpreter.
+#![forbid(unsafe_code)]
 
 /// The values for the SLP_TYP fields of the PM1 control registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,5 @@
 //! Multiboot information, version 1 (Multiboot Specification 0.6.96, 3.3).
+#![forbid(unsafe_code)]
 
 use super::{
     BootInfo, BootInfoError, MAX_ENTRIES, MAX_STRING, MemoryKind, MemoryRegion, PhysicalMemory,

@@ -1,4 +1,5 @@
 //! Multiboot information, version 2 (Multiboot2 Specification 2.0, 3.6): a sequence of tags.
+#![forbid(unsafe_code)]
 
 use super::{
     BootInfo, BootInfoError, MAX_ENTRIES, MemoryRegion, PhysicalMemory, Protocol, memory_region,

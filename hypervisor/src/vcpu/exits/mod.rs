@@ -1,4 +1,5 @@
 //! What each VM exit leads to. One line an exit; the longer answers have files of their own.
+#![forbid(unsafe_code)]
 
 mod apic;
 mod control_registers;

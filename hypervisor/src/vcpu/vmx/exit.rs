@@ -1,4 +1,5 @@
 //! Decodes VM exits: exit reasons and qualifications (SDM vol. 3D, app. C, and vol. 3C, 28.2.1).
+#![forbid(unsafe_code)]
 
 use arch::ExceptionVector;
 use vmx::addr::GuestPhysAddr;

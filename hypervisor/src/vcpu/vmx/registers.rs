@@ -1,6 +1,7 @@
 //! A guest's registers, wherever they are: general-purpose registers in memory, the others in the
 //! VMCS or live in the processor. Reading one of the VMCS costs a VMREAD, so nothing is read that
 //! is not asked for.
+#![forbid(unsafe_code)]
 
 use arch::{Cr0Flags, Dr7Flags, gpr};
 use vmx::fields;

@@ -1,5 +1,6 @@
 //! The VMCS of a new guest processor: what exits, what passes through, and the state that its
 //! registers begin with.
+#![forbid(unsafe_code)]
 
 use arch::{Cr0Flags, Cr4Flags, ExceptionVector, reset};
 use vmx::capabilities::Capabilities;

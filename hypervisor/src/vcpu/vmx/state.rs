@@ -1,5 +1,6 @@
 //! The part of a guest's state that only the VMCS shows, for the engineer who has to find out why
 //! the guest died.
+#![forbid(unsafe_code)]
 
 use core::fmt;
 
