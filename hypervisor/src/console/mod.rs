@@ -2,7 +2,7 @@
 //!
 //! [`Console`] takes the bytes that come from the operator and from the guests, and writes
 //! what the terminal is to show. It knows neither VMs nor commands: a guest's output is that of
-//! a numbered channel with a name, a line that has been entered is handed to the caller, and
+//! a numbered channel, whose name it is told when it is to be shown, a line that has been entered is handed to the caller, and
 //! what the caller answers with goes through an [`Answer`].
 #![forbid(unsafe_code)]
 
@@ -15,6 +15,7 @@ mod output;
 mod tests;
 
 pub use answer::{Answer, Format, Record};
+pub use mux::ChannelNames;
 pub use output::{Output, Text};
 
 use line_editor::{Edited, LineEditor};
@@ -42,7 +43,7 @@ pub enum Input {
 }
 
 /// The console. See the [module documentation](self).
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Console {
     mux: Mux,
     editor: LineEditor,
@@ -51,20 +52,14 @@ pub struct Console {
 }
 
 impl Console {
-    /// Makes a console without channels, and without a prompt yet.
+    /// Makes a console with so many channels, numbered from 0, and without a prompt yet.
     #[must_use]
-    pub const fn new() -> Self {
+    pub(crate) fn new(channels: usize) -> Self {
         Self {
-            mux: Mux::new(),
+            mux: Mux::new(channels),
             editor: LineEditor::new(),
             prompting: false,
         }
-    }
-
-    /// Adds a channel for the output of a guest with this name; returns its number, counted
-    /// from 0.
-    pub fn add_channel(&mut self, name: &str) -> usize {
-        self.mux.add_channel(name)
     }
 
     /// Shows the prompt: the console is open.
@@ -73,26 +68,32 @@ impl Console {
         self.editor.show(out);
     }
 
-    /// Takes a byte of a guest's output, at `now` microseconds of host time since boot. Does
+    /// Takes a byte of the output of a guest with this name, at `now` microseconds of host time since boot. Does
     /// not allocate.
     pub fn guest_byte<O: Output + ?Sized>(
         &mut self,
         channel: usize,
+        name: &str,
         byte: u8,
         now: u64,
         out: &mut O,
     ) {
         let (editor, prompting) = (&self.editor, self.prompting);
-        self.mux.guest_byte(channel, byte, now, out, |around, out| {
-            step_aside(editor, prompting, around, out);
-        });
+        let step_aside = |around, out: &mut O| step_aside(editor, prompting, around, out);
+        self.mux
+            .guest_byte(channel, name, byte, now, out, step_aside);
     }
 
     /// Shows guests' lines that are unfinished for a while at `now` microseconds. To be called
     /// a few times a second.
-    pub fn flush_stale<O: Output + ?Sized>(&mut self, now: u64, out: &mut O) {
+    pub fn flush_stale<O: Output + ?Sized>(
+        &mut self,
+        names: &dyn ChannelNames,
+        now: u64,
+        out: &mut O,
+    ) {
         let (editor, prompting) = (&self.editor, self.prompting);
-        self.mux.flush_stale(now, out, |around, out| {
+        self.mux.flush_stale(names, now, out, |around, out| {
             step_aside(editor, prompting, around, out);
         });
     }
@@ -105,10 +106,15 @@ impl Console {
     }
 
     /// Takes a byte from the operator.
-    pub fn operator_byte<O: Output + ?Sized>(&mut self, byte: u8, out: &mut O) -> Input {
+    pub fn operator_byte<O: Output + ?Sized>(
+        &mut self,
+        byte: u8,
+        names: &dyn ChannelNames,
+        out: &mut O,
+    ) -> Input {
         if let Some(channel) = self.mux.attached() {
             if byte == DETACH {
-                self.mux.detach(out);
+                self.mux.detach(names, out);
                 self.open(out);
                 return Input::None;
             }
@@ -150,14 +156,24 @@ impl Console {
 
     /// Attaches the operator to a channel: what is typed goes to the guest, and only this
     /// guest's output is shown, byte by byte, until Ctrl-].
-    pub fn attach(&mut self, channel: usize, out: &mut (impl Output + ?Sized)) {
-        self.mux.attach(channel, out);
+    pub fn attach(
+        &mut self,
+        channel: usize,
+        names: &dyn ChannelNames,
+        out: &mut (impl Output + ?Sized),
+    ) {
+        self.mux.attach(channel, names, out);
     }
 
     /// Ends an attachment to this channel, whose guest is no more.
-    pub fn detach_from(&mut self, channel: usize, out: &mut (impl Output + ?Sized)) {
+    pub fn detach_from(
+        &mut self,
+        channel: usize,
+        names: &dyn ChannelNames,
+        out: &mut (impl Output + ?Sized),
+    ) {
         if self.mux.attached() == Some(channel) {
-            self.mux.detach(out);
+            self.mux.detach(names, out);
             self.open(out);
         }
     }

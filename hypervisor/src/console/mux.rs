@@ -3,7 +3,6 @@
 //!
 //! A guest's byte costs a store into a fixed buffer, and no allocation.
 
-use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::Write;
 
@@ -26,10 +25,15 @@ enum Control {
     Command,
 }
 
+/// The names of channels, which whoever has the guests keeps.
+pub(crate) trait ChannelNames {
+    /// Returns the name of a channel.
+    fn channel_name(&self, channel: usize) -> &str;
+}
+
 /// One guest's output.
 #[derive(Debug)]
 struct Channel {
-    name: String,
     line: [u8; LINE_CAPACITY],
     length: usize,
     /// When the line's first byte came, in microseconds of host time.
@@ -40,8 +44,9 @@ struct Channel {
 }
 
 /// All guests' output.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Mux {
+    /// By their numbers.
     channels: Vec<Channel>,
     attached: Option<usize>,
     /// The attached guest's last byte did not end a line.
@@ -49,6 +54,17 @@ pub(super) struct Mux {
 }
 
 impl Channel {
+    /// Makes a channel on which nothing has been written.
+    const fn new() -> Self {
+        Self {
+            line: [0; LINE_CAPACITY],
+            length: 0,
+            begun: 0,
+            control: Control::None,
+            missed: 0,
+        }
+    }
+
     /// Takes a byte of the guest's output; `true` if the line is to be shown.
     fn push(&mut self, byte: u8, now: u64) -> bool {
         match self.control {
@@ -98,9 +114,9 @@ impl Channel {
         false
     }
 
-    fn show(&mut self, now: u64, out: &mut (impl Output + ?Sized)) {
+    fn show(&mut self, name: &str, now: u64, out: &mut (impl Output + ?Sized)) {
         let at = if self.length == 0 { now } else { self.begun };
-        prefix(&self.name, at, out);
+        prefix(name, at, out);
         out.write(self.line.get(..self.length).unwrap_or_default());
         out.write(b"\r\n");
         self.length = 0;
@@ -115,27 +131,14 @@ fn prefix(name: &str, now: u64, out: &mut (impl Output + ?Sized)) {
 }
 
 impl Mux {
-    /// Makes a multiplexer without channels.
+    /// Makes a multiplexer of so many channels, numbered from 0.
     #[must_use]
-    pub(super) const fn new() -> Self {
+    pub(super) fn new(channels: usize) -> Self {
         Self {
-            channels: Vec::new(),
+            channels: (0..channels).map(|_| Channel::new()).collect(),
             attached: None,
             mid_line: false,
         }
-    }
-
-    /// Adds a channel; returns its number.
-    pub(super) fn add_channel(&mut self, name: &str) -> usize {
-        self.channels.push(Channel {
-            name: name.into(),
-            line: [0; LINE_CAPACITY],
-            length: 0,
-            begun: 0,
-            control: Control::None,
-            missed: 0,
-        });
-        self.channels.len() - 1
     }
 
     /// Returns the channel that the operator is attached to.
@@ -144,12 +147,13 @@ impl Mux {
         self.attached
     }
 
-    /// Takes a byte of a channel's guest, at `now` microseconds of host time. `around` is
+    /// Takes a byte of the guest of a channel with this name, at `now` microseconds of host time. `around` is
     /// called before and after a whole line is written, if one is (to take the operator's own
     /// line off the terminal and back).
     pub(super) fn guest_byte<O: Output + ?Sized>(
         &mut self,
         number: usize,
+        name: &str,
         byte: u8,
         now: u64,
         out: &mut O,
@@ -173,7 +177,7 @@ impl Mux {
             return;
         }
         around(Around::Before, out);
-        channel.show(now, out);
+        channel.show(name, now, out);
         around(Around::After, out);
     }
 
@@ -181,6 +185,7 @@ impl Mux {
     /// few times a second.
     pub(super) fn flush_stale<O: Output + ?Sized>(
         &mut self,
+        names: &dyn ChannelNames,
         now: u64,
         out: &mut O,
         around: impl Fn(Around, &mut O),
@@ -188,21 +193,27 @@ impl Mux {
         if self.attached.is_some() {
             return;
         }
-        for channel in &mut self.channels {
+        for (number, channel) in self.channels.iter_mut().enumerate() {
             if channel.length > 0 && now.saturating_sub(channel.begun) >= STALE_AFTER {
                 around(Around::Before, out);
-                channel.show(now, out);
+                channel.show(names.channel_name(number), now, out);
                 around(Around::After, out);
             }
         }
     }
 
     /// Attaches the operator to a channel, and shows its unfinished line.
-    pub(super) fn attach(&mut self, number: usize, out: &mut (impl Output + ?Sized)) {
+    pub(super) fn attach(
+        &mut self,
+        number: usize,
+        names: &dyn ChannelNames,
+        out: &mut (impl Output + ?Sized),
+    ) {
         let Some(channel) = self.channels.get_mut(number) else {
             return;
         };
-        let _ = writeln!(Text(out), "attached to {}; Ctrl-] comes back", channel.name);
+        let name = names.channel_name(number);
+        let _ = writeln!(Text(out), "attached to {name}; Ctrl-] comes back");
         out.write(channel.line.get(..channel.length).unwrap_or_default());
         self.mid_line = channel.length > 0;
         channel.length = 0;
@@ -211,21 +222,19 @@ impl Mux {
     }
 
     /// Ends the attachment, and tells what was not shown meanwhile.
-    pub(super) fn detach(&mut self, out: &mut (impl Output + ?Sized)) {
+    pub(super) fn detach(&mut self, names: &dyn ChannelNames, out: &mut (impl Output + ?Sized)) {
         let Some(attached) = self.attached.take() else {
-            return;
-        };
-        let Some(channel) = self.channels.get(attached) else {
             return;
         };
         if core::mem::take(&mut self.mid_line) {
             out.write(b"\r\n");
         }
-        let _ = writeln!(Text(out), "detached from {}", channel.name);
-        for channel in &mut self.channels {
+        let _ = writeln!(Text(out), "detached from {}", names.channel_name(attached));
+        for (number, channel) in self.channels.iter_mut().enumerate() {
             let missed = core::mem::take(&mut channel.missed);
             if missed > 0 {
-                let _ = writeln!(Text(out), "lines of {} not shown: {missed}", channel.name);
+                let name = names.channel_name(number);
+                let _ = writeln!(Text(out), "lines of {name} not shown: {missed}");
             }
         }
     }
@@ -241,9 +250,19 @@ pub(super) enum Around {
 }
 
 #[cfg(test)]
+impl<const N: usize> ChannelNames for [&str; N] {
+    fn channel_name(&self, channel: usize) -> &str {
+        self[channel]
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use std::string::String;
+
+    /// The names of the channels.
+    const NAMES: [&str; 2] = ["web", "db"];
 
     struct Session {
         mux: Mux,
@@ -253,10 +272,8 @@ mod tests {
 
     impl Session {
         fn new() -> Self {
-            let mut mux = Mux::new();
-            assert_eq!((mux.add_channel("web"), mux.add_channel("db")), (0, 1));
             Self {
-                mux,
+                mux: Mux::new(NAMES.len()),
                 screen: Vec::new(),
                 now: 12_345_678,
             }
@@ -264,8 +281,9 @@ mod tests {
 
         fn guest(&mut self, channel: usize, text: &str) {
             for byte in text.bytes() {
+                let (name, now) = (NAMES[channel], self.now);
                 self.mux
-                    .guest_byte(channel, byte, self.now, &mut self.screen, |_, _| {});
+                    .guest_byte(channel, name, byte, now, &mut self.screen, |_, _| {});
             }
         }
 
@@ -312,7 +330,7 @@ mod tests {
             session.now += wait;
             session
                 .mux
-                .flush_stale(session.now, &mut session.screen, |_, _| {});
+                .flush_stale(&NAMES, session.now, &mut session.screen, |_, _| {});
             assert_eq!(session.screen(), expected);
         }
     }
@@ -342,7 +360,7 @@ mod tests {
     fn an_attached_guest_has_the_line_for_itself() {
         let mut session = Session::new();
         session.guest(0, "log");
-        session.mux.attach(0, &mut session.screen);
+        session.mux.attach(0, &NAMES, &mut session.screen);
         assert_eq!(
             session.screen(),
             "attached to web; Ctrl-] comes back\r\nlog"
@@ -350,7 +368,7 @@ mod tests {
         session.guest(0, "in: \x1b[1mroot\r\n# ");
         session.guest(1, "one\ntwo\nthr");
         assert_eq!(session.screen(), "in: \x1b[1mroot\r\n# ");
-        session.mux.detach(&mut session.screen);
+        session.mux.detach(&NAMES, &mut session.screen);
         assert_eq!(
             session.screen(),
             "\r\ndetached from web\r\nlines of db not shown: 2\r\n"

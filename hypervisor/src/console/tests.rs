@@ -6,6 +6,9 @@ use std::vec::Vec;
 
 use super::*;
 
+/// The names of the channels.
+const NAMES: [&str; 2] = ["web", "db"];
+
 /// A terminal at a console with the channels `web` and `db`.
 struct Session {
     console: Console,
@@ -16,11 +19,7 @@ struct Session {
 
 impl Session {
     fn new() -> Self {
-        let mut console = Console::new();
-        assert_eq!(
-            (console.add_channel("web"), console.add_channel("db")),
-            (0, 1)
-        );
+        let mut console = Console::new(NAMES.len());
         let mut screen = Vec::new();
         console.open(&mut screen);
         Self {
@@ -33,14 +32,14 @@ impl Session {
 
     fn types(&mut self, text: &str) {
         for byte in text.bytes() {
-            match self.console.operator_byte(byte, &mut self.screen) {
+            match self.console.operator_byte(byte, &NAMES, &mut self.screen) {
                 Input::None => {}
                 Input::Guest { channel, byte } => self.to_guests.push((channel, byte)),
                 Input::Line => {
                     self.entered.push(self.console.line().into());
                     self.console.done(&mut self.screen);
                 }
-                Input::Complete => self.console.complete(&["web", "db"], &mut self.screen),
+                Input::Complete => self.console.complete(&NAMES, &mut self.screen),
             }
         }
     }
@@ -48,7 +47,7 @@ impl Session {
     fn guest_writes(&mut self, channel: usize, text: &str) {
         for byte in text.bytes() {
             self.console
-                .guest_byte(channel, byte, 1_500_000, &mut self.screen);
+                .guest_byte(channel, NAMES[channel], byte, 1_500_000, &mut self.screen);
         }
     }
 
@@ -88,9 +87,9 @@ fn messages_of_the_hypervisor_do_not_break_the_line_either() {
 #[test]
 fn a_guest_that_is_no_more_ends_the_attachment_to_it_only() {
     let mut session = Session::new();
-    session.console.attach(1, &mut session.screen);
-    session.console.detach_from(0, &mut session.screen);
+    session.console.attach(1, &NAMES, &mut session.screen);
+    session.console.detach_from(0, &NAMES, &mut session.screen);
     session.shows("tarpit> attached to db; Ctrl-] comes back\n");
-    session.console.detach_from(1, &mut session.screen);
+    session.console.detach_from(1, &NAMES, &mut session.screen);
     session.shows("detached from db\ntarpit> ");
 }

@@ -63,7 +63,7 @@ impl Backlog {
 /// The far end of a guest's serial line: a channel of the terminal.
 pub struct GuestOutput {
     terminal: Arc<Terminal>,
-    /// The number of the VM, and of the channel.
+    /// Whose it is.
     vm: VmId,
     backlog: Mutex<Backlog>,
     full: AtomicBool,
@@ -87,10 +87,10 @@ impl GuestOutput {
 }
 
 impl SerialOutput for GuestOutput {
-    fn write(&self, byte: u8) {
+    fn write(&self, name: &str, byte: u8) {
         let line = self.terminal.line();
         let from = line.written();
-        self.terminal.guest_byte(self.vm.0, byte);
+        self.terminal.guest_byte(self.vm, name, byte);
         let to = line.written();
         // Most bytes only make a line longer that is written when it is whole.
         if to != from {

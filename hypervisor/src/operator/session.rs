@@ -25,8 +25,7 @@ const INTERRUPT: u8 = 3;
 /// two looks at the line.
 pub(super) const TURNS_PER_SECOND: u64 = 4000;
 
-/// A session of the operator's at a terminal. Channels of the terminal have the numbers of the
-/// VMs.
+/// A session of the operator's at a terminal.
 pub struct Session {
     terminal: Arc<Terminal>,
     host: HostFacts,
@@ -66,7 +65,7 @@ impl Session {
         self.continue_job(vms);
         while let Some(byte) = self.next_byte() {
             // The console is not held while a command runs: guests write meanwhile.
-            match self.terminal.operator_byte(byte) {
+            match self.terminal.operator_byte(byte, vms) {
                 Input::None => {}
                 Input::Guest { channel, byte } => vms.type_to(VmId(channel), byte),
                 Input::Complete => {
@@ -77,7 +76,7 @@ impl Session {
             }
         }
         vms.pass_input_on();
-        self.terminal.poll();
+        self.terminal.poll(vms);
         ControlFlow::Continue(())
     }
 
@@ -92,7 +91,7 @@ impl Session {
             }
             self.terminal
                 .message(format_args!("vm {name} ended: {}\n", stop.reason));
-            self.terminal.detach_from(stop.vm.0);
+            self.terminal.detach_from(stop.vm, vms);
         }
     }
 
@@ -116,7 +115,7 @@ impl Session {
                 self.job = Some(RunningJob { job, format });
                 return ControlFlow::Continue(());
             }
-            Outcome::Attach(vm) => self.terminal.attach(vm.0),
+            Outcome::Attach(vm) => self.terminal.attach(vm, vms),
             Outcome::PowerOff => return ControlFlow::Break(PowerOff),
         }
         self.report_stops(vms);

@@ -7,7 +7,9 @@ use core::fmt::{self, Write};
 use spin::Mutex;
 
 use super::clock::HostClock;
-use crate::console::{Console, Input, Output, Text};
+use crate::console::{ChannelNames, Console, Input, Output, Text};
+use crate::ids::VmId;
+use crate::manager::VmManager;
 
 /// A serial line of the machine, or what stands for it in tests.
 pub trait SerialLine: Send + Sync {
@@ -44,7 +46,14 @@ impl Output for LineOutput<'_> {
     }
 }
 
-/// A [`Console`] on a serial line. Guests' output comes here from any VM exit, byte by byte.
+/// The channels are those of the VMs, and have their numbers.
+impl ChannelNames for VmManager {
+    fn channel_name(&self, channel: usize) -> &str {
+        self.name(VmId(channel)).unwrap_or_default()
+    }
+}
+
+/// A [`Console`] on a serial line, with a channel for each VM. Guests' output comes here from any VM exit, byte by byte.
 pub struct Terminal {
     line: Arc<dyn SerialLine>,
     clock: HostClock,
@@ -52,13 +61,13 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// Makes a terminal on `line`, with time stamps by `clock`.
+    /// Makes a terminal on `line` for so many VMs, with time stamps by `clock`.
     #[must_use]
-    pub const fn new(line: Arc<dyn SerialLine>, clock: HostClock) -> Self {
+    pub(crate) fn new(line: Arc<dyn SerialLine>, clock: HostClock, vms: usize) -> Self {
         Self {
             line,
             clock,
-            console: Mutex::new(Console::new()),
+            console: Mutex::new(Console::new(vms)),
         }
     }
 
@@ -74,16 +83,10 @@ impl Terminal {
         &self.clock
     }
 
-    /// Adds a channel for the output of a guest with this name; returns its number, counted
-    /// from 0.
-    pub fn add_channel(&self, name: &str) -> usize {
-        self.console.lock().add_channel(name)
-    }
-
-    /// Shows a byte that the guest of a channel has written.
-    pub fn guest_byte(&self, channel: usize, byte: u8) {
+    /// Shows a byte that the guest of `vm`, which has this name, has written.
+    pub fn guest_byte(&self, vm: VmId, name: &str, byte: u8) {
         let now = self.now();
-        self.with(|console, out| console.guest_byte(channel, byte, now, out));
+        self.with(|console, out| console.guest_byte(vm.0, name, byte, now, out));
     }
 
     /// Shows a message of tarpit's own: whole lines.
@@ -96,9 +99,9 @@ impl Terminal {
         });
     }
 
-    /// Ends an attachment to this channel, whose guest is no more.
-    pub fn detach_from(&self, channel: usize) {
-        self.with(|console, out| console.detach_from(channel, out));
+    /// Ends an attachment to `vm`, whose guest is no more.
+    pub fn detach_from(&self, vm: VmId, vms: &VmManager) {
+        self.with(|console, out| console.detach_from(vm.0, vms, out));
     }
 
     /// Shows the prompt.
@@ -106,14 +109,14 @@ impl Terminal {
         self.with(|console, out| console.open(out));
     }
 
-    /// Attaches the operator to a channel.
-    pub(super) fn attach(&self, channel: usize) {
-        self.with(|console, out| console.attach(channel, out));
+    /// Attaches the operator to the guest of `vm`.
+    pub(super) fn attach(&self, vm: VmId, vms: &VmManager) {
+        self.with(|console, out| console.attach(vm.0, vms, out));
     }
 
     /// Takes a byte from the operator.
-    pub(super) fn operator_byte(&self, byte: u8) -> Input {
-        self.with(|console, out| console.operator_byte(byte, out))
+    pub(super) fn operator_byte(&self, byte: u8, vms: &VmManager) -> Input {
+        self.with(|console, out| console.operator_byte(byte, vms, out))
     }
 
     /// Returns what the operator types, or has finished.
@@ -132,9 +135,9 @@ impl Terminal {
     }
 
     /// Shows guests' lines that are unfinished for a while, and keeps the line moving.
-    pub(super) fn poll(&self) {
+    pub(super) fn poll(&self, vms: &VmManager) {
         let now = self.now();
-        self.with(|console, out| console.flush_stale(now, out));
+        self.with(|console, out| console.flush_stale(vms, now, out));
         self.line.poll();
     }
 

@@ -118,10 +118,8 @@ pub(super) fn run(machine: Machine) -> ! {
         _ => errors.iter().for_each(|error| log::error!("{error}")),
     }
     let tsc = machine.tsc.frequency;
-    let terminal = Arc::new(Terminal::new(Arc::new(HostSerial), HostClock::start(tsc)));
-    for config in &configs {
-        terminal.add_channel(&config.name);
-    }
+    let clock = HostClock::start(tsc);
+    let terminal = Arc::new(Terminal::new(Arc::new(HostSerial), clock, configs.len()));
     crate::emulate::prepare();
     // SAFETY: interrupts are off, and the LAPIC is ours.
     let apic = unsafe { LocalApic::enable() };

@@ -14,8 +14,8 @@ pub trait Waker: Send + Sync {
 
 /// The far end of a guest's serial line.
 pub trait SerialOutput: Send + Sync {
-    /// Takes a byte that the guest has sent.
-    fn write(&self, byte: u8);
+    /// Takes a byte that the guest of the VM with this name has sent.
+    fn write(&self, name: &str, byte: u8);
 
     /// Returns whether the guest has written more than there is room for: the VCPU that writes
     /// is to wait until there [is some](SerialOutput::has_room).

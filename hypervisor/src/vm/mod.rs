@@ -347,7 +347,7 @@ impl ChipsetHost for BoardHost<'_> {
     }
 
     fn serial_transmit(&mut self, byte: u8) {
-        self.vm.output.write(byte);
+        self.vm.output.write(&self.vm.name, byte);
     }
 
     fn power(&mut self, request: PowerRequest) {

@@ -33,7 +33,7 @@ pub(crate) const TSC: Hertz = Hertz::new(1_000_000_000);
 pub(crate) struct Written(pub(crate) Arc<Mutex<Vec<u8>>>);
 
 impl SerialOutput for Written {
-    fn write(&self, byte: u8) {
+    fn write(&self, _: &str, byte: u8) {
         self.0.lock().push(byte);
     }
 

@@ -175,11 +175,8 @@ impl Host {
         TICK.set(0);
         let line = Arc::new(Line::default());
         let clock = HostClock::with(test_vm::TSC, read_clock);
-        let terminal = Arc::new(Terminal::new(line.clone(), clock));
         let configs = alloc::vec![config("web", 1), config("db", 2)];
-        for config in &configs {
-            terminal.add_channel(&config.name);
-        }
+        let terminal = Arc::new(Terminal::new(line.clone(), clock, configs.len()));
         let settings = Settings::for_tsc(test_vm::TSC);
         let scheduler = Arc::new(Scheduler::new(settings, 2, |_| {}));
         let factory = IdleFactory {
@@ -270,7 +267,8 @@ impl Host {
     /// A guest writes to its serial port.
     pub(super) fn guest_writes(&self, id: VmId, text: &str) {
         let vm = self.vm(id);
-        text.bytes().for_each(|byte| vm.output.write(byte));
+        text.bytes()
+            .for_each(|byte| vm.output.write(&vm.name, byte));
     }
 
     /// What a guest reads from its serial port.
