@@ -60,9 +60,10 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// A scheduler for `cpus` CPUs, from `now` on.
+    /// Makes a scheduler for `cpus` CPUs, at least one, from `now` on.
     #[must_use]
     pub fn new(settings: Settings, cpus: u32, now: HostTicks) -> Self {
+        debug_assert!(cpus > 0, "this code runs on one");
         let cpu = CpuState {
             running: None,
             loaded: None,
@@ -73,7 +74,7 @@ impl Policy {
         };
         Self {
             settings,
-            cpus: alloc::vec![cpu; cpus.max(1) as usize],
+            cpus: alloc::vec![cpu; cpus as usize],
             vms: Vec::new(),
             period_end: now.saturating_add(settings.period),
         }
@@ -106,8 +107,9 @@ impl Policy {
         for &cpu in pins.iter().flatten() {
             self.check_cpu(cpu)?;
         }
+        debug_assert!(weight > 0, "configurations have no such weight");
         let budget = cap.map(|percent| self.budget(percent));
-        let mut vm = VmEntry::new(weight.max(1), budget, self.cpus.len());
+        let mut vm = VmEntry::new(weight, budget, self.cpus.len());
         for &pin in pins {
             let home = pin.map_or_else(|| self.emptiest(&vm), |cpu| cpu as usize);
             vm.vcpus.push(VcpuEntry::new(home, pin));
@@ -121,6 +123,7 @@ impl Policy {
 
     /// Forgets a VM, which must be [quiescent](Policy::is_quiescent).
     pub fn remove_vm(&mut self, id: VmId) {
+        debug_assert!(self.is_quiescent(id), "a CPU still has a VCPU of it");
         if let Some(vm) = self.vms.get_mut(id.0) {
             *vm = None;
         }
@@ -192,6 +195,7 @@ impl Policy {
         self.move_home(target, home);
         self.catch_up(target);
         let Some(vcpu) = self.vcpu_mut(target) else {
+            debug_assert!(false, "no VCPU is {target:?}");
             return;
         };
         vcpu.state = RunState::Waiting;
@@ -209,8 +213,10 @@ impl Policy {
     pub fn block(&mut self, cpu: u32, wake_at: HostTicks, now: HostTicks) {
         let cpu = cpu as usize;
         self.account(cpu, now);
-        let running = self.cpus.get_mut(cpu).and_then(|cpu| cpu.running.take());
-        if let Some(vcpu) = running.and_then(|running| self.vcpu_mut(running)) {
+        let running = self.cpus[cpu].running.take();
+        let vcpu = running.and_then(|running| self.vcpu_mut(running));
+        debug_assert!(vcpu.is_some(), "CPU {cpu} runs no VCPU");
+        if let Some(vcpu) = vcpu {
             vcpu.state = RunState::Blocked { wake_at };
         }
     }
@@ -305,32 +311,41 @@ impl Policy {
     }
 
     fn start(&mut self, target: VcpuId, cpu: usize, now: HostTicks) {
-        let floor = self.vm(target.vm).map_or(0, |vm| vm.time[cpu]);
+        let Some(Some(vm)) = self.vms.get_mut(target.vm.0) else {
+            debug_assert!(false, "no VM has {target:?}");
+            return;
+        };
+        let Some(vcpu) = vm.vcpus.get_mut(target.index as usize) else {
+            debug_assert!(false, "no VCPU is {target:?}");
+            return;
+        };
         let state = &mut self.cpus[cpu];
         state.running = Some(target);
         state.loaded = Some(target);
         state.slice_start = now;
         state.accounted = now;
         state.preempt = false;
-        state.floor = state.floor.max(floor);
-        if let Some(Some(vm)) = self.vms.get_mut(target.vm.0)
-            && let Some(vcpu) = vm.vcpus.get_mut(target.index as usize)
-        {
-            vm.floor[cpu] = vm.floor[cpu].max(vcpu.time);
-            vcpu.state = RunState::Running;
-            vcpu.loaded_on = Some(cpu);
-            if let Some(woken_at) = vcpu.woken_at.take() {
-                vcpu.latency.record(now.since(woken_at));
-            }
+        state.floor = state.floor.max(vm.time[cpu]);
+        vm.floor[cpu] = vm.floor[cpu].max(vcpu.time);
+        vcpu.state = RunState::Running;
+        vcpu.loaded_on = Some(cpu);
+        if let Some(woken_at) = vcpu.woken_at.take() {
+            vcpu.latency.record(now.since(woken_at));
         }
     }
 
     /// Puts the running VCPU of `cpu` back into the queue.
     fn put_back(&mut self, cpu: usize) {
-        if let Some(running) = self.cpus[cpu].running.take()
-            && let Some(vcpu) = self.vcpu_mut(running)
-            && matches!(vcpu.state, RunState::Running)
-        {
+        let Some(running) = self.cpus[cpu].running.take() else {
+            return;
+        };
+        let vcpu = self.vcpu_mut(running);
+        debug_assert!(
+            vcpu.as_ref()
+                .is_some_and(|vcpu| matches!(vcpu.state, RunState::Running)),
+            "CPU {cpu} runs {running:?}, which does not know"
+        );
+        if let Some(vcpu) = vcpu {
             vcpu.state = RunState::Waiting;
         }
     }

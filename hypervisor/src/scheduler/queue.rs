@@ -11,7 +11,8 @@ pub struct CpuSet(u64);
 
 impl CpuSet {
     pub(super) fn insert(&mut self, cpu: usize) {
-        self.0 |= 1 << (cpu & 63);
+        debug_assert!(cpu < 64, "there are not that many CPUs");
+        self.0 |= 1 << cpu;
     }
 
     /// Whether there is none.

@@ -19,17 +19,21 @@ impl Policy {
         let Some(running) = state.running else {
             return;
         };
-        if let Some(Some(vm)) = self.vms.get_mut(running.vm.0) {
-            let was_throttled = vm.is_throttled();
-            vm.used = vm.used.saturating_add(ran);
-            if vm.is_throttled() && !was_throttled {
-                vm.forget_wakes();
-            }
-            vm.time[cpu] += virtual_time(ran, vm.weight);
-            if let Some(vcpu) = vm.vcpus.get_mut(running.index as usize) {
-                vcpu.time += virtual_time(ran, DEFAULT_WEIGHT);
-                vcpu.received += ran;
-            }
+        let Some(Some(vm)) = self.vms.get_mut(running.vm.0) else {
+            debug_assert!(false, "{running:?} runs, of no VM");
+            return;
+        };
+        let was_throttled = vm.is_throttled();
+        vm.used = vm.used.saturating_add(ran);
+        if vm.is_throttled() && !was_throttled {
+            vm.forget_wakes();
+        }
+        vm.time[cpu] += virtual_time(ran, vm.weight);
+        let vcpu = vm.vcpus.get_mut(running.index as usize);
+        debug_assert!(vcpu.is_some(), "{running:?} runs, and is no VCPU");
+        if let Some(vcpu) = vcpu {
+            vcpu.time += virtual_time(ran, DEFAULT_WEIGHT);
+            vcpu.received += ran;
         }
     }
 
@@ -39,9 +43,11 @@ impl Policy {
         let credit = virtual_time(self.settings.slice / 2, DEFAULT_WEIGHT);
         let debit = virtual_time(self.settings.slice, DEFAULT_WEIGHT);
         let Some(Some(vm)) = self.vms.get_mut(target.vm.0) else {
+            debug_assert!(false, "no VM has {target:?}");
             return;
         };
         let Some(home) = vm.vcpus.get(target.index as usize).map(|vcpu| vcpu.home) else {
+            debug_assert!(false, "no VCPU is {target:?}");
             return;
         };
         // One that comes from another queue is no proof that its VM has had its share of this.
@@ -71,10 +77,11 @@ impl Policy {
 
     /// The order of VCPUs on `cpu`: the least first.
     pub(super) fn key(&self, target: VcpuId, cpu: usize) -> (u128, u128) {
-        let vm = self.vm(target.vm);
+        let (vm, vcpu) = (self.vm(target.vm), self.vcpu(target));
+        debug_assert!(vcpu.is_some(), "no VCPU is {target:?}");
         (
             vm.map_or(0, |vm| vm.time[cpu]),
-            self.vcpu(target).map_or(0, |vcpu| vcpu.time),
+            vcpu.map_or(0, |vcpu| vcpu.time),
         )
     }
 
