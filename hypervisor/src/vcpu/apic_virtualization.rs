@@ -14,6 +14,7 @@ use vmx::bitmaps::MsrAccess;
 
 use super::Vcpu;
 use super::backend::{ApicAssistance, GuestCpu};
+use crate::vm::requests::Requests;
 
 /// Registers, besides ISR, TMR and IRR, that the processor reads from the virtual-APIC page as
 /// well as the model would: those that x2APIC mode has on every model, but for the current count,
@@ -38,12 +39,34 @@ const X2APIC_READABLE: [Register; 15] = [
 /// Registers that the processor takes writes of.
 const X2APIC_WRITABLE: [Register; 3] = [Register::TPR, Register::EOI, Register::SELF_IPI];
 
+/// What the processor does for the local APIC.
+#[derive(Debug)]
+pub(super) struct ApicVirtualization {
+    /// Whether it may do more than shadow the TPR.
+    is_allowed: bool,
+    /// Whether it delivers interrupts now.
+    pub(super) delivers_interrupts: bool,
+    /// Whether the LAPIC was enabled by software when the controls were last set.
+    was_enabled: bool,
+}
+
+impl ApicVirtualization {
+    /// What it does after power-up, if it may do more later or not.
+    pub(super) const fn new(is_allowed: bool) -> Self {
+        Self {
+            is_allowed,
+            delivers_interrupts: false,
+            was_enabled: false,
+        }
+    }
+}
+
 impl<C: GuestCpu> Vcpu<C> {
     /// Brings the controls in line with the LAPIC after an access to it that may have enabled
     /// or disabled it by software.
     #[inline]
     pub(super) fn follow_apic_enable(&mut self) {
-        if self.lapic.is_software_enabled() != self.apic_was_enabled {
+        if self.lapic.is_software_enabled() != self.apic_virtualization.was_enabled {
             self.configure_apic();
         }
     }
@@ -56,9 +79,9 @@ impl<C: GuestCpu> Vcpu<C> {
     pub(super) fn configure_apic(&mut self) {
         let base = self.lapic.apic_base();
         let enabled = self.lapic.is_software_enabled();
-        self.apic_was_enabled = enabled;
+        self.apic_virtualization.was_enabled = enabled;
         let assistance = match self.lapic.mode() {
-            _ if !self.may_virtualize_apic => ApicAssistance::TprShadow,
+            _ if !self.apic_virtualization.is_allowed => ApicAssistance::TprShadow,
             Mode::XApic if base.address() == apic::DEFAULT_ADDRESS => {
                 if enabled {
                     ApicAssistance::XApic
@@ -70,10 +93,10 @@ impl<C: GuestCpu> Vcpu<C> {
             _ => ApicAssistance::TprShadow,
         };
         self.cpu.set_apic_assistance(assistance);
-        self.virtual_delivery =
+        self.apic_virtualization.delivers_interrupts =
             matches!(assistance, ApicAssistance::XApic | ApicAssistance::X2Apic);
         self.lapic
-            .set_virtual_interrupt_delivery(self.virtual_delivery);
+            .set_virtual_interrupt_delivery(self.apic_virtualization.delivers_interrupts);
         let wants_page = matches!(assistance, ApicAssistance::XApicTpr | ApicAssistance::XApic);
         let mapped = self.vm.want_apic_access_page(self.index, wants_page);
         // Without a table for the page, accesses exit and are emulated.
@@ -81,7 +104,7 @@ impl<C: GuestCpu> Vcpu<C> {
             log::warn!("vm {}: no APIC-access page: {error}", self.vm.name);
         }
         self.pass_x2apic_msrs_through(assistance == ApicAssistance::X2Apic);
-        self.attention = true;
+        self.pending |= Requests::EVENT | Requests::TIMERS;
     }
 
     fn pass_x2apic_msrs_through(&mut self, on: bool) {

@@ -10,6 +10,7 @@ use devices::time::Now;
 use vmx::addr::GuestPhysAddr;
 
 use crate::emulate::{Bus, Ports, Width};
+use crate::vm::requests::Requests;
 use crate::vm::{Board, BoardHost, Vm};
 
 /// The bus that a local APIC sends on.
@@ -31,13 +32,33 @@ impl ApicBus for Messages<'_> {
 
 /// All that a VCPU can reach at one moment, with the board locked.
 pub(super) struct Devices<'a> {
-    pub(super) vm: &'a Arc<Vm>,
-    pub(super) lapic: &'a mut LocalApic,
-    pub(super) board: &'a mut Board,
+    vm: &'a Arc<Vm>,
+    lapic: &'a mut LocalApic,
+    board: &'a mut Board,
     pub(super) now: Now,
+    /// What an access leaves to be looked at before the next entry, besides what it requests of
+    /// VCPUs by messages.
+    pub(super) pending: Requests,
 }
 
-impl Devices<'_> {
+impl<'a> Devices<'a> {
+    /// The devices of `vm`, whose board is locked, and the VCPU's `lapic`.
+    #[inline]
+    pub(super) const fn new(
+        vm: &'a Arc<Vm>,
+        lapic: &'a mut LocalApic,
+        board: &'a mut Board,
+        now: Now,
+    ) -> Self {
+        Self {
+            vm,
+            lapic,
+            board,
+            now,
+            pending: Requests::empty(),
+        }
+    }
+
     /// The offset of `address` in the LAPIC's register page, where that is now.
     fn lapic_offset(&self, address: GuestPhysAddr) -> Option<u16> {
         let offset = address.0.wrapping_sub(self.lapic.apic_base().address());
@@ -56,11 +77,21 @@ impl Devices<'_> {
         access: impl FnOnce(&mut Chipset, &mut Environment<'_>) -> R,
     ) -> R {
         let mut host = BoardHost::new(self.vm);
-        access(&mut self.board.chipset, &mut host.environment(self.now))
+        let result = access(&mut self.board.chipset, &mut host.environment(self.now));
+        if host.power_requested {
+            self.pending |= Requests::EVENT;
+        }
+        result
+    }
+
+    /// Reads a register of the LAPIC, which changes nothing.
+    pub(super) fn read_lapic<R>(&mut self, read: impl FnOnce(&mut LocalApic, Now) -> R) -> R {
+        read(self.lapic, self.now)
     }
 
     /// The LAPIC and the bus that it sends on.
     pub(super) fn lapic(&mut self) -> (&mut LocalApic, Messages<'_>) {
+        self.pending |= Requests::EVENT;
         (
             self.lapic,
             Messages {

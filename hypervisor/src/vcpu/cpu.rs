@@ -14,6 +14,15 @@ pub struct HostCpu {
     pub host: HostState,
 }
 
+/// Where a VCPU is, and what the physical CPU there knows of it.
+#[derive(Debug, Default)]
+pub(super) struct Residence {
+    /// The physical CPU that it is on or was last on.
+    pub(super) cpu: Option<u32>,
+    /// The generation of the VM's memory map for which that CPU's translations are right.
+    memory_seen: u64,
+}
+
 impl<C: GuestCpu> Vcpu<C> {
     /// Puts it on this CPU, which is `cpu`. No other CPU has it.
     ///
@@ -23,15 +32,16 @@ impl<C: GuestCpu> Vcpu<C> {
     /// # Safety
     /// `cpu` describes this CPU, which is ready for guests; no other VCPU is loaded on it.
     pub unsafe fn load(&mut self, cpu: &HostCpu) -> Result<(), Refused> {
-        let moved = self.host_cpu != Some(cpu.index);
+        let moved = self.residence.cpu != Some(cpu.index);
         if moved {
-            self.host_cpu = Some(cpu.index);
-            self.memory_seen = self.vm.memory_map.generation();
+            self.residence = Residence {
+                cpu: Some(cpu.index),
+                memory_seen: self.vm.memory_map.generation(),
+            };
         }
         // SAFETY: by the contract.
         unsafe { self.cpu.load(cpu, moved)? };
         self.note_cpu(true);
-        self.attention = true;
         Ok(())
     }
 
@@ -44,9 +54,12 @@ impl<C: GuestCpu> Vcpu<C> {
         self.cpu.unload()
     }
 
-    /// Drops what this CPU has cached of the VM's memory map.
-    pub(super) fn flush_memory_map(&mut self) {
-        self.memory_seen = self.vm.memory_map.generation();
-        self.cpu.flush_nested_tlb();
+    /// Drops what this CPU has cached of the VM's memory map, if that has changed since.
+    pub(super) fn follow_memory_map(&mut self) {
+        let generation = self.vm.memory_map.generation();
+        if self.residence.memory_seen != generation {
+            self.residence.memory_seen = generation;
+            self.cpu.flush_nested_tlb();
+        }
     }
 }

@@ -10,6 +10,17 @@ use super::backend::{GuestCpu, Interruptibility};
 use super::{StopReason, Vcpu};
 use crate::emulate::Fault;
 use crate::machine::host_time::host_now;
+use crate::vm::requests::Requests;
+
+/// Events that the next entry delivers before whatever the local APIC has.
+#[derive(Debug, Default)]
+pub(super) struct EventQueue {
+    /// An exception.
+    pub(super) exception: Option<Event>,
+    /// An event whose delivery the last exit interrupted: delivered again unless there is an
+    /// exception, which takes its place.
+    pub(super) interrupted: Option<Event>,
+}
 
 impl<C: GuestCpu> Vcpu<C> {
     /// Queues an exception for the next entry; one that meets another on its way becomes a
@@ -18,7 +29,7 @@ impl<C: GuestCpu> Vcpu<C> {
     /// # Errors
     /// If the guest is in a triple fault.
     pub(super) fn raise(&mut self, exception: Event) -> Result<(), StopReason> {
-        let first = self.being_delivered.take();
+        let first = self.events.interrupted.take();
         let event = match first {
             Some(first) => exception.after(first).ok_or(StopReason::TripleFault)?,
             None => exception,
@@ -29,8 +40,8 @@ impl<C: GuestCpu> Vcpu<C> {
             self.cpu
                 .set_interruptibility(state | Interruptibility::BLOCKED_BY_NMI);
         }
-        self.to_inject = Some(event);
-        self.attention = true;
+        self.events.exception = Some(event);
+        self.pending |= Requests::EVENT;
         Ok(())
     }
 
@@ -56,14 +67,14 @@ impl<C: GuestCpu> Vcpu<C> {
 
     #[cold]
     fn note_delivery(&mut self, event: Event) {
-        self.being_delivered = Some(event);
+        self.events.interrupted = Some(event);
         if event.kind == EventKind::Nmi {
             // Delivering it has blocked NMIs; delivering it again needs them open.
             let state = self.cpu.interruptibility();
             self.cpu
                 .set_interruptibility(state - Interruptibility::BLOCKED_BY_NMI);
         }
-        self.attention = true;
+        self.pending |= Requests::EVENT;
     }
 
     /// Chooses what the next entry delivers, and asks for an exit when the guest can take
@@ -72,8 +83,8 @@ impl<C: GuestCpu> Vcpu<C> {
     pub(super) fn prepare_events(&mut self, is_wanted: bool) {
         // What an earlier call has injected, without an entry since, stays: VM exits clear it.
         let mut injected = self.cpu.is_injecting();
-        let interrupted = self.being_delivered.take();
-        if let Some(event) = self.to_inject.take().or(interrupted) {
+        let interrupted = self.events.interrupted.take();
+        if let Some(event) = self.events.exception.take().or(interrupted) {
             self.inject(event);
             injected = true;
         }
@@ -92,7 +103,7 @@ impl<C: GuestCpu> Vcpu<C> {
             }
         }
         let mut wants_window = false;
-        if self.virtual_delivery {
+        if self.apic_virtualization.delivers_interrupts {
             // What does not pass through IRR is left to us: the PIC's interrupts. And so is what comes
             // where a breakpoint waits for the interrupted instruction: the manual has interrupts
             // before breakpoints (SDM vol. 3A, table 6-2), but there are processors that have not.
@@ -112,7 +123,7 @@ impl<C: GuestCpu> Vcpu<C> {
                 wants_window = self.deliverable().is_some();
             }
         }
-        if !self.virtual_delivery {
+        if !self.apic_virtualization.delivers_interrupts {
             // The guest leaves when it lowers the TPR so far that the highest pending vector can
             // be delivered.
             self.cpu.set_tpr_threshold(self.lapic.tpr_threshold());
@@ -179,7 +190,7 @@ impl<C: GuestCpu> Vcpu<C> {
                 .contains(Interruptibility::BLOCKED_BY_NMI)
         };
         (self.lapic.nmi_pending() && !nmis_blocked())
-            || self.to_inject.is_some()
+            || self.events.exception.is_some()
             || (self.deliverable().is_some()
                 && self.cpu.rflags() & RFlags::INTERRUPT_FLAG.bits() != 0)
     }
@@ -187,7 +198,7 @@ impl<C: GuestCpu> Vcpu<C> {
     /// The 8259 pair's answer to the processor's interrupt acknowledge: a vector. With that it
     /// hears its inputs again, and timers have deadlines that had none.
     fn acknowledge_pic(&mut self) -> u8 {
-        self.attention = true;
+        self.pending |= Requests::TIMERS;
         self.vm
             .with_chipset(host_now(), |chipset, env| chipset.acknowledge_pic(env))
     }

@@ -32,18 +32,18 @@ impl<C: GuestCpu> Vcpu<C> {
         self.loading = Some(Box::new(Loading { config, cleared: 0 }));
     }
 
-    /// Goes on with loading the guest, until `until` or until it is to leave its CPU.
+    /// Loads the guest, if it is to be loaded.
     ///
     /// # Errors
-    /// If the guest's files do not make a guest.
-    #[cold]
-    pub(super) fn go_on_loading(
+    /// If the VCPU is to come off its CPU: it is `until`, others want it to, the guest has been loaded,
+    /// or its files do not make a guest.
+    pub(super) fn load_guest(
         &mut self,
         until: HostTicks,
         requests: &VcpuRequests,
-    ) -> Result<Option<RunExit>, StopReason> {
+    ) -> Result<(), RunExit> {
         let Some(mut loading) = self.loading.take() else {
-            return Ok(None);
+            return Ok(());
         };
         while let Some(next) = self.vm.ram.clear_piece(loading.cleared, PIECE) {
             loading.cleared = next;
@@ -55,11 +55,11 @@ impl<C: GuestCpu> Vcpu<C> {
                 continue;
             };
             self.loading = Some(loading);
-            return Ok(Some(exit));
+            return Err(exit);
         }
         let state =
             guest_boot::load(&self.vm.ram, &loading.config).map_err(StopReason::NotLoaded)?;
         self.set_entry_state(&state);
-        Ok(Some(RunExit::Loaded))
+        Err(RunExit::Loaded)
     }
 }

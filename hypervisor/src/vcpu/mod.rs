@@ -30,18 +30,25 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 
 use ::vmx::bitmaps::MsrAccess;
-use ::vmx::event::Event;
 use arch::msr;
 use devices::lapic::LocalApic;
-use devices::time::{Hertz, HostTicks, TimerTicks};
-use devices::tsc::Tsc;
+use devices::time::{Hertz, HostTicks};
 
 use crate::guest_boot::EntryState;
+use crate::machine::host_time::host_now;
 use crate::msr::Msrs;
 use crate::suppression::pace::Pace;
 use crate::vm::Vm;
+use crate::vm::requests::Requests;
 use crate::vm::statistics::Statistics;
+use apic_virtualization::ApicVirtualization;
 use backend::{GuestCpu, Refused};
+use cpu::Residence;
+use events::EventQueue;
+use loading::Loading;
+use observe::Observer;
+use resume_point::ResumePoint;
+use timekeeping::Timekeeping;
 use vmx::VmxCpu;
 
 pub use cpu::HostCpu;
@@ -66,44 +73,26 @@ pub struct Vcpu<C: GuestCpu = VmxCpu> {
     index: u32,
     /// Its registers, and the way into the guest.
     cpu: C,
+    /// The physical CPU that it is on.
+    residence: Residence,
     lapic: LocalApic,
-    tsc: Tsc,
+    apic_virtualization: ApicVirtualization,
     msrs: Msrs,
+    time: Timekeeping,
     activity: Activity,
-    /// The physical CPU that it is on or was last on.
-    host_cpu: Option<u32>,
-    /// The state of the VM's clock gate when the clock was last applied.
-    clock_seen: u64,
-    /// The generation of the VM's memory map for which this CPU's translations are right.
-    memory_seen: u64,
+    events: EventQueue,
+    /// What the VCPU itself has found to be looked at before the next entry.
+    pending: Requests,
+    /// When the guest's present stay is to end.
+    stay_limit: HostTicks,
 
-    /// Whether the processor may do more of the LAPIC than CR8.
-    may_virtualize_apic: bool,
-    /// Whether it delivers interrupts now.
-    virtual_delivery: bool,
-    /// Whether the LAPIC was enabled by software when the controls were last set.
-    apic_was_enabled: bool,
-
-    /// An event whose delivery the last exit interrupted.
-    being_delivered: Option<Event>,
-    /// An exception to be delivered at the next entry.
-    to_inject: Option<Event>,
-    /// Something that the next entry depends on has changed: events, timers, the clock.
-    attention: bool,
-    /// When the first timer of the guest that it keeps time for is due, in guest time.
-    next_timer: Option<TimerTicks>,
-    /// The same in host time; of sleeping VCPUs as well, while the clock may change.
-    deadline: HostTicks,
-
-    observer: observe::Observer,
-    resume_point: resume_point::ResumePoint,
+    observer: Observer,
+    resume_point: ResumePoint,
     pace: Pace,
-    /// When the preemption timer is to end the guest's stay.
-    look_at: HostTicks,
     statistics: Statistics,
 
     /// The guest that is to be loaded first.
-    loading: Option<Box<loading::Loading>>,
+    loading: Option<Box<Loading>>,
     /// It has written more to its console than there is room for.
     waits_for_line: bool,
 }
@@ -134,29 +123,22 @@ impl<C: GuestCpu> Vcpu<C> {
             vm,
             index: config.index,
             cpu,
+            residence: Residence::default(),
             lapic: config.lapic,
-            tsc: Tsc::new(),
+            apic_virtualization: ApicVirtualization::new(may_virtualize_apic),
             msrs: config.msrs,
+            time: Timekeeping::new(),
             activity: if config.index == 0 {
                 Activity::Running
             } else {
                 Activity::WaitingForStartUp
             },
-            host_cpu: None,
-            clock_seen: 0,
-            memory_seen: 0,
-            may_virtualize_apic,
-            virtual_delivery: false,
-            apic_was_enabled: false,
-            being_delivered: None,
-            to_inject: None,
-            attention: true,
-            next_timer: None,
-            deadline: HostTicks(u64::MAX),
-            observer: observe::Observer::new(crate::machine::host_time::host_now()),
-            resume_point: resume_point::ResumePoint::default(),
+            events: EventQueue::default(),
+            pending: Requests::all(),
+            stay_limit: HostTicks::ZERO,
+            observer: Observer::new(host_now()),
+            resume_point: ResumePoint::default(),
             pace: Pace::new(config.tsc),
-            look_at: HostTicks(0),
             statistics: Statistics::default(),
             loading: None,
             waits_for_line: false,
@@ -187,7 +169,6 @@ impl<C: GuestCpu> Vcpu<C> {
             self.lapic.enter_virtual_wire_mode();
             self.follow_apic_enable();
         }
-        self.attention = true;
     }
 
     /// The VM that it belongs to.
@@ -199,7 +180,7 @@ impl<C: GuestCpu> Vcpu<C> {
     /// When it wants to run next although it is halted: `u64::MAX` for never.
     #[must_use]
     pub const fn deadline(&self) -> HostTicks {
-        self.deadline
+        self.time.deadline
     }
 
     /// What it has done.

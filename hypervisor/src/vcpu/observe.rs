@@ -16,6 +16,7 @@ use crate::suppression::address_space::{Root, RootFormat};
 use crate::suppression::kernel_thread::Thread;
 use crate::suppression::{Directive, Event as Report, Observation, Stay};
 use crate::trace::Event;
+use crate::vm::requests::Requests;
 
 /// CR3 values between which a running target may switch without an exit.
 const EXEMPT: usize = 4;
@@ -203,11 +204,18 @@ impl<C: GuestCpu> Vcpu<C> {
         {
             self.observer.add_exempt(operand);
         }
-        let active = {
+        let (watching, active) = {
             let suppression = self.vm.suppression.lock();
-            self.observer.watching = tracing || suppression.is_active();
-            tracing || !suppression.targets().is_empty()
+            (
+                tracing || suppression.is_active(),
+                tracing || !suppression.targets().is_empty(),
+            )
         };
+        if watching != self.observer.watching {
+            self.observer.watching = watching;
+            // Whoever watches keeps time for those that sleep.
+            self.pending |= Requests::TIMERS;
+        }
         self.set_cr3_exits(active);
     }
 

@@ -6,9 +6,11 @@ use devices::time::HostTicks;
 use vmx::addr::GuestPhysAddr;
 
 use super::backend::GuestCpu;
+use super::events::EventQueue;
 use super::{Activity, StopReason, Vcpu};
 use crate::emulate::{Ports, Width};
 use crate::guest_memory::GuestMemory;
+use crate::vm::requests::Requests;
 
 /// The CMOS byte by which the IBM PC AT's firmware learns what a reset is meant for.
 const SHUTDOWN_STATUS: u32 = 0x0f;
@@ -29,8 +31,7 @@ impl<C: GuestCpu> Vcpu<C> {
         if self.lapic.take_init() {
             self.lapic.init_reset();
             self.configure_apic();
-            self.being_delivered = None;
-            self.to_inject = None;
+            self.events = EventQueue::default();
             self.cpu.cancel_injection();
             self.forget_resume_point();
             self.cpu.init(self.vm.cpuid.signature());
@@ -48,7 +49,7 @@ impl<C: GuestCpu> Vcpu<C> {
             self.cpu.jump_far(u16::from(page) << 8, 0);
             self.activity = Activity::Running;
         }
-        self.attention = true;
+        self.pending |= Requests::EVENT | Requests::TIMERS;
         Ok(())
     }
 

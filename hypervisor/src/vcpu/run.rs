@@ -1,7 +1,10 @@
 //! The loop: into the guest, out, handle, again.
 
+use core::convert::Infallible;
 use core::sync::atomic::Ordering;
 
+use devices::chipset::PowerRequest;
+use devices::lapic::LocalPin;
 use devices::time::HostTicks;
 
 use super::backend::GuestCpu;
@@ -27,29 +30,33 @@ pub enum RunExit {
     Stopped(StopReason),
 }
 
+impl From<StopReason> for RunExit {
+    fn from(reason: StopReason) -> Self {
+        Self::Stopped(reason)
+    }
+}
+
 impl<C: GuestCpu> Vcpu<C> {
     /// Runs the guest until host time `until`, or until it halts or ends. The VCPU is loaded
     /// on this CPU and not halted.
     pub fn run(&mut self, until: HostTicks) -> RunExit {
         let vm = self.vm.clone();
         let requests = vm.requests(self.index);
-        requests.set_running_on(self.host_cpu);
+        requests.set_running_on(self.residence.cpu);
         vm.look.set_sleeper(self.index, None);
         if !self.observer.on_cpu {
             self.note_cpu(true);
         }
         // What has changed since the last time was not followed: the clock above all.
-        self.attention = true;
-        let exit = match self.run_until(until, requests) {
-            Ok(exit) => exit,
-            Err(reason) => RunExit::Stopped(reason),
-        };
+        self.pending = Requests::EVENT | Requests::TIMERS | Requests::CLOCK | Requests::MEMORY;
+        let Err(exit) = self.run_guest(until, requests);
+        self.statistics.end_exit(host_now());
         if self.observer.directive.target_in && self.observer.directive.stay == Stay::Run {
             // Whatever the CPU does now, it does not run the target: the clock is not to be fast.
             self.note_cpu(false);
         }
         if self.observer.watching && matches!(exit, RunExit::Halted | RunExit::Delayed(_)) {
-            vm.look.set_sleeper(self.index, self.next_timer);
+            vm.look.set_sleeper(self.index, self.time.next_timer);
         }
         requests.set_running_on(None);
         if let Some(published) = self.vm.statistics.get(self.index as usize) {
@@ -58,117 +65,156 @@ impl<C: GuestCpu> Vcpu<C> {
         exit
     }
 
-    fn run_until(
+    /// Prepares the entry, enters, and handles the exit, over and over.
+    ///
+    /// # Errors
+    /// There is no other way out: why the VCPU comes off its CPU.
+    fn run_guest(
         &mut self,
         until: HostTicks,
         requests: &VcpuRequests,
-    ) -> Result<RunExit, StopReason> {
-        if self.loading.is_some()
-            && let Some(exit) = self.go_on_loading(until, requests)?
-        {
-            return Ok(exit);
-        }
+    ) -> Result<Infallible, RunExit> {
         let mut left_guest_at = host_now();
-        // Whether deadlines that passed have been seen to since the guest ran last.
-        let mut timers_served = false;
+        self.statistics.resume(left_guest_at);
+        self.load_guest(until, requests)?;
         loop {
-            // No request is pending when it enters the guest: the next one kicks it out.
-            while self.attention || requests.are_pending() {
-                if let Some(exit) = self.attend(left_guest_at, requests)? {
-                    return Ok(exit);
-                }
-                // VCPUs on other CPUs may make requests on and on, but its time is over when it is.
-                if requests.are_pending() && host_now() >= until {
-                    return Ok(RunExit::Preempted);
-                }
-            }
-            if self.activity != Activity::Running {
-                self.update_deadline_of_halt(left_guest_at);
-                return Ok(RunExit::Halted);
-            }
-            if self.is_kept_out() {
-                if let Some(exit) = self.stay_out(until, requests) {
-                    return Ok(exit);
-                }
-                left_guest_at = host_now();
-                continue;
-            }
-            let now = host_now();
-            if now >= until {
-                return Ok(RunExit::Preempted);
-            }
-            let mut limit = self.next_timer().min(until);
-            if now >= limit {
-                if !timers_served {
-                    timers_served = true;
-                    self.attention = true;
-                    left_guest_at = now;
-                    continue;
-                }
-                // A timer's next deadline passes while the one before it is seen to. The guest
-                // comes first now, or it would never get on, however large its share of the CPU.
-                limit = now.saturating_add(self.pace.least_stay());
-            }
-            timers_served = false;
-            let undisturbed = now.saturating_add(self.pace.least_run());
-            let look = self.next_observation().max(undisturbed);
-            let limit = limit.min(look);
-            self.cpu.set_time_limit(limit.since(now));
-            self.look_at = limit;
-            let entered_at = now;
-            if core::mem::take(&mut self.observer.reported) {
-                self.observer.own_time = now.since(left_guest_at);
-            }
+            let now = self.prepare_entry(left_guest_at, until, requests)?;
+            self.statistics.end_exit(now);
             // SAFETY: the VCPU is loaded on this CPU, whose interrupts are off.
             unsafe { self.cpu.enter() }.map_err(StopReason::EntryRefused)?;
             left_guest_at = host_now();
             let reason = self.cpu.exit_reason();
-            let stay = left_guest_at.since(entered_at);
+            let stay = self.statistics.count_exit(reason.number(), left_guest_at);
             self.pace.note_stay(stay);
-            self.statistics.count_exit(reason.number(), stay);
             self.note_interrupted_delivery();
             self.handle(reason, left_guest_at)?;
             self.observe(left_guest_at);
-            self.statistics
-                .add_root_ticks(reason.number(), host_now().since(left_guest_at));
-            if self.activity != Activity::Running {
-                // An event may be pending already: HLT ends at once then.
-                self.attention = true;
-            }
         }
     }
 
-    /// Brings everything that an entry depends on up to date: clock, memory map, timers,
-    /// messages, events. Tells if the VCPU is to leave its CPU, and why.
-    fn attend(
+    /// Brings everything up to date that an entry depends on: what was requested, and how long the
+    /// guest may stay. Returns the host time right before the entry. The last exit, or the beginning
+    /// of the VCPU's time on this CPU, was at `since`.
+    ///
+    /// # Errors
+    /// If the VCPU is to come off its CPU instead.
+    #[inline]
+    fn prepare_entry(
         &mut self,
-        now: HostTicks,
+        mut since: HostTicks,
+        until: HostTicks,
         requests: &VcpuRequests,
-    ) -> Result<Option<RunExit>, StopReason> {
-        self.attention = false;
-        let taken = requests.take();
-        if self.clock_seen != self.vm.clock_gate().state() {
-            self.follow_clock();
-            // Another VCPU has changed it: what this one is to do may be different now.
+    ) -> Result<HostTicks, RunExit> {
+        // Whether deadlines that passed have been seen to.
+        let mut timers_served = false;
+        loop {
+            // No request is pending when it enters the guest: the next one kicks it out.
+            while !self.pending.is_empty() || requests.are_pending() {
+                self.process_requests(since, requests)?;
+                // VCPUs on other CPUs may make requests on and on, but its time is over when it is.
+                if requests.are_pending() && host_now() >= until {
+                    return Err(RunExit::Preempted);
+                }
+            }
+            if self.activity != Activity::Running {
+                self.update_deadline_of_halt(since);
+                return Err(RunExit::Halted);
+            }
+            if self.is_kept_out() {
+                // Time that it is kept out is no exit's.
+                self.statistics.end_exit(host_now());
+                let exit = self.stay_out(until, requests);
+                since = host_now();
+                self.statistics.resume(since);
+                match exit {
+                    Some(exit) => return Err(exit),
+                    None => continue,
+                }
+            }
+            let now = host_now();
+            if now >= until {
+                return Err(RunExit::Preempted);
+            }
+            let mut first_timer = self.next_timer();
+            if now >= first_timer {
+                if !timers_served {
+                    timers_served = true;
+                    self.pending |= Requests::TIMERS;
+                    since = now;
+                    continue;
+                }
+                // A timer's next deadline passes while the one before it is seen to. The guest comes
+                // first now, or it would never get on, however large its share of the CPU.
+                first_timer = now.saturating_add(self.pace.least_stay());
+            }
+            self.limit_stay(now, first_timer.min(until));
+            if core::mem::take(&mut self.observer.reported) {
+                self.observer.own_time = now.since(since);
+            }
+            return Ok(now);
+        }
+    }
+
+    /// Has the guest, which is entered at `now`, leave at `limit`, or when it is to be observed, whichever
+    /// is first.
+    #[inline]
+    fn limit_stay(&mut self, now: HostTicks, limit: HostTicks) {
+        let undisturbed = now.saturating_add(self.pace.least_run());
+        let observation = self.next_observation().max(undisturbed);
+        self.stay_limit = limit.min(observation);
+        self.cpu.set_time_limit(self.stay_limit.since(now));
+    }
+
+    /// Does what this VCPU and others have asked for: follows the clock, the memory map and what is
+    /// suppressed, lets timers expire, takes incoming interrupts in and prepares events for the entry.
+    ///
+    /// # Errors
+    /// If the VCPU is to come off its CPU.
+    fn process_requests(&mut self, now: HostTicks, requests: &VcpuRequests) -> Result<(), RunExit> {
+        let mut wanted = core::mem::replace(&mut self.pending, Requests::empty()) | requests.take();
+        if wanted.contains(Requests::CLOCK) && self.follow_clock() {
+            // Another VCPU has changed it: timers are due at other host times, and what this one is
+            // to do may be different.
+            wanted |= Requests::TIMERS;
             self.observer.directive.look_at = now;
         }
-        if self.memory_seen != self.vm.memory_map.generation() {
-            self.flush_memory_map();
+        if wanted.contains(Requests::MEMORY) {
+            self.follow_memory_map();
         }
-        self.update_timers(now);
-        // Timers send interrupts, which are looked at now.
-        requests.clear(Requests::EVENT);
-        self.lapic.set_pin(
-            devices::lapic::LocalPin::Lint0,
-            self.index == 0 && self.vm.pic_output(),
-        );
+        if wanted.contains(Requests::SUPPRESSION) {
+            let generation = self.vm.suppression_generation.load(Ordering::Acquire);
+            self.follow(now, generation);
+        }
+        self.observer.timer_expired = wanted.contains(Requests::TIMERS) && self.update_timers(now);
+        if self.observer.timer_expired || wanted.contains(Requests::EVENT) {
+            // Timers send interrupts, which are looked at now.
+            requests.clear(Requests::EVENT);
+            self.process_events(now)?;
+        }
+        if wanted.contains(Requests::YIELD) {
+            return Err(RunExit::Yielded);
+        }
+        if self.waits_for_line {
+            self.waits_for_line = !self.vm.output.has_room();
+            if self.waits_for_line {
+                let delay = self.vm.output.delay();
+                return Err(RunExit::Delayed(now.saturating_add(delay)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in what the local APIC and the board have for the guest: messages of INIT and start-up,
+    /// interrupts, and the guest's wish for its power to be switched.
+    ///
+    /// # Errors
+    /// If the VM stops.
+    fn process_events(&mut self, now: HostTicks) -> Result<(), StopReason> {
+        self.lapic
+            .set_pin(LocalPin::Lint0, self.index == 0 && self.vm.pic_output());
         self.lapic.accept_incoming();
         if self.lapic.reset_pending() {
             self.handle_reset(now)?;
-        }
-        if taken.contains(Requests::SUPPRESSION) {
-            let generation = self.vm.suppression_generation.load(Ordering::Acquire);
-            self.follow(now, generation);
         }
         if self.activity == Activity::Halted && self.wakes() {
             self.activity = Activity::Running;
@@ -178,25 +224,12 @@ impl<C: GuestCpu> Vcpu<C> {
             let wants_window = self.prepare_interrupt();
             self.prepare_events(wants_window);
         }
-        if let Some(request) = self.vm.take_power_request() {
-            use devices::chipset::PowerRequest;
-            return Err(match request {
-                PowerRequest::Off => StopReason::PowerOff,
-                PowerRequest::Reset => StopReason::Reset,
-                PowerRequest::DebugExit(code) => StopReason::DebugExit(code),
-            });
+        match self.vm.take_power_request() {
+            None => Ok(()),
+            Some(PowerRequest::Off) => Err(StopReason::PowerOff),
+            Some(PowerRequest::Reset) => Err(StopReason::Reset),
+            Some(PowerRequest::DebugExit(code)) => Err(StopReason::DebugExit(code)),
         }
-        if taken.contains(Requests::YIELD) {
-            return Ok(Some(RunExit::Yielded));
-        }
-        if self.waits_for_line {
-            self.waits_for_line = !self.vm.output.has_room();
-            if self.waits_for_line {
-                let delay = self.vm.output.delay();
-                return Ok(Some(RunExit::Delayed(now.saturating_add(delay))));
-            }
-        }
-        Ok(None)
     }
 }
 

@@ -19,7 +19,7 @@ use crate::suppression::handler::Context;
 use crate::suppression::kernel_thread::{self, Thread};
 use crate::suppression::{Event, Stay};
 use crate::trace;
-use crate::vm::requests::VcpuRequests;
+use crate::vm::requests::{Requests, VcpuRequests};
 
 /// A VCPU that is held for longer, in host ticks, gives its CPU to others.
 const LONGEST_SPIN: u64 = 200_000;
@@ -49,7 +49,7 @@ impl<C: GuestCpu> Vcpu<C> {
             || directive.report_when_interruptible
                 != self.observer.directive.report_when_interruptible
         {
-            self.attention = true;
+            self.pending |= Requests::EVENT;
         }
         self.observer.directive = directive;
         if clock_changes {
@@ -77,7 +77,7 @@ impl<C: GuestCpu> Vcpu<C> {
     /// When the guest's first timer is to end its stay.
     #[inline]
     pub(super) fn next_timer(&self) -> HostTicks {
-        self.deadline.max(self.observer.directive.timers_from)
+        self.time.deadline.max(self.observer.directive.timers_from)
     }
 
     /// Where the VCPU is.
@@ -101,8 +101,8 @@ impl<C: GuestCpu> Vcpu<C> {
     /// Whether the next entry delivers something else first.
     fn is_delivering(&self) -> bool {
         self.cpu.is_injecting()
-            || self.to_inject.is_some()
-            || self.being_delivered.is_some()
+            || self.events.exception.is_some()
+            || self.events.interrupted.is_some()
             || self.cpu.has_pending_debug_exception()
     }
 
@@ -176,7 +176,7 @@ impl<C: GuestCpu> Vcpu<C> {
         let now = host_now();
         // Nobody runs meanwhile.
         self.observer.sampled_at = now;
-        self.attention = true;
+        self.pending |= Requests::TIMERS;
         let end = match self.observer.directive.stay {
             Stay::Run => return None,
             Stay::Hold => self.next_observation(),

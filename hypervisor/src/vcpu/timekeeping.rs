@@ -5,11 +5,37 @@
 use arch::RFlags;
 use devices::clock::Rates;
 use devices::time::{HostTicks, Now, TimerTicks};
+use devices::tsc::Tsc;
 
 use super::backend::GuestCpu;
 use super::{Activity, Vcpu};
 use crate::vm::BoardHost;
 use crate::vm::requests::Requests;
+
+/// The time of a VCPU.
+#[derive(Debug)]
+pub(super) struct Timekeeping {
+    /// The TSC that the guest reads.
+    pub(super) tsc: Tsc,
+    /// The state of the VM's clock gate when the clock was last applied.
+    clock_seen: u64,
+    /// When the first timer of the guest that it keeps time for is due, in guest time.
+    pub(super) next_timer: Option<TimerTicks>,
+    /// The same in host time; of sleeping VCPUs as well, while the clock may change.
+    pub(super) deadline: HostTicks,
+}
+
+impl Timekeeping {
+    /// After power-up.
+    pub(super) const fn new() -> Self {
+        Self {
+            tsc: Tsc::new(),
+            clock_seen: 0,
+            next_timer: None,
+            deadline: HostTicks(u64::MAX),
+        }
+    }
+}
 
 impl<C: GuestCpu> Vcpu<C> {
     /// Shows the VM's counter line as the guest's TSC: after any change of the clock's rates
@@ -18,7 +44,7 @@ impl<C: GuestCpu> Vcpu<C> {
     pub(super) fn apply_clock(&mut self) {
         let vm = &self.vm;
         let clock = &vm.board.lock().clock;
-        let scaling = self.tsc.scaling(clock.tsc_scaling());
+        let scaling = self.time.tsc.scaling(clock.tsc_scaling());
         let at_real_time = clock.rates().counter == Rates::REAL_TIME.counter;
         self.cpu.set_tsc(scaling, at_real_time);
     }
@@ -28,18 +54,23 @@ impl<C: GuestCpu> Vcpu<C> {
     pub(super) fn follow_suppression(&mut self) {
         self.vm.follow_suppression(Some(self.index));
         self.follow_clock();
-        self.attention = true;
+        self.pending |= Requests::TIMERS;
     }
 
-    /// Waits until the clock may be used, and shows it as it is now.
-    #[cold]
-    pub(super) fn follow_clock(&mut self) {
-        self.clock_seen = self.vm.clock_gate().pass(self.vm.requests(self.index));
-        self.apply_clock();
+    /// Waits until the clock may be used, and shows it as it is now, if it has changed. Returns
+    /// whether it has: timers may be due at other host times then.
+    pub(super) fn follow_clock(&mut self) -> bool {
+        let changed = self.time.clock_seen != self.vm.clock_gate().state();
+        if changed {
+            self.time.clock_seen = self.vm.clock_gate().pass(self.vm.requests(self.index));
+            self.apply_clock();
+        }
+        changed
     }
 
-    /// Lets all timers that are due at `host` expire, and finds out when the next one is.
-    pub(super) fn update_timers(&mut self, host: HostTicks) {
+    /// Lets all timers that are due at `host` expire, and finds out when the next one is. Returns
+    /// whether one has expired.
+    pub(super) fn update_timers(&mut self, host: HostTicks) -> bool {
         let mut board = self.vm.board.lock();
         let board = &mut *board;
         let now = board.clock.now(host);
@@ -68,15 +99,15 @@ impl<C: GuestCpu> Vcpu<C> {
                 (a, b) => a.or(b),
             };
         }
-        self.next_timer = next;
+        self.time.next_timer = next;
         if self.observer.watching {
             next = self.keep_time_for_sleepers(now, next);
         }
-        self.deadline = match next {
+        self.time.deadline = match next {
             Some(deadline) => board.clock.host_deadline(deadline),
             None => HostTicks(u64::MAX),
         };
-        self.observer.timer_expired = expired;
+        expired
     }
 
     /// Wakes VCPUs whose timers are due. Returns when the next timer is, `own` included.
@@ -102,12 +133,12 @@ impl<C: GuestCpu> Vcpu<C> {
     pub(super) fn update_deadline_of_halt(&mut self, host: HostTicks) {
         let takes_interrupts = self.activity == Activity::Halted
             && self.cpu.rflags() & RFlags::INTERRUPT_FLAG.bits() != 0;
-        if takes_interrupts || self.deadline.0 == u64::MAX {
+        if takes_interrupts || self.time.deadline.0 == u64::MAX {
             return;
         }
         let board = self.vm.board.lock();
         let shared = board.chipset.next_deadline().filter(|_| self.index == 0);
-        self.deadline = match shared {
+        self.time.deadline = match shared {
             Some(deadline) => board.clock.host_deadline(deadline).max(host),
             None => HostTicks(u64::MAX),
         };

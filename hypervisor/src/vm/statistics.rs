@@ -1,17 +1,22 @@
 //! What a VCPU has done: its exits by reason, and the time they took.
 #![forbid(unsafe_code)]
 
+use devices::time::HostTicks;
 use vmx::exit::basic;
+
+/// The slot of exits whose reason is none of those that are counted by their number.
+const OTHER: usize = basic::COUNT;
 
 /// Counts of one VCPU. Times are in host TSC ticks.
 #[derive(Clone, Debug)]
 pub struct Statistics {
-    exits: [u64; basic::COUNT],
-    root_ticks: [u64; basic::COUNT],
-    /// Ticks spent in the guest.
-    pub guest_ticks: u64,
-    /// VM exits of all reasons.
-    pub total_exits: u64,
+    exits: [u64; basic::COUNT + 1],
+    root_ticks: [u64; basic::COUNT + 1],
+    guest_ticks: u64,
+    /// When the last stay, in the guest or out of it, began.
+    since: HostTicks,
+    /// The slot of the last exit.
+    last: usize,
 }
 
 /// The row of one exit reason.
@@ -28,37 +33,57 @@ pub struct ReasonStatistics {
 impl Default for Statistics {
     fn default() -> Self {
         Self {
-            exits: [0; basic::COUNT],
-            root_ticks: [0; basic::COUNT],
+            exits: [0; basic::COUNT + 1],
+            root_ticks: [0; basic::COUNT + 1],
             guest_ticks: 0,
-            total_exits: 0,
+            since: HostTicks::ZERO,
+            last: OTHER,
         }
     }
 }
 
 impl Statistics {
-    /// Counts an exit, after `guest_ticks` in the guest.
-    #[inline]
-    pub fn count_exit(&mut self, reason: u16, guest_ticks: u64) {
-        self.total_exits += 1;
-        self.guest_ticks += guest_ticks;
-        if let Some(exits) = self.exits.get_mut(usize::from(reason)) {
-            *exits += 1;
-        }
+    /// Goes on at `now`, after a time that does not count.
+    pub(crate) const fn resume(&mut self, now: HostTicks) {
+        self.since = now;
     }
 
-    /// Adds the time that an exit took.
+    /// Ends the last exit at `now`, with an entry or because the VCPU comes off its CPU: the time until
+    /// then was the exit's.
     #[inline]
-    pub fn add_root_ticks(&mut self, reason: u16, ticks: u64) {
-        if let Some(root) = self.root_ticks.get_mut(usize::from(reason)) {
-            *root += ticks;
-        }
+    pub(crate) fn end_exit(&mut self, now: HostTicks) {
+        self.root_ticks[self.last.min(OTHER)] += now.since(self.since);
+        self.since = now;
+    }
+
+    /// Counts an exit at `now` by its reason. Returns how long the guest's stay has been.
+    #[inline]
+    pub fn count_exit(&mut self, reason: u16, now: HostTicks) -> u64 {
+        let stay = now.since(self.since);
+        self.since = now;
+        self.guest_ticks += stay;
+        self.last = usize::from(reason).min(OTHER);
+        self.exits[self.last] += 1;
+        stay
+    }
+
+    /// Returns the ticks spent in the guest.
+    #[must_use]
+    pub(crate) const fn guest_ticks(&self) -> u64 {
+        self.guest_ticks
+    }
+
+    /// Returns the number of exits of all reasons.
+    #[must_use]
+    pub(crate) fn total_exits(&self) -> u64 {
+        self.exits.iter().sum()
     }
 
     /// The reasons that occurred, by number.
     pub fn reasons(&self) -> impl Iterator<Item = ReasonStatistics> {
         (0..)
             .zip(self.exits.iter().zip(&self.root_ticks))
+            .take(OTHER)
             .filter(|(_, (exits, _))| **exits != 0)
             .map(|(reason, (&exits, &root_ticks))| ReasonStatistics {
                 reason,
@@ -75,11 +100,16 @@ mod tests {
     #[test]
     fn exits_are_counted_by_reason_and_unknown_ones_in_the_total() {
         let mut statistics = Statistics::default();
-        statistics.count_exit(basic::CPUID, 100);
-        statistics.add_root_ticks(basic::CPUID, 7);
-        statistics.count_exit(u16::MAX, 1);
-        statistics.add_root_ticks(u16::MAX, 1);
-        assert_eq!((statistics.total_exits, statistics.guest_ticks), (2, 101));
+        statistics.resume(HostTicks(1000));
+        statistics.end_exit(HostTicks(1000));
+        assert_eq!(statistics.count_exit(basic::CPUID, HostTicks(1100)), 100);
+        statistics.end_exit(HostTicks(1107));
+        assert_eq!(statistics.count_exit(u16::MAX, HostTicks(1108)), 1);
+        statistics.end_exit(HostTicks(1109));
+        assert_eq!(
+            (statistics.total_exits(), statistics.guest_ticks()),
+            (2, 101)
+        );
         let mut reasons = statistics.reasons();
         let cpuid = ReasonStatistics {
             reason: basic::CPUID,

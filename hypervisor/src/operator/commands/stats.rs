@@ -37,8 +37,8 @@ fn run(arguments: &Arguments<'_>, context: &mut Context<'_>) -> Result<Outcome, 
                 None => lines.push((name.into(), reason.exits, reason.root_ticks)),
             }
         }
-        exits += statistics.total_exits;
-        guest_ticks += statistics.guest_ticks;
+        exits += statistics.total_exits();
+        guest_ticks += statistics.guest_ticks();
     }
     lines.sort_by_key(|line| core::cmp::Reverse(line.1));
     lines.push(("all-exits".into(), exits, root_ticks));

@@ -2,6 +2,7 @@
 
 use super::host::{DB, Host, MS, WEB};
 use alloc::vec::Vec;
+use devices::time::HostTicks;
 use vmx::addr::GuestPhysAddr;
 use vmx::exit::basic;
 
@@ -163,17 +164,18 @@ fn exits_are_counted_by_reason_over_all_vcpus() {
     let mut host = Host::new();
     host.answer("pin db 0 0");
     let vm = host.vm(DB);
-    for (vcpu, exits) in [(0, 7), (1, 3)] {
+    for (vcpu, exits, extra) in [(0, 7, 1), (1, 3, 0)] {
         let mut statistics = vm.statistics[vcpu].lock();
-        for _ in 0..exits {
-            statistics.count_exit(basic::EPT_VIOLATION, 100);
+        let mut now = HostTicks(0);
+        for index in 0..exits {
+            statistics.end_exit(now);
+            now = now.saturating_add(100);
+            statistics.count_exit(basic::EPT_VIOLATION, now);
+            now = now.saturating_add(if index == 0 { 432 + extra } else { 432 });
         }
-        statistics.add_root_ticks(basic::EPT_VIOLATION, 432 * exits);
-        statistics.count_exit(basic::CPUID, 0);
+        statistics.end_exit(now);
+        statistics.count_exit(basic::CPUID, now);
     }
-    vm.statistics[0]
-        .lock()
-        .add_root_ticks(basic::EPT_VIOLATION, 1);
     let answer = host.answer("stats db");
     assert!(
         answer.starts_with(

@@ -13,7 +13,6 @@ impl<C: GuestCpu> Vcpu<C> {
     /// rest.
     #[inline]
     pub(in crate::vcpu) fn handle_apic_write(&mut self, offset: u16, at: HostTicks) {
-        self.attention = true;
         self.with_devices(at, |_, devices| {
             let now = devices.now;
             let (lapic, mut messages) = devices.lapic();
@@ -29,7 +28,7 @@ impl<C: GuestCpu> Vcpu<C> {
         at: HostTicks,
     ) -> Result<(), StopReason> {
         let address = GuestPhysAddr(arch::apic::DEFAULT_ADDRESS + u64::from(access.offset));
-        if !access.read && !access.write && self.being_delivered.is_none() {
+        if !access.read && !access.write && self.events.interrupted.is_none() {
             return Err(StopReason::FetchFromDevice(address));
         }
         self.emulate_access(
@@ -43,7 +42,6 @@ impl<C: GuestCpu> Vcpu<C> {
 
     /// The guest has ended a level-triggered interrupt.
     pub(in crate::vcpu) fn handle_end_of_interrupt(&mut self, vector: u8, at: HostTicks) {
-        self.attention = true;
         self.with_devices(at, |_, devices| {
             let (lapic, mut messages) = devices.lapic();
             lapic.after_virtualized_eoi(vector, &mut messages);

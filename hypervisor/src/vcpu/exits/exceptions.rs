@@ -30,7 +30,7 @@ impl<C: GuestCpu> Vcpu<C> {
         }
         // SDM vol. 3C, 28.2.2: an exception during IRET's unblocking of NMIs leaves them
         // unblocked; the handler of the exception starts with them blocked again.
-        if exception.nmi_unblocked && self.being_delivered.is_none() {
+        if exception.nmi_unblocked && self.events.interrupted.is_none() {
             let state = self.cpu.interruptibility();
             self.cpu
                 .set_interruptibility(state | Interruptibility::BLOCKED_BY_NMI);

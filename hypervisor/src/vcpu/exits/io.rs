@@ -1,7 +1,6 @@
 //! IN, OUT, INS and OUTS.
 
 use arch::gpr::RAX;
-use devices::platform_map::port;
 use devices::time::HostTicks;
 
 use crate::emulate::{
@@ -10,6 +9,7 @@ use crate::emulate::{
 use crate::vcpu::backend::GuestCpu;
 use crate::vcpu::backend::exit::{IoAccess, StringIoAccess};
 use crate::vcpu::{StopReason, Vcpu};
+use crate::vm::requests::Requests;
 
 impl<C: GuestCpu> Vcpu<C> {
     #[inline]
@@ -18,25 +18,47 @@ impl<C: GuestCpu> Vcpu<C> {
         access: IoAccess,
         at: HostTicks,
     ) -> Result<(), StopReason> {
-        // A read of the PM timer, the commonest of all, changes nothing.
-        self.attention |= access.port != port::PM_TIMER;
         let IoAccess { port, width, input } = access;
-        self.with_devices(at, |cpu, devices| {
-            let rax = cpu.gpr(RAX);
-            if input {
-                let value = u64::from(devices.read_port(port, width));
-                let kept = match width {
-                    Width::BYTE | Width::WORD => rax & !width.mask(),
-                    _ => 0,
-                };
-                cpu.set_gpr(RAX, kept | value & width.mask());
-            } else {
-                devices.write_port(port, width, (rax & width.mask()) as u32);
-            }
-            cpu.skip_instruction();
-        });
-        self.waits_for_line = !access.input && self.vm.output.is_full();
+        if input {
+            let value = self.read_port(port, width, at);
+            let rax = self.cpu.gpr(RAX);
+            let kept = match width {
+                Width::BYTE | Width::WORD => rax & !width.mask(),
+                _ => 0,
+            };
+            self.cpu
+                .set_gpr(RAX, kept | u64::from(value) & width.mask());
+        } else {
+            let value = (self.cpu.gpr(RAX) & width.mask()) as u32;
+            self.with_devices(at, |_, devices| devices.write_port(port, width, value));
+            self.wait_for_line();
+        }
+        self.cpu.skip_instruction();
         Ok(())
+    }
+
+    /// Reads a port. Reading one that shows the time, the commonest of all, changes nothing.
+    #[inline]
+    fn read_port(&mut self, port: u16, width: Width, at: HostTicks) -> u32 {
+        let board = self.vm.board.lock();
+        let now = board.clock.now(at);
+        let time = board
+            .chipset
+            .port_read_clock(port, width.bytes() as u8, now);
+        drop(board);
+        match time {
+            Some(value) => value,
+            None => self.with_devices(at, |_, devices| devices.read_port(port, width)),
+        }
+    }
+
+    /// Has the VCPU wait if it has written more to its console than there is room for.
+    #[inline]
+    fn wait_for_line(&mut self) {
+        if self.vm.output.is_full() {
+            self.waits_for_line = true;
+            self.pending |= Requests::EVENT;
+        }
     }
 
     pub(in crate::vcpu) fn handle_string_io(
@@ -44,7 +66,6 @@ impl<C: GuestCpu> Vcpu<C> {
         access: StringIoAccess,
         at: HostTicks,
     ) -> Result<(), StopReason> {
-        self.attention = true;
         let vm = self.vm.clone();
         let io = StringIo {
             port: access.io.port,
@@ -62,7 +83,7 @@ impl<C: GuestCpu> Vcpu<C> {
         let result = self.with_devices(at, |cpu, devices| {
             emulate_string_io(cpu, &vm.ram, devices, io)
         });
-        self.waits_for_line = vm.output.is_full();
+        self.wait_for_line();
         self.finish_emulation(result)
     }
 

@@ -38,12 +38,11 @@ impl<C: GuestCpu> Vcpu<C> {
         violation: Violation,
         at: HostTicks,
     ) -> Result<(), StopReason> {
-        if self.being_delivered.is_some() {
+        if self.events.interrupted.is_some() {
             // No instruction is at fault: the processor wanted to push, or to read the IDT or a
             // descriptor.
             return Err(StopReason::DeliveryThroughDevice(violation.address));
         }
-        self.attention = true;
         let vm = self.vm.clone();
         let result = self.with_devices(at, |cpu, devices| {
             emulate(cpu, &vm.ram, devices, Some(violation))

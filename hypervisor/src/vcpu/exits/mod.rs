@@ -19,6 +19,7 @@ use super::backend::exit::Exit;
 use super::backend::{ExitReason, GuestCpu};
 use super::bus::Devices;
 use super::{Activity, StopReason, Vcpu};
+use crate::vm::requests::Requests;
 
 impl<C: GuestCpu> Vcpu<C> {
     /// Answers the exit of `reason`, which left the guest at host time `at`.
@@ -34,12 +35,11 @@ impl<C: GuestCpu> Vcpu<C> {
             Exit::Io(access) => self.handle_io(access, at)?,
             Exit::StringIo(access) => self.handle_string_io(access, at)?,
             Exit::TimeLimit => {
-                self.pace.note_late(at.since(self.look_at));
+                self.pace.note_late(at.since(self.stay_limit));
                 self.observer.sample_due = true;
-                self.attention = true;
             }
             Exit::InterruptWindow | Exit::NmiWindow | Exit::TprBelowThreshold => {
-                self.attention = true;
+                self.pending |= Requests::EVENT;
             }
             Exit::Hlt => {
                 self.cpu.skip_instruction();
@@ -47,6 +47,8 @@ impl<C: GuestCpu> Vcpu<C> {
                 // The trap of a single step ends HLT at once.
                 if !self.cpu.has_pending_debug_exception() {
                     self.activity = Activity::Halted;
+                    // An event may be pending or a timer due already: HLT ends at once then.
+                    self.pending |= Requests::EVENT | Requests::TIMERS;
                 }
             }
             Exit::ApicWrite { offset } => self.handle_apic_write(offset, at),
@@ -98,18 +100,22 @@ impl<C: GuestCpu> Vcpu<C> {
         let vm = &self.vm;
         let mut board = vm.board.lock();
         let now = board.clock.now(at);
-        let before = (self.index != 0).then(|| board.chipset.next_deadline());
-        let mut devices = Devices {
-            vm,
-            lapic: &mut self.lapic,
-            board: &mut board,
-            now,
-        };
+        let lapic_deadline = self.lapic.next_deadline();
+        let chipset_deadline = board.chipset.next_deadline();
+        let mut devices = Devices::new(vm, &mut self.lapic, &mut board, now);
         let result = access(&mut self.cpu, &mut devices);
-        if let Some(before) = before
-            && before != board.chipset.next_deadline()
-        {
-            vm.chipset_deadline_changed();
+        self.pending |= devices.pending;
+        if lapic_deadline != self.lapic.next_deadline() {
+            // It may have expired.
+            self.pending |= Requests::TIMERS | Requests::EVENT;
+        }
+        if chipset_deadline != board.chipset.next_deadline() {
+            // VCPU 0 keeps time for the chipset.
+            if self.index == 0 {
+                self.pending |= Requests::TIMERS;
+            } else {
+                vm.chipset_deadline_changed();
+            }
         }
         result
     }

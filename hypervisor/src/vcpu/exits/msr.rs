@@ -2,12 +2,14 @@
 
 use arch::gpr::RCX;
 use arch::{GeneralProtection, msr};
-use devices::time::HostTicks;
+use devices::lapic::LocalApic;
+use devices::time::{HostTicks, Now, TimerTicks};
 
 use crate::msr::check_debugctl;
 use crate::vcpu::backend::GuestCpu;
 use crate::vcpu::control_registers::write_efer;
 use crate::vcpu::{StopReason, Vcpu};
+use crate::vm::requests::Requests;
 
 impl<C: GuestCpu> Vcpu<C> {
     #[inline]
@@ -36,15 +38,17 @@ impl<C: GuestCpu> Vcpu<C> {
 
     fn read_msr(&mut self, number: u32, at: HostTicks) -> Result<u64, GeneralProtection> {
         match number {
-            msr::X2APIC_FIRST..=msr::X2APIC_LAST => {
-                self.with_devices(at, |_, devices| devices.lapic.msr_read(devices.now, number))
-            }
+            msr::X2APIC_FIRST..=msr::X2APIC_LAST => self.with_devices(at, |_, devices| {
+                devices.read_lapic(|lapic, now| lapic.msr_read(now, number))
+            }),
             msr::IA32_APIC_BASE => Ok(self.lapic.apic_base().bits()),
-            msr::IA32_TSC_ADJUST => Ok(self.tsc.adjust()),
-            msr::IA32_TIME_STAMP_COUNTER => Ok(self.tsc.read(self.vm.board.lock().clock.now(at))),
+            msr::IA32_TSC_ADJUST => Ok(self.time.tsc.adjust()),
+            msr::IA32_TIME_STAMP_COUNTER => {
+                Ok(self.time.tsc.read(self.vm.board.lock().clock.now(at)))
+            }
             msr::IA32_DEBUGCTL => Ok(self.cpu.debugctl()),
             msr::IA32_TSC_DEADLINE => {
-                Ok(self.with_devices(at, |_, devices| devices.lapic.tsc_deadline(devices.now)))
+                Ok(self.with_devices(at, |_, devices| devices.read_lapic(LocalApic::tsc_deadline)))
             }
             msr::IA32_EFER => Ok(self.cpu.efer()),
             _ => self.msrs.read(number),
@@ -59,14 +63,11 @@ impl<C: GuestCpu> Vcpu<C> {
     ) -> Result<(), GeneralProtection> {
         match number {
             msr::IA32_TSC_DEADLINE => {
-                self.attention = true;
-                self.with_devices(at, |_, devices| {
-                    devices.lapic.set_tsc_deadline(devices.now, value);
-                });
+                let now = self.vm.board.lock().clock.now(at);
+                self.move_timer(now, |lapic| lapic.set_tsc_deadline(now, value));
                 Ok(())
             }
             msr::X2APIC_FIRST..=msr::X2APIC_LAST => {
-                self.attention = true;
                 let result = self.with_devices(at, |_, devices| {
                     let now = devices.now;
                     let (lapic, mut messages) = devices.lapic();
@@ -76,13 +77,13 @@ impl<C: GuestCpu> Vcpu<C> {
                 result
             }
             msr::IA32_TSC_ADJUST => {
-                self.tsc.set_adjust(value);
+                self.time.tsc.set_adjust(value);
                 self.tsc_moved(at);
                 Ok(())
             }
             msr::IA32_TIME_STAMP_COUNTER => {
                 let now = self.vm.board.lock().clock.now(at);
-                self.tsc.write(now, value);
+                self.time.tsc.write(now, value);
                 self.tsc_moved(at);
                 Ok(())
             }
@@ -114,7 +115,7 @@ impl<C: GuestCpu> Vcpu<C> {
             // The processor takes what its own IA32_TSC_AUX takes, which need not be what
             // the architecture has.
             msr::IA32_TSC_AUX if self.vm.cpuid.limits().tsc_aux => {
-                self.tsc.set_aux(value)?;
+                self.time.tsc.set_aux(value)?;
                 self.cpu.set_tsc_aux(value);
                 Ok(())
             }
@@ -125,12 +126,28 @@ impl<C: GuestCpu> Vcpu<C> {
     /// The guest's TSC has been set: RDTSC shows it, and an armed deadline moves with it.
     fn tsc_moved(&mut self, at: HostTicks) {
         let board = self.vm.board.lock();
-        let scaling = self.tsc.scaling(board.clock.tsc_scaling());
+        let scaling = self.time.tsc.scaling(board.clock.tsc_scaling());
         self.cpu.set_tsc_offset(scaling.offset);
-        self.lapic
-            .set_tsc_offset(board.clock.now(at), self.tsc.adjust());
+        let now = board.clock.now(at);
         drop(board);
-        // Only a TSC deadline depends on it.
-        self.attention |= self.lapic.next_deadline().is_some();
+        let adjust = self.time.tsc.adjust();
+        if self.lapic.next_deadline().is_some() {
+            self.move_timer(now, |lapic| lapic.set_tsc_offset(now, adjust));
+        } else {
+            // Only a deadline depends on it.
+            self.lapic.set_tsc_offset(now, adjust);
+        }
+    }
+
+    /// Has the LAPIC's timer be due at another time by `change`, at `now`.
+    fn move_timer(&mut self, now: Now, change: impl FnOnce(&mut LocalApic)) {
+        let was_due = |deadline: TimerTicks| deadline <= now.timer;
+        let expired = self.lapic.next_deadline().is_some_and(was_due);
+        change(&mut self.lapic);
+        self.pending |= Requests::TIMERS;
+        // A deadline in the past has expired at once.
+        if expired || self.lapic.next_deadline().is_none() {
+            self.pending |= Requests::EVENT;
+        }
     }
 }

@@ -7,13 +7,14 @@ use crate::task_switch::{Cause, Request, SwitchError, switch_task};
 use crate::vcpu::backend::exit::{TaskSwitch, TaskSwitchSource};
 use crate::vcpu::backend::{GuestCpu, Interruptibility, TlbFlush};
 use crate::vcpu::{StopReason, Vcpu};
+use crate::vm::requests::Requests;
 
 impl<C: GuestCpu> Vcpu<C> {
     pub(in crate::vcpu) fn handle_task_switch(
         &mut self,
         task: TaskSwitch,
     ) -> Result<(), StopReason> {
-        let event = self.being_delivered;
+        let event = self.events.interrupted;
         let (cause, length) = match (task.source, event) {
             (TaskSwitchSource::Call, _) => (Cause::Call, self.cpu.instruction_length()),
             (TaskSwitchSource::Iret, _) => (Cause::Iret, self.cpu.instruction_length()),
@@ -31,11 +32,11 @@ impl<C: GuestCpu> Vcpu<C> {
         if self.cpu.cr3() != cr3 {
             self.cpu.flush_tlb(TlbFlush::NonGlobal);
         }
-        self.attention = true;
+        self.pending |= Requests::EVENT;
         match result {
             Ok(switched) => {
                 // The new task runs: the event has been delivered.
-                self.being_delivered = None;
+                self.events.interrupted = None;
                 self.block_nmis(cause, event);
                 if switched.debug_trap {
                     self.cpu.add_to_dr6(Dr6Flags::SWITCH.bits());

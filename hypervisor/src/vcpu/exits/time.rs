@@ -10,7 +10,7 @@ use crate::vcpu::backend::GuestCpu;
 impl<C: GuestCpu> Vcpu<C> {
     pub(in crate::vcpu) fn handle_rdtsc(&mut self, at: HostTicks, with_aux: bool) {
         let now = self.vm.board.lock().clock.now(at);
-        self.cpu.set_edx_eax(self.tsc.read(now));
+        self.cpu.set_edx_eax(self.time.tsc.read(now));
         if with_aux {
             let aux = self.cpu.tsc_aux();
             self.cpu.set_gpr(RCX, aux & 0xffff_ffff);

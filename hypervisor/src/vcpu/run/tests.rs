@@ -3,7 +3,6 @@
 use arch::apic::{Register, lvt};
 use arch::gpr::{RAX, RCX, RDX};
 use devices::apic_message::DeliveryMode::{Fixed, Nmi};
-use devices::chipset::PowerRequest;
 use devices::platform_map::port;
 use vmx::event::Event;
 
@@ -251,35 +250,68 @@ fn another_vcpus_timer_request_moves_the_deadline_of_the_chipset() {
 }
 
 #[test]
-fn a_read_of_the_pm_timer_needs_no_preparation_of_the_next_entry() {
-    let read = |port| {
+fn an_access_to_a_device_asks_only_for_what_it_has_changed() {
+    const DEBUG_EXIT: u16 = port::DEBUG_EXIT;
+    let access = |port, input, value| {
         let mut vcpu = vcpu();
-        vcpu.attention = false;
-        vcpu.handle_io(
-            IoAccess {
-                port,
-                width: Width::DOUBLEWORD,
-                input: true,
-            },
-            START,
-        )
-        .unwrap();
-        vcpu.attention
+        vcpu.pending = Requests::empty();
+        vcpu.cpu.gprs[RAX] = value;
+        let access = IoAccess {
+            port,
+            width: Width::BYTE,
+            input,
+        };
+        vcpu.handle_io(access, START).unwrap();
+        vcpu.pending
     };
-    assert!(!read(port::PM_TIMER));
-    assert!(read(port::PIC_MASTER));
+    assert_eq!(access(port::PM_TIMER, true, 0), Requests::empty());
+    assert_eq!(access(port::PIC_MASTER, true, 0), Requests::empty());
+    // Mode 0 of the PIT's channel 0, and its count.
+    assert_eq!(access(port::PIT + 3, false, 0x10), Requests::empty());
+    assert_eq!(access(DEBUG_EXIT, false, 0), Requests::EVENT);
 }
 
 #[test]
-fn a_guest_that_switches_itself_off_stops() {
+fn arming_a_timer_asks_for_the_deadline_to_be_found_and_no_more() {
+    let mut vcpu = vcpu_with_timer();
+    vcpu.pending = Requests::empty();
+    vcpu.cpu.gprs[RCX] = u64::from(arch::msr::IA32_TSC_DEADLINE);
+    vcpu.cpu.gprs[RAX] = 5_000;
+    vcpu.handle_wrmsr(START).unwrap();
+    assert_eq!(vcpu.pending, Requests::TIMERS);
+}
+
+#[test]
+fn a_guest_that_asks_for_its_end_gets_it() {
     let mut vcpu = vcpu();
-    let vm = vcpu.vm().clone();
-    vcpu.then(Stay::until(10, Exit::Cpuid).having(move |_| {
-        use devices::chipset::ChipsetHost;
-        crate::vm::BoardHost::new(&vm).power(PowerRequest::Off);
-        vm.request(0, Requests::TIMERS);
+    let out = IoAccess {
+        port: port::DEBUG_EXIT,
+        width: Width::BYTE,
+        input: false,
+    };
+    vcpu.then(Stay::until(10, Exit::Io(out)).having(|cpu| cpu.gprs[RAX] = 7));
+    assert_eq!(
+        vcpu.run(at(1_000)),
+        RunExit::Stopped(StopReason::DebugExit(7))
+    );
+}
+
+/// A deadline that a read of the timer finds to be over interrupts as it would have anyway.
+#[test]
+fn a_timer_that_expires_as_it_is_read_interrupts() {
+    let mut vcpu = vcpu_with_timer();
+    vcpu.then(arm(3_000));
+    vcpu.then(Stay::until(2_985, Exit::Rdmsr).having(|cpu| {
+        cpu.gprs[RCX] = u64::from(arch::msr::IA32_TSC_DEADLINE);
+        crate::machine::host_time::fake::advance(10);
     }));
-    assert_eq!(vcpu.run(at(1_000)), RunExit::Stopped(StopReason::PowerOff));
+    assert_eq!(vcpu.run(at(10_000)), RunExit::Preempted);
+    let third = &vcpu.cpu.entries[2];
+    assert_eq!(
+        (third.at, third.event),
+        (at(3_005), Some(Event::interrupt(0x60)))
+    );
+    assert_eq!(vcpu.cpu.gprs[RAX], 0, "it reads as disarmed");
 }
 
 #[test]

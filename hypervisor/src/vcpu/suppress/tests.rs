@@ -32,7 +32,7 @@ fn with_target(vcpu: Vcpu<FakeCpu>, n: u32) -> Vcpu<FakeCpu> {
 
 /// The time that the guest was in the guest, in ticks.
 fn time_in_guest(vcpu: &Vcpu<FakeCpu>) -> u64 {
-    vcpu.statistics().guest_ticks
+    vcpu.statistics().guest_ticks()
 }
 
 /// Runs `vcpu` until it comes off its CPU by itself, and returns until when.
