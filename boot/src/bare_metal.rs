@@ -3,7 +3,7 @@
 use core::panic::PanicInfo;
 use core::ptr::addr_of;
 use core::sync::atomic::AtomicU64;
-use hypervisor::machine::image::{ImageLayout, Trampoline};
+use hypervisor::{ImageLayout, Trampoline};
 
 core::arch::global_asm!(
     include_str!("long_mode.s"),
@@ -27,7 +27,7 @@ unsafe extern "C" {
     static ap_stack: AtomicU64;
 }
 
-/// Called by entry.s in long mode, on the boot stack, with what the loader left in EAX and
+/// Takes over from entry.s, in long mode, on the boot stack, with what the loader left in EAX and
 /// EBX.
 #[unsafe(no_mangle)]
 extern "C" fn start_in_long_mode(boot_magic: u32, info_address: u32) -> ! {
@@ -48,19 +48,19 @@ extern "C" fn start_in_long_mode(boot_magic: u32, info_address: u32) -> ! {
     // SAFETY: entry.s calls this once, on the boot CPU, with interrupts off, the first
     // 4 GiB identity-mapped, and the arguments as the boot loader gave them; the layout is
     // the linker's.
-    unsafe { hypervisor::start::start(boot_magic, info_address, layout) }
+    unsafe { hypervisor::start(boot_magic, info_address, layout) }
 }
 
-/// Called by trampoline.s in long mode on each application processor, on the stack that it
+/// Takes over from trampoline.s, in long mode on each application processor, on the stack that it
 /// was given.
 #[unsafe(no_mangle)]
 extern "C" fn start_application_processor() -> ! {
     // SAFETY: trampoline.s calls this once on each application processor, with interrupts
     // off, on tarpit's own page tables.
-    unsafe { hypervisor::machine::smp::start_application_processor() }
+    unsafe { hypervisor::start_application_processor() }
 }
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
-    hypervisor::machine::fatal::panicked(info)
+    hypervisor::panicked(info)
 }

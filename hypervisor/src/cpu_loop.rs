@@ -28,7 +28,7 @@ const POLLS_PER_SECOND: u64 = 1000;
 const CONTENTION_PER_SECOND: u64 = 10;
 
 /// The loop of one physical CPU.
-pub struct CpuLoop {
+pub(crate) struct CpuLoop {
     tables: HostCpu,
     manager: &'static VmManager,
     scheduler: Arc<Scheduler>,
@@ -50,7 +50,7 @@ impl CpuLoop {
     /// Makes the loop of the CPU that `tables` describe, with its timer. `remedies` keep VMs from each
     /// other's traces. The boot CPU has the operator's session.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         tables: HostCpu,
         manager: &'static VmManager,
         on_end: OnEnd,

@@ -11,8 +11,8 @@ mod table;
 mod tsc;
 mod xsave;
 
-pub use raw_cpuid::CpuIdResult;
-pub use tsc::TscRatio;
+pub(crate) use raw_cpuid::CpuIdResult;
+pub(crate) use tsc::TscRatio;
 
 use alloc::vec::Vec;
 use devices::time::Hertz;
@@ -28,7 +28,7 @@ const NONE: CpuIdResult = CpuIdResult {
 /// What the VMX controls of this machine let a guest use (SDM vol. 3C, table 25-7):
 /// without the control, the instruction raises #UD.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct VmxSupport {
+pub(crate) struct VmxSupport {
     /// "Enable RDTSCP", for RDTSCP and RDPID.
     pub rdtscp: bool,
     /// "Enable INVPCID".
@@ -39,7 +39,7 @@ pub struct VmxSupport {
 
 /// The state of a VCPU that CPUID shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Dynamic {
+pub(crate) struct Dynamic {
     /// CR4 as the guest sees it.
     pub cr4: u64,
     /// XCR0.
@@ -52,12 +52,12 @@ pub struct Dynamic {
 
 /// CPUID of the CPU that this runs on.
 #[must_use]
-pub fn host(leaf: u32, subleaf: u32) -> CpuIdResult {
+pub(crate) fn host(leaf: u32, subleaf: u32) -> CpuIdResult {
     raw_cpuid::native_cpuid::cpuid_count(leaf, subleaf)
 }
 
 /// All that CPUID answers in a VM.
-pub struct GuestCpuid {
+pub(crate) struct GuestCpuid {
     /// By VCPU; their APIC IDs are their numbers. There is at least one.
     tables: Vec<CpuidTable>,
     tsc: TscRatio,
@@ -70,7 +70,7 @@ impl GuestCpuid {
     /// is `host` (leaf, sub-leaf) and whose VMX can do what `vmx` says. `tsc` is the frequency
     /// of the guest's TSC.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         host: impl Fn(u32, u32) -> CpuIdResult,
         vmx: VmxSupport,
         vcpus: u32,
@@ -94,7 +94,7 @@ impl GuestCpuid {
     /// called only where the answer depends on it.
     #[must_use]
     #[inline]
-    pub fn query(
+    pub(crate) fn query(
         &self,
         vcpu: u32,
         leaf: u32,
@@ -109,32 +109,32 @@ impl GuestCpuid {
 
     /// What the features mean for registers.
     #[must_use]
-    pub const fn limits(&self) -> &Limits {
+    pub(crate) const fn limits(&self) -> &Limits {
         &self.limits
     }
 
     /// The frequency of the TSC, as leaf 15H tells it.
     #[must_use]
-    pub const fn tsc(&self) -> TscRatio {
+    pub(crate) const fn tsc(&self) -> TscRatio {
         self.tsc
     }
 
     /// The input clock of the local APICs' timers: the crystal of leaf 15H.
     #[must_use]
-    pub const fn apic_timer_hz(&self) -> Hertz {
+    pub(crate) const fn apic_timer_hz(&self) -> Hertz {
         self.tsc.apic_timer_hz()
     }
 
     /// Family, model and stepping, as leaf 1 has them in EAX.
     #[must_use]
-    pub const fn signature(&self) -> u32 {
+    pub(crate) const fn signature(&self) -> u32 {
         self.signature
     }
 }
 
 /// What the features that CPUID shows mean for registers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// The bits that CR4 may have. Setting another one raises #GP.
     pub cr4: u64,
     /// The bits that IA32_EFER may have, LMA among them. Setting another one raises #GP.

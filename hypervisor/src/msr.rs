@@ -41,7 +41,7 @@ const MCG_STATUS_WRITABLE: u64 = 0b111;
 
 /// The MSRs that guests may read and write without an exit: the VMCS switches them, or the
 /// VCPU when it comes onto a CPU, and the CPU itself checks what is written.
-pub fn pass_through() -> impl Iterator<Item = u32> {
+pub(crate) fn pass_through() -> impl Iterator<Item = u32> {
     [
         IA32_SYSENTER_CS,
         IA32_SYSENTER_ESP,
@@ -60,7 +60,7 @@ pub fn pass_through() -> impl Iterator<Item = u32> {
 
 /// What the host's MSRs tell that guests shall know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct HostMsrs {
+pub(crate) struct HostMsrs {
     /// The revision of its microcode: the high half of IA32_BIOS_SIGN_ID, after writing
     /// zero to it and executing CPUID leaf 1.
     pub microcode_revision: u32,
@@ -79,7 +79,7 @@ impl HostMsrs {
 
 /// The MSRs of a VCPU that are state or constants and nothing more.
 #[derive(Clone, Debug)]
-pub struct Msrs {
+pub(crate) struct Msrs {
     mtrrs: Mtrrs,
     misc_enable: u64,
     mcg_status: u64,
@@ -94,7 +94,7 @@ pub struct Msrs {
 impl Msrs {
     /// The MSRs as firmware leaves them to the guest. An INIT changes none of them.
     #[must_use]
-    pub fn new(cpuid: &GuestCpuid, host: &HostMsrs) -> Self {
+    pub(crate) fn new(cpuid: &GuestCpuid, host: &HostMsrs) -> Self {
         let limits = cpuid.limits();
         let ratio = cpuid.tsc().hz().get() / 100_000_000;
         Self {
@@ -114,7 +114,7 @@ impl Msrs {
     ///
     /// # Errors
     /// If it is not here: [`GeneralProtection`].
-    pub fn read(&self, msr: u32) -> Result<u64, GeneralProtection> {
+    pub(crate) fn read(&self, msr: u32) -> Result<u64, GeneralProtection> {
         match msr {
             IA32_PLATFORM_ID | IA32_MCG_CAP => Ok(0),
             IA32_FEATURE_CONTROL => Ok(FeatureControl::LOCK.bits()),
@@ -133,7 +133,7 @@ impl Msrs {
     /// # Errors
     /// If it is not here, is read-only, or does not take the value: [`GeneralProtection`].
     /// Nothing is changed then.
-    pub fn write(&mut self, msr: u32, value: u64) -> Result<(), GeneralProtection> {
+    pub(crate) fn write(&mut self, msr: u32, value: u64) -> Result<(), GeneralProtection> {
         let check = |valid: bool| valid.then_some(()).ok_or(GeneralProtection);
         match msr {
             // CPUID puts the revision back.
@@ -158,7 +158,7 @@ impl Msrs {
 ///
 /// # Errors
 /// If not: [`GeneralProtection`].
-pub const fn check_debugctl(value: u64) -> Result<(), GeneralProtection> {
+pub(crate) const fn check_debugctl(value: u64) -> Result<(), GeneralProtection> {
     if value & !DebugCtl::BTF.bits() == 0 {
         Ok(())
     } else {

@@ -12,7 +12,7 @@ use crate::machine::pci::Function;
 
 /// What tarpit does when the last VM has ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnEnd {
+pub(crate) enum OnEnd {
     /// Stay with the console, so that the operator can look around or start VMs again.
     #[default]
     Stay,
@@ -22,7 +22,7 @@ pub enum OnEnd {
 
 /// The options, each with its default where the command line is silent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Options {
+pub(crate) struct Options {
     /// `loglevel=error|warn|info|debug`: the least important messages shown.
     pub log_level: LevelFilter,
     /// `console=com1|com2|com3|com4|0xPORT[,BAUD]`: the serial line of the console.
@@ -85,7 +85,7 @@ const EXIT_COSTS: &str = "0 to 10000000";
 
 /// Why a command line was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum OptionsError {
+pub(crate) enum OptionsError {
     /// No option of this name.
     Unknown {
         /// The word as written.
@@ -153,7 +153,7 @@ impl Options {
     ///
     /// # Errors
     /// The first word that is not a known option with a known value.
-    pub fn parse(command_line: &str) -> Result<Self, OptionsError> {
+    pub(crate) fn parse(command_line: &str) -> Result<Self, OptionsError> {
         let mut options = Self::default();
         for (index, word) in command_line.split_ascii_whitespace().enumerate() {
             let (name, value) = word.split_once('=').unwrap_or((word, ""));

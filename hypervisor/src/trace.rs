@@ -17,11 +17,11 @@ use spin::Mutex;
 use crate::suppression::address_space::Root;
 
 /// The events that a trace holds: those of some seconds of a busy guest.
-pub const CAPACITY: usize = 8192;
+pub(crate) const CAPACITY: usize = 8192;
 
 /// Something that happened to a VCPU, or its VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
+pub(crate) enum Event {
     /// This address space was loaded, or was there when tracing began.
     SwitchIn(Root),
     /// This address space was replaced by another.
@@ -38,7 +38,7 @@ pub enum Event {
 
 /// An event with its circumstances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// When it happened, by the host's TSC.
     pub at: HostTicks,
     /// The number of the VCPU that it happened to; `None` if to the VM.
@@ -49,7 +49,7 @@ pub struct Entry {
 
 /// The events of one VM.
 #[derive(Debug, Default)]
-pub struct Trace {
+pub(crate) struct Trace {
     on: AtomicBool,
     ring: Mutex<Ring>,
 }
@@ -66,7 +66,7 @@ impl Trace {
     /// Returns whether events are recorded.
     #[must_use]
     #[inline]
-    pub fn is_on(&self) -> bool {
+    pub(crate) fn is_on(&self) -> bool {
         self.on.load(Ordering::Relaxed)
     }
 
@@ -74,7 +74,7 @@ impl Trace {
     ///
     /// # Errors
     /// If there is no memory for the ring.
-    pub fn start(&self) -> Result<(), TryReserveError> {
+    pub(crate) fn start(&self) -> Result<(), TryReserveError> {
         let mut ring = self.ring.lock();
         let missing = CAPACITY - ring.entries.len();
         ring.entries.try_reserve_exact(missing)?;
@@ -83,12 +83,12 @@ impl Trace {
     }
 
     /// Stops recording; what there is stays.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.on.store(false, Ordering::Relaxed);
     }
 
     /// Forgets all events.
-    pub fn clear(&self) {
+    pub(crate) fn clear(&self) {
         let mut ring = self.ring.lock();
         ring.entries.clear();
         ring.next = 0;
@@ -96,7 +96,7 @@ impl Trace {
 
     /// Records that `event` has happened to `vcpu`; `now` reads the time, so that events are
     /// in its order, whoever records them.
-    pub fn record(&self, vcpu: Option<u32>, event: Event, now: impl FnOnce() -> HostTicks) {
+    pub(crate) fn record(&self, vcpu: Option<u32>, event: Event, now: impl FnOnce() -> HostTicks) {
         let mut ring = self.ring.lock();
         let entry = Entry {
             at: now(),
@@ -117,13 +117,13 @@ impl Trace {
 
     /// Returns the number of events kept.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.ring.lock().entries.len()
     }
 
     /// Returns the events, the oldest first; of more than `limit` the latest.
     #[must_use]
-    pub fn latest(&self, limit: usize) -> Vec<Entry> {
+    pub(crate) fn latest(&self, limit: usize) -> Vec<Entry> {
         let ring = self.ring.lock();
         let (newer, older) = ring.entries.split_at(ring.next.min(ring.entries.len()));
         let skipped = ring.entries.len().saturating_sub(limit);

@@ -22,23 +22,23 @@ use thiserror::Error;
 use crate::suppression::order::{Bounds, Defaults, Policy};
 
 /// The RAM of a VM whose `mem=` is not given, in bytes.
-pub const DEFAULT_MEMORY: u64 = 256 << 20;
+pub(crate) const DEFAULT_MEMORY: u64 = 256 << 20;
 /// The least RAM that a VM can have, in bytes.
-pub const MIN_MEMORY: u64 = 2 << 20;
+pub(crate) const MIN_MEMORY: u64 = 2 << 20;
 /// The most RAM that a VM can have, in bytes.
-pub const MAX_MEMORY: u64 = 1 << 40;
+pub(crate) const MAX_MEMORY: u64 = 1 << 40;
 /// What the RAM of a VM is a multiple of, in bytes.
-pub const MEMORY_UNIT: u64 = 1 << 20;
+pub(crate) const MEMORY_UNIT: u64 = 1 << 20;
 /// The weight of a VM whose `weight=` is not given.
-pub const DEFAULT_WEIGHT: u32 = 100;
+pub(crate) const DEFAULT_WEIGHT: u32 = 100;
 /// The largest weight.
-pub const MAX_WEIGHT: u32 = 10_000;
+pub(crate) const MAX_WEIGHT: u32 = 10_000;
 /// The longest name of a VM, in bytes.
-pub const MAX_NAME_LENGTH: usize = 32;
+pub(crate) const MAX_NAME_LENGTH: usize = 32;
 
 /// A file that the boot loader has loaded for us.
 #[derive(Clone, Copy, Debug)]
-pub struct BootModule<'a> {
+pub(crate) struct BootModule<'a> {
     /// The command line it was given.
     pub command_line: &'a str,
     /// Its contents.
@@ -47,7 +47,7 @@ pub struct BootModule<'a> {
 
 /// A file for a multiboot guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GuestModule<'a> {
+pub(crate) struct GuestModule<'a> {
     /// The string that the guest gets with it.
     pub string: String,
     /// Its contents.
@@ -75,7 +75,7 @@ impl Default for RestartPolicy {
 
 /// A VM as the operator wants it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VmConfig<'a> {
+pub(crate) struct VmConfig<'a> {
     /// Its name, by which the console knows it.
     pub name: String,
     /// Its RAM in bytes, a multiple of [`MEMORY_UNIT`].
@@ -110,7 +110,7 @@ pub struct VmConfig<'a> {
 /// What is wrong with the boot modules.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("boot module {number} ({excerpt:?}): {cause}", excerpt = Excerpt(.command_line))]
-pub struct ConfigError {
+pub(crate) struct ConfigError {
     /// Which module, counted from 1.
     pub number: usize,
     /// Its command line.
@@ -121,7 +121,7 @@ pub struct ConfigError {
 
 /// What is wrong with a boot module.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum Cause {
+pub(crate) enum Cause {
     /// It does not say what it is.
     #[error(
         "does not say what it is: begin its command line with `kernel vm=NAME`, \
@@ -224,7 +224,7 @@ pub enum Cause {
 
 /// What a boot module is to its VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub(crate) enum Role {
     /// The image that is started.
     Kernel,
     /// The initial RAM disk of a Linux guest.

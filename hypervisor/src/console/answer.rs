@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::output::{Output, Text};
 
 /// One line of an answer: in JSON the value's own form, in a table a row.
-pub trait Record: Serialize {
+pub(crate) trait Record: Serialize {
     /// The headings of the columns; empty if there is nothing to be headed.
     const HEADING: &'static str;
 
@@ -20,7 +20,7 @@ pub trait Record: Serialize {
 
 /// Who reads an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Format {
+pub(crate) enum Format {
     /// A person: tables with a heading, errors in words.
     #[default]
     Table,
@@ -29,7 +29,7 @@ pub enum Format {
 }
 
 /// Writes the answer to a command.
-pub struct Answer<'a> {
+pub(crate) struct Answer<'a> {
     out: &'a mut dyn Output,
     format: Format,
 }
@@ -37,25 +37,25 @@ pub struct Answer<'a> {
 impl<'a> Answer<'a> {
     /// Begins an answer that goes to `out` in the given format.
     #[must_use]
-    pub fn new(out: &'a mut dyn Output, format: Format) -> Self {
+    pub(crate) fn new(out: &'a mut dyn Output, format: Format) -> Self {
         Self { out, format }
     }
 
     /// Returns the format of the answer.
     #[must_use]
-    pub const fn format(&self) -> Format {
+    pub(crate) const fn format(&self) -> Format {
         self.format
     }
 
     /// Returns the number of bytes of output that are still on their way: a long answer is
     /// written a little at a time.
     #[must_use]
-    pub fn backlog(&self) -> u64 {
+    pub(crate) fn backlog(&self) -> u64 {
         self.out.backlog()
     }
 
     /// Writes a whole list: its heading, and a line for each record.
-    pub fn records<R: Record>(&mut self, records: impl IntoIterator<Item = R>) {
+    pub(crate) fn records<R: Record>(&mut self, records: impl IntoIterator<Item = R>) {
         self.heading::<R>();
         for record in records {
             self.record(&record);
@@ -63,14 +63,14 @@ impl<'a> Answer<'a> {
     }
 
     /// Writes the heading of a list whose records follow one by one; nothing in JSON.
-    pub fn heading<R: Record>(&mut self) {
+    pub(crate) fn heading<R: Record>(&mut self) {
         if self.format == Format::Table && !R::HEADING.is_empty() {
             self.text(format_args!("{}\n", R::HEADING));
         }
     }
 
     /// Writes one line of a list.
-    pub fn record<R: Record>(&mut self, record: &R) {
+    pub(crate) fn record<R: Record>(&mut self, record: &R) {
         match self.format {
             Format::Table => self.text(format_args!("{}\n", Row(record))),
             Format::Json => self.json(record),
@@ -79,7 +79,7 @@ impl<'a> Answer<'a> {
 
     /// Writes why a command was not carried out: `kind` is the error's name for programs,
     /// `message` tells people the cause and the remedy.
-    pub fn error(&mut self, kind: &str, message: impl Display) {
+    pub(crate) fn error(&mut self, kind: &str, message: impl Display) {
         match self.format {
             Format::Table => self.text(format_args!("error: {message}\n")),
             Format::Json => self.json(&ErrorLine {
@@ -90,7 +90,7 @@ impl<'a> Answer<'a> {
     }
 
     /// Writes text, whatever the format.
-    pub fn text(&mut self, text: fmt::Arguments<'_>) {
+    pub(crate) fn text(&mut self, text: fmt::Arguments<'_>) {
         // An output takes everything.
         let _ = Text(self.out).write_fmt(text);
     }

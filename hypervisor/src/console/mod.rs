@@ -14,9 +14,9 @@ mod output;
 #[cfg(test)]
 mod tests;
 
-pub use answer::{Answer, Format, Record};
-pub use mux::ChannelNames;
-pub use output::{Output, Text};
+pub(crate) use answer::{Answer, Format, Record};
+pub(crate) use mux::ChannelNames;
+pub(crate) use output::{Output, Text};
 
 use line_editor::{Edited, LineEditor};
 use mux::{Around, Mux};
@@ -26,7 +26,7 @@ const DETACH: u8 = 0x1d;
 
 /// What a byte from the operator has led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Input {
+pub(crate) enum Input {
     /// Nothing to do.
     None,
     /// A line is finished: carry out [`Console::line`], then call [`Console::done`].
@@ -44,7 +44,7 @@ pub enum Input {
 
 /// The console. See the [module documentation](self).
 #[derive(Debug)]
-pub struct Console {
+pub(crate) struct Console {
     mux: Mux,
     editor: LineEditor,
     /// Whether the prompt is on the terminal.
@@ -63,14 +63,14 @@ impl Console {
     }
 
     /// Shows the prompt: the console is open.
-    pub fn open(&mut self, out: &mut (impl Output + ?Sized)) {
+    pub(crate) fn open(&mut self, out: &mut (impl Output + ?Sized)) {
         self.prompting = true;
         self.editor.show(out);
     }
 
     /// Takes a byte of the output of a guest with this name, at `now` microseconds of host time since boot. Does
     /// not allocate.
-    pub fn guest_byte<O: Output + ?Sized>(
+    pub(crate) fn guest_byte<O: Output + ?Sized>(
         &mut self,
         channel: usize,
         name: &str,
@@ -86,7 +86,7 @@ impl Console {
 
     /// Shows guests' lines that are unfinished for a while at `now` microseconds. To be called
     /// a few times a second.
-    pub fn flush_stale<O: Output + ?Sized>(
+    pub(crate) fn flush_stale<O: Output + ?Sized>(
         &mut self,
         names: &dyn ChannelNames,
         now: u64,
@@ -99,14 +99,14 @@ impl Console {
     }
 
     /// Writes a message of the hypervisor's own, whole lines, around the operator's line.
-    pub fn message<O: Output + ?Sized>(&mut self, out: &mut O, write: impl FnOnce(&mut O)) {
+    pub(crate) fn message<O: Output + ?Sized>(&mut self, out: &mut O, write: impl FnOnce(&mut O)) {
         step_aside(&self.editor, self.prompting, Around::Before, out);
         write(out);
         step_aside(&self.editor, self.prompting, Around::After, out);
     }
 
     /// Takes a byte from the operator.
-    pub fn operator_byte<O: Output + ?Sized>(
+    pub(crate) fn operator_byte<O: Output + ?Sized>(
         &mut self,
         byte: u8,
         names: &dyn ChannelNames,
@@ -136,18 +136,22 @@ impl Console {
 
     /// Returns what the operator types, or has finished.
     #[must_use]
-    pub fn line(&self) -> &str {
+    pub(crate) fn line(&self) -> &str {
         self.editor.line()
     }
 
     /// Completes the last word of the line as far as all those of `candidates` agree that
     /// begin with it; if it is as far already, lists them.
-    pub fn complete(&mut self, candidates: &[impl AsRef<str>], out: &mut (impl Output + ?Sized)) {
+    pub(crate) fn complete(
+        &mut self,
+        candidates: &[impl AsRef<str>],
+        out: &mut (impl Output + ?Sized),
+    ) {
         self.editor.complete(candidates, out);
     }
 
     /// Makes way for the next line: this one has been carried out and answered.
-    pub fn done(&mut self, out: &mut (impl Output + ?Sized)) {
+    pub(crate) fn done(&mut self, out: &mut (impl Output + ?Sized)) {
         self.editor.clear();
         if self.mux.attached().is_none() {
             self.open(out);
@@ -156,7 +160,7 @@ impl Console {
 
     /// Attaches the operator to a channel: what is typed goes to the guest, and only this
     /// guest's output is shown, byte by byte, until Ctrl-].
-    pub fn attach(
+    pub(crate) fn attach(
         &mut self,
         channel: usize,
         names: &dyn ChannelNames,
@@ -166,7 +170,7 @@ impl Console {
     }
 
     /// Ends an attachment to this channel, whose guest is no more.
-    pub fn detach_from(
+    pub(crate) fn detach_from(
         &mut self,
         channel: usize,
         names: &dyn ChannelNames,

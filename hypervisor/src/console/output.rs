@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 /// A serial line, or what stands for it in tests.
-pub trait Output {
+pub(crate) trait Output {
     /// Writes `bytes` as they are.
     fn write(&mut self, bytes: &[u8]);
 
@@ -21,7 +21,7 @@ impl Output for Vec<u8> {
 }
 
 /// Formats text to an [`Output`], with the line ends that terminals want.
-pub struct Text<'a, O: ?Sized>(pub &'a mut O);
+pub(crate) struct Text<'a, O: ?Sized>(pub &'a mut O);
 
 impl<O: Output + ?Sized> fmt::Write for Text<'_, O> {
     fn write_str(&mut self, text: &str) -> fmt::Result {

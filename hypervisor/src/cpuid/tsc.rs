@@ -11,7 +11,7 @@ use devices::time::Hertz;
 /// crystal would be neither. The crystal is the input clock of the local APIC's timer
 /// too, whose ticks thus are ticks of the TSC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TscRatio {
+pub(crate) struct TscRatio {
     tsc: Hertz,
     numerator: u32,
     crystal: u32,
@@ -20,7 +20,7 @@ pub struct TscRatio {
 impl TscRatio {
     /// The ratio for a TSC of frequency `tsc`.
     #[must_use]
-    pub const fn new(tsc: Hertz) -> Self {
+    pub(crate) const fn new(tsc: Hertz) -> Self {
         let hz = tsc.get();
         let numerator = hz.div_ceil(u32::MAX as u64);
         Self {
@@ -33,32 +33,32 @@ impl TscRatio {
 
     /// The frequency itself.
     #[must_use]
-    pub const fn hz(self) -> Hertz {
+    pub(crate) const fn hz(self) -> Hertz {
         self.tsc
     }
 
     /// The divisor, EAX.
     #[must_use]
-    pub const fn denominator(self) -> u32 {
+    pub(crate) const fn denominator(self) -> u32 {
         1
     }
 
     /// The factor, EBX.
     #[must_use]
-    pub const fn numerator(self) -> u32 {
+    pub(crate) const fn numerator(self) -> u32 {
         self.numerator
     }
 
     /// The frequency of the crystal, ECX.
     #[must_use]
-    pub const fn crystal_hz(self) -> u32 {
+    pub(crate) const fn crystal_hz(self) -> u32 {
         self.crystal
     }
 
     /// The input clock of the local APIC's timer: the crystal. Linux, which knows it from
     /// leaf 15H, does not measure it.
     #[must_use]
-    pub const fn apic_timer_hz(self) -> Hertz {
+    pub(crate) const fn apic_timer_hz(self) -> Hertz {
         Hertz::new(self.crystal as u64)
     }
 

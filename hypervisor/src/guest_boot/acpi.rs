@@ -24,7 +24,7 @@ const DSDT_REVISION: u8 = 2;
 ///
 /// # Errors
 /// If the VM has no RAM there.
-pub fn install(memory: &impl GuestMemory, vcpus: u32) -> Result<u64, NotRam> {
+pub(crate) fn install(memory: &impl GuestMemory, vcpus: u32) -> Result<u64, NotRam> {
     let mut area = Area {
         memory,
         // The RSDP is found by its address, on a 16-byte boundary; it refers to all else.

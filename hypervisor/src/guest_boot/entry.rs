@@ -60,7 +60,7 @@ const UNUSABLE: Segment = Segment {
 /// Control registers are as the guest shall see them: bits that VMX operation fixes are
 /// for the VCPU to add.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EntryState {
+pub(crate) struct EntryState {
     /// RAX.
     pub rax: u64,
     /// RBX.
@@ -96,7 +96,7 @@ pub struct EntryState {
 impl EntryState {
     /// 64-bit mode with the page tables at `cr3`.
     #[must_use]
-    pub const fn long_mode(rip: u64, cr3: u64, gdtr: DescriptorTable) -> Self {
+    pub(crate) const fn long_mode(rip: u64, cr3: u64, gdtr: DescriptorTable) -> Self {
         Self {
             cr0: PROTECTED_MODE
                 .union(Cr0Flags::NUMERIC_ERROR)
@@ -114,7 +114,7 @@ impl EntryState {
 
     /// 32-bit protected mode, flat, paging off.
     #[must_use]
-    pub const fn protected_mode(rip: u64, gdtr: DescriptorTable) -> Self {
+    pub(crate) const fn protected_mode(rip: u64, gdtr: DescriptorTable) -> Self {
         Self {
             rax: 0,
             rbx: 0,

@@ -6,9 +6,9 @@ use vmx::addr::GuestPhysAddr;
 use vmx::segment::DescriptorTable;
 
 /// Selector of the code segment: `__BOOT_CS` of the Linux boot protocol.
-pub const CODE: u16 = 0x10;
+pub(crate) const CODE: u16 = 0x10;
 /// Selector of the data segment: `__BOOT_DS` of the Linux boot protocol.
-pub const DATA: u16 = 0x18;
+pub(crate) const DATA: u16 = 0x18;
 
 /// Its size in bytes.
 pub(super) const SIZE: usize = 32;

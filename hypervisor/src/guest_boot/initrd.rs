@@ -19,7 +19,7 @@ use thiserror::Error;
 
 /// What is wrong with an initial RAM disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum InitrdError {
+pub(crate) enum InitrdError {
     /// It has no bytes.
     #[error("it is empty")]
     Empty,
@@ -60,7 +60,7 @@ struct Part {
 ///
 /// # Errors
 /// If it is empty, truncated or damaged; as far as its format can tell.
-pub fn unpacked_size(initrd: &[u8]) -> Result<Option<u64>, InitrdError> {
+pub(crate) fn unpacked_size(initrd: &[u8]) -> Result<Option<u64>, InitrdError> {
     if initrd.is_empty() {
         return Err(InitrdError::Empty);
     }

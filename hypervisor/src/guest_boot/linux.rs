@@ -32,7 +32,7 @@ const WORKING_ROOM: u64 = 16 << 20;
 
 /// Why a bzImage cannot be started.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum LinuxError {
+pub(crate) enum LinuxError {
     /// Its boot protocol has no 64-bit entry.
     #[error(
         "its boot protocol {}.{:02} has no 64-bit entry point: use a 64-bit Linux 3.8 or later",
@@ -92,7 +92,7 @@ pub enum LinuxError {
 
 /// Whether `file` is a Linux bzImage (of whatever version).
 #[must_use]
-pub fn is_bzimage(file: &[u8]) -> bool {
+pub(crate) fn is_bzimage(file: &[u8]) -> bool {
     field(file, offset_of!(boot_params, hdr.boot_flag)) == Some([0x55, 0xAA])
         && field(file, offset_of!(boot_params, hdr.header)) == Some(*b"HdrS")
 }

@@ -16,18 +16,18 @@ pub const VIDEO_START: u64 = 0xA_0000;
 /// shadowed its ROMs.
 pub const VIDEO_TEXT_START: u64 = mmio::VGA_TEXT;
 /// Start of the firmware area, which holds the ACPI and MP tables.
-pub const FIRMWARE_START: u64 = 0xE_0000;
+pub(crate) const FIRMWARE_START: u64 = 0xE_0000;
 /// Where extended memory starts: 1 MiB.
-pub const HIGH_MEMORY_START: u64 = 0x10_0000;
+pub(crate) const HIGH_MEMORY_START: u64 = 0x10_0000;
 /// Start of the hole that devices occupy below 4 GiB.
-pub const DEVICE_HOLE_START: u64 = 0xC000_0000;
+pub(crate) const DEVICE_HOLE_START: u64 = 0xC000_0000;
 /// End of the device hole: RAM that does not fit below it continues here.
-pub const DEVICE_HOLE_END: u64 = 0x1_0000_0000;
+pub(crate) const DEVICE_HOLE_END: u64 = 0x1_0000_0000;
 
 /// What a range of guest-physical addresses is, in the numbers of ACPI 6.5, table 15.4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// RAM for the guest to use.
     Usable = 1,
     /// Not for general use: firmware tables and the like.
@@ -36,7 +36,7 @@ pub enum Kind {
 
 /// An entry of the map that the guest is given.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// The guest-physical addresses.
     pub range: Range<u64>,
     /// What they are.
@@ -45,7 +45,7 @@ pub struct Entry {
 
 /// One past the last RAM address below the device hole, for a guest with `ram_size` bytes.
 #[must_use]
-pub const fn low_ram_end(ram_size: u64) -> u64 {
+pub(crate) const fn low_ram_end(ram_size: u64) -> u64 {
     if ram_size < DEVICE_HOLE_START {
         ram_size
     } else {
@@ -59,7 +59,7 @@ pub const fn low_ram_end(ram_size: u64) -> u64 {
 /// The 96 KiB of the legacy video hole count towards `ram_size` but are not
 /// there, as on a PC: so a byte of RAM at `address` is byte `address` of the guest's
 /// memory below the device hole, and byte `address - 1 GiB` above 4 GiB.
-pub fn ram_ranges(ram_size: u64) -> impl Iterator<Item = Range<u64>> {
+pub(crate) fn ram_ranges(ram_size: u64) -> impl Iterator<Item = Range<u64>> {
     let low_end = low_ram_end(ram_size);
     [
         0..low_end.min(VIDEO_START),
@@ -72,7 +72,7 @@ pub fn ram_ranges(ram_size: u64) -> impl Iterator<Item = Range<u64>> {
 
 /// Returns which byte of the guest's memory is at `address`, which is RAM.
 #[must_use]
-pub const fn ram_offset(address: u64) -> u64 {
+pub(crate) const fn ram_offset(address: u64) -> u64 {
     if address < DEVICE_HOLE_END {
         address
     } else {
@@ -81,7 +81,7 @@ pub const fn ram_offset(address: u64) -> u64 {
 }
 
 /// The map that a guest with `ram_size` bytes of RAM is given, in ascending order.
-pub fn entries(ram_size: u64) -> impl Iterator<Item = Entry> {
+pub(crate) fn entries(ram_size: u64) -> impl Iterator<Item = Entry> {
     use Kind::{Reserved, Usable};
     let low_end = low_ram_end(ram_size);
     [

@@ -5,20 +5,20 @@
 //! pure: it writes to a [`GuestMemory`] and is tested on the host.
 #![cfg_attr(not(test), forbid(unsafe_code))]
 
-pub mod acpi;
+pub(crate) mod acpi;
 mod bios_data;
-pub mod entry;
-pub mod gdt;
-pub mod initrd;
+pub(crate) mod entry;
+pub(crate) mod gdt;
+pub(crate) mod initrd;
 mod layout;
-pub mod linux;
-pub mod memory_map;
-pub mod mp_tables;
-pub mod multiboot;
+pub(crate) mod linux;
+pub(crate) mod memory_map;
+pub(crate) mod mp_tables;
+pub(crate) mod multiboot;
 #[cfg(test)]
 mod test_ram;
 
-pub use entry::EntryState;
+pub(crate) use entry::EntryState;
 
 use crate::{
     guest_memory::{GuestMemory, NotRam},
@@ -28,7 +28,7 @@ use thiserror::Error;
 
 /// Why a VM cannot be started with the files it was given.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum LoadError {
+pub(crate) enum LoadError {
     /// Neither of the formats that we load.
     #[error("the kernel is {0}: give a Linux bzImage (vmlinuz) or a multiboot 1 image")]
     NotAKernel(FileKind),
@@ -51,7 +51,7 @@ pub enum LoadError {
 
 /// What a file that is not a kernel looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum FileKind {
+pub(crate) enum FileKind {
     /// It has no bytes.
     #[error("an empty file")]
     Empty,
@@ -90,7 +90,7 @@ impl FileKind {
 /// # Errors
 /// If a file is not what it should be or the RAM does not suffice; then `memory` may
 /// have been written to.
-pub fn load(memory: &impl GuestMemory, vm: &VmConfig) -> Result<EntryState, LoadError> {
+pub(crate) fn load(memory: &impl GuestMemory, vm: &VmConfig) -> Result<EntryState, LoadError> {
     // A bzImage may hold anything after its header, so look for that first.
     let is_linux = linux::is_bzimage(vm.kernel);
     if !is_linux && !multiboot::is_multiboot(vm.kernel) {

@@ -43,7 +43,7 @@ mod interrupt {
 ///
 /// # Errors
 /// If the VM has no RAM there.
-pub fn install(memory: &impl GuestMemory, vcpus: u32) -> Result<(), NotRam> {
+pub(crate) fn install(memory: &impl GuestMemory, vcpus: u32) -> Result<(), NotRam> {
     let table = layout::MP_TABLES + POINTER_SIZE;
     memory.write(
         GuestPhysAddr(layout::MP_TABLES),

@@ -12,14 +12,14 @@ use information::{Information, Module};
 use thiserror::Error;
 use vmx::addr::{GuestPhysAddr, PAGE_SIZE};
 
-pub use image::is_multiboot;
+pub(crate) use image::is_multiboot;
 
 /// What a multiboot 1 boot loader leaves in EAX.
 const BOOTLOADER_MAGIC: u64 = 0x2BAD_B002;
 
 /// Why a multiboot image cannot be started.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum MultibootError {
+pub(crate) enum MultibootError {
     /// It demands something of the boot loader that there is not.
     #[error("its multiboot header demands features {0:#x} that tarpit does not know")]
     UnknownDemands(u16),

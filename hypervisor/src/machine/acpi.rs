@@ -15,18 +15,18 @@ use alloc::vec::Vec;
 use core::num::NonZeroU32;
 use core::ptr::NonNull;
 
-pub use soft_off::SleepTypes;
+pub(crate) use soft_off::SleepTypes;
 
 /// A logical processor of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HostCpu {
+pub(crate) struct HostCpu {
     /// Its local APIC's ID (32 bits wide in x2APIC mode).
     pub apic_id: u32,
 }
 
 /// An I/O APIC of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HostIoApic {
+pub(crate) struct HostIoApic {
     /// Where its registers are.
     pub address: u64,
     /// The global system interrupt of its first input.
@@ -35,7 +35,7 @@ pub struct HostIoApic {
 
 /// The ACPI power management timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PmTimer {
+pub(crate) struct PmTimer {
     /// The I/O port of its counter.
     pub port: u16,
     /// The bits that count: 24 or 32.
@@ -44,7 +44,7 @@ pub struct PmTimer {
 
 /// A write to a port that makes firmware hand over the ACPI registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AcpiEnable {
+pub(crate) struct AcpiEnable {
     /// The SMI command port.
     pub port: u16,
     /// The ACPI_ENABLE value.
@@ -53,7 +53,7 @@ pub struct AcpiEnable {
 
 /// How to enter S5, soft off (ACPI 6.5, 4.8.3.2 and 7.4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SoftOff {
+pub(crate) struct SoftOff {
     /// The PM1a control register's port.
     pub pm1a_control: u16,
     /// The PM1b control register's port, where there is one.
@@ -66,10 +66,28 @@ pub struct SoftOff {
     pub acpi_enable: Option<AcpiEnable>,
 }
 
+/// Where the reset register is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ResetSpace {
+    /// An I/O port.
+    Port(u16),
+    /// A byte at a physical address.
+    Memory(u64),
+}
+
+/// How to reset the machine (ACPI 6.5, 4.8.3.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ResetRegister {
+    /// Where to write.
+    pub space: ResetSpace,
+    /// What to write.
+    pub value: u8,
+}
+
 /// What the tables say. What a table does not say, or says in a way that makes no sense, is
 /// missing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Acpi {
+pub(crate) struct Acpi {
     /// The processors that are enabled, in the firmware's order, the boot CPU usually first.
     pub cpus: Vec<HostCpu>,
     /// The I/O APICs.
@@ -112,7 +130,7 @@ impl Acpi {
     ///
     /// # Safety
     /// Physical memory must be identity-mapped and hold the firmware's tables unchanged.
-    pub unsafe fn discover(boot_info: &BootInfo) -> Result<Self, AcpiError> {
+    pub(crate) unsafe fn discover(boot_info: &BootInfo) -> Result<Self, AcpiError> {
         // SAFETY: by the caller; the RSDP's copy lives through the call.
         let tables = unsafe {
             match &boot_info.rsdp {
@@ -193,6 +211,22 @@ impl Acpi {
                         port,
                         value: fadt.acpi_enable,
                     }),
+            });
+        }
+        // The flag is defined together with the register; a FADT without the field lacks it.
+        if { fadt.flags }.supports_system_reset_via_fadt()
+            && let Ok(register) = fadt.reset_register()
+        {
+            let space = match register.address_space {
+                AddressSpace::SystemIo => {
+                    u16::try_from(register.address).ok().map(ResetSpace::Port)
+                }
+                AddressSpace::SystemMemory => Some(ResetSpace::Memory(register.address)),
+                _ => None,
+            };
+            self.reset = space.map(|space| ResetRegister {
+                space,
+                value: fadt.reset_value,
             });
         }
     }

@@ -21,7 +21,7 @@ const MAX_STRING: u64 = 16 << 10;
 
 /// What a region of physical memory is good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MemoryKind {
+pub(crate) enum MemoryKind {
     /// RAM, free to use.
     Available,
     /// RAM that holds ACPI tables.
@@ -47,7 +47,7 @@ impl MemoryKind {
 
 /// A region of the memory map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MemoryRegion {
+pub(crate) struct MemoryRegion {
     /// Where it is.
     pub range: PhysRange,
     /// What it is good for.
@@ -56,7 +56,7 @@ pub struct MemoryRegion {
 
 /// A file that the boot loader put in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Module {
+pub(crate) struct Module {
     /// Where it is. Stays reserved as long as tarpit runs.
     pub range: PhysRange,
     /// Its command line, without the file name.
@@ -70,7 +70,7 @@ impl Module {
     /// The range must be identity-mapped, must have been kept out of the frame allocator
     /// since boot, and nobody may write to it.
     #[must_use]
-    pub unsafe fn bytes(&self) -> &'static [u8] {
+    pub(crate) unsafe fn bytes(&self) -> &'static [u8] {
         if self.range.is_empty() {
             return &[];
         }
@@ -83,7 +83,7 @@ impl Module {
 
 /// Which protocol the loader spoke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
+pub(crate) enum Protocol {
     /// Multiboot 0.6.96.
     Multiboot1,
     /// Multiboot 2.0.
@@ -92,7 +92,7 @@ pub enum Protocol {
 
 /// All that tarpit takes from the boot loader.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BootInfo {
+pub(crate) struct BootInfo {
     /// The protocol spoken.
     pub protocol: Protocol,
     /// The loader's name; empty if it gave none.
@@ -110,7 +110,7 @@ pub struct BootInfo {
 
 /// Why the loader's information cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BootInfoError {
+pub(crate) enum BootInfoError {
     /// Started by something that speaks neither protocol.
     UnknownMagic(u32),
     /// A structure lies (partly) outside of the memory that a loader can use.
@@ -183,14 +183,14 @@ impl fmt::Display for BootInfoError {
 impl core::error::Error for BootInfoError {}
 
 /// Read access to physical memory.
-pub trait PhysicalMemory {
+pub(crate) trait PhysicalMemory {
     /// The `length` bytes at `address`, or `None` if they are not all within reach.
     fn bytes(&self, address: u64, length: u64) -> Option<&[u8]>;
 }
 
 /// The first 4 GiB, identity-mapped; null excepted.
 #[derive(Debug)]
-pub struct IdentityMapped(());
+pub(crate) struct IdentityMapped(());
 
 impl IdentityMapped {
     /// Access to the first 4 GiB through the identity map.
@@ -199,7 +199,7 @@ impl IdentityMapped {
     /// The first 4 GiB must be identity-mapped, and while the value or anything borrowed
     /// from it lives, nobody may write to what is read through it.
     #[must_use]
-    pub unsafe fn new() -> Self {
+    pub(crate) unsafe fn new() -> Self {
         Self(())
     }
 }
@@ -220,7 +220,7 @@ impl BootInfo {
     ///
     /// # Errors
     /// If the magic is unknown, or any structure cannot be right.
-    pub fn read(
+    pub(crate) fn read(
         magic: u32,
         address: u32,
         memory: &impl PhysicalMemory,

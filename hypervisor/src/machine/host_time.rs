@@ -5,7 +5,7 @@ use devices::time::HostTicks;
 /// The host TSC now.
 #[inline]
 #[must_use]
-pub fn host_now() -> HostTicks {
+pub(crate) fn host_now() -> HostTicks {
     #[cfg(test)]
     if let Some(now) = fake::now() {
         return now;

@@ -24,7 +24,7 @@ enum Mode {
 
 /// The timer of this CPU.
 #[derive(Debug)]
-pub struct HostTimer {
+pub(crate) struct HostTimer {
     apic: LocalApic,
     mode: Mode,
     tsc: Hertz,
@@ -67,12 +67,12 @@ impl HostTimer {
 
     /// The frequency of the TSC.
     #[must_use]
-    pub const fn tsc(&self) -> Hertz {
+    pub(crate) const fn tsc(&self) -> Hertz {
         self.tsc
     }
 
     /// Sleeps until host time `until`, or until another interrupt.
-    pub fn sleep_until(&self, until: HostTicks) {
+    pub(crate) fn sleep_until(&self, until: HostTicks) {
         let now = host_now();
         if until <= now {
             return;

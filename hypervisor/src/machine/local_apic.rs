@@ -93,7 +93,7 @@ impl LocalApic {
     /// Interrupts are off; nothing else uses this CPU's LAPIC; its page is mapped one to
     /// one.
     #[must_use]
-    pub unsafe fn enable() -> Self {
+    pub(crate) unsafe fn enable() -> Self {
         trap::set_hook(SPURIOUS_VECTOR, Some(on_spurious));
         // SAFETY: every 64-bit CPU has IA32_APIC_BASE; enabling the APIC where it is changes
         // nothing else. It goes over to x2APIC mode only from xAPIC mode, and if there is one.
@@ -190,12 +190,12 @@ impl LocalApic {
     }
 
     /// Signals the end of the interrupt in service.
-    pub fn end_interrupt(self) {
+    pub(crate) fn end_interrupt(self) {
         self.write(Register::EOI, 0);
     }
 
     /// Interrupts the CPU with the APIC ID `target` with `vector`.
-    pub fn send_interrupt(self, target: u32, vector: u8) {
+    pub(crate) fn send_interrupt(self, target: u32, vector: u8) {
         self.send(target, vector.into());
     }
 
@@ -205,12 +205,12 @@ impl LocalApic {
     }
 
     /// Resets the CPU with the APIC ID `target`, which then waits for a start-up.
-    pub fn send_init(self, target: u32) {
+    pub(crate) fn send_init(self, target: u32) {
         self.send(target, delivery_mode::INIT | icr::ASSERT);
     }
 
     /// Starts the CPU with the APIC ID `target` in real mode at `page` * 4096.
-    pub fn send_start_up(self, target: u32, page: u8) {
+    pub(crate) fn send_start_up(self, target: u32, page: u8) {
         self.send(
             target,
             delivery_mode::START_UP | icr::ASSERT | u32::from(page),

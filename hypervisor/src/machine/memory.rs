@@ -10,14 +10,14 @@ use vmx::addr::{HostPhysAddr, PAGE_SIZE};
 #[cfg(test)]
 mod tests;
 
-pub use arch::paging::{SIZE_1G, SIZE_2M};
+pub(crate) use arch::paging::{SIZE_1G, SIZE_2M};
 /// Below this lie real-mode structures of the firmware and, later, the page where
 /// application processors wake up; none of it is handed out.
-pub const LOW_MEMORY_END: u64 = 1 << 20;
+pub(crate) const LOW_MEMORY_END: u64 = 1 << 20;
 
 /// A range of physical addresses; `end` is the first address after it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct PhysRange {
+pub(crate) struct PhysRange {
     /// The first address.
     pub start: HostPhysAddr,
     /// The first address after the range; not below `start`.
@@ -26,11 +26,11 @@ pub struct PhysRange {
 
 impl PhysRange {
     /// The empty range at zero.
-    pub const EMPTY: Self = Self::new(0, 0);
+    pub(crate) const EMPTY: Self = Self::new(0, 0);
 
     /// The range from `start` to `end`; empty at `start` if `end` is lower.
     #[must_use]
-    pub const fn new(start: u64, end: u64) -> Self {
+    pub(crate) const fn new(start: u64, end: u64) -> Self {
         Self {
             start: HostPhysAddr(start),
             end: HostPhysAddr(if end < start { start } else { end }),
@@ -39,13 +39,13 @@ impl PhysRange {
 
     /// Its length in bytes.
     #[must_use]
-    pub const fn size(self) -> u64 {
+    pub(crate) const fn size(self) -> u64 {
         self.end.0 - self.start.0
     }
 
     /// Whether it holds no byte.
     #[must_use]
-    pub const fn is_empty(self) -> bool {
+    pub(crate) const fn is_empty(self) -> bool {
         self.size() == 0
     }
 
@@ -58,7 +58,7 @@ impl PhysRange {
 
     /// The 4 KiB frames that it touches.
     #[must_use]
-    pub const fn touched_frames(self) -> Self {
+    pub(crate) const fn touched_frames(self) -> Self {
         let end = self.end.0.div_ceil(PAGE_SIZE).saturating_mul(PAGE_SIZE);
         Self::new(self.start.0 & !(PAGE_SIZE - 1), end)
     }
@@ -72,7 +72,7 @@ impl fmt::Debug for PhysRange {
 
 /// There is no free range of this size and alignment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OutOfMemory {
+pub(crate) struct OutOfMemory {
     /// The bytes asked for.
     pub size: u64,
     /// The alignment asked for.
@@ -99,7 +99,7 @@ const CAPACITY: usize = 256;
 /// The free ranges, sorted by address, never empty, never touching each other.
 ///
 /// Works without a heap, as the heap grows out of it.
-pub struct FrameAllocator {
+pub(crate) struct FrameAllocator {
     ranges: [PhysRange; CAPACITY],
     count: usize,
 }
@@ -107,7 +107,7 @@ pub struct FrameAllocator {
 impl FrameAllocator {
     /// An allocator with nothing to give.
     #[must_use]
-    pub const fn empty() -> Self {
+    pub(crate) const fn empty() -> Self {
         Self {
             ranges: [PhysRange::EMPTY; CAPACITY],
             count: 0,
@@ -119,7 +119,7 @@ impl FrameAllocator {
     ///
     /// Where regions of the map overlap, memory is available only if all say so.
     #[must_use]
-    pub fn new(map: &[MemoryRegion], reserved: impl Iterator<Item = PhysRange>) -> Self {
+    pub(crate) fn new(map: &[MemoryRegion], reserved: impl Iterator<Item = PhysRange>) -> Self {
         let mut allocator = Self::empty();
         for region in map.iter().filter(|r| r.kind == MemoryKind::Available) {
             // A region that does not fit in the account is lost, not an error.
@@ -137,13 +137,13 @@ impl FrameAllocator {
 
     /// The free ranges, lowest first.
     #[must_use]
-    pub fn free_ranges(&self) -> &[PhysRange] {
+    pub(crate) fn free_ranges(&self) -> &[PhysRange] {
         &self.ranges[..self.count]
     }
 
     /// The sum of all free bytes.
     #[must_use]
-    pub fn free_bytes(&self) -> u64 {
+    pub(crate) fn free_bytes(&self) -> u64 {
         self.free_ranges().iter().map(|range| range.size()).sum()
     }
 
@@ -169,7 +169,7 @@ impl FrameAllocator {
     ///
     /// # Errors
     /// If no free range holds that much.
-    pub fn allocate(&mut self, size: u64, alignment: u64) -> Result<PhysRange, OutOfMemory> {
+    pub(crate) fn allocate(&mut self, size: u64, alignment: u64) -> Result<PhysRange, OutOfMemory> {
         let error = OutOfMemory { size, alignment };
         let alignment = alignment.max(PAGE_SIZE);
         if size == 0 || !alignment.is_power_of_two() {
@@ -283,14 +283,14 @@ impl FrameAllocator {
 static FRAMES: Mutex<FrameAllocator> = Mutex::new(FrameAllocator::empty());
 
 /// Makes `allocator` the machine's.
-pub fn init(allocator: FrameAllocator) {
+pub(crate) fn init(allocator: FrameAllocator) {
     *FRAMES.lock() = allocator;
 }
 
 /// Physical memory that is its holder's alone: whole frames, contiguous, identity-mapped. They go
 /// back to the machine when this is dropped.
 #[derive(Debug)]
-pub struct Frames {
+pub(crate) struct Frames {
     range: PhysRange,
     #[cfg(test)]
     layout: std::alloc::Layout,
@@ -302,14 +302,14 @@ impl Frames {
     /// # Errors
     /// If no free range holds that much.
     #[cfg(not(test))]
-    pub fn allocate(size: u64, alignment: u64) -> Result<Self, OutOfMemory> {
+    pub(crate) fn allocate(size: u64, alignment: u64) -> Result<Self, OutOfMemory> {
         let range = FRAMES.lock().allocate(size, alignment)?;
         Ok(Self { range })
     }
 
     /// Takes memory from the test's heap, where addresses stand for physical ones.
     #[cfg(test)]
-    pub fn allocate(size: u64, alignment: u64) -> Result<Self, OutOfMemory> {
+    pub(crate) fn allocate(size: u64, alignment: u64) -> Result<Self, OutOfMemory> {
         let error = OutOfMemory { size, alignment };
         let layout = std::alloc::Layout::from_size_align(
             size.next_multiple_of(PAGE_SIZE) as usize,
@@ -360,13 +360,13 @@ impl Frames {
 
     /// Returns where they are.
     #[must_use]
-    pub const fn range(&self) -> PhysRange {
+    pub(crate) const fn range(&self) -> PhysRange {
         self.range
     }
 
     /// Takes the frames out of the account for as long as the machine runs.
     #[must_use]
-    pub const fn leak(self) -> PhysRange {
+    pub(crate) const fn leak(self) -> PhysRange {
         let range = self.range;
         core::mem::forget(self);
         range
@@ -388,7 +388,7 @@ impl Drop for Frames {
 
 /// The bytes of physical memory that are free.
 #[must_use]
-pub fn free_bytes() -> u64 {
+pub(crate) fn free_bytes() -> u64 {
     FRAMES.lock().free_bytes()
 }
 

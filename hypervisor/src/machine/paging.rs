@@ -9,7 +9,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-pub use tables::{PageTables, Protection};
+pub(crate) use tables::{PageTables, Protection};
 
 use super::boot_info::{MemoryKind, MemoryRegion};
 use super::image::ImageLayout;
@@ -42,7 +42,7 @@ fn new_table() -> Result<HostPhysAddr, OutOfMemory> {
 /// # Safety
 /// Once, on the boot CPU, running in the first 4 GiB identity-mapped, from the image that
 /// `image` describes.
-pub unsafe fn init(map: &[MemoryRegion], image: &ImageLayout) -> Result<(), OutOfMemory> {
+pub(crate) unsafe fn init(map: &[MemoryRegion], image: &ImageLayout) -> Result<(), OutOfMemory> {
     let features = raw_cpuid::CpuId::new().get_extended_processor_and_feature_identifiers();
     let has_1g = features.as_ref().is_some_and(|f| f.has_1gib_pages());
     let has_nx = features.as_ref().is_some_and(|f| f.has_execute_disable());
@@ -110,7 +110,7 @@ unsafe fn activate(tables: &PageTables, no_execute: bool) {
 /// # Panics
 /// Before [`init`].
 #[must_use]
-pub fn root() -> HostPhysAddr {
+pub(crate) fn root() -> HostPhysAddr {
     TABLES
         .lock()
         .as_ref()
@@ -128,7 +128,10 @@ pub fn root() -> HostPhysAddr {
 /// # Safety
 /// Nothing may use the range in a way that is not allowed any more. Other CPUs may go on
 /// using the old translation until they flush it themselves.
-pub unsafe fn protect(range: PhysRange, protection: Option<Protection>) -> Result<(), OutOfMemory> {
+pub(crate) unsafe fn protect(
+    range: PhysRange,
+    protection: Option<Protection>,
+) -> Result<(), OutOfMemory> {
     let mut guard = TABLES.lock();
     let Some(tables) = guard.as_mut() else {
         return Ok(());
@@ -141,7 +144,7 @@ pub unsafe fn protect(range: PhysRange, protection: Option<Protection>) -> Resul
 /// Whether `address` can be read without a fault. For fault reports: gives up (`false`)
 /// when the tables are in use.
 #[must_use]
-pub fn is_readable(address: u64) -> bool {
+pub(crate) fn is_readable(address: u64) -> bool {
     TABLES.try_lock().is_some_and(|tables| {
         tables
             .as_ref()

@@ -1,16 +1,22 @@
-//! Switching the machine off, and halting.
+//! Switching the machine off, resetting it, and halting.
 
-use super::acpi::SoftOff;
+use super::acpi::{ResetRegister, ResetSpace, SoftOff};
 use super::serial;
 use spin::Once;
 use x86_64::instructions::{self, port::Port};
 
-/// How this machine is switched off, from its ACPI tables.
-static SOFT_OFF: Once<Option<SoftOff>> = Once::new();
+/// How this machine is switched off and reset, from its ACPI tables.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ways {
+    soft_off: Option<SoftOff>,
+    reset: Option<ResetRegister>,
+}
 
-/// Makes the ACPI way known to [`off`]. The first call counts.
-pub fn init(soft_off: Option<SoftOff>) {
-    SOFT_OFF.call_once(|| soft_off);
+static WAYS: Once<Ways> = Once::new();
+
+/// Makes the ACPI ways known to [`off`] and [`reset`]. The first call counts.
+pub(crate) fn init(soft_off: Option<SoftOff>, reset: Option<ResetRegister>) {
+    WAYS.call_once(|| Ways { soft_off, reset });
 }
 
 /// PM1 control register: the machine is in ACPI mode (ACPI 6.5, 4.8.3.2.1).
@@ -25,9 +31,9 @@ const ACPI_ENABLE_READS: u32 = 300_000;
 
 /// Switches the machine off by ACPI's S5 state, after all console output is out. Halts if
 /// the machine has no such way, or ignores it.
-pub fn off() -> ! {
+pub(crate) fn off() -> ! {
     serial::flush();
-    if let Some(soft_off) = SOFT_OFF.get().copied().flatten() {
+    if let Some(soft_off) = WAYS.get().and_then(|ways| ways.soft_off) {
         // SAFETY: the ports and values are the firmware's own; nothing runs after this.
         unsafe { enter_s5(soft_off) };
         serial::emergency_print(format_args!("tarpit: warning: power-off was ignored\n"));
@@ -77,7 +83,7 @@ const RESET_READS: u32 = 100_000;
 
 /// Resets the machine: by the ACPI reset register, else the chipset's port 0xcf9, else the
 /// keyboard controller, else a triple fault.
-pub fn reset() -> ! {
+pub(crate) fn reset() -> ! {
     serial::flush();
     // SAFETY: the machine is given up; each write does nothing but reset it.
     unsafe {
@@ -112,13 +118,13 @@ fn pause() {
 }
 
 /// Lets about a microsecond pass: what it takes to read a port of the old kind.
-pub fn delay() {
+pub(crate) fn delay() {
     // SAFETY: reading the POST port has no effect but to take time.
     let _ = unsafe { Port::<u8>::new(0x80).read() };
 }
 
 /// Halts this CPU for ever, interrupts off, after all console output is out.
-pub fn halt() -> ! {
+pub(crate) fn halt() -> ! {
     serial::emergency_flush();
     loop {
         instructions::interrupts::disable();

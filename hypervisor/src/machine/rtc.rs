@@ -36,7 +36,7 @@ fn registers() -> TimeRegisters {
 
 /// The date and time that the RTC shows; `None` if it shows none, or is not there.
 #[must_use]
-pub fn now() -> Option<NaiveDateTime> {
+pub(crate) fn now() -> Option<NaiveDateTime> {
     for _ in 0..ATTEMPTS {
         if read(REGISTER_A) & UPDATE_IN_PROGRESS != 0 {
             continue;

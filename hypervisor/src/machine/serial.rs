@@ -20,7 +20,7 @@ use uart_16550::{BaudRate, Config, Uart16550};
 use super::console_line::{COM_PORTS, ConsoleLine};
 
 /// Room for what guests may have on their way, and for a burst of console output of a whole `--json` listing besides.
-pub const RING_SIZE: usize = 256 << 10;
+pub(crate) const RING_SIZE: usize = 256 << 10;
 /// Polls of the line status register (about 1 us each on hardware) for a FIFO of 16 bytes
 /// to empty, which takes 1.4 ms. A UART that takes longer is broken and given up.
 const FIFO_POLLS: u32 = 1_000_000;
@@ -49,13 +49,13 @@ static SENT: AtomicU64 = AtomicU64::new(0);
 
 /// How many bytes have been written since the start.
 #[must_use]
-pub fn written() -> u64 {
+pub(crate) fn written() -> u64 {
     WRITTEN.load(Ordering::Relaxed)
 }
 
 /// How many of the bytes that were [`written`] the UART has taken.
 #[must_use]
-pub fn sent() -> u64 {
+pub(crate) fn sent() -> u64 {
     SENT.load(Ordering::Relaxed)
 }
 
@@ -211,14 +211,14 @@ pub fn use_line(line: ConsoleLine) -> bool {
 }
 
 /// Writes raw bytes, as a guest's terminal session wants.
-pub fn write(bytes: &[u8]) {
+pub(crate) fn write(bytes: &[u8]) {
     if let Some(mut serial) = lock() {
         serial.write(bytes);
     }
 }
 
 /// Writes text, with line feeds made fit for a terminal.
-pub fn print(text: fmt::Arguments<'_>) {
+pub(crate) fn print(text: fmt::Arguments<'_>) {
     if let Some(mut serial) = lock() {
         // The writer itself never fails, and a failing Display loses just its own text.
         let _ = Terminal(&mut serial).write_fmt(text);
@@ -227,7 +227,7 @@ pub fn print(text: fmt::Arguments<'_>) {
 
 /// As [`print`], from a context that may have interrupted the holder of the lock and will
 /// never return to it; waits until all is out.
-pub fn emergency_print(text: fmt::Arguments<'_>) {
+pub(crate) fn emergency_print(text: fmt::Arguments<'_>) {
     let mut serial = break_lock();
     let _ = Terminal(&mut serial).write_fmt(text);
     serial.flush();
@@ -235,13 +235,13 @@ pub fn emergency_print(text: fmt::Arguments<'_>) {
 
 /// As [`flush`], from a context that may have interrupted the holder of the lock and will
 /// never return to it.
-pub fn emergency_flush() {
+pub(crate) fn emergency_flush() {
     break_lock().flush();
 }
 
 /// The next byte of input, if one has come.
 #[must_use]
-pub fn try_read_byte() -> Option<u8> {
+pub(crate) fn try_read_byte() -> Option<u8> {
     let mut serial = lock()?;
     if !serial.working {
         return None;
@@ -251,7 +251,7 @@ pub fn try_read_byte() -> Option<u8> {
 
 /// Gives the UART as much waiting output as it takes at once. Returns whether output is
 /// still waiting, so that an idle CPU knows to come back.
-pub fn poll() -> bool {
+pub(crate) fn poll() -> bool {
     lock().is_some_and(|mut serial| {
         if serial.count > 0 {
             serial.poll();
@@ -261,7 +261,7 @@ pub fn poll() -> bool {
 }
 
 /// Waits until all output is on the wire.
-pub fn flush() {
+pub(crate) fn flush() {
     if let Some(mut serial) = lock() {
         serial.flush();
     }
@@ -269,7 +269,7 @@ pub fn flush() {
 
 /// From now on writes leave to [`poll`] what the UART does not take at once (or, with
 /// `false`, wait for all of it again).
-pub fn set_buffered(buffered: bool) {
+pub(crate) fn set_buffered(buffered: bool) {
     if let Some(mut serial) = lock() {
         serial.buffered = buffered;
     }

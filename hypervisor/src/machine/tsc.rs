@@ -15,7 +15,7 @@ mod tests;
 
 /// The timer that was measured against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
+pub(crate) enum Source {
     /// The HPET's main counter.
     Hpet,
     /// The ACPI power management timer.
@@ -42,7 +42,7 @@ impl fmt::Display for Source {
 
 /// The result of a measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Calibration {
+pub(crate) struct Calibration {
     /// TSC ticks in a second.
     pub frequency: Hertz,
     /// What it was measured against.
@@ -54,7 +54,7 @@ pub struct Calibration {
 
 /// No timer counted in a way that makes sense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NoTimer;
+pub(crate) struct NoTimer;
 
 /// How long is measured, in nanoseconds.
 const DURATION_NS: u64 = 30_000_000;
@@ -101,7 +101,7 @@ impl Edge {
 ///
 /// # Safety
 /// Must own the timers, with their MMIO identity-mapped and the addresses in `acpi` right.
-pub unsafe fn calibrate(acpi: &Acpi) -> Result<Calibration, NoTimer> {
+pub(crate) unsafe fn calibrate(acpi: &Acpi) -> Result<Calibration, NoTimer> {
     let tsc = || {
         // SAFETY: reads a counter. The fences keep it between the reads of the timer.
         unsafe {

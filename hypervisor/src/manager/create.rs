@@ -34,7 +34,7 @@ use crate::vm::{Vm, VmParts};
 use crate::vm_config::VmConfig;
 
 /// Makes VMs that run on this machine's processors.
-pub struct HostFactory {
+pub(crate) struct HostFactory {
     /// What the CPUs' VMX can do.
     pub capabilities: &'static Capabilities,
     /// The frequency of the TSC.

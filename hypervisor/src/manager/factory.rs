@@ -18,7 +18,7 @@ use crate::vm_config::VmConfig;
 
 /// Why a VM cannot be made.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum CreateError {
+pub(crate) enum CreateError {
     /// The machine's memory does not suffice.
     #[error(
         "not enough memory for {wanted} MiB of RAM: {free} MiB are free, of which a VM can have \
@@ -60,7 +60,7 @@ impl From<EptError> for CreateError {
 
 /// When a VM's guest is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Load {
+pub(crate) enum Load {
     /// As the VM is made: nothing else runs yet.
     Now,
     /// By its first VCPU, in its own CPU time: other VMs run by now.
@@ -68,7 +68,7 @@ pub enum Load {
 }
 
 /// A VM that has just been made.
-pub struct NewVm {
+pub(crate) struct NewVm {
     /// What its VCPUs share.
     pub vm: Arc<Vm>,
     /// Its VCPUs, in the order of their numbers.

@@ -33,8 +33,8 @@ use factory::{Load, NewVm, VmFactory};
 use restarts::Next;
 use slot::{Life, VmSlot};
 
-pub use create::HostFactory;
-pub use state::{RequestError, StopCause, VmState};
+pub(crate) use create::HostFactory;
+pub(crate) use state::{RequestError, StopCause, VmState};
 
 /// The most bytes that wait for a guest to take them; what comes on top is lost, as on a
 /// real line.
@@ -42,7 +42,7 @@ const INPUT_CAPACITY: usize = 4096;
 
 /// A VM as the operator sees it.
 #[derive(Clone)]
-pub struct VmInfo {
+pub(crate) struct VmInfo {
     /// What it is doing.
     pub state: VmState,
     /// RAM in bytes.
@@ -55,7 +55,7 @@ pub struct VmInfo {
 
 /// A VM's end, to be told to the operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VmStop {
+pub(crate) struct VmStop {
     /// The VM.
     pub vm: VmId,
     /// Why it stops.
@@ -66,7 +66,7 @@ pub struct VmStop {
 }
 
 /// The table of VMs. See the [module documentation](self).
-pub struct VmManager {
+pub(crate) struct VmManager {
     factory: Box<dyn VmFactory>,
     scheduler: Arc<Scheduler>,
     slots: Vec<VmSlot>,
@@ -81,7 +81,7 @@ impl VmManager {
     /// numbers. They do not run yet: `factory` makes them when they are started, and `scheduler`
     /// runs them.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         factory: Box<dyn VmFactory>,
         scheduler: Arc<Scheduler>,
         configs: Vec<VmConfig<'static>>,
@@ -97,23 +97,23 @@ impl VmManager {
 
     /// Returns the scheduler that the VMs run on.
     #[must_use]
-    pub const fn scheduler(&self) -> &Arc<Scheduler> {
+    pub(crate) const fn scheduler(&self) -> &Arc<Scheduler> {
         &self.scheduler
     }
 
     /// Returns the numbers of all VMs.
-    pub fn ids(&self) -> impl Iterator<Item = VmId> + Clone + use<> {
+    pub(crate) fn ids(&self) -> impl Iterator<Item = VmId> + Clone + use<> {
         (0..self.slots.len()).map(VmId)
     }
 
     /// Returns the names of all VMs, by number.
-    pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> + Clone {
         self.slots.iter().map(|slot| slot.config.name.as_str())
     }
 
     /// Returns the number of the VM of this name.
     #[must_use]
-    pub fn find(&self, name: &str) -> Option<VmId> {
+    pub(crate) fn find(&self, name: &str) -> Option<VmId> {
         self.names().position(|known| known == name).map(VmId)
     }
 
@@ -125,7 +125,7 @@ impl VmManager {
     ///
     /// # Errors
     /// If there is no such VM.
-    pub fn name(&self, id: VmId) -> Result<&str, RequestError> {
+    pub(crate) fn name(&self, id: VmId) -> Result<&str, RequestError> {
         Ok(&self.slot(id)?.config.name)
     }
 
@@ -134,7 +134,7 @@ impl VmManager {
     /// # Errors
     /// If there is no such VM.
     #[cfg(test)]
-    pub fn state(&self, id: VmId) -> Result<VmState, RequestError> {
+    pub(crate) fn state(&self, id: VmId) -> Result<VmState, RequestError> {
         Ok(self.slot(id)?.life.lock().state.clone())
     }
 
@@ -142,7 +142,7 @@ impl VmManager {
     ///
     /// # Errors
     /// If there is no such VM, or it has never been made.
-    pub fn vm(&self, id: VmId) -> Result<Arc<Vm>, RequestError> {
+    pub(crate) fn vm(&self, id: VmId) -> Result<Arc<Vm>, RequestError> {
         let slot = self.slot(id)?;
         let vm = slot.life.lock().vm.clone();
         vm.ok_or_else(|| RequestError::NeverRan(slot.config.name.clone()))
@@ -152,7 +152,7 @@ impl VmManager {
     ///
     /// # Errors
     /// If there is no such VM.
-    pub fn info(&self, id: VmId) -> Result<VmInfo, RequestError> {
+    pub(crate) fn info(&self, id: VmId) -> Result<VmInfo, RequestError> {
         let slot = self.slot(id)?;
         let life = slot.life.lock();
         Ok(VmInfo {
@@ -165,7 +165,7 @@ impl VmManager {
 
     /// Returns what the VCPUs of a VM have had of the machine; nothing if it does not run.
     #[must_use]
-    pub fn cpu_usage(&self, id: VmId) -> Vec<CpuUsage> {
+    pub(crate) fn cpu_usage(&self, id: VmId) -> Vec<CpuUsage> {
         (0..)
             .map_while(|index| self.scheduler.usage(VcpuId { vm: id, index }))
             .collect()
@@ -176,7 +176,7 @@ impl VmManager {
     ///
     /// # Errors
     /// If it does not run.
-    pub fn pause(&self, id: VmId) -> Result<(), RequestError> {
+    pub(crate) fn pause(&self, id: VmId) -> Result<(), RequestError> {
         let slot = self.slot(id)?;
         let mut life = slot.life.lock();
         if !matches!(life.state, VmState::Loading | VmState::Running) {
@@ -198,7 +198,7 @@ impl VmManager {
     ///
     /// # Errors
     /// If it is not paused.
-    pub fn resume(&self, id: VmId) -> Result<(), RequestError> {
+    pub(crate) fn resume(&self, id: VmId) -> Result<(), RequestError> {
         let slot = self.slot(id)?;
         let mut life = slot.life.lock();
         if life.state != VmState::Paused {
@@ -220,7 +220,7 @@ impl VmManager {
     ///
     /// # Errors
     /// If it does not run, nor is about to.
-    pub fn stop(&self, id: VmId) -> Result<(), RequestError> {
+    pub(crate) fn stop(&self, id: VmId) -> Result<(), RequestError> {
         let slot = self.slot(id)?;
         let mut life = slot.life.lock();
         if !life.state.is_live() && life.state != VmState::Starting {
@@ -234,7 +234,7 @@ impl VmManager {
     ///
     /// # Errors
     /// If it runs.
-    pub fn start(&self, id: VmId) -> Result<(), RequestError> {
+    pub(crate) fn start(&self, id: VmId) -> Result<(), RequestError> {
         let slot = self.slot(id)?;
         let mut life = slot.life.lock();
         if !matches!(life.state, VmState::Defined | VmState::Stopped(_)) {
@@ -249,7 +249,7 @@ impl VmManager {
     ///
     /// # Errors
     /// If there is no such VM.
-    pub fn restart(&self, id: VmId) -> Result<(), RequestError> {
+    pub(crate) fn restart(&self, id: VmId) -> Result<(), RequestError> {
         let mut life = self.slot(id)?.life.lock();
         match &mut life.state {
             VmState::Defined | VmState::Stopped(_) => {
@@ -269,7 +269,7 @@ impl VmManager {
     ///
     /// # Errors
     /// If there is no such VM, VCPU or CPU, or the VM does not run; then nothing changes.
-    pub fn pin(&self, id: VmId, index: u32, cpu: Option<u32>) -> Result<(), RequestError> {
+    pub(crate) fn pin(&self, id: VmId, index: u32, cpu: Option<u32>) -> Result<(), RequestError> {
         let mut life = self.slot(id)?.life.lock();
         self.scheduler.pin(VcpuId { vm: id, index }, cpu)?;
         if let Some(pin) = life.pins.get_mut(index as usize) {
@@ -279,7 +279,7 @@ impl VmManager {
     }
 
     /// Tells that the guest of a VM has been loaded, and goes on running.
-    pub fn loaded(&self, id: VmId) {
+    pub(crate) fn loaded(&self, id: VmId) {
         let Ok(slot) = self.slot(id) else { return };
         let mut life = slot.life.lock();
         life.loaded = true;
@@ -333,20 +333,20 @@ impl VmManager {
     }
 
     /// Takes the ends of VMs that have not been told to the operator yet, in their order.
-    pub fn take_stops(&self) -> Vec<VmStop> {
+    pub(crate) fn take_stops(&self) -> Vec<VmStop> {
         core::mem::take(&mut *self.stops.lock())
     }
 
     /// Returns whether [`VmManager::work`] is to be called.
     #[inline]
     #[must_use]
-    pub fn has_work(&self) -> bool {
+    pub(crate) fn has_work(&self) -> bool {
         self.has_work.load(Ordering::Acquire)
     }
 
     /// Clears away the VMs that have ended, and starts those that are to be started. On the
     /// boot CPU, with no VCPU loaded.
-    pub fn work(&self) {
+    pub(crate) fn work(&self) {
         // Before looking: what comes later, counts later.
         self.has_work.store(false, Ordering::Release);
         for (id, slot) in self.ids().zip(&self.slots) {
@@ -374,7 +374,7 @@ impl VmManager {
 
     /// Returns whether no VM runs, nor is to.
     #[must_use]
-    pub fn all_stopped(&self) -> bool {
+    pub(crate) fn all_stopped(&self) -> bool {
         self.slots.iter().all(|slot| {
             matches!(
                 slot.life.lock().state,
@@ -439,7 +439,7 @@ impl VmManager {
     }
 
     /// Takes a byte for the serial port of a VM, which gets it when it can.
-    pub fn type_to(&self, id: VmId, byte: u8) {
+    pub(crate) fn type_to(&self, id: VmId, byte: u8) {
         let Ok(slot) = self.slot(id) else { return };
         let mut input = slot.input.lock();
         if input.len() < INPUT_CAPACITY {
@@ -448,7 +448,7 @@ impl VmManager {
     }
 
     /// Gives guests as much of what was typed for them as their UARTs take now.
-    pub fn pass_input_on(&self) {
+    pub(crate) fn pass_input_on(&self) {
         for slot in &self.slots {
             let mut input = slot.input.lock();
             if input.is_empty() {

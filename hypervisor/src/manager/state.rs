@@ -34,7 +34,7 @@ use crate::vcpu::StopReason;
 ///
 /// [`VmManager::work`]: super::VmManager::work
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum VmState {
+pub(crate) enum VmState {
     /// It has not been started yet.
     Defined,
     /// It is about to be made.
@@ -58,7 +58,7 @@ pub enum VmState {
 
 /// Why a VM does not run any more.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum StopCause {
+pub(crate) enum StopCause {
     /// It has come to its end.
     #[error("{0}")]
     Ended(StopReason),
@@ -73,7 +73,7 @@ pub enum StopCause {
 impl VmState {
     /// Returns its name, as the operator and programs see it.
     #[must_use]
-    pub const fn name(&self) -> &'static str {
+    pub(crate) const fn name(&self) -> &'static str {
         match self {
             Self::Defined => "defined",
             Self::Starting => "starting",
@@ -87,14 +87,14 @@ impl VmState {
 
     /// Returns whether its VCPUs are with the scheduler, and may be in the guest.
     #[must_use]
-    pub const fn is_live(&self) -> bool {
+    pub(crate) const fn is_live(&self) -> bool {
         matches!(self, Self::Loading | Self::Running | Self::Paused)
     }
 }
 
 /// Why a request is refused; nothing has changed then.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum RequestError {
+pub(crate) enum RequestError {
     /// No such VM.
     #[error("there is no such VM")]
     NoVm,
@@ -119,7 +119,7 @@ pub enum RequestError {
 impl RequestError {
     /// Returns a name of the error for programs.
     #[must_use]
-    pub const fn kind(&self) -> &'static str {
+    pub(crate) const fn kind(&self) -> &'static str {
         match self {
             Self::NoVm => "unknown_vm",
             Self::WrongState { .. } | Self::NeverRan(_) => "wrong_state",

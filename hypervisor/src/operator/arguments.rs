@@ -8,7 +8,7 @@ use super::error::CommandError;
 /// A command with the arguments that were given to it. Those that it cannot do without are
 /// there.
 #[derive(Clone, Debug)]
-pub struct Arguments<'a> {
+pub(crate) struct Arguments<'a> {
     command: &'static Command,
     /// In the order of the command's parameters; those left out are not there.
     values: Vec<&'a str>,
@@ -21,7 +21,7 @@ impl<'a> Arguments<'a> {
     ///
     /// # Errors
     /// If one is missing or too many.
-    pub fn new(
+    pub(crate) fn new(
         command: &'static Command,
         words: impl IntoIterator<Item = &'a str>,
     ) -> Result<Self, CommandError> {
@@ -64,13 +64,13 @@ impl<'a> Arguments<'a> {
 
     /// Returns the command that they are for.
     #[must_use]
-    pub const fn command(&self) -> &'static Command {
+    pub(crate) const fn command(&self) -> &'static Command {
         self.command
     }
 
     /// Returns the argument that the command's usage calls `name`, if it is there.
     #[must_use]
-    pub fn get(&self, name: &str) -> Option<&'a str> {
+    pub(crate) fn get(&self, name: &str) -> Option<&'a str> {
         let mut parameters = self.command.parameters.iter();
         let place = parameters.position(|parameter| parameter.name == name);
         debug_assert!(place.is_some(), "{} has no {name}", self.command.name);
@@ -81,7 +81,7 @@ impl<'a> Arguments<'a> {
     ///
     /// # Errors
     /// If it is not there.
-    pub fn required(&self, name: &'static str) -> Result<&'a str, CommandError> {
+    pub(crate) fn required(&self, name: &'static str) -> Result<&'a str, CommandError> {
         self.get(name).ok_or_else(|| {
             let mut parameters = self.command.parameters.iter();
             let declared = parameters.find(|parameter| parameter.name == name);
@@ -92,7 +92,7 @@ impl<'a> Arguments<'a> {
 
     /// Returns the value of the option `name`, if it is there.
     #[must_use]
-    pub fn option(&self, name: &str) -> Option<&'a str> {
+    pub(crate) fn option(&self, name: &str) -> Option<&'a str> {
         let mut options = self.command.options.iter();
         let place = options.position(|option| option.name == name);
         debug_assert!(place.is_some(), "{} has no {name}", self.command.name);

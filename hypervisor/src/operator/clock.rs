@@ -7,7 +7,7 @@ use crate::machine::host_time::host_now;
 /// The host's TSC, and what its ticks are in the operator's units. Points in time
 /// are told from when the console opened.
 #[derive(Clone, Copy, Debug)]
-pub struct HostClock {
+pub(crate) struct HostClock {
     tsc: Hertz,
     opened: HostTicks,
     read: fn() -> HostTicks,
@@ -16,13 +16,13 @@ pub struct HostClock {
 impl HostClock {
     /// Starts the clock of a machine whose TSC has this frequency: the console opens now.
     #[must_use]
-    pub fn start(tsc: Hertz) -> Self {
+    pub(crate) fn start(tsc: Hertz) -> Self {
         Self::with(tsc, host_now)
     }
 
     /// Starts a clock as [`HostClock::start`] does, with a TSC of the caller's.
     #[must_use]
-    pub fn with(tsc: Hertz, read: fn() -> HostTicks) -> Self {
+    pub(crate) fn with(tsc: Hertz, read: fn() -> HostTicks) -> Self {
         Self {
             tsc,
             opened: read(),
@@ -32,44 +32,44 @@ impl HostClock {
 
     /// Returns the TSC's value.
     #[must_use]
-    pub fn now(&self) -> HostTicks {
+    pub(crate) fn now(&self) -> HostTicks {
         (self.read)()
     }
 
     /// Returns the ticks in a second divided by `parts`, which is not zero.
     #[must_use]
-    pub const fn fraction_of_second(&self, parts: u64) -> u64 {
+    pub(crate) const fn fraction_of_second(&self, parts: u64) -> u64 {
         self.tsc.get() / parts
     }
 
     /// Returns the nanoseconds from when the console opened until `at`.
     #[must_use]
-    pub fn nanos(&self, at: HostTicks) -> u64 {
+    pub(crate) fn nanos(&self, at: HostTicks) -> u64 {
         self.tsc.nanos(at.since(self.opened))
     }
 
     /// Returns the microseconds from when the console opened until `at`.
     #[must_use]
-    pub fn micros(&self, at: HostTicks) -> u64 {
+    pub(crate) fn micros(&self, at: HostTicks) -> u64 {
         self.nanos(at) / 1000
     }
 
     /// Converts a number of ticks to microseconds, rounded down.
     #[must_use]
-    pub fn ticks_in_micros(&self, ticks: u64) -> u64 {
+    pub(crate) fn ticks_in_micros(&self, ticks: u64) -> u64 {
         self.tsc.nanos(ticks) / 1000
     }
 
     /// Converts ticks to microseconds, rounded toward zero.
     #[must_use]
-    pub fn micros_of(&self, ticks: i64) -> i64 {
+    pub(crate) fn micros_of(&self, ticks: i64) -> i64 {
         let micros = i128::from(ticks) * 1_000_000 / i128::from(self.tsc.get());
         micros.clamp(i64::MIN.into(), i64::MAX.into()) as i64
     }
 
     /// Converts ticks to milliseconds, rounded toward zero.
     #[must_use]
-    pub fn millis(&self, ticks: i64) -> i64 {
+    pub(crate) fn millis(&self, ticks: i64) -> i64 {
         let millis = i128::from(ticks) * 1000 / i128::from(self.tsc.get());
         millis.clamp(i64::MIN.into(), i64::MAX.into()) as i64
     }

@@ -12,7 +12,7 @@ use crate::ids::VmId;
 /// A command of the operator's: all that help, completion, the parser and the dispatcher know
 /// of it.
 #[derive(Debug)]
-pub struct Command {
+pub(crate) struct Command {
     /// The word that calls it.
     pub name: &'static str,
     /// How to write it, in a line: arguments in capitals, what may be left out in brackets.
@@ -32,7 +32,7 @@ pub struct Command {
 
 /// An argument that is known by its place.
 #[derive(Clone, Copy, Debug)]
-pub struct Parameter {
+pub(crate) struct Parameter {
     /// Its name, as in the usage.
     pub name: &'static str,
     /// Whether it may be left out, and what follows it with it.
@@ -43,11 +43,11 @@ pub struct Parameter {
 
 impl Parameter {
     /// The name of a VM.
-    pub const VM: Self = Self::required("VM").with(Candidates::Vms);
+    pub(crate) const VM: Self = Self::required("VM").with(Candidates::Vms);
 
     /// Declares an argument that must be there.
     #[must_use]
-    pub const fn required(name: &'static str) -> Self {
+    pub(crate) const fn required(name: &'static str) -> Self {
         Self {
             name,
             optional: false,
@@ -57,7 +57,7 @@ impl Parameter {
 
     /// Declares an argument that may be left out.
     #[must_use]
-    pub const fn optional(name: &'static str) -> Self {
+    pub(crate) const fn optional(name: &'static str) -> Self {
         Self {
             optional: true,
             ..Self::required(name)
@@ -66,14 +66,14 @@ impl Parameter {
 
     /// Declares what may stand there.
     #[must_use]
-    pub const fn with(self, candidates: Candidates) -> Self {
+    pub(crate) const fn with(self, candidates: Candidates) -> Self {
         Self { candidates, ..self }
     }
 }
 
 /// What is known of the words that may stand for an argument: the tab key offers them.
 #[derive(Clone, Copy, Debug)]
-pub enum Candidates {
+pub(crate) enum Candidates {
     /// Nothing: numbers, for instance.
     Unknown,
     /// The names of the VMs.
@@ -86,7 +86,7 @@ pub enum Candidates {
 
 /// An argument with a name in front: `--name VALUE` or `--name=VALUE`.
 #[derive(Clone, Copy, Debug)]
-pub struct OptionParameter {
+pub(crate) struct OptionParameter {
     /// The name, with its hyphens.
     pub name: &'static str,
     /// A value, for messages.
@@ -94,7 +94,7 @@ pub struct OptionParameter {
 }
 
 /// What comes of a command that has been begun.
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// It has been carried out and answered.
     Done,
     /// It goes on in steps, and answers in the course of them.
@@ -108,20 +108,20 @@ pub enum Outcome {
 impl Outcome {
     /// Returns that the command goes on with `job`.
     #[must_use]
-    pub fn goes_on(job: impl Job + 'static) -> Self {
+    pub(crate) fn goes_on(job: impl Job + 'static) -> Self {
         Self::GoesOn(Box::new(job))
     }
 }
 
 /// The rest of a command that takes its time. Guests run between its steps.
-pub trait Job: Send {
+pub(crate) trait Job: Send {
     /// Goes on until host time `until` or a little longer, or until the line is busy.
     fn step(&mut self, context: &mut Context<'_>, until: HostTicks) -> Progress;
 }
 
 /// Whether a [`Job`] has come to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
+pub(crate) enum Progress {
     /// All has been answered.
     Done,
     /// There is more to do.

@@ -11,7 +11,7 @@ use super::dispatch::JSON;
 /// options, and arguments, where `vms` are the names of VMs. Not all of them begin as the
 /// unfinished word does.
 #[must_use]
-pub fn candidates<'n>(line: &str, mut vms: impl Iterator<Item = &'n str>) -> Vec<String> {
+pub(crate) fn candidates<'n>(line: &str, mut vms: impl Iterator<Item = &'n str>) -> Vec<String> {
     let start = line.rfind(' ').map_or(0, |space| space + 1);
     let (before, word) = line.split_at(start);
     let mut words = before

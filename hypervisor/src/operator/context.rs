@@ -15,7 +15,7 @@ use crate::manager::VmManager;
 use crate::vm::Vm;
 
 /// What a command works with, given to it when it runs.
-pub struct Context<'a> {
+pub(crate) struct Context<'a> {
     /// Where its answer goes.
     pub answer: Answer<'a>,
     /// The VMs.
@@ -31,7 +31,7 @@ impl Context<'_> {
     ///
     /// # Errors
     /// If there is no VM of that name.
-    pub fn vm_id(&self, arguments: &Arguments<'_>) -> Result<VmId, CommandError> {
+    pub(crate) fn vm_id(&self, arguments: &Arguments<'_>) -> Result<VmId, CommandError> {
         let name = arguments.required("VM")?;
         self.vms
             .find(name)
@@ -42,13 +42,13 @@ impl Context<'_> {
     ///
     /// # Errors
     /// If there is no VM of that name, or it has never run.
-    pub fn vm(&self, arguments: &Arguments<'_>) -> Result<Arc<Vm>, CommandError> {
+    pub(crate) fn vm(&self, arguments: &Arguments<'_>) -> Result<Arc<Vm>, CommandError> {
         Ok(self.vms.vm(self.vm_id(arguments)?)?)
     }
 
     /// Returns all VMs that run or have run, by number.
     #[must_use]
-    pub fn all_vms(&self) -> Vec<Arc<Vm>> {
+    pub(crate) fn all_vms(&self) -> Vec<Arc<Vm>> {
         self.vms
             .ids()
             .filter_map(|id| self.vms.vm(id).ok())
@@ -56,7 +56,7 @@ impl Context<'_> {
     }
 
     /// Answers that the command has done what it says; `done` tells it in words.
-    pub fn done(&mut self, done: &str) -> Outcome {
+    pub(crate) fn done(&mut self, done: &str) -> Outcome {
         self.answer.records([DoneLine { done }]);
         Outcome::Done
     }

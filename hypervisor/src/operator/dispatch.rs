@@ -12,7 +12,7 @@ use crate::console::Format;
 pub(super) const JSON: &str = "--json";
 
 /// Carries out a line, which is a command or empty, or begins to. Errors are answered.
-pub fn dispatch(line: &str, context: &mut Context<'_>) -> Outcome {
+pub(crate) fn dispatch(line: &str, context: &mut Context<'_>) -> Outcome {
     let outcome = parse(line).and_then(|arguments| match arguments {
         Some(arguments) => (arguments.command().run)(&arguments, context),
         None => Ok(Outcome::Done),

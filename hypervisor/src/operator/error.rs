@@ -11,7 +11,7 @@ use crate::manager::RequestError;
 
 /// Why a command is not carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CommandError {
+pub(crate) struct CommandError {
     kind: &'static str,
     message: String,
 }
@@ -20,7 +20,7 @@ impl CommandError {
     /// Makes an error of the given kind, which is a name for programs, in lower case with
     /// underscores. The message tells people the cause and the remedy.
     #[must_use]
-    pub fn new(kind: &'static str, message: impl fmt::Display) -> Self {
+    pub(crate) fn new(kind: &'static str, message: impl fmt::Display) -> Self {
         Self {
             kind,
             message: message.to_string(),
@@ -29,13 +29,16 @@ impl CommandError {
 
     /// Returns the error's name for programs.
     #[must_use]
-    pub const fn kind(&self) -> &'static str {
+    pub(crate) const fn kind(&self) -> &'static str {
         self.kind
     }
 
     /// Tells that there is no command `word`, but those of `names`.
     #[must_use]
-    pub fn unknown_command<'n>(word: &str, names: impl IntoIterator<Item = &'n str>) -> Self {
+    pub(crate) fn unknown_command<'n>(
+        word: &str,
+        names: impl IntoIterator<Item = &'n str>,
+    ) -> Self {
         let remedy = did_you_mean(word, names);
         Self::new(
             "unknown_command",
@@ -48,7 +51,7 @@ impl CommandError {
 
     /// Tells that there is no VM `word`, but those of `names`.
     #[must_use]
-    pub fn unknown_vm<'n>(word: &str, names: impl IntoIterator<Item = &'n str>) -> Self {
+    pub(crate) fn unknown_vm<'n>(word: &str, names: impl IntoIterator<Item = &'n str>) -> Self {
         let remedy = did_you_mean(word, names);
         Self::new(
             "unknown_vm",
@@ -61,7 +64,7 @@ impl CommandError {
 
     /// Tells that an argument of `command` is missing.
     #[must_use]
-    pub fn missing(command: &Command, parameter: &Parameter) -> Self {
+    pub(crate) fn missing(command: &Command, parameter: &Parameter) -> Self {
         let mut wanted = String::from(parameter.name);
         if let Candidates::Words(words) = parameter.candidates {
             for word in words {
@@ -79,7 +82,7 @@ impl CommandError {
 
     /// Tells that `word` is an argument too many for `command`.
     #[must_use]
-    pub fn unexpected(command: &Command, word: &str) -> Self {
+    pub(crate) fn unexpected(command: &Command, word: &str) -> Self {
         Self::new(
             "unexpected_argument",
             format_args!(
@@ -91,7 +94,7 @@ impl CommandError {
 
     /// Tells that `command` has no option `word`.
     #[must_use]
-    pub fn unknown_option(command: &Command, word: &str) -> Self {
+    pub(crate) fn unknown_option(command: &Command, word: &str) -> Self {
         let remedy = did_you_mean(word, command.options.iter().map(|option| option.name));
         Self::new(
             "unknown_option",
@@ -105,7 +108,7 @@ impl CommandError {
 
     /// Tells that the option `name` is there twice.
     #[must_use]
-    pub fn repeated(name: &str) -> Self {
+    pub(crate) fn repeated(name: &str) -> Self {
         Self::new(
             "repeated_option",
             format_args!("`{name}` is given twice: give it once"),
@@ -114,7 +117,7 @@ impl CommandError {
 
     /// Tells that the option `name` has no value, such as `example`, behind it.
     #[must_use]
-    pub fn no_value(name: &str, example: &str) -> Self {
+    pub(crate) fn no_value(name: &str, example: &str) -> Self {
         Self::new(
             "missing_value",
             format_args!("`{name}` needs a value: for instance `{name} {example}`"),

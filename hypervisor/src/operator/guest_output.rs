@@ -61,7 +61,7 @@ impl Backlog {
 }
 
 /// The far end of a guest's serial line: a channel of the terminal.
-pub struct GuestOutput {
+pub(crate) struct GuestOutput {
     terminal: Arc<Terminal>,
     /// Whose it is.
     vm: VmId,
@@ -75,7 +75,7 @@ impl GuestOutput {
     /// They divide half of the line's buffer among them; the other half is the operator's, and for
     /// what a guest writes by one instruction when its room is nearly full.
     #[must_use]
-    pub fn new(terminal: Arc<Terminal>, vm: VmId, guests: usize) -> Self {
+    pub(crate) fn new(terminal: Arc<Terminal>, vm: VmId, guests: usize) -> Self {
         let room = terminal.line().capacity() / 2 / guests.max(1) as u64;
         Self {
             terminal,

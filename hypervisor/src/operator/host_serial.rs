@@ -5,7 +5,7 @@ use crate::machine::serial;
 
 /// The serial line that tarpit has for its console: see [`serial`].
 #[derive(Clone, Copy, Debug)]
-pub struct HostSerial;
+pub(crate) struct HostSerial;
 
 impl SerialLine for HostSerial {
     fn write(&self, bytes: &[u8]) {

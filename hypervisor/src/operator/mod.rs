@@ -35,9 +35,9 @@ mod words;
 #[cfg(test)]
 mod tests;
 
-pub use clock::HostClock;
-pub use guest_output::GuestOutput;
-pub use host_facts::{Fact, HostFacts};
-pub use host_serial::HostSerial;
-pub use session::Session;
-pub use terminal::Terminal;
+pub(crate) use clock::HostClock;
+pub(crate) use guest_output::GuestOutput;
+pub(crate) use host_facts::{Fact, HostFacts};
+pub(crate) use host_serial::HostSerial;
+pub(crate) use session::Session;
+pub(crate) use terminal::Terminal;

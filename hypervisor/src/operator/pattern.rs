@@ -6,14 +6,14 @@ use super::words::quoted;
 
 /// A few bytes to be found in memory.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Pattern {
+pub(crate) struct Pattern {
     bytes: [u8; Self::MAX],
     length: usize,
 }
 
 /// Why a word is no pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PatternError {
+pub(crate) enum PatternError {
     /// There is nothing in it.
     Empty,
     /// It is longer than [`Pattern::MAX`] bytes.
@@ -37,14 +37,14 @@ impl fmt::Display for PatternError {
 
 impl Pattern {
     /// The most bytes of a pattern.
-    pub const MAX: usize = 64;
+    pub(crate) const MAX: usize = 64;
 
     /// Returns the pattern that `word` stands for: bytes in hexadecimal digits behind `0x`, or text,
     /// in quotes or plain.
     ///
     /// # Errors
     /// If it is none.
-    pub fn parse(word: &str) -> Result<Self, PatternError> {
+    pub(crate) fn parse(word: &str) -> Result<Self, PatternError> {
         let mut pattern = Self {
             bytes: [0; Self::MAX],
             length: 0,
@@ -83,7 +83,7 @@ impl Pattern {
 
     /// Returns the bytes.
     #[must_use]
-    pub fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes[..self.length]
     }
 }

@@ -11,7 +11,7 @@ use crate::suppression::order::Order;
 
 /// A root, in JSON as the hexadecimal number that the console shows and takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cr3(pub Root);
+pub(crate) struct Cr3(pub Root);
 
 impl Serialize for Cr3 {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -21,7 +21,7 @@ impl Serialize for Cr3 {
 
 /// The other roots of a process.
 #[derive(Clone, Copy, Debug)]
-pub struct Aliases<'a>(pub &'a [Root]);
+pub(crate) struct Aliases<'a>(pub &'a [Root]);
 
 impl Serialize for Aliases<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -46,7 +46,7 @@ impl fmt::Display for Aliases<'_> {
 
 /// A target: the answer to `suppress` and `release`.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub struct TargetLine<'a> {
+pub(crate) struct TargetLine<'a> {
     /// The VM's name.
     pub vm: &'a str,
     /// The root that the operator named.
@@ -65,7 +65,7 @@ impl<'a> TargetLine<'a> {
     /// Makes the line of a target with these roots, of which the operator named the first;
     /// `None` if there are none.
     #[must_use]
-    pub fn new(vm: &'a str, roots: &'a [Root], order: &Order) -> Option<Self> {
+    pub(crate) fn new(vm: &'a str, roots: &'a [Root], order: &Order) -> Option<Self> {
         let (first, aliases) = roots.split_first()?;
         Some(Self {
             vm,
@@ -109,7 +109,7 @@ impl Record for LogLine<'_> {
 
 /// That a command did what it says, without more to tell.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub struct DoneLine<'a> {
+pub(crate) struct DoneLine<'a> {
     /// What was done, in words.
     pub done: &'a str,
 }

@@ -26,7 +26,7 @@ const INTERRUPT: u8 = 3;
 pub(super) const TURNS_PER_SECOND: u64 = 4000;
 
 /// A session of the operator's at a terminal.
-pub struct Session {
+pub(crate) struct Session {
     terminal: Arc<Terminal>,
     host: HostFacts,
     /// The command that goes on, if one does.
@@ -43,7 +43,7 @@ struct RunningJob {
 
 /// The machine is to be switched off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PowerOff;
+pub(crate) struct PowerOff;
 
 impl Session {
     /// Opens a session at `terminal`, of a machine of which `host` is known: shows the prompt.
@@ -60,7 +60,7 @@ impl Session {
 
     /// Takes what the operator has typed, carries out what is to be, and keeps the line moving.
     /// To be called once in a millisecond, between two turns of a VCPU.
-    pub fn poll(&mut self, vms: &VmManager) -> ControlFlow<PowerOff> {
+    pub(crate) fn poll(&mut self, vms: &VmManager) -> ControlFlow<PowerOff> {
         self.report_stops(vms);
         self.continue_job(vms);
         while let Some(byte) = self.next_byte() {
@@ -81,7 +81,7 @@ impl Session {
     }
 
     /// Tells which VMs have come to their end.
-    pub fn report_stops(&self, vms: &VmManager) {
+    pub(crate) fn report_stops(&self, vms: &VmManager) {
         for stop in vms.take_stops() {
             let name = vms.name(stop.vm).unwrap_or_default();
             if let Some((vcpu, dump)) = stop.dump {

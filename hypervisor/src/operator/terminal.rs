@@ -12,7 +12,7 @@ use crate::ids::VmId;
 use crate::manager::VmManager;
 
 /// A serial line of the machine, or what stands for it in tests.
-pub trait SerialLine: Send + Sync {
+pub(crate) trait SerialLine: Send + Sync {
     /// Writes `bytes` as they are; what the line does not take at once waits.
     fn write(&self, bytes: &[u8]);
 
@@ -54,7 +54,7 @@ impl ChannelNames for VmManager {
 }
 
 /// A [`Console`] on a serial line, with a channel for each VM. Guests' output comes here from any VM exit, byte by byte.
-pub struct Terminal {
+pub(crate) struct Terminal {
     line: Arc<dyn SerialLine>,
     clock: HostClock,
     console: Mutex<Console>,
@@ -73,24 +73,24 @@ impl Terminal {
 
     /// Returns the line.
     #[must_use]
-    pub fn line(&self) -> &dyn SerialLine {
+    pub(crate) fn line(&self) -> &dyn SerialLine {
         &*self.line
     }
 
     /// Returns the clock of the time stamps.
     #[must_use]
-    pub const fn clock(&self) -> &HostClock {
+    pub(crate) const fn clock(&self) -> &HostClock {
         &self.clock
     }
 
     /// Shows a byte that the guest of `vm`, which has this name, has written.
-    pub fn guest_byte(&self, vm: VmId, name: &str, byte: u8) {
+    pub(crate) fn guest_byte(&self, vm: VmId, name: &str, byte: u8) {
         let now = self.now();
         self.with(|console, out| console.guest_byte(vm.0, name, byte, now, out));
     }
 
     /// Shows a message of tarpit's own: whole lines.
-    pub fn message(&self, text: fmt::Arguments<'_>) {
+    pub(crate) fn message(&self, text: fmt::Arguments<'_>) {
         self.with(|console, out| {
             console.message(out, |out| {
                 // The line takes everything.
@@ -100,12 +100,12 @@ impl Terminal {
     }
 
     /// Ends an attachment to `vm`, whose guest is no more.
-    pub fn detach_from(&self, vm: VmId, vms: &VmManager) {
+    pub(crate) fn detach_from(&self, vm: VmId, vms: &VmManager) {
         self.with(|console, out| console.detach_from(vm.0, vms, out));
     }
 
     /// Shows the prompt.
-    pub fn open(&self) {
+    pub(crate) fn open(&self) {
         self.with(|console, out| console.open(out));
     }
 

@@ -14,7 +14,7 @@ use crate::vm::Vm;
 use crate::vm::requests::VcpuRequests;
 
 /// What a CPU does with a VCPU, whatever that is made of.
-pub trait Runnable: Send {
+pub(crate) trait Runnable: Send {
     /// Puts it on this CPU, which is `cpu`. No other CPU has it.
     ///
     /// # Errors
@@ -67,7 +67,7 @@ impl<C: GuestCpu> Runnable for Vcpu<C> {
 }
 
 /// A VCPU that any CPU may run, one at a time.
-pub struct VcpuCell {
+pub(crate) struct VcpuCell {
     vm: Arc<Vm>,
     index: u32,
     /// The VCPU; locked while a CPU runs it.
@@ -85,13 +85,13 @@ impl VcpuCell {
 
     /// Returns its VM.
     #[must_use]
-    pub fn vm(&self) -> &Vm {
+    pub(crate) fn vm(&self) -> &Vm {
         &self.vm
     }
 
     /// Returns its VM and its number there.
     #[must_use]
-    pub fn id(&self) -> VcpuId {
+    pub(crate) fn id(&self) -> VcpuId {
         VcpuId {
             vm: self.vm.id,
             index: self.index,
@@ -100,7 +100,7 @@ impl VcpuCell {
 
     /// Returns what others ask of it.
     #[must_use]
-    pub fn requests(&self) -> &VcpuRequests {
+    pub(crate) fn requests(&self) -> &VcpuRequests {
         self.vm.requests(self.index)
     }
 }

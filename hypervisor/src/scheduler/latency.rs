@@ -3,7 +3,7 @@
 
 /// Statistics of waiting times, in host TSC ticks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Latency {
+pub(crate) struct Latency {
     /// The longest.
     pub max: u64,
     /// All together.
@@ -14,7 +14,7 @@ pub struct Latency {
 
 impl Latency {
     /// Adds a waiting time.
-    pub fn record(&mut self, ticks: u64) {
+    pub(crate) fn record(&mut self, ticks: u64) {
         self.max = self.max.max(ticks);
         self.total = self.total.saturating_add(ticks);
         self.count += 1;
@@ -22,7 +22,7 @@ impl Latency {
 
     /// These and those of `other`.
     #[must_use]
-    pub fn and(self, other: Self) -> Self {
+    pub(crate) fn and(self, other: Self) -> Self {
         Self {
             max: self.max.max(other.max),
             total: self.total.saturating_add(other.total),

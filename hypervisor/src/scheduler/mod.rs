@@ -19,7 +19,7 @@ mod cell;
 #[cfg(test)]
 pub(crate) mod idle_vcpu;
 mod latency;
-pub mod policy;
+pub(crate) mod policy;
 mod queue;
 
 use alloc::boxed::Box;
@@ -35,9 +35,9 @@ use crate::vm::Vm;
 use crate::vm::host::Waker;
 use crate::vm::requests::Requests;
 
-pub use cell::{Runnable, VcpuCell};
-pub use latency::Latency;
-pub use policy::{Decision, PinError, Policy, Settings};
+pub(crate) use cell::{Runnable, VcpuCell};
+pub(crate) use latency::Latency;
+pub(crate) use policy::{Decision, PinError, Policy, Settings};
 use queue::CpuSet;
 
 struct Queues {
@@ -54,7 +54,7 @@ impl Queues {
 
 /// What a VCPU has had of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CpuUsage {
+pub(crate) struct CpuUsage {
     /// The CPU whose queue it is in.
     pub cpu: u32,
     /// Whether it is pinned there.
@@ -66,7 +66,7 @@ pub struct CpuUsage {
 }
 
 /// The VCPUs that run on this machine. See the [module documentation](self).
-pub struct Scheduler {
+pub(crate) struct Scheduler {
     queues: Mutex<Queues>,
     kick: fn(u32),
 }
@@ -75,7 +75,7 @@ impl Scheduler {
     /// Makes a scheduler for `cpus` CPUs, numbered from 0. `kick` makes a CPU leave its guest or
     /// its sleep, and does nothing on that CPU itself.
     #[must_use]
-    pub fn new(settings: Settings, cpus: u32, kick: fn(u32)) -> Self {
+    pub(crate) fn new(settings: Settings, cpus: u32, kick: fn(u32)) -> Self {
         Self {
             queues: Mutex::new(Queues {
                 policy: Policy::new(settings, cpus, host_now()),
@@ -90,7 +90,7 @@ impl Scheduler {
     ///
     /// # Errors
     /// If a pin names a CPU that does not exist; then nothing is added.
-    pub fn add_vm(
+    pub(crate) fn add_vm(
         &self,
         vm: &Arc<Vm>,
         vcpus: Vec<Box<dyn Runnable>>,
@@ -119,7 +119,7 @@ impl Scheduler {
     }
 
     /// Stops a VM's VCPUs: soon the VM is quiescent.
-    pub fn stop_vm(&self, id: VmId) {
+    pub(crate) fn stop_vm(&self, id: VmId) {
         let mut queues = self.queues.lock();
         let kicks = queues.policy.stop_vm(id);
         self.kick_all(&queues, kicks);
@@ -127,12 +127,12 @@ impl Scheduler {
 
     /// Returns whether no CPU has anything of the VM any more.
     #[must_use]
-    pub fn is_quiescent(&self, id: VmId) -> bool {
+    pub(crate) fn is_quiescent(&self, id: VmId) -> bool {
         self.queues.lock().policy.is_quiescent(id)
     }
 
     /// Forgets the VCPUs of a VM, which is quiescent.
-    pub fn remove_vm(&self, id: VmId) {
+    pub(crate) fn remove_vm(&self, id: VmId) {
         let cells = {
             let mut queues = self.queues.lock();
             debug_assert!(queues.policy.is_quiescent(id));
@@ -144,7 +144,7 @@ impl Scheduler {
     }
 
     /// Pauses a VM or lets it go on.
-    pub fn set_paused(&self, id: VmId, paused: bool) {
+    pub(crate) fn set_paused(&self, id: VmId, paused: bool) {
         let mut queues = self.queues.lock();
         let kicks = queues.policy.set_paused(id, paused);
         self.kick_all(&queues, kicks);
@@ -154,7 +154,7 @@ impl Scheduler {
     ///
     /// # Errors
     /// If there is no such VCPU or CPU; then nothing changes.
-    pub fn pin(&self, target: VcpuId, cpu: Option<u32>) -> Result<(), PinError> {
+    pub(crate) fn pin(&self, target: VcpuId, cpu: Option<u32>) -> Result<(), PinError> {
         let mut queues = self.queues.lock();
         let kicks = queues.policy.pin(target, cpu)?;
         self.kick_all(&queues, kicks);
@@ -163,18 +163,18 @@ impl Scheduler {
 
     /// Decides what `cpu` is to do now.
     #[must_use]
-    pub fn next(&self, cpu: u32, now: HostTicks) -> Decision {
+    pub(crate) fn next(&self, cpu: u32, now: HostTicks) -> Decision {
         self.queues.lock().policy.next(cpu, now)
     }
 
     /// Returns the VCPU that `target` names, unless its VM has been removed.
     #[must_use]
-    pub fn cell(&self, target: VcpuId) -> Option<Arc<VcpuCell>> {
+    pub(crate) fn cell(&self, target: VcpuId) -> Option<Arc<VcpuCell>> {
         self.queues.lock().cell(target).cloned()
     }
 
     /// Tells that `cell`, which ran on `cpu`, has nothing to do before `wake_at`.
-    pub fn block(&self, cpu: u32, cell: &VcpuCell, wake_at: HostTicks) {
+    pub(crate) fn block(&self, cpu: u32, cell: &VcpuCell, wake_at: HostTicks) {
         self.queues.lock().policy.block(cpu, wake_at, host_now());
         if cell.requests().are_pending() {
             self.wake(cell.id());
@@ -182,7 +182,7 @@ impl Scheduler {
     }
 
     /// Tells that the state of a VCPU is out of `cpu`.
-    pub fn released(&self, cpu: u32, target: VcpuId) {
+    pub(crate) fn released(&self, cpu: u32, target: VcpuId) {
         let mut queues = self.queues.lock();
         let kicks = queues.policy.released(cpu, target);
         self.kick_all(&queues, kicks);
@@ -190,7 +190,7 @@ impl Scheduler {
 
     /// Returns what a VCPU has had; `None` if it does not run on this machine now.
     #[must_use]
-    pub fn usage(&self, target: VcpuId) -> Option<CpuUsage> {
+    pub(crate) fn usage(&self, target: VcpuId) -> Option<CpuUsage> {
         let policy = &self.queues.lock().policy;
         let (cpu, pinned) = policy.place(target)?;
         Some(CpuUsage {

@@ -32,7 +32,7 @@ use crate::ids::{VcpuId, VmId};
 use alloc::vec::Vec;
 use devices::time::HostTicks;
 
-pub use terms::{Decision, PinError, Settings};
+pub(crate) use terms::{Decision, PinError, Settings};
 
 #[derive(Clone, Debug)]
 struct CpuState {
@@ -51,7 +51,7 @@ struct CpuState {
 
 /// The scheduler's memory.
 #[derive(Clone, Debug)]
-pub struct Policy {
+pub(crate) struct Policy {
     settings: Settings,
     cpus: Vec<CpuState>,
     /// By [`VmId`].
@@ -62,7 +62,7 @@ pub struct Policy {
 impl Policy {
     /// Makes a scheduler for `cpus` CPUs, at least one, from `now` on.
     #[must_use]
-    pub fn new(settings: Settings, cpus: u32, now: HostTicks) -> Self {
+    pub(crate) fn new(settings: Settings, cpus: u32, now: HostTicks) -> Self {
         debug_assert!(cpus > 0, "this code runs on one");
         let cpu = CpuState {
             running: None,
@@ -82,13 +82,13 @@ impl Policy {
 
     /// How many CPUs there are.
     #[must_use]
-    pub fn cpu_count(&self) -> u32 {
+    pub(crate) fn cpu_count(&self) -> u32 {
         self.cpus.len() as u32
     }
 
     /// The VCPU that runs on `cpu`.
     #[must_use]
-    pub fn running_on(&self, cpu: u32) -> Option<VcpuId> {
+    pub(crate) fn running_on(&self, cpu: u32) -> Option<VcpuId> {
         self.cpus.get(cpu as usize)?.running
     }
 
@@ -97,7 +97,7 @@ impl Policy {
     ///
     /// # Errors
     /// If a pin names a CPU that does not exist; then nothing is added.
-    pub fn add_vm(
+    pub(crate) fn add_vm(
         &mut self,
         id: VmId,
         weight: u32,
@@ -122,7 +122,7 @@ impl Policy {
     }
 
     /// Forgets a VM, which must be [quiescent](Policy::is_quiescent).
-    pub fn remove_vm(&mut self, id: VmId) {
+    pub(crate) fn remove_vm(&mut self, id: VmId) {
         debug_assert!(self.is_quiescent(id), "a CPU still has a VCPU of it");
         if let Some(vm) = self.vms.get_mut(id.0) {
             *vm = None;
@@ -131,12 +131,12 @@ impl Policy {
 
     /// From now on no VCPU of the VM runs, and all are taken out of their processors. Returns
     /// the CPUs to be kicked for that.
-    pub fn stop_vm(&mut self, id: VmId) -> CpuSet {
+    pub(crate) fn stop_vm(&mut self, id: VmId) -> CpuSet {
         self.with_vm(id, |vm| vm.stopping = true)
     }
 
     /// Pauses or resumes a VM. Returns the CPUs to be kicked for that.
-    pub fn set_paused(&mut self, id: VmId, paused: bool) -> CpuSet {
+    pub(crate) fn set_paused(&mut self, id: VmId, paused: bool) -> CpuSet {
         self.forfeit(id);
         self.with_vm(id, |vm| {
             vm.paused = paused;
@@ -157,7 +157,7 @@ impl Policy {
 
     /// Whether no VCPU of the VM runs or is in a processor.
     #[must_use]
-    pub fn is_quiescent(&self, id: VmId) -> bool {
+    pub(crate) fn is_quiescent(&self, id: VmId) -> bool {
         self.vm(id).is_none_or(|vm| {
             vm.vcpus
                 .iter()
@@ -167,7 +167,7 @@ impl Policy {
 
     /// Tells that a blocked VCPU has something to do. Returns the CPUs to be kicked. Nothing
     /// happens if the VCPU is not blocked.
-    pub fn wake(&mut self, target: VcpuId, now: HostTicks) -> CpuSet {
+    pub(crate) fn wake(&mut self, target: VcpuId, now: HostTicks) -> CpuSet {
         let mut kicks = CpuSet::default();
         let Some(vcpu) = self.vcpu(target) else {
             return kicks;
@@ -210,7 +210,7 @@ impl Policy {
     }
 
     /// Tells that the VCPU that runs on `cpu` has nothing to do before `wake_at`.
-    pub fn block(&mut self, cpu: u32, wake_at: HostTicks, now: HostTicks) {
+    pub(crate) fn block(&mut self, cpu: u32, wake_at: HostTicks, now: HostTicks) {
         let cpu = cpu as usize;
         self.account(cpu, now);
         let running = self.cpus[cpu].running.take();
@@ -223,7 +223,7 @@ impl Policy {
 
     /// Tells that the state of a VCPU has been taken out of `cpu`. Returns the CPUs to be
     /// kicked, as it may be wanted elsewhere.
-    pub fn released(&mut self, cpu: u32, target: VcpuId) -> CpuSet {
+    pub(crate) fn released(&mut self, cpu: u32, target: VcpuId) -> CpuSet {
         let mut kicks = CpuSet::default();
         let from = cpu as usize;
         if let Some(state) = self.cpus.get_mut(from)
@@ -250,7 +250,7 @@ impl Policy {
     }
 
     /// Decides what `cpu` does from `now` on.
-    pub fn next(&mut self, cpu: u32, now: HostTicks) -> Decision {
+    pub(crate) fn next(&mut self, cpu: u32, now: HostTicks) -> Decision {
         let number = cpu;
         let cpu = cpu as usize;
         self.account(cpu, now);
@@ -394,13 +394,13 @@ impl Policy {
 
     /// How long woken VCPUs of a VM have waited for a CPU.
     #[must_use]
-    pub fn latency(&self, target: VcpuId) -> Option<Latency> {
+    pub(crate) fn latency(&self, target: VcpuId) -> Option<Latency> {
         Some(self.vcpu(target)?.latency)
     }
 
     /// The CPU time that a VCPU has had, up to the last decision.
     #[must_use]
-    pub fn received(&self, target: VcpuId) -> Option<u64> {
+    pub(crate) fn received(&self, target: VcpuId) -> Option<u64> {
         Some(self.vcpu(target)?.received)
     }
 }

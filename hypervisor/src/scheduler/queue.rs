@@ -7,7 +7,7 @@ use devices::time::HostTicks;
 
 /// A set of CPUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CpuSet(u64);
+pub(crate) struct CpuSet(u64);
 
 impl CpuSet {
     pub(super) fn insert(&mut self, cpu: usize) {
@@ -17,12 +17,12 @@ impl CpuSet {
 
     /// Whether there is none.
     #[must_use]
-    pub const fn is_empty(self) -> bool {
+    pub(crate) const fn is_empty(self) -> bool {
         self.0 == 0
     }
 
     /// The CPUs in it.
-    pub fn iter(self) -> impl Iterator<Item = u32> {
+    pub(crate) fn iter(self) -> impl Iterator<Item = u32> {
         (0..u64::BITS).filter(move |cpu| self.0 >> cpu & 1 != 0)
     }
 }

@@ -28,7 +28,7 @@ const MAX_HOLES: u32 = 1 << 20;
 
 /// A search through one address space.
 #[derive(Clone, Debug)]
-pub struct Search {
+pub(crate) struct Search {
     root: Root,
     format: RootFormat,
     /// The virtual address where the next step begins.
@@ -48,7 +48,7 @@ impl Search {
     /// Begins a search through the address space of `root`, in a guest with `ram` bytes of memory.
     /// It ends early when it has looked at four times as much.
     #[must_use]
-    pub fn new(root: Root, format: RootFormat, ram: u64) -> Self {
+    pub(crate) fn new(root: Root, format: RootFormat, ram: u64) -> Self {
         Self {
             root,
             format,
@@ -64,25 +64,25 @@ impl Search {
 
     /// Returns the virtual address of the first match so far.
     #[must_use]
-    pub const fn first(&self) -> Option<GuestVirtAddr> {
+    pub(crate) const fn first(&self) -> Option<GuestVirtAddr> {
         self.first
     }
 
     /// Returns the number of matches so far, overlapping ones included.
     #[must_use]
-    pub const fn matches(&self) -> u64 {
+    pub(crate) const fn matches(&self) -> u64 {
         self.matches
     }
 
     /// Returns whether all of the address space has been searched.
     #[must_use]
-    pub const fn is_complete(&self) -> bool {
+    pub(crate) const fn is_complete(&self) -> bool {
         self.next >= user_pages::end(self.format)
     }
 
     /// Goes on by a page, or by a range that is not mapped. Returns whether there is more to
     /// do: if not, all has been searched, or the bounds are reached.
-    pub fn step(&mut self, memory: &impl GuestMemory, pattern: &Finder<'_>) -> bool {
+    pub(crate) fn step(&mut self, memory: &impl GuestMemory, pattern: &Finder<'_>) -> bool {
         if self.is_complete() || self.bytes_left == 0 || self.holes_left == 0 {
             return false;
         }

@@ -120,7 +120,7 @@ pub unsafe fn start(boot_magic: u32, info_address: u32, image: ImageLayout) -> !
     // pointers fault.
     unsafe { paging::protect(PhysRange::new(0, PAGE_SIZE), None) }
         .unwrap_or_else(|error| too_little_memory(&error));
-    power::init(acpi.soft_off);
+    power::init(acpi.soft_off, acpi.reset);
     // SAFETY: the timers are tarpit's, and their addresses come from ACPI.
     let tsc = unsafe { tsc::calibrate(&acpi) }.unwrap_or_else(|_| {
         fatal(format_args!(

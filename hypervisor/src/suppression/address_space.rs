@@ -16,7 +16,7 @@ const PRESENT: u64 = PageTableFlags::PRESENT.bits();
 
 /// What CR3 refers to: the shape of the topmost paging structure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RootFormat {
+pub(crate) enum RootFormat {
     /// A page directory of 1024 entries of 4 bytes (32-bit paging).
     Narrow,
     /// Four page-directory-pointer-table entries (PAE paging).
@@ -28,7 +28,7 @@ pub enum RootFormat {
 impl RootFormat {
     /// The format that the control registers call for; `None` without paging.
     #[must_use]
-    pub const fn of(cr0: u64, cr4: u64, efer: u64) -> Option<Self> {
+    pub(crate) const fn of(cr0: u64, cr4: u64, efer: u64) -> Option<Self> {
         if cr0 & Cr0Flags::PAGING.bits() == 0 {
             None
         } else if efer & EferFlags::LONG_MODE_ACTIVE.bits() != 0 {
@@ -54,12 +54,12 @@ impl RootFormat {
 /// The root of an address space: CR3 without the bits that are no part of the address (PCID,
 /// caching, and bit 63).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Root(u64);
+pub(crate) struct Root(u64);
 
 impl Root {
     /// The root that `cr3` refers to.
     #[must_use]
-    pub const fn new(cr3: u64, format: RootFormat) -> Self {
+    pub(crate) const fn new(cr3: u64, format: RootFormat) -> Self {
         Self(match format {
             RootFormat::Narrow => cr3 & ADDRESS_32,
             RootFormat::Pae => cr3 & PDPT_ADDRESS,
@@ -69,7 +69,7 @@ impl Root {
 
     /// The guest-physical address of the topmost paging structure.
     #[must_use]
-    pub const fn address(self) -> GuestPhysAddr {
+    pub(crate) const fn address(self) -> GuestPhysAddr {
         GuestPhysAddr(self.0)
     }
 }
@@ -149,7 +149,12 @@ pub fn user_half_digest(
 /// Whether two different roots belong to one process: their user halves agree, and are not
 /// empty.
 #[must_use]
-pub fn same_process(memory: &impl GuestMemory, a: Root, b: Root, format: RootFormat) -> bool {
+pub(crate) fn same_process(
+    memory: &impl GuestMemory,
+    a: Root,
+    b: Root,
+    format: RootFormat,
+) -> bool {
     let mut agreed = false;
     for index in 0..format.user_half().0 {
         let table = referred_table(memory, a, format, index);

@@ -22,34 +22,34 @@ const SLOTS: usize = SLOTS_PER_SECOND as usize + 1;
 
 /// A share of one CPU in parts of a million: from 1, and above a million for more than one CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Share(u32);
+pub(crate) struct Share(u32);
 
 impl Share {
     /// All of one CPU.
-    pub const ONE_CPU: Self = Self(1_000_000);
+    pub(crate) const ONE_CPU: Self = Self(1_000_000);
 
     /// `parts` of a million; `None` for zero.
     #[must_use]
-    pub const fn from_millionths(parts: u32) -> Option<Self> {
+    pub(crate) const fn from_millionths(parts: u32) -> Option<Self> {
         if parts == 0 { None } else { Some(Self(parts)) }
     }
 
     /// A `divisor`-th of one CPU.
     #[must_use]
-    pub const fn of_one_cpu(divisor: u32) -> Self {
+    pub(crate) const fn of_one_cpu(divisor: u32) -> Self {
         let parts = Self::ONE_CPU.0 / if divisor == 0 { 1 } else { divisor };
         Self(if parts == 0 { 1 } else { parts })
     }
 
     /// The parts of a million.
     #[must_use]
-    pub const fn millionths(self) -> u32 {
+    pub(crate) const fn millionths(self) -> u32 {
         self.0
     }
 
     /// This share of `ticks`.
     #[must_use]
-    pub const fn of(self, ticks: u64) -> u64 {
+    pub(crate) const fn of(self, ticks: u64) -> u64 {
         let share = ticks as u128 * self.0 as u128 / Self::ONE_CPU.0 as u128;
         if share > u64::MAX as u128 {
             u64::MAX
@@ -61,7 +61,7 @@ impl Share {
 
 /// What a target has used, and what it may still use.
 #[derive(Clone, Debug)]
-pub struct Budget {
+pub(crate) struct Budget {
     share: Share,
     /// A slot's length, in ticks.
     slot: u64,
@@ -75,14 +75,12 @@ pub struct Budget {
     /// What the bucket holds, in millionths of a tick: at most a second's allowance.
     bucket: i128,
     filled_at: HostTicks,
-    /// What was used ever, in ticks.
-    total: u64,
 }
 
 impl Budget {
     /// A full budget of `share`, from `now` on, where the TSC counts at `tsc`.
     #[must_use]
-    pub fn new(share: Share, tsc: Hertz, now: HostTicks) -> Self {
+    pub(crate) fn new(share: Share, tsc: Hertz, now: HostTicks) -> Self {
         let slot = (tsc.get() / SLOTS_PER_SECOND).max(1);
         let mut budget = Self {
             share,
@@ -92,14 +90,13 @@ impl Budget {
             current: now.0 / slot,
             bucket: 0,
             filled_at: now,
-            total: 0,
         };
         budget.bucket = budget.depth();
         budget
     }
 
     /// Goes on with another share.
-    pub fn set_share(&mut self, share: Share, now: HostTicks) {
+    pub(crate) fn set_share(&mut self, share: Share, now: HostTicks) {
         self.advance(now);
         self.share = share;
         self.bucket = self.bucket.min(self.depth());
@@ -107,32 +104,25 @@ impl Budget {
 
     /// The share.
     #[must_use]
-    pub const fn share(&self) -> Share {
+    pub(crate) const fn share(&self) -> Share {
         self.share
     }
 
     /// The allowance of a second, in ticks.
     #[must_use]
-    pub const fn allowance(&self) -> u64 {
+    pub(crate) const fn allowance(&self) -> u64 {
         self.share.of(self.slot * SLOTS_PER_SECOND)
     }
 
-    /// What was used ever, in ticks.
-    #[must_use]
-    pub const fn total(&self) -> u64 {
-        self.total
-    }
-
     /// What was used in the last second (and up to a sixteenth before that) up to `now`, in ticks.
-    pub fn recent(&mut self, now: HostTicks) -> u64 {
+    pub(crate) fn recent(&mut self, now: HostTicks) -> u64 {
         self.advance(now);
         self.in_window
     }
 
     /// Takes note that `ticks` were used up to `now`.
-    pub fn charge(&mut self, ticks: u64, now: HostTicks) {
+    pub(crate) fn charge(&mut self, ticks: u64, now: HostTicks) {
         self.advance(now);
-        self.total = self.total.saturating_add(ticks);
         self.bucket -= i128::from(ticks) * i128::from(Share::ONE_CPU.0);
         // A stay in a CPU that is longer than a slot counts in the slot in which it ends: later
         // than it was, so no window is told less than it had.
@@ -141,7 +131,7 @@ impl Budget {
     }
 
     /// What may still be used at `now`, in ticks; negative for a debt.
-    pub fn left(&mut self, now: HostTicks) -> i64 {
+    pub(crate) fn left(&mut self, now: HostTicks) -> i64 {
         self.advance(now);
         let bucket = self.bucket.div_euclid(Share::ONE_CPU.0.into());
         let window = i128::from(self.allowance()) - i128::from(self.in_window);
@@ -149,7 +139,7 @@ impl Budget {
     }
 
     /// When `wanted` ticks (at most the allowance) will be left if nothing is used from `now` on.
-    pub fn regained_at(&mut self, wanted: u64, now: HostTicks) -> HostTicks {
+    pub(crate) fn regained_at(&mut self, wanted: u64, now: HostTicks) -> HostTicks {
         self.advance(now);
         let now = now.max(self.filled_at);
         let missing = i128::from(wanted) * i128::from(Share::ONE_CPU.0) - self.bucket;
@@ -216,7 +206,6 @@ mod tests {
         assert_eq!(budget.left(HostTicks(0)), (SECOND / 1000) as i64);
         budget.charge(1_000_000, HostTicks(1_000_000));
         assert_eq!(budget.left(HostTicks(1_000_000)), 600_000);
-        assert_eq!(budget.total(), 1_000_000);
     }
 
     #[test]
@@ -297,21 +286,6 @@ mod tests {
             if when > HostTicks(at) {
                 prop_assert!(before.left(HostTicks(when.0 - 1)) < wanted as i64);
             }
-        }
-
-        /// Each tick that is charged is counted.
-        #[test]
-        fn the_total_is_what_was_charged(
-            steps in prop::collection::vec((0u64..SECOND, 0u64..SECOND), 1..100),
-        ) {
-            let mut budget = Budget::new(Share::ONE_CPU, TSC, HostTicks(0));
-            let (mut now, mut total) = (0, 0);
-            for (pause, used) in steps {
-                now += pause + used;
-                total += used;
-                budget.charge(used, HostTicks(now));
-            }
-            prop_assert_eq!(budget.total(), total);
         }
     }
 }

@@ -4,11 +4,11 @@ use devices::clock::{Rate, Rates};
 
 /// A factor of suppression: 1 (none) to 65,535.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Factor(Rate);
+pub(crate) struct Factor(Rate);
 
 /// A number that is no [`Factor`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FactorOutOfRange;
+pub(crate) struct FactorOutOfRange;
 
 impl core::fmt::Display for FactorOutOfRange {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
@@ -20,7 +20,7 @@ impl core::error::Error for FactorOutOfRange {}
 
 impl Factor {
     /// The factor that the paper's experiment uses.
-    pub const DEFAULT: Self = match Self::new(1000) {
+    pub(crate) const DEFAULT: Self = match Self::new(1000) {
         Ok(factor) => factor,
         Err(_) => unreachable!(),
     };
@@ -29,7 +29,7 @@ impl Factor {
     ///
     /// # Errors
     /// If it is not from 1 to 65,535.
-    pub const fn new(number: u32) -> Result<Self, FactorOutOfRange> {
+    pub(crate) const fn new(number: u32) -> Result<Self, FactorOutOfRange> {
         match Rate::times(number) {
             Some(rate) => Ok(Self(rate)),
             None => Err(FactorOutOfRange),
@@ -38,14 +38,14 @@ impl Factor {
 
     /// The number.
     #[must_use]
-    pub const fn get(self) -> u32 {
+    pub(crate) const fn get(self) -> u32 {
         (self.0.bits() / Rate::ONE.bits()) as u32
     }
 }
 
 /// The two knobs of suppression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Factors {
+pub(crate) struct Factors {
     /// What the intervals of timer interrupts are divided by.
     pub interval: Factor,
     /// What the progress of readable time is multiplied by.
@@ -54,26 +54,18 @@ pub struct Factors {
 
 impl Factors {
     /// The same factor for both.
+    #[cfg(test)]
     #[must_use]
-    pub const fn both(factor: Factor) -> Self {
+    pub(crate) const fn both(factor: Factor) -> Self {
         Self {
             interval: factor,
             clock: factor,
         }
     }
 
-    /// For each knob the stronger setting of the two.
-    #[must_use]
-    pub fn stronger(self, other: Self) -> Self {
-        Self {
-            interval: self.interval.max(other.interval),
-            clock: self.clock.max(other.clock),
-        }
-    }
-
     /// The rates of the virtual clock while a target with these factors runs.
     #[must_use]
-    pub const fn rates(self) -> Rates {
+    pub(crate) const fn rates(self) -> Rates {
         Rates {
             counter: self.clock.0,
             timer: self.interval.0,

@@ -23,7 +23,7 @@ const STACK: u64 = 16 << 10;
 
 /// Where a VCPU is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Context {
+pub(crate) struct Context {
     /// It is in user mode.
     pub user_mode: bool,
     /// It takes interrupts: RFLAGS.IF is set, and nothing blocks them.
@@ -34,7 +34,7 @@ pub struct Context {
 
 /// A handler that runs.
 #[derive(Clone, Copy, Debug)]
-pub struct Handler {
+pub(crate) struct Handler {
     /// What was interrupted.
     frame: Context,
     since: HostTicks,
@@ -60,25 +60,25 @@ impl Handler {
     }
 
     /// The VCPU had no CPU for `ticks`: that is no time of the handler's.
-    pub const fn wait(&mut self, ticks: u64) {
+    pub(crate) const fn wait(&mut self, ticks: u64) {
         self.since = self.since.saturating_add(ticks);
         self.look_at = self.look_at.saturating_add(ticks);
     }
 
     /// When it is to be looked at.
-    pub const fn look_at(&self) -> HostTicks {
+    pub(crate) const fn look_at(&self) -> HostTicks {
         self.look_at
     }
 
     /// When it began.
-    pub const fn since(&self) -> HostTicks {
+    pub(crate) const fn since(&self) -> HostTicks {
         self.since
     }
 }
 
 /// How long this guest's handlers take.
 #[derive(Clone, Copy, Debug)]
-pub struct Lengths {
+pub(crate) struct Lengths {
     /// The average of those whose end was seen, in ticks.
     usual: u64,
     /// What a handler is given before it is taken to be over, in ticks.
@@ -91,7 +91,7 @@ pub struct Lengths {
 
 impl Lengths {
     /// Nothing is known yet.
-    pub const fn new(longest: u64, least_look: u64) -> Self {
+    pub(crate) const fn new(longest: u64, least_look: u64) -> Self {
         Self {
             usual: longest / 8,
             longest,
@@ -102,13 +102,13 @@ impl Lengths {
 
     /// Adapts to a machine where a handler may take `longest` ticks, and where a VCPU is to be left
     /// alone for `least_look` ticks at least.
-    pub const fn adapt(&mut self, longest: u64, least_look: u64) {
+    pub(crate) const fn adapt(&mut self, longest: u64, least_look: u64) {
         self.longest = longest;
         self.least_look = least_look;
     }
 
     /// A handler that interrupts `frame` at `now`.
-    pub fn begin(&self, frame: Context, now: HostTicks, free: bool) -> Handler {
+    pub(crate) fn begin(&self, frame: Context, now: HostTicks, free: bool) -> Handler {
         // Where the end is reported, looking is for the exception.
         let wait = if self.reported {
             2 * self.usual
@@ -125,7 +125,7 @@ impl Lengths {
     }
 
     /// Takes note that the end of `handler` was `reported` at `now`, or found by looking.
-    pub fn ended(&mut self, handler: &Handler, now: HostTicks, reported: bool) {
+    pub(crate) fn ended(&mut self, handler: &Handler, now: HostTicks, reported: bool) {
         self.reported = reported;
         if reported {
             let length = now.since(handler.since).min(self.longest);
@@ -138,7 +138,12 @@ impl Lengths {
 
     /// Whether `handler` is over for a VCPU that is seen in `context` at `now`; if not, it is looked at
     /// again.
-    pub fn is_over(&mut self, handler: &mut Handler, context: Context, now: HostTicks) -> bool {
+    pub(crate) fn is_over(
+        &mut self,
+        handler: &mut Handler,
+        context: Context,
+        now: HostTicks,
+    ) -> bool {
         if handler.is_over(context) || now.since(handler.since) >= self.longest {
             return true;
         }
@@ -153,7 +158,7 @@ impl Lengths {
     }
 
     /// What handlers usually take, in ticks.
-    pub const fn usual(&self) -> u64 {
+    pub(crate) const fn usual(&self) -> u64 {
         self.usual
     }
 }

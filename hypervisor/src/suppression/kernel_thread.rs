@@ -12,7 +12,7 @@ use arch::RFlags;
 
 /// Who runs, as far as is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Thread {
+pub(crate) enum Thread {
     /// Nobody has looked, or it cannot be told.
     #[default]
     Unknown,
@@ -46,7 +46,7 @@ fn returns_to_user_mode(frame: [u64; 5], linear_address_bits: u32) -> bool {
 
 /// Tells whose the thread is that runs in the kernel of a 64-bit guest with stack pointer `rsp`.
 /// `read` copies a part of a page of the guest's linear memory; false if it is not mapped.
-pub fn owner(
+pub(crate) fn owner(
     rsp: u64,
     linear_address_bits: u32,
     mut read: impl FnMut(u64, &mut [u8]) -> bool,

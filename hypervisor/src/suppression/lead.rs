@@ -25,7 +25,7 @@ pub(super) enum Booking {
 
 /// How far the two lines are ahead of real time, in host ticks; negative if they are behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Lead {
+pub(crate) struct Lead {
     /// What the guest reads as time.
     pub counter: i64,
     /// What its timers are due on.
@@ -35,7 +35,7 @@ pub struct Lead {
 impl Lead {
     /// The lead of the line that is further ahead.
     #[must_use]
-    pub const fn most(self) -> i64 {
+    pub(crate) const fn most(self) -> i64 {
         if self.counter > self.timer {
             self.counter
         } else {

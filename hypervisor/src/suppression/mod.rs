@@ -41,24 +41,24 @@
 
 #![forbid(unsafe_code)]
 
-pub mod address_space;
+pub(crate) mod address_space;
 mod allowance;
-pub mod budget;
+pub(crate) mod budget;
 mod cpu_share;
 mod decide;
 mod factors;
 mod give_back;
-pub mod handler;
-pub mod kernel_thread;
+pub(crate) mod handler;
+pub(crate) mod kernel_thread;
 mod lead;
 mod limiter;
-pub mod order;
-pub mod pace;
+pub(crate) mod order;
+pub(crate) mod pace;
 mod record;
-pub mod snapshot;
-pub mod target;
+pub(crate) mod snapshot;
+pub(crate) mod target;
 mod tracking;
-pub mod usage;
+pub(crate) mod usage;
 mod vcpu;
 
 #[cfg(test)]
@@ -82,11 +82,11 @@ use target::{Target, TargetError, Targets};
 use tracking::NonTargets;
 use vcpu::VcpuRecord;
 
-pub use factors::{Factor, Factors};
+pub(crate) use factors::{Factor, Factors};
 
 /// What a VCPU is seen to do after a VM exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Observation {
+pub(crate) struct Observation {
     /// The root of its address space; `None` without paging.
     pub root: Option<(Root, RootFormat)>,
     /// The root has been loaded since the last observation, even if it was there before.
@@ -101,7 +101,7 @@ pub struct Observation {
 
 /// Something that has happened to a VCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
+pub(crate) enum Event {
     /// It has left the guest, and is seen to do this.
     Seen(Observation),
     /// An event has ended its halt.
@@ -120,7 +120,7 @@ pub enum Event {
 
 /// What a VCPU is to do until it is asked again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stay {
+pub(crate) enum Stay {
     /// Run its guest.
     Run,
     /// Stay out of the guest, but on its CPU: it will not be for long.
@@ -131,7 +131,7 @@ pub enum Stay {
 
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Directive {
+pub(crate) struct Directive {
     /// The course of the VM's clock.
     pub clock: Course,
     /// What the VCPU does. An interrupt that it can take always lets it run.
@@ -154,7 +154,7 @@ pub struct Directive {
 
 impl Directive {
     /// Nothing: no target is known of.
-    pub const NONE: Self = Self {
+    pub(crate) const NONE: Self = Self {
         clock: Course::REAL_TIME,
         stay: Stay::Run,
         look_at: HostTicks(u64::MAX),
@@ -169,7 +169,7 @@ impl Directive {
 
 /// The suppression in a VM.
 #[derive(Clone, Debug)]
-pub struct Suppression {
+pub(crate) struct Suppression {
     tsc: Hertz,
     defaults: Defaults,
     targets: Targets,
@@ -200,7 +200,7 @@ impl Suppression {
     /// No targets in a VM of `vcpus` VCPUs (of which [`MAX_VCPUS`] count), whose clock starts at `now`
     /// where the TSC counts at `tsc`.
     #[must_use]
-    pub fn new(defaults: Defaults, vcpus: usize, tsc: Hertz, now: HostTicks) -> Self {
+    pub(crate) fn new(defaults: Defaults, vcpus: usize, tsc: Hertz, now: HostTicks) -> Self {
         let pace = Pace::new(tsc);
         Self {
             tsc,
@@ -225,19 +225,19 @@ impl Suppression {
 
     /// What targets of the VM get unless the operator says otherwise.
     #[must_use]
-    pub const fn defaults(&self) -> Defaults {
+    pub(crate) const fn defaults(&self) -> Defaults {
         self.defaults
     }
 
     /// The targets.
     #[must_use]
-    pub const fn targets(&self) -> &Targets {
+    pub(crate) const fn targets(&self) -> &Targets {
         &self.targets
     }
 
     /// Whether VCPUs are to report what they do: there are targets, or a lead is to be given back.
     #[must_use]
-    pub fn is_active(&self) -> bool {
+    pub(crate) fn is_active(&self) -> bool {
         !self.targets.is_empty()
             || self.time.course() != Course::REAL_TIME
             || self.clock != Course::REAL_TIME
@@ -248,7 +248,7 @@ impl Suppression {
     ///
     /// # Errors
     /// If it is no process's, or there are too many targets; nothing has changed then.
-    pub fn suppress(
+    pub(crate) fn suppress(
         &mut self,
         memory: &impl GuestMemory,
         root: Root,
@@ -272,14 +272,14 @@ impl Suppression {
     }
 
     /// Ends the suppression of the target that has `root`, and returns it.
-    pub fn release(&mut self, root: Root) -> Option<Target> {
+    pub(crate) fn release(&mut self, root: Root) -> Option<Target> {
         let slot = self.targets.slot_of(root)?;
         self.forget(slot);
         self.targets.release(root)
     }
 
     /// Ends all suppression, and returns how many targets there were.
-    pub fn release_all(&mut self) -> usize {
+    pub(crate) fn release_all(&mut self) -> usize {
         for slot in 0..target::MAX_TARGETS {
             self.forget(slot);
         }
@@ -296,12 +296,12 @@ impl Suppression {
     }
 
     /// Takes note of whether another VM wants a CPU that this one has.
-    pub const fn set_contended(&mut self, contended: bool) {
+    pub(crate) const fn set_contended(&mut self, contended: bool) {
         self.contended = contended;
     }
 
     /// Adapts to what exits take on this machine, as a VCPU has seen it.
-    pub fn adapt(&mut self, pace: &Pace) {
+    pub(crate) fn adapt(&mut self, pace: &Pace) {
         self.handlers
             .adapt(pace.longest_handler(), pace.least_run());
         self.latency = pace.exit_cost();
@@ -310,7 +310,7 @@ impl Suppression {
 
     /// Takes note that `ticks` since the last report of `vcpu` went to that, from the exit to the next
     /// entry.
-    pub fn note_own_time(&mut self, vcpu: usize, ticks: u64) {
+    pub(crate) fn note_own_time(&mut self, vcpu: usize, ticks: u64) {
         if let Some(record) = self.vcpus.get_mut(vcpu) {
             record.own = record.own.saturating_add(ticks);
         }
@@ -319,7 +319,7 @@ impl Suppression {
     /// Takes note of `event` at `vcpu`, and tells what is to be done from `now` on. Where the
     /// course is not that of the VM's clock, the caller changes that, and says so
     /// ([`Suppression::clock_changed`]).
-    pub fn report(
+    pub(crate) fn report(
         &mut self,
         memory: &impl GuestMemory,
         vcpu: usize,
@@ -341,31 +341,31 @@ impl Suppression {
 
     /// The course on which the VM's clock is to run.
     #[must_use]
-    pub const fn clock(&self) -> Course {
+    pub(crate) const fn clock(&self) -> Course {
         self.clock
     }
 
     /// Whether the VM's clock does not run on the course that it is to run on.
     #[must_use]
-    pub fn clock_is_to_change(&self) -> bool {
+    pub(crate) fn clock_is_to_change(&self) -> bool {
         self.clock != self.time.course()
     }
 
     /// Takes note that the VM's clock runs on the decided course from `now` on, and that the change took
     /// `lost` ticks from other VCPUs, all together.
-    pub fn clock_changed(&mut self, now: HostTicks, lost: u64) {
+    pub(crate) fn clock_changed(&mut self, now: HostTicks, lost: u64) {
         self.time.change(now, self.clock, self.booking);
         self.limiter.note_change(now, lost);
     }
 
     /// Takes note that guest time stood still from `from` to `to` because the VM was paused.
-    pub fn paused(&mut self, from: HostTicks, to: HostTicks) {
+    pub(crate) fn paused(&mut self, from: HostTicks, to: HostTicks) {
         self.time.pause(from, to);
     }
 
     /// How far the guest's time is ahead of real time at `now`: what is to be given back.
     #[must_use]
-    pub fn lead(&self, now: HostTicks) -> Lead {
+    pub(crate) fn lead(&self, now: HostTicks) -> Lead {
         let mut time = self.time.clone();
         time.advance(now);
         time.lead()
@@ -373,7 +373,7 @@ impl Suppression {
 
     /// How far the guest's time is ahead of real time at `now` for good.
     #[must_use]
-    pub fn drift(&self, now: HostTicks) -> Lead {
+    pub(crate) fn drift(&self, now: HostTicks) -> Lead {
         let mut time = self.time.clone();
         time.advance(now);
         time.drift()

@@ -11,7 +11,7 @@ use super::budget::Share;
 
 /// How a target is suppressed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Policy {
+pub(crate) enum Policy {
     /// The paper's way: while the target runs, the guest's clock is fast, and stays ahead by what it
     /// gained. Nothing else holds the target.
     Paper,
@@ -23,11 +23,11 @@ pub enum Policy {
 
 impl Policy {
     /// All policies.
-    pub const ALL: [Self; 2] = [Self::Bounded, Self::Paper];
+    pub(crate) const ALL: [Self; 2] = [Self::Bounded, Self::Paper];
 
     /// Its name, as the operator writes it.
     #[must_use]
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Paper => "paper",
             Self::Bounded => "bounded",
@@ -36,7 +36,7 @@ impl Policy {
 
     /// The policy of this name.
     #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|policy| policy.name() == name)
     }
 }
@@ -49,7 +49,7 @@ impl fmt::Display for Policy {
 
 /// How far a guest's clock may be ahead of real time, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bounds {
+pub(crate) struct Bounds {
     /// While another VM wants the CPU: what a target's guest cannot be given in true time is that
     /// one's.
     pub contended: u32,
@@ -59,14 +59,14 @@ pub struct Bounds {
 
 impl Bounds {
     /// The smallest bound: two ticks of a guest that ticks 250 times a second.
-    pub const LEAST: u32 = 8;
+    pub(crate) const LEAST: u32 = 8;
     /// The largest bound. A lead of this size can still be given back within the second after the
     /// release.
-    pub const MOST: u32 = 1000;
+    pub(crate) const MOST: u32 = 1000;
 
     /// The bound that holds, in ticks of a TSC that counts at `tsc`.
     #[must_use]
-    pub const fn ticks(self, contended: bool, tsc: Hertz) -> u64 {
+    pub(crate) const fn ticks(self, contended: bool, tsc: Hertz) -> u64 {
         let milliseconds = if contended {
             self.contended
         } else {
@@ -78,7 +78,7 @@ impl Bounds {
 
 /// A text that is no [`Bounds`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NoBounds;
+pub(crate) struct NoBounds;
 
 impl core::str::FromStr for Bounds {
     type Err = NoBounds;
@@ -111,7 +111,7 @@ impl Default for Bounds {
 
 /// What a VM's targets get unless the operator says otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Defaults {
+pub(crate) struct Defaults {
     /// The policy.
     pub policy: Policy,
     /// The bounds of the lead.
@@ -120,7 +120,7 @@ pub struct Defaults {
 
 /// How a target is to be suppressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Order {
+pub(crate) struct Order {
     /// How strongly.
     pub factors: Factors,
     /// In which way.
@@ -133,8 +133,9 @@ pub struct Order {
 
 impl Order {
     /// Suppression by `factors`, all else by `defaults`.
+    #[cfg(test)]
     #[must_use]
-    pub const fn new(factors: Factors, defaults: Defaults) -> Self {
+    pub(crate) const fn new(factors: Factors, defaults: Defaults) -> Self {
         Self {
             factors,
             policy: defaults.policy,
@@ -145,7 +146,7 @@ impl Order {
 
     /// The CPU time that the target may have; `None` for any.
     #[must_use]
-    pub fn share(&self) -> Option<Share> {
+    pub(crate) fn share(&self) -> Option<Share> {
         if self.policy == Policy::Paper {
             return None;
         }

@@ -11,7 +11,7 @@ use devices::time::Hertz;
 
 /// The least that a handler is given, in host ticks. A tick of Linux with the switch to another
 /// process takes 5,000 to 20,000 instructions.
-pub const LEAST_FOR_A_HANDLER: u64 = 50_000;
+pub(crate) const LEAST_FOR_A_HANDLER: u64 = 50_000;
 /// The same in time, 50 us, as the frequency of which that is a period: for processors whose ticks
 /// are short, and which wait for memory.
 const LEAST_TIME_FOR_A_HANDLER: Hertz = Hertz::new(20_000);
@@ -27,7 +27,7 @@ const LEAST_STAY: u64 = 64;
 
 /// The pace of a VCPU.
 #[derive(Clone, Copy, Debug)]
-pub struct Pace {
+pub(crate) struct Pace {
     /// What a handler is given besides its exits, in host ticks.
     handler: u64,
     /// The shortest stay in the guest so far, in host ticks: about what an entry and an exit take.
@@ -48,7 +48,7 @@ pub struct Pace {
 impl Pace {
     /// On a machine whose TSC counts at `tsc`, before anything has been seen.
     #[must_use]
-    pub const fn new(tsc: Hertz) -> Self {
+    pub(crate) const fn new(tsc: Hertz) -> Self {
         let ticks = LEAST_TIME_FOR_A_HANDLER.ticks_for(1, tsc);
         let handler = if ticks > LEAST_FOR_A_HANDLER {
             ticks
@@ -68,7 +68,7 @@ impl Pace {
 
     /// Takes note of a stay in the guest: the host ticks from before an entry to after the exit.
     #[inline]
-    pub fn note_stay(&mut self, ticks: u64) {
+    pub(crate) fn note_stay(&mut self, ticks: u64) {
         if ticks < self.shortest_stay {
             self.shortest_stay = ticks;
             self.reckon();
@@ -77,7 +77,7 @@ impl Pace {
 
     /// Takes note of how much later than it was to be an exit by the timer was, in host ticks.
     #[inline]
-    pub fn note_late(&mut self, ticks: u64) {
+    pub(crate) fn note_late(&mut self, ticks: u64) {
         if ticks < self.least_late {
             self.least_late = ticks;
             self.reckon();
@@ -98,14 +98,14 @@ impl Pace {
     /// What an exit takes that a timer causes, from when it is due until the guest has been left, in
     /// host ticks; zero before one was seen.
     #[must_use]
-    pub const fn exit_cost(&self) -> u64 {
+    pub(crate) const fn exit_cost(&self) -> u64 {
         self.exit_cost
     }
 
     /// How long an interrupt handler may run, in host ticks, before a target that has not been seen
     /// in user mode is taken to run again.
     #[must_use]
-    pub const fn longest_handler(&self) -> u64 {
+    pub(crate) const fn longest_handler(&self) -> u64 {
         self.longest_handler
     }
 
@@ -122,7 +122,7 @@ impl Pace {
     /// looked at for what it does. At most a third of that goes to the entry and the exit.
     #[must_use]
     #[inline]
-    pub const fn least_run(&self) -> u64 {
+    pub(crate) const fn least_run(&self) -> u64 {
         self.least_run
     }
 }

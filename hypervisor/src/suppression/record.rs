@@ -21,7 +21,7 @@ const TURN: u64 = 16;
 
 /// What limits a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Limit {
+pub(crate) enum Limit {
     /// It does not run: asleep, or others have the CPU.
     Idle,
     /// Its guest's scheduler, by the clock.
@@ -39,7 +39,7 @@ pub enum Limit {
 impl Limit {
     /// Its name, for the operator.
     #[must_use]
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Idle => "idle",
             Self::Clock => "clock",

@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 
 use devices::time::HostTicks;
 
-pub use super::lead::Lead;
-pub use super::record::Limit;
+pub(crate) use super::lead::Lead;
+pub(crate) use super::record::Limit;
 
 use super::Suppression;
 use super::address_space::Root;
@@ -16,7 +16,7 @@ use super::order::Order;
 
 /// A target, as the operator sees it. Times are in host ticks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TargetSnapshot {
+pub(crate) struct TargetSnapshot {
     /// Its roots, the one that the operator named first.
     pub roots: Vec<Root>,
     /// What the operator has ordered.
@@ -40,7 +40,7 @@ pub struct TargetSnapshot {
 
 /// The suppression in a VM, as the operator sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     /// Its targets.
     pub targets: Vec<TargetSnapshot>,
     /// How far its clock is ahead, to be given back.
@@ -52,7 +52,7 @@ pub struct Snapshot {
 impl Suppression {
     /// What the operator sees at `now`.
     #[must_use]
-    pub fn snapshot(&mut self, now: HostTicks) -> Snapshot {
+    pub(crate) fn snapshot(&mut self, now: HostTicks) -> Snapshot {
         let lead = self.lead(now);
         let drift = self.drift(now);
         let targets = self

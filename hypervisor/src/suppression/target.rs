@@ -16,7 +16,7 @@ use super::record::Record;
 use crate::guest_memory::GuestMemory;
 
 /// The most targets a VM can have.
-pub const MAX_TARGETS: usize = 16;
+pub(crate) const MAX_TARGETS: usize = 16;
 /// The most roots that one process has.
 const MAX_ROOTS: usize = 4;
 const WITNESSES: usize = 4;
@@ -26,7 +26,7 @@ type Witness = (usize, u64);
 
 /// A suppressed process.
 #[derive(Clone, Debug)]
-pub struct Target {
+pub(crate) struct Target {
     format: RootFormat,
     /// The first is the one that the operator named.
     roots: [Option<Root>; MAX_ROOTS],
@@ -38,7 +38,7 @@ pub struct Target {
 
 /// Why an address space cannot be made a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TargetError {
+pub(crate) enum TargetError {
     /// Its root's user half is empty or not in RAM: it is no process.
     NoUserSpace(Root),
     /// There are [`MAX_TARGETS`] targets already.
@@ -79,19 +79,19 @@ fn witnesses(
 impl Target {
     /// The root that the operator named.
     #[must_use]
-    pub fn root(&self) -> Root {
+    pub(crate) fn root(&self) -> Root {
         // A target is made with its first root, and never loses it.
         self.roots[0].unwrap_or(Root::new(0, self.format))
     }
 
     /// All its roots known so far.
-    pub fn roots(&self) -> impl Iterator<Item = Root> + '_ {
+    pub(crate) fn roots(&self) -> impl Iterator<Item = Root> + '_ {
         self.roots.iter().flatten().copied()
     }
 
     /// How it is suppressed.
     #[must_use]
-    pub const fn order(&self) -> &Order {
+    pub(crate) const fn order(&self) -> &Order {
         &self.order
     }
 
@@ -140,7 +140,7 @@ impl Target {
 
 /// The targets of a VM.
 #[derive(Clone, Debug)]
-pub struct Targets {
+pub(crate) struct Targets {
     /// On the heap, as VMs are made on the stack.
     slots: [Option<Box<Target>>; MAX_TARGETS],
     count: usize,
@@ -155,7 +155,7 @@ impl Default for Targets {
 impl Targets {
     /// No targets.
     #[must_use]
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
             slots: [const { None }; MAX_TARGETS],
             count: 0,
@@ -164,12 +164,12 @@ impl Targets {
 
     /// Whether there is none.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
+    pub(crate) const fn is_empty(&self) -> bool {
         self.count == 0
     }
 
     /// The targets, in the order of their slots.
-    pub fn iter(&self) -> impl Iterator<Item = &Target> + '_ {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Target> + '_ {
         self.slots.iter().flatten().map(Box::as_ref)
     }
 
@@ -221,7 +221,7 @@ impl Targets {
 
     /// The target in `slot`.
     #[must_use]
-    pub fn get(&self, slot: usize) -> Option<&Target> {
+    pub(crate) fn get(&self, slot: usize) -> Option<&Target> {
         self.slots.get(slot)?.as_deref()
     }
 
@@ -237,7 +237,7 @@ impl Targets {
 
     /// The slot of the target that has `root`, if any: for each switch of address spaces.
     #[must_use]
-    pub fn slot_of(&self, root: Root) -> Option<usize> {
+    pub(crate) fn slot_of(&self, root: Root) -> Option<usize> {
         if self.count == 0 {
             return None;
         }
@@ -247,13 +247,13 @@ impl Targets {
 
     /// The target that has `root`, if any.
     #[must_use]
-    pub fn of(&self, root: Root) -> Option<&Target> {
+    pub(crate) fn of(&self, root: Root) -> Option<&Target> {
         self.get(self.slot_of(root)?)
     }
 
     /// Looks at a root seen for the first time: if it is an alias of a target, it becomes one
     /// of its roots. Tells whether it did.
-    pub fn learn(&mut self, memory: &impl GuestMemory, root: Root) -> bool {
+    pub(crate) fn learn(&mut self, memory: &impl GuestMemory, root: Root) -> bool {
         self.slots
             .iter_mut()
             .flatten()
@@ -262,7 +262,7 @@ impl Targets {
 
     /// Drops the target that has `root` if its process is gone, and returns it then. To be
     /// called when it is switched in and out.
-    pub fn drop_if_gone(&mut self, memory: &impl GuestMemory, root: Root) -> Option<Target> {
+    pub(crate) fn drop_if_gone(&mut self, memory: &impl GuestMemory, root: Root) -> Option<Target> {
         let slot = self
             .slots
             .iter_mut()
@@ -275,7 +275,7 @@ impl Targets {
     }
 
     /// Ends the suppression of the target that has `root`, and returns it.
-    pub fn release(&mut self, root: Root) -> Option<Target> {
+    pub(crate) fn release(&mut self, root: Root) -> Option<Target> {
         let slot = self
             .slots
             .iter_mut()
@@ -285,7 +285,7 @@ impl Targets {
     }
 
     /// Ends all suppression, and returns how many targets there were.
-    pub fn release_all(&mut self) -> usize {
+    pub(crate) fn release_all(&mut self) -> usize {
         let count = self.count;
         *self = Self::new();
         count

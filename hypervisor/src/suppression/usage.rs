@@ -48,7 +48,7 @@ impl Entry {
 
 /// The address spaces seen on one VCPU.
 #[derive(Clone, Debug)]
-pub struct Usage {
+pub(crate) struct Usage {
     entries: [Option<Entry>; CAPACITY],
     /// Where the root recorded last is: mostly it is also the next.
     latest: usize,
@@ -63,7 +63,7 @@ impl Usage {
     /// An empty table at `now`. Shares will be over the last one to two windows of
     /// `window_length` host ticks (at least 1).
     #[must_use]
-    pub const fn new(now: HostTicks, window_length: u64) -> Self {
+    pub(crate) const fn new(now: HostTicks, window_length: u64) -> Self {
         Self {
             entries: [None; CAPACITY],
             latest: 0,
@@ -75,7 +75,7 @@ impl Usage {
 
     /// Records that the guest has run for `ran` host ticks until `now`, and that CR3 then
     /// held `root`. Tells whether the root had not been known: a chance to learn aliases.
-    pub fn record(&mut self, root: Root, ran: u64, now: HostTicks) -> bool {
+    pub(crate) fn record(&mut self, root: Root, ran: u64, now: HostTicks) -> bool {
         if now > self.window_end {
             self.next_window(now);
         }
@@ -143,17 +143,8 @@ impl Usage {
     }
 
     /// The roots remembered.
-    pub fn roots(&self) -> impl Iterator<Item = Root> + '_ {
+    pub(crate) fn roots(&self) -> impl Iterator<Item = Root> + '_ {
         self.entries.iter().flatten().map(|entry| entry.root)
-    }
-
-    /// Forgets `root`: its process is gone.
-    pub fn forget(&mut self, root: Root) {
-        for slot in &mut self.entries {
-            if slot.is_some_and(|entry| entry.root == root) {
-                *slot = None;
-            }
-        }
     }
 
     /// The entries as they are at `now`, and the length of time that their windows cover.
@@ -182,7 +173,7 @@ const fn place(root: Root) -> usize {
 
 /// A process in the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Process {
+pub(crate) struct Process {
     /// Its roots, the one that has run most first.
     pub roots: Vec<Root>,
     /// Its recent share of one CPU, in thousandths. With several VCPUs it may be over 1000.
@@ -436,8 +427,6 @@ mod tests {
         assert!(usage.record(root(1), 1, HostTicks(1)));
         assert!(usage.record(root(2), 1, HostTicks(2)));
         assert!(!usage.record(root(1), 1, HostTicks(3)));
-        usage.forget(root(1));
-        assert!(usage.record(root(1), 1, HostTicks(4)));
     }
 
     #[test]

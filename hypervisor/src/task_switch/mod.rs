@@ -33,7 +33,7 @@ const NESTED_TASK: u32 = RFlags::NESTED_TASK.bits() as u32;
 
 /// What a task switch needs of a VCPU besides the emulator's registers. All tasks run outside
 /// of IA-32e mode.
-pub trait TaskCpu: Cpu {
+pub(crate) trait TaskCpu: Cpu {
     /// GDTR.
     fn gdtr(&self) -> DescriptorTable;
     /// A segment register.
@@ -51,7 +51,7 @@ pub trait TaskCpu: Cpu {
 
 /// What switches tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
+pub(crate) enum Cause {
     /// CALL, to a TSS or a task gate.
     Call,
     /// JMP, to a TSS or a task gate.
@@ -70,7 +70,7 @@ pub enum Cause {
 
 /// A task switch that has passed the processor's own checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Request {
+pub(crate) struct Request {
     /// The selector of the new TSS.
     pub selector: u16,
     /// What switches tasks.
@@ -82,14 +82,14 @@ pub struct Request {
 
 /// What a task switch leads to besides the new task's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Switched {
+pub(crate) struct Switched {
     /// The T flag of the new TSS: #DB with DR6.BT, before the first instruction.
     pub debug_trap: bool,
 }
 
 /// Why a task switch is not done, or not quite.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum SwitchError {
+pub(crate) enum SwitchError {
     /// The guest gets a fault.
     Fault(Fault),
     /// A structure that it needs is not in RAM.
@@ -129,7 +129,7 @@ struct Task {
 /// # Errors
 /// [`SwitchError::Fault`] is to be injected. [`SwitchError::NotRam`] if the guest has put a
 /// structure outside of its RAM.
-pub fn switch_task<C: TaskCpu, M: GuestMemory>(
+pub(crate) fn switch_task<C: TaskCpu, M: GuestMemory>(
     cpu: &mut C,
     memory: &M,
     request: &Request,

@@ -18,13 +18,13 @@ const EFER_LMA: u64 = EferFlags::LONG_MODE_ACTIVE.bits();
 /// CR0 bits that the guest does not own: the one that VMX fixes; the cache controls, which
 /// would slow the whole machine; and ET, which a processor keeps at one, but KVM shows to a
 /// guest's guest as it was last written.
-pub const CR0_HOST_OWNED: u64 = CR0_NE | CR0_NW | CR0_CD | CR0_ET;
+pub(crate) const CR0_HOST_OWNED: u64 = CR0_NE | CR0_NW | CR0_CD | CR0_ET;
 /// What those bits are.
-pub const CR0_HOST_VALUE: u64 = CR0_NE | CR0_ET;
+pub(crate) const CR0_HOST_VALUE: u64 = CR0_NE | CR0_ET;
 
 /// A CR0 that may be written, and what the write makes of EFER.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cr0Write {
+pub(crate) struct Cr0Write {
     /// What the guest reads back.
     pub visible: u64,
     /// What the processor holds.
@@ -37,7 +37,7 @@ pub struct Cr0Write {
 
 /// The state that a write to CR0 is judged by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cr0Context {
+pub(crate) struct Cr0Context {
     /// CR0 as the guest sees it.
     pub cr0: u64,
     /// CR4 as the guest sees it.
@@ -54,7 +54,7 @@ pub struct Cr0Context {
 ///
 /// # Errors
 /// If the processor would raise #GP(0).
-pub fn write_cr0(value: u64, context: &Cr0Context) -> Result<Cr0Write, GeneralProtection> {
+pub(crate) fn write_cr0(value: u64, context: &Cr0Context) -> Result<Cr0Write, GeneralProtection> {
     let Cr0Context {
         cr0,
         cr4,
@@ -104,7 +104,7 @@ pub fn write_cr0(value: u64, context: &Cr0Context) -> Result<Cr0Write, GeneralPr
 /// # Errors
 /// If the processor would raise #GP(0): a bit outside `allowed`, or LME changed with paging
 /// on.
-pub const fn write_efer(
+pub(crate) const fn write_efer(
     value: u64,
     efer: u64,
     cr0: u64,

@@ -7,7 +7,7 @@ use super::backend::{GuestCpu, Refused};
 
 /// A physical CPU, as a VCPU needs to know it.
 #[derive(Clone, Copy, Debug)]
-pub struct HostCpu {
+pub(crate) struct HostCpu {
     /// Its number.
     pub index: u32,
     /// What exits from a guest load on it.
@@ -31,7 +31,7 @@ impl<C: GuestCpu> Vcpu<C> {
     ///
     /// # Safety
     /// `cpu` describes this CPU, which is ready for guests; no other VCPU is loaded on it.
-    pub unsafe fn load(&mut self, cpu: &HostCpu) -> Result<(), Refused> {
+    pub(crate) unsafe fn load(&mut self, cpu: &HostCpu) -> Result<(), Refused> {
         let moved = self.residence.cpu != Some(cpu.index);
         if moved {
             self.residence = Residence {
@@ -49,7 +49,7 @@ impl<C: GuestCpu> Vcpu<C> {
     ///
     /// # Errors
     /// If the processor refuses it.
-    pub fn unload(&mut self) -> Result<(), Refused> {
+    pub(crate) fn unload(&mut self) -> Result<(), Refused> {
         self.note_cpu(false);
         self.cpu.unload()
     }

@@ -14,7 +14,7 @@ use vmx::addr::GuestVirtAddr;
 ///
 /// # Errors
 /// If `out` fails.
-pub fn write_dump(
+pub(crate) fn write_dump(
     cpu: &impl GuestCpu,
     memory: &impl GuestMemory,
     out: &mut impl fmt::Write,

@@ -28,7 +28,7 @@ pub(super) struct Loading {
 
 impl<C: GuestCpu> Vcpu<C> {
     /// Has the guest of `config` loaded when this VCPU, the VM's first, gets a CPU.
-    pub fn load_guest_later(&mut self, config: VmConfig<'static>) {
+    pub(crate) fn load_guest_later(&mut self, config: VmConfig<'static>) {
         self.loading = Some(Box::new(Loading { config, cleared: 0 }));
     }
 

@@ -5,11 +5,11 @@
 //! [`backend::GuestCpu`].
 
 mod apic_virtualization;
-pub mod backend;
+pub(crate) mod backend;
 mod bus;
-pub mod control_registers;
+pub(crate) mod control_registers;
 mod cpu;
-pub mod dump;
+pub(crate) mod dump;
 mod events;
 mod exits;
 #[cfg(test)]
@@ -20,11 +20,11 @@ mod observe;
 mod reset;
 mod resume_point;
 mod run;
-pub mod stop_reason;
+pub(crate) mod stop_reason;
 mod suppress;
 mod timekeeping;
 mod vector_registers;
-pub mod vmx;
+pub(crate) mod vmx;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -51,13 +51,13 @@ use resume_point::ResumePoint;
 use timekeeping::Timekeeping;
 use vmx::VmxCpu;
 
-pub use cpu::HostCpu;
-pub use run::RunExit;
-pub use stop_reason::StopReason;
+pub(crate) use cpu::HostCpu;
+pub(crate) use run::RunExit;
+pub(crate) use stop_reason::StopReason;
 
 /// What a VCPU is doing, as far as its guest says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activity {
+pub(crate) enum Activity {
     /// Executing instructions.
     Running,
     /// Waiting for an event after HLT.
@@ -67,7 +67,7 @@ pub enum Activity {
 }
 
 /// A virtual CPU, whose guest runs on a `C`.
-pub struct Vcpu<C: GuestCpu = VmxCpu> {
+pub(crate) struct Vcpu<C: GuestCpu = VmxCpu> {
     vm: Arc<Vm>,
     /// Its number in the VM.
     index: u32,
@@ -98,7 +98,7 @@ pub struct Vcpu<C: GuestCpu = VmxCpu> {
 }
 
 /// What a VCPU is made with, besides its processor.
-pub struct VcpuConfig {
+pub(crate) struct VcpuConfig {
     /// Its number in the VM.
     pub index: u32,
     /// Its local APIC, whose port the VM knows.
@@ -117,7 +117,7 @@ impl<C: GuestCpu> Vcpu<C> {
     ///
     /// # Errors
     /// If the processor refuses what it is given for the guest.
-    pub fn new(vm: Arc<Vm>, cpu: C, config: VcpuConfig) -> Result<Self, Refused> {
+    pub(crate) fn new(vm: Arc<Vm>, cpu: C, config: VcpuConfig) -> Result<Self, Refused> {
         let may_virtualize_apic = config.virtualize_apic && cpu.can_virtualize_apic();
         let mut vcpu = Self {
             vm,
@@ -155,7 +155,7 @@ impl<C: GuestCpu> Vcpu<C> {
     ///
     /// # Errors
     /// If the processor refuses what it is given for the guest.
-    pub fn enter_at(&mut self, state: &EntryState) -> Result<(), Refused> {
+    pub(crate) fn enter_at(&mut self, state: &EntryState) -> Result<(), Refused> {
         self.cpu.acquire()?;
         self.set_entry_state(state);
         self.cpu.release()
@@ -173,19 +173,19 @@ impl<C: GuestCpu> Vcpu<C> {
 
     /// The VM that it belongs to.
     #[must_use]
-    pub fn vm(&self) -> &Arc<Vm> {
+    pub(crate) fn vm(&self) -> &Arc<Vm> {
         &self.vm
     }
 
     /// When it wants to run next although it is halted: `u64::MAX` for never.
     #[must_use]
-    pub const fn deadline(&self) -> HostTicks {
+    pub(crate) const fn deadline(&self) -> HostTicks {
         self.time.deadline
     }
 
     /// What it has done.
     #[cfg(test)]
-    pub const fn statistics(&self) -> &Statistics {
+    pub(crate) const fn statistics(&self) -> &Statistics {
         &self.statistics
     }
 
@@ -193,7 +193,7 @@ impl<C: GuestCpu> Vcpu<C> {
     ///
     /// # Errors
     /// If `out` fails.
-    pub fn write_dump(&self, out: &mut impl core::fmt::Write) -> core::fmt::Result {
+    pub(crate) fn write_dump(&self, out: &mut impl core::fmt::Write) -> core::fmt::Result {
         dump::write_dump(&self.cpu, &self.vm.ram, out)
     }
 

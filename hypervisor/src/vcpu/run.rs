@@ -15,7 +15,7 @@ use crate::vm::requests::{Requests, VcpuRequests};
 
 /// Why a VCPU comes off its CPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RunExit {
+pub(crate) enum RunExit {
     /// Its time is over.
     Preempted,
     /// Somebody wants its CPU to ask the scheduler.
@@ -39,7 +39,7 @@ impl From<StopReason> for RunExit {
 impl<C: GuestCpu> Vcpu<C> {
     /// Runs the guest until host time `until`, or until it halts or ends. The VCPU is loaded
     /// on this CPU and not halted.
-    pub fn run(&mut self, until: HostTicks) -> RunExit {
+    pub(crate) fn run(&mut self, until: HostTicks) -> RunExit {
         let vm = self.vm.clone();
         let requests = vm.requests(self.index);
         requests.set_running_on(self.residence.cpu);

@@ -13,7 +13,7 @@ use crate::machine::machine_check::MachineCheck;
 
 /// What stops a VM. Only the first two kinds are the guest's own wish.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StopReason {
+pub(crate) enum StopReason {
     /// The guest powered itself off.
     PowerOff,
     /// The guest reset itself.
@@ -59,7 +59,7 @@ pub enum StopReason {
 impl StopReason {
     /// Whether the guest meant it, or there was none yet: no dump is due.
     #[must_use]
-    pub const fn is_orderly(&self) -> bool {
+    pub(crate) const fn is_orderly(&self) -> bool {
         matches!(
             self,
             Self::PowerOff | Self::Reset | Self::DebugExit(_) | Self::Stopped | Self::NotLoaded(_)

@@ -46,14 +46,14 @@ use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 /// The gate: an even number is open, an odd one closed, and each change adds two.
 #[derive(Debug, Default)]
-pub struct ClockGate {
+pub(crate) struct ClockGate {
     state: AtomicU64,
 }
 
 impl ClockGate {
     /// What the VCPU of these `requests`, out of the guest, has to wait for before it applies
     /// the clock. Returns the state that it then has.
-    pub fn pass(&self, requests: &VcpuRequests) -> u64 {
+    pub(crate) fn pass(&self, requests: &VcpuRequests) -> u64 {
         loop {
             let state = self.state.load(SeqCst);
             requests.acknowledge(state);
@@ -67,7 +67,7 @@ impl ClockGate {
     /// The state, to be compared with the one at which a VCPU has last applied the clock.
     #[inline]
     #[must_use]
-    pub fn state(&self) -> u64 {
+    pub(crate) fn state(&self) -> u64 {
         self.state.load(SeqCst)
     }
 
@@ -76,7 +76,7 @@ impl ClockGate {
     /// CPU leave its guest.
     ///
     /// The caller holds no lock.
-    pub fn change<R>(
+    pub(crate) fn change<R>(
         &self,
         vcpus: &[VcpuRequests],
         own: Option<u32>,

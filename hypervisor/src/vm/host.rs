@@ -4,7 +4,7 @@
 use crate::ids::VcpuId;
 
 /// Brings VCPUs to look at their [requests](super::requests).
-pub trait Waker: Send + Sync {
+pub(crate) trait Waker: Send + Sync {
     /// Makes physical CPU `cpu` leave its guest or its sleep. Does nothing on that CPU itself.
     fn kick(&self, cpu: u32);
 
@@ -13,7 +13,7 @@ pub trait Waker: Send + Sync {
 }
 
 /// The far end of a guest's serial line.
-pub trait SerialOutput: Send + Sync {
+pub(crate) trait SerialOutput: Send + Sync {
     /// Takes a byte that the guest of the VM with this name has sent.
     fn write(&self, name: &str, byte: u8);
 

@@ -40,7 +40,7 @@ use statistics::Statistics;
 use suppressing::Look;
 
 /// The devices that all VCPUs of a VM reach, and the clock that they run on.
-pub struct Board {
+pub(crate) struct Board {
     /// All devices but the local APICs.
     pub chipset: Chipset,
     /// The VM's time.
@@ -48,7 +48,7 @@ pub struct Board {
 }
 
 /// What VCPUs share of a VM.
-pub struct Vm {
+pub(crate) struct Vm {
     /// Its number.
     pub id: VmId,
     /// Its name.
@@ -92,7 +92,7 @@ pub struct Vm {
 }
 
 /// What a VM is made of.
-pub struct VmParts {
+pub(crate) struct VmParts {
     /// Its number.
     pub id: VmId,
     /// Its name.
@@ -122,7 +122,7 @@ pub struct VmParts {
 impl Vm {
     /// Makes a VM of these parts.
     #[must_use]
-    pub fn new(parts: VmParts) -> Self {
+    pub(crate) fn new(parts: VmParts) -> Self {
         let now = host_now();
         // Shares of the CPU are those of the last half second.
         let usage_window = parts.tsc.get() / 2;
@@ -169,14 +169,14 @@ impl Vm {
     }
 
     /// Stops the clock, when no VCPU runs any more.
-    pub fn stop_clock(&self) {
+    pub(crate) fn stop_clock(&self) {
         let mut stopped_at = self.stopped_clock_at.lock();
         debug_assert!(stopped_at.is_none(), "the clock stands already");
         *stopped_at = Some(host_now());
     }
 
     /// Lets the clock go on from where it was stopped, before VCPUs run again.
-    pub fn continue_clock(&self) {
+    pub(crate) fn continue_clock(&self) {
         let stopped_at = self.stopped_clock_at.lock().take();
         debug_assert!(stopped_at.is_some(), "the clock does not stand");
         if let Some(stopped_at) = stopped_at {
@@ -197,7 +197,7 @@ impl Vm {
 
     /// Returns whether any VCPU may be in the guest.
     #[must_use]
-    pub fn is_on_a_cpu(&self) -> bool {
+    pub(crate) fn is_on_a_cpu(&self) -> bool {
         self.requests
             .iter()
             .any(|requests| requests.running_on().is_some())
@@ -237,14 +237,14 @@ impl Vm {
     /// If there is no such VCPU.
     #[must_use]
     #[inline]
-    pub fn requests(&self, index: u32) -> &VcpuRequests {
+    pub(crate) fn requests(&self, index: u32) -> &VcpuRequests {
         &self.requests[index as usize]
     }
 
     /// Makes requests to VCPU `index`, which looks at them at once if it is in the guest, when
     /// it gets a CPU if it waits for one, and soon if it sleeps.
     #[inline]
-    pub fn request(&self, index: u32, wanted: Requests) {
+    pub(crate) fn request(&self, index: u32, wanted: Requests) {
         if let Some(requests) = self.requests.get(index as usize)
             && requests.make(wanted)
         {
@@ -258,13 +258,13 @@ impl Vm {
     /// Returns the gate at which VCPUs wait for changes of the clock.
     #[must_use]
     #[inline]
-    pub const fn clock_gate(&self) -> &ClockGate {
+    pub(crate) const fn clock_gate(&self) -> &ClockGate {
         &self.clock_gate
     }
 
     /// Sends `message` to the local APICs that it is for.
     #[inline]
-    pub fn route(&self, message: &ApicMessage) {
+    pub(crate) fn route(&self, message: &ApicMessage) {
         self.router.route(&self.ports, message, |index| {
             self.request(index as u32, Requests::EVENT);
         });
@@ -272,14 +272,14 @@ impl Vm {
 
     /// Tells VCPU 0, which keeps time for the chipset, that another VCPU has changed when the
     /// chipset's first timer is due.
-    pub fn chipset_deadline_changed(&self) {
+    pub(crate) fn chipset_deadline_changed(&self) {
         self.request(0, Requests::TIMERS);
     }
 
     /// Returns the level of the PIC's output.
     #[must_use]
     #[inline]
-    pub fn pic_output(&self) -> bool {
+    pub(crate) fn pic_output(&self) -> bool {
         self.pic_output.load(Ordering::SeqCst)
     }
 
@@ -296,13 +296,13 @@ impl Vm {
     }
 
     /// Takes a request of the guest's for its power to be switched.
-    pub fn take_power_request(&self) -> Option<PowerRequest> {
+    pub(crate) fn take_power_request(&self) -> Option<PowerRequest> {
         self.power.lock().take()
     }
 }
 
 /// The chipset's connections.
-pub struct BoardHost<'a> {
+pub(crate) struct BoardHost<'a> {
     vm: &'a Vm,
     /// Whether a message went out or a line changed.
     pub interrupts_changed: bool,
@@ -314,7 +314,7 @@ impl<'a> BoardHost<'a> {
     /// Makes the connections of `vm`'s chipset.
     #[must_use]
     #[inline]
-    pub const fn new(vm: &'a Vm) -> Self {
+    pub(crate) const fn new(vm: &'a Vm) -> Self {
         Self {
             vm,
             interrupts_changed: false,

@@ -14,7 +14,7 @@ use crate::machine::memory::Frames;
 
 /// Host memory that backs one range of guest-physical addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RamRange {
+pub(crate) struct RamRange {
     /// Where the guest sees it.
     pub guest: GuestPhysAddr,
     /// Where it is.
@@ -30,7 +30,7 @@ pub struct RamRange {
 ///
 /// Clones are the same RAM, which is given back to the machine with the last of them.
 #[derive(Clone, Debug)]
-pub struct GuestRam {
+pub(crate) struct GuestRam {
     /// In the order of their guest-physical addresses; each lies in the frames.
     ranges: Arc<[RamRange]>,
     _frames: Arc<[Frames]>,
@@ -40,7 +40,7 @@ impl GuestRam {
     /// Makes RAM of `size` bytes, which lies in `pieces`, one after the other: the guest sees it
     /// where its [memory map](memory_map) says. What is beyond the pieces is no RAM.
     #[must_use]
-    pub fn new(size: u64, pieces: Vec<Frames>) -> Self {
+    pub(crate) fn new(size: u64, pieces: Vec<Frames>) -> Self {
         let mut ranges = Vec::new();
         for guest in memory_map::ram_ranges(size) {
             let offset = memory_map::ram_offset(guest.start);
@@ -66,7 +66,7 @@ impl GuestRam {
     }
 
     /// Returns its ranges, in the order of their guest-physical addresses.
-    pub fn ranges(&self) -> impl Iterator<Item = &RamRange> {
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = &RamRange> {
         self.ranges.iter()
     }
 
@@ -125,7 +125,7 @@ impl GuestRam {
     }
 
     /// Fills all RAM with zeros: nothing of an earlier guest is seen by the next.
-    pub fn clear(&self) {
+    pub(crate) fn clear(&self) {
         let mut offset = 0;
         while let Some(next) = self.clear_piece(offset, u64::MAX) {
             offset = next;
@@ -134,7 +134,7 @@ impl GuestRam {
 
     /// Fills at most `length` bytes with zeros, from `offset` on, which counts through all
     /// ranges. Returns the offset to go on from; `None` at the end.
-    pub fn clear_piece(&self, offset: u64, length: u64) -> Option<u64> {
+    pub(crate) fn clear_piece(&self, offset: u64, length: u64) -> Option<u64> {
         let mut begin = 0;
         for range in self.ranges() {
             let within = offset.saturating_sub(begin);

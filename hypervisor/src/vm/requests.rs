@@ -11,7 +11,7 @@ use bitflags::bitflags;
 bitflags! {
     /// Things for a VCPU to look at before it enters the guest.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub struct Requests: u32 {
+    pub(crate) struct Requests: u32 {
         /// Its local APIC has incoming interrupts, or the 8259 pair's output has changed.
         const EVENT = 1 << 0;
         /// The first deadline of the devices that it keeps time for has changed.
@@ -34,7 +34,7 @@ const NOWHERE: u32 = u32::MAX;
 /// prefetchers fetch along.
 #[repr(align(128))]
 #[derive(Debug)]
-pub struct VcpuRequests {
+pub(crate) struct VcpuRequests {
     pending: AtomicU32,
     running_on: AtomicU32,
     /// The state of the VM's clock that the VCPU has last seen, out of the guest.
@@ -54,33 +54,33 @@ impl Default for VcpuRequests {
 impl VcpuRequests {
     /// Adds `requests`. Returns whether there were none before: otherwise the VCPU has been
     /// kicked already, and has not looked since.
-    pub fn make(&self, requests: Requests) -> bool {
+    pub(crate) fn make(&self, requests: Requests) -> bool {
         self.pending.fetch_or(requests.bits(), SeqCst) == 0
     }
 
     /// Takes all requests.
     #[inline]
-    pub fn take(&self) -> Requests {
+    pub(crate) fn take(&self) -> Requests {
         Requests::from_bits_retain(self.pending.swap(0, SeqCst))
     }
 
     /// Takes some requests back, right before what they stand for is looked at.
     #[inline]
-    pub fn clear(&self, requests: Requests) {
+    pub(crate) fn clear(&self, requests: Requests) {
         self.pending.fetch_and(!requests.bits(), SeqCst);
     }
 
     /// Returns whether there are requests.
     #[inline]
     #[must_use]
-    pub fn are_pending(&self) -> bool {
+    pub(crate) fn are_pending(&self) -> bool {
         self.pending.load(SeqCst) != 0
     }
 
     /// Returns the CPU that the VCPU runs on: from before it looks at its requests for the
     /// first time until after it has left the guest for the last time.
     #[must_use]
-    pub fn running_on(&self) -> Option<u32> {
+    pub(crate) fn running_on(&self) -> Option<u32> {
         match self.running_on.load(SeqCst) {
             NOWHERE => None,
             cpu => Some(cpu),
@@ -88,7 +88,7 @@ impl VcpuRequests {
     }
 
     /// Says that the VCPU runs on `cpu`, or does not run.
-    pub fn set_running_on(&self, cpu: Option<u32>) {
+    pub(crate) fn set_running_on(&self, cpu: Option<u32>) {
         self.running_on.store(cpu.unwrap_or(NOWHERE), SeqCst);
     }
 

@@ -9,7 +9,7 @@ const OTHER: usize = basic::COUNT;
 
 /// Counts of one VCPU. Times are in host TSC ticks.
 #[derive(Clone, Debug)]
-pub struct Statistics {
+pub(crate) struct Statistics {
     exits: [u64; basic::COUNT + 1],
     root_ticks: [u64; basic::COUNT + 1],
     guest_ticks: u64,
@@ -21,7 +21,7 @@ pub struct Statistics {
 
 /// The row of one exit reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReasonStatistics {
+pub(crate) struct ReasonStatistics {
     /// The basic exit reason.
     pub reason: u16,
     /// How often.
@@ -58,7 +58,7 @@ impl Statistics {
 
     /// Counts an exit at `now` by its reason. Returns how long the guest's stay has been.
     #[inline]
-    pub fn count_exit(&mut self, reason: u16, now: HostTicks) -> u64 {
+    pub(crate) fn count_exit(&mut self, reason: u16, now: HostTicks) -> u64 {
         let stay = now.since(self.since);
         self.since = now;
         self.guest_ticks += stay;
@@ -80,7 +80,7 @@ impl Statistics {
     }
 
     /// The reasons that occurred, by number.
-    pub fn reasons(&self) -> impl Iterator<Item = ReasonStatistics> {
+    pub(crate) fn reasons(&self) -> impl Iterator<Item = ReasonStatistics> {
         (0..)
             .zip(self.exits.iter().zip(&self.root_ticks))
             .take(OTHER)

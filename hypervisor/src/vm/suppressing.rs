@@ -15,7 +15,7 @@ use crate::trace::Event;
 
 /// When the VM's VCPUs are to report.
 #[derive(Debug)]
-pub struct Look {
+pub(crate) struct Look {
     /// See [`Look::at`].
     at: AtomicU64,
     /// Until when another VM is taken to want a CPU that this one has.
@@ -38,12 +38,12 @@ impl Look {
     /// Returns the host time at which any VCPU that runs is to report: the clock is to change then.
     #[inline]
     #[must_use]
-    pub fn at(&self) -> HostTicks {
+    pub(crate) fn at(&self) -> HostTicks {
         HostTicks(self.at.load(Ordering::Relaxed))
     }
 
     /// Sets what [`Look::at`] returns.
-    pub fn set(&self, at: HostTicks) {
+    pub(crate) fn set(&self, at: HostTicks) {
         self.at.store(at.0, Ordering::Relaxed);
     }
 
@@ -51,7 +51,7 @@ impl Look {
     ///
     /// When that is in host time depends on the course of the clock, which those that are awake may
     /// change. So they keep time for the others.
-    pub fn set_sleeper(&self, index: u32, due: Option<TimerTicks>) {
+    pub(crate) fn set_sleeper(&self, index: u32, due: Option<TimerTicks>) {
         if let Some(sleeper) = self.sleepers.get(index as usize) {
             let due = due.map_or(u64::MAX, |due| due.0);
             sleeper.store(due, Ordering::Relaxed);
@@ -59,7 +59,7 @@ impl Look {
     }
 
     /// Returns the VCPUs that sleep, and the guest time until which they do.
-    pub fn sleepers(&self) -> impl Iterator<Item = (u32, TimerTicks)> + '_ {
+    pub(crate) fn sleepers(&self) -> impl Iterator<Item = (u32, TimerTicks)> + '_ {
         let due = |sleeper: &AtomicU64| TimerTicks(sleeper.load(Ordering::Relaxed));
         (0..)
             .zip(self.sleepers.iter().map(due))
@@ -67,13 +67,13 @@ impl Look {
     }
 
     /// Takes note that another VM wants a CPU that this one has, which counts until `until`.
-    pub fn note_contention(&self, until: HostTicks) {
+    pub(crate) fn note_contention(&self, until: HostTicks) {
         self.contended_until.store(until.0, Ordering::Relaxed);
     }
 
     /// Returns whether another VM wants a CPU that this one has, or did a moment ago.
     #[must_use]
-    pub fn is_contended(&self, now: HostTicks) -> bool {
+    pub(crate) fn is_contended(&self, now: HostTicks) -> bool {
         now.0 < self.contended_until.load(Ordering::Relaxed)
     }
 }
@@ -84,7 +84,7 @@ impl Vm {
     /// does. The caller holds no lock.
     ///
     /// Of two VCPUs that bring decisions at once, each carries out the later one.
-    pub fn follow_suppression(&self, own: Option<u32>) {
+    pub(crate) fn follow_suppression(&self, own: Option<u32>) {
         if !self.suppression.lock().clock_is_to_change() {
             // Another VCPU was quicker.
             return;
@@ -114,7 +114,7 @@ impl Vm {
     }
 
     /// Has all VCPUs look at what is suppressed, or traced: it has changed.
-    pub fn suppression_changed(&self) {
+    pub(crate) fn suppression_changed(&self) {
         self.suppression_generation.fetch_add(1, Ordering::AcqRel);
         for index in 0..self.vcpus() as u32 {
             self.request(index, Requests::SUPPRESSION);

@@ -53,7 +53,7 @@ struct Header {
 
 /// Whether `file` has a multiboot 1 header.
 #[must_use]
-pub fn is_multiboot(file: &[u8]) -> bool {
+pub(crate) fn is_multiboot(file: &[u8]) -> bool {
     find_header(file).is_some()
 }
 

@@ -3,7 +3,7 @@
 
 /// The values for the SLP_TYP fields of the PM1 control registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SleepTypes {
+pub(crate) struct SleepTypes {
     /// For PM1a.
     pub a: u8,
     /// For PM1b.
@@ -28,7 +28,7 @@ impl SleepTypes {
     /// in the byte stream without running it. All of that form is checked, the package's
     /// length included, as the four letters alone may occur anywhere.
     #[must_use]
-    pub fn of_s5(aml: &[u8]) -> Option<Self> {
+    pub(crate) fn of_s5(aml: &[u8]) -> Option<Self> {
         (0..aml.len()).find_map(|at| parse(&aml[at..]))
     }
 }

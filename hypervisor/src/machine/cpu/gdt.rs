@@ -10,16 +10,16 @@ use x86_64::structures::gdt::{Descriptor, GlobalDescriptorTable};
 use x86_64::structures::tss::TaskStateSegment;
 
 /// 64-bit code. The same in the boot GDT.
-pub const CODE: SegmentSelector = SegmentSelector::new(1, PrivilegeLevel::Ring0);
+pub(crate) const CODE: SegmentSelector = SegmentSelector::new(1, PrivilegeLevel::Ring0);
 /// Data and stack. The same in the boot GDT.
-pub const DATA: SegmentSelector = SegmentSelector::new(2, PrivilegeLevel::Ring0);
+pub(crate) const DATA: SegmentSelector = SegmentSelector::new(2, PrivilegeLevel::Ring0);
 /// The task state segment.
-pub const TSS: SegmentSelector = SegmentSelector::new(3, PrivilegeLevel::Ring0);
+pub(crate) const TSS: SegmentSelector = SegmentSelector::new(3, PrivilegeLevel::Ring0);
 
 /// The stacks of the TSS's interrupt stack table, by their index in an IDT gate (from 1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Ist {
+pub(crate) enum Ist {
     /// Stays on the current stack.
     None = 0,
     /// For NMI.
@@ -32,7 +32,7 @@ pub enum Ist {
 
 /// GDT and TSS of one CPU. Never freed.
 #[derive(Debug)]
-pub struct DescriptorTables {
+pub(crate) struct DescriptorTables {
     gdt: &'static GlobalDescriptorTable,
     tss: &'static TaskStateSegment,
 }
@@ -41,7 +41,7 @@ impl DescriptorTables {
     /// Tables with these tops of stacks for [`Ist::Nmi`], [`Ist::DoubleFault`] and
     /// [`Ist::MachineCheck`].
     #[must_use]
-    pub fn new([nmi, double_fault, machine_check]: [VirtAddr; 3]) -> Self {
+    pub(crate) fn new([nmi, double_fault, machine_check]: [VirtAddr; 3]) -> Self {
         let mut tss = TaskStateSegment::new();
         for (ist, top) in [
             (Ist::Nmi, nmi),
@@ -68,7 +68,7 @@ impl DescriptorTables {
     /// # Safety
     /// Each CPU needs tables of its own, as loading marks the TSS as busy. The current code
     /// must run at privilege level 0 in 64-bit mode.
-    pub unsafe fn load(&self) {
+    pub(crate) unsafe fn load(&self) {
         self.gdt.load();
         // SAFETY: the selectors are those of the table just loaded, and mean flat 64-bit
         // code and data as those before; the TSS is available (not busy), as it is new.
@@ -85,13 +85,13 @@ impl DescriptorTables {
 
     /// The linear address of the GDT.
     #[must_use]
-    pub fn gdt_base(&self) -> u64 {
+    pub(crate) fn gdt_base(&self) -> u64 {
         self.gdt.entries().as_ptr() as u64
     }
 
     /// The linear address of the TSS.
     #[must_use]
-    pub fn tss_base(&self) -> u64 {
+    pub(crate) fn tss_base(&self) -> u64 {
         core::ptr::from_ref(self.tss) as u64
     }
 }

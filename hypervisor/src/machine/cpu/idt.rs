@@ -111,7 +111,7 @@ static IDT: Table = Table(UnsafeCell::new([Gate::EMPTY; VECTORS]));
 
 /// Whether NMI, #DF and #MC have stacks of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ExceptionStacks {
+pub(crate) enum ExceptionStacks {
     /// Not yet: there is no TSS.
     Absent,
     /// In the TSS of each CPU.
@@ -134,7 +134,7 @@ fn gate(vector: usize, stacks: ExceptionStacks) -> Gate {
 /// # Safety
 /// On the boot CPU, before any other CPU uses the table. With [`ExceptionStacks::InTss`]
 /// every CPU that uses the table from then on must have such a TSS.
-pub unsafe fn init(stacks: ExceptionStacks) {
+pub(crate) unsafe fn init(stacks: ExceptionStacks) {
     let gates = core::array::from_fn(|vector| gate(vector, stacks));
     // SAFETY: nobody else uses the table.
     unsafe { IDT.0.get().write(gates) };
@@ -144,7 +144,7 @@ pub unsafe fn init(stacks: ExceptionStacks) {
 ///
 /// # Safety
 /// After [`init`], with the boot GDT or a [`super::gdt`] one.
-pub unsafe fn load() {
+pub(crate) unsafe fn load() {
     let pointer = DescriptorTablePointer {
         limit: (size_of::<[Gate; VECTORS]>() - 1) as u16,
         base: VirtAddr::from_ptr(IDT.0.get()),
@@ -155,7 +155,7 @@ pub unsafe fn load() {
 
 /// The linear address of the table, for the VMCS's host-state area.
 #[must_use]
-pub fn base() -> u64 {
+pub(crate) fn base() -> u64 {
     IDT.0.get() as u64
 }
 

@@ -1,10 +1,10 @@
 //! What each physical CPU has of its own, and the handling of its exceptions and interrupts.
 
 mod dump;
-pub mod gdt;
-pub mod idt;
-pub mod stack;
-pub mod trap;
+pub(crate) mod gdt;
+pub(crate) mod idt;
+pub(crate) mod stack;
+pub(crate) mod trap;
 
 use super::local_apic::LocalApicAccess;
 use super::memory::OutOfMemory;
@@ -21,7 +21,7 @@ use x86_64::registers::model_specific::{FsBase, GsBase};
 /// the prefetcher fetches together.
 #[derive(Debug)]
 #[repr(C, align(128))]
-pub struct PerCpu {
+pub(crate) struct PerCpu {
     /// The address of this structure, which `gs:[0]` reads.
     this: *const PerCpu,
     /// The CPU's number: 0 for the boot CPU, then in the order in which CPUs started.
@@ -92,7 +92,7 @@ impl PerCpu {
     /// Valid only after [`PerCpu::init`] on this CPU, which is the first thing that a CPU
     /// does when it has a heap.
     #[must_use]
-    pub fn current() -> &'static Self {
+    pub(crate) fn current() -> &'static Self {
         let this: *const Self;
         // SAFETY: GS base points to a PerCpu from `init` on, and its first field is its
         // own address; it lives for ever and is not changed.
@@ -112,19 +112,19 @@ impl PerCpu {
 
     /// The base address of this CPU's TSS, for the VMCS's host-state area.
     #[must_use]
-    pub fn tss_base(&self) -> u64 {
+    pub(crate) fn tss_base(&self) -> u64 {
         self.tables.tss_base()
     }
 
     /// The base address of this CPU's GDT, for the VMCS's host-state area.
     #[must_use]
-    pub fn gdt_base(&self) -> u64 {
+    pub(crate) fn gdt_base(&self) -> u64 {
         self.tables.gdt_base()
     }
 
     /// The base address of what GS means on this CPU, for the VMCS's host-state area.
     #[must_use]
-    pub fn gs_base(&self) -> u64 {
+    pub(crate) fn gs_base(&self) -> u64 {
         self.this as u64
     }
 
@@ -150,7 +150,7 @@ unsafe impl Sync for PerCpu {}
 
 /// The local APIC ID of the CPU that runs this: all 32 bits where CPUID tells them.
 #[must_use]
-pub fn apic_id() -> u32 {
+pub(crate) fn apic_id() -> u32 {
     let cpuid = raw_cpuid::CpuId::new();
     let x2apic_id = cpuid
         .get_extended_topology_info()
@@ -163,14 +163,14 @@ pub fn apic_id() -> u32 {
 }
 
 /// Lets in an interrupt that ended a guest's turn: its handler runs now.
-pub fn take_pending_interrupts() {
+pub(crate) fn take_pending_interrupts() {
     // SAFETY: handlers return and change nothing but the LAPIC.
     unsafe { core::arch::asm!("sti", "nop", "cli", options(nostack)) };
 }
 
 /// Handles an NMI that ended a guest's turn. The exit has taken it and left NMIs blocked: the
 /// handler's IRET opens them again (SDM vol. 3C, 28.5.5).
-pub fn take_pending_nmi() {
+pub(crate) fn take_pending_nmi() {
     // SAFETY: the handler of vector 2 runs as for a real NMI and returns.
     unsafe { core::arch::asm!("int 2", options(nostack)) };
 }

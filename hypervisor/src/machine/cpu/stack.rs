@@ -7,7 +7,7 @@ use x86_64::VirtAddr;
 
 /// A stack in memory of its own. Never freed: its CPU may run on it as long as the machine does.
 #[derive(Debug)]
-pub struct GuardedStack {
+pub(crate) struct GuardedStack {
     /// The guard page and, above it, the stack.
     range: PhysRange,
 }
@@ -17,7 +17,7 @@ impl GuardedStack {
     ///
     /// # Errors
     /// If there is no memory for it.
-    pub fn new(size: u64) -> Result<Self, OutOfMemory> {
+    pub(crate) fn new(size: u64) -> Result<Self, OutOfMemory> {
         let range = Frames::allocate(size.saturating_add(PAGE_SIZE), PAGE_SIZE)?.leak();
         let stack = Self { range };
         // SAFETY: the page was just allocated, and nothing but a stack overflow touches it.
@@ -27,13 +27,13 @@ impl GuardedStack {
 
     /// Where the stack pointer starts: the end of the stack, a multiple of 4 KiB.
     #[must_use]
-    pub fn top(&self) -> VirtAddr {
+    pub(crate) fn top(&self) -> VirtAddr {
         VirtAddr::new(self.range.end.0)
     }
 
     /// The address of the guard page.
     #[must_use]
-    pub const fn guard_address(&self) -> u64 {
+    pub(crate) const fn guard_address(&self) -> u64 {
         self.range.start.0
     }
 
@@ -43,7 +43,7 @@ impl GuardedStack {
 
     /// Whether `address` is in the guard page.
     #[must_use]
-    pub fn guards(&self, address: u64) -> bool {
+    pub(crate) fn guards(&self, address: u64) -> bool {
         let guard = self.guard();
         (guard.start.0..guard.end.0).contains(&address)
     }

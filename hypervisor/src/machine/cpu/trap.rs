@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 #[allow(missing_docs, reason = "registers by their own names")]
-pub struct TrapFrame {
+pub(crate) struct TrapFrame {
     pub r15: u64,
     pub r14: u64,
     pub r13: u64,
@@ -40,7 +40,7 @@ pub struct TrapFrame {
 /// What is called when a vector strikes. Runs with interrupts off; for an NMI on a stack
 /// of its own, where it must neither take locks nor log, as it may have interrupted their
 /// holder. An external interrupt's hook signals its end to the LAPIC itself.
-pub type Hook = fn(&mut TrapFrame);
+pub(crate) type Hook = fn(&mut TrapFrame);
 
 /// Hooks as addresses; 0 is none.
 static HOOKS: [AtomicUsize; VECTORS] = [const { AtomicUsize::new(0) }; VECTORS];
@@ -70,7 +70,7 @@ pub(super) extern "C" fn handle(frame: &mut TrapFrame) {
 
 /// The name of an exception (SDM vol. 3A, table 6-1).
 #[must_use]
-pub const fn name(vector: u64) -> &'static str {
+pub(crate) const fn name(vector: u64) -> &'static str {
     match vector {
         0 => "#DE divide error",
         1 => "#DB debug exception",

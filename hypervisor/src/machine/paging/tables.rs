@@ -7,7 +7,7 @@ use vmx::addr::HostPhysAddr;
 
 /// What a page holds, which says what may be done with it: never both write and execute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protection {
+pub(crate) enum Protection {
     /// Read only.
     Constants,
     /// Read and write; MMIO, too.
@@ -33,7 +33,7 @@ type NewTable<'a> = &'a mut dyn FnMut() -> Result<HostPhysAddr, OutOfMemory>;
 /// A set of page tables that maps each address to itself, or not at all. Tables are reached
 /// at their physical addresses; they are never freed.
 #[derive(Debug)]
-pub struct PageTables {
+pub(crate) struct PageTables {
     root: HostPhysAddr,
     /// The highest level whose entries may be pages: 2 (2 MiB) or 3 (1 GiB).
     largest_page_level: u32,
@@ -43,14 +43,18 @@ pub struct PageTables {
 
 impl PageTables {
     /// The end of what can be mapped: the lower half of the 48-bit address space.
-    pub const REACH: u64 = 1 << 47;
+    pub(crate) const REACH: u64 = 1 << 47;
 
     /// Empty tables. `has_1g` and `has_nx`: the CPU knows 1 GiB pages, and pages that
     /// cannot be executed.
     ///
     /// # Errors
     /// If there is no memory for the root.
-    pub fn new(new_table: NewTable<'_>, has_1g: bool, has_nx: bool) -> Result<Self, OutOfMemory> {
+    pub(crate) fn new(
+        new_table: NewTable<'_>,
+        has_1g: bool,
+        has_nx: bool,
+    ) -> Result<Self, OutOfMemory> {
         Ok(Self {
             root: new_table()?,
             largest_page_level: if has_1g { 3 } else { 2 },
@@ -60,7 +64,7 @@ impl PageTables {
 
     /// The root table's address, for CR3.
     #[must_use]
-    pub const fn root(&self) -> HostPhysAddr {
+    pub(crate) const fn root(&self) -> HostPhysAddr {
         self.root
     }
 
@@ -70,7 +74,7 @@ impl PageTables {
     /// # Errors
     /// If a table is needed and there is no memory for it; then the pages up to some
     /// address are set and the others are not.
-    pub fn set(
+    pub(crate) fn set(
         &mut self,
         range: PhysRange,
         protection: Option<Protection>,
@@ -151,7 +155,7 @@ impl PageTables {
 
     /// What may be done with the page that holds `address`; `None` if it is not mapped.
     #[must_use]
-    pub fn protection(&self, address: u64) -> Option<Protection> {
+    pub(crate) fn protection(&self, address: u64) -> Option<Protection> {
         if address >= Self::REACH {
             return None;
         }

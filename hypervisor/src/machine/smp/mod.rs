@@ -12,9 +12,9 @@
 //! mode, so there is no moment at which it could find another one.
 
 mod stop;
-pub mod threads;
+pub(crate) mod threads;
 mod trampoline;
-pub mod tsc_sync;
+pub(crate) mod tsc_sync;
 
 use super::cpu::trap::{self, TrapFrame};
 use super::cpu::{PerCpu, apic_id, stack::GuardedStack};
@@ -31,10 +31,10 @@ use spin::{Mutex, Once};
 use tsc_sync::{Comparison, Skew};
 use vmx::addr::PAGE_SIZE;
 
-pub use stop::{note_task, others, stop_others};
+pub(crate) use stop::{note_task, others, stop_others};
 
 /// The most CPUs that are used.
-pub const MAX_CPUS: usize = 64;
+pub(crate) const MAX_CPUS: usize = 64;
 /// The stack of an application processor: as large as the boot CPU's.
 const STACK_SIZE: u64 = 64 << 10;
 
@@ -44,6 +44,15 @@ const KICK_VECTOR: u8 = 0xf1;
 
 /// The APIC ID of each CPU, by its index.
 static APIC_IDS: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
+/// NMIs that have struck.
+static NMIS: AtomicU64 = AtomicU64::new(0);
+
+/// How many NMIs the host has taken: none is expected, all are survived.
+#[must_use]
+pub(crate) fn nmis() -> u64 {
+    NMIS.load(Ordering::Relaxed)
+}
+
 fn on_kick(_: &mut TrapFrame) {
     LocalApic::current().end_interrupt();
 }
@@ -54,7 +63,7 @@ fn on_nmi(frame: &mut TrapFrame) {
 }
 
 /// Lets interrupts from other CPUs, and NMIs, be handled; on the boot CPU, before others start.
-pub fn init() {
+pub(crate) fn init() {
     trap::set_hook(KICK_VECTOR, Some(on_kick));
     trap::set_hook(ExceptionVector::NonMaskableInterrupt as u8, Some(on_nmi));
     APIC_IDS[0].store(apic_id(), Ordering::Relaxed);
@@ -62,7 +71,7 @@ pub fn init() {
 
 /// Makes CPU `index`, which runs, leave its guest or its sleep. Does nothing on that CPU
 /// itself, which is awake.
-pub fn kick(index: u32) {
+pub(crate) fn kick(index: u32) {
     if index == PerCpu::current().index {
         return;
     }
@@ -72,10 +81,10 @@ pub fn kick(index: u32) {
 }
 
 /// Checks that the CPU that runs it can do its work, or says why it cannot.
-pub type Check = fn() -> Result<(), &'static str>;
+pub(crate) type Check = fn() -> Result<(), &'static str>;
 
 /// What a CPU does from its start on.
-pub type Work = fn(&'static PerCpu) -> !;
+pub(crate) type Work = fn(&'static PerCpu) -> !;
 
 /// What application processors need to know when they start.
 struct Launch {
@@ -93,7 +102,7 @@ static LAUNCH: Once<Launch> = Once::new();
 
 /// Why a CPU is left alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// It did not answer to INIT and start-up IPIs.
     Silent,
     /// There is no memory for its stacks.
@@ -125,7 +134,7 @@ impl fmt::Display for Refusal {
 /// # Safety
 /// Once, on the boot CPU, after [`init`] and with its LAPIC enabled; `trampoline` is the
 /// image's; the memory below 1 MiB that the memory map calls available is unused.
-pub unsafe fn start_others(
+pub(crate) unsafe fn start_others(
     others: &[u32],
     tsc: Hertz,
     boot_info: &BootInfo,

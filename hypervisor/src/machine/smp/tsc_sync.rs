@@ -19,7 +19,7 @@ const ROUNDS: u32 = 64;
 
 /// How far a CPU's TSC is ahead of the boot CPU's, in ticks: between two bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Skew {
+pub(crate) struct Skew {
     least: i64,
     most: i64,
 }
@@ -39,7 +39,7 @@ impl Skew {
 
     /// Whether the two may well show the same.
     #[must_use]
-    pub const fn is_none(self) -> bool {
+    pub(crate) const fn is_none(self) -> bool {
         self.least <= 0 && self.most >= 0
     }
 
@@ -57,7 +57,7 @@ impl fmt::Display for Skew {
 
 /// The meeting place of two CPUs that compare their TSCs.
 #[derive(Debug)]
-pub struct Comparison {
+pub(crate) struct Comparison {
     joined: AtomicBool,
     asked: AtomicU32,
     answered: AtomicU32,

@@ -31,7 +31,7 @@ mod trace;
 mod vms;
 
 /// All commands, in the order in which `help` lists them.
-pub static COMMANDS: &[&Command] = &[
+pub(crate) static COMMANDS: &[&Command] = &[
     &help::COMMAND,
     &vms::COMMAND,
     &host::COMMAND,
@@ -63,7 +63,7 @@ pub(crate) fn names() -> impl Iterator<Item = &'static str> {
 ///
 /// # Errors
 /// If there is none.
-pub fn find(name: &str) -> Result<&'static Command, CommandError> {
+pub(crate) fn find(name: &str) -> Result<&'static Command, CommandError> {
     let mut commands = COMMANDS.iter().copied();
     commands
         .find(|command| command.name == name)

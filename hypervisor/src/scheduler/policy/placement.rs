@@ -9,7 +9,7 @@ impl Policy {
     ///
     /// # Errors
     /// If there is no such VCPU or CPU; then nothing changes.
-    pub fn pin(&mut self, target: VcpuId, cpu: Option<u32>) -> Result<CpuSet, PinError> {
+    pub(crate) fn pin(&mut self, target: VcpuId, cpu: Option<u32>) -> Result<CpuSet, PinError> {
         if let Some(cpu) = cpu {
             self.check_cpu(cpu)?;
         }
@@ -117,7 +117,7 @@ impl Policy {
 
     /// The CPU whose queue a VCPU belongs to, and whether it is pinned there.
     #[must_use]
-    pub fn place(&self, target: VcpuId) -> Option<(u32, bool)> {
+    pub(crate) fn place(&self, target: VcpuId) -> Option<(u32, bool)> {
         let vcpu = self.vcpu(target)?;
         Some((vcpu.home as u32, vcpu.pin.is_some()))
     }

@@ -5,7 +5,7 @@ use devices::time::{Hertz, HostTicks};
 
 /// The lengths of things, in host TSC ticks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// The longest that a VCPU runs before another one is considered.
     pub slice: u64,
     /// The shortest that it runs before a woken one replaces it.
@@ -17,7 +17,7 @@ pub struct Settings {
 impl Settings {
     /// Slices of 10 ms, a granularity of 1 ms, periods of 100 ms, for a TSC of `tsc`.
     #[must_use]
-    pub const fn for_tsc(tsc: Hertz) -> Self {
+    pub(crate) const fn for_tsc(tsc: Hertz) -> Self {
         let millisecond = tsc.get() / 1000 + 1;
         Self {
             slice: 10 * millisecond,
@@ -29,7 +29,7 @@ impl Settings {
 
 /// What a CPU is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
+pub(crate) enum Decision {
     /// Run this VCPU until then, unless kicked.
     Run {
         /// The VCPU.
@@ -51,7 +51,7 @@ pub enum Decision {
 
 /// Why a VCPU cannot be pinned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PinError {
+pub(crate) enum PinError {
     /// No such CPU.
     #[error("there is no CPU {cpu}: this machine has {cpus}, numbered from 0")]
     NoCpu {

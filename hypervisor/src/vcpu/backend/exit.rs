@@ -10,7 +10,7 @@ use crate::emulate::{SegmentRegister, Width};
 
 /// An exit of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exit {
+pub(crate) enum Exit {
     /// CPUID.
     Cpuid,
     /// RDMSR of the MSR in ECX.
@@ -87,7 +87,7 @@ pub enum Exit {
 
 /// IN or OUT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IoAccess {
+pub(crate) struct IoAccess {
     /// The port.
     pub port: u16,
     /// The width: a byte, a word or a doubleword.
@@ -98,7 +98,7 @@ pub struct IoAccess {
 
 /// INS or OUTS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StringIoAccess {
+pub(crate) struct StringIoAccess {
     /// The port, the width and the direction.
     pub io: IoAccess,
     /// It has a REP prefix.
@@ -113,7 +113,7 @@ pub struct StringIoAccess {
 
 /// An access to a control register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ControlRegisterAccess {
+pub(crate) enum ControlRegisterAccess {
     /// MOV to CRn from a general-purpose register.
     Write {
         /// The control register's number.
@@ -136,7 +136,7 @@ pub enum ControlRegisterAccess {
 
 /// An access to guest-physical memory that the nested page tables refuse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NestedPageFault {
+pub(crate) struct NestedPageFault {
     /// Where.
     pub address: GuestPhysAddr,
     /// A data write.
@@ -149,7 +149,7 @@ pub struct NestedPageFault {
 
 /// An access to the local APIC's page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ApicAccess {
+pub(crate) struct ApicAccess {
     /// The offset in the page (linear accesses only).
     pub offset: u16,
     /// A linear write.
@@ -160,7 +160,7 @@ pub struct ApicAccess {
 
 /// An exception of the guest's that is intercepted, before it has had any effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InterceptedException {
+pub(crate) struct InterceptedException {
     /// The exception.
     pub event: Event,
     /// It came in an IRET that has already unblocked NMIs.
@@ -171,7 +171,7 @@ pub struct InterceptedException {
 
 /// What switches tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TaskSwitchSource {
+pub(crate) enum TaskSwitchSource {
     /// CALL.
     Call,
     /// IRET.
@@ -184,7 +184,7 @@ pub enum TaskSwitchSource {
 
 /// A task switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TaskSwitch {
+pub(crate) struct TaskSwitch {
     /// The selector of the new TSS.
     pub selector: u16,
     /// What switches tasks.

@@ -8,7 +8,7 @@
 //!
 //! The trait is used as a type parameter, never as an object: a call costs nothing.
 
-pub mod exit;
+pub(crate) mod exit;
 #[cfg(test)]
 pub(super) mod fake;
 
@@ -31,11 +31,11 @@ use exit::Exit;
 
 /// The processor refuses the structure that it is given for a guest: a bug of tarpit's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refused;
+pub(crate) struct Refused;
 
 /// VM entry did not happen at all: a bug of tarpit's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EntryFailed {
+pub(crate) struct EntryFailed {
     /// The vendor's number of the error.
     pub number: u32,
     /// Its name.
@@ -51,13 +51,13 @@ impl fmt::Display for EntryFailed {
 
 /// Why a guest came out, as the vendor encodes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ExitReason(pub u32);
+pub(crate) struct ExitReason(pub u32);
 
 impl ExitReason {
     /// The number by which exits of this kind are counted.
     #[inline]
     #[must_use]
-    pub const fn number(self) -> u16 {
+    pub(crate) const fn number(self) -> u16 {
         self.0 as u16
     }
 }
@@ -65,7 +65,7 @@ impl ExitReason {
 bitflags! {
     /// What keeps a guest from taking events at an instruction boundary.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-    pub struct Interruptibility: u32 {
+    pub(crate) struct Interruptibility: u32 {
         /// The last instruction was an STI that set RFLAGS.IF.
         const BLOCKED_BY_STI = 1 << 0;
         /// The last instruction loaded SS.
@@ -78,12 +78,12 @@ bitflags! {
 
 impl Interruptibility {
     /// The shadow of an STI or a MOV SS, which one instruction long holds events off.
-    pub const SHADOW: Self = Self::BLOCKED_BY_STI.union(Self::BLOCKED_BY_MOV_SS);
+    pub(crate) const SHADOW: Self = Self::BLOCKED_BY_STI.union(Self::BLOCKED_BY_MOV_SS);
 }
 
 /// The cached translations to be dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TlbFlush {
+pub(crate) enum TlbFlush {
     /// All of the guest's.
     All,
     /// Those that are not global, as a MOV to CR3 does.
@@ -92,7 +92,7 @@ pub enum TlbFlush {
 
 /// What the processor does for the local APIC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ApicAssistance {
+pub(crate) enum ApicAssistance {
     /// The TPR shadow, for CR8.
     TprShadow,
     /// The TPR shadow, for CR8 and in the APIC-access page; other accesses to that exit.
@@ -107,7 +107,7 @@ pub enum ApicAssistance {
 ///
 /// All methods but [`GuestCpu::acquire`] and [`GuestCpu::load`] want the VCPU to be acquired or
 /// loaded on the physical CPU that calls them.
-pub trait GuestCpu: TaskCpu + Send {
+pub(crate) trait GuestCpu: TaskCpu + Send {
     // On and off a physical CPU.
 
     /// Makes the registers accessible on this physical CPU, for setting them up.

@@ -40,7 +40,7 @@ use crate::vm::Vm;
 const PENDING_SINGLE_STEP: u64 = Dr6Flags::STEP.bits();
 
 /// A guest's processor on VMX.
-pub struct VmxCpu {
+pub(crate) struct VmxCpu {
     gpr: GuestRegisters,
     vmcs: Vmcs,
     live: LiveState,
@@ -61,7 +61,7 @@ pub struct VmxCpu {
 }
 
 /// Processor structures of a guest's processor.
-pub struct VmxPages {
+pub(crate) struct VmxPages {
     /// For the VMCS; its own.
     pub vmcs: Box<Page>,
     /// Which MSRs exit: all, to begin with; its own.
@@ -86,7 +86,7 @@ impl VmxCpu {
     /// # Safety
     /// This CPU is in VMX operation with `capabilities`, and no VCPU is loaded on it. The VM and
     /// the LAPIC's page live as long as the result.
-    pub unsafe fn new(
+    pub(crate) unsafe fn new(
         vm: &Vm,
         capabilities: &'static Capabilities,
         pages: VmxPages,
