@@ -22,7 +22,7 @@ pub enum DeliveryMode {
 }
 
 impl DeliveryMode {
-    /// The mode encoded in the three bits of an ICR, LVT or redirection entry; `None` for
+    /// Returns the mode encoded in the three bits of an ICR, LVT or redirection entry; `None` for
     /// the reserved encoding 3. Higher bits are ignored.
     #[must_use]
     pub const fn from_bits(bits: u32) -> Option<Self> {
@@ -72,7 +72,7 @@ pub enum Destination {
 }
 
 impl Destination {
-    /// The destination named by the eight bits of an xAPIC's ICR or an I/O APIC's
+    /// Returns the destination named by the eight bits of an xAPIC's ICR or an I/O APIC's
     /// redirection entry. All ones is a broadcast in either mode (SDM vol. 3A, 11.6.2).
     #[must_use]
     pub const fn from_xapic(mode: DestinationMode, destination: u8) -> Self {
@@ -85,7 +85,7 @@ impl Destination {
         }
     }
 
-    /// The destination named by the 32 bits of an x2APIC's ICR. All ones is a broadcast in
+    /// Returns the destination named by the 32 bits of an x2APIC's ICR. All ones is a broadcast in
     /// either mode (SDM vol. 3A, 11.12.9).
     #[must_use]
     pub const fn from_x2apic(mode: DestinationMode, destination: u32) -> Self {

@@ -117,21 +117,21 @@ pub enum PowerRequest {
 /// What surrounds the chipset: the local APICs, the other end of the serial line, the power
 /// supply.
 pub trait ChipsetHost {
-    /// The IOAPIC or a device sends an interrupt to the local APICs.
+    /// Sends an interrupt of the IOAPIC's or a device's to the local APICs.
     fn interrupt_message(&mut self, message: ApicMessage);
 
-    /// The INTR output of the 8259A pair changed to `asserted`. It is wired to LINT0 of the
-    /// boot processor's local APIC.
+    /// Takes a change of the INTR output of the 8259A pair to `asserted`. It is wired to LINT0 of
+    /// the boot processor's local APIC.
     fn pic_output(&mut self, asserted: bool);
 
-    /// The guest sent `byte` over COM1.
+    /// Takes `byte`, which the guest has sent over COM1.
     fn serial_transmit(&mut self, byte: u8);
 
-    /// COM1 had no room for input ([`Chipset::serial_can_receive`]) and now has.
+    /// Hears that COM1 had no room for input ([`Chipset::serial_can_receive`]) and now has.
     fn serial_ready(&mut self) {}
 
-    /// The guest asks for a change of power. The access that did it completes as usual; the
-    /// guest is not to be resumed after it.
+    /// Takes the guest's request for a change of power. The access that did it completes as usual;
+    /// the guest is not to be resumed after it.
     fn power(&mut self, request: PowerRequest);
 }
 
@@ -276,8 +276,8 @@ impl Chipset {
         self.interrupts.end_of_interrupt(vector, host);
     }
 
-    /// The interrupt acknowledge (INTA) cycle of a processor that accepts an ExtINT. Returns the
-    /// vector of the 8259A pair.
+    /// Answers the interrupt acknowledge (INTA) cycle of a processor that accepts an ExtINT.
+    /// Returns the vector of the 8259A pair.
     #[must_use]
     pub fn acknowledge_pic(&mut self, env: &mut Environment<'_>) -> u8 {
         self.expire_edge_sources(env);
@@ -333,7 +333,7 @@ impl Chipset {
     }
 }
 
-/// What the device `id` can reach during a call.
+/// Returns what the device `id` can reach during a call.
 fn context<'a>(
     interrupts: &'a mut Interrupts,
     id: Id,

@@ -50,7 +50,7 @@ impl Rate {
     /// The fastest rate, 65,535.
     pub const MAX: Self = Self(65_535 << Self::FRACTION_BITS);
 
-    /// `factor` times real time; `None` unless `factor` is from 1 to 65,535.
+    /// Returns `factor` times real time; `None` unless `factor` is from 1 to 65,535.
     #[must_use]
     pub const fn times(factor: u32) -> Option<Self> {
         if factor >= 1 && factor <= 65_535 {
@@ -60,7 +60,7 @@ impl Rate {
         }
     }
 
-    /// The rate with these 16.48 bits; `None` outside [`Rate::MIN`] to [`Rate::MAX`].
+    /// Returns the rate with these 16.48 bits; `None` outside [`Rate::MIN`] to [`Rate::MAX`].
     #[must_use]
     pub const fn from_bits(bits: u64) -> Option<Self> {
         if bits >= Self::MIN.0 && bits <= Self::MAX.0 {
@@ -70,13 +70,13 @@ impl Rate {
         }
     }
 
-    /// The rate in 16.48 fixed point, as the VMCS field "TSC multiplier" takes it.
+    /// Returns the rate in 16.48 fixed point, as the VMCS field "TSC multiplier" takes it.
     #[must_use]
     pub const fn bits(self) -> u64 {
         self.0
     }
 
-    /// The rate as an integer; `None` if it is not one.
+    /// Returns the rate as an integer; `None` if it is not one.
     const fn integer(self) -> Option<u64> {
         if self.0 & Self::FRACTION_MASK == 0 {
             Some(self.0 >> Self::FRACTION_BITS)
@@ -117,8 +117,8 @@ impl Rates {
         timer: Rate::ONE,
     };
 
-    /// How many host ticks after a change to these rates no VCPU is to read the TSC, so that it
-    /// does not go back: those in which the counter line advances by a tick.
+    /// Returns how many host ticks after a change to these rates no VCPU is to read the TSC, so
+    /// that it does not go back: those in which the counter line advances by a tick.
     #[must_use]
     pub const fn settling_time(self) -> u64 {
         Rate::ONE.0.div_ceil(self.counter.0)
@@ -140,7 +140,7 @@ impl Course {
     /// Real time.
     pub const REAL_TIME: Self = Self::at(Rates::REAL_TIME);
 
-    /// `rates` for ever.
+    /// Makes a course of `rates` for ever.
     #[must_use]
     pub const fn at(rates: Rates) -> Self {
         Self {
@@ -161,7 +161,7 @@ pub struct TscScaling {
 }
 
 impl TscScaling {
-    /// What the hardware computes for the host TSC `host`.
+    /// Returns what the hardware computes for the host TSC `host`.
     #[must_use]
     pub const fn apply(self, host: HostTicks) -> CounterTicks {
         let scaled = (host.0 as u128 * self.multiplier as u128) >> Rate::FRACTION_BITS;
@@ -182,7 +182,7 @@ struct Line {
 }
 
 impl Line {
-    /// Whole guest ticks at `host`; those of the anchor for a host time before it.
+    /// Returns the whole guest ticks at `host`; those of the anchor for a host time before it.
     #[inline]
     const fn at(&self, host: u64) -> u64 {
         if self.rate.0 == Rate::ONE.0 {
@@ -192,7 +192,7 @@ impl Line {
         self.at_rate(host)
     }
 
-    /// The same at another rate than one. Apart, so that real time has a short path.
+    /// Returns the same at another rate than one. Apart, so that real time has a short path.
     #[inline]
     const fn at_rate(&self, host: u64) -> u64 {
         let bent = if host < self.until { host } else { self.until };
@@ -205,7 +205,7 @@ impl Line {
             .saturating_add(host.saturating_sub(bent))
     }
 
-    /// How far the line gets beyond `guest` in `elapsed` host ticks, in 2^-48 ticks.
+    /// Returns how far the line gets beyond `guest` in `elapsed` host ticks, in 2^-48 ticks.
     #[inline]
     const fn progress(&self, elapsed: u64) -> u128 {
         // At most (2^64 - 1) * 65,535 * 2^48 + 2^48 - 1: no overflow.
@@ -234,7 +234,7 @@ impl Line {
         }
     }
 
-    /// The first host time from the anchor on at which the line has reached `guest`;
+    /// Returns the first host time from the anchor on at which the line has reached `guest`;
     /// `u64::MAX` for never.
     #[inline]
     const fn when(&self, guest: u64) -> u64 {
@@ -257,7 +257,7 @@ impl Line {
         self.until.saturating_add(guest.saturating_sub(there))
     }
 
-    /// Host ticks from the anchor until the line has come `distance` whole ticks beyond
+    /// Returns the host ticks from the anchor until the line has come `distance` whole ticks beyond
     /// `guest`; `u64::MAX` if they are more. Apart, so that real time has a short path.
     #[inline(never)]
     const fn elapsed_for(&self, distance: u64) -> u64 {
@@ -283,7 +283,7 @@ pub struct VirtualClock {
 }
 
 impl VirtualClock {
-    /// A clock that starts at guest time zero at `host`, in real time.
+    /// Makes a clock that starts at guest time zero at `host`, in real time.
     #[must_use]
     pub const fn new(host: HostTicks) -> Self {
         let line = Line {
@@ -299,8 +299,8 @@ impl VirtualClock {
         }
     }
 
-    /// Guest time at `host`. For a host time before the last change of rate: the time of
-    /// that change, so that guest time never goes back.
+    /// Returns the guest time at `host`. For a host time before the last change of rate: the time
+    /// of that change, so that guest time never goes back.
     #[inline]
     #[must_use]
     pub const fn now(&self, host: HostTicks) -> Now {
@@ -340,7 +340,7 @@ impl VirtualClock {
         self.timer.skip(to.0);
     }
 
-    /// The rates of the course that was set last.
+    /// Returns the rates of the course that was set last.
     #[must_use]
     pub const fn rates(&self) -> Rates {
         Rates {
@@ -349,7 +349,7 @@ impl VirtualClock {
         }
     }
 
-    /// The course that was set last.
+    /// Returns the course that was set last.
     #[must_use]
     pub const fn course(&self) -> Course {
         Course {
@@ -359,7 +359,7 @@ impl VirtualClock {
         }
     }
 
-    /// What is left of the course at `host`: a line that is past its end runs in real time.
+    /// Returns what is left of the course at `host`: a line that is past its end runs in real time.
     const fn course_from(&self, host: HostTicks) -> Course {
         let mut course = self.course();
         if host.0 >= self.counter.until {
@@ -373,17 +373,17 @@ impl VirtualClock {
         course
     }
 
-    /// The first host time at which [`VirtualClock::now`] shows a timer line at or past
-    /// `deadline`, as far as the rates stay as they are. For a deadline that had come by the
-    /// last change of rate: the host time of that change. `HostTicks(u64::MAX)` for never,
-    /// which is the answer to `TimerTicks(u64::MAX)`.
+    /// Returns the first host time at which [`VirtualClock::now`] shows a timer line at or past
+    /// `deadline`, as far as the rates stay as they are. For a deadline that had come by the last
+    /// change of rate: the host time of that change. `HostTicks(u64::MAX)` for never, which is the
+    /// answer to `TimerTicks(u64::MAX)`.
     #[inline]
     #[must_use]
     pub const fn host_deadline(&self, deadline: TimerTicks) -> HostTicks {
         HostTicks(self.timer.when(deadline.0))
     }
 
-    /// The TSC scaling that shows the counter line as RDTSC: the exact counter while the
+    /// Returns the TSC scaling that shows the counter line as RDTSC: the exact counter while the
     /// rate is an integer, else that or one tick less.
     #[must_use]
     pub const fn tsc_scaling(&self) -> TscScaling {

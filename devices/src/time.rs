@@ -29,7 +29,7 @@ macro_rules! ticks {
             /// The start of the line.
             pub const ZERO: Self = Self(0);
 
-            /// This point moved `ticks` later; the last point of the line if there is none.
+            /// Returns this point moved `ticks` later; the last point of the line if there is none.
             #[must_use]
             pub const fn saturating_add(self, ticks: u64) -> Self {
                 Self(self.0.saturating_add(ticks))
@@ -67,14 +67,14 @@ pub struct Now {
 }
 
 impl Now {
-    /// The timer-line deadline of an event that is due when the counters show `when`,
-    /// as seen from now. An event in the past is due now.
+    /// Returns the timer-line deadline of an event that is due when the counters show `when`, as
+    /// seen from now. An event in the past is due now.
     #[must_use]
     pub const fn deadline_at(self, when: CounterTicks) -> TimerTicks {
         self.timer.saturating_add(when.since(self.counter))
     }
 
-    /// How far the timer line is ahead of the counter line.
+    /// Returns how far the timer line is ahead of the counter line.
     #[inline]
     #[must_use]
     pub const fn lead(self) -> Lead {
@@ -96,7 +96,7 @@ impl Lead {
     /// Both lines together.
     pub const ZERO: Self = Self(0);
 
-    /// Where the counter point `when` lies on the timer line. The last point of the counter
+    /// Returns where the counter point `when` lies on the timer line. The last point of the counter
     /// line stands for "never" and stays so.
     #[inline]
     #[must_use]
@@ -107,7 +107,7 @@ impl Lead {
         TimerTicks(when.0.saturating_add_signed(self.0))
     }
 
-    /// The counter point that lies at `timer` on the timer line.
+    /// Returns the counter point that lies at `timer` on the timer line.
     #[inline]
     #[must_use]
     pub const fn counter(self, timer: TimerTicks) -> CounterTicks {
@@ -120,7 +120,7 @@ impl Lead {
 pub struct Hertz(core::num::NonZeroU64);
 
 impl Hertz {
-    /// A frequency of `hz` hertz.
+    /// Makes a frequency of `hz` hertz.
     ///
     /// # Panics
     /// If `hz` is zero or at least 2^63; meant for constants.
@@ -132,7 +132,7 @@ impl Hertz {
         }
     }
 
-    /// A frequency of `hz` hertz, or `None` if that is zero or at least 2^63.
+    /// Makes a frequency of `hz` hertz, or `None` if that is zero or at least 2^63.
     #[must_use]
     pub const fn try_new(hz: u64) -> Option<Self> {
         match core::num::NonZeroU64::new(hz) {
@@ -141,20 +141,20 @@ impl Hertz {
         }
     }
 
-    /// The number of hertz.
+    /// Returns the number of hertz.
     #[must_use]
     pub const fn get(self) -> u64 {
         self.0.get()
     }
 
-    /// How many whole periods of this frequency fit in `ticks` periods of `other`:
+    /// Returns how many whole periods of this frequency fit in `ticks` periods of `other`:
     /// `floor(ticks * self / other)`, exact, saturating at `u64::MAX`.
     #[must_use]
     pub const fn periods_in(self, ticks: u64, other: Hertz) -> u64 {
         saturate(ticks as u128 * self.get() as u128 / other.get() as u128)
     }
 
-    /// The fewest periods of `other` that hold `periods` whole periods of this frequency:
+    /// Returns the fewest periods of `other` that hold `periods` whole periods of this frequency:
     /// `ceil(periods * other / self)`, exact, saturating at `u64::MAX`.
     ///
     /// With [`Hertz::periods_in`] this is a Galois connection: a counter that starts at
@@ -164,7 +164,7 @@ impl Hertz {
         saturate((periods as u128 * other.get() as u128).div_ceil(self.get() as u128))
     }
 
-    /// The length of `ticks` periods of this frequency in nanoseconds, rounded down.
+    /// Returns the length of `ticks` periods of this frequency in nanoseconds, rounded down.
     #[must_use]
     pub const fn nanos(self, ticks: u64) -> u64 {
         Hertz::new(NANOS_PER_SECOND).periods_in(ticks, self)

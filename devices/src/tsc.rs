@@ -19,21 +19,21 @@ pub struct Tsc {
 }
 
 impl Tsc {
-    /// The TSC after power-up: the counter line itself, with IA32_TSC_ADJUST and
+    /// Returns the TSC after power-up: the counter line itself, with IA32_TSC_ADJUST and
     /// IA32_TSC_AUX zero.
     #[must_use]
     pub const fn new() -> Self {
         Self { offset: 0, aux: 0 }
     }
 
-    /// What RDTSC, or RDMSR of IA32_TIME_STAMP_COUNTER, returns.
+    /// Returns what RDTSC, or RDMSR of IA32_TIME_STAMP_COUNTER, returns.
     #[inline]
     #[must_use]
     pub const fn read(&self, now: Now) -> u64 {
         now.counter.0.wrapping_add(self.offset)
     }
 
-    /// WRMSR to IA32_TIME_STAMP_COUNTER: the TSC goes on from `value`.
+    /// Takes WRMSR to IA32_TIME_STAMP_COUNTER: the TSC goes on from `value`.
     ///
     /// A TSC deadline that is armed is to be placed anew by [`Tsc::deadline`], after this
     /// and after [`Tsc::set_adjust`].
@@ -41,24 +41,24 @@ impl Tsc {
         self.offset = value.wrapping_sub(now.counter.0);
     }
 
-    /// IA32_TSC_ADJUST.
+    /// Returns IA32_TSC_ADJUST.
     #[must_use]
     pub const fn adjust(&self) -> u64 {
         self.offset
     }
 
-    /// WRMSR to IA32_TSC_ADJUST: what is added to it is added to the TSC.
+    /// Takes WRMSR to IA32_TSC_ADJUST: what is added to it is added to the TSC.
     pub const fn set_adjust(&mut self, value: u64) {
         self.offset = value;
     }
 
-    /// IA32_TSC_AUX, which RDTSCP and RDPID return.
+    /// Returns IA32_TSC_AUX, which RDTSCP and RDPID return.
     #[must_use]
     pub const fn aux(&self) -> u32 {
         self.aux
     }
 
-    /// WRMSR to IA32_TSC_AUX.
+    /// Takes WRMSR to IA32_TSC_AUX.
     ///
     /// # Errors
     /// If a reserved bit (63:32) is set; then IA32_TSC_AUX stays as it is.
@@ -70,7 +70,7 @@ impl Tsc {
         Ok(())
     }
 
-    /// The VMCS fields with which RDTSC shows this TSC, given those that show the VM's
+    /// Returns the VMCS fields with which RDTSC shows this TSC, given those that show the VM's
     /// counter line.
     #[must_use]
     pub const fn scaling(&self, counter: TscScaling) -> TscScaling {
@@ -80,7 +80,7 @@ impl Tsc {
         }
     }
 
-    /// When the TSC reaches `value`, a value of IA32_TSC_DEADLINE; now, if it has.
+    /// Returns when the TSC reaches `value`, a value of IA32_TSC_DEADLINE; now, if it has.
     #[must_use]
     pub const fn deadline(&self, now: Now, value: u64) -> TimerTicks {
         now.timer

@@ -1,5 +1,5 @@
 //! What CPUID tells a guest: an allow-list of what the host's CPU can do and tarpit
-//! virtualises truthfully, with the VM's own topology and the true frequency of its TSC.
+//! virtualizes truthfully, with the VM's own topology and the true frequency of its TSC.
 //!
 //! All leaves of all VCPUs are worked out once, into a [`GuestCpuid`]; answering a CPUID
 //! exit is a look-up in it, as few instructions as can be. Only what follows the VCPU's
@@ -50,7 +50,7 @@ pub(crate) struct Dynamic {
     pub in_64_bit_mode: bool,
 }
 
-/// CPUID of the CPU that this runs on.
+/// Returns CPUID of the CPU that this runs on.
 #[must_use]
 pub(crate) fn host(leaf: u32, subleaf: u32) -> CpuIdResult {
     raw_cpuid::native_cpuid::cpuid_count(leaf, subleaf)
@@ -90,7 +90,7 @@ impl GuestCpuid {
         }
     }
 
-    /// What CPUID answers on VCPU `vcpu` for `leaf` (EAX) and `subleaf` (ECX). `dynamic` is
+    /// Returns what CPUID answers on VCPU `vcpu` for `leaf` (EAX) and `subleaf` (ECX). `dynamic` is
     /// called only where the answer depends on it.
     #[must_use]
     #[inline]
@@ -107,25 +107,25 @@ impl GuestCpuid {
         }
     }
 
-    /// What the features mean for registers.
+    /// Returns what the features mean for registers.
     #[must_use]
     pub(crate) const fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    /// The frequency of the TSC, as leaf 15H tells it.
+    /// Returns the frequency of the TSC, as leaf 15H tells it.
     #[must_use]
     pub(crate) const fn tsc(&self) -> TscRatio {
         self.tsc
     }
 
-    /// The input clock of the local APICs' timers: the crystal of leaf 15H.
+    /// Returns the input clock of the local APICs' timers: the crystal of leaf 15H.
     #[must_use]
     pub(crate) const fn apic_timer_hz(&self) -> Hertz {
         self.tsc.apic_timer_hz()
     }
 
-    /// Family, model and stepping, as leaf 1 has them in EAX.
+    /// Returns family, model and stepping, as leaf 1 has them in EAX.
     #[must_use]
     pub(crate) const fn signature(&self) -> u32 {
         self.signature

@@ -31,17 +31,17 @@ const WALK_ATTEMPTS: u32 = 8;
 
 /// The registers that paging depends on.
 pub trait PagingRegisters {
-    /// CR0.
+    /// Returns CR0.
     fn cr0(&self) -> u64;
-    /// CR3.
+    /// Returns CR3.
     fn cr3(&self) -> u64;
-    /// CR4.
+    /// Returns CR4.
     fn cr4(&self) -> u64;
-    /// IA32_EFER.
+    /// Returns IA32_EFER.
     fn efer(&self) -> u64;
-    /// The PDPTE register `index` (0 to 3); asked for with PAE paging only.
+    /// Returns the PDPTE register `index` (0 to 3); asked for with PAE paging only.
     fn pdpte(&self, index: usize) -> u64;
-    /// The guest's MAXPHYADDR: CPUID leaf 0x80000008, EAX bits 7:0.
+    /// Returns the guest's MAXPHYADDR: CPUID leaf 0x80000008, EAX bits 7:0.
     fn physical_address_bits(&self) -> u32;
 }
 
@@ -143,7 +143,7 @@ pub struct Paging {
 }
 
 impl Paging {
-    /// Paging as `registers` have it.
+    /// Makes paging as `registers` have it.
     pub fn new(registers: &impl PagingRegisters) -> Self {
         let cr0 = Cr0Flags::from_bits_retain(registers.cr0());
         let cr4 = Cr4Flags::from_bits_retain(registers.cr4());
@@ -189,8 +189,8 @@ impl Paging {
         }
     }
 
-    /// The guest-physical address that `linear` means for `access`. Sets the accessed
-    /// flags of the entries used, and the dirty flag of the last one for a write.
+    /// Returns the guest-physical address that `linear` means for `access`. Sets the accessed flags
+    /// of the entries used, and the dirty flag of the last one for a write.
     ///
     /// In legacy modes only the low 32 bits of `linear` count. With four or five levels
     /// `linear` must be canonical: that is the caller's check, its failure being #GP or #SS.
@@ -214,8 +214,8 @@ impl Paging {
         Ok(self.walk(memory, linear, access)?.address)
     }
 
-    /// The guest-physical address that `linear` means for a read by the guest's kernel, if it is mapped.
-    /// Sets no flags: the guest does not notice.
+    /// Returns the guest-physical address that `linear` means for a read by the guest's kernel, if
+    /// it is mapped. Sets no flags: the guest does not notice.
     #[must_use]
     pub fn peek(&self, memory: &impl GuestMemory, linear: GuestVirtAddr) -> Option<GuestPhysAddr> {
         let access = Access {
@@ -227,7 +227,7 @@ impl Paging {
         Some(walk.address)
     }
 
-    /// The bits of a canonical linear address, in 64-bit mode.
+    /// Returns the bits of a canonical linear address, in 64-bit mode.
     #[must_use]
     pub const fn linear_address_bits(&self) -> u32 {
         match self.mode {
@@ -314,7 +314,7 @@ impl Paging {
         })
     }
 
-    /// The fault of an entry that is not present or has a reserved bit set.
+    /// Returns the fault of an entry that is not present or has a reserved bit set.
     #[cold]
     fn unusable(&self, linear: GuestVirtAddr, access: Access, entry: u64) -> WalkError {
         let bits = if entry & PRESENT == 0 {
@@ -425,14 +425,15 @@ impl Paging {
         })
     }
 
-    /// EFER.NXE says nothing to 32-bit paging, which has no bit for it.
+    /// Returns whether EFER.NXE has its effect: it says nothing to 32-bit paging, which has no bit
+    /// for it.
     fn no_execute_applies(&self) -> bool {
         self.no_execute && !matches!(self.mode, Mode::ThirtyTwoBit { .. } | Mode::Off)
     }
 }
 
-/// Where the code at `linear` is that the CPU has just fetched in 64-bit mode, with the roots
-/// in `cr3` and `cr4`. The CPU has checked all rights and set all flags, so this is the bare
+/// Returns where the code at `linear` is that the CPU has just fetched in 64-bit mode, with the
+/// roots in `cr3` and `cr4`. The CPU has checked all rights and set all flags, so this is the bare
 /// walk; `None` if tables have changed meanwhile so that there is nothing to be found.
 #[inline]
 pub fn locate_fetched_code(

@@ -39,7 +39,7 @@ const MISC_ENABLE_AT_RESET: u64 = MISC_ENABLE_FIXED | 1;
 /// MCG_STATUS: RIPV, EIPV and MCIP.
 const MCG_STATUS_WRITABLE: u64 = 0b111;
 
-/// The MSRs that guests may read and write without an exit: the VMCS switches them, or the
+/// Returns the MSRs that guests may read and write without an exit: the VMCS switches them, or the
 /// VCPU when it comes onto a CPU, and the CPU itself checks what is written.
 pub(crate) fn pass_through() -> impl Iterator<Item = u32> {
     [
@@ -92,7 +92,7 @@ pub(crate) struct Msrs {
 }
 
 impl Msrs {
-    /// The MSRs as firmware leaves them to the guest. An INIT changes none of them.
+    /// Returns the MSRs as firmware leaves them to the guest. An INIT changes none of them.
     #[must_use]
     pub(crate) fn new(cpuid: &GuestCpuid, host: &HostMsrs) -> Self {
         let limits = cpuid.limits();
@@ -110,7 +110,7 @@ impl Msrs {
         }
     }
 
-    /// RDMSR of `msr`.
+    /// Executes RDMSR of `msr`.
     ///
     /// # Errors
     /// If it is not here: [`GeneralProtection`].
@@ -128,7 +128,7 @@ impl Msrs {
         }
     }
 
-    /// WRMSR of `value` to `msr`.
+    /// Executes WRMSR of `value` to `msr`.
     ///
     /// # Errors
     /// If it is not here, is read-only, or does not take the value: [`GeneralProtection`].
@@ -153,8 +153,8 @@ impl Msrs {
     }
 }
 
-/// Whether IA32_DEBUGCTL, which the VMCS holds, takes `value`: guests step on branches, and trace
-/// nothing.
+/// Returns whether IA32_DEBUGCTL, which the VMCS holds, takes `value`: guests step on branches, and
+/// trace nothing.
 ///
 /// # Errors
 /// If not: [`GeneralProtection`].

@@ -492,7 +492,7 @@ impl Description {
     }
 }
 
-/// What is before, and what after, the first word `--`.
+/// Returns what is before, and what after, the first word `--`.
 fn split_at_dashes(command_line: &str) -> (&str, &str) {
     let is_space = |c: Option<char>| c.is_none_or(|c| c.is_ascii_whitespace());
     command_line
@@ -574,7 +574,7 @@ fn cpu_list(value: &str) -> Result<Vec<u32>, Cause> {
         .ok_or_else(|| Cause::BadPins(value.to_owned()))
 }
 
-/// A number in digits only: Rust's own parser would accept a sign.
+/// Returns a number in digits only: Rust's own parser would accept a sign.
 fn decimal<T: FromStr>(digits: &str) -> Option<T> {
     if digits.bytes().all(|byte| byte.is_ascii_digit()) {
         digits.parse().ok()

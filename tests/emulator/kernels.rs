@@ -1,7 +1,7 @@
 //! Kernels of our own as guests: each checks one side of its virtual machine from inside.
 //!
 //! `virtual-apic=off` makes tarpit do all of the local APIC in software, as on processors that
-//! cannot virtualise it: what a guest sees must not depend on it.
+//! cannot virtualize it: what a guest sees must not depend on it.
 
 use std::time::Duration;
 

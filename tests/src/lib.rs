@@ -42,12 +42,12 @@ pub struct Case {
 }
 
 impl Case {
-    /// Its name as a file's.
+    /// Returns its name as a file's.
     pub fn file_name(&self) -> String {
         self.name.replace("::", "-")
     }
 
-    /// What it runs on.
+    /// Returns what it runs on.
     ///
     /// # Errors
     /// When packages that it takes to find out are missing and cannot be installed.
@@ -60,7 +60,7 @@ impl Case {
     }
 }
 
-/// The machine that the case needs, with tarpit and no guest. The case names the log files.
+/// Returns the machine that the case needs, with tarpit and no guest. The case names the log files.
 ///
 /// # Errors
 /// As [`Case::kind`] and [`choice::exit_cost_for_tests`].
@@ -71,7 +71,7 @@ pub fn tarpit(case: &Case) -> Result<Setup> {
         .exit_cost(choice::exit_cost_for_tests()?))
 }
 
-/// A file of a case's own, below `target/images`, as a boot module needs it.
+/// Returns a file of a case's own, below `target/images`, as a boot module needs it.
 ///
 /// # Errors
 /// When it cannot be written.

@@ -14,7 +14,7 @@ impl IoBitmaps {
     /// All ports exit.
     pub const ALL_EXIT: Self = Self([0xff; 8192]);
 
-    /// The physical addresses of bitmaps A and B (mapped one to one).
+    /// Returns the physical addresses of bitmaps A and B (mapped one to one).
     #[must_use]
     pub fn addresses(&self) -> (HostPhysAddr, HostPhysAddr) {
         let a = core::ptr::from_ref(self) as u64;
@@ -68,7 +68,7 @@ impl MsrBitmaps {
         self.set_exits(msr, MsrAccess::Write, false);
     }
 
-    /// Whether `access` to `msr` exits.
+    /// Returns whether `access` to `msr` exits.
     #[must_use]
     pub fn exits(&self, msr: u32, access: MsrAccess) -> bool {
         let half = match msr {
@@ -81,7 +81,7 @@ impl MsrBitmaps {
         self.0[base + bit / 8] >> (bit % 8) & 1 != 0
     }
 
-    /// The physical address (mapped one to one).
+    /// Returns the physical address (mapped one to one).
     #[must_use]
     pub fn address(&self) -> HostPhysAddr {
         HostPhysAddr(core::ptr::from_ref(self) as u64)

@@ -246,33 +246,35 @@ impl Capabilities {
         Ok(())
     }
 
-    /// Whether all of these secondary controls may be set.
+    /// Returns whether all of these secondary controls may be set.
     #[must_use]
     pub const fn has(&self, controls: Secondary) -> bool {
         self.secondary.allows(controls.bits())
     }
 
-    /// Whether all of these pin-based controls may be set.
+    /// Returns whether all of these pin-based controls may be set.
     #[must_use]
     pub const fn has_pin(&self, controls: PinBased) -> bool {
         self.pin.allows(controls.bits())
     }
 
-    /// The capabilities of a CPU like this one that lacks some secondary controls: for trying
-    /// out how such a CPU does.
+    /// Returns the capabilities of a CPU like this one that lacks some secondary controls: for
+    /// trying out how such a CPU does.
     #[must_use]
     pub const fn without(mut self, controls: Secondary) -> Self {
         self.secondary = self.secondary.without(controls.bits());
         self
     }
 
-    /// TSC scaling: the guest's TSC can run at another rate than the host's.
+    /// Returns whether there is TSC scaling: the guest's TSC can run at another rate than the
+    /// host's.
     #[must_use]
     pub const fn tsc_scaling(&self) -> bool {
         self.has(Secondary::TSC_SCALING)
     }
 
-    /// APIC-register virtualisation, virtual-interrupt delivery, and what they need.
+    /// Returns whether there is APIC-register virtualization, virtual-interrupt delivery, and what
+    /// they need.
     #[must_use]
     pub const fn virtual_apic(&self) -> bool {
         self.has(

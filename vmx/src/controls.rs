@@ -69,7 +69,7 @@ bitflags! {
     /// Secondary processor-based VM-execution controls (table 25-7).
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Secondary: u32 {
-        /// Accesses to the APIC-access page are virtualised.
+        /// Accesses to the APIC-access page are virtualized.
         const VIRTUALIZE_APIC_ACCESSES = 1 << 0;
         /// Extended page tables.
         const EPT = 1 << 1;
@@ -77,7 +77,7 @@ bitflags! {
         const DESCRIPTOR_TABLE_EXITING = 1 << 2;
         /// RDTSCP does not fault.
         const RDTSCP = 1 << 3;
-        /// RDMSR and WRMSR of the x2APIC MSRs are virtualised.
+        /// RDMSR and WRMSR of the x2APIC MSRs are virtualized.
         const VIRTUALIZE_X2APIC_MODE = 1 << 4;
         /// Cached translations are tagged.
         const VPID = 1 << 5;
@@ -85,7 +85,7 @@ bitflags! {
         const WBINVD_EXITING = 1 << 6;
         /// The guest may run unpaged and in real mode.
         const UNRESTRICTED_GUEST = 1 << 7;
-        /// Reads of virtualised APIC registers do not exit.
+        /// Reads of virtualized APIC registers do not exit.
         const APIC_REGISTER_VIRTUALIZATION = 1 << 8;
         /// Virtual interrupts are evaluated and delivered by the processor.
         const VIRTUAL_INTERRUPT_DELIVERY = 1 << 9;
@@ -156,7 +156,7 @@ impl Allowed {
         }
     }
 
-    /// The same without `bits`, where they need not be one.
+    /// Returns the same without `bits`, where they need not be one.
     #[must_use]
     pub const fn without(self, bits: u32) -> Self {
         Self {
@@ -165,13 +165,13 @@ impl Allowed {
         }
     }
 
-    /// Whether all of `bits` may be one.
+    /// Returns whether all of `bits` may be one.
     #[must_use]
     pub const fn allows(self, bits: u32) -> bool {
         bits & !self.may_be_one == 0
     }
 
-    /// `wanted` with the bits that must be one; bits that may not be one are left out, so
+    /// Returns `wanted` with the bits that must be one; bits that may not be one are left out, so
     /// ask [`Allowed::allows`] first for those that matter.
     #[must_use]
     pub const fn adjust(self, wanted: u32) -> u32 {

@@ -11,7 +11,7 @@ use crate::fields;
 use crate::segment::{AccessRights, SegmentRegister};
 use crate::vmcs::Vmcs;
 
-/// The name of a VM-instruction error (SDM vol. 3C, 31.4).
+/// Returns the name of a VM-instruction error (SDM vol. 3C, 31.4).
 #[must_use]
 pub const fn instruction_error(number: u32) -> &'static str {
     match number {

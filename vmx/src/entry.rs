@@ -55,7 +55,7 @@ impl GuestRegisters {
         self.host_rsp = 0;
     }
 
-    /// The low 64 bits of EDX:EAX.
+    /// Returns the low 64 bits of EDX:EAX.
     #[inline]
     #[must_use]
     pub fn edx_eax(&self) -> u64 {
@@ -150,12 +150,12 @@ unsafe extern "C" {
     fn tarpit_vm_exit();
 }
 
-/// Where VM exits go.
+/// Returns where VM exits go.
 pub(crate) fn vm_exit_address() -> u64 {
     tarpit_vm_exit as *const () as u64
 }
 
-/// As `tarpit_vm_enter`, and each round trip takes the registers' exit cost more.
+/// Does what `tarpit_vm_enter` does, and each round trip takes the registers' exit cost more.
 unsafe extern "C" fn enter_at_a_cost(registers: *mut GuestRegisters, launched: bool) -> u32 {
     // SAFETY: the caller's registers.
     let cost = unsafe { (*registers).exit_cost };

@@ -39,7 +39,7 @@ pub enum PageSize {
 }
 
 impl PageSize {
-    /// The size in bytes.
+    /// Returns the size in bytes.
     #[must_use]
     pub const fn bytes(self) -> u64 {
         match self {
@@ -49,7 +49,7 @@ impl PageSize {
         }
     }
 
-    /// The level of the table that holds its entries: 1 for the page table.
+    /// Returns the level of the table that holds its entries: 1 for the page table.
     const fn level(self) -> u32 {
         match self {
             Self::Size4K => 1,
@@ -96,7 +96,7 @@ const fn index(address: GuestPhysAddr, level: u32) -> usize {
 }
 
 impl Ept {
-    /// An empty hierarchy.
+    /// Makes an empty hierarchy.
     ///
     /// # Errors
     /// If there is no page for the root.
@@ -109,14 +109,14 @@ impl Ept {
         })
     }
 
-    /// The EPT pointer for the VMCS: write-back, four levels (SDM vol. 3C, table 25-9).
+    /// Returns the EPT pointer for the VMCS: write-back, four levels (SDM vol. 3C, table 25-9).
     #[must_use]
     pub fn pointer(&self) -> u64 {
         let accessed_dirty = if self.accessed_dirty { 1 << 6 } else { 0 };
         self.root.address().0 | accessed_dirty | (4 - 1) << 3 | 6
     }
 
-    /// The largest page that the CPU knows and that fits.
+    /// Returns the largest page that the CPU knows and that fits.
     fn page_size(&self, guest: GuestPhysAddr, host: HostPhysAddr, length: u64) -> PageSize {
         let fits = |size: PageSize| {
             guest.is_aligned(size.bytes())
@@ -200,7 +200,7 @@ impl Ept {
         Ok(())
     }
 
-    /// Where `guest` is mapped to; `None` if it is not. Inaccessible pages count as mapped.
+    /// Returns where `guest` is mapped to; `None` if it is not. Inaccessible pages count as mapped.
     #[must_use]
     pub fn translate(&self, guest: GuestPhysAddr) -> Option<HostPhysAddr> {
         let mut table: *const Page = &raw const *self.root;
@@ -222,7 +222,7 @@ impl Ept {
         None
     }
 
-    /// The entry for `guest` in the table of `level`, with the tables above it made, and
+    /// Returns the entry for `guest` in the table of `level`, with the tables above it made, and
     /// larger pages above it split.
     fn entry(&mut self, guest: GuestPhysAddr, level: u32) -> Result<&mut u64, EptError> {
         let mut table: *mut Page = &raw mut *self.root;

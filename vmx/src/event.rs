@@ -54,7 +54,7 @@ impl Event {
         instruction_length: 0,
     };
 
-    /// A hardware exception.
+    /// Makes a hardware exception.
     #[must_use]
     pub const fn exception(vector: ExceptionVector, error_code: Option<u32>) -> Self {
         Self {
@@ -65,7 +65,7 @@ impl Event {
         }
     }
 
-    /// An external interrupt.
+    /// Makes an external interrupt.
     #[must_use]
     pub const fn interrupt(vector: u8) -> Self {
         Self {
@@ -76,7 +76,7 @@ impl Event {
         }
     }
 
-    /// The interruption-information field of this event. The processor pushes an error code
+    /// Returns the interruption-information field of this event. The processor pushes an error code
     /// in protected mode only: in real mode (`protected` false) none may be asked for.
     #[must_use]
     pub const fn information(self, protected: bool) -> u32 {

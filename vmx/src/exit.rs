@@ -53,7 +53,7 @@ pub mod basic {
     pub const COUNT: usize = 70;
 }
 
-/// The name of a basic exit reason, for statistics and dumps.
+/// Returns the name of a basic exit reason, for statistics and dumps.
 #[must_use]
 pub const fn reason_name(reason: u16) -> &'static str {
     match reason {

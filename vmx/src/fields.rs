@@ -25,9 +25,9 @@ impl<T> Field<T> {
 
 /// A value that a VMCS field can hold.
 pub trait FieldValue: Copy {
-    /// The value of the low bits of `raw`.
+    /// Returns the value of the low bits of `raw`.
     fn from_raw(raw: u64) -> Self;
-    /// The value, zero-extended.
+    /// Returns the value, zero-extended.
     fn into_raw(self) -> u64;
 }
 
@@ -298,25 +298,25 @@ pub(crate) const HOST_SYSENTER_EIP: Field<u64> = Field::new(0x6c12);
 /// Host RIP.
 pub(crate) const HOST_RIP: Field<u64> = Field::new(0x6c16);
 
-/// The guest's selector of a segment register.
+/// Returns the guest's selector of a segment register.
 #[must_use]
 pub const fn guest_selector(register: crate::segment::SegmentRegister) -> Field<u16> {
     Field::new(0x0800 + 2 * register as u32)
 }
 
-/// The guest's limit of a segment register.
+/// Returns the guest's limit of a segment register.
 #[must_use]
 pub const fn guest_limit(register: crate::segment::SegmentRegister) -> Field<u32> {
     Field::new(0x4800 + 2 * register as u32)
 }
 
-/// The guest's access rights of a segment register.
+/// Returns the guest's access rights of a segment register.
 #[must_use]
 pub const fn guest_access_rights(register: crate::segment::SegmentRegister) -> Field<u32> {
     Field::new(0x4814 + 2 * register as u32)
 }
 
-/// The guest's base of a segment register.
+/// Returns the guest's base of a segment register.
 #[must_use]
 pub const fn guest_base(register: crate::segment::SegmentRegister) -> Field<u64> {
     Field::new(0x6806 + 2 * register as u32)

@@ -26,7 +26,7 @@ impl Page {
         (!page.is_null()).then(|| unsafe { Box::from_raw(page) })
     }
 
-    /// The physical address of this page.
+    /// Returns the physical address of this page.
     #[must_use]
     pub fn address(&self) -> HostPhysAddr {
         HostPhysAddr(core::ptr::from_ref(self) as u64)

@@ -32,37 +32,38 @@ bitflags! {
 }
 
 impl AccessRights {
-    /// The descriptor privilege level.
+    /// Returns the descriptor privilege level.
     #[must_use]
     pub const fn dpl(self) -> u8 {
         (self.bits() >> 5 & 3) as u8
     }
 
-    /// Whether a null selector was loaded.
+    /// Returns whether a null selector was loaded.
     #[must_use]
     pub const fn is_unusable(self) -> bool {
         self.contains(Self::UNUSABLE)
     }
 
-    /// Of a code or data segment: whether it is one for code.
+    /// Returns, of a code or data segment, whether it is one for code.
     #[must_use]
     pub const fn is_code(self) -> bool {
         self.contains(Self::CODE)
     }
 
-    /// Of a code or data segment: whether data may be read. All but execute-only code.
+    /// Returns, of a code or data segment, whether data may be read. All but execute-only code.
     #[must_use]
     pub const fn is_readable(self) -> bool {
         !self.is_code() || self.contains(Self::WRITABLE_OR_READABLE)
     }
 
-    /// Of a code or data segment: whether data may be written.
+    /// Returns, of a code or data segment, whether data may be written.
     #[must_use]
     pub const fn is_writable(self) -> bool {
         !self.is_code() && self.contains(Self::WRITABLE_OR_READABLE)
     }
 
-    /// Of a code or data segment: whether it is one for data, whose offsets lie above the limit.
+    /// Returns, of a code or data segment, whether it is one for data, whose offsets lie above the
+    /// limit.
     #[must_use]
     pub const fn is_expand_down(self) -> bool {
         !self.is_code() && self.contains(Self::EXPAND_DOWN_OR_CONFORMING)

@@ -10,7 +10,7 @@ use crate::capabilities::Translation;
 pub struct Vpid(core::num::NonZeroU16);
 
 impl Vpid {
-    /// The identifier `number`; `None` for zero.
+    /// Returns the identifier `number`; `None` for zero.
     #[must_use]
     pub const fn new(number: u16) -> Option<Self> {
         match core::num::NonZeroU16::new(number) {
@@ -19,7 +19,7 @@ impl Vpid {
         }
     }
 
-    /// The number.
+    /// Returns the number.
     #[must_use]
     pub const fn get(self) -> u16 {
         self.0.get()

@@ -43,7 +43,7 @@ pub struct HostState {
 }
 
 impl Vmcs {
-    /// A VMCS in `region`, cleared, for CPUs with these capabilities.
+    /// Makes a VMCS in `region`, cleared, for CPUs with these capabilities.
     ///
     /// # Errors
     /// If VMCLEAR fails.
@@ -273,7 +273,7 @@ impl Vmcs {
         self.write(fields::APIC_ACCESS_ADDRESS, page.0);
     }
 
-    /// A segment register of the guest.
+    /// Returns a segment register of the guest.
     #[must_use]
     pub fn segment(&self, register: SegmentRegister) -> Segment {
         Segment {
@@ -294,7 +294,7 @@ impl Vmcs {
         self.write(fields::guest_access_rights(register), segment.rights.bits());
     }
 
-    /// The guest's GDTR.
+    /// Returns the guest's GDTR.
     #[must_use]
     pub fn gdtr(&self) -> DescriptorTable {
         DescriptorTable {
@@ -309,7 +309,7 @@ impl Vmcs {
         self.write(fields::GUEST_GDTR_LIMIT, table.limit);
     }
 
-    /// The guest's IDTR.
+    /// Returns the guest's IDTR.
     #[must_use]
     pub fn idtr(&self) -> DescriptorTable {
         DescriptorTable {
@@ -325,7 +325,7 @@ impl Vmcs {
     }
 }
 
-/// The outcome of a VM instruction: `failed` is what SETNA has made of CF and ZF.
+/// Returns the outcome of a VM instruction: `failed` is what SETNA has made of CF and ZF.
 const fn succeeded(failed: u8) -> Result<(), VmInstructionFailed> {
     if failed == 0 {
         Ok(())

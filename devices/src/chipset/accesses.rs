@@ -5,7 +5,7 @@ use super::{Chipset, Environment, Id, context};
 use crate::platform_map::port;
 use crate::time::Now;
 
-/// The bits of a value of `size` bytes.
+/// Returns the bits of a value of `size` bytes.
 const fn mask(size: u8) -> u32 {
     match size {
         1 => 0xff,

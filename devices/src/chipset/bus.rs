@@ -232,7 +232,7 @@ pub(super) const fn wide_ports(base: u16, count: u16) -> Region {
     }
 }
 
-/// A port that is there for accesses of `size` bytes only.
+/// Returns a port that is there for accesses of `size` bytes only.
 pub(super) const fn port_of_size(base: u16, size: u8) -> Region {
     Region {
         whole: size,
@@ -240,7 +240,7 @@ pub(super) const fn port_of_size(base: u16, size: u8) -> Region {
     }
 }
 
-/// Guest-physical addresses; accesses of any size are the device's.
+/// Makes a region of guest-physical addresses; accesses of any size are the device's.
 pub(super) const fn memory(base: u64, length: u64) -> Region {
     Region {
         space: Space::Memory,

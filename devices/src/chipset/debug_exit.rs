@@ -10,14 +10,14 @@ use super::bus::{Access, Context, Device};
 pub struct DebugExit;
 
 impl Device for DebugExit {
-    /// The port reads as zero, whatever the width: a kernel can tell from this that there is
-    /// something at the port.
+    /// Reads as zero, whatever the width: a kernel can tell from this that there
+    /// is something at the port.
     fn read(&mut self, _: Access, _: &mut Context<'_>) -> u64 {
         0
     }
 
-    /// The code that a write ends the VM with is the value itself. (Deriving a process exit
-    /// status from it, QEMU's being `value << 1 | 1`, is up to the runner.)
+    /// Ends the VM with the value itself as its code. (Deriving a process exit status from it,
+    /// QEMU's being `value << 1 | 1`, is up to the runner.)
     fn write(&mut self, _: Access, value: u64, cx: &mut Context<'_>) {
         cx.host.power(PowerRequest::DebugExit(value as u32));
     }

@@ -38,7 +38,7 @@ pub struct FwCfg {
 }
 
 impl FwCfg {
-    /// The device of a machine with so many processors and so many bytes of RAM. The
+    /// Returns the device of a machine with so many processors and so many bytes of RAM. The
     /// signature is selected.
     #[must_use]
     pub const fn new(processors: u16, ram_size: u64) -> Self {
@@ -49,7 +49,7 @@ impl FwCfg {
         }
     }
 
-    /// A write to the selector port: the next byte to be read is the first of item `key`.
+    /// Takes a write to the selector port: the next byte to be read is the first of item `key`.
     pub const fn select(&mut self, key: u16) {
         self.rest = match key & !key::WRITE_CHANNEL {
             key::SIGNATURE => u64::from_le_bytes(SIGNATURE),
@@ -60,7 +60,7 @@ impl FwCfg {
         };
     }
 
-    /// A read of the data port: the next byte of the selected item.
+    /// Answers a read of the data port: the next byte of the selected item.
     pub const fn read(&mut self) -> u8 {
         let byte = self.rest as u8;
         self.rest >>= 8;

@@ -88,7 +88,7 @@ pub struct Hpet {
 }
 
 impl Hpet {
-    /// The HPET at power-up, for a guest whose TSC runs at `tsc`; its timers can be routed
+    /// Returns the HPET at power-up, for a guest whose TSC runs at `tsc`; its timers can be routed
     /// to the GSIs whose bits are set in `routes`.
     #[must_use]
     pub const fn new(tsc: Hertz, routes: u32) -> Self {
@@ -118,8 +118,8 @@ impl Hpet {
         *self = Self::with_clock(self.oscillator, self.routes);
     }
 
-    /// Whether timers 0 and 1 have taken the place of the PIT and the RTC as sources of
-    /// IRQ 0 and IRQ 8: then the interrupts of those must not get through.
+    /// Returns whether timers 0 and 1 have taken the place of the PIT and the RTC as sources of IRQ
+    /// 0 and IRQ 8: then the interrupts of those must not get through.
     #[inline]
     #[must_use]
     pub const fn legacy_replacement(&self) -> bool {
@@ -168,7 +168,7 @@ impl Hpet {
         self.plan();
     }
 
-    /// When a timer next interrupts.
+    /// Returns when a timer next interrupts.
     #[inline]
     #[must_use]
     pub const fn next_deadline(&self) -> Option<TimerTicks> {
@@ -200,7 +200,7 @@ impl Hpet {
         }
     }
 
-    /// The timer, and the offset in its block, of the register at `register`.
+    /// Returns the timer, and the offset in its block, of the register at `register`.
     const fn timer(&self, register: u64) -> Option<(usize, u64)> {
         let Some(offset) = register.checked_sub(0x100) else {
             return None;
@@ -269,7 +269,7 @@ impl Hpet {
         }
     }
 
-    /// The status register, with what has come to be due.
+    /// Returns the status register, with what has come to be due.
     fn status_at(&self, now: Now) -> u8 {
         let mut status = self.status;
         for (n, timer) in self.timers.iter().enumerate() {
@@ -414,7 +414,7 @@ struct Lanes {
 }
 
 impl Lanes {
-    /// The register that an access is to, and which part of it; `None` if the access is to
+    /// Returns the register that an access is to, and which part of it; `None` if the access is to
     /// be ignored.
     const fn of(offset: u64, size: usize) -> Option<(u64, Self)> {
         if offset >= WINDOW {
@@ -441,7 +441,7 @@ impl Lanes {
         (register & self.mask) >> self.shift
     }
 
-    /// The register with `value` in this part of it.
+    /// Returns the register with `value` in this part of it.
     const fn merge(self, register: u64, value: u64) -> u64 {
         register & !self.mask | (value << self.shift) & self.mask
     }

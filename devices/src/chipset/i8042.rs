@@ -77,7 +77,7 @@ impl Default for I8042 {
 }
 
 impl I8042 {
-    /// A controller as firmware leaves it: self-tested, both ports disabled, no interrupts.
+    /// Makes a controller as firmware leaves it: self-tested, both ports disabled, no interrupts.
     #[must_use]
     pub const fn new() -> Self {
         let mut ram = [0; 32];

@@ -30,13 +30,14 @@ impl Entry {
         self.0 & flag != 0
     }
 
-    /// Only the delivery modes with a vector, fixed and lowest priority, have a level; NMI,
-    /// INIT and ExtINT are sent once on an edge, whatever the trigger bit says.
+    /// Returns whether the pin is level-triggered. Only the delivery modes with a vector, fixed and
+    /// lowest priority, have a level; NMI, INIT and ExtINT are sent once on an edge, whatever the
+    /// trigger bit says.
     const fn is_level_triggered(self) -> bool {
         self.has(LEVEL) && self.0 & 0b110 << 8 == 0
     }
 
-    /// The message that the pin sends; `None` if the entry's delivery mode is reserved.
+    /// Returns the message that the pin sends; `None` if the entry's delivery mode is reserved.
     const fn message(self) -> Option<ApicMessage> {
         let mode = if self.has(LOGICAL) {
             DestinationMode::Logical
@@ -55,7 +56,7 @@ impl Entry {
         )
     }
 
-    /// The entry with the low or high half written by software.
+    /// Returns the entry with the low or high half written by software.
     const fn written(self, high: bool, value: u32) -> Self {
         let (shift, half) = if high {
             (32, (u32::MAX as u64) << 32)
@@ -89,10 +90,10 @@ pub struct IoApic {
 }
 
 impl IoApic {
-    /// An I/O APIC after reset, all pins masked. Bit `n` of `wired_low` says that the device
-    /// at pin `n` drives its wire low to interrupt, as the tables that describe the board to
-    /// the guest must say too: a redirection entry of the wrong polarity sees the opposite
-    /// of what the device means.
+    /// Makes an I/O APIC after reset, all pins masked. Bit `n` of `wired_low` says that the device
+    /// at pin `n` drives its wire low to interrupt, as the tables that describe the board to the
+    /// guest must say too: a redirection entry of the wrong polarity sees the opposite of what the
+    /// device means.
     #[must_use]
     pub const fn new(wired_low: u32) -> Self {
         Self {
@@ -104,7 +105,7 @@ impl IoApic {
         }
     }
 
-    /// Back to the state after reset. The wires keep their levels.
+    /// Goes back to the state after reset. The wires keep their levels.
     pub const fn reset(&mut self) {
         self.id = 0;
         self.select = 0;
@@ -157,7 +158,7 @@ impl IoApic {
         self.entries[pin] = Entry(entry.0 | REMOTE_IRR);
     }
 
-    /// The end of interrupt `vector` at a processor, or a write of the EOI register: pins
+    /// Takes the end of interrupt `vector` at a processor, or a write of the EOI register: pins
     /// that wait for it are free, and interrupt again if they are still asserted.
     pub fn end_of_interrupt(&mut self, vector: u8, sink: &mut impl FnMut(ApicMessage)) {
         for pin in 0..PINS {
@@ -169,7 +170,7 @@ impl IoApic {
         }
     }
 
-    /// A read of `size` bytes (1, 2, 4 or 8) at `offset` of the memory-mapped page. What is
+    /// Answers a read of `size` bytes (1, 2, 4 or 8) at `offset` of the memory-mapped page. What is
     /// no register reads as zero.
     #[must_use]
     pub fn mmio_read(&self, offset: u16, size: u8) -> u64 {
@@ -182,7 +183,7 @@ impl IoApic {
         u64::from(value) >> (8 * u32::from(offset & 3)) & all
     }
 
-    /// A write of the low `size` bytes of `value` at `offset` of the memory-mapped page.
+    /// Takes a write of the low `size` bytes of `value` at `offset` of the memory-mapped page.
     ///
     /// IOREGSEL and the EOI register take bytes too, IOWIN only 32 bits; other writes change
     /// nothing.
@@ -201,7 +202,7 @@ impl IoApic {
         }
     }
 
-    /// The pin and half of the redirection entry that IOREGSEL selects.
+    /// Returns the pin and half of the redirection entry that IOREGSEL selects.
     fn selected_entry(&self) -> Option<(usize, bool)> {
         let index = usize::from(self.select.checked_sub(0x10)?);
         (index < 2 * PINS).then_some((index / 2, index % 2 != 0))

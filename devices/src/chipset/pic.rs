@@ -33,7 +33,7 @@ impl Default for PicPair {
 }
 
 impl PicPair {
-    /// A pair as PC firmware leaves it: vectors 0x08 and 0x70, everything masked but the
+    /// Makes a pair as PC firmware leaves it: vectors 0x08 and 0x70, everything masked but the
     /// cascade, all inputs edge-triggered and low.
     #[must_use]
     pub const fn new() -> Self {
@@ -143,7 +143,7 @@ impl PicPair {
 pub(super) struct PicPorts;
 
 impl PicPorts {
-    /// The port of an access.
+    /// Returns the port of an access.
     const fn port(access: Access) -> u16 {
         const FIRST: [u16; 3] = [port::PIC_MASTER, port::PIC_SLAVE, port::ELCR_MASTER];
         FIRST[access.region] + access.offset16()
@@ -256,23 +256,23 @@ impl Chip {
         self.latched &= !(before | self.level_triggered);
     }
 
-    /// Interrupt request register.
+    /// Returns the interrupt request register.
     const fn requests(&self) -> u8 {
         (self.inputs & self.level_triggered) | (self.latched & !self.level_triggered)
     }
 
-    /// How far the highest-priority bit of `inputs` is from the highest priority: 0 to 7,
+    /// Returns how far the highest-priority bit of `inputs` is from the highest priority: 0 to 7,
     /// or 8 if no bit is set.
     const fn rank(&self, inputs: u8) -> u8 {
         inputs.rotate_right(self.lowest as u32 + 1).trailing_zeros() as u8
     }
 
-    /// The input of that rank.
+    /// Returns the input of that rank.
     const fn input_of(&self, rank: u8) -> u8 {
         (self.lowest + 1 + rank) & 7
     }
 
-    /// The input whose interrupt the chip asks for, if it does.
+    /// Returns the input whose interrupt the chip asks for, if it does.
     const fn deliverable(&self) -> Option<u8> {
         let requests = self.requests() & !self.masked;
         if requests == 0 {
@@ -331,7 +331,7 @@ impl Chip {
         }
     }
 
-    /// The poll word: bit 7 says that there was a request, bits 2:0 whose.
+    /// Returns the poll word: bit 7 says that there was a request, bits 2:0 whose.
     const fn read_poll(&mut self) -> u8 {
         self.poll = false;
         match self.take() {
@@ -401,7 +401,7 @@ impl Chip {
         self.next_icw = NextIcw::Icw2;
     }
 
-    /// End of interrupt and rotation.
+    /// Takes OCW2: end of interrupt and rotation.
     const fn ocw2(&mut self, value: u8) {
         let level = value & 7;
         match value >> 5 {
@@ -425,7 +425,7 @@ impl Chip {
         }
     }
 
-    /// Non-specific end of interrupt: ends the highest level in service, and returns it. In
+    /// Ends the highest level in service, by a non-specific end of interrupt, and returns it. In
     /// special mask mode a masked level is not ended.
     const fn end_highest(&mut self) -> Option<u8> {
         let candidates = if self.special_mask {
@@ -441,7 +441,7 @@ impl Chip {
         Some(input)
     }
 
-    /// Special mask mode, poll command, choice of the register to read.
+    /// Takes OCW3: special mask mode, poll command, choice of the register to read.
     const fn ocw3(&mut self, value: u8) {
         if value & 0x40 != 0 {
             self.special_mask = value & 0x20 != 0;

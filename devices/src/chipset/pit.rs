@@ -44,7 +44,7 @@ struct Irq0 {
 }
 
 impl Pit {
-    /// The 8254 at power-up, for a guest whose TSC runs at `tsc`.
+    /// Returns the 8254 at power-up, for a guest whose TSC runs at `tsc`.
     #[must_use]
     pub const fn new(tsc: Hertz) -> Self {
         Self::with_clock(Oscillator::new(FREQUENCY, tsc))
@@ -107,13 +107,13 @@ impl Pit {
         self.counters[2].set_gate(high, cycle);
     }
 
-    /// The output of counter 2.
+    /// Returns the output of counter 2.
     #[must_use]
     pub fn output2(&self, now: Now) -> bool {
         self.counters[2].output(self.oscillator.cycle(now))
     }
 
-    /// When IRQ 0 next rises.
+    /// Returns when IRQ 0 next rises.
     #[inline]
     #[must_use]
     pub const fn next_deadline(&self) -> Option<TimerTicks> {
@@ -138,7 +138,7 @@ impl Pit {
         self.plan();
     }
 
-    /// The input clock cycle of the present moment, for what else in a PC counts them.
+    /// Returns the input clock cycle of the present moment, for what else in a PC counts them.
     pub(crate) const fn cycle(&self, now: Now) -> u64 {
         self.oscillator.cycle(now)
     }
@@ -149,7 +149,7 @@ impl Pit {
             .map(|cycle| (cycle, self.oscillator.deadline(cycle, self.irq0.lead)));
     }
 
-    /// A control word for one counter; whether that restarts counter 0.
+    /// Takes a control word for one counter; whether that restarts counter 0.
     fn write_control(&mut self, value: u8, cycle: u64) -> bool {
         let select = usize::from(value >> 6);
         let counter = &mut self.counters[select];

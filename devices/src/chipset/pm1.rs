@@ -62,7 +62,7 @@ pub struct Pm1 {
 }
 
 impl Pm1 {
-    /// The blocks at power-up, beside the PM timer `timer`, for a DSDT whose `\_S5` names
+    /// Returns the blocks at power-up, beside the PM timer `timer`, for a DSDT whose `\_S5` names
     /// the sleep type `s5` (0 to 7).
     #[must_use]
     pub const fn new(timer: PmTimer, s5: u8, now: Now) -> Self {
@@ -140,13 +140,13 @@ impl Pm1 {
         (enter && sleep_type == u16::from(self.s5)).then_some(PowerOff)
     }
 
-    /// The power button is pressed: an orderly shutdown, if the guest listens.
+    /// Presses the power button: an orderly shutdown, if the guest listens.
     pub fn press_power_button(&mut self, sci: &mut impl Line) {
         self.status |= Events::POWER_BUTTON;
         sci.set_level(self.sci());
     }
 
-    /// When the timer next raises the SCI, if it is enabled to.
+    /// Returns when the timer next raises the SCI, if it is enabled to.
     #[must_use]
     pub fn next_deadline(&self) -> Option<TimerTicks> {
         if self.enable.contains(Events::TIMER) && !self.sci() && self.control & control::SCI_EN != 0
@@ -164,7 +164,7 @@ impl Pm1 {
         sci.set_level(self.sci());
     }
 
-    /// How often the top bit has changed, on the line of the timers.
+    /// Returns how often the top bit has changed, on the line of the timers.
     fn changes(&self, now: Now) -> u64 {
         self.timer.oscillator().timer_cycle(now, self.lead) >> self.timer.top_bit()
     }

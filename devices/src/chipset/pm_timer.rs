@@ -23,7 +23,7 @@ pub struct PmTimer {
 }
 
 impl PmTimer {
-    /// A PM timer for a guest whose TSC runs at `tsc`.
+    /// Makes a PM timer for a guest whose TSC runs at `tsc`.
     #[must_use]
     pub const fn new(width: Width, tsc: Hertz) -> Self {
         Self {
@@ -32,7 +32,7 @@ impl PmTimer {
         }
     }
 
-    /// The value of the timer register: what a 32-bit read of its port returns.
+    /// Returns the value of the timer register: what a 32-bit read of its port returns.
     #[inline]
     #[must_use]
     pub const fn read(&self, now: Now) -> u32 {
@@ -43,7 +43,7 @@ impl PmTimer {
         }
     }
 
-    /// A read of part of the register: of the bytes from `offset` on, as many as the caller
+    /// Answers a read of part of the register: of the bytes from `offset` on, as many as the caller
     /// takes of the result. Beyond the register there is zero.
     #[must_use]
     pub const fn read_at(&self, offset: u16, now: Now) -> u32 {
@@ -53,12 +53,12 @@ impl PmTimer {
         }
     }
 
-    /// The clock input, for the status bit in the PM1 event block.
+    /// Returns the clock input, for the status bit in the PM1 event block.
     pub(crate) const fn oscillator(&self) -> &Oscillator {
         &self.oscillator
     }
 
-    /// The number of the counter's most significant bit.
+    /// Returns the number of the counter's most significant bit.
     pub(crate) const fn top_bit(&self) -> u32 {
         match self.width {
             Width::Bits24 => 23,

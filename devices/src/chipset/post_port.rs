@@ -12,7 +12,7 @@ pub struct PostPort {
 }
 
 impl PostPort {
-    /// Nothing written yet.
+    /// Makes a port to which nothing has been written yet.
     #[must_use]
     pub const fn new() -> Self {
         Self { last: 0 }

@@ -60,7 +60,7 @@ impl ResetControl {
         self.value
     }
 
-    /// What was chosen to be reset makes no difference: a guest that gets as far as this
+    /// Takes a write. What was chosen to be reset makes no difference: a guest that gets as far as this
     /// wants to start over.
     pub(super) fn write(&mut self, value: u8) -> Option<ResetPulse> {
         let rising = value & !self.value;

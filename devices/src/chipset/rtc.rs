@@ -88,8 +88,8 @@ pub struct Rtc {
 }
 
 impl Rtc {
-    /// An RTC that shows `time` at `now`, in BCD and 24 hours, for a guest whose TSC runs
-    /// at `tsc`. A year beyond 9999 shows as 1 January 2000.
+    /// Makes an RTC that shows `time` at `now`, in BCD and 24 hours, for a guest whose TSC runs at
+    /// `tsc`. A year beyond 9999 shows as 1 January 2000.
     #[must_use]
     pub fn new(time: NaiveDateTime, tsc: Hertz, now: Now) -> Self {
         let oscillator = Oscillator::new(FREQUENCY, tsc);
@@ -186,7 +186,7 @@ impl Rtc {
         self.plan();
     }
 
-    /// When IRQ 8 is next to be asserted.
+    /// Returns when IRQ 8 is next to be asserted.
     #[inline]
     #[must_use]
     pub const fn next_deadline(&self) -> Option<TimerTicks> {
@@ -217,12 +217,12 @@ impl Rtc {
         Format::of(self.get(B))
     }
 
-    /// Whether the divider chain runs: it is fed by 32.768 kHz, and not held in reset.
+    /// Returns whether the divider chain runs: it is fed by 32.768 kHz, and not held in reset.
     fn is_running(&self) -> bool {
         self.get(A) >> 4 & 7 == 2
     }
 
-    /// Whether the time goes on.
+    /// Returns whether the time goes on.
     fn is_ticking(&self) -> bool {
         self.is_running() && self.get(B) & SET == 0
     }
@@ -232,8 +232,8 @@ impl Rtc {
         self.oscillator.cycle(now).wrapping_sub(self.zero)
     }
 
-    /// The tap of the chain for the periodic interrupt, as the number of its stage
-    /// (data sheet, table 5).
+    /// Returns the tap of the chain for the periodic interrupt, as the number of its stage (data
+    /// sheet, table 5).
     fn periodic_shift(&self) -> Option<u32> {
         match self.get(A) & 0x0F {
             0 => None,
@@ -386,7 +386,7 @@ impl Rtc {
             .filter(|deadline| deadline.0 < u64::MAX);
     }
 
-    /// How far the chain has come when IRQ 8 is next asserted; `None` while it is.
+    /// Returns how far the chain has come when IRQ 8 is next asserted; `None` while it is.
     fn next_interrupt(&self) -> Option<u64> {
         if self.irq() || !self.is_running() {
             return None;

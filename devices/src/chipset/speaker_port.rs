@@ -23,7 +23,7 @@ pub struct SpeakerPort {
 }
 
 impl SpeakerPort {
-    /// The port at power-up: gate closed, speaker off.
+    /// Returns the port at power-up: gate closed, speaker off.
     #[must_use]
     pub const fn new() -> Self {
         Self { control: 0 }

@@ -41,7 +41,7 @@ impl Default for TestDevice {
 }
 
 impl TestDevice {
-    /// The device after power-up: all zero.
+    /// Returns the device after power-up: all zero.
     #[must_use]
     pub fn new() -> Self {
         Self {

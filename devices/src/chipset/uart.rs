@@ -135,7 +135,7 @@ pub struct Uart {
 }
 
 impl Uart {
-    /// A UART after reset, in a guest whose time runs at `tsc`. (The divisor, which reset
+    /// Makes a UART after reset, in a guest whose time runs at `tsc`. (The divisor, which reset
     /// leaves undefined, is the one for 115200 baud.)
     #[must_use]
     pub const fn new(tsc: Hertz) -> Self {
@@ -201,7 +201,7 @@ impl Uart {
         sent
     }
 
-    /// Whether a byte from the wire would find room. While it is in loopback, the UART does
+    /// Returns whether a byte from the wire would find room. While it is in loopback, the UART does
     /// not listen.
     #[must_use]
     pub const fn can_receive(&self) -> bool {
@@ -227,7 +227,7 @@ impl Uart {
         }
     }
 
-    /// When the UART next needs [`Uart::expire`].
+    /// Returns when the UART next needs [`Uart::expire`].
     #[must_use]
     pub const fn next_deadline(&self) -> Option<TimerTicks> {
         self.timeout_at
@@ -360,7 +360,7 @@ impl Uart {
         self.modem_status = status;
     }
 
-    /// The levels of the four modem inputs. In loopback, the four outputs drive them.
+    /// Returns the levels of the four modem inputs. In loopback, the four outputs drive them.
     fn modem_inputs(&self) -> ModemStatus {
         if !self.modem_control.contains(ModemControl::LOOPBACK) {
             return ModemStatus::CONNECTED;
@@ -382,7 +382,7 @@ impl Uart {
         self.timeout = self.four_characters();
     }
 
-    /// Four character times in ticks. (A divisor of zero, which has no meaning, counts as
+    /// Returns four character times in ticks. (A divisor of zero, which has no meaning, counts as
     /// one.)
     const fn four_characters(&self) -> u64 {
         let data_bits = 5 + (self.line_control.bits() & LineControl::WORD_LENGTH.bits()) as u64;
@@ -414,12 +414,14 @@ impl Uart {
         }
     }
 
-    /// A byte has come to the head of the FIFO: LSR now tells of its error, if it has one.
+    /// Shows the byte that has come to the head of the FIFO: LSR now tells of its error, if it has
+    /// one.
     const fn show_head(&mut self) {
         self.break_shown = self.fifo.head_is_break();
     }
 
-    /// The FIFO was filled or read: those that remain in it start to wait anew.
+    /// Starts the timeout anew, as the FIFO was filled or read: those that remain in it start to
+    /// wait anew.
     fn restart_timeout(&mut self, now: Now) {
         self.forget_timeout();
         if self.fifo.is_enabled() && !self.fifo.is_empty() {
@@ -432,7 +434,7 @@ impl Uart {
         self.timeout_at = None;
     }
 
-    /// The cause of highest priority among those that are enabled.
+    /// Returns the cause of highest priority among those that are enabled.
     const fn cause(&self) -> Option<Cause> {
         if self.enabled.contains(InterruptEnable::LINE_STATUS) && (self.overrun || self.break_shown)
         {

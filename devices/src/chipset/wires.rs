@@ -42,7 +42,7 @@ struct Timers {
 }
 
 impl Timers {
-    /// What is on the wire. The replacement shuts out the classic timer only: the HPET
+    /// Returns what is on the wire. The replacement shuts out the classic timer only: the HPET
     /// itself drives the wire in no other mode.
     const fn level(self, legacy_replacement: bool) -> bool {
         self.hpet || (self.classic && !legacy_replacement)
@@ -50,7 +50,7 @@ impl Timers {
 }
 
 impl Interrupts {
-    /// The controllers as firmware leaves them: all masked, the IOAPIC with its ID.
+    /// Returns the controllers as firmware leaves them: all masked, the IOAPIC with its ID.
     pub(super) fn new() -> Self {
         /// No device asserts its interrupt by pulling its wire low.
         const WIRED_LOW: u32 = 0;

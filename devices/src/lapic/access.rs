@@ -8,7 +8,7 @@ use arch::GeneralProtection;
 use arch::apic::{Register, dfr, esr, icr, svr};
 
 impl LocalApic {
-    /// A read of `size` bytes (1, 2, 4 or 8) at `offset` of the register page.
+    /// Answers a read of `size` bytes (1, 2, 4 or 8) at `offset` of the register page.
     ///
     /// Registers are the first four bytes of each 16 (SDM vol. 3A, 11.4.1); whatever lies
     /// between reads as zero. Outside of xAPIC mode nobody answers, and the bus floats at
@@ -27,7 +27,7 @@ impl LocalApic {
         value >> (8 * u32::from(offset & 7)) & all & if offset & 8 == 0 { all } else { 0 }
     }
 
-    /// A write of the low `size` bytes of `value` at `offset` of the register page.
+    /// Takes a write of the low `size` bytes of `value` at `offset` of the register page.
     ///
     /// Only aligned writes of four bytes are defined (SDM vol. 3A, 11.4.1): others change
     /// nothing, nor does any outside of xAPIC mode.
@@ -50,7 +50,7 @@ impl LocalApic {
         }
     }
 
-    /// A RDMSR of one of the MSRs from 0x800 to 0x8ff.
+    /// Answers a RDMSR of one of the MSRs from 0x800 to 0x8ff.
     ///
     /// # Errors
     /// Outside of x2APIC mode, for a register that does not exist there, and for one that
@@ -66,7 +66,7 @@ impl LocalApic {
         }
     }
 
-    /// A WRMSR of one of the MSRs from 0x800 to 0x8ff.
+    /// Takes a WRMSR of one of the MSRs from 0x800 to 0x8ff.
     ///
     /// # Errors
     /// Outside of x2APIC mode, for a register that does not exist there or cannot be
@@ -125,8 +125,8 @@ impl LocalApic {
         }
     }
 
-    /// A write in either mode: of a register that exists in it, without reserved bits or
-    /// with such that are ignored. It must hold also when the page already has the value.
+    /// Takes a write in either mode: of a register that exists in it, without reserved bits or with
+    /// such that are ignored. It must hold also when the page already has the value.
     #[inline]
     fn write_register(&mut self, now: Now, register: Register, value: u32, bus: &mut impl ApicBus) {
         match register {

@@ -26,39 +26,39 @@ impl ApicBase {
     const EXTENDED: u64 = ApicBaseFlags::X2APIC_ENABLE.bits();
     const ENABLED: u64 = ApicBaseFlags::LAPIC_ENABLE.bits();
 
-    /// The value after power-up: enabled in xAPIC mode at the default address.
+    /// Returns the value after power-up: enabled in xAPIC mode at the default address.
     #[must_use]
     pub const fn power_up(bootstrap: bool) -> Self {
         let bootstrap = if bootstrap { Self::BOOTSTRAP } else { 0 };
         Self(DEFAULT_ADDRESS | Self::ENABLED | bootstrap)
     }
 
-    /// The MSR's value.
+    /// Returns the MSR's value.
     #[must_use]
     pub const fn bits(self) -> u64 {
         self.0
     }
 
-    /// Whether the APIC is enabled at all: CPUID.1:EDX.APIC.
+    /// Returns whether the APIC is enabled at all: CPUID.1:EDX.APIC.
     #[must_use]
     pub const fn is_enabled(self) -> bool {
         self.0 & Self::ENABLED != 0
     }
 
-    /// Whether this is the bootstrap processor.
+    /// Returns whether this is the bootstrap processor.
     #[must_use]
     pub const fn is_bootstrap(self) -> bool {
         self.0 & Self::BOOTSTRAP != 0
     }
 
-    /// The guest-physical address of the register page, which means something in xAPIC mode
+    /// Returns the guest-physical address of the register page, which means something in xAPIC mode
     /// only.
     #[must_use]
     pub const fn address(self) -> u64 {
         self.0 & !(PAGE_SIZE - 1)
     }
 
-    /// The mode; `None` for the invalid combination of x2APIC mode without enabling.
+    /// Returns the mode; `None` for the invalid combination of x2APIC mode without enabling.
     const fn checked_mode(self) -> Option<Mode> {
         match (self.0 & Self::ENABLED != 0, self.0 & Self::EXTENDED != 0) {
             (false, false) => Some(Mode::Disabled),
@@ -68,7 +68,7 @@ impl ApicBase {
         }
     }
 
-    /// The value after a WRMSR of `bits` on a processor with physical addresses of
+    /// Returns the value after a WRMSR of `bits` on a processor with physical addresses of
     /// `address_bits` bits.
     ///
     /// # Errors
@@ -91,21 +91,21 @@ impl ApicBase {
 }
 
 impl LocalApic {
-    /// IA32_APIC_BASE.
+    /// Returns IA32_APIC_BASE.
     #[must_use]
     pub fn apic_base(&self) -> ApicBase {
         self.base
     }
 
-    /// The mode that [`LocalApic::apic_base`] has set.
+    /// Returns the mode that [`LocalApic::apic_base`] has set.
     #[must_use]
     pub fn mode(&self) -> Mode {
         self.mode
     }
 
-    /// A WRMSR of IA32_APIC_BASE. Disabling stops the timer; the other registers keep their
-    /// values, which the SDM leaves open (vol. 3A, 11.4.3). Afterwards the register page may
-    /// be somewhere else ([`ApicBase::address`]) and CPUID.1:EDX.APIC different.
+    /// Takes a WRMSR of IA32_APIC_BASE. Disabling stops the timer; the other registers keep their
+    /// values, which the SDM leaves open (vol. 3A, 11.4.3). Afterwards the register page may be
+    /// somewhere else ([`ApicBase::address`]) and CPUID.1:EDX.APIC different.
     ///
     /// # Errors
     /// For reserved bits, an invalid mode, and an illegal transition; nothing changes then.

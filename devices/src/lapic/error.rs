@@ -36,7 +36,7 @@ impl LocalApic {
         self.record_error(esr::RECEIVE_ILLEGAL_VECTOR);
     }
 
-    /// A write of the ESR: shows what has been seen since the last one.
+    /// Takes a write of the ESR: shows what has been seen since the last one.
     pub(super) fn write_esr(&mut self) {
         self.page().write(Register::ESR, self.errors.seen);
         self.errors = Errors::new();

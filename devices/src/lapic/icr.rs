@@ -8,7 +8,7 @@ use crate::apic_message::{ApicMessage, DeliveryMode, Destination, DestinationMod
 use arch::apic::{Register, esr, icr};
 
 impl LocalApic {
-    /// A write of the ICR's low half in xAPIC mode, or of all of it in x2APIC mode: sends.
+    /// Sends: by a write of the ICR's low half in xAPIC mode, or of all of it in x2APIC mode.
     pub(super) fn send_ipi(&mut self, command: u32, destination: u32, bus: &mut impl ApicBus) {
         let vector = command as u8;
         let Some(delivery_mode) = DeliveryMode::from_bits(command >> 8) else {
@@ -71,7 +71,7 @@ impl LocalApic {
         }
     }
 
-    /// Whether the ICR's high half is this APIC's ID, as the ID register shows it in either
+    /// Returns whether the ICR's high half is this APIC's ID, as the ID register shows it in either
     /// mode. The ID of all ones is the broadcast and nobody's.
     fn is_own_id(&self, destination: u32) -> bool {
         if self.mode == Mode::X2Apic {
@@ -81,8 +81,8 @@ impl LocalApic {
         }
     }
 
-    /// A vector below 16 is an error of its sender, and goes out all the same: it is another
-    /// of each receiver, which finds it in the message (SDM vol. 3A, 11.5.3).
+    /// Sends a vector below 16. That is an error of its sender, and goes out all the same: it is
+    /// another of each receiver, which finds it in the message (SDM vol. 3A, 11.5.3).
     #[cold]
     fn send_illegal_vector(&mut self, to_self: bool) {
         let received = if to_self && self.software_enabled {
@@ -93,7 +93,7 @@ impl LocalApic {
         self.record_error(esr::SEND_ILLEGAL_VECTOR | received);
     }
 
-    /// A write of the x2APIC's self-IPI register.
+    /// Takes a write of the x2APIC's self-IPI register.
     pub(super) fn send_self_ipi(&mut self, vector: u8) {
         if vector < 16 {
             self.send_illegal_vector(true);
@@ -102,7 +102,7 @@ impl LocalApic {
         }
     }
 
-    /// The ICR's high half, where the present mode keeps it.
+    /// Returns the ICR's high half, where the present mode keeps it.
     pub(super) fn icr_high(&self) -> u32 {
         self.page().read(if self.mode == Mode::X2Apic {
             Register::X2APIC_ICR_HIGH

@@ -26,7 +26,7 @@ impl LocalApic {
         }
     }
 
-    /// A vector from anywhere, legal or not.
+    /// Delivers a vector from anywhere, legal or not.
     #[inline]
     pub(super) fn deliver_vector(&mut self, vector: u8, level: bool) {
         if !self.software_enabled {
@@ -101,7 +101,7 @@ impl LocalApic {
         self.ext_ints.remove(ExtInts::MESSAGE);
     }
 
-    /// Whether there is an NMI to take.
+    /// Returns whether there is an NMI to take.
     #[must_use]
     #[inline]
     pub fn nmi_pending(&self) -> bool {
@@ -122,7 +122,7 @@ impl LocalApic {
         self.nmis = self.nmis.min(1);
     }
 
-    /// Whether there is an INIT or a start-up to take.
+    /// Returns whether there is an INIT or a start-up to take.
     #[must_use]
     #[inline]
     pub fn reset_pending(&self) -> bool {

@@ -41,7 +41,7 @@ pub(super) struct Pin {
 }
 
 impl Pin {
-    /// The pin with its level, and nothing in service.
+    /// Returns the pin with its level, and nothing in service.
     pub(super) const fn without_remote_irr(self) -> Self {
         Self {
             remote_irr: false,
@@ -82,7 +82,7 @@ impl LocalApic {
         }
     }
 
-    /// Whether the wire is at the level that the entry calls active.
+    /// Returns whether the wire is at the level that the entry calls active.
     fn is_asserted(&self, pin: LocalPin, entry: u32) -> bool {
         self.pins[pin.index()].high != (entry & lvt::ACTIVE_LOW != 0)
     }
@@ -113,7 +113,7 @@ impl LocalApic {
             .write(pin.register(), entry & !lvt::REMOTE_IRR | flag);
     }
 
-    /// The end of a level-triggered `vector`: a pin that raised it may do so again.
+    /// Takes the end of a level-triggered `vector`: a pin that raised it may do so again.
     pub(super) fn pins_end_of_interrupt(&mut self, vector: u8) {
         for pin in LocalPin::ALL {
             let entry = self.page().read(pin.register());
@@ -139,7 +139,7 @@ impl LocalApic {
         self.ext_ints.set(ExtInts::PIN, asks);
     }
 
-    /// An entry of the table, unless it is masked.
+    /// Returns an entry of the table, unless it is masked.
     pub(super) fn lvt_unmasked(&self, register: Register) -> Option<u32> {
         let entry = self.page().read(register);
         (entry & lvt::MASKED == 0).then_some(entry)
@@ -164,7 +164,7 @@ impl LocalApic {
         }
     }
 
-    /// A write of an entry of the table.
+    /// Takes a write of an entry of the table.
     pub(super) fn write_lvt(&mut self, now: Now, register: Register, defined: u32, value: u32) {
         let mut entry = value & defined;
         if !self.software_enabled {
@@ -202,7 +202,8 @@ impl LocalApic {
     }
 }
 
-/// Only vectors can be level-triggered: NMI and INIT are edges, ExtINT a level of its own.
+/// Returns whether an entry is level-triggered. Only vectors can be level-triggered: NMI and INIT
+/// are edges, ExtINT a level of its own.
 fn is_level_triggered(entry: u32) -> bool {
     entry & lvt::LEVEL != 0 && DeliveryMode::from_bits(entry >> 8) == Some(DeliveryMode::Fixed)
 }

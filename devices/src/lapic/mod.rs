@@ -117,7 +117,7 @@ pub struct LocalApic {
 }
 
 impl LocalApic {
-    /// A local APIC after power-up.
+    /// Makes a local APIC after power-up.
     #[must_use]
     pub fn new(config: ApicConfig) -> Self {
         let mut apic = Self {
@@ -139,8 +139,8 @@ impl LocalApic {
         apic
     }
 
-    /// Back to the state after power-up (SDM vol. 3A, 11.4.7.1); posted messages are lost.
-    /// The pins keep their levels, and the guest's TSC its offset.
+    /// Goes back to the state after power-up (SDM vol. 3A, 11.4.7.1); posted messages are lost. The
+    /// pins keep their levels, and the guest's TSC its offset.
     pub fn power_up(&mut self) {
         let _ = self.port.take_incoming();
         self.base = ApicBase::power_up(self.config.bootstrap);
@@ -150,7 +150,7 @@ impl LocalApic {
         self.init_reset();
     }
 
-    /// To the state after an INIT (SDM vol. 3A, 11.4.7.3 and 11.12.5.1): as after power-up,
+    /// Goes to the state after an INIT (SDM vol. 3A, 11.4.7.3 and 11.12.5.1): as after power-up,
     /// but with the mode and the ID as they are, and with a start-up that has come since.
     pub fn init_reset(&mut self) {
         self.nmis = 0;
@@ -188,7 +188,7 @@ impl LocalApic {
         self.reset_addressing();
     }
 
-    /// What IA32_APIC_BASE has changed.
+    /// Follows what IA32_APIC_BASE has changed.
     fn change_mode(&mut self, mode: Mode) {
         let from = core::mem::replace(&mut self.mode, mode);
         if mode == Mode::Disabled {
@@ -251,35 +251,34 @@ impl LocalApic {
         self.update_ext_int();
     }
 
-    /// Whether software has enabled it, in the SVR: else it takes no fixed interrupts.
+    /// Returns whether software has enabled it, in the SVR: else it takes no fixed interrupts.
     #[must_use]
     #[inline]
     pub const fn is_software_enabled(&self) -> bool {
         self.software_enabled
     }
 
-    /// The side of this APIC that others see.
+    /// Returns the side of this APIC that others see.
     #[must_use]
     pub fn port(&self) -> &Arc<ApicPort> {
         &self.port
     }
 
-    /// The registers.
+    /// Returns the registers.
     #[must_use]
     #[inline]
     pub fn page(&self) -> &ApicPage {
         self.port.page()
     }
 
-    /// Whether `message` is for this APIC: see [`ApicPort::accepts`].
+    /// Returns whether `message` is for this APIC: see [`ApicPort::accepts`].
     #[must_use]
     pub fn accepts(&self, message: &ApicMessage) -> bool {
         self.port.accepts(message)
     }
 
-    /// What the processor should be interrupted with now, if it can be: an interrupt of the
-    /// 8259 pair, which has no priority here, or the highest vector above the processor
-    /// priority.
+    /// Returns what the processor should be interrupted with now, if it can be: an interrupt of the
+    /// 8259 pair, which has no priority here, or the highest vector above the processor priority.
     #[must_use]
     #[inline]
     pub fn pending(&self) -> Option<Pending> {
@@ -292,7 +291,7 @@ impl LocalApic {
         self.priority.deliverable(self.page()).map(Pending::Vector)
     }
 
-    /// The answer to the processor's interrupt acknowledge: the pending vector, now in
+    /// Returns the answer to the processor's interrupt acknowledge: the pending vector, now in
     /// service, or the spurious vector if there is none any more (SDM vol. 3A, 11.9).
     #[inline]
     pub fn acknowledge(&mut self) -> u8 {
@@ -304,7 +303,7 @@ impl LocalApic {
         self.page().read(Register::SVR) as u8
     }
 
-    /// The end of the highest vector in service.
+    /// Ends the highest vector in service.
     #[inline]
     fn end_of_interrupt(&mut self, bus: &mut impl ApicBus) {
         if let Some(vector) = self.priority.end_of_interrupt(self.port.page()) {
@@ -329,7 +328,7 @@ impl LocalApic {
         self.pins_end_of_interrupt(vector);
     }
 
-    /// The task-priority register: the class in bits 4 to 7, the sub-class below.
+    /// Returns the task-priority register: the class in bits 4 to 7, the sub-class below.
     #[must_use]
     #[inline]
     pub fn task_priority(&self) -> u8 {
@@ -343,14 +342,14 @@ impl LocalApic {
         self.priority.update(self.port.page());
     }
 
-    /// CR8: the class of the task priority (SDM vol. 3A, 11.8.6).
+    /// Returns CR8: the class of the task priority (SDM vol. 3A, 11.8.6).
     #[must_use]
     #[inline]
     pub fn cr8(&self) -> u64 {
         u64::from(self.task_priority() >> 4)
     }
 
-    /// A write of CR8, which works in every mode of the APIC.
+    /// Takes a write of CR8, which works in every mode of the APIC.
     ///
     /// # Errors
     /// If any of bits 4 to 63 is set.
@@ -363,16 +362,16 @@ impl LocalApic {
         Ok(())
     }
 
-    /// The processor priority (SDM vol. 3A, 11.8.3.1).
+    /// Returns the processor priority (SDM vol. 3A, 11.8.3.1).
     #[must_use]
     #[inline]
     pub fn processor_priority(&self) -> u8 {
         self.priority.processor_priority(self.page())
     }
 
-    /// For the TPR threshold of VMX without virtual-interrupt delivery: the task-priority
-    /// class below which the highest requested vector would be delivered; zero if it is not
-    /// the task priority that holds it back.
+    /// Returns, for the TPR threshold of VMX without virtual-interrupt delivery, the task-priority
+    /// class below which the highest requested vector would be delivered; zero if it is not the
+    /// task priority that holds it back.
     #[must_use]
     pub fn tpr_threshold(&self) -> u8 {
         let task = self.task_priority() >> 4;
@@ -382,14 +381,14 @@ impl LocalApic {
         }
     }
 
-    /// The highest requested vector: RVI of the guest interrupt status.
+    /// Returns the highest requested vector: RVI of the guest interrupt status.
     #[must_use]
     #[inline]
     pub fn highest_irr(&self) -> Option<u8> {
         self.priority.highest_request(self.page())
     }
 
-    /// The highest vector in service: SVI of the guest interrupt status.
+    /// Returns the highest vector in service: SVI of the guest interrupt status.
     #[must_use]
     #[inline]
     pub fn highest_isr(&self) -> Option<u8> {

@@ -27,7 +27,7 @@ pub enum VectorRegister {
 }
 
 impl VectorRegister {
-    /// The index of word `word` of the register in the page.
+    /// Returns the index of word `word` of the register in the page.
     const fn word(self, word: u8) -> usize {
         let base = match self {
             Self::Isr => Register::ISR,
@@ -39,7 +39,7 @@ impl VectorRegister {
 }
 
 impl ApicPage {
-    /// A page of zeros.
+    /// Makes a page of zeros.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -47,7 +47,7 @@ impl ApicPage {
         }
     }
 
-    /// The 32 bits of `register`.
+    /// Returns the 32 bits of `register`.
     #[must_use]
     pub fn read(&self, register: Register) -> u32 {
         self.words[register.word()].load(Relaxed)
@@ -58,7 +58,7 @@ impl ApicPage {
         self.words[register.word()].store(value, Relaxed);
     }
 
-    /// Word `word` (modulo 8) of a vector register: vectors 32 * `word` and up.
+    /// Returns word `word` (modulo 8) of a vector register: vectors 32 * `word` and up.
     pub(super) fn vectors(&self, register: VectorRegister, word: u8) -> u32 {
         self.words[register.word(word)].load(Relaxed)
     }
@@ -68,13 +68,13 @@ impl ApicPage {
         self.words[register.word(word)].store(vectors, Relaxed);
     }
 
-    /// Whether `vector` is set in `register`.
+    /// Returns whether `vector` is set in `register`.
     #[must_use]
     pub fn has_vector(&self, register: VectorRegister, vector: u8) -> bool {
         self.vectors(register, vector >> 5) & bit(vector) != 0
     }
 
-    /// The highest vector set in `register`, from a look at all of its words.
+    /// Returns the highest vector set in `register`, from a look at all of its words.
     #[must_use]
     pub fn highest(&self, register: VectorRegister) -> Option<u8> {
         (0..8u8).rev().find_map(|word| {
@@ -83,7 +83,7 @@ impl ApicPage {
         })
     }
 
-    /// All 256 bits of `register`, for the EOI-exit bitmap of VMX, which has the same
+    /// Returns all 256 bits of `register`, for the EOI-exit bitmap of VMX, which has the same
     /// layout.
     #[must_use]
     pub fn bitmap(&self, register: VectorRegister) -> [u64; 4] {
@@ -101,7 +101,7 @@ impl Default for ApicPage {
     }
 }
 
-/// The bit of `vector` within its word.
+/// Returns the bit of `vector` within its word.
 pub(super) const fn bit(vector: u8) -> u32 {
     1 << (vector & 31)
 }

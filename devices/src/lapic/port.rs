@@ -54,7 +54,7 @@ impl Events {
         self.0 & Self::INIT != 0
     }
 
-    /// The vector of a start-up that came after any INIT.
+    /// Returns the vector of a start-up that came after any INIT.
     pub(super) const fn start_up(self) -> Option<u8> {
         if self.0 & Self::START_UP != 0 {
             Some((self.0 >> 8) as u8)
@@ -136,7 +136,8 @@ impl Addressing {
         }
     }
 
-    /// SDM vol. 3A, 11.6.2.2 (flat, cluster) and 11.12.10.2 (x2APIC).
+    /// Returns whether a logical destination is this one (SDM vol. 3A, 11.6.2.2: flat, cluster;
+    /// 11.12.10.2: x2APIC).
     const fn is_logical(self, address: u32) -> bool {
         match self.mode {
             Mode::Disabled => false,
@@ -166,20 +167,20 @@ impl Addressing {
     }
 }
 
-/// The logical ID that an x2APIC has by its ID (SDM vol. 3A, 11.12.10.2).
+/// Returns the logical ID that an x2APIC has by its ID (SDM vol. 3A, 11.12.10.2).
 pub(super) const fn x2apic_logical_id(id: u32) -> u32 {
     (id >> 4) << 16 | 1 << (id & 0xf)
 }
 
 impl ApicPort {
-    /// The registers, as the hardware and other CPUs may see them.
+    /// Returns the registers, as the hardware and other CPUs may see them.
     #[must_use]
     #[inline]
     pub fn page(&self) -> &ApicPage {
         &self.page
     }
 
-    /// The posted-interrupt descriptor, for the hardware.
+    /// Returns the posted-interrupt descriptor, for the hardware.
     #[must_use]
     pub fn posted(&self) -> &PostedInterrupts {
         &self.posted
@@ -193,7 +194,7 @@ impl ApicPort {
         Addressing::unpack(self.addressing.load(SeqCst))
     }
 
-    /// Whether `message` is for this APIC. One that software has disabled is still reached
+    /// Returns whether `message` is for this APIC. One that software has disabled is still reached
     /// by NMI, INIT and start-up (SDM vol. 3A, 11.4.7.2).
     #[must_use]
     pub fn accepts(&self, message: &ApicMessage) -> bool {
@@ -207,7 +208,7 @@ impl ApicPort {
         reachable && addressing.is_destination(message.destination)
     }
 
-    /// The arbitration priority (SDM vol. 3A, 11.6.2.4): of several destinations of a
+    /// Returns the arbitration priority (SDM vol. 3A, 11.6.2.4): of several destinations of a
     /// lowest-priority message, the one with the lowest value takes it.
     #[must_use]
     pub fn arbitration_priority(&self) -> u8 {

@@ -20,7 +20,7 @@ impl PostedInterrupts {
     const OUTSTANDING: u64 = 1;
     const NOTIFICATION: u64 = 0xffff_ffff_00ff_0000;
 
-    /// A descriptor without requests.
+    /// Makes a descriptor without requests.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -48,7 +48,7 @@ impl PostedInterrupts {
         self.control.fetch_or(Self::OUTSTANDING, SeqCst) & Self::OUTSTANDING == 0
     }
 
-    /// Whether there is anything to take.
+    /// Returns whether there is anything to take.
     #[must_use]
     #[inline]
     pub fn is_outstanding(&self) -> bool {

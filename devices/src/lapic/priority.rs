@@ -81,7 +81,7 @@ impl Priority {
         Some((word << 5) | vectors.checked_ilog2()? as u8)
     }
 
-    /// The processor priority: the higher of the task priority and the class in service.
+    /// Returns the processor priority: the higher of the task priority and the class in service.
     #[inline]
     pub(super) fn processor_priority(&self, page: &ApicPage) -> u8 {
         let task = page.read(Register::TPR) as u8;
@@ -97,7 +97,7 @@ impl Priority {
         page.write(Register::PPR, u32::from(self.processor_priority(page)));
     }
 
-    /// The vector that the processor would take now.
+    /// Returns the vector that the processor would take now.
     #[inline]
     pub(super) fn deliverable(&self, page: &ApicPage) -> Option<u8> {
         let vector = self.highest_request(page)?;

@@ -58,7 +58,7 @@ impl InputClock {
         }
     }
 
-    /// The whole counts in `ticks` of guest time.
+    /// Returns the whole counts in `ticks` of guest time.
     fn counts_in(self, ticks: u64) -> u64 {
         let clocks = match ticks.checked_mul(self.clocks) {
             Some(product) => product / self.ticks,
@@ -67,7 +67,7 @@ impl InputClock {
         clocks >> self.divide
     }
 
-    /// The fewest ticks of guest time that hold `counts` counts.
+    /// Returns the fewest ticks of guest time that hold `counts` counts.
     fn ticks_for(self, counts: u64) -> u64 {
         let clocks = u128::from(counts) << self.divide;
         let product = match u64::try_from(clocks) {
@@ -125,7 +125,7 @@ impl Timer {
         }
     }
 
-    /// To the state after reset. The TSC is not the timer's, and its offset stays.
+    /// Goes to the state after reset. The TSC is not the timer's, and its offset stays.
     pub(super) const fn reset(&mut self) {
         self.stop();
         self.entry = lvt::MASKED;
@@ -161,7 +161,7 @@ impl Timer {
         self.entry |= lvt::MASKED;
     }
 
-    /// Whether the timer has expired since the last call; several expiries are one.
+    /// Returns whether the timer has expired since the last call; several expiries are one.
     pub(super) fn expire(&mut self, now: Now) -> bool {
         match self.due {
             Some(due) if due <= now.timer => {}
@@ -194,7 +194,7 @@ impl Timer {
             .saturating_add(self.clock.ticks_for(counts))
     }
 
-    /// The current-count register.
+    /// Returns the current-count register.
     pub(super) fn current_count(&self, now: Now) -> u32 {
         let Some(countdown) = self.countdown else {
             return 0;
@@ -210,7 +210,7 @@ impl Timer {
         u32::try_from(left).unwrap_or(u32::MAX)
     }
 
-    /// A write of the initial-count register: starts the countdown, or stops it with zero.
+    /// Takes a write of the initial-count register: starts the countdown, or stops it with zero.
     /// False, and without effect, in a mode that does not count.
     pub(super) fn set_initial_count(&mut self, now: Now, count: u32) -> bool {
         if !self.mode.counts() {
@@ -233,7 +233,7 @@ impl Timer {
         self.due = Some(self.expiry(countdown, left));
     }
 
-    /// A write of the divide configuration register: the count goes on from where it is, at
+    /// Takes a write of the divide configuration register: the count goes on from where it is, at
     /// the new speed.
     pub(super) fn set_divide(&mut self, now: Now, configuration: u32) {
         // 0 to 7 are divisors of 2 to 128, then 1 (SDM vol. 3A, figure 11-10).
@@ -249,7 +249,7 @@ impl Timer {
         }
     }
 
-    /// A write of the LVT timer register's mode. The count goes on between one-shot and
+    /// Takes a write of the LVT timer register's mode. The count goes on between one-shot and
     /// periodic; any other change stops the timer. True if it did.
     ///
     /// SDM vol. 3A, 11.5.4.1 reads as if every change of mode disarmed the timer. Processors
@@ -281,12 +281,12 @@ impl Timer {
         stops
     }
 
-    /// IA32_TSC_DEADLINE: zero when disarmed, expired, or not in this mode.
+    /// Returns IA32_TSC_DEADLINE: zero when disarmed, expired, or not in this mode.
     pub(super) const fn tsc_deadline(&self) -> u64 {
         self.tsc_deadline
     }
 
-    /// A write of IA32_TSC_DEADLINE (SDM vol. 3A, 11.5.4.1): arms the timer, or disarms it
+    /// Takes a write of IA32_TSC_DEADLINE (SDM vol. 3A, 11.5.4.1): arms the timer, or disarms it
     /// with zero. Without effect in another mode.
     pub(super) fn set_tsc_deadline(&mut self, now: Now, deadline: u64) {
         if self.mode != TimerMode::TscDeadline {
@@ -330,15 +330,15 @@ impl LocalApic {
         }
     }
 
-    /// IA32_TSC_DEADLINE: zero unless armed.
+    /// Returns IA32_TSC_DEADLINE: zero unless armed.
     pub fn tsc_deadline(&mut self, now: Now) -> u64 {
         self.expire(now);
         self.timer.tsc_deadline()
     }
 
-    /// A WRMSR of IA32_TSC_DEADLINE (SDM vol. 3A, 11.5.4.1): arms the timer for this value
-    /// of the guest's TSC, which may be past, or disarms it with zero. Without effect unless
-    /// the LVT timer register selects this mode.
+    /// Takes a WRMSR of IA32_TSC_DEADLINE (SDM vol. 3A, 11.5.4.1): arms the timer for this value of
+    /// the guest's TSC, which may be past, or disarms it with zero. Without effect unless the LVT
+    /// timer register selects this mode.
     pub fn set_tsc_deadline(&mut self, now: Now, deadline: u64) {
         self.expire(now);
         if self.mode != Mode::Disabled {

@@ -15,7 +15,7 @@ pub struct Oscillator {
 }
 
 impl Oscillator {
-    /// An oscillator of `frequency` for a guest whose TSC runs at `tsc` (at rate 1).
+    /// Makes an oscillator of `frequency` for a guest whose TSC runs at `tsc` (at rate 1).
     #[must_use]
     pub const fn new(frequency: Hertz, tsc: Hertz) -> Self {
         Self {
@@ -24,21 +24,21 @@ impl Oscillator {
         }
     }
 
-    /// The number of the present cycle, as the guest's counters have it.
+    /// Returns the number of the present cycle, as the guest's counters have it.
     #[inline]
     #[must_use]
     pub const fn cycle(&self, now: Now) -> u64 {
         self.cycles.floor(now.counter.0)
     }
 
-    /// The number of the present cycle, as a timer armed at `lead` has it.
+    /// Returns the number of the present cycle, as a timer armed at `lead` has it.
     #[inline]
     #[must_use]
     pub const fn timer_cycle(&self, now: Now, lead: Lead) -> u64 {
         self.cycles.floor(lead.counter(now.timer).0)
     }
 
-    /// When cycle `cycle` begins for a timer armed at `lead`; the last point of the line
+    /// Returns when cycle `cycle` begins for a timer armed at `lead`; the last point of the line
     /// for a cycle beyond it.
     #[must_use]
     pub const fn deadline(&self, cycle: u64, lead: Lead) -> TimerTicks {

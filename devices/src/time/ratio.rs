@@ -25,7 +25,7 @@ pub struct Ratio {
 }
 
 impl Ratio {
-    /// The ratio `of / to`: how many periods of `of` there are in a period of `to`.
+    /// Returns the ratio `of / to`: how many periods of `of` there are in a period of `to`.
     #[must_use]
     pub const fn new(of: Hertz, to: Hertz) -> Self {
         let denominator = to.get();
@@ -38,7 +38,7 @@ impl Ratio {
         }
     }
 
-    /// `floor(ticks * ratio)`, exact, saturating at `u64::MAX`.
+    /// Returns `floor(ticks * ratio)`, exact, saturating at `u64::MAX`.
     #[inline]
     #[must_use]
     pub const fn floor(&self, ticks: u64) -> u64 {
@@ -46,7 +46,7 @@ impl Ratio {
         self.add_whole(ticks, part)
     }
 
-    /// `ceil(ticks * ratio)`, exact, saturating at `u64::MAX`.
+    /// Returns `ceil(ticks * ratio)`, exact, saturating at `u64::MAX`.
     #[inline]
     #[must_use]
     pub const fn ceil(&self, ticks: u64) -> u64 {
@@ -55,7 +55,7 @@ impl Ratio {
             .saturating_add((remainder != 0) as u64)
     }
 
-    /// Quotient and remainder of `ticks * numerator / denominator`.
+    /// Returns quotient and remainder of `ticks * numerator / denominator`.
     #[inline]
     const fn part(&self, ticks: u64) -> (u64, u64) {
         let estimate = ((ticks as u128 * self.fraction as u128) >> 64) as u64;

@@ -28,7 +28,7 @@ impl Pic {
         unsafe { Port::new(self.port()).write(value) }
     }
 
-    /// Writes the data port (A0 high): the mask, outside of initialisation.
+    /// Writes the data port (A0 high): the mask, outside of initialization.
     pub fn data(self, value: u8) {
         // SAFETY: as above.
         unsafe { Port::new(self.port() + 1).write(value) }
@@ -73,7 +73,7 @@ impl Pic {
     }
 }
 
-/// Initialises both, with IRQ 0 at vector [`BASE`], all masked.
+/// Initializes both, with IRQ 0 at vector [`BASE`], all masked.
 pub fn init() {
     for (pic, base, cascade) in [(Pic::Master, BASE, 1 << 2), (Pic::Slave, BASE + 8, 2)] {
         pic.command(0x11);

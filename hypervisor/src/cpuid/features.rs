@@ -1,6 +1,6 @@
 //! The allow-list of CPU features. A bit that is not named here, no guest sees.
 //!
-//! Left out on purpose: what has a control or an MSR that is not virtualised (VMX, SMX,
+//! Left out on purpose: what has a control or an MSR that is not virtualized (VMX, SMX,
 //! MONITOR/MWAIT, performance counters and debug store, processor trace, SGX, RDT,
 //! thermal and power management, WAITPKG, ENQCMD, PCONFIG, user interrupts, CET, AMX,
 //! protection keys, 5-level paging, SPEC_CTRL and its like), and what is deprecated

@@ -25,7 +25,7 @@ pub(super) struct Topology {
 }
 
 impl Topology {
-    /// How many low bits of an APIC ID tell the cores of the package apart.
+    /// Returns how many low bits of an APIC ID tell the cores of the package apart.
     const fn core_bits(self) -> u32 {
         match self.vcpus {
             0 | 1 => 0,
@@ -33,7 +33,7 @@ impl Topology {
         }
     }
 
-    /// The largest APIC ID that the package could have.
+    /// Returns the largest APIC ID that the package could have.
     const fn last_core(self) -> u32 {
         (1 << self.core_bits()) - 1
     }
@@ -83,7 +83,7 @@ pub(super) struct CpuidTable {
 }
 
 impl CpuidTable {
-    /// Family, model and stepping.
+    /// Returns family, model and stepping.
     pub(super) const fn signature(&self) -> u32 {
         self.basic[1].answer.eax
     }
@@ -281,7 +281,7 @@ impl CpuidTable {
         (first, leaves.len() as u8)
     }
 
-    /// What CPUID answers for `leaf` (EAX) and `subleaf` (ECX).
+    /// Returns what CPUID answers for `leaf` (EAX) and `subleaf` (ECX).
     #[inline]
     pub(super) fn lookup(
         &self,
@@ -378,7 +378,8 @@ impl CpuidTable {
     }
 }
 
-/// A cache of the host, shared by all cores of the VM if it is of level 3, by none if nearer.
+/// Returns a cache of the host, shared by all cores of the VM if it is of level 3, by none if
+/// nearer.
 fn own_cache(cache: CpuIdResult, topology: Topology) -> CpuIdResult {
     const KEPT: u32 = (1 << 14) - 1;
     let level = cache.eax >> 5 & 0b111;
@@ -389,7 +390,7 @@ fn own_cache(cache: CpuIdResult, topology: Topology) -> CpuIdResult {
     }
 }
 
-/// Twelve characters in EBX, ECX and EDX.
+/// Returns twelve characters in EBX, ECX and EDX.
 fn text(characters: &[u8; 12]) -> CpuIdResult {
     let register = |at: usize| {
         let [a, b, c, d] = [0, 1, 2, 3].map(|n| characters[at + n]);

@@ -18,7 +18,7 @@ pub(crate) struct TscRatio {
 }
 
 impl TscRatio {
-    /// The ratio for a TSC of frequency `tsc`.
+    /// Returns the ratio for a TSC of frequency `tsc`.
     #[must_use]
     pub(crate) const fn new(tsc: Hertz) -> Self {
         let hz = tsc.get();
@@ -31,38 +31,38 @@ impl TscRatio {
         }
     }
 
-    /// The frequency itself.
+    /// Returns the frequency itself.
     #[must_use]
     pub(crate) const fn hz(self) -> Hertz {
         self.tsc
     }
 
-    /// The divisor, EAX.
+    /// Returns the divisor, EAX.
     #[must_use]
     pub(crate) const fn denominator(self) -> u32 {
         1
     }
 
-    /// The factor, EBX.
+    /// Returns the factor, EBX.
     #[must_use]
     pub(crate) const fn numerator(self) -> u32 {
         self.numerator
     }
 
-    /// The frequency of the crystal, ECX.
+    /// Returns the frequency of the crystal, ECX.
     #[must_use]
     pub(crate) const fn crystal_hz(self) -> u32 {
         self.crystal
     }
 
-    /// The input clock of the local APIC's timer: the crystal. Linux, which knows it from
+    /// Returns the input clock of the local APIC's timer: the crystal. Linux, which knows it from
     /// leaf 15H, does not measure it.
     #[must_use]
     pub(crate) const fn apic_timer_hz(self) -> Hertz {
         Hertz::new(self.crystal as u64)
     }
 
-    /// The TSC's frequency in MHz, rounded, for leaf 16H; at least 1.
+    /// Returns the TSC's frequency in MHz, rounded, for leaf 16H; at least 1.
     pub(super) const fn rounded_mhz(self) -> u32 {
         let mhz = self.tsc.get().saturating_add(500_000) / 1_000_000;
         match mhz {

@@ -49,14 +49,14 @@ impl Components {
         self.mask.bits()
     }
 
-    /// Whether there are XSAVES, XRSTORS and IA32_XSS.
+    /// Returns whether there are XSAVES, XRSTORS and IA32_XSS.
     pub(super) const fn has_xsaves(&self, allowed: &Allowed) -> bool {
         !self.mask.is_empty()
             && allowed.xsaves
             && self.host[1].eax & LeafDSub1Eax::XSAVES.bits() != 0
     }
 
-    /// The sub-leaves, but for the sizes that follow XCR0; `None` if there is no XSAVE.
+    /// Returns the sub-leaves, but for the sizes that follow XCR0; `None` if there is no XSAVE.
     pub(super) fn leaves(&self, allowed: &Allowed) -> Option<Vec<CpuIdResult>> {
         if self.mask.is_empty() {
             return None;
@@ -94,14 +94,14 @@ impl Components {
             .filter_map(|component| self.host.get(component))
     }
 
-    /// The size of the XSAVE area in standard format for the components of `xcr0`.
+    /// Returns the size of the XSAVE area in standard format for the components of `xcr0`.
     pub(super) fn standard_size(&self, xcr0: u64) -> u32 {
         self.enabled(xcr0)
             .map(|component| component.ebx.saturating_add(component.eax))
             .fold(AREA_START, u32::max)
     }
 
-    /// The size of the XSAVE area in compacted format for the components of `xcr0`.
+    /// Returns the size of the XSAVE area in compacted format for the components of `xcr0`.
     pub(super) fn compacted_size(&self, xcr0: u64) -> u32 {
         const ALIGN_64: u32 = 1 << 1;
         self.enabled(xcr0).fold(AREA_START, |end, component| {

@@ -12,8 +12,8 @@ use crate::guest_memory::GuestMemory;
 use crate::guest_paging::AccessKind;
 
 impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
-    /// DIV and IDIV: RDX:RAX divided by the operand, or AX by one of a byte. The status flags,
-    /// which the manual leaves undefined, stay as they are.
+    /// Executes DIV and IDIV: RDX:RAX divided by the operand, or AX by one of a byte. The status
+    /// flags, which the manual leaves undefined, stay as they are.
     pub(super) fn divide(
         &mut self,
         bus: &mut impl Bus,
@@ -44,7 +44,7 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
         Ok(())
     }
 
-    /// SHLD and SHRD.
+    /// Executes SHLD and SHRD.
     pub(super) fn double_shift(
         &mut self,
         bus: &mut impl Bus,
@@ -64,7 +64,7 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
         Ok(())
     }
 
-    /// BSF, BSR, TZCNT, LZCNT and POPCNT.
+    /// Executes BSF, BSR, TZCNT, LZCNT and POPCNT.
     pub(super) fn scan(
         &mut self,
         bus: &mut impl Bus,
@@ -83,7 +83,7 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
         Ok(())
     }
 
-    /// SMSW to memory: the low word of CR0.
+    /// Executes SMSW to memory: the low word of CR0.
     pub(super) fn store_machine_status(
         &mut self,
         bus: &mut impl Bus,
@@ -95,7 +95,7 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
         Ok(())
     }
 
-    /// CMPXCHG8B: EDX:EAX with the operand, ECX:EBX to it.
+    /// Executes CMPXCHG8B: EDX:EAX with the operand, ECX:EBX to it.
     pub(super) fn cmpxchg8b(
         &mut self,
         bus: &mut impl Bus,
@@ -119,7 +119,7 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
         Ok(())
     }
 
-    /// CMPXCHG16B: RDX:RAX with the operand, RCX:RBX to it.
+    /// Executes CMPXCHG16B: RDX:RAX with the operand, RCX:RBX to it.
     pub(super) fn cmpxchg16b(
         &mut self,
         bus: &mut impl Bus,

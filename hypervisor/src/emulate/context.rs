@@ -30,7 +30,7 @@ pub(super) struct Span {
 }
 
 impl Span {
-    /// Whether it begins on a boundary of `alignment` bytes, at most a page.
+    /// Returns whether it begins on a boundary of `alignment` bytes, at most a page.
     pub(super) fn is_aligned(self, alignment: u64) -> bool {
         self.first.is_aligned(alignment)
     }
@@ -48,7 +48,7 @@ impl<'a, C: Cpu, M: GuestMemory> Context<'a, C, M> {
         }
     }
 
-    /// The span of `width` at `segment:offset`, checked for an access of `kind`, by
+    /// Returns the span of `width` at `segment:offset`, checked for an access of `kind`, by
     /// segmentation, then alignment, then paging.
     pub(super) fn span(
         &self,
@@ -95,7 +95,7 @@ impl<'a, C: Cpu, M: GuestMemory> Context<'a, C, M> {
             .translate(self.memory, GuestVirtAddr(linear), access)?)
     }
 
-    /// Linear addresses have 32 bits outside of 64-bit mode.
+    /// Wraps a linear address, which has 32 bits outside of 64-bit mode.
     pub(super) fn wrap(&self, linear: u64) -> u64 {
         if self.mode == Mode::Long {
             linear
@@ -104,14 +104,14 @@ impl<'a, C: Cpu, M: GuestMemory> Context<'a, C, M> {
         }
     }
 
-    /// Whether `linear` is canonical, as it must be in 64-bit mode.
+    /// Returns whether `linear` is canonical, as it must be in 64-bit mode.
     pub(super) fn is_canonical(&self, linear: u64) -> bool {
         let unused = 64 - self.paging.linear_address_bits();
         ((linear << unused) as i64 >> unused) as u64 == linear
     }
 
-    /// Segmentation (SDM vol. 3A, 5.3 to 5.5): the linear address of the `length` bytes at
-    /// `segment:offset`.
+    /// Returns the linear address of the `length` bytes at `segment:offset`, by segmentation (SDM
+    /// vol. 3A, 5.3 to 5.5).
     fn linear(
         &self,
         segment: SegmentRegister,
@@ -174,7 +174,7 @@ impl<'a, C: Cpu, M: GuestMemory> Context<'a, C, M> {
         Stop::Fault(Fault::with_zero_code(vector, self.mode))
     }
 
-    /// Whether any byte of `span` is RAM.
+    /// Returns whether any byte of `span` is RAM.
     pub(super) fn touches_ram(&self, span: Span) -> bool {
         let is_ram = |address| self.memory.read(address, &mut [0]).is_ok();
         is_ram(span.first) || span.second.is_some_and(|(_, second)| is_ram(second))
@@ -252,7 +252,7 @@ impl<'a, C: Cpu, M: GuestMemory> Context<'a, C, M> {
     }
 }
 
-/// The widest naturally aligned access at `address` within `length` bytes (at least 1).
+/// Returns the widest naturally aligned access at `address` within `length` bytes (at least 1).
 fn widest_access(address: GuestPhysAddr, length: usize) -> Width {
     [Width::QUADWORD, Width::DOUBLEWORD, Width::WORD]
         .into_iter()

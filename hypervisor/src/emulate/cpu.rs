@@ -11,38 +11,38 @@ pub use vmx::segment::{AccessRights, SegmentRegister};
 /// The registers of a VCPU. Reading one may cost a VMREAD, and each method is called only
 /// where an instruction needs it.
 pub trait Cpu: PagingRegisters {
-    /// The general-purpose register `index` (0 to 15, as encoded: RAX is 0, RSP is 4).
+    /// Returns the general-purpose register `index` (0 to 15, as encoded: RAX is 0, RSP is 4).
     fn gpr(&self, index: usize) -> u64;
     /// Sets the general-purpose register `index`.
     fn set_gpr(&mut self, index: usize, value: u64);
-    /// The register XMM`index` (0 to 15).
+    /// Returns the register XMM`index` (0 to 15).
     fn xmm(&self, index: usize) -> u128;
     /// Sets the low 128 bits of vector register `index`, and leaves those above alone.
     fn set_xmm(&mut self, index: usize, value: u128);
-    /// The high half of the register YMM`index` (0 to 15).
+    /// Returns the high half of the register YMM`index` (0 to 15).
     fn ymm_high(&self, index: usize) -> u128;
     /// Sets the high half of the register YMM`index`, and clears what is above it.
     fn set_ymm_high(&mut self, index: usize, value: u128);
-    /// RIP.
+    /// Returns RIP.
     fn rip(&self) -> u64;
     /// Sets RIP, to the next instruction or the target of a jump: the emulated instruction
     /// is over. What else that means is the VCPU's to do, as after every instruction that it
     /// steps over: it ends blocking by STI and by MOV SS, clears RFLAGS.RF, and makes a
     /// debug exception pending if RFLAGS.TF was set.
     fn set_rip(&mut self, rip: u64);
-    /// RFLAGS.
+    /// Returns RFLAGS.
     fn rflags(&self) -> u64;
     /// Sets RFLAGS; only status flags differ from what [`Cpu::rflags`] said.
     fn set_rflags(&mut self, rflags: u64);
-    /// The current privilege level: the DPL of SS.
+    /// Returns the current privilege level: the DPL of SS.
     fn cpl(&self) -> u8;
-    /// The selector in a segment register.
+    /// Returns the selector in a segment register.
     fn segment_selector(&self, segment: SegmentRegister) -> u16;
-    /// The base of a segment.
+    /// Returns the base of a segment.
     fn segment_base(&self, segment: SegmentRegister) -> u64;
-    /// The limit of a segment in bytes, granularity applied.
+    /// Returns the limit of a segment in bytes, granularity applied.
     fn segment_limit(&self, segment: SegmentRegister) -> u32;
-    /// The access rights of a segment.
+    /// Returns the access rights of a segment.
     fn segment_rights(&self, segment: SegmentRegister) -> AccessRights;
 }
 
@@ -73,7 +73,7 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// The mode that `cpu` is in.
+    /// Returns the mode that `cpu` is in.
     pub fn of(cpu: &impl Cpu) -> Self {
         let rights = cpu.segment_rights(SegmentRegister::Cs);
         if cpu.efer() & EferFlags::LONG_MODE_ACTIVE.bits() != 0 {
@@ -92,7 +92,7 @@ impl Mode {
         }
     }
 
-    /// The width of code in bits.
+    /// Returns the width of code in bits.
     #[must_use]
     pub const fn bits(self) -> u32 {
         match self {
@@ -102,7 +102,7 @@ impl Mode {
         }
     }
 
-    /// Whether segment types are checked: not in real-address and virtual-8086 mode.
+    /// Returns whether segment types are checked: not in real-address and virtual-8086 mode.
     #[must_use]
     pub const fn checks_segment_types(self) -> bool {
         matches!(self, Self::Protected16 | Self::Protected32)
@@ -121,7 +121,7 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// A fault with the error code 0, in the modes that have error codes.
+    /// Makes a fault with the error code 0, in the modes that have error codes.
     #[must_use]
     pub const fn with_zero_code(vector: ExceptionVector, mode: Mode) -> Self {
         Self {

@@ -284,7 +284,7 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
         Ok(())
     }
 
-    /// MUL and IMUL with one operand: RDX:RAX gets RAX times it.
+    /// Executes MUL and IMUL with one operand: RDX:RAX gets RAX times it.
     fn multiply_accumulator(
         &mut self,
         bus: &mut impl Bus,
@@ -305,7 +305,7 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
         Ok(())
     }
 
-    /// IMUL with two or three operands.
+    /// Executes IMUL with two or three operands.
     fn multiply(&mut self, bus: &mut impl Bus, instruction: &Instruction) -> Result<(), Stop> {
         let width = self.width(instruction, 0)?;
         let destination = self.place(instruction, 0, AccessKind::Write)?;
@@ -320,7 +320,7 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
         Ok(())
     }
 
-    /// CMOVcc and SETcc: of all instructions that depend on a condition, just they have a
+    /// Executes CMOVcc and SETcc: of all instructions that depend on a condition, just they have a
     /// memory operand (and one or two operands).
     fn conditional(&mut self, bus: &mut impl Bus, instruction: &Instruction) -> Result<(), Stop> {
         let Some(code) = (instruction.condition_code() as u8).checked_sub(1) else {

@@ -108,7 +108,7 @@ pub(super) fn emulate<C: Cpu, M: GuestMemory>(
     true
 }
 
-/// Sixteen bytes from RIP on, which are all on one page.
+/// Returns sixteen bytes from RIP on, which are all on one page.
 #[inline]
 fn fetched_code(cpu: &impl Cpu, memory: &impl GuestMemory, rip: u64) -> Option<[u8; 16]> {
     let address = locate_fetched_code(memory, cpu.cr3(), cpu.cr4(), rip)?;
@@ -257,7 +257,7 @@ const fn load(register: usize, width: Width) -> Action {
     }
 }
 
-/// Whether the operand's address is at the start of a page: what paging leaves of it, its
+/// Returns whether the operand's address is at the start of a page: what paging leaves of it, its
 /// low 12 bits, is computed from the registers. `false` where a segment base may count too.
 #[cold]
 fn starts_on_page(cpu: &impl Cpu, bytes: &[u8; 16], decoded: &Move) -> bool {

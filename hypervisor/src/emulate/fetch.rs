@@ -77,7 +77,7 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
         Ok(())
     }
 
-    /// The linear address of the code `offset` bytes from RIP, and how many bytes the code
+    /// Returns the linear address of the code `offset` bytes from RIP, and how many bytes the code
     /// segment has from there on; at least one.
     fn code_address(&self, offset: u64) -> Result<(u64, u64), Stop> {
         let rip = self.cpu.rip().wrapping_add(offset);

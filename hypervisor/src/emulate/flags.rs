@@ -36,7 +36,7 @@ pub struct Outcome {
     pub rflags: u64,
 }
 
-/// ZF, SF and PF of a result.
+/// Returns ZF, SF and PF of a result.
 const fn of_result(value: u64, width: Width) -> u64 {
     let mut flags = 0;
     if value == 0 {
@@ -51,7 +51,7 @@ const fn of_result(value: u64, width: Width) -> u64 {
     flags
 }
 
-/// ADD and ADC: `a + b + carry`, the carry taken from `rflags` for ADC.
+/// Computes ADD and ADC: `a + b + carry`, the carry taken from `rflags` for ADC.
 #[must_use]
 pub const fn add(rflags: u64, a: u64, b: u64, with_carry: bool, width: Width) -> Outcome {
     let (a, b) = (a & width.mask(), b & width.mask());
@@ -74,7 +74,7 @@ pub const fn add(rflags: u64, a: u64, b: u64, with_carry: bool, width: Width) ->
     }
 }
 
-/// SUB, SBB and CMP: `a - b - borrow`, the borrow taken from `rflags` for SBB.
+/// Computes SUB, SBB and CMP: `a - b - borrow`, the borrow taken from `rflags` for SBB.
 #[must_use]
 pub const fn sub(rflags: u64, a: u64, b: u64, with_borrow: bool, width: Width) -> Outcome {
     let (a, b) = (a & width.mask(), b & width.mask());
@@ -96,7 +96,7 @@ pub const fn sub(rflags: u64, a: u64, b: u64, with_borrow: bool, width: Width) -
     }
 }
 
-/// AND, OR, XOR and TEST: the flags of a logical result.
+/// Computes AND, OR, XOR and TEST: the flags of a logical result.
 #[must_use]
 pub const fn logic(rflags: u64, value: u64, width: Width) -> Outcome {
     let value = value & width.mask();
@@ -106,7 +106,7 @@ pub const fn logic(rflags: u64, value: u64, width: Width) -> Outcome {
     }
 }
 
-/// INC (`a + 1`): as ADD, but CF stays.
+/// Computes INC (`a + 1`): as ADD, but CF stays.
 #[must_use]
 pub const fn inc(rflags: u64, a: u64, width: Width) -> Outcome {
     let sum = add(rflags, a, 1, false, width);
@@ -116,7 +116,7 @@ pub const fn inc(rflags: u64, a: u64, width: Width) -> Outcome {
     }
 }
 
-/// DEC (`a - 1`): as SUB, but CF stays.
+/// Computes DEC (`a - 1`): as SUB, but CF stays.
 #[must_use]
 pub const fn dec(rflags: u64, a: u64, width: Width) -> Outcome {
     let difference = sub(rflags, a, 1, false, width);
@@ -139,7 +139,7 @@ pub enum BitOperation {
     Complement,
 }
 
-/// BT, BTS, BTR and BTC on bit `index` of `a`, counted modulo the width.
+/// Computes BT, BTS, BTR and BTC on bit `index` of `a`, counted modulo the width.
 #[must_use]
 pub const fn bit(
     rflags: u64,
@@ -269,8 +269,8 @@ pub const fn shift(rflags: u64, a: u64, count: u8, operation: Shift, width: Widt
     Outcome { value, rflags }
 }
 
-/// MUL, unsigned, and IMUL, signed: the low and the high half of the product, and CF and OF
-/// if the high half says more than the low one's extension.
+/// Computes MUL, unsigned, and IMUL, signed: the low and the high half of the product, and CF and
+/// OF if the high half says more than the low one's extension.
 #[must_use]
 pub const fn multiply(rflags: u64, a: u64, b: u64, signed: bool, width: Width) -> (Outcome, u64) {
     let (product, exceeds);
@@ -295,8 +295,8 @@ pub const fn multiply(rflags: u64, a: u64, b: u64, signed: bool, width: Width) -
     (Outcome { value, rflags }, high)
 }
 
-/// DIV and IDIV: the quotient and the remainder of `high:low`, or `None` if that does not fit
-/// `width`: #DE.
+/// Computes DIV and IDIV: the quotient and the remainder of `high:low`, or `None` if that does not
+/// fit `width`: #DE.
 #[must_use]
 pub const fn divide(
     low: u64,
@@ -332,8 +332,8 @@ pub const fn divide(
     Some((quotient & width.mask(), remainder & width.mask()))
 }
 
-/// SHLD (`left`) and SHRD: `a` shifted by `count`, filled up from `b`. The result is undefined
-/// for counts beyond the width.
+/// Computes SHLD (`left`) and SHRD: `a` shifted by `count`, filled up from `b`. The result is
+/// undefined for counts beyond the width.
 #[must_use]
 pub const fn double_shift(
     rflags: u64,
@@ -392,8 +392,8 @@ pub enum BitScan {
     Ones,
 }
 
-/// What `scan` makes of `value`, and the flags. BSF and BSR find nothing in zero, and then the
-/// destination stays as it is.
+/// Returns what `scan` makes of `value`, and the flags. BSF and BSR find nothing in zero, and then
+/// the destination stays as it is.
 #[must_use]
 pub fn scan(rflags: u64, value: u64, scan: BitScan, width: Width) -> (Option<u64>, u64) {
     let value = value & width.mask();
@@ -419,7 +419,7 @@ pub fn scan(rflags: u64, value: u64, scan: BitScan, width: Width) -> (Option<u64
     }
 }
 
-/// Whether the condition with the encoding `code` (0: O, 1: NO, 2: B, ... 15: G) holds.
+/// Returns whether the condition with the encoding `code` (0: O, 1: NO, 2: B, ... 15: G) holds.
 #[must_use]
 pub const fn condition(rflags: u64, code: u8) -> bool {
     let signs_differ = (rflags & SF != 0) != (rflags & OF != 0);

@@ -159,7 +159,7 @@ pub struct InstructionBytes {
 }
 
 impl InstructionBytes {
-    /// The bytes.
+    /// Returns the bytes.
     #[must_use]
     pub fn as_slice(&self) -> &[u8] {
         self.bytes.get(..self.length.into()).unwrap_or_default()
@@ -222,7 +222,7 @@ pub fn emulate<C: Cpu, M: GuestMemory, B: Bus>(
     emulate_any(cpu, memory, bus)
 }
 
-/// The long way, for every instruction.
+/// Emulates the long way, for every instruction.
 #[inline(never)]
 fn emulate_any<C: Cpu, M: GuestMemory, B: Bus>(
     cpu: &mut C,

@@ -17,7 +17,7 @@ pub(super) enum Place {
 }
 
 impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
-    /// The width of operand `index`.
+    /// Returns the width of operand `index`.
     pub(super) fn width(&self, instruction: &Instruction, index: u32) -> Result<Width, Stop> {
         let bytes = match instruction.op_kind(index) {
             OpKind::Register => instruction.op_register(index).size(),
@@ -106,7 +106,7 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
         }
     }
 
-    /// The value of a general-purpose register or part of one, zero-extended, or the
+    /// Returns the value of a general-purpose register or part of one, zero-extended, or the
     /// selector in a segment register.
     pub(super) fn register(&self, register: Register) -> u64 {
         if register.is_segment_register() {
@@ -133,7 +133,7 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
         }
     }
 
-    /// Segment and offset of the memory operand, with `rsp_increment` added to RSP if that
+    /// Returns segment and offset of the memory operand, with `rsp_increment` added to RSP if that
     /// is its base.
     pub(super) fn effective_address(
         &self,
@@ -161,7 +161,7 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
     }
 }
 
-/// The address size of the memory operand, as a mask.
+/// Returns the address size of the memory operand, as a mask.
 pub(super) fn address_mask(instruction: &Instruction) -> u64 {
     let bytes = [instruction.memory_base(), instruction.memory_index()]
         .into_iter()
@@ -182,7 +182,7 @@ fn is_high_byte(register: Register) -> bool {
     )
 }
 
-/// Our name for the decoder's segment register.
+/// Returns our name for the decoder's segment register.
 pub(super) fn segment_register(register: Register) -> SegmentRegister {
     match register {
         Register::ES => SegmentRegister::Es,

@@ -49,7 +49,7 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
         Ok(())
     }
 
-    /// CALL and JMP, near, to where an operand says.
+    /// Executes CALL and JMP, near, to where an operand says.
     pub(super) fn branch(
         &mut self,
         bus: &mut impl Bus,
@@ -77,14 +77,14 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
         Ok(Completed::Retired)
     }
 
-    /// The stack pointer after a push of `width`, and where the push goes.
+    /// Returns the stack pointer after a push of `width`, and where the push goes.
     fn push_span(&self, width: Width) -> Result<(u64, Span), Stop> {
         let top = self.stack_pointer().wrapping_sub(width.bytes() as u64) & self.stack_mask();
         let span = self.span(SegmentRegister::Ss, top, width, AccessKind::Write)?;
         Ok((top, span))
     }
 
-    /// The address size of the stack: 64 bits in 64-bit mode, else as SS.B says.
+    /// Returns the address size of the stack: 64 bits in 64-bit mode, else as SS.B says.
     fn stack_mask(&self) -> u64 {
         if self.mode == Mode::Long {
             u64::MAX
@@ -109,7 +109,7 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
         self.cpu.set_gpr(RSP, old & !mask | value & mask);
     }
 
-    /// RET, near.
+    /// Executes RET, near.
     pub(super) fn return_near(
         &mut self,
         bus: &mut impl Bus,
@@ -135,7 +135,7 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
         Ok(Completed::Retired)
     }
 
-    /// LEAVE.
+    /// Executes LEAVE.
     pub(super) fn leave(
         &mut self,
         bus: &mut impl Bus,
@@ -154,7 +154,7 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
         Ok(())
     }
 
-    /// ENTER with no nested frames, as all compilers have it.
+    /// Executes ENTER with no nested frames, as all compilers have it.
     pub(super) fn enter(
         &mut self,
         bus: &mut impl Bus,
@@ -176,7 +176,7 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
         Ok(())
     }
 
-    /// Whether a near branch may go to `target`.
+    /// Returns whether a near branch may go to `target`.
     fn check_target(&self, target: u64) -> Result<(), Stop> {
         let allowed = if self.mode == Mode::Long {
             self.is_canonical(target)
@@ -191,7 +191,7 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
     }
 }
 
-/// The width of a push or pop: an operand in memory has it; so has any other, but for
+/// Returns the width of a push or pop: an operand in memory has it; so has any other, but for
 /// segment registers, which go by the operand size.
 fn stack_width(instruction: &Instruction) -> Result<Width, Stop> {
     let bytes = instruction.stack_pointer_increment().unsigned_abs() as usize;

@@ -52,7 +52,7 @@ struct Strings {
 }
 
 impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
-    /// The string operation that `instruction` is, if it is one.
+    /// Returns the string operation that `instruction` is, if it is one.
     pub(super) fn string_operation(&self, instruction: &Instruction) -> Option<StringOperation> {
         // MOVSD and CMPSD are also names of SSE instructions: the operands tell.
         let is_string = (0..instruction.op_count()).any(|index| {

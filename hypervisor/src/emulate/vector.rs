@@ -19,7 +19,7 @@ struct VectorSpan {
 }
 
 impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
-    /// Whether `instruction` is for [`Context::move_vector`].
+    /// Returns whether `instruction` is for [`Context::move_vector`].
     pub(super) fn is_vector_move(instruction: &Instruction) -> bool {
         let is_vector = |index| {
             instruction.op_kind(index) == OpKind::Register
@@ -114,7 +114,7 @@ fn is_vector_register(register: Register) -> bool {
     register.is_xmm() || register.is_ymm()
 }
 
-/// Whether the instruction wants its operand on a boundary of its size.
+/// Returns whether the instruction wants its operand on a boundary of its size.
 fn is_aligned_move(mnemonic: Mnemonic) -> bool {
     matches!(
         mnemonic,

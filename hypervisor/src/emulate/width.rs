@@ -14,7 +14,7 @@ impl Width {
     /// 64 bits.
     pub const QUADWORD: Self = Self(8);
 
-    /// The width of `bytes` bytes, if that is an operand's.
+    /// Returns the width of `bytes` bytes, if that is an operand's.
     #[must_use]
     pub const fn from_bytes(bytes: usize) -> Option<Self> {
         match bytes {
@@ -23,31 +23,31 @@ impl Width {
         }
     }
 
-    /// In bytes.
+    /// Returns the width in bytes.
     #[must_use]
     pub const fn bytes(self) -> usize {
         self.0 as usize
     }
 
-    /// In bits.
+    /// Returns the width in bits.
     #[must_use]
     pub const fn bits(self) -> u32 {
         self.0 as u32 * 8
     }
 
-    /// The bits of a value of this width.
+    /// Returns the bits of a value of this width.
     #[must_use]
     pub const fn mask(self) -> u64 {
         u64::MAX >> (64 - self.bits())
     }
 
-    /// The sign bit of a value of this width.
+    /// Returns the sign bit of a value of this width.
     #[must_use]
     pub const fn sign(self) -> u64 {
         1 << (self.bits() - 1)
     }
 
-    /// `value` of this width, sign-extended to 64 bits.
+    /// Returns `value` of this width, sign-extended to 64 bits.
     #[must_use]
     pub const fn sign_extend(self, value: u64) -> u64 {
         let shift = 64 - self.bits();

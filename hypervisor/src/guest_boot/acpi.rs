@@ -61,7 +61,7 @@ impl<M: GuestMemory> Area<'_, M> {
     }
 }
 
-/// The root system description pointer (5.2.5).
+/// Returns the root system description pointer (5.2.5).
 fn rsdp(rsdt: u32, xsdt: u64) -> Vec<u8> {
     const LENGTH: u32 = 36;
     let mut bytes = Vec::with_capacity(LENGTH as usize);
@@ -78,12 +78,12 @@ fn rsdp(rsdt: u32, xsdt: u64) -> Vec<u8> {
     bytes
 }
 
-/// What makes the sum of all bytes zero if it is added.
+/// Returns what makes the sum of all bytes zero if it is added.
 pub(super) fn checksum(bytes: &[u8]) -> u8 {
     bytes.iter().fold(0_u8, |sum, byte| sum.wrapping_sub(*byte))
 }
 
-/// The RSDT or XSDT (5.2.7, 5.2.8): a list of 32-bit or 64-bit addresses.
+/// Returns the RSDT or XSDT (5.2.7, 5.2.8): a list of 32-bit or 64-bit addresses.
 fn root<T, const N: usize>(signature: [u8; 4], tables: [T; N]) -> Sdt
 where
     T: Into<u64> + Copy,
@@ -101,7 +101,7 @@ fn sdt(signature: [u8; 4], revision: u8) -> Sdt {
     Sdt::new(signature, HEADER, revision, OEM, OEM_TABLE, OEM_REVISION)
 }
 
-/// The firmware ACPI control structure (5.2.10): there is nothing to control.
+/// Returns the firmware ACPI control structure (5.2.10): there is nothing to control.
 fn facs() -> [u8; 64] {
     let mut bytes = [0; 64];
     bytes[..4].copy_from_slice(b"FACS");
@@ -110,9 +110,9 @@ fn facs() -> [u8; 64] {
     bytes
 }
 
-/// The fixed ACPI description table (5.2.9). There is no SMI command port: the machine is in
-/// ACPI mode from the start. The power button is in the PM1 block; there is no sleep button, and the
-/// RTC does not wake through that block.
+/// Returns the fixed ACPI description table (5.2.9). There is no SMI command port: the machine is
+/// in ACPI mode from the start. The power button is in the PM1 block; there is no sleep button, and
+/// the RTC does not wake through that block.
 fn fadt(facs: u64, dsdt: u64) -> Vec<u8> {
     /// A worse latency than this means that the C state is not there.
     const NO_C2: u16 = 101;
@@ -170,7 +170,7 @@ fn fadt(facs: u64, dsdt: u64) -> Vec<u8> {
     bytes
 }
 
-/// The multiple APIC description table (5.2.12).
+/// Returns the multiple APIC description table (5.2.12).
 fn madt(vcpus: u32) -> Sdt {
     const PCAT_COMPATIBLE: u32 = 1;
     const ENABLED: u32 = 1;
@@ -203,7 +203,7 @@ fn madt(vcpus: u32) -> Sdt {
     table
 }
 
-/// The HPET description table (IA-PC HPET specification 1.0a, 3.2.4).
+/// Returns the HPET description table (IA-PC HPET specification 1.0a, 3.2.4).
 fn hpet() -> Sdt {
     const NO_PAGE_PROTECTION: u8 = 0;
     let mut table = sdt(*b"HPET", 1);
@@ -228,7 +228,7 @@ const HPET_BLOCK_ID: u32 = 0x8086_A201;
 /// The least period that a comparator can keep up with, in its ticks.
 const HPET_MINIMUM_TICK: u16 = 128;
 
-/// The differentiated system description table: processors, S5, and the devices that OSs do
+/// Returns the differentiated system description table: processors, S5, and the devices that OSs do
 /// not find by themselves.
 fn dsdt(vcpus: u32) -> Sdt {
     let sleep_type = map::SLEEP_TYPE_S5;
@@ -284,7 +284,7 @@ fn dsdt(vcpus: u32) -> Sdt {
     table
 }
 
-/// A device that is always there, with these resources.
+/// Adds a device that is always there, with these resources.
 fn device(code: &mut Vec<u8>, name: &str, id: &str, resources: &[&dyn Aml]) {
     aml::Device::new(
         name.into(),
@@ -300,7 +300,7 @@ fn device(code: &mut Vec<u8>, name: &str, id: &str, resources: &[&dyn Aml]) {
     .to_aml_bytes(code);
 }
 
-/// An interrupt as the ISA bus has them: rising edge, not shared.
+/// Returns an interrupt as the ISA bus has them: rising edge, not shared.
 fn edge_interrupt(irq: u8) -> aml::Interrupt {
     aml::Interrupt::new(true, true, false, false, irq.into())
 }

@@ -6,17 +6,17 @@ use vmx::segment::{AccessRights, DescriptorTable, Segment};
 /// CR0 in protected mode: extension type is fixed to one since the 486.
 const PROTECTED_MODE: Cr0Flags = Cr0Flags::PROTECTED_MODE_ENABLE.union(Cr0Flags::EXTENSION_TYPE);
 
-/// A flat 64-bit code segment.
+/// Returns a flat 64-bit code segment.
 const fn code64(selector: u16) -> Segment {
     flat(selector, CODE.union(AccessRights::LONG))
 }
 
-/// A flat 32-bit code segment.
+/// Returns a flat 32-bit code segment.
 const fn code32(selector: u16) -> Segment {
     flat(selector, CODE.union(AccessRights::DEFAULT_BIG))
 }
 
-/// A flat 32-bit data segment, writable.
+/// Returns a flat 32-bit data segment, writable.
 const fn data(selector: u16) -> Segment {
     flat(selector, FLAT.union(AccessRights::DEFAULT_BIG))
 }
@@ -94,7 +94,7 @@ pub(crate) struct EntryState {
 }
 
 impl EntryState {
-    /// 64-bit mode with the page tables at `cr3`.
+    /// Makes the state of 64-bit mode with the page tables at `cr3`.
     #[must_use]
     pub(crate) const fn long_mode(rip: u64, cr3: u64, gdtr: DescriptorTable) -> Self {
         Self {
@@ -112,7 +112,7 @@ impl EntryState {
         }
     }
 
-    /// 32-bit protected mode, flat, paging off.
+    /// Makes the state of 32-bit protected mode, flat, paging off.
     #[must_use]
     pub(crate) const fn protected_mode(rip: u64, gdtr: DescriptorTable) -> Self {
         Self {

@@ -1,7 +1,7 @@
 //! Finding out whether an initial RAM disk is whole, before a guest is started with it:
 //! Linux itself would report a truncated one in the middle of its boot at best.
 //!
-//! What is recognised is what Linux's initramfs loader takes (the kernel's
+//! What is recognized is what Linux's initramfs loader takes (the kernel's
 //! Documentation/driver-api/early-userspace/buffer-format.rst): cpio archives in the "newc"
 //! format, one after another, each plain or compressed. They are walked to their end; gzip
 //! has to be decompressed for that (about what Linux pays for it a moment later), the others
@@ -174,7 +174,7 @@ fn cpio(data: &[u8]) -> Result<Part, Fault> {
     Ok(cursor.end(Some(unpacked)))
 }
 
-/// RFC 1952, with the deflate stream of RFC 1951 in it.
+/// Unpacks RFC 1952, with the deflate stream of RFC 1951 in it.
 fn gzip(data: &[u8]) -> Result<Part, Fault> {
     const HEADER_CRC: u8 = 1 << 1;
     const EXTRA: u8 = 1 << 2;
@@ -222,7 +222,7 @@ fn gzip(data: &[u8]) -> Result<Part, Fault> {
     Ok(cursor.end(Some(unpacked)))
 }
 
-/// One frame of RFC 8878.
+/// Unpacks one frame of RFC 8878.
 fn zstd(data: &[u8]) -> Result<Part, Fault> {
     let mut cursor = Cursor::new(data);
     let [_, _, _, _, descriptor] = cursor.array()?;
@@ -258,8 +258,8 @@ fn zstd(data: &[u8]) -> Result<Part, Fault> {
     Ok(cursor.end(unpacked))
 }
 
-/// An .xz file ends with a footer that ends with its own magic; the rest of the file is taken
-/// for it.
+/// Finds the end of an .xz file, which is a footer that ends with its own magic; the rest of the
+/// file is taken for it.
 fn xz(data: &[u8]) -> Result<Part, Fault> {
     let last = data.iter().rposition(|&byte| byte != 0);
     match last.and_then(|last| data.get(..=last)) {
@@ -271,7 +271,7 @@ fn xz(data: &[u8]) -> Result<Part, Fault> {
     }
 }
 
-/// LZ4's legacy frame, the only one that Linux takes: blocks to the end of the file.
+/// Unpacks LZ4's legacy frame, the only one that Linux takes: blocks to the end of the file.
 fn lz4(data: &[u8]) -> Result<Part, Fault> {
     let mut cursor = Cursor::new(data);
     let magic = cursor.array::<4>()?;

@@ -90,7 +90,7 @@ pub(crate) enum LinuxError {
     },
 }
 
-/// Whether `file` is a Linux bzImage (of whatever version).
+/// Returns whether `file` is a Linux bzImage (of whatever version).
 #[must_use]
 pub(crate) fn is_bzimage(file: &[u8]) -> bool {
     field(file, offset_of!(boot_params, hdr.boot_flag)) == Some([0x55, 0xAA])
@@ -283,7 +283,7 @@ fn place_initrd(header: &SetupHeader, vm: &VmConfig) -> Result<Option<u32>, Load
 struct ZeroPage([u8; size_of::<boot_params>()]);
 
 impl ZeroPage {
-    /// All zero, but for the setup header of `kernel`.
+    /// Makes a page of zeros, but for the setup header of `kernel`.
     fn new(kernel: &[u8], header: &SetupHeader) -> Self {
         let mut page = Self([0; _]);
         let start = offset_of!(boot_params, hdr);
@@ -293,6 +293,8 @@ impl ZeroPage {
         page
     }
 
+    /// Writes a field.
+    ///
     /// # Panics
     /// If the field is not within the page: for offsets of fields of `boot_params` only.
     fn set(&mut self, offset: usize, bytes: &[u8]) {
@@ -324,7 +326,7 @@ impl ZeroPage {
     }
 }
 
-/// The `N` bytes at `offset` of `file`, if it is that long.
+/// Returns the `N` bytes at `offset` of `file`, if it is that long.
 fn field<const N: usize>(file: &[u8], offset: usize) -> Option<[u8; N]> {
     file.get(offset..)?.first_chunk().copied()
 }

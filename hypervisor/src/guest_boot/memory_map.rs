@@ -43,7 +43,7 @@ pub(crate) struct Entry {
     pub kind: Kind,
 }
 
-/// One past the last RAM address below the device hole, for a guest with `ram_size` bytes.
+/// Returns one past the last RAM address below the device hole, for a guest with `ram_size` bytes.
 #[must_use]
 pub(crate) const fn low_ram_end(ram_size: u64) -> u64 {
     if ram_size < DEVICE_HOLE_START {
@@ -53,7 +53,7 @@ pub(crate) const fn low_ram_end(ram_size: u64) -> u64 {
     }
 }
 
-/// The guest-physical ranges that are RAM in a guest with `ram_size` bytes of it, in
+/// Returns the guest-physical ranges that are RAM in a guest with `ram_size` bytes of it, in
 /// ascending order. What is in none of them is a device or nothing.
 ///
 /// The 96 KiB of the legacy video hole count towards `ram_size` but are not
@@ -80,7 +80,7 @@ pub(crate) const fn ram_offset(address: u64) -> u64 {
     }
 }
 
-/// The map that a guest with `ram_size` bytes of RAM is given, in ascending order.
+/// Returns the map that a guest with `ram_size` bytes of RAM is given, in ascending order.
 pub(crate) fn entries(ram_size: u64) -> impl Iterator<Item = Entry> {
     use Kind::{Reserved, Usable};
     let low_end = low_ram_end(ram_size);

@@ -52,7 +52,7 @@ pub(crate) fn install(memory: &impl GuestMemory, vcpus: u32) -> Result<(), NotRa
     memory.write(GuestPhysAddr(table), &configuration(vcpus))
 }
 
-/// The floating pointer structure (4.1). The machine starts in virtual wire mode.
+/// Returns the floating pointer structure (4.1). The machine starts in virtual wire mode.
 fn floating_pointer(table: u32) -> [u8; POINTER_SIZE as usize] {
     let mut bytes = [0; POINTER_SIZE as usize];
     bytes[..4].copy_from_slice(b"_MP_");
@@ -63,7 +63,7 @@ fn floating_pointer(table: u32) -> [u8; POINTER_SIZE as usize] {
     bytes
 }
 
-/// The configuration table (4.2).
+/// Returns the configuration table (4.2).
 fn configuration(vcpus: u32) -> Vec<u8> {
     let entries = entries(vcpus);
     let count: u16 = entries.len() as u16;
@@ -129,7 +129,8 @@ fn processor(id: u8) -> Vec<u8> {
     bytes
 }
 
-/// `kind` of entry and interrupt; `route` is source bus, source IRQ, destination APIC, its pin.
+/// Makes an entry: `kind` of entry and interrupt; `route` is source bus, source IRQ, destination
+/// APIC, its pin.
 fn interrupt_entry(kind: [u8; 2], flags: u16, route: [u8; 4]) -> Vec<u8> {
     [&kind[..], &flags.to_le_bytes(), &route].concat()
 }

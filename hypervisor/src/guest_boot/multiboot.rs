@@ -125,7 +125,7 @@ pub(super) fn load(memory: &impl GuestMemory, vm: &VmConfig) -> Result<EntryStat
     })
 }
 
-/// Whether all of `segment` is RAM that the guest may use as it likes.
+/// Returns whether all of `segment` is RAM that the guest may use as it likes.
 fn check_usable(segment: &Segment, ram_size: u64) -> Result<(), MultibootError> {
     let is_usable = memory_map::entries(ram_size)
         .filter(|entry| entry.kind == memory_map::Kind::Usable)

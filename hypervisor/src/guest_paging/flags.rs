@@ -10,7 +10,7 @@ use super::{
 use crate::guest_memory::GuestMemory;
 
 impl Walk {
-    /// The flags that are to be set somewhere on the way.
+    /// Returns the flags that are to be set somewhere on the way.
     pub(super) fn flags_wanted(&self, access: Access) -> u64 {
         let mut wanted = !self.common & ACCESSED;
         if access.kind == AccessKind::Write {

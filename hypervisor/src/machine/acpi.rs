@@ -180,7 +180,7 @@ impl Acpi {
         }
     }
 
-    /// Firmware may list a processor both as local APIC and as local x2APIC.
+    /// Adds a processor once: firmware may list it both as local APIC and as local x2APIC.
     fn add_cpu(&mut self, apic_id: u32) {
         let cpu = HostCpu { apic_id };
         if !self.cpus.contains(&cpu) {
@@ -254,7 +254,7 @@ fn port(address: Option<GenericAddress>) -> Option<u16> {
         .and_then(|address| u16::try_from(address.address).ok())
 }
 
-/// The DSDT's byte code; empty if there is no DSDT with a right checksum.
+/// Returns the DSDT's byte code; empty if there is no DSDT with a right checksum.
 fn aml(tables: &AcpiTables<Identity>) -> &[u8] {
     match tables.dsdt() {
         // SAFETY: the table's extent was checked by its checksum, and firmware tables stay.

@@ -33,7 +33,7 @@ pub(crate) enum MemoryKind {
 }
 
 impl MemoryKind {
-    /// From the number in both protocols' memory maps, which is that of ACPI's address
+    /// Makes the kind from the number in both protocols' memory maps, which is that of ACPI's address
     /// range types.
     const fn from_code(code: u32) -> Self {
         match code {
@@ -64,7 +64,7 @@ pub(crate) struct Module {
 }
 
 impl Module {
-    /// The module's content.
+    /// Returns the module's content.
     ///
     /// # Safety
     /// The range must be identity-mapped, must have been kept out of the frame allocator
@@ -184,7 +184,7 @@ impl core::error::Error for BootInfoError {}
 
 /// Read access to physical memory.
 pub(crate) trait PhysicalMemory {
-    /// The `length` bytes at `address`, or `None` if they are not all within reach.
+    /// Returns the `length` bytes at `address`, or `None` if they are not all within reach.
     fn bytes(&self, address: u64, length: u64) -> Option<&[u8]>;
 }
 
@@ -233,19 +233,20 @@ impl BootInfo {
     }
 }
 
-/// The little-endian `u32` at `offset`.
+/// Returns the little-endian `u32` at `offset`.
 fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
     let field = bytes.get(offset..)?.first_chunk()?;
     Some(u32::from_le_bytes(*field))
 }
 
-/// The little-endian `u64` at `offset`.
+/// Returns the little-endian `u64` at `offset`.
 fn u64_at(bytes: &[u8], offset: usize) -> Option<u64> {
     let field = bytes.get(offset..)?.first_chunk()?;
     Some(u64::from_le_bytes(*field))
 }
 
-/// A region of a memory map from the 20 bytes (base, length, kind) that both protocols have.
+/// Returns a region of a memory map from the 20 bytes (base, length, kind) that both protocols
+/// have.
 fn memory_region(entry: &[u8]) -> Option<MemoryRegion> {
     let base = u64_at(entry, 0)?;
     let length = u64_at(entry, 8)?;

@@ -2,7 +2,7 @@
 
 use devices::time::HostTicks;
 
-/// The host TSC now.
+/// Returns the host TSC now.
 #[inline]
 #[must_use]
 pub(crate) fn host_now() -> HostTicks {

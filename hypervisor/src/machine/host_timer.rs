@@ -65,7 +65,7 @@ impl HostTimer {
         Self { apic, mode, tsc }
     }
 
-    /// The frequency of the TSC.
+    /// Returns the frequency of the TSC.
     #[must_use]
     pub(crate) const fn tsc(&self) -> Hertz {
         self.tsc
@@ -92,7 +92,7 @@ impl HostTimer {
     }
 }
 
-/// The frequency of the timer's input, by the TSC, over a millisecond.
+/// Returns the frequency of the timer's input, by the TSC, over a millisecond.
 fn measure(apic: LocalApic, tsc: Hertz) -> Hertz {
     apic.write(Register::LVT_TIMER, lvt::MASKED);
     apic.write(Register::INITIAL_COUNT, u32::MAX);

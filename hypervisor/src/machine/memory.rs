@@ -28,7 +28,7 @@ impl PhysRange {
     /// The empty range at zero.
     pub(crate) const EMPTY: Self = Self::new(0, 0);
 
-    /// The range from `start` to `end`; empty at `start` if `end` is lower.
+    /// Returns the range from `start` to `end`; empty at `start` if `end` is lower.
     #[must_use]
     pub(crate) const fn new(start: u64, end: u64) -> Self {
         Self {
@@ -37,26 +37,26 @@ impl PhysRange {
         }
     }
 
-    /// Its length in bytes.
+    /// Returns its length in bytes.
     #[must_use]
     pub(crate) const fn size(self) -> u64 {
         self.end.0 - self.start.0
     }
 
-    /// Whether it holds no byte.
+    /// Returns whether it holds no byte.
     #[must_use]
     pub(crate) const fn is_empty(self) -> bool {
         self.size() == 0
     }
 
-    /// The whole 4 KiB frames that lie in it.
+    /// Returns the whole 4 KiB frames that lie in it.
     #[must_use]
     const fn whole_frames(self) -> Self {
         let start = self.start.0.div_ceil(PAGE_SIZE).saturating_mul(PAGE_SIZE);
         Self::new(start, self.end.0 & !(PAGE_SIZE - 1))
     }
 
-    /// The 4 KiB frames that it touches.
+    /// Returns the 4 KiB frames that it touches.
     #[must_use]
     pub(crate) const fn touched_frames(self) -> Self {
         let end = self.end.0.div_ceil(PAGE_SIZE).saturating_mul(PAGE_SIZE);
@@ -105,7 +105,7 @@ pub(crate) struct FrameAllocator {
 }
 
 impl FrameAllocator {
-    /// An allocator with nothing to give.
+    /// Makes an allocator with nothing to give.
     #[must_use]
     pub(crate) const fn empty() -> Self {
         Self {
@@ -114,8 +114,8 @@ impl FrameAllocator {
         }
     }
 
-    /// An allocator of the whole frames of `map` that are available, less all frames that
-    /// a range of `reserved` touches and the first 1 MiB.
+    /// Makes an allocator of the whole frames of `map` that are available, less all frames that a
+    /// range of `reserved` touches and the first 1 MiB.
     ///
     /// Where regions of the map overlap, memory is available only if all say so.
     #[must_use]
@@ -135,13 +135,13 @@ impl FrameAllocator {
         allocator
     }
 
-    /// The free ranges, lowest first.
+    /// Returns the free ranges, lowest first.
     #[must_use]
     pub(crate) fn free_ranges(&self) -> &[PhysRange] {
         &self.ranges[..self.count]
     }
 
-    /// The sum of all free bytes.
+    /// Returns the sum of all free bytes.
     #[must_use]
     pub(crate) fn free_bytes(&self) -> u64 {
         self.free_ranges().iter().map(|range| range.size()).sum()
@@ -386,7 +386,7 @@ impl Drop for Frames {
     }
 }
 
-/// The bytes of physical memory that are free.
+/// Returns the bytes of physical memory that are free.
 #[must_use]
 pub(crate) fn free_bytes() -> u64 {
     FRAMES.lock().free_bytes()

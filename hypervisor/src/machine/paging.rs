@@ -24,7 +24,7 @@ const FIRST_4G: PhysRange = PhysRange::new(0, 4 << 30);
 
 static TABLES: Mutex<Option<PageTables>> = Mutex::new(None);
 
-/// A zeroed frame for a page table: these are in use as long as the machine runs.
+/// Returns a zeroed frame for a page table: these are in use as long as the machine runs.
 fn new_table() -> Result<HostPhysAddr, OutOfMemory> {
     let frame = Frames::allocate(PAGE_SIZE, PAGE_SIZE)?.leak().start;
     // SAFETY: the frame is ours, and all free memory is identity-mapped: by the boot tables
@@ -86,6 +86,8 @@ pub(crate) unsafe fn init(map: &[MemoryRegion], image: &ImageLayout) -> Result<(
     Ok(())
 }
 
+/// Loads `tables`, which map everything as this CPU is to see it.
+///
 /// # Safety
 /// `tables` must identity-map all that this CPU uses.
 unsafe fn activate(tables: &PageTables, no_execute: bool) {
@@ -105,7 +107,7 @@ unsafe fn activate(tables: &PageTables, no_execute: bool) {
     }
 }
 
-/// The root of tarpit's page tables, for the CR3 of other CPUs and of VM exits.
+/// Returns the root of tarpit's page tables, for the CR3 of other CPUs and of VM exits.
 ///
 /// # Panics
 /// Before [`init`].
@@ -141,7 +143,7 @@ pub(crate) unsafe fn protect(
     result
 }
 
-/// Whether `address` can be read without a fault. For fault reports: gives up (`false`)
+/// Returns whether `address` can be read without a fault. For fault reports: gives up (`false`)
 /// when the tables are in use.
 #[must_use]
 pub(crate) fn is_readable(address: u64) -> bool {

@@ -45,6 +45,8 @@ pub(crate) fn off() -> ! {
     halt()
 }
 
+/// Asks for S5.
+///
 /// # Safety
 /// `soft_off` must come from the machine's ACPI tables.
 unsafe fn enter_s5(soft_off: SoftOff) {

@@ -34,7 +34,7 @@ fn registers() -> TimeRegisters {
     }
 }
 
-/// The date and time that the RTC shows; `None` if it shows none, or is not there.
+/// Returns the date and time that the RTC shows; `None` if it shows none, or is not there.
 #[must_use]
 pub(crate) fn now() -> Option<NaiveDateTime> {
     for _ in 0..ATTEMPTS {

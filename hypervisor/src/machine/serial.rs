@@ -47,13 +47,13 @@ static SERIAL: Mutex<Serial> = Mutex::new(Serial::new());
 static WRITTEN: AtomicU64 = AtomicU64::new(0);
 static SENT: AtomicU64 = AtomicU64::new(0);
 
-/// How many bytes have been written since the start.
+/// Returns how many bytes have been written since the start.
 #[must_use]
 pub(crate) fn written() -> u64 {
     WRITTEN.load(Ordering::Relaxed)
 }
 
-/// How many of the bytes that were [`written`] the UART has taken.
+/// Returns how many of the bytes that were [`written`] the UART has taken.
 #[must_use]
 pub(crate) fn sent() -> u64 {
     SENT.load(Ordering::Relaxed)
@@ -185,7 +185,7 @@ fn lock() -> Option<MutexGuard<'static, Serial>> {
     })
 }
 
-/// The lock, taken from its holder if need be, for reports after which this CPU does
+/// Returns the lock, taken from its holder if need be, for reports after which this CPU does
 /// nothing any more.
 fn break_lock() -> MutexGuard<'static, Serial> {
     lock().unwrap_or_else(|| {
@@ -225,7 +225,7 @@ pub(crate) fn print(text: fmt::Arguments<'_>) {
     }
 }
 
-/// As [`print`], from a context that may have interrupted the holder of the lock and will
+/// Prints as [`print`], from a context that may have interrupted the holder of the lock and will
 /// never return to it; waits until all is out.
 pub(crate) fn emergency_print(text: fmt::Arguments<'_>) {
     let mut serial = break_lock();
@@ -233,13 +233,13 @@ pub(crate) fn emergency_print(text: fmt::Arguments<'_>) {
     serial.flush();
 }
 
-/// As [`flush`], from a context that may have interrupted the holder of the lock and will
+/// Flushes as [`flush`], from a context that may have interrupted the holder of the lock and will
 /// never return to it.
 pub(crate) fn emergency_flush() {
     break_lock().flush();
 }
 
-/// The next byte of input, if one has come.
+/// Returns the next byte of input, if one has come.
 #[must_use]
 pub(crate) fn try_read_byte() -> Option<u8> {
     let mut serial = lock()?;
@@ -267,7 +267,7 @@ pub(crate) fn flush() {
     }
 }
 
-/// From now on writes leave to [`poll`] what the UART does not take at once (or, with
+/// Has writes leave, from now on, to [`poll`] what the UART does not take at once (or, with
 /// `false`, wait for all of it again).
 pub(crate) fn set_buffered(buffered: bool) {
     if let Some(mut serial) = lock() {

@@ -66,11 +66,11 @@ const READS_WITHOUT_CHANGE: u32 = 500_000;
 
 /// A counter of known frequency.
 trait Timer {
-    /// Its frequency in hertz, as numerator and denominator.
+    /// Returns its frequency in hertz, as numerator and denominator.
     fn frequency(&self) -> (u64, u64);
-    /// Its bits that count.
+    /// Returns its bits that count.
     fn mask(&self) -> u64;
-    /// Its value; the bits that do not count are undefined.
+    /// Returns its value; the bits that do not count are undefined.
     fn read(&mut self) -> u64;
 }
 
@@ -201,7 +201,7 @@ fn measure(
     })
 }
 
-/// Of the next few changes of the timer the one that was seen with the least delay: an
+/// Returns, of the next few changes of the timer, the one that was seen with the least delay: an
 /// emulator, or firmware in system management mode, may take the CPU away at any of them.
 fn sharpest_edge(timer: &mut impl Timer, tsc: &mut impl FnMut() -> u64) -> Option<Edge> {
     let mut best: Option<Edge> = None;
@@ -274,7 +274,7 @@ impl Timer for Hpet {
         (1_000_000_000_000_000, self.period)
     }
 
-    /// The low half, as the counter may have no other, and as a read of both may be torn.
+    /// Returns the low half, as the counter may have no other, and as a read of both may be torn.
     fn mask(&self) -> u64 {
         0xffff_ffff
     }

@@ -43,7 +43,7 @@ pub(crate) struct HostFactory {
     pub host_msrs: HostMsrs,
     /// Ports that exit: all.
     pub io_bitmaps: &'static IoBitmaps,
-    /// Whether to let the processor virtualise the APIC, if it can.
+    /// Whether to let the processor virtualize the APIC, if it can.
     pub virtualize_apic: bool,
     /// What a round trip into a guest and back takes more, in host TSC ticks: a model for measuring.
     pub exit_cost: u64,
@@ -144,7 +144,7 @@ impl HostFactory {
         Ok((vm, vcpus))
     }
 
-    /// What guests may use only if VMX lets them.
+    /// Returns what guests may use only if VMX lets them.
     const fn vmx_support(&self) -> VmxSupport {
         VmxSupport {
             rdtscp: self.capabilities.has(Secondary::RDTSCP),
@@ -196,19 +196,20 @@ fn load_guest(first: &mut Vcpu, config: &VmConfig<'_>) -> Result<(), CreateError
     Ok(first.enter_at(&state)?)
 }
 
-/// The VPID of a VCPU: its own for all VMs there can be. One that a VM with the same number
+/// Returns the VPID of a VCPU: its own for all VMs there can be. One that a VM with the same number
 /// had before is used again; CPUs drop what they know of it when a VCPU comes to them.
 fn vpid(vm: VmId, index: u32) -> Option<Vpid> {
     let number = vm.0.checked_mul(MAX_VCPUS)? + index as usize + 1;
     Vpid::new(u16::try_from(number).ok()?)
 }
 
-/// A guest is born at time zero, now.
+/// Returns the host time at which a guest is born: now.
 fn start_of_time() -> HostTicks {
     host_now()
 }
 
-/// The date that a guest's RTC starts with: the machine's, or the Unix epoch if that has none.
+/// Returns the date that a guest's RTC starts with: the machine's, or the Unix epoch if that has
+/// none.
 fn date() -> NaiveDateTime {
     rtc::now().unwrap_or_default()
 }

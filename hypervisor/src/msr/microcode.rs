@@ -27,7 +27,7 @@ const FIRST_GOOD: [(u8, Option<u8>, u32); 18] = [
     (0x9E, None, 0x52),
 ];
 
-/// The revision to show on a CPU with the signature of CPUID leaf 1, EAX, whose own
+/// Returns the revision to show on a CPU with the signature of CPUID leaf 1, EAX, whose own
 /// microcode is `host`.
 pub(super) fn shown(signature: u32, host: u32) -> u32 {
     let family = signature >> 8 & 0xF;

@@ -31,7 +31,7 @@ pub(super) struct Mtrrs {
 }
 
 impl Mtrrs {
-    /// As firmware sets them: all is write-back, but for the legacy video memory and the
+    /// Sets them as firmware does: all is write-back, but for the legacy video memory and the
     /// device hole.
     pub(super) fn new(physical_address_bits: u32) -> Self {
         // The architecture's bounds: 36 bits with PAE, 52 at most.
@@ -54,7 +54,7 @@ impl Mtrrs {
         }
     }
 
-    /// The value of `msr`, if it is one of these.
+    /// Returns the value of `msr`, if it is one of these.
     pub(super) fn read(&self, msr: u32) -> Option<u64> {
         match msr {
             IA32_MTRRCAP => Some(CAPABILITIES),
@@ -101,7 +101,7 @@ impl Mtrrs {
     }
 }
 
-/// Whether `byte` is a memory type: UC, WC, WT, WP or WB.
+/// Returns whether `byte` is a memory type: UC, WC, WT, WP or WB.
 const fn is_type(byte: u8) -> bool {
     matches!(byte, 0 | 1 | 4 | 5 | 6)
 }
@@ -118,7 +118,7 @@ fn fixed_index(msr: u32) -> Option<usize> {
     }
 }
 
-/// Which pair, and 0 for its base or 1 for its mask.
+/// Returns which pair, and 0 for its base or 1 for its mask.
 fn variable_index(msr: u32) -> Option<(usize, usize)> {
     let index = msr.checked_sub(IA32_MTRR_PHYSBASE0)? as usize;
     (index < 2 * VARIABLE).then_some((index / 2, index % 2))

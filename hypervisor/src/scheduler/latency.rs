@@ -20,7 +20,7 @@ impl Latency {
         self.count += 1;
     }
 
-    /// These and those of `other`.
+    /// Returns these and those of `other`.
     #[must_use]
     pub(crate) fn and(self, other: Self) -> Self {
         Self {

@@ -80,13 +80,13 @@ impl Policy {
         }
     }
 
-    /// How many CPUs there are.
+    /// Returns how many CPUs there are.
     #[must_use]
     pub(crate) fn cpu_count(&self) -> u32 {
         self.cpus.len() as u32
     }
 
-    /// The VCPU that runs on `cpu`.
+    /// Returns the VCPU that runs on `cpu`.
     #[must_use]
     pub(crate) fn running_on(&self, cpu: u32) -> Option<VcpuId> {
         self.cpus.get(cpu as usize)?.running
@@ -129,8 +129,8 @@ impl Policy {
         }
     }
 
-    /// From now on no VCPU of the VM runs, and all are taken out of their processors. Returns
-    /// the CPUs to be kicked for that.
+    /// Stops a VM: from now on no VCPU of it runs, and all are taken out of their processors.
+    /// Returns the CPUs to be kicked for that.
     pub(crate) fn stop_vm(&mut self, id: VmId) -> CpuSet {
         self.with_vm(id, |vm| vm.stopping = true)
     }
@@ -155,7 +155,7 @@ impl Policy {
         kicks
     }
 
-    /// Whether no VCPU of the VM runs or is in a processor.
+    /// Returns whether no VCPU of the VM runs or is in a processor.
     #[must_use]
     pub(crate) fn is_quiescent(&self, id: VmId) -> bool {
         self.vm(id).is_none_or(|vm| {
@@ -282,7 +282,7 @@ impl Policy {
         }
     }
 
-    /// The decision to let `vcpu` go on.
+    /// Returns the decision to let `vcpu` go on.
     fn run(&self, vcpu: VcpuId, cpu: usize, now: HostTicks) -> Decision {
         let state = &self.cpus[cpu];
         let length = if state.preempt {
@@ -304,7 +304,7 @@ impl Policy {
         }
     }
 
-    /// Whether a VCPU of another VM than `id` waits for `cpu`.
+    /// Returns whether a VCPU of another VM than `id` waits for `cpu`.
     fn is_contended(&self, id: VmId, cpu: usize) -> bool {
         self.all()
             .any(|(target, _)| target.vm != id && self.is_eligible(target, cpu))
@@ -350,7 +350,7 @@ impl Policy {
         }
     }
 
-    /// Whether the VCPU whose state is in `cpu` has to leave it.
+    /// Returns whether the VCPU whose state is in `cpu` has to leave it.
     fn must_release(&self, loaded: VcpuId, cpu: usize) -> bool {
         self.vm(loaded.vm).is_none_or(|vm| {
             vm.stopping
@@ -392,13 +392,13 @@ impl Policy {
             .get_mut(target.index as usize)
     }
 
-    /// How long woken VCPUs of a VM have waited for a CPU.
+    /// Returns how long woken VCPUs of a VM have waited for a CPU.
     #[must_use]
     pub(crate) fn latency(&self, target: VcpuId) -> Option<Latency> {
         Some(self.vcpu(target)?.latency)
     }
 
-    /// The CPU time that a VCPU has had, up to the last decision.
+    /// Returns the CPU time that a VCPU has had, up to the last decision.
     #[must_use]
     pub(crate) fn received(&self, target: VcpuId) -> Option<u64> {
         Some(self.vcpu(target)?.received)

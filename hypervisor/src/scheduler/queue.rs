@@ -15,13 +15,13 @@ impl CpuSet {
         self.0 |= 1 << cpu;
     }
 
-    /// Whether there is none.
+    /// Returns whether there is none.
     #[must_use]
     pub(crate) const fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// The CPUs in it.
+    /// Returns the CPUs in it.
     pub(crate) fn iter(self) -> impl Iterator<Item = u32> {
         (0..u64::BITS).filter(move |cpu| self.0 >> cpu & 1 != 0)
     }
@@ -107,7 +107,7 @@ impl VmEntry {
         self.budget.is_some_and(|budget| self.used >= budget)
     }
 
-    /// How many of its VCPUs run now.
+    /// Returns how many of its VCPUs run now.
     pub(super) fn running(&self) -> usize {
         let running = |vcpu: &&VcpuEntry| matches!(vcpu.state, RunState::Running);
         self.vcpus.iter().filter(running).count()

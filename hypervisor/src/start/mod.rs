@@ -145,7 +145,7 @@ fn too_little_memory(error: &memory::OutOfMemory) -> ! {
     fatal(format_args!("{error}; give the machine more memory"))
 }
 
-/// The facts found, as log messages.
+/// Logs the facts found.
 fn report(boot_info: &BootInfo, acpi: &Acpi, tsc: &tsc::Calibration, cpu: &PerCpu) {
     log::info!(
         "{} CPUs, running on APIC ID {}",

@@ -265,7 +265,8 @@ fn await_work(cpu: &'static PerCpu) -> ! {
     serve(cpu, shared, apic, None)
 }
 
-/// The work of every CPU, which is in VMX operation. The boot CPU has the operator's session.
+/// Returns the work of every CPU, which is in VMX operation. The boot CPU has the operator's
+/// session.
 fn serve(
     cpu: &'static PerCpu,
     shared: &'static Shared,

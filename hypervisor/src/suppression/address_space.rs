@@ -26,7 +26,7 @@ pub(crate) enum RootFormat {
 }
 
 impl RootFormat {
-    /// The format that the control registers call for; `None` without paging.
+    /// Returns the format that the control registers call for; `None` without paging.
     #[must_use]
     pub(crate) const fn of(cr0: u64, cr4: u64, efer: u64) -> Option<Self> {
         if cr0 & Cr0Flags::PAGING.bits() == 0 {
@@ -40,7 +40,7 @@ impl RootFormat {
         }
     }
 
-    /// The root's entries that map the lower half of the address space, which user space
+    /// Returns the root's entries that map the lower half of the address space, which user space
     /// begins with everywhere: their number, and their size in bytes.
     const fn user_half(self) -> (usize, usize) {
         match self {
@@ -57,7 +57,7 @@ impl RootFormat {
 pub(crate) struct Root(u64);
 
 impl Root {
-    /// The root that `cr3` refers to.
+    /// Returns the root that `cr3` refers to.
     #[must_use]
     pub(crate) const fn new(cr3: u64, format: RootFormat) -> Self {
         Self(match format {
@@ -67,7 +67,7 @@ impl Root {
         })
     }
 
-    /// The guest-physical address of the topmost paging structure.
+    /// Returns the guest-physical address of the topmost paging structure.
     #[must_use]
     pub(crate) const fn address(self) -> GuestPhysAddr {
         GuestPhysAddr(self.0)
@@ -86,7 +86,7 @@ impl core::fmt::Display for Root {
     }
 }
 
-/// The table that entry `index` of `root` refers to; zero if it refers to none. An entry
+/// Returns the table that entry `index` of `root` refers to; zero if it refers to none. An entry
 /// outside RAM refers to none.
 pub(super) fn referred_table(
     memory: &impl GuestMemory,
@@ -109,7 +109,7 @@ pub(super) fn referred_table(
     }
 }
 
-/// The entries of `root`'s user half that refer to a table: index and table.
+/// Returns the entries of `root`'s user half that refer to a table: index and table.
 pub(super) fn user_tables(
     memory: &impl GuestMemory,
     root: Root,
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn cr3_is_normalised() {
+    fn cr3_is_normalized() {
         assert_eq!(root(0x8000_0001_2345_6803), root(0x1_2345_6000));
         assert_eq!(
             Root::new(0x1234_5678, RootFormat::Pae).address(),

@@ -28,26 +28,26 @@ impl Share {
     /// All of one CPU.
     pub(crate) const ONE_CPU: Self = Self(1_000_000);
 
-    /// `parts` of a million; `None` for zero.
+    /// Makes a share of `parts` of a million; `None` for zero.
     #[must_use]
     pub(crate) const fn from_millionths(parts: u32) -> Option<Self> {
         if parts == 0 { None } else { Some(Self(parts)) }
     }
 
-    /// A `divisor`-th of one CPU.
+    /// Makes a share of a `divisor`-th of one CPU.
     #[must_use]
     pub(crate) const fn of_one_cpu(divisor: u32) -> Self {
         let parts = Self::ONE_CPU.0 / if divisor == 0 { 1 } else { divisor };
         Self(if parts == 0 { 1 } else { parts })
     }
 
-    /// The parts of a million.
+    /// Returns the parts of a million.
     #[must_use]
     pub(crate) const fn millionths(self) -> u32 {
         self.0
     }
 
-    /// This share of `ticks`.
+    /// Returns this share of `ticks`.
     #[must_use]
     pub(crate) const fn of(self, ticks: u64) -> u64 {
         let share = ticks as u128 * self.0 as u128 / Self::ONE_CPU.0 as u128;
@@ -78,7 +78,7 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    /// A full budget of `share`, from `now` on, where the TSC counts at `tsc`.
+    /// Makes a full budget of `share`, from `now` on, where the TSC counts at `tsc`.
     #[must_use]
     pub(crate) fn new(share: Share, tsc: Hertz, now: HostTicks) -> Self {
         let slot = (tsc.get() / SLOTS_PER_SECOND).max(1);
@@ -102,19 +102,20 @@ impl Budget {
         self.bucket = self.bucket.min(self.depth());
     }
 
-    /// The share.
+    /// Returns the share.
     #[must_use]
     pub(crate) const fn share(&self) -> Share {
         self.share
     }
 
-    /// The allowance of a second, in ticks.
+    /// Returns the allowance of a second, in ticks.
     #[must_use]
     pub(crate) const fn allowance(&self) -> u64 {
         self.share.of(self.slot * SLOTS_PER_SECOND)
     }
 
-    /// What was used in the last second (and up to a sixteenth before that) up to `now`, in ticks.
+    /// Returns what was used in the last second (and up to a sixteenth before that) up to `now`, in
+    /// ticks.
     pub(crate) fn recent(&mut self, now: HostTicks) -> u64 {
         self.advance(now);
         self.in_window
@@ -130,7 +131,7 @@ impl Budget {
         self.in_window += ticks;
     }
 
-    /// What may still be used at `now`, in ticks; negative for a debt.
+    /// Returns what may still be used at `now`, in ticks; negative for a debt.
     pub(crate) fn left(&mut self, now: HostTicks) -> i64 {
         self.advance(now);
         let bucket = self.bucket.div_euclid(Share::ONE_CPU.0.into());
@@ -138,7 +139,8 @@ impl Budget {
         bucket.min(window).clamp(i64::MIN.into(), i64::MAX.into()) as i64
     }
 
-    /// When `wanted` ticks (at most the allowance) will be left if nothing is used from `now` on.
+    /// Returns when `wanted` ticks (at most the allowance) will be left if nothing is used from
+    /// `now` on.
     pub(crate) fn regained_at(&mut self, wanted: u64, now: HostTicks) -> HostTicks {
         self.advance(now);
         let now = now.max(self.filled_at);
@@ -161,7 +163,7 @@ impl Budget {
         by_bucket.max(by_window)
     }
 
-    /// What the bucket can hold, in millionths of a tick.
+    /// Returns what the bucket can hold, in millionths of a tick.
     const fn depth(&self) -> i128 {
         self.allowance() as i128 * Share::ONE_CPU.0 as i128
     }

@@ -23,7 +23,7 @@ pub(super) struct CpuShare {
 }
 
 impl CpuShare {
-    /// A VCPU that has a CPU for itself, as far as is known.
+    /// Makes a VCPU that has a CPU for itself, as far as is known.
     #[must_use]
     pub(super) const fn new(tsc: Hertz) -> Self {
         Self {
@@ -52,7 +52,7 @@ impl CpuShare {
         }
     }
 
-    /// What `bits`, a rate in fixed point, becomes by the waiting.
+    /// Returns what `bits`, a rate in fixed point, becomes by the waiting.
     #[must_use]
     pub(super) fn scale(&self, bits: u64) -> u64 {
         // Too little is known before it ran for a hundredth of the memory.

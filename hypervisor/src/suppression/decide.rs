@@ -247,22 +247,23 @@ impl Suppression {
         wish
     }
 
-    /// How many VCPUs run the target of `vcpu`, that one included.
+    /// Returns how many VCPUs run the target of `vcpu`, that one included.
     fn sharers(&self, vcpu: usize) -> u64 {
         let target = self.vcpus[vcpu].target;
         let runs = |other: &&super::vcpu::VcpuRecord| other.target == target && other.runs();
         self.vcpus[..self.count].iter().filter(runs).count().max(1) as u64
     }
 
-    /// The bound of the lead while `vcpu` has the clock fast, if there is one.
+    /// Returns the bound of the lead while `vcpu` has the clock fast, if there is one.
     fn bound_of(&self, vcpu: usize) -> Option<u64> {
         let slot = self.vcpus[vcpu].target?;
         let order = self.targets.get(slot)?.order();
         (order.policy == Policy::Bounded).then(|| order.bounds.ticks(self.contended, self.tsc))
     }
 
-    /// The lead at which a clock that runs at `rate` has to be stopped, so that it stays within
-    /// `bound` while the exit for it is on its way, and while the VCPU is not to be looked at.
+    /// Returns the lead at which a clock that runs at `rate` has to be stopped, so that it stays
+    /// within `bound` while the exit for it is on its way, and while the VCPU is not to be looked
+    /// at.
     fn last_lead(&self, bound: u64, rate: Rate) -> i64 {
         let excess = rate.bits().saturating_sub(Rate::ONE.bits());
         let time = self.exit_time().saturating_add(self.least_run);
@@ -287,8 +288,8 @@ impl Suppression {
             .max(HIDDEN_LOOK_TICKS)
     }
 
-    /// The rates that the factors of `order` ask for while `vcpu` runs its target, with what waiting
-    /// for a CPU adds.
+    /// Returns the rates that the factors of `order` ask for while `vcpu` runs its target, with
+    /// what waiting for a CPU adds.
     fn wanted_rates(&self, vcpu: usize, order: &Order) -> Rates {
         let wanted = order.factors.rates();
         if order.policy == Policy::Paper {
@@ -308,7 +309,7 @@ impl Suppression {
         }
     }
 
-    /// The same, but no faster than can be stopped in time.
+    /// Returns the same, but no faster than can be stopped in time.
     fn fast_rates(&self, vcpu: usize, order: &Order) -> Rates {
         let wanted = self.wanted_rates(vcpu, order);
         if order.policy == Policy::Paper {
@@ -323,7 +324,7 @@ impl Suppression {
         }
     }
 
-    /// The course of the VM's clock.
+    /// Decides on the course of the VM's clock.
     fn decide_clock(&mut self, now: HostTicks) {
         let mut fast: Option<Rates> = None;
         let mut booking = Booking::Drift;

@@ -25,7 +25,7 @@ impl Factor {
         Err(_) => unreachable!(),
     };
 
-    /// The factor `number`.
+    /// Returns the factor `number`.
     ///
     /// # Errors
     /// If it is not from 1 to 65,535.
@@ -36,7 +36,7 @@ impl Factor {
         }
     }
 
-    /// The number.
+    /// Returns the number.
     #[must_use]
     pub(crate) const fn get(self) -> u32 {
         (self.0.bits() / Rate::ONE.bits()) as u32
@@ -53,7 +53,7 @@ pub(crate) struct Factors {
 }
 
 impl Factors {
-    /// The same factor for both.
+    /// Returns the same factor for both.
     #[cfg(test)]
     #[must_use]
     pub(crate) const fn both(factor: Factor) -> Self {
@@ -63,7 +63,7 @@ impl Factors {
         }
     }
 
-    /// The rates of the virtual clock while a target with these factors runs.
+    /// Returns the rates of the virtual clock while a target with these factors runs.
     #[must_use]
     pub(crate) const fn rates(self) -> Rates {
         Rates {

@@ -76,7 +76,7 @@ pub(super) struct GiveBack {
 }
 
 impl GiveBack {
-    /// The controller on a machine whose TSC counts at `tsc`.
+    /// Returns the controller on a machine whose TSC counts at `tsc`.
     #[must_use]
     pub(super) const fn new(tsc: Hertz) -> Self {
         let milliseconds = tsc.get() / 1000;
@@ -109,13 +109,13 @@ impl GiveBack {
         };
     }
 
-    /// Whether the clock is right with `lead`.
+    /// Returns whether the clock is right with `lead`.
     #[must_use]
     pub(super) const fn is_done(&self, lead: Lead) -> bool {
         lead.counter.unsigned_abs() <= self.tolerance && lead.timer.unsigned_abs() <= self.tolerance
     }
 
-    /// The course of the clock from `now` on for `lead`.
+    /// Returns the course of the clock from `now` on for `lead`.
     pub(super) fn course(
         &mut self,
         lead: Lead,
@@ -176,13 +176,14 @@ fn choose(lead: i64, haste: Haste, horizon: u64, release: u64) -> Rate {
     Rate::from_bits(bits).unwrap_or(GENTLE)
 }
 
-/// Host ticks until a line that is ahead by `lead` is right at `rate`; `None` for never.
+/// Returns the host ticks until a line that is ahead by `lead` is right at `rate`; `None` for
+/// never.
 pub(super) fn time_to_zero(lead: i64, rate: Rate) -> Option<u64> {
     time_to_reach(lead, 0, rate)
 }
 
-/// Host ticks until a line that is ahead by `lead` is ahead by `wanted`, at `rate`; `None` for
-/// never.
+/// Returns the host ticks until a line that is ahead by `lead` is ahead by `wanted`, at `rate`;
+/// `None` for never.
 pub(super) fn time_to_reach(lead: i64, wanted: i64, rate: Rate) -> Option<u64> {
     let distance = (i128::from(wanted) - i128::from(lead)) << 48;
     let excess = i128::from(rate.bits()) - i128::from(Rate::ONE.bits());

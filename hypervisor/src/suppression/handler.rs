@@ -46,7 +46,7 @@ pub(crate) struct Handler {
 }
 
 impl Handler {
-    /// Whether the handler is over when the VCPU is seen in `context`.
+    /// Returns whether the handler is over when the VCPU is seen in `context`.
     const fn is_over(&self, context: Context) -> bool {
         if context.user_mode {
             return true;
@@ -59,18 +59,18 @@ impl Handler {
             && context.rsp - self.frame.rsp < STACK
     }
 
-    /// The VCPU had no CPU for `ticks`: that is no time of the handler's.
+    /// Leaves out the `ticks` for which the VCPU had no CPU: that is no time of the handler's.
     pub(crate) const fn wait(&mut self, ticks: u64) {
         self.since = self.since.saturating_add(ticks);
         self.look_at = self.look_at.saturating_add(ticks);
     }
 
-    /// When it is to be looked at.
+    /// Returns when it is to be looked at.
     pub(crate) const fn look_at(&self) -> HostTicks {
         self.look_at
     }
 
-    /// When it began.
+    /// Returns when it began.
     pub(crate) const fn since(&self) -> HostTicks {
         self.since
     }
@@ -90,7 +90,7 @@ pub(crate) struct Lengths {
 }
 
 impl Lengths {
-    /// Nothing is known yet.
+    /// Makes the state in which nothing is known yet.
     pub(crate) const fn new(longest: u64, least_look: u64) -> Self {
         Self {
             usual: longest / 8,
@@ -107,7 +107,7 @@ impl Lengths {
         self.least_look = least_look;
     }
 
-    /// A handler that interrupts `frame` at `now`.
+    /// Returns a handler that interrupts `frame` at `now`.
     pub(crate) fn begin(&self, frame: Context, now: HostTicks, free: bool) -> Handler {
         // Where the end is reported, looking is for the exception.
         let wait = if self.reported {
@@ -136,8 +136,8 @@ impl Lengths {
         }
     }
 
-    /// Whether `handler` is over for a VCPU that is seen in `context` at `now`; if not, it is looked at
-    /// again.
+    /// Returns whether `handler` is over for a VCPU that is seen in `context` at `now`; if not, it
+    /// is looked at again.
     pub(crate) fn is_over(
         &mut self,
         handler: &mut Handler,
@@ -157,7 +157,7 @@ impl Lengths {
         false
     }
 
-    /// What handlers usually take, in ticks.
+    /// Returns what handlers usually take, in ticks.
     pub(crate) const fn usual(&self) -> u64 {
         self.usual
     }

@@ -30,8 +30,8 @@ const PIECE: u64 = 512;
 const RFLAGS_FIXED: u64 = 1 << 1 | RFlags::INTERRUPT_FLAG.bits();
 const RFLAGS_ZERO: u64 = !(RFlags::all().bits() | 1 << 1);
 
-/// Whether the five words of `frame`, from the lowest address on, are what IRETQ takes to return to
-/// user mode (SDM vol. 3A, 6.14.3): RIP, CS, RFLAGS, RSP, SS.
+/// Returns whether the five words of `frame`, from the lowest address on, are what IRETQ takes to
+/// return to user mode (SDM vol. 3A, 6.14.3): RIP, CS, RFLAGS, RSP, SS.
 fn returns_to_user_mode(frame: [u64; 5], linear_address_bits: u32) -> bool {
     let [rip, cs, rflags, rsp, ss] = frame;
     let half = 1u64 << (linear_address_bits - 1);

@@ -33,7 +33,7 @@ pub(crate) struct Lead {
 }
 
 impl Lead {
-    /// The lead of the line that is further ahead.
+    /// Returns the lead of the line that is further ahead.
     #[must_use]
     pub(crate) const fn most(self) -> i64 {
         if self.counter > self.timer {
@@ -89,7 +89,7 @@ pub(super) struct Account {
 }
 
 impl Account {
-    /// The account of a clock that starts at `now`, in real time.
+    /// Returns the account of a clock that starts at `now`, in real time.
     #[must_use]
     pub(super) const fn new(now: HostTicks) -> Self {
         const NONE: Line = Line { lead: 0, drift: 0 };
@@ -135,13 +135,13 @@ impl Account {
         self.since = self.since.max(to);
     }
 
-    /// The course of the clock.
+    /// Returns the course of the clock.
     #[must_use]
     pub(super) const fn course(&self) -> Course {
         self.course
     }
 
-    /// The rates at which the clock runs at `now`.
+    /// Returns the rates at which the clock runs at `now`.
     #[must_use]
     pub(super) fn rates(&self, now: HostTicks) -> Rates {
         let mut rates = self.course.rates;
@@ -154,7 +154,7 @@ impl Account {
         rates
     }
 
-    /// What is to be given back, up to the last [`Account::advance`].
+    /// Returns what is to be given back, up to the last [`Account::advance`].
     #[must_use]
     pub(super) fn lead(&self) -> Lead {
         Lead {
@@ -163,7 +163,7 @@ impl Account {
         }
     }
 
-    /// What stays gained, up to the last [`Account::advance`].
+    /// Returns what stays gained, up to the last [`Account::advance`].
     #[must_use]
     pub(super) fn drift(&self) -> Lead {
         Lead {
@@ -172,7 +172,7 @@ impl Account {
         }
     }
 
-    /// Guest time on the timer line at the last [`Account::advance`], up to a constant.
+    /// Returns the guest time on the timer line at the last [`Account::advance`], up to a constant.
     #[must_use]
     pub(super) fn guest_time(&self) -> u64 {
         let ahead = whole_ticks(self.timer.lead.saturating_add(self.timer.drift));

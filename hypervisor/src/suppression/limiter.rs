@@ -27,7 +27,7 @@ pub(super) struct Limiter {
 }
 
 impl Limiter {
-    /// A full account on a machine whose TSC counts at `tsc`.
+    /// Makes a full account on a machine whose TSC counts at `tsc`.
     #[must_use]
     pub(super) const fn new(tsc: Hertz, now: HostTicks) -> Self {
         let most = tsc.get() / BURSTS_PER_SECOND;
@@ -58,7 +58,7 @@ impl Limiter {
         self.credit = self.credit.saturating_sub(lost);
     }
 
-    /// When the clock may become fast, and real again: `now`, if it may at once.
+    /// Returns when the clock may become fast, and real again: `now`, if it may at once.
     pub(super) fn allowed_at(&mut self, now: HostTicks) -> HostTicks {
         self.advance(now);
         let needed = self.usual.saturating_mul(2 * SHARE);

@@ -197,8 +197,8 @@ pub(crate) struct Suppression {
 }
 
 impl Suppression {
-    /// No targets in a VM of `vcpus` VCPUs (of which [`MAX_VCPUS`] count), whose clock starts at `now`
-    /// where the TSC counts at `tsc`.
+    /// Makes the state without targets in a VM of `vcpus` VCPUs (of which [`MAX_VCPUS`] count), whose clock
+    /// starts at `now` where the TSC counts at `tsc`.
     #[must_use]
     pub(crate) fn new(defaults: Defaults, vcpus: usize, tsc: Hertz, now: HostTicks) -> Self {
         let pace = Pace::new(tsc);
@@ -223,19 +223,20 @@ impl Suppression {
         }
     }
 
-    /// What targets of the VM get unless the operator says otherwise.
+    /// Returns what targets of the VM get unless the operator says otherwise.
     #[must_use]
     pub(crate) const fn defaults(&self) -> Defaults {
         self.defaults
     }
 
-    /// The targets.
+    /// Returns the targets.
     #[must_use]
     pub(crate) const fn targets(&self) -> &Targets {
         &self.targets
     }
 
-    /// Whether VCPUs are to report what they do: there are targets, or a lead is to be given back.
+    /// Returns whether VCPUs are to report what they do: there are targets, or a lead is to be
+    /// given back.
     #[must_use]
     pub(crate) fn is_active(&self) -> bool {
         !self.targets.is_empty()
@@ -339,13 +340,13 @@ impl Suppression {
         self.decide(vcpu, now)
     }
 
-    /// The course on which the VM's clock is to run.
+    /// Returns the course on which the VM's clock is to run.
     #[must_use]
     pub(crate) const fn clock(&self) -> Course {
         self.clock
     }
 
-    /// Whether the VM's clock does not run on the course that it is to run on.
+    /// Returns whether the VM's clock does not run on the course that it is to run on.
     #[must_use]
     pub(crate) fn clock_is_to_change(&self) -> bool {
         self.clock != self.time.course()
@@ -363,7 +364,7 @@ impl Suppression {
         self.time.pause(from, to);
     }
 
-    /// How far the guest's time is ahead of real time at `now`: what is to be given back.
+    /// Returns how far the guest's time is ahead of real time at `now`: what is to be given back.
     #[must_use]
     pub(crate) fn lead(&self, now: HostTicks) -> Lead {
         let mut time = self.time.clone();
@@ -371,7 +372,7 @@ impl Suppression {
         time.lead()
     }
 
-    /// How far the guest's time is ahead of real time at `now` for good.
+    /// Returns how far the guest's time is ahead of real time at `now` for good.
     #[must_use]
     pub(crate) fn drift(&self, now: HostTicks) -> Lead {
         let mut time = self.time.clone();

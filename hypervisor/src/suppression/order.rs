@@ -25,7 +25,7 @@ impl Policy {
     /// All policies.
     pub(crate) const ALL: [Self; 2] = [Self::Bounded, Self::Paper];
 
-    /// Its name, as the operator writes it.
+    /// Returns its name, as the operator writes it.
     #[must_use]
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -34,7 +34,7 @@ impl Policy {
         }
     }
 
-    /// The policy of this name.
+    /// Returns the policy of this name.
     #[must_use]
     pub(crate) fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|policy| policy.name() == name)
@@ -64,7 +64,7 @@ impl Bounds {
     /// release.
     pub(crate) const MOST: u32 = 1000;
 
-    /// The bound that holds, in ticks of a TSC that counts at `tsc`.
+    /// Returns the bound that holds, in ticks of a TSC that counts at `tsc`.
     #[must_use]
     pub(crate) const fn ticks(self, contended: bool, tsc: Hertz) -> u64 {
         let milliseconds = if contended {
@@ -83,7 +83,8 @@ pub(crate) struct NoBounds;
 impl core::str::FromStr for Bounds {
     type Err = NoBounds;
 
-    /// One number of milliseconds for both, or two separated by a comma, the contended one first.
+    /// Reads one number of milliseconds for both, or two separated by a comma, the contended one
+    /// first.
     fn from_str(text: &str) -> Result<Self, NoBounds> {
         let number = |digits: &str| {
             // Rust's own parser would accept a sign.
@@ -132,7 +133,7 @@ pub(crate) struct Order {
 }
 
 impl Order {
-    /// Suppression by `factors`, all else by `defaults`.
+    /// Makes an order of suppression by `factors`, all else by `defaults`.
     #[cfg(test)]
     #[must_use]
     pub(crate) const fn new(factors: Factors, defaults: Defaults) -> Self {
@@ -144,7 +145,7 @@ impl Order {
         }
     }
 
-    /// The CPU time that the target may have; `None` for any.
+    /// Returns the CPU time that the target may have; `None` for any.
     #[must_use]
     pub(crate) fn share(&self) -> Option<Share> {
         if self.policy == Policy::Paper {

@@ -46,7 +46,7 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    /// On a machine whose TSC counts at `tsc`, before anything has been seen.
+    /// Makes the pace of a machine whose TSC counts at `tsc`, before anything has been seen.
     #[must_use]
     pub(crate) const fn new(tsc: Hertz) -> Self {
         let ticks = LEAST_TIME_FOR_A_HANDLER.ticks_for(1, tsc);
@@ -95,15 +95,15 @@ impl Pace {
         self.least_stay = exit.saturating_mul(2).max(LEAST_STAY);
     }
 
-    /// What an exit takes that a timer causes, from when it is due until the guest has been left, in
-    /// host ticks; zero before one was seen.
+    /// Returns what an exit takes that a timer causes, from when it is due until the guest has been
+    /// left, in host ticks; zero before one was seen.
     #[must_use]
     pub(crate) const fn exit_cost(&self) -> u64 {
         self.exit_cost
     }
 
-    /// How long an interrupt handler may run, in host ticks, before a target that has not been seen
-    /// in user mode is taken to run again.
+    /// Returns how long an interrupt handler may run, in host ticks, before a target that has not
+    /// been seen in user mode is taken to run again.
     #[must_use]
     pub(crate) const fn longest_handler(&self) -> u64 {
         self.longest_handler

@@ -37,7 +37,7 @@ pub(crate) enum Limit {
 }
 
 impl Limit {
-    /// Its name, for the operator.
+    /// Returns its name, for the operator.
     #[must_use]
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -78,7 +78,7 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// The record of a target by `order` from `now` on, where the TSC counts at `tsc`.
+    /// Returns the record of a target by `order` from `now` on, where the TSC counts at `tsc`.
     #[must_use]
     pub(super) fn new(order: &Order, tsc: Hertz, now: HostTicks) -> Self {
         Self {
@@ -118,21 +118,21 @@ impl Record {
         self.charge(ticks - free, now);
     }
 
-    /// What may still be used in any mode, in ticks; negative for a debt.
+    /// Returns what may still be used in any mode, in ticks; negative for a debt.
     pub(super) fn left(&mut self, now: HostTicks) -> i64 {
         self.budget
             .as_mut()
             .map_or(i64::MAX, |budget| budget.left(now))
     }
 
-    /// What may still be used in user mode, in ticks: what is kept for the kernel is not. `stopped`:
-    /// it has been stopped, and is to have a whole turn when it goes on.
+    /// Returns what may still be used in user mode, in ticks: what is kept for the kernel is not.
+    /// `stopped`: it has been stopped, and is to have a whole turn when it goes on.
     pub(super) fn left_in_user_mode(&mut self, stopped: bool, now: HostTicks) -> i64 {
         let kept = self.kept(stopped);
         self.left(now).saturating_sub_unsigned(kept)
     }
 
-    /// When a target that has been stopped may go on in user mode.
+    /// Returns when a target that has been stopped may go on in user mode.
     pub(super) fn regained_at(&mut self, now: HostTicks) -> HostTicks {
         let kept = self.kept(true);
         self.budget
@@ -165,14 +165,14 @@ impl Record {
         }
     }
 
-    /// What limits it, and since when.
+    /// Returns what limits it, and since when.
     #[must_use]
     pub(super) const fn limit(&self) -> (Limit, HostTicks) {
         (self.limit, self.limit_since)
     }
 
-    /// Its share, and what it has used of it in the last second, in ticks; `None` if it has no
-    /// budget.
+    /// Returns its share, and what it has used of it in the last second, in ticks; `None` if it has
+    /// no budget.
     pub(super) fn budget(&mut self, now: HostTicks) -> Option<(Share, u64)> {
         let budget = self.budget.as_mut()?;
         Some((budget.share(), budget.recent(now)))

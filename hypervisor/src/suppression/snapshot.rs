@@ -50,7 +50,7 @@ pub(crate) struct Snapshot {
 }
 
 impl Suppression {
-    /// What the operator sees at `now`.
+    /// Returns what the operator sees at `now`.
     #[must_use]
     pub(crate) fn snapshot(&mut self, now: HostTicks) -> Snapshot {
         let lead = self.lead(now);

@@ -77,19 +77,19 @@ fn witnesses(
 }
 
 impl Target {
-    /// The root that the operator named.
+    /// Returns the root that the operator named.
     #[must_use]
     pub(crate) fn root(&self) -> Root {
         // A target is made with its first root, and never loses it.
         self.roots[0].unwrap_or(Root::new(0, self.format))
     }
 
-    /// All its roots known so far.
+    /// Returns all its roots known so far.
     pub(crate) fn roots(&self) -> impl Iterator<Item = Root> + '_ {
         self.roots.iter().flatten().copied()
     }
 
-    /// How it is suppressed.
+    /// Returns how it is suppressed.
     #[must_use]
     pub(crate) const fn order(&self) -> &Order {
         &self.order
@@ -110,7 +110,7 @@ impl Target {
         true
     }
 
-    /// Whether the process is still there; keeps the witnesses up to date.
+    /// Returns whether the process is still there; keeps the witnesses up to date.
     fn is_alive(&mut self, memory: &impl GuestMemory) -> bool {
         let (root, format) = (self.root(), self.format);
         let stands = |&(index, table): &Witness| {
@@ -153,7 +153,7 @@ impl Default for Targets {
 }
 
 impl Targets {
-    /// No targets.
+    /// Makes a table without targets.
     #[must_use]
     pub(crate) const fn new() -> Self {
         Self {
@@ -162,13 +162,13 @@ impl Targets {
         }
     }
 
-    /// Whether there is none.
+    /// Returns whether there is none.
     #[must_use]
     pub(crate) const fn is_empty(&self) -> bool {
         self.count == 0
     }
 
-    /// The targets, in the order of their slots.
+    /// Returns the targets, in the order of their slots.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Target> + '_ {
         self.slots.iter().flatten().map(Box::as_ref)
     }
@@ -219,23 +219,23 @@ impl Targets {
         Ok(slot)
     }
 
-    /// The target in `slot`.
+    /// Returns the target in `slot`.
     #[must_use]
     pub(crate) fn get(&self, slot: usize) -> Option<&Target> {
         self.slots.get(slot)?.as_deref()
     }
 
-    /// The target in `slot`, to be changed.
+    /// Returns the target in `slot`, to be changed.
     pub(super) fn get_mut(&mut self, slot: usize) -> Option<&mut Target> {
         self.slots.get_mut(slot)?.as_deref_mut()
     }
 
-    /// All targets, to be changed.
+    /// Returns all targets, to be changed.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Target> + '_ {
         self.slots.iter_mut().flatten().map(Box::as_mut)
     }
 
-    /// The slot of the target that has `root`, if any: for each switch of address spaces.
+    /// Returns the slot of the target that has `root`, if any: for each switch of address spaces.
     #[must_use]
     pub(crate) fn slot_of(&self, root: Root) -> Option<usize> {
         if self.count == 0 {
@@ -245,7 +245,7 @@ impl Targets {
         self.slots.iter().position(has)
     }
 
-    /// The target that has `root`, if any.
+    /// Returns the target that has `root`, if any.
     #[must_use]
     pub(crate) fn of(&self, root: Root) -> Option<&Target> {
         self.get(self.slot_of(root)?)

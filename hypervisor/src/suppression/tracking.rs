@@ -108,7 +108,7 @@ impl Suppression {
         }
     }
 
-    /// What the fast clock has gained since the last report of `vcpu`, in ticks.
+    /// Returns what the fast clock has gained since the last report of `vcpu`, in ticks.
     fn fast_gain(&self, vcpu: usize, now: HostTicks) -> u64 {
         let elapsed = now.since(self.vcpus[vcpu].accounted);
         let rates = self.time.course().rates;
@@ -271,7 +271,7 @@ impl Suppression {
         }
     }
 
-    /// The slot of the target that `root` belongs to, if any.
+    /// Returns the slot of the target that `root` belongs to, if any.
     fn target_of(
         &mut self,
         memory: &impl GuestMemory,
@@ -323,7 +323,7 @@ impl Suppression {
         }
     }
 
-    /// The handler is over, if there is one.
+    /// Ends the handler, if there is one.
     fn end_handler(&mut self, vcpu: usize, now: HostTicks, end: End) {
         let record = &mut self.vcpus[vcpu];
         let Some(handler) = record.handler.take() else {

@@ -60,7 +60,7 @@ pub(crate) struct Usage {
 }
 
 impl Usage {
-    /// An empty table at `now`. Shares will be over the last one to two windows of
+    /// Makes an empty table at `now`. Shares will be over the last one to two windows of
     /// `window_length` host ticks (at least 1).
     #[must_use]
     pub(crate) const fn new(now: HostTicks, window_length: u64) -> Self {
@@ -142,12 +142,12 @@ impl Usage {
             .saturating_add(windows.saturating_mul(length));
     }
 
-    /// The roots remembered.
+    /// Returns the roots remembered.
     pub(crate) fn roots(&self) -> impl Iterator<Item = Root> + '_ {
         self.entries.iter().flatten().map(|entry| entry.root)
     }
 
-    /// The entries as they are at `now`, and the length of time that their windows cover.
+    /// Returns the entries as they are at `now`, and the length of time that their windows cover.
     fn at(&mut self, now: HostTicks) -> (impl Iterator<Item = Entry> + '_, u64) {
         if now > self.window_end {
             self.next_window(now);
@@ -165,7 +165,7 @@ impl Usage {
     }
 }
 
-/// Where a root's entry is looked for first: roots are pages, their low bits say nothing.
+/// Returns where a root's entry is looked for first: roots are pages, their low bits say nothing.
 const fn place(root: Root) -> usize {
     let page = root.address().0 >> 5;
     (page.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as usize % CAPACITY

@@ -65,7 +65,7 @@ pub(super) struct VcpuRecord {
 }
 
 impl VcpuRecord {
-    /// A VCPU that is on no CPU.
+    /// Makes a VCPU that is on no CPU.
     pub(super) const fn new(tsc: Hertz, now: HostTicks) -> Self {
         Self {
             root: None,
@@ -97,7 +97,7 @@ impl VcpuRecord {
         }
     }
 
-    /// The target is out.
+    /// Notes that the target is out.
     pub(super) const fn target_out(&mut self) {
         self.target = None;
         self.handler = None;
@@ -107,17 +107,17 @@ impl VcpuRecord {
         self.timers_from = HostTicks(0);
     }
 
-    /// It is kept from running, and has left its CPU.
+    /// Returns whether it is kept from running, and has left its CPU.
     pub(super) const fn is_parked(&self) -> bool {
         matches!(self.stop, Stop::Parked(_) | Stop::ParkedForLead(_))
     }
 
-    /// It wants a CPU, or has one.
+    /// Returns whether it wants a CPU, or has one.
     pub(super) const fn is_runnable(&self) -> bool {
         !self.halted && !self.is_parked()
     }
 
-    /// It runs its guest.
+    /// Returns whether it runs its guest.
     pub(super) const fn runs(&self) -> bool {
         self.on_cpu && self.is_runnable()
     }
@@ -145,8 +145,8 @@ impl Ration {
         self.factor = if factor == 0 { 1 } else { factor };
     }
 
-    /// `elapsed` ticks of a fast phase have passed at `rate`, a rate in fixed point, in which the target
-    /// `ran` or was held. Nothing is saved up beyond `most` ticks.
+    /// Notes that `elapsed` ticks of a fast phase have passed at `rate`, a rate in fixed point, in
+    /// which the target `ran` or was held. Nothing is saved up beyond `most` ticks.
     pub(super) fn pass(&mut self, elapsed: u64, rate: u64, ran: bool, most: u64) {
         let earned = u128::from(elapsed) * u128::from(rate) / u128::from(self.factor);
         let earned = i64::try_from(earned).unwrap_or(i64::MAX);
@@ -160,7 +160,8 @@ impl Ration {
         self.left = left.clamp(most.saturating_neg(), most);
     }
 
-    /// For how many ticks at `rate` the target is to be held, if it is; `was_held` if it is held now.
+    /// Returns for how many ticks at `rate` the target is to be held, if it is; `was_held` if it is
+    /// held now.
     pub(super) fn wait(&self, rate: u64, was_held: bool, least: u64) -> Option<u64> {
         let least = i64::try_from(least).unwrap_or(i64::MAX);
         let limit = if was_held { 0 } else { least.saturating_neg() };
@@ -210,7 +211,7 @@ impl Company {
         self.alone
     }
 
-    /// The clock has gained `ticks` for the target.
+    /// Notes that the clock has gained `ticks` for the target.
     pub(super) const fn gained(&mut self, ticks: u64) {
         self.gained = self.gained.saturating_add(ticks);
     }
@@ -220,7 +221,7 @@ impl Company {
         self.others = self.others.saturating_add(ticks);
     }
 
-    /// The lead is gone: others had time enough.
+    /// Notes that the lead is gone: others had time enough.
     pub(super) const fn lead_is_gone(&mut self, now: HostTicks) {
         if !self.alone {
             self.start_again(now);
@@ -233,7 +234,7 @@ impl Company {
         self.since = now;
     }
 
-    /// The lead has come to its `bound`, in ticks, at `now`.
+    /// Notes that the lead has come to its `bound`, in ticks, at `now`.
     pub(super) const fn at_bound(&mut self, bound: u64, now: HostTicks) {
         if self.gained >= bound / 4 * 3 && self.others.saturating_mul(Self::MOMENT) < self.gained {
             self.alone = true;
@@ -241,7 +242,7 @@ impl Company {
         }
     }
 
-    /// The target is in, at `now`.
+    /// Notes that the target is in, at `now`.
     pub(super) const fn target_in(&mut self, now: HostTicks) {
         if !self.alone {
             return;

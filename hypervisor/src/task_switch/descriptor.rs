@@ -62,7 +62,7 @@ impl Descriptor {
         self.is_code_or_data() && self.rights.is_code()
     }
 
-    /// Conforming code.
+    /// Returns whether it is conforming code.
     pub(super) const fn is_conforming(&self) -> bool {
         self.is_code()
             && self
@@ -70,12 +70,12 @@ impl Descriptor {
                 .contains(AccessRights::EXPAND_DOWN_OR_CONFORMING)
     }
 
-    /// Data that can be written.
+    /// Returns whether it is data that can be written.
     pub(super) const fn is_writable(&self) -> bool {
         self.is_code_or_data() && self.rights.is_writable()
     }
 
-    /// Data, or code that can be read.
+    /// Returns whether it is data, or code that can be read.
     pub(super) const fn is_readable(&self) -> bool {
         self.is_code_or_data() && self.rights.is_readable()
     }
@@ -94,7 +94,7 @@ impl Descriptor {
         }
     }
 
-    /// The segment register that is loaded with it.
+    /// Returns the segment register that is loaded with it.
     pub(super) fn segment(&self, selector: u16) -> Segment {
         Segment {
             selector,
@@ -105,12 +105,13 @@ impl Descriptor {
     }
 }
 
-/// Whether `selector` names no segment.
+/// Returns whether `selector` names no segment.
 pub(super) const fn is_null(selector: u16) -> bool {
     selector & !0b11 == 0
 }
 
-/// Where the descriptor of `selector` is; `None` if its table ends before it, or is not there.
+/// Returns where the descriptor of `selector` is; `None` if its table ends before it, or is not
+/// there.
 fn find(cpu: &impl TaskCpu, selector: u16) -> Option<u64> {
     let table = if selector & TABLE_INDICATOR == 0 {
         cpu.gdtr()

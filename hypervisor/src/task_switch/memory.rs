@@ -35,7 +35,7 @@ pub(super) struct SystemMemory<'a, M> {
 }
 
 impl<'a, M: GuestMemory> SystemMemory<'a, M> {
-    /// The address space that `registers` have now.
+    /// Returns the address space that `registers` have now.
     pub(super) fn new(registers: &impl PagingRegisters, memory: &'a M) -> Self {
         Self {
             memory,
@@ -54,7 +54,7 @@ impl<'a, M: GuestMemory> SystemMemory<'a, M> {
         })
     }
 
-    /// Whether `length` bytes at `linear` can be written.
+    /// Returns whether `length` bytes at `linear` can be written.
     pub(super) fn check_writable(&self, linear: u64, length: usize) -> Result<(), SwitchError> {
         self.each_page(linear, length, |address, _, _| {
             self.translate(address, AccessKind::Write, false)

@@ -34,9 +34,9 @@ const NESTED_TASK: u32 = RFlags::NESTED_TASK.bits() as u32;
 /// What a task switch needs of a VCPU besides the emulator's registers. All tasks run outside
 /// of IA-32e mode.
 pub(crate) trait TaskCpu: Cpu {
-    /// GDTR.
+    /// Returns GDTR.
     fn gdtr(&self) -> DescriptorTable;
-    /// A segment register.
+    /// Returns a segment register.
     fn segment(&self, register: SegmentRegister) -> Segment;
     /// Sets a segment register.
     fn set_segment(&mut self, register: SegmentRegister, segment: Segment);
@@ -112,7 +112,7 @@ impl Faults {
         })
     }
 
-    /// A fault that names a selector.
+    /// Returns a fault that names a selector.
     fn selector(self, vector: ExceptionVector, selector: u16) -> SwitchError {
         self.with(vector, u32::from(selector & !0b11))
     }
@@ -212,7 +212,7 @@ pub(crate) fn switch_task<C: TaskCpu, M: GuestMemory>(
     })
 }
 
-/// The descriptor of the new TSS. The processor has checked it, but another VCPU may have
+/// Returns the descriptor of the new TSS. The processor has checked it, but another VCPU may have
 /// changed it since.
 fn find_task<C: TaskCpu, M: GuestMemory>(
     cpu: &C,
@@ -242,7 +242,7 @@ fn find_task<C: TaskCpu, M: GuestMemory>(
     Ok(Task { descriptor, format })
 }
 
-/// The PDPTEs of the new task's address space, if it has PAE paging.
+/// Returns the PDPTEs of the new task's address space, if it has PAE paging.
 fn pdptes_of<C: TaskCpu, M: GuestMemory>(
     cpu: &C,
     memory: &M,

@@ -65,7 +65,7 @@ pub(super) fn load<C: TaskCpu, M: GuestMemory>(
     Ok(())
 }
 
-/// A register that holds a selector but no segment.
+/// Returns a register that holds a selector but no segment.
 fn without_segment(selector: u16) -> Segment {
     Segment {
         selector,

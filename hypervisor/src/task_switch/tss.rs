@@ -43,7 +43,7 @@ mod narrow {
 }
 
 impl Format {
-    /// The format of a TSS whose descriptor has this type.
+    /// Returns the format of a TSS whose descriptor has this type.
     pub(super) const fn of_type(rights: u32) -> Self {
         if rights & 1 << 3 != 0 {
             Self::Bits32
@@ -52,7 +52,7 @@ impl Format {
         }
     }
 
-    /// The least limit that a TSS can have: one less than its size.
+    /// Returns the least limit that a TSS can have: one less than its size.
     pub(super) const fn least_limit(self) -> u32 {
         match self {
             Self::Bits16 => narrow::SIZE as u32 - 1,
@@ -60,7 +60,7 @@ impl Format {
         }
     }
 
-    /// The size of what the task pushes, in bytes.
+    /// Returns the size of what the task pushes, in bytes.
     pub(super) const fn word_size(self) -> usize {
         match self {
             Self::Bits16 => 2,
@@ -68,7 +68,7 @@ impl Format {
         }
     }
 
-    /// Room for a TSS.
+    /// Makes room for a TSS.
     pub(super) const fn buffer(self) -> Image {
         Image {
             bytes: [0; wide::SIZE],
@@ -146,7 +146,7 @@ pub(super) const SEGMENTS: [SegmentRegister; 6] = [
 ];
 
 impl State {
-    /// What the task that `cpu` runs will be found with when it goes on at `rip`.
+    /// Returns what the task that `cpu` runs will be found with when it goes on at `rip`.
     pub(super) fn of(cpu: &impl TaskCpu, rip: u64) -> Self {
         Self {
             cr3: None,
@@ -159,7 +159,7 @@ impl State {
         }
     }
 
-    /// What a TSS says. What a TSS of 16 bits does not say is zero.
+    /// Returns what a TSS says. What a TSS of 16 bits does not say is zero.
     pub(super) fn from_image(image: &Image) -> Self {
         match image.format {
             Format::Bits32 => Self {
@@ -189,7 +189,7 @@ impl State {
         }
     }
 
-    /// Whether the task runs in virtual-8086 mode.
+    /// Returns whether the task runs in virtual-8086 mode.
     pub(super) const fn is_virtual_8086(&self) -> bool {
         self.eflags & RFlags::VIRTUAL_8086_MODE.bits() as u32 != 0
     }

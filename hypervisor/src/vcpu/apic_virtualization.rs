@@ -51,7 +51,7 @@ pub(super) struct ApicVirtualization {
 }
 
 impl ApicVirtualization {
-    /// What it does after power-up, if it may do more later or not.
+    /// Returns what it does after power-up, if it may do more later or not.
     pub(super) const fn new(is_allowed: bool) -> Self {
         Self {
             is_allowed,

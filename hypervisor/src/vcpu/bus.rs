@@ -42,7 +42,7 @@ pub(super) struct Devices<'a> {
 }
 
 impl<'a> Devices<'a> {
-    /// The devices of `vm`, whose board is locked, and the VCPU's `lapic`.
+    /// Returns the devices of `vm`, whose board is locked, and the VCPU's `lapic`.
     #[inline]
     pub(super) const fn new(
         vm: &'a Arc<Vm>,
@@ -59,7 +59,7 @@ impl<'a> Devices<'a> {
         }
     }
 
-    /// The offset of `address` in the LAPIC's register page, where that is now.
+    /// Returns the offset of `address` in the LAPIC's register page, where that is now.
     fn lapic_offset(&self, address: GuestPhysAddr) -> Option<u16> {
         let offset = address.0.wrapping_sub(self.lapic.apic_base().address());
         (offset < 4096 && self.lapic.mode() == Mode::XApic).then_some(offset as u16)
@@ -89,7 +89,7 @@ impl<'a> Devices<'a> {
         read(self.lapic, self.now)
     }
 
-    /// The LAPIC and the bus that it sends on.
+    /// Returns the LAPIC and the bus that it sends on.
     pub(super) fn lapic(&mut self) -> (&mut LocalApic, Messages<'_>) {
         self.pending |= Requests::EVENT;
         (

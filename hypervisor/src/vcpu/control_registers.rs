@@ -50,7 +50,7 @@ pub(crate) struct Cr0Context {
     pub tr_16_bit: bool,
 }
 
-/// MOV to CR0 of `value`.
+/// Checks MOV to CR0 of `value`.
 ///
 /// # Errors
 /// If the processor would raise #GP(0).
@@ -99,7 +99,7 @@ pub(crate) fn write_cr0(value: u64, context: &Cr0Context) -> Result<Cr0Write, Ge
     })
 }
 
-/// WRMSR to EFER of `value`: the new EFER, keeping LMA.
+/// Checks WRMSR to EFER of `value`, and returns the new EFER, keeping LMA.
 ///
 /// # Errors
 /// If the processor would raise #GP(0): a bit outside `allowed`, or LME changed with paging

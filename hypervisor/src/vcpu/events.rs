@@ -132,7 +132,7 @@ impl<C: GuestCpu> Vcpu<C> {
             .set_event_windows(wants_window || is_wanted, self.lapic.nmi_pending());
     }
 
-    /// The interrupt that the guest is to take next, by the LAPIC's priorities.
+    /// Returns the interrupt that the guest is to take next, by the LAPIC's priorities.
     fn deliverable(&self) -> Option<Pending> {
         self.lapic.pending()
     }
@@ -182,7 +182,7 @@ impl<C: GuestCpu> Vcpu<C> {
         self.cpu.inject(event);
     }
 
-    /// Whether something is pending that ends HLT.
+    /// Returns whether something is pending that ends HLT.
     pub(super) fn wakes(&self) -> bool {
         let nmis_blocked = || {
             self.cpu

@@ -43,7 +43,7 @@ pub(super) struct LiveState {
 unsafe impl Send for LiveState {}
 
 impl LiveState {
-    /// The state after power-up.
+    /// Returns the state after power-up.
     #[must_use]
     pub(super) fn new(features: &Limits) -> Self {
         let size = features.xsave_bytes.max(XSAVE_MINIMUM);
@@ -141,7 +141,7 @@ impl LiveState {
 }
 
 impl LiveState {
-    /// XCR0 of the guest.
+    /// Returns XCR0 of the guest.
     #[inline]
     pub(super) const fn xcr0(&self) -> u64 {
         self.xcr0
@@ -166,7 +166,7 @@ impl Drop for LiveState {
     }
 }
 
-/// XCR0 of this processor.
+/// Returns XCR0 of this processor.
 ///
 /// # Safety
 /// CR4.OSXSAVE is set.
@@ -218,7 +218,7 @@ pub(super) fn set_cr2(address: u64) {
     }
 }
 
-/// The guest's debug register `slot`, 0 to 3, which is live.
+/// Returns the guest's debug register `slot`, 0 to 3, which is live.
 pub(super) fn debug_address(slot: usize) -> u64 {
     let address: u64;
     // SAFETY: the host does not use the debug registers, and DR7.GD is clear since the exit.

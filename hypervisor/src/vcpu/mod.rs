@@ -112,8 +112,8 @@ pub(crate) struct VcpuConfig {
 }
 
 impl<C: GuestCpu> Vcpu<C> {
-    /// A VCPU of `vm` after power-up, whose guest runs on `cpu`. No VCPU is loaded on this physical
-    /// CPU.
+    /// Makes a VCPU of `vm` after power-up, whose guest runs on `cpu`. No VCPU is loaded on this
+    /// physical CPU.
     ///
     /// # Errors
     /// If the processor refuses what it is given for the guest.
@@ -161,7 +161,7 @@ impl<C: GuestCpu> Vcpu<C> {
         self.cpu.release()
     }
 
-    /// As [`Vcpu::enter_at`], when its registers are accessible.
+    /// Sets registers as [`Vcpu::enter_at`] does, when its registers are accessible.
     fn set_entry_state(&mut self, state: &EntryState) {
         self.cpu.enter_at(state);
         if self.index == 0 {
@@ -171,19 +171,19 @@ impl<C: GuestCpu> Vcpu<C> {
         }
     }
 
-    /// The VM that it belongs to.
+    /// Returns the VM that it belongs to.
     #[must_use]
     pub(crate) fn vm(&self) -> &Arc<Vm> {
         &self.vm
     }
 
-    /// When it wants to run next although it is halted: `u64::MAX` for never.
+    /// Returns when it wants to run next although it is halted: `u64::MAX` for never.
     #[must_use]
     pub(crate) const fn deadline(&self) -> HostTicks {
         self.time.deadline
     }
 
-    /// What it has done.
+    /// Returns what it has done.
     #[cfg(test)]
     pub(crate) const fn statistics(&self) -> &Statistics {
         &self.statistics

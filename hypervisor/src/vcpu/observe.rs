@@ -137,7 +137,7 @@ impl<C: GuestCpu> Vcpu<C> {
         }
     }
 
-    /// Time that the VCPU spends halted is nobody's.
+    /// Notes the end of a halt: time that the VCPU spends halted is nobody's.
     pub(super) fn note_wake(&mut self, at: HostTicks) {
         self.observer.sampled_at = at;
         self.trace(Event::Wake);
@@ -219,8 +219,8 @@ impl<C: GuestCpu> Vcpu<C> {
         self.set_cr3_exits(active);
     }
 
-    /// Whether suppression wants to know what the VCPU does now, in user mode or not, although it
-    /// has the same address space as before.
+    /// Returns whether suppression wants to know what the VCPU does now, in user mode or not,
+    /// although it has the same address space as before.
     fn is_of_interest(&self, user_mode: bool) -> bool {
         let directive = &self.observer.directive;
         if !directive.target_in && !directive.target_hidden {

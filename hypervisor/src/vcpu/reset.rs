@@ -53,8 +53,8 @@ impl<C: GuestCpu> Vcpu<C> {
         Ok(())
     }
 
-    /// The bootstrap processor goes on at the reset vector, where a PC has firmware. There is
-    /// none here; but two things are known of it: it jumps where a guest has told it to, and
+    /// Lets the bootstrap processor go on at the reset vector, where a PC has firmware. There is none
+    /// here; but two things are known of it: it jumps where a guest has told it to, and
     /// otherwise it starts the machine anew.
     fn run_firmware(&mut self, at: HostTicks) -> Result<(), StopReason> {
         const END_OF_INTERRUPT: u32 = 0x20;

@@ -67,18 +67,18 @@ impl ResumePoint {
     }
 }
 
-/// DR7: the breakpoint in `slot` is enabled for one task, or for all.
+/// Returns the bits of DR7 that enable the breakpoint in `slot` for one task, or for all.
 const fn enabled(slot: usize) -> u64 {
     0b11 << (2 * slot)
 }
 
-/// DR7: the breakpoint in `slot` is enabled for all tasks.
+/// Returns the bit of DR7 that enables the breakpoint in `slot` for all tasks.
 const fn enabled_globally(slot: usize) -> u64 {
     0b10 << (2 * slot)
 }
 
-/// DR7: all that belongs to the breakpoint in `slot`; with condition and length zero it is one for an
-/// instruction.
+/// Returns all bits of DR7 that belong to the breakpoint in `slot`; with condition and length zero
+/// it is one for an instruction.
 const fn control(slot: usize) -> u64 {
     enabled(slot) | 0b1111 << (16 + 4 * slot)
 }

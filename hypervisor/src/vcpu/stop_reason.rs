@@ -57,7 +57,7 @@ pub(crate) enum StopReason {
 }
 
 impl StopReason {
-    /// Whether the guest meant it, or there was none yet: no dump is due.
+    /// Returns whether the guest meant it, or there was none yet: no dump is due.
     #[must_use]
     pub(crate) const fn is_orderly(&self) -> bool {
         matches!(

@@ -65,7 +65,7 @@ impl<C: GuestCpu> Vcpu<C> {
         self.report(event);
     }
 
-    /// When the guest is to be looked at again, whatever it does.
+    /// Returns when the guest is to be looked at again, whatever it does.
     #[inline]
     pub(super) fn next_observation(&self) -> HostTicks {
         if !self.observer.watching {
@@ -74,13 +74,13 @@ impl<C: GuestCpu> Vcpu<C> {
         self.observer.directive.look_at.min(self.vm.look.at())
     }
 
-    /// When the guest's first timer is to end its stay.
+    /// Returns when the guest's first timer is to end its stay.
     #[inline]
     pub(super) fn next_timer(&self) -> HostTicks {
         self.time.deadline.max(self.observer.directive.timers_from)
     }
 
-    /// Where the VCPU is.
+    /// Returns where the VCPU is.
     pub(super) fn context(&self) -> Context {
         Context {
             user_mode: self.cpu.cpl() == 3,
@@ -89,7 +89,7 @@ impl<C: GuestCpu> Vcpu<C> {
         }
     }
 
-    /// Whether the guest can take an interrupt.
+    /// Returns whether the guest can take an interrupt.
     fn takes_interrupts(&self) -> bool {
         self.cpu.rflags() & RFlags::INTERRUPT_FLAG.bits() != 0
             && !self
@@ -98,7 +98,7 @@ impl<C: GuestCpu> Vcpu<C> {
                 .intersects(Interruptibility::SHADOW)
     }
 
-    /// Whether the next entry delivers something else first.
+    /// Returns whether the next entry delivers something else first.
     fn is_delivering(&self) -> bool {
         self.cpu.is_injecting()
             || self.events.exception.is_some()
@@ -138,7 +138,7 @@ impl<C: GuestCpu> Vcpu<C> {
         directive.report_when_interruptible
     }
 
-    /// Whose thread runs, if it is in the kernel.
+    /// Returns whose thread runs, if it is in the kernel.
     pub(super) fn kernel_thread(&self) -> Thread {
         if self.cpu.cpl() == 3 {
             return Thread::User;
@@ -159,8 +159,8 @@ impl<C: GuestCpu> Vcpu<C> {
         )
     }
 
-    /// Whether suppression keeps the VCPU out of the guest. What is about to be delivered, the guest has
-    /// to handle first.
+    /// Returns whether suppression keeps the VCPU out of the guest. What is about to be delivered,
+    /// the guest has to handle first.
     #[inline]
     pub(super) fn is_kept_out(&self) -> bool {
         self.observer.directive.stay != Stay::Run && !self.cpu.is_injecting()

@@ -26,7 +26,7 @@ pub(super) struct Timekeeping {
 }
 
 impl Timekeeping {
-    /// After power-up.
+    /// Makes the time of a VCPU after power-up.
     pub(super) const fn new() -> Self {
         Self {
             tsc: Tsc::new(),

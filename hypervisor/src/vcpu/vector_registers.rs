@@ -38,7 +38,7 @@ macro_rules! with_register {
     };
 }
 
-/// The number that `digits` are.
+/// Returns the number that `digits` are.
 const fn decimal(digits: &str) -> usize {
     let digits = digits.as_bytes();
     let mut value = 0;
@@ -50,7 +50,7 @@ const fn decimal(digits: &str) -> usize {
     value
 }
 
-/// XMM`index` (modulo 16) of the guest, which is live.
+/// Returns XMM`index` (modulo 16) of the guest, which is live.
 pub(super) fn xmm(index: usize) -> u128 {
     let mut value = 0u128;
     with_register!(index, ["movdqu [{memory}], xmm", ""], &raw mut value);
@@ -62,7 +62,7 @@ pub(super) fn set_xmm(index: usize, value: u128) {
     with_register!(index, ["movdqu xmm", ", [{memory}]"], &raw const value);
 }
 
-/// The high half of YMM`index` (modulo 16) of the guest, which is live and has AVX enabled.
+/// Returns the high half of YMM`index` (modulo 16) of the guest, which is live and has AVX enabled.
 pub(super) fn ymm_high(index: usize) -> u128 {
     let mut value = 0u128;
     with_register!(

@@ -51,8 +51,8 @@ pub(crate) struct ClockGate {
 }
 
 impl ClockGate {
-    /// What the VCPU of these `requests`, out of the guest, has to wait for before it applies
-    /// the clock. Returns the state that it then has.
+    /// Returns what the VCPU of these `requests`, out of the guest, has to wait for before it
+    /// applies the clock. Returns the state that it then has.
     pub(crate) fn pass(&self, requests: &VcpuRequests) -> u64 {
         loop {
             let state = self.state.load(SeqCst);
@@ -64,7 +64,7 @@ impl ClockGate {
         }
     }
 
-    /// The state, to be compared with the one at which a VCPU has last applied the clock.
+    /// Returns the state, to be compared with the one at which a VCPU has last applied the clock.
     #[inline]
     #[must_use]
     pub(crate) fn state(&self) -> u64 {

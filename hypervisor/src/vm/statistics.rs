@@ -79,7 +79,7 @@ impl Statistics {
         self.exits.iter().sum()
     }
 
-    /// The reasons that occurred, by number.
+    /// Returns the reasons that occurred, by number.
     pub(crate) fn reasons(&self) -> impl Iterator<Item = ReasonStatistics> {
         (0..)
             .zip(self.exits.iter().zip(&self.root_ticks))

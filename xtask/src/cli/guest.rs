@@ -67,8 +67,8 @@ pub(super) struct Options {
 }
 
 impl Options {
-    /// tarpit with this guest, and the name of the guest's VM. `name` is that of the image and of
-    /// the log files.
+    /// Makes tarpit with this guest, and the name of the guest's VM. `name` is that of the image
+    /// and of the log files.
     ///
     /// # Errors
     /// When something cannot be built, fetched or read.
@@ -121,7 +121,7 @@ impl Options {
     }
 }
 
-/// A VM's name from a file's: letters, digits, `-` and `_`.
+/// Returns a VM's name from a file's: letters, digits, `-` and `_`.
 fn vm_name(file: &str) -> String {
     let name: String = file
         .chars()

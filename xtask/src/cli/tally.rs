@@ -29,7 +29,7 @@ impl Tally {
         skipped: 0,
     };
 
-    /// One that was skipped, which the user is told with the reason.
+    /// Makes one that was skipped, which the user is told with the reason.
     pub(super) fn skipped(name: &str, why: &str) -> Self {
         eprintln!("{name}: skipped, {why}");
         Self {
@@ -45,7 +45,7 @@ impl Tally {
         self.skipped += other.skipped;
     }
 
-    /// The counts in a line of libtest's that begins with "test result:".
+    /// Returns the counts in a line of libtest's that begins with "test result:".
     pub(super) fn from_line(line: &str) -> Option<Self> {
         static RESULT: LazyLock<Regex> = LazyLock::new(|| {
             Regex::new(r"^test result: .* (\d+) passed; (\d+) failed; (\d+) ignored")
@@ -70,7 +70,7 @@ impl fmt::Display for Tally {
     }
 }
 
-/// A check that passes or fails as a whole.
+/// Returns a check that passes or fails as a whole.
 pub(super) fn check(name: &str, command: &mut Command) -> Result<Tally> {
     eprintln!("== {name}");
     let status = command

@@ -65,7 +65,7 @@ struct Escape {
 }
 
 impl Escape {
-    /// The keys for the machine, or nothing when the user wants to quit.
+    /// Returns the keys for the machine, or nothing when the user wants to quit.
     fn filter(&mut self, keys: &[u8]) -> Option<Vec<u8>> {
         let mut out = Vec::with_capacity(keys.len());
         for &key in keys {

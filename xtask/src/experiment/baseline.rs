@@ -50,7 +50,7 @@ impl BootTicks {
         Ok(Self { kernel, userland })
     }
 
-    /// From the kernel's first line to userland.
+    /// Returns the time from the kernel's first line to userland.
     pub fn since_kernel(self) -> u64 {
         self.userland.saturating_sub(self.kernel)
     }

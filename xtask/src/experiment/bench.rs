@@ -74,7 +74,7 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// A line `bench: cpuid=213 median=215` of the guest's, with or without tarpit's prefix.
+    /// Reads a line `bench: cpuid=213 median=215` of the guest's, with or without tarpit's prefix.
     fn from_line(line: &str) -> Option<Self> {
         let (_, rest) = line.split_once("bench: ")?;
         let (result, median) = rest.split_once(" median=")?;
@@ -90,7 +90,7 @@ impl Measured {
         KNOWN.iter().find(|known| known.name == self.name)
     }
 
-    /// Whether it costs more than it may.
+    /// Returns whether it costs more than it may.
     pub fn is_too_much(&self) -> bool {
         self.known()
             .and_then(|known| known.most)
@@ -108,8 +108,8 @@ pub struct Costs {
 }
 
 impl Costs {
-    /// Those that cost more than they may. An operation with a bound that was not measured is
-    /// one of them, without a cost.
+    /// Returns those that cost more than they may. An operation with a bound that was not measured
+    /// is one of them, without a cost.
     pub fn misses(&self) -> Vec<String> {
         if self.exit_cost > 0 {
             return Vec::new();

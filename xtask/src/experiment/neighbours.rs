@@ -56,7 +56,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// The guests, in the order of [`VMS`].
+    /// Returns the guests, in the order of [`VMS`].
     fn guests(&self) -> [Linux; 2] {
         let vm = |name: &str, processes: u32| Linux {
             guest: Guest {
@@ -79,7 +79,7 @@ struct Shares {
 }
 
 impl Shares {
-    /// From units of work a second, `whole` of which a CPU does.
+    /// Makes it from units of work a second, `whole` of which a CPU does.
     fn of(hogged: &Speeds, target: usize, neighbour: &Speeds, whole: f64) -> Self {
         Self {
             hog: hogged.per_second[target] / whole,
@@ -113,8 +113,8 @@ struct Outcome {
 }
 
 impl Outcome {
-    /// What suppression took from the hog, gave to its siblings, and to the neighbour, in parts of
-    /// the CPU.
+    /// Returns what suppression took from the hog, gave to its siblings, and to the neighbour, in
+    /// parts of the CPU.
     fn given_back(&self) -> [f64; 3] {
         let (before, during) = (self.with_hog, self.suppressed);
         [
@@ -202,7 +202,7 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// The speeds in both VMs, in the order of [`VMS`].
+/// Returns the speeds in both VMs, in the order of [`VMS`].
 fn watch(subject: &mut Subject, seconds: f64, countdown: &mut Countdown) -> Result<[Speeds; 2]> {
     let reports = subject.watch_all(&VMS, seconds, countdown)?;
     let [hogged, neighbour] = reports.as_slice() else {

@@ -62,7 +62,7 @@ pub struct Options {
     /// which takes a quarter of an hour and does not pass yet
     #[arg(value_name = "KERNEL", default_values = ["exits", "modes", "tasks", "apic", "bench"])]
     kernels: Vec<String>,
-    /// Let the processor virtualise the guests' local APICs
+    /// Let the processor virtualize the guests' local APICs
     ///
     /// Off by default: Bochs has no posted interrupts, and without them KVM does not pass on which
     /// ends of interrupts tarpit wants to hear of (its `cpu_has_vmx_apicv`), so that level-triggered
@@ -74,13 +74,13 @@ pub struct Options {
 }
 
 impl Options {
-    /// tarpit's.
+    /// Returns tarpit's.
     fn tarpit(&self) -> String {
         let virtual_apic = if self.virtual_apic { "on" } else { "off" };
         format!("on-end=poweroff virtual-apic={virtual_apic}")
     }
 
-    /// What the Debian in between does.
+    /// Returns what the Debian in between does.
     fn init(&self) -> Result<String> {
         let mut script = String::from(
             "#!/bin/busybox sh\n/bin/busybox --install -s /bin\n\
@@ -111,12 +111,12 @@ impl Options {
     }
 }
 
-/// The experiment that is made on a Debian.
+/// Returns the experiment that is made on a Debian.
 fn experiment() -> quick::Options {
     quick::Options::default()
 }
 
-/// The boot modules of a kernel's VM, where they are in the archive.
+/// Returns the boot modules of a kernel's VM, where they are in the archive.
 fn modules(kernel: &str) -> Vec<Module> {
     let file = PathBuf::from(format!("/{OURS}/{kernel}"));
     if kernel == LINUX {
@@ -133,7 +133,8 @@ fn modules(kernel: &str) -> Vec<Module> {
     vec![guest.kernel(&file)]
 }
 
-/// What a kernel is told to leave out, since what is below tarpit does not do it as a processor does.
+/// Returns what a kernel is told to leave out, since what is below tarpit does not do it as a
+/// processor does.
 fn words(kernel: &str) -> &'static str {
     match kernel {
         "exits" => "sysenter-unchecked",
@@ -149,7 +150,7 @@ fn base_name(path: &str) -> Result<&str> {
         .with_context(|| format!("no file name in {path}"))
 }
 
-/// The files that a dynamically linked program needs at run time, as ldd(1) names them.
+/// Returns the files that a dynamically linked program needs at run time, as ldd(1) names them.
 fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     let output = Command::new("ldd")
         .arg(program)
@@ -169,7 +170,7 @@ fn paths_in(listing: &str) -> Vec<PathBuf> {
     listing.lines().filter_map(of_line).collect()
 }
 
-/// All that the Debian in between needs.
+/// Returns all that the Debian in between needs.
 fn programs(options: &Options, built: &Built, package: &Package) -> Result<Vec<Program>> {
     let ours = |name: &str| format!("{OURS}/{name}");
     let mut programs = vec![

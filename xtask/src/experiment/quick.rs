@@ -85,12 +85,12 @@ impl Options {
         self.clock.unwrap_or(self.n)
     }
 
-    /// Host seconds that the experiment takes.
+    /// Returns the host seconds that the experiment takes.
     pub fn host_seconds(&self) -> f64 {
         expected_host_seconds(3, f64::from(self.seconds))
     }
 
-    /// The guest that the experiment is made on.
+    /// Returns the guest that the experiment is made on.
     pub fn linux(&self) -> Linux {
         let mut linux = Linux::new(self.procs as usize);
         linux.guest.command_line.clone_from(&self.append);
@@ -110,34 +110,34 @@ pub struct Phases {
 }
 
 impl Phases {
-    /// The process that was slowed down most. (tarpit knows it by its CR3, the workload by its
-    /// number.)
+    /// Returns the process that was slowed down most. (tarpit knows it by its CR3, the workload by
+    /// its number.)
     pub fn target(&self) -> usize {
         self.during.most_slowed_since(&self.before).unwrap_or(0)
     }
 
-    /// The target's speed during suppression, of that before.
+    /// Returns the target's speed during suppression, of that before.
     pub fn target_ratio(&self) -> f64 {
         self.during.ratio(self.target(), &self.before)
     }
 
-    /// [`Self::target_ratio`] for a table.
+    /// Returns [`Self::target_ratio`] for a table.
     pub fn target_text(&self) -> String {
         self.during.ratio_text(self.target(), &self.before)
     }
 
-    /// The other processes' speed during suppression, of that before.
+    /// Returns the other processes' speed during suppression, of that before.
     pub fn others_gain(&self) -> f64 {
         let target = self.target();
         self.during.sum_without(target) / self.before.sum_without(target)
     }
 
-    /// The target's speed after its release, of that before.
+    /// Returns the target's speed after its release, of that before.
     pub fn after_ratio(&self) -> f64 {
         self.after.ratio(self.target(), &self.before)
     }
 
-    /// A process's speed in each phase, of its fair share of all work done before.
+    /// Returns a process's speed in each phase, of its fair share of all work done before.
     fn of_fair_share(&self, process: usize) -> [f64; 3] {
         let fair = self.before.sum() / self.before.per_second.len() as f64;
         [&self.before, &self.during, &self.after].map(|phase| phase.per_second[process] / fair)
@@ -163,27 +163,28 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// The speeds.
+    /// Returns the speeds.
     pub fn phases(&self) -> &Phases {
         &self.phases
     }
 
-    /// What the kernel told the time by.
+    /// Returns what the kernel told the time by.
     pub fn clocks(&self) -> &Clocks {
         &self.clocks
     }
 
-    /// How far the guest's clock ran from real time with nothing suppressed, as a part of it.
+    /// Returns how far the guest's clock ran from real time with nothing suppressed, as a part of
+    /// it.
     pub fn clock_error(&self) -> f64 {
         self.clock_error
     }
 
-    /// Whether the kernel's log is without complaints.
+    /// Returns whether the kernel's log is without complaints.
     pub fn is_log_clean(&self) -> bool {
         self.complaints.is_empty()
     }
 
-    /// Each requirement that was missed, in words.
+    /// Returns each requirement that was missed, in words.
     pub fn misses(&self) -> Vec<String> {
         let Self {
             options, phases, ..
@@ -227,7 +228,7 @@ impl Outcome {
         misses
     }
 
-    /// For programs.
+    /// Returns it as JSON, for programs.
     pub fn json(&self) -> serde_json::Value {
         let Self {
             options, phases, ..

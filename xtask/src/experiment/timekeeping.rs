@@ -146,7 +146,7 @@ struct Verdict {
 }
 
 impl Verdict {
-    /// What was missed. Empty: it passed.
+    /// Returns what was missed. Empty: it passed.
     fn misses(&self) -> Vec<String> {
         let outcome = match &self.result {
             Ok(outcome) => outcome,
@@ -179,7 +179,7 @@ impl Verdict {
         json
     }
 
-    /// A row of [`TABLE`].
+    /// Returns a row of [`TABLE`].
     fn row(&self) -> String {
         let Case { series, mode } = self.case;
         let parameters = match mode.parameters {
@@ -233,7 +233,8 @@ fn table(verdicts: &[Verdict]) -> String {
     lines.join("\n")
 }
 
-/// The cases of these names, or else with one of these words in their names; all, if there are none.
+/// Returns the cases of these names, or else with one of these words in their names; all, if there
+/// are none.
 fn cases(names: &[String]) -> Vec<Case> {
     let all: Vec<Case> = KERNELS
         .into_iter()

@@ -22,7 +22,7 @@ pub struct Built {
 }
 
 impl Built {
-    /// The guest kernel of our own with this name.
+    /// Returns the guest kernel of our own with this name.
     ///
     /// # Errors
     /// When there is none: the error lists those that there are.
@@ -81,7 +81,7 @@ pub fn workload() -> Result<PathBuf> {
     Ok(artifact("workload"))
 }
 
-/// The packages that are compiled for [`TARGET`].
+/// Returns the packages that are compiled for [`TARGET`].
 ///
 /// # Errors
 /// When cargo does not know the workspace.
@@ -123,7 +123,7 @@ struct Program {
     name: String,
 }
 
-/// Our own guest kernels: all programs under `guest-images/kernels`.
+/// Returns our own guest kernels: all programs under `guest-images/kernels`.
 fn guest_kernels() -> Result<Vec<Program>> {
     let output = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
         .args(["metadata", "--format-version=1", "--no-deps"])

@@ -61,7 +61,8 @@ pub fn pick(wish: Option<Wish>) -> Result<Kind> {
     Ok(kind)
 }
 
-/// The machine of the tests that run on any: what [`TEST_MACHINE`] says, or else the best here.
+/// Returns the machine of the tests that run on any: what [`TEST_MACHINE`] says, or else the best
+/// here.
 ///
 /// # Errors
 /// As [`pick`], or when the variable holds no [`Wish`].
@@ -79,7 +80,7 @@ pub fn for_tests() -> Result<Kind> {
         .map_err(|error| anyhow!(error))
 }
 
-/// What exits cost in tests: what [`TEST_EXIT_COST`] says, or else nothing.
+/// Returns what exits cost in tests: what [`TEST_EXIT_COST`] says, or else nothing.
 ///
 /// # Errors
 /// When the variable holds no number.
@@ -93,7 +94,7 @@ pub fn exit_cost_for_tests() -> Result<ExitCost> {
     Ok(ExitCost { ticks })
 }
 
-/// What [`TEST_MACHINE`] has to be for the tests to run on this machine.
+/// Returns what [`TEST_MACHINE`] has to be for the tests to run on this machine.
 pub fn test_machine(kind: Kind) -> &'static str {
     match kind {
         Kind::Bochs => "bochs",
@@ -145,7 +146,7 @@ fn choose(wish: Option<Wish>, nested_vmx: &NestedVmx) -> Choice {
     Choice { kind, reason }
 }
 
-/// Where tarpit was tried under KVM and did not come up.
+/// Returns where tarpit was tried under KVM and did not come up.
 fn instead_of_kvm(evidence: &anyhow::Error) -> Choice {
     let reason = format!(
         "KVM offers nested VMX here, but tarpit did not come up under it; `--machine qemu` insists. \

@@ -38,7 +38,7 @@ impl Claim {
         unreachable!("the numbers do not end")
     }
 
-    /// The name.
+    /// Returns the name.
     pub fn name(&self) -> &str {
         &self.name
     }

@@ -29,7 +29,7 @@ impl Findings {
         Ok(Self::from_console(&said, &how))
     }
 
-    /// From what was said until the VM ended, and how it did.
+    /// Makes them from what was said until the VM ended, and how it did.
     fn from_console(said: &str, how: &str) -> Self {
         let tally = said.lines().rev().find(|line| line.contains(" passed, "));
         let failures = said.lines().filter(|line| line.contains("FAIL"));
@@ -44,7 +44,7 @@ impl Findings {
         }
     }
 
-    /// Whether the kernel got to its end and no check failed.
+    /// Returns whether the kernel got to its end and no check failed.
     pub fn are_good(&self) -> bool {
         self.failures.is_empty() && self.end == VmEnd::DebugExit(0)
     }

@@ -39,7 +39,7 @@ pub enum Contents {
 }
 
 impl Contents {
-    /// The files on the CD, by their paths there, and GRUB's script.
+    /// Returns the files on the CD, by their paths there, and GRUB's script.
     fn lay_out(&self) -> (Vec<(String, &Path)>, String) {
         let mut files: Vec<(String, &Path)> = Vec::new();
         let mut script = String::new();
@@ -84,7 +84,7 @@ impl Contents {
     }
 }
 
-/// A word as GRUB's script language takes it literally.
+/// Returns a word as GRUB's script language takes it literally.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,%@".contains(c);
     if !word.is_empty() && word.chars().all(plain) {

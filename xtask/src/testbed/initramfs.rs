@@ -32,7 +32,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// `file` of this machine, at `path` in the archive.
+    /// Makes an entry of `file` of this machine, at `path` in the archive.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -45,7 +45,7 @@ impl Program {
         })
     }
 
-    /// Debian's static busybox, which brings a shell.
+    /// Makes an entry of Debian's static busybox, which brings a shell.
     ///
     /// # Errors
     /// When it is missing and cannot be installed.

@@ -28,7 +28,7 @@ pub enum Series {
 }
 
 impl Series {
-    /// The name that the command line uses.
+    /// Returns the name that the command line uses.
     pub fn name(self) -> &'static str {
         match self {
             Self::V6_1 => "6.1",
@@ -71,7 +71,7 @@ const XEN: Source = Source {
     image_end: "-amd64.gz",
 };
 
-/// The kernel image of this series, from `target/downloads` or else from Debian's archive.
+/// Returns the kernel image of this series, from `target/downloads` or else from Debian's archive.
 ///
 /// # Errors
 /// When the archive has none or cannot be reached.
@@ -80,7 +80,7 @@ pub fn fetch(series: Series) -> Result<PathBuf> {
     fetch_part(series.source(), "boot", &directory)
 }
 
-/// Xen, a multiboot image, from `target/downloads` or else from Debian's archive.
+/// Fetches Xen, a multiboot image, from `target/downloads` or else from Debian's archive.
 ///
 /// # Errors
 /// As [`fetch`].
@@ -108,7 +108,7 @@ pub struct Package {
     pub modules: PathBuf,
 }
 
-/// As [`fetch`], with the modules of the same build.
+/// Fetches as [`fetch`] does, with the modules of the same build.
 ///
 /// # Errors
 /// As [`fetch`].
@@ -120,7 +120,8 @@ pub fn fetch_with_modules(series: Series) -> Result<Package> {
     })
 }
 
-/// The kernel image in this part of a source's newest package, which is kept in `directory`.
+/// Returns the kernel image in this part of a source's newest package, which is kept in
+/// `directory`.
 fn fetch_part(source: Source, part: &str, directory: &Path) -> Result<PathBuf> {
     if let Some(image) = image_below(directory, source) {
         return Ok(image);
@@ -153,7 +154,7 @@ fn resolve(sh: &Shell, source: Source) -> Result<Option<String>> {
     Ok(newest(&listing))
 }
 
-/// The package with the highest version in apt-cache's lines of `package - description`.
+/// Returns the package with the highest version in apt-cache's lines of `package - description`.
 fn newest(listing: &str) -> Option<String> {
     listing
         .lines()
@@ -162,7 +163,7 @@ fn newest(listing: &str) -> Option<String> {
         .map(str::to_owned)
 }
 
-/// The numbers in a package's name: they order as the versions do.
+/// Returns the numbers in a package's name: they order as the versions do.
 fn numbers(package: &str) -> Vec<u64> {
     package
         .split(|c: char| !c.is_ascii_digit())
@@ -206,7 +207,7 @@ fn download(sh: &Shell, source: Source, package: &str, part: &str, directory: &P
     }
 }
 
-/// The kernel image in this directory, or in `boot` below it.
+/// Returns the kernel image in this directory, or in `boot` below it.
 fn image_below(directory: &Path, source: Source) -> Option<PathBuf> {
     let mut images: Vec<PathBuf> = [directory, &directory.join("boot")]
         .into_iter()

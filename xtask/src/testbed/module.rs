@@ -17,7 +17,7 @@ pub struct Module {
 }
 
 impl Module {
-    /// A guest's initial RAM disk.
+    /// Makes a guest's initial RAM disk.
     pub fn initrd(file: &Path, vm: &str) -> Self {
         Self {
             file: file.to_owned(),
@@ -25,7 +25,7 @@ impl Module {
         }
     }
 
-    /// A boot module of a multiboot guest, given as `FILE` or `FILE STRING`.
+    /// Reads a boot module of a multiboot guest, given as `FILE` or `FILE STRING`.
     pub fn of_guest(given: &str, vm: &str) -> Self {
         let (file, string) = given.split_once(' ').unwrap_or((given, ""));
         let command_line = format!("module vm={vm} -- {string}");
@@ -58,7 +58,7 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// A VM with one VCPU and 256 MiB.
+    /// Makes a VM with one VCPU and 256 MiB.
     pub fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -70,7 +70,7 @@ impl Guest {
         }
     }
 
-    /// This guest with another kernel command line.
+    /// Makes this guest one with another kernel command line.
     #[must_use]
     pub fn command_line(mut self, text: &str) -> Self {
         text.clone_into(&mut self.command_line);

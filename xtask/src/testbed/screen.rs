@@ -34,7 +34,7 @@ impl Screen {
         }
     }
 
-    /// All that is on the screen.
+    /// Returns all that is on the screen.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.text).into_owned()
     }

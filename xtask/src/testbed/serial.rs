@@ -83,14 +83,14 @@ impl Session {
         })
     }
 
-    /// This session with another limit for every wait.
+    /// Gives this session another limit for every wait.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
     }
 
-    /// The machine.
+    /// Returns the machine.
     pub fn machine(&mut self) -> &mut Machine {
         &mut self.machine
     }
@@ -104,7 +104,7 @@ impl Session {
         self.wait_for_within(text, self.patience)
     }
 
-    /// [`Self::wait_for`] with a limit of its own.
+    /// Waits as [`Self::wait_for`] does, with a limit of its own.
     ///
     /// # Errors
     /// As [`Self::wait_for`].
@@ -189,7 +189,7 @@ impl Session {
         Ok(self.exchange(line)?.answer)
     }
 
-    /// As [`Self::query`], with all that was said until then, by guests too.
+    /// Returns what [`Self::query`] does, with all that was said until then, by guests too.
     ///
     /// # Errors
     /// As [`Self::query`].
@@ -256,7 +256,7 @@ impl Session {
         Ok(buffer)
     }
 
-    /// Whether the machine has closed the line.
+    /// Returns whether the machine has closed the line.
     pub fn has_hung_up(&self) -> bool {
         self.hung_up
     }
@@ -306,7 +306,7 @@ impl Session {
     }
 }
 
-/// The whole line in which tarpit says why it halted, if it did.
+/// Returns the whole line in which tarpit says why it halted, if it did.
 pub fn fatal_line(said: &str) -> Option<&str> {
     let (whole, _) = said.rsplit_once('\n')?;
     let begins = |line: &str| FATAL.iter().filter_map(|words| line.find(words)).min();
@@ -317,7 +317,7 @@ pub fn fatal_line(said: &str) -> Option<&str> {
         .next()
 }
 
-/// The JSON objects among these lines: guests' output may lie between them.
+/// Returns the JSON objects among these lines: guests' output may lie between them.
 fn objects(answer: &str) -> Result<Vec<serde_json::Value>> {
     answer
         .lines()

@@ -65,35 +65,35 @@ impl Setup {
         }
     }
 
-    /// On this machine instead of Bochs.
+    /// Puts it on this machine instead of Bochs.
     #[must_use]
     pub fn on(mut self, kind: Kind) -> Self {
         self.kind = kind;
         self
     }
 
-    /// With this RAM in MiB.
+    /// Gives it this RAM, in MiB.
     #[must_use]
     pub fn memory_mib(mut self, mib: u32) -> Self {
         self.hardware.memory_mib = mib;
         self
     }
 
-    /// With so many physical CPUs.
+    /// Gives it so many physical CPUs.
     #[must_use]
     pub fn cpus(mut self, cpus: u32) -> Self {
         self.hardware.cpus = cpus;
         self
     }
 
-    /// With another length of an emulated second, in instructions (Bochs only).
+    /// Gives it another length of an emulated second, in instructions (Bochs only).
     #[must_use]
     pub fn ips(mut self, ips: u64) -> Self {
         self.hardware.ips = ips;
         self
     }
 
-    /// With these words on tarpit's command line, behind those that are there.
+    /// Adds these words to tarpit's command line, behind those that are there.
     #[must_use]
     pub fn options(mut self, words: &str) -> Self {
         for word in words.split_whitespace() {
@@ -122,14 +122,14 @@ impl Setup {
         }
     }
 
-    /// With one more boot module.
+    /// Adds one more boot module.
     #[must_use]
     pub fn module(mut self, module: Module) -> Self {
         self.modules.push(module);
         self
     }
 
-    /// With a guest kernel of our own, by its program's name under `guest-images/kernels`.
+    /// Adds a guest kernel of our own, by its program's name under `guest-images/kernels`.
     ///
     /// # Errors
     /// When there is none of this name, or it does not compile.
@@ -138,7 +138,7 @@ impl Setup {
         Ok(self.module(guest.kernel(build::all()?.kernel(program)?)))
     }
 
-    /// With a stock Debian kernel and the workload. The guest's command line gets the console in
+    /// Adds a stock Debian kernel and the workload. The guest's command line gets the console in
     /// front, and no other parameter.
     ///
     /// # Errors
@@ -149,7 +149,7 @@ impl Setup {
         Ok(self.linux(&kernel, &initrd, guest))
     }
 
-    /// With any Linux. The guest's command line gets the console in front, and no other parameter.
+    /// Adds any Linux. The guest's command line gets the console in front, and no other parameter.
     #[must_use]
     pub fn linux(self, kernel: &Path, initrd: &Path, guest: &Guest) -> Self {
         let command_line = format!("{LINUX_CONSOLE} {}", guest.command_line);
@@ -158,14 +158,14 @@ impl Setup {
             .module(Module::initrd(initrd, &guest.name))
     }
 
-    /// Loaded by QEMU itself, which speaks multiboot 1, and without modules.
+    /// Has QEMU itself load it, which speaks multiboot 1, and without modules.
     #[must_use]
     pub fn by_multiboot_1(mut self) -> Self {
         self.loader = Loader::Qemu;
         self
     }
 
-    /// The boot modules so far.
+    /// Returns the boot modules so far.
     pub fn modules(&self) -> &[Module] {
         &self.modules
     }

@@ -14,7 +14,7 @@ pub enum VmEnd {
 }
 
 impl VmEnd {
-    /// What this line of tarpit's console, `vm NAME ended: HOW`, says about the VM.
+    /// Returns what this line of tarpit's console, `vm NAME ended: HOW`, says about the VM.
     pub fn from_line(line: &str, vm: &str) -> Option<Self> {
         let rest = line
             .strip_prefix("vm ")?
@@ -23,7 +23,7 @@ impl VmEnd {
         Some(Self::from_words(rest))
     }
 
-    /// From the words that say how, which end such a line.
+    /// Makes it from the words that say how, which end such a line.
     pub fn from_words(how: &str) -> Self {
         let how = how.trim();
         if let Some(code) = how.strip_prefix("debug-exit ") {
@@ -35,7 +35,7 @@ impl VmEnd {
         }
     }
 
-    /// The exit status: for a value `v` at the debug-exit port `(v << 1) | 1`, as QEMU's
+    /// Returns the exit status: for a value `v` at the debug-exit port `(v << 1) | 1`, as QEMU's
     /// `isa-debug-exit` has it (so a test kernel's success, 0, is status 1); even otherwise.
     pub fn status(&self) -> u8 {
         match self {

@@ -55,23 +55,23 @@ impl Comparator {
         self.config & INTERRUPT_ENABLE != 0
     }
 
-    /// The GSI it is routed to.
+    /// Returns the GSI it is routed to.
     pub(super) const fn route(&self) -> u8 {
         ((self.config & ROUTE) >> ROUTE_SHIFT) as u8
     }
 
-    /// When the next match is; the last point of the line for never.
+    /// Returns when the next match is; the last point of the line for never.
     pub(super) const fn deadline(&self) -> TimerTicks {
         self.deadline
     }
 
-    /// Whether there has been a match since [`Comparator::advance`].
+    /// Returns whether there has been a match since [`Comparator::advance`].
     #[inline]
     pub(super) const fn is_due(&self, now: Now) -> bool {
         self.next.is_some() && now.timer.0 >= self.deadline.0
     }
 
-    /// The register "configuration and capability".
+    /// Returns the register "configuration and capability".
     pub(super) const fn configuration(&self, routes: u32) -> u64 {
         (routes as u64) << 32 | (self.config | CAPABILITIES) as u64
     }
@@ -94,7 +94,7 @@ impl Comparator {
         (config ^ old) & (PERIODIC | MODE_32) != 0
     }
 
-    /// The comparator register at `now`.
+    /// Returns the comparator register at `now`.
     pub(super) fn value(&self, oscillator: &Oscillator, now: Now) -> u64 {
         let mut present = *self;
         if present.is_due(now) {

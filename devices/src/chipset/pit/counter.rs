@@ -51,7 +51,7 @@ pub(super) struct Counter {
 }
 
 impl Counter {
-    /// A counter at power-up.
+    /// Makes a counter at power-up.
     pub(super) const fn new(gate: bool) -> Self {
         Self {
             control: 0x30,
@@ -179,12 +179,12 @@ impl Counter {
         }
     }
 
-    /// The level of the output.
+    /// Returns the level of the output.
     pub(super) fn output(&self, cycle: u64) -> bool {
         self.element_at(cycle).output(self.mode(), cycle)
     }
 
-    /// The first cycle after `cycle` at which the output rises if nothing is written and
+    /// Returns the first cycle after `cycle` at which the output rises if nothing is written and
     /// the gate stays as it is.
     pub(super) fn next_rise(&self, cycle: u64) -> Option<u64> {
         let mode = self.mode();
@@ -222,7 +222,7 @@ impl Counter {
         }
     }
 
-    /// The count as a read shows it.
+    /// Returns the count as a read shows it.
     pub(super) fn count(&self, cycle: u64) -> u16 {
         self.element_at(cycle).count(self.format(), cycle)
     }
@@ -246,7 +246,7 @@ impl Counter {
         }
     }
 
-    /// Mode 0: a write of the count stops counting and sets the output low at once.
+    /// Stops counting and sets the output low: at once, by a write of the count in mode 0.
     fn stop(&mut self, cycle: u64) {
         self.element = Element::Idle {
             shown: self.count(cycle),
@@ -280,7 +280,7 @@ impl Counter {
         }
     }
 
-    /// The element right after `load`.
+    /// Returns the element right after `load`.
     const fn loaded(&self, load: Load) -> Element {
         let length = load.length;
         if self.mode().is_gated() && !self.gate {

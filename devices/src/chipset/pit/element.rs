@@ -18,7 +18,7 @@ pub(super) enum Mode {
 }
 
 impl Mode {
-    /// By the three mode bits of the control word.
+    /// Makes a mode of the three mode bits of the control word.
     pub(super) const fn from_bits(bits: u8) -> Self {
         match bits & 7 {
             0 => Self::TerminalCount,
@@ -30,17 +30,17 @@ impl Mode {
         }
     }
 
-    /// Whether counting begins anew by itself at the end of the count.
+    /// Returns whether counting begins anew by itself at the end of the count.
     pub(super) const fn is_periodic(self) -> bool {
         matches!(self, Self::RateGenerator | Self::SquareWave)
     }
 
-    /// Whether only a rise of the gate loads the count.
+    /// Returns whether only a rise of the gate loads the count.
     pub(super) const fn needs_trigger(self) -> bool {
         matches!(self, Self::OneShot | Self::HardwareStrobe)
     }
 
-    /// Whether a low gate stops counting.
+    /// Returns whether a low gate stops counting.
     pub(super) const fn is_gated(self) -> bool {
         !self.needs_trigger()
     }
@@ -54,12 +54,12 @@ pub(super) struct Format {
 }
 
 impl Format {
-    /// How many values the 16 bits of the count take.
+    /// Returns how many values the 16 bits of the count take.
     const fn modulus(self) -> u64 {
         if self.bcd { 10_000 } else { 0x1_0000 }
     }
 
-    /// The count that the register value `raw` stands for: zero is the greatest.
+    /// Returns the count that the register value `raw` stands for: zero is the greatest.
     pub(super) const fn decode(self, raw: u16) -> u32 {
         if raw == 0 {
             return self.modulus() as u32;
@@ -72,7 +72,7 @@ impl Format {
         }
     }
 
-    /// The register value that shows `count`.
+    /// Returns the register value that shows `count`.
     const fn encode(self, count: u64) -> u16 {
         let count = (count % self.modulus()) as u16;
         if self.bcd {
@@ -109,7 +109,7 @@ pub(super) enum Element {
 }
 
 impl Element {
-    /// What a read of the count shows.
+    /// Returns what a read of the count shows.
     pub(super) const fn count(self, format: Format, cycle: u64) -> u16 {
         let (length, elapsed) = match self {
             Self::Idle { shown } => return shown,
@@ -132,7 +132,7 @@ impl Element {
         }
     }
 
-    /// The level of the output.
+    /// Returns the level of the output.
     pub(super) const fn output(self, mode: Mode, cycle: u64) -> bool {
         let (length, elapsed) = match self {
             Self::Idle { .. } => return !matches!(mode, Mode::TerminalCount),
@@ -150,7 +150,7 @@ impl Element {
         }
     }
 
-    /// The first cycle after `cycle` at which the output rises.
+    /// Returns the first cycle after `cycle` at which the output rises.
     pub(super) const fn next_rise(self, mode: Mode, cycle: u64) -> Option<u64> {
         let Self::Counting { length, start } = self else {
             return None;
@@ -175,7 +175,7 @@ impl Element {
         }
     }
 
-    /// When a new count takes over from a periodic one, and whether the low half of a
+    /// Returns when a new count takes over from a periodic one, and whether the low half of a
     /// square wave is next then: at the end of the period, or of the half.
     pub(super) const fn handover(self, mode: Mode, cycle: u64) -> Option<(u64, bool)> {
         let Self::Counting { length, start } = self else {
@@ -198,7 +198,7 @@ impl Element {
     }
 }
 
-/// How many cycles of a square wave's `length` its output is high.
+/// Returns how many cycles of a square wave's `length` its output is high.
 pub(super) const fn high_half(length: u64) -> u64 {
     length.div_ceil(2)
 }

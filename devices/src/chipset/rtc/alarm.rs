@@ -40,7 +40,7 @@ pub(super) struct Alarm {
 }
 
 impl Alarm {
-    /// By the alarm registers 1, 3 and 5.
+    /// Makes an alarm by the alarm registers 1, 3 and 5.
     pub(super) fn new(second: u8, minute: u8, hour: u8, format: Format) -> Self {
         Self {
             second: Field::new(second, |raw| format.decode(raw)),
@@ -49,7 +49,7 @@ impl Alarm {
         }
     }
 
-    /// How many seconds after `second_of_day` the alarm goes off: 1 to 86,400; `None` for
+    /// Returns how many seconds after `second_of_day` the alarm goes off: 1 to 86,400; `None` for
     /// never.
     pub(super) fn after(self, second_of_day: u32) -> Option<u32> {
         if self.is_never() {

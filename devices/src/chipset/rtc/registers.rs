@@ -12,7 +12,7 @@ pub struct Format {
 }
 
 impl Format {
-    /// The format that register B says.
+    /// Returns the format that register B says.
     #[must_use]
     pub const fn of(register_b: u8) -> Self {
         Self {
@@ -21,7 +21,7 @@ impl Format {
         }
     }
 
-    /// The number that `raw` stands for; `None` if its digits are not decimal.
+    /// Returns the number that `raw` stands for; `None` if its digits are not decimal.
     pub(super) const fn decode(self, raw: u8) -> Option<u8> {
         if self.binary {
             return Some(raw);
@@ -32,7 +32,7 @@ impl Format {
         Some((raw >> 4) * 10 + (raw & 15))
     }
 
-    /// The hour from 0 to 23 that `raw` stands for; `None` if there is no such hour.
+    /// Returns the hour from 0 to 23 that `raw` stands for; `None` if there is no such hour.
     pub(super) fn decode_hour(self, raw: u8) -> Option<u8> {
         if self.hours_24 {
             return self.decode(raw).filter(|&hour| hour < 24);
@@ -42,7 +42,7 @@ impl Format {
         (1..=12).contains(&hour).then_some(hour % 12 + afternoon)
     }
 
-    /// A number below 100.
+    /// Returns a number below 100.
     const fn encode(self, value: u8) -> u8 {
         if self.binary {
             value
@@ -90,7 +90,7 @@ pub struct TimeRegisters {
 }
 
 impl TimeRegisters {
-    /// The registers for `time`, of a year from 0 to 9999; `None` for other years.
+    /// Returns the registers for `time`, of a year from 0 to 9999; `None` for other years.
     #[must_use]
     pub fn encode(time: NaiveDateTime, format: Format) -> Option<Self> {
         let year = u16::try_from(time.year())
@@ -108,7 +108,7 @@ impl TimeRegisters {
         })
     }
 
-    /// The time that the registers show; `None` if that is no time.
+    /// Returns the time that the registers show; `None` if that is no time.
     #[must_use]
     pub fn decode(&self, format: Format) -> Option<NaiveDateTime> {
         let year = format.decode(self.year).filter(|&year| year < 100)?;
@@ -125,7 +125,7 @@ impl TimeRegisters {
         )
     }
 
-    /// The registers `seconds` later; `None` if they show no time of day, or there is no
+    /// Returns the registers `seconds` later; `None` if they show no time of day, or there is no
     /// such later time. If they show no date, only the time of day goes on.
     pub(super) fn advanced(&self, seconds: u64, format: Format) -> Option<Self> {
         let Some(time) = self.decode(format) else {
@@ -156,7 +156,7 @@ impl TimeRegisters {
         })
     }
 
-    /// The number of seconds since midnight; `None` if the registers show no time of day.
+    /// Returns the number of seconds since midnight; `None` if the registers show no time of day.
     pub(super) fn second_of_day(&self, format: Format) -> Option<u32> {
         let hour = u32::from(format.decode_hour(self.hour)?);
         let minute = u32::from(format.decode(self.minute).filter(|&minute| minute < 60)?);

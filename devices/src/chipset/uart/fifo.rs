@@ -61,13 +61,13 @@ impl Fifo {
         self.length != 0 && self.breaks & (1 << self.head) != 0
     }
 
-    /// LSR has told of the error of the byte at the head: the byte stays, its error does not
-    /// (data sheet, "line status register", bit 7).
+    /// Settles that LSR has told of the error of the byte at the head: the byte stays, its error
+    /// does not (data sheet, "line status register", bit 7).
     pub(super) const fn settle_head_error(&mut self) {
         self.breaks &= !(1 << self.head);
     }
 
-    /// Whether an error is anywhere in the FIFO; without FIFOs, LSR does not tell.
+    /// Returns whether an error is anywhere in the FIFO; without FIFOs, LSR does not tell.
     pub(super) const fn holds_error(&self) -> bool {
         self.enabled && self.breaks != 0
     }

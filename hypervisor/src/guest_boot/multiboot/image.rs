@@ -51,7 +51,7 @@ struct Header {
     flags: u32,
 }
 
-/// Whether `file` has a multiboot 1 header.
+/// Returns whether `file` has a multiboot 1 header.
 #[must_use]
 pub(crate) fn is_multiboot(file: &[u8]) -> bool {
     find_header(file).is_some()
@@ -65,7 +65,7 @@ fn find_header(file: &[u8]) -> Option<Header> {
     })
 }
 
-/// The `N` 32-bit words at `offset`, if they are there.
+/// Returns the `N` 32-bit words at `offset`, if they are there.
 fn words<const N: usize>(file: &[u8], offset: usize) -> Option<[u32; N]> {
     let bytes = file.get(offset..)?.get(..4 * N)?;
     let mut words = [0; N];
@@ -91,7 +91,7 @@ impl<'a> Image<'a> {
         }
     }
 
-    /// By the addresses in the header (specification, 3.1.3).
+    /// Reads an image by the addresses in the header (specification, 3.1.3).
     fn by_header(file: &'a [u8], header: &Header) -> Result<Self, MultibootError> {
         let bad = MultibootError::BadAddresses;
         let [header_address, load, load_end, bss_end, entry] = words(file, header.offset + 12)

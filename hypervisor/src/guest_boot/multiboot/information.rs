@@ -49,12 +49,12 @@ pub(super) struct Information<'a> {
 }
 
 impl Information<'_> {
-    /// How many bytes the block has.
+    /// Returns how many bytes the block has.
     pub(super) fn size(&self) -> usize {
         self.bytes_at(0).len()
     }
 
-    /// The block, for the address that it will be at.
+    /// Returns the block, for the address that it will be at.
     pub(super) fn bytes_at(&self, address: u32) -> Vec<u8> {
         let mut block = Block {
             address,
@@ -130,6 +130,8 @@ impl Block {
         self.address_of(offset)
     }
 
+    /// Writes `value` at `offset`.
+    ///
     /// # Panics
     /// If `offset` has not been reserved.
     fn set(&mut self, offset: usize, value: u32) {

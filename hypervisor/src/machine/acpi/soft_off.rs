@@ -20,11 +20,11 @@ const WORD_PREFIX: u8 = 0x0b;
 const DWORD_PREFIX: u8 = 0x0c;
 
 impl SleepTypes {
-    /// The sleep types in the `\_S5_` package of a DSDT's byte code, or `None` if no such
+    /// Returns the sleep types in the `\_S5_` package of a DSDT's byte code, or `None` if no such
     /// package is found.
     ///
     /// The object is static data by the specification (ACPI 6.5, 7.4.2 and 20.2.5): a NameOp,
-    /// the name `_S5_` or `\_S5_`, a package of integer constants. So it can be recognised
+    /// the name `_S5_` or `\_S5_`, a package of integer constants. So it can be recognized
     /// in the byte stream without running it. All of that form is checked, the package's
     /// length included, as the four letters alone may occur anywhere.
     #[must_use]
@@ -57,9 +57,9 @@ fn parse(aml: &[u8]) -> Option<SleepTypes> {
     })
 }
 
-/// What a package holds, by its PkgLength (ACPI 6.5, 20.2.4), which counts itself: the top
-/// two bits of the first byte say how many bytes follow; with none the low six bits are the
-/// length, else the low four are its lowest.
+/// Returns what a package holds, by its PkgLength (ACPI 6.5, 20.2.4), which counts itself: the top
+/// two bits of the first byte say how many bytes follow; with none the low six bits are the length,
+/// else the low four are its lowest.
 fn package_content(aml: &[u8]) -> Option<&[u8]> {
     let (&lead, rest) = aml.split_first()?;
     let following = usize::from(lead >> 6);
@@ -76,7 +76,7 @@ fn package_content(aml: &[u8]) -> Option<&[u8]> {
     aml.get(1 + following..length)
 }
 
-/// The integer constant that `aml` starts with, and what comes after it.
+/// Returns the integer constant that `aml` starts with, and what comes after it.
 fn integer(aml: &[u8]) -> Option<(u32, &[u8])> {
     let (&op, rest) = aml.split_first()?;
     let bytes = match op {

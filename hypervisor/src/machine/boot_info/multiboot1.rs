@@ -94,7 +94,7 @@ pub(super) fn read(address: u32, memory: &impl PhysicalMemory) -> Result<BootInf
     })
 }
 
-/// A memory map of entries that each start with their own size, not counting that field.
+/// Returns a memory map of entries that each start with their own size, not counting that field.
 fn regions(mut map: &[u8]) -> Result<Vec<MemoryRegion>, BootInfoError> {
     let bad = bad_length("memory map");
     let mut regions = Vec::new();
@@ -113,7 +113,7 @@ fn regions(mut map: &[u8]) -> Result<Vec<MemoryRegion>, BootInfoError> {
     Ok(regions)
 }
 
-/// The memory map that `mem_lower` and `mem_upper` (KiB from 0 and from 1 MiB) stand for.
+/// Returns the memory map that `mem_lower` and `mem_upper` (KiB from 0 and from 1 MiB) stand for.
 fn bounds(lower: u32, upper: u32) -> Vec<MemoryRegion> {
     let kib = |count: u32| u64::from(count) * 1024;
     [
@@ -138,7 +138,7 @@ fn bytes<'a>(
         .ok_or(BootInfoError::OutOfReach { what, address })
 }
 
-/// The zero-terminated string at `address`.
+/// Returns the zero-terminated string at `address`.
 fn string(
     memory: &impl PhysicalMemory,
     what: &'static str,

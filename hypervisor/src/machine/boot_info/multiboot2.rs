@@ -86,7 +86,7 @@ pub(super) fn read(address: u32, memory: &impl PhysicalMemory) -> Result<BootInf
     Ok(info)
 }
 
-/// A memory map: the size of an entry, a version, and the entries.
+/// Returns a memory map: the size of an entry, a version, and the entries.
 fn regions(content: &[u8]) -> Result<Vec<MemoryRegion>, BootInfoError> {
     let bad = bad_length("memory map");
     let entry_size = u32_at(content, 0).ok_or(bad)? as usize;

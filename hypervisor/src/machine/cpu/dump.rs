@@ -118,7 +118,7 @@ impl fmt::Display for Dump<'_> {
     }
 }
 
-/// The words at `address`, as far as they are mapped.
+/// Returns the words at `address`, as far as they are mapped.
 fn write_words(f: &mut fmt::Formatter<'_>, title: &str, address: u64, count: u64) -> fmt::Result {
     write!(f, "  {title}")?;
     for i in 0..count {
@@ -137,7 +137,7 @@ fn write_words(f: &mut fmt::Formatter<'_>, title: &str, address: u64, count: u64
     writeln!(f)
 }
 
-/// The first bytes of the instruction that failed.
+/// Returns the first bytes of the instruction that failed.
 fn write_code(f: &mut fmt::Formatter<'_>, rip: u64) -> fmt::Result {
     write!(f, "  code ")?;
     for i in 0..15 {

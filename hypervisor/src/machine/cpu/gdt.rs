@@ -83,13 +83,13 @@ impl DescriptorTables {
         }
     }
 
-    /// The linear address of the GDT.
+    /// Returns the linear address of the GDT.
     #[must_use]
     pub(crate) fn gdt_base(&self) -> u64 {
         self.gdt.entries().as_ptr() as u64
     }
 
-    /// The linear address of the TSS.
+    /// Returns the linear address of the TSS.
     #[must_use]
     pub(crate) fn tss_base(&self) -> u64 {
         core::ptr::from_ref(self.tss) as u64

@@ -88,7 +88,7 @@ struct Gate(u64, u64);
 impl Gate {
     const EMPTY: Self = Self(0, 0);
 
-    /// A present gate of ring 0 that turns interrupts off.
+    /// Makes a present gate of ring 0 that turns interrupts off.
     const fn interrupt(handler: u64, selector: u16, ist: Ist) -> Self {
         const PRESENT_INTERRUPT_GATE: u64 = 0x8e << 40;
         Self(
@@ -153,7 +153,7 @@ pub(crate) unsafe fn load() {
     unsafe { lidt(&pointer) };
 }
 
-/// The linear address of the table, for the VMCS's host-state area.
+/// Returns the linear address of the table, for the VMCS's host-state area.
 #[must_use]
 pub(crate) fn base() -> u64 {
     IDT.0.get() as u64

@@ -87,7 +87,7 @@ impl PerCpu {
         Ok(per_cpu)
     }
 
-    /// The state of the CPU that runs this.
+    /// Returns the state of the CPU that runs this.
     ///
     /// Valid only after [`PerCpu::init`] on this CPU, which is the first thing that a CPU
     /// does when it has a heap.
@@ -110,25 +110,25 @@ impl PerCpu {
         (!base.is_null()).then(|| unsafe { &*base.as_ptr() })
     }
 
-    /// The base address of this CPU's TSS, for the VMCS's host-state area.
+    /// Returns the base address of this CPU's TSS, for the VMCS's host-state area.
     #[must_use]
     pub(crate) fn tss_base(&self) -> u64 {
         self.tables.tss_base()
     }
 
-    /// The base address of this CPU's GDT, for the VMCS's host-state area.
+    /// Returns the base address of this CPU's GDT, for the VMCS's host-state area.
     #[must_use]
     pub(crate) fn gdt_base(&self) -> u64 {
         self.tables.gdt_base()
     }
 
-    /// The base address of what GS means on this CPU, for the VMCS's host-state area.
+    /// Returns the base address of what GS means on this CPU, for the VMCS's host-state area.
     #[must_use]
     pub(crate) fn gs_base(&self) -> u64 {
         self.this as u64
     }
 
-    /// Which of this CPU's stacks overflowed, if an access to `address` faulted.
+    /// Returns which of this CPU's stacks overflowed, if an access to `address` faulted.
     fn overflowed_stack(&self, address: u64) -> Option<&'static str> {
         if (self.stack_guard..self.stack_guard + PAGE_SIZE).contains(&address) {
             return Some("main");
@@ -148,7 +148,7 @@ impl PerCpu {
 // value itself. Nothing in a PerCpu changes after `init` but atomics.
 unsafe impl Sync for PerCpu {}
 
-/// The local APIC ID of the CPU that runs this: all 32 bits where CPUID tells them.
+/// Returns the local APIC ID of the CPU that runs this: all 32 bits where CPUID tells them.
 #[must_use]
 pub(crate) fn apic_id() -> u32 {
     let cpuid = raw_cpuid::CpuId::new();

@@ -13,7 +13,7 @@ pub(crate) struct GuardedStack {
 }
 
 impl GuardedStack {
-    /// A stack of `size` bytes, rounded up to whole pages.
+    /// Makes a stack of `size` bytes, rounded up to whole pages.
     ///
     /// # Errors
     /// If there is no memory for it.
@@ -25,13 +25,13 @@ impl GuardedStack {
         Ok(stack)
     }
 
-    /// Where the stack pointer starts: the end of the stack, a multiple of 4 KiB.
+    /// Returns where the stack pointer starts: the end of the stack, a multiple of 4 KiB.
     #[must_use]
     pub(crate) fn top(&self) -> VirtAddr {
         VirtAddr::new(self.range.end.0)
     }
 
-    /// The address of the guard page.
+    /// Returns the address of the guard page.
     #[must_use]
     pub(crate) const fn guard_address(&self) -> u64 {
         self.range.start.0
@@ -41,7 +41,7 @@ impl GuardedStack {
         PhysRange::new(self.range.start.0, self.range.start.0 + PAGE_SIZE)
     }
 
-    /// Whether `address` is in the guard page.
+    /// Returns whether `address` is in the guard page.
     #[must_use]
     pub(crate) fn guards(&self, address: u64) -> bool {
         let guard = self.guard();

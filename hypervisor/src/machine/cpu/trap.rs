@@ -51,7 +51,7 @@ pub fn set_hook(vector: u8, hook: Option<Hook>) {
     HOOKS[usize::from(vector)].store(address, Ordering::Release);
 }
 
-/// Called by the entry stubs.
+/// Handles what the entry stubs have caught.
 pub(super) extern "C" fn handle(frame: &mut TrapFrame) {
     let address = HOOKS
         .get(frame.vector as usize)
@@ -68,7 +68,7 @@ pub(super) extern "C" fn handle(frame: &mut TrapFrame) {
     hook(frame);
 }
 
-/// The name of an exception (SDM vol. 3A, table 6-1).
+/// Returns the name of an exception (SDM vol. 3A, table 6-1).
 #[must_use]
 pub(crate) const fn name(vector: u64) -> &'static str {
     match vector {

@@ -22,7 +22,8 @@ const WRITABLE: u64 = PageTableFlags::WRITABLE.bits();
 const LARGE: u64 = PageTableFlags::HUGE_PAGE.bits();
 const NO_EXECUTE: u64 = PageTableFlags::NO_EXECUTE.bits();
 
-/// Bytes that an entry of `level` covers: 4 KiB at level 1, 512 times more for each above.
+/// Returns the bytes that an entry of `level` covers: 4 KiB at level 1, 512 times more for each
+/// above.
 const fn span(level: u32) -> u64 {
     4096 << (9 * (level - 1))
 }
@@ -45,8 +46,8 @@ impl PageTables {
     /// The end of what can be mapped: the lower half of the 48-bit address space.
     pub(crate) const REACH: u64 = 1 << 47;
 
-    /// Empty tables. `has_1g` and `has_nx`: the CPU knows 1 GiB pages, and pages that
-    /// cannot be executed.
+    /// Makes empty tables. `has_1g` and `has_nx`: the CPU knows 1 GiB pages, and pages that cannot
+    /// be executed.
     ///
     /// # Errors
     /// If there is no memory for the root.
@@ -62,7 +63,7 @@ impl PageTables {
         })
     }
 
-    /// The root table's address, for CR3.
+    /// Returns the root table's address, for CR3.
     #[must_use]
     pub(crate) const fn root(&self) -> HostPhysAddr {
         self.root
@@ -153,7 +154,7 @@ impl PageTables {
         Ok(smaller)
     }
 
-    /// What may be done with the page that holds `address`; `None` if it is not mapped.
+    /// Returns what may be done with the page that holds `address`; `None` if it is not mapped.
     #[must_use]
     pub(crate) fn protection(&self, address: u64) -> Option<Protection> {
         if address >= Self::REACH {
@@ -192,12 +193,12 @@ impl PageTables {
     }
 }
 
-/// Whether a present entry is a page rather than a table.
+/// Returns whether a present entry is a page rather than a table.
 const fn is_page(entry: u64, level: u32) -> bool {
     entry & PRESENT != 0 && (level == 1 || entry & LARGE != 0)
 }
 
-/// The entry for a page of `level`; 0 if `flags` are.
+/// Returns the entry for a page of `level`; 0 if `flags` are.
 const fn page(start: u64, level: u32, flags: u64) -> u64 {
     if flags == 0 {
         0

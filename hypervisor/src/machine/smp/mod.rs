@@ -244,7 +244,7 @@ fn wait(ticks: u64) {
     }
 }
 
-/// What an application processor does from the end of the trampoline on.
+/// Returns what an application processor does from the end of the trampoline on.
 ///
 /// # Safety
 /// Once on each CPU that [`start_others`] starts, from the trampoline: in 64-bit mode with

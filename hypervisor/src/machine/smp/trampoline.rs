@@ -7,7 +7,7 @@ use crate::machine::paging::{self, Protection};
 use vmx::addr::PAGE_SIZE;
 use x86_64::registers::model_specific::{Efer, EferFlags};
 
-/// The highest page below 1 MiB, but not the first page of memory, that the memory map says
+/// Returns the highest page below 1 MiB, but not the first page of memory, that the memory map says
 /// is available as a whole and that no module touches.
 pub(super) fn page(
     map: &[MemoryRegion],
@@ -28,7 +28,7 @@ pub(super) fn page(
         })
 }
 
-/// The page number that a start-up IPI takes.
+/// Returns the page number that a start-up IPI takes.
 pub(super) fn start_up_page(page: u64) -> Option<u8> {
     u8::try_from(page / PAGE_SIZE).ok()
 }

@@ -30,20 +30,20 @@ impl Skew {
         most: i64::MAX,
     };
 
-    /// What one round tells: the boot CPU's TSC was `theirs` at some moment between our
+    /// Takes in what one round tells: the boot CPU's TSC was `theirs` at some moment between our
     /// readings `before` and `after`.
     fn refine(&mut self, before: u64, theirs: u64, after: u64) {
         self.least = self.least.max(before.wrapping_sub(theirs) as i64);
         self.most = self.most.min(after.wrapping_sub(theirs) as i64);
     }
 
-    /// Whether the two may well show the same.
+    /// Returns whether the two may well show the same.
     #[must_use]
     pub(crate) const fn is_none(self) -> bool {
         self.least <= 0 && self.most >= 0
     }
 
-    /// The most likely value.
+    /// Returns the most likely value.
     const fn middle(self) -> i64 {
         (self.least & self.most) + ((self.least ^ self.most) >> 1)
     }
@@ -94,12 +94,12 @@ impl Comparison {
         self.joined.store(false, Ordering::SeqCst);
     }
 
-    /// Whether the other CPU has come.
+    /// Returns whether the other CPU has come.
     pub(super) fn has_joined(&self) -> bool {
         self.joined.load(Ordering::Acquire)
     }
 
-    /// On the boot CPU: answers with its TSC until the other has finished.
+    /// Answers, on the boot CPU, with its TSC until the other has finished.
     pub(super) fn answer(&self) {
         let mut done = 0;
         loop {
@@ -116,13 +116,13 @@ impl Comparison {
         }
     }
 
-    /// On the new CPU: ends the boot CPU's answering, and joins for that if need be.
+    /// Ends, on the new CPU, the boot CPU's answering, and joins for that if need be.
     pub(super) fn finish(&self) {
         self.asked.store(FINISHED, Ordering::Release);
         self.joined.store(true, Ordering::Release);
     }
 
-    /// On the new CPU: how far its TSC is ahead.
+    /// Measures, on the new CPU, how far its TSC is ahead.
     pub(super) fn measure(&self) -> Skew {
         self.joined.store(true, Ordering::Release);
         let mut skew = Skew::UNKNOWN;

@@ -5,12 +5,12 @@ use crate::ids::VmId;
 use devices::time::HostTicks;
 
 impl Policy {
-    /// The CPU time in a period of a VM with a cap of `percent`.
+    /// Returns the CPU time in a period of a VM with a cap of `percent`.
     pub(super) const fn budget(&self, percent: u32) -> u64 {
         self.settings.period / 100 * percent as u64
     }
 
-    /// How long a VCPU of a VM with a cap may run before the budget is looked at again.
+    /// Returns how long a VCPU of a VM with a cap may run before the budget is looked at again.
     pub(super) fn budget_left(&self, id: VmId) -> Option<u64> {
         let vm = self.vm(id)?;
         let running = vm.running().max(1) as u64;

@@ -5,7 +5,8 @@ use crate::ids::{VcpuId, VmId};
 use crate::vm_config::DEFAULT_WEIGHT;
 use devices::time::HostTicks;
 
-/// Virtual time of `ticks` at `weight`: finer than a tick, so that nothing is lost to rounding.
+/// Returns the virtual time of `ticks` at `weight`: finer than a tick, so that nothing is lost to
+/// rounding.
 const fn virtual_time(ticks: u64, weight: u32) -> u128 {
     ((ticks as u128) << 20) / weight as u128
 }
@@ -75,7 +76,7 @@ impl Policy {
         }
     }
 
-    /// The order of VCPUs on `cpu`: the least first.
+    /// Returns the order of VCPUs on `cpu`: the least first.
     pub(super) fn key(&self, target: VcpuId, cpu: usize) -> (u128, u128) {
         let (vm, vcpu) = (self.vm(target.vm), self.vcpu(target));
         debug_assert!(vcpu.is_some(), "no VCPU is {target:?}");
@@ -85,7 +86,7 @@ impl Policy {
         )
     }
 
-    /// Who is to run next on `cpu`.
+    /// Returns who is to run next on `cpu`.
     pub(super) fn best(&self, cpu: usize) -> Option<VcpuId> {
         self.all()
             .map(|(target, _)| target)
@@ -93,7 +94,7 @@ impl Policy {
             .min_by_key(|&target| self.key(target, cpu))
     }
 
-    /// Whether `target` waits for `cpu` and can run there at once.
+    /// Returns whether `target` waits for `cpu` and can run there at once.
     pub(super) fn is_eligible(&self, target: VcpuId, cpu: usize) -> bool {
         self.may_run(target.vm)
             && self.vcpu(target).is_some_and(|vcpu| {

@@ -52,7 +52,7 @@ impl Policy {
         }
     }
 
-    /// Where an unpinned VCPU that wakes goes: home, unless that is busy and another CPU is
+    /// Returns where an unpinned VCPU that wakes goes: home, unless that is busy and another CPU is
     /// not. One whose state is still in a processor stays there.
     pub(super) fn home_for(&self, vcpu: &VcpuEntry) -> usize {
         if let Some(cpu) = vcpu.pin {
@@ -70,7 +70,7 @@ impl Policy {
             .unwrap_or(vcpu.home)
     }
 
-    /// VCPUs that run on `cpu` or could.
+    /// Counts the VCPUs that run on `cpu` or could.
     pub(super) fn load(&self, cpu: usize) -> usize {
         self.all()
             .filter(|(target, vcpu)| {
@@ -104,7 +104,7 @@ impl Policy {
         }
     }
 
-    /// The CPU with the fewest VCPUs, those of `new` included.
+    /// Returns the CPU with the fewest VCPUs, those of `new` included.
     pub(super) fn emptiest(&self, new: &VmEntry) -> usize {
         let vcpus = |cpu: usize| {
             let new = new.vcpus.iter().filter(|vcpu| vcpu.home == cpu).count();
@@ -115,7 +115,7 @@ impl Policy {
             .unwrap_or(0)
     }
 
-    /// The CPU whose queue a VCPU belongs to, and whether it is pinned there.
+    /// Returns the CPU whose queue a VCPU belongs to, and whether it is pinned there.
     #[must_use]
     pub(crate) fn place(&self, target: VcpuId) -> Option<(u32, bool)> {
         let vcpu = self.vcpu(target)?;

@@ -25,7 +25,7 @@ impl Policy {
         }
     }
 
-    /// When the first timer of a blocked VCPU of `cpu` is due.
+    /// Returns when the first timer of a blocked VCPU of `cpu` is due.
     pub(super) fn next_timer(&self, cpu: usize) -> HostTicks {
         self.vms
             .iter()
@@ -40,7 +40,8 @@ impl Policy {
             .unwrap_or(HostTicks(u64::MAX))
     }
 
-    /// When an idle CPU has to look again: for a timer, or for a VM whose budget is renewed.
+    /// Returns when an idle CPU has to look again: for a timer, or for a VM whose budget is
+    /// renewed.
     pub(super) fn next_event(&self, cpu: u32) -> HostTicks {
         let cpu = cpu as usize;
         let throttled = self.vms.iter().flatten().any(|vm| {

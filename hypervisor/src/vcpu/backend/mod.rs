@@ -54,7 +54,7 @@ impl fmt::Display for EntryFailed {
 pub(crate) struct ExitReason(pub u32);
 
 impl ExitReason {
-    /// The number by which exits of this kind are counted.
+    /// Returns the number by which exits of this kind are counted.
     #[inline]
     #[must_use]
     pub(crate) const fn number(self) -> u16 {
@@ -152,13 +152,13 @@ pub(crate) trait GuestCpu: TaskCpu + Send {
     /// It is loaded on this physical CPU, whose interrupts are off.
     unsafe fn enter(&mut self) -> Result<(), EntryFailed>;
 
-    /// What the processor says of the last exit.
+    /// Returns what the processor says of the last exit.
     fn exit_reason(&self) -> ExitReason;
 
     /// Decodes the last exit, whose reason is `reason`, as far as its kind needs.
     fn decode_exit(&self, reason: ExitReason) -> Exit;
 
-    /// The name of an exit, for statistics and dumps.
+    /// Returns the name of an exit, for statistics and dumps.
     fn exit_name(reason: ExitReason) -> &'static str;
 
     /// Takes the interrupt of the host's that has ended the guest's stay.
@@ -172,19 +172,19 @@ pub(crate) trait GuestCpu: TaskCpu + Send {
 
     // Events.
 
-    /// The event whose delivery the last exit interrupted, if any.
+    /// Returns the event whose delivery the last exit interrupted, if any.
     fn interrupted_delivery(&self) -> Option<Event>;
 
     /// Has the next entry deliver `event`.
     fn inject(&mut self, event: Event);
 
-    /// Whether the next entry delivers an event.
+    /// Returns whether the next entry delivers an event.
     fn is_injecting(&self) -> bool;
 
     /// Has the next entry deliver nothing.
     fn cancel_injection(&mut self);
 
-    /// What keeps events off.
+    /// Returns what keeps events off.
     fn interruptibility(&self) -> Interruptibility;
 
     /// Sets what keeps events off.
@@ -193,7 +193,7 @@ pub(crate) trait GuestCpu: TaskCpu + Send {
     /// Has the guest leave as soon as it can take an interrupt, or an NMI.
     fn set_event_windows(&mut self, interrupt: bool, nmi: bool);
 
-    /// Whether a debug exception waits for the next entry.
+    /// Returns whether a debug exception waits for the next entry.
     fn has_pending_debug_exception(&self) -> bool;
 
     /// Makes the trap of a single step wait for the next entry.
@@ -201,10 +201,10 @@ pub(crate) trait GuestCpu: TaskCpu + Send {
 
     // Registers that instructions do not name.
 
-    /// The address behind the instruction that has caused the exit.
+    /// Returns the address behind the instruction that has caused the exit.
     fn next_rip(&self) -> u64;
 
-    /// The length in bytes of the instruction that has caused the exit.
+    /// Returns the length in bytes of the instruction that has caused the exit.
     fn instruction_length(&self) -> u32;
 
     /// Sets RIP, and nothing else.
@@ -229,31 +229,31 @@ pub(crate) trait GuestCpu: TaskCpu + Send {
     /// (SDM vol. 3B, 18.2.3).
     fn add_to_dr6(&mut self, causes: u64);
 
-    /// The debug register `slot`, 0 to 3: a breakpoint's linear address.
+    /// Returns the debug register `slot`, 0 to 3: a breakpoint's linear address.
     fn debug_address(&self, slot: usize) -> u64;
 
     /// Sets the debug register `slot`, 0 to 3.
     fn set_debug_address(&mut self, slot: usize, address: u64);
 
-    /// DR7.
+    /// Returns DR7.
     fn dr7(&self) -> u64;
 
     /// Sets DR7.
     fn set_dr7(&mut self, dr7: u64);
 
-    /// IA32_DEBUGCTL.
+    /// Returns IA32_DEBUGCTL.
     fn debugctl(&self) -> u64;
 
     /// Sets IA32_DEBUGCTL.
     fn set_debugctl(&mut self, value: u64);
 
-    /// XCR0.
+    /// Returns XCR0.
     fn xcr0(&self) -> u64;
 
     /// Sets XCR0, to a combination of components that CPUID shows to the guest.
     fn set_xcr0(&mut self, value: u64);
 
-    /// IA32_TSC_AUX, if CPUID shows it to the guest.
+    /// Returns IA32_TSC_AUX, if CPUID shows it to the guest.
     fn tsc_aux(&self) -> u64;
 
     /// Sets IA32_TSC_AUX, which CPUID shows to the guest, to a value of 32 bits.
@@ -298,20 +298,20 @@ pub(crate) trait GuestCpu: TaskCpu + Send {
 
     // The local APIC.
 
-    /// Whether the processor can do more for the local APIC than shadow the TPR.
+    /// Returns whether the processor can do more for the local APIC than shadow the TPR.
     fn can_virtualize_apic(&self) -> bool;
 
     /// Has the processor do `assistance` for the local APIC.
     fn set_apic_assistance(&mut self, assistance: ApicAssistance);
 
-    /// With interrupt delivery by the processor: sets the highest vectors that are requested
-    /// and in service, 0 for none.
+    /// Sets, with interrupt delivery by the processor, the highest vectors that are requested and
+    /// in service, 0 for none.
     fn set_virtual_interrupts(&mut self, requested: u8, in_service: u8);
 
-    /// With interrupt delivery by the processor: sets the vectors whose ends exit.
+    /// Sets, with interrupt delivery by the processor, the vectors whose ends exit.
     fn set_eoi_exits(&mut self, vectors: [u64; 4]);
 
-    /// Without interrupt delivery by the processor: has the guest leave when it lowers the task
+    /// Has the guest leave, without interrupt delivery by the processor, when it lowers the task
     /// priority class below `threshold`.
     fn set_tpr_threshold(&mut self, threshold: u8);
 
@@ -353,7 +353,7 @@ pub(crate) trait GuestCpu: TaskCpu + Send {
         }
     }
 
-    /// What the end of an instruction means for debugging, if RFLAGS.TF or RFLAGS.RF is set.
+    /// Does what the end of an instruction means for debugging, if RFLAGS.TF or RFLAGS.RF is set.
     #[cold]
     fn end_debug_step(&mut self, rflags: u64) {
         self.set_rflags(rflags & !RFlags::RESUME_FLAG.bits());
@@ -387,7 +387,7 @@ pub(crate) trait GuestCpu: TaskCpu + Send {
         self.write_rip(offset.into());
     }
 
-    /// Whether CS is a 64-bit code segment in IA-32e mode.
+    /// Returns whether CS is a 64-bit code segment in IA-32e mode.
     fn in_64_bit_mode(&self) -> bool {
         self.efer() & EferFlags::LONG_MODE_ACTIVE.bits() != 0
             && self
@@ -395,7 +395,7 @@ pub(crate) trait GuestCpu: TaskCpu + Send {
                 .contains(AccessRights::LONG)
     }
 
-    /// The value of EDX:EAX.
+    /// Returns the value of EDX:EAX.
     #[inline]
     fn edx_eax(&self) -> u64 {
         self.gpr(RDX) << 32 | self.gpr(RAX) & 0xffff_ffff

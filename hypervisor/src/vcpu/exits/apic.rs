@@ -1,4 +1,4 @@
-//! Accesses to the local APIC that the processor virtualises in part (SDM vol. 3C, ch. 30).
+//! Accesses to the local APIC that the processor virtualizes in part (SDM vol. 3C, ch. 30).
 
 use devices::time::HostTicks;
 use vmx::addr::GuestPhysAddr;
@@ -9,8 +9,8 @@ use crate::vcpu::backend::exit::ApicAccess;
 use crate::vcpu::{StopReason, Vcpu};
 
 impl<C: GuestCpu> Vcpu<C> {
-    /// The processor has written the register at `offset` to the page; the model does the
-    /// rest.
+    /// Does the rest of a write to the register at `offset`, which the processor has put into the
+    /// page.
     #[inline]
     pub(in crate::vcpu) fn handle_apic_write(&mut self, offset: u16, at: HostTicks) {
         self.with_devices(at, |_, devices| {
@@ -21,7 +21,7 @@ impl<C: GuestCpu> Vcpu<C> {
         self.follow_apic_enable();
     }
 
-    /// An access that the processor leaves to us whole.
+    /// Returns an access that the processor leaves to us whole.
     pub(in crate::vcpu) fn handle_apic_access(
         &mut self,
         access: ApicAccess,
@@ -40,7 +40,7 @@ impl<C: GuestCpu> Vcpu<C> {
         )
     }
 
-    /// The guest has ended a level-triggered interrupt.
+    /// Tells the model that the guest has ended a level-triggered interrupt.
     pub(in crate::vcpu) fn handle_end_of_interrupt(&mut self, vector: u8, at: HostTicks) {
         self.with_devices(at, |_, devices| {
             let (lapic, mut messages) = devices.lapic();

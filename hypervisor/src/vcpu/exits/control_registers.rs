@@ -49,7 +49,7 @@ impl<C: GuestCpu> Vcpu<C> {
         }
     }
 
-    /// The value of an operand, as wide as the mode has it.
+    /// Returns the value of an operand, as wide as the mode has it.
     fn operand(&self, gpr: u8) -> u64 {
         let value = self.cpu.gpr(usize::from(gpr));
         if self.cpu.in_64_bit_mode() {

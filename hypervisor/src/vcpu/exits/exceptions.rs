@@ -40,8 +40,8 @@ impl<C: GuestCpu> Vcpu<C> {
         self.raise(event)
     }
 
-    /// A #DB exit leaves DR6, DR7 and IA32_DEBUGCTL alone: do what the delivery would have done
-    /// (SDM vol. 3C, 28.1; vol. 3B, 18.4.1).
+    /// Does what the delivery of #DB would have done, whose exit leaves DR6, DR7 and IA32_DEBUGCTL
+    /// alone (SDM vol. 3C, 28.1; vol. 3B, 18.4.1).
     fn reflect_debug_exception(&mut self, kind: EventKind, causes: u64) {
         let dr7 = self.cpu.dr7();
         self.cpu

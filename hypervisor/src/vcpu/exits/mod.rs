@@ -120,7 +120,7 @@ impl<C: GuestCpu> Vcpu<C> {
         result
     }
 
-    /// The guest came out for a reason that nothing of ours asks for.
+    /// Makes the reason to stop of a guest that came out for a reason that nothing of ours asks for.
     #[cold]
     fn unexpected_exit(&self) -> StopReason {
         let reason = self.cpu.exit_reason();

@@ -123,7 +123,7 @@ impl<C: GuestCpu> Vcpu<C> {
         }
     }
 
-    /// The guest's TSC has been set: RDTSC shows it, and an armed deadline moves with it.
+    /// Follows a write to the guest's TSC: RDTSC shows it, and an armed deadline moves with it.
     fn tsc_moved(&mut self, at: HostTicks) {
         let board = self.vm.board.lock();
         let scaling = self.time.tsc.scaling(board.clock.tsc_scaling());

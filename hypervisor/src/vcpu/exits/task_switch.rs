@@ -49,7 +49,7 @@ impl<C: GuestCpu> Vcpu<C> {
         }
     }
 
-    /// An NMI blocks NMIs, and IRET unblocks them, as without a switch of tasks.
+    /// Blocks NMIs after an NMI, and unblocks them after IRET, as without a switch of tasks.
     fn block_nmis(&mut self, cause: Cause, event: Option<Event>) {
         let state = self.cpu.interruptibility();
         let new = match cause {

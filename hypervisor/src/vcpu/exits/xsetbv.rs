@@ -8,7 +8,7 @@ use crate::vcpu::backend::GuestCpu;
 use crate::vcpu::{StopReason, Vcpu};
 
 impl<C: GuestCpu> Vcpu<C> {
-    /// The processor has checked CPL and CR4.OSXSAVE before the exit.
+    /// Answers XSETBV; the processor has checked CPL and CR4.OSXSAVE before the exit.
     pub(in crate::vcpu) fn handle_xsetbv(&mut self) -> Result<(), StopReason> {
         let value = self.cpu.edx_eax();
         if self.cpu.gpr(RCX) as u32 != 0 || !is_legal(value, self.vm.cpuid.limits().xcr0) {
@@ -20,7 +20,7 @@ impl<C: GuestCpu> Vcpu<C> {
     }
 }
 
-/// Whether XCR0 takes `value`, if it may have the components `allowed` (SDM vol. 1, 13.3).
+/// Returns whether XCR0 takes `value`, if it may have the components `allowed` (SDM vol. 1, 13.3).
 const fn is_legal(value: u64, allowed: u64) -> bool {
     const MPX: XCr0Flags = XCr0Flags::BNDREG.union(XCr0Flags::BNDCSR);
     const AVX512: XCr0Flags = XCr0Flags::OPMASK

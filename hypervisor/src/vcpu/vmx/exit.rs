@@ -73,7 +73,7 @@ pub(super) fn decode(vmcs: &Vmcs, reason: ExitReason) -> Exit {
     }
 }
 
-/// An exit by port I/O (table 28-5).
+/// Returns an exit by port I/O (table 28-5).
 #[inline]
 fn io(vmcs: &Vmcs, qualification: u64) -> Exit {
     const STRING: u64 = 1 << 4;
@@ -102,7 +102,7 @@ const fn io_access(qualification: u64) -> IoAccess {
     }
 }
 
-/// INS or OUTS; `information` is the VM-exit instruction-information field (table 28-8).
+/// Decodes INS or OUTS; `information` is the VM-exit instruction-information field (table 28-8).
 const fn string_io(
     io: IoAccess,
     qualification: u64,
@@ -129,7 +129,7 @@ const fn string_io(
     }
 }
 
-/// Table 28-3.
+/// Decodes the exit qualification of table 28-3.
 const fn control_register(qualification: u64) -> ControlRegisterAccess {
     let register = (qualification & 15) as u8;
     let gpr = (qualification >> 8 & 15) as u8;
@@ -141,7 +141,7 @@ const fn control_register(qualification: u64) -> ControlRegisterAccess {
     }
 }
 
-/// Table 28-7.
+/// Decodes the exit qualification of table 28-7.
 #[inline]
 const fn nested_page_fault(qualification: u64, address: GuestPhysAddr) -> NestedPageFault {
     let linear_valid = qualification >> 7 & 1 != 0;
@@ -153,7 +153,7 @@ const fn nested_page_fault(qualification: u64, address: GuestPhysAddr) -> Nested
     }
 }
 
-/// Table 28-6.
+/// Decodes the exit qualification of table 28-6.
 const fn apic_access(qualification: u64) -> ApicAccess {
     let kind = qualification >> 12 & 15;
     ApicAccess {
@@ -163,7 +163,7 @@ const fn apic_access(qualification: u64) -> ApicAccess {
     }
 }
 
-/// Table 28-2.
+/// Decodes the exit qualification of table 28-2.
 const fn task_switch(qualification: u64) -> TaskSwitch {
     TaskSwitch {
         selector: qualification as u16,

@@ -77,8 +77,8 @@ impl From<VmInstructionFailed> for Refused {
 }
 
 impl VmxCpu {
-    /// A processor of `vm` after power-up, with the local APIC `lapic`, whose translations are
-    /// tagged with `vpid`. Its exits cost as [`GuestRegisters::new`] says.
+    /// Makes a processor of `vm` after power-up, with the local APIC `lapic`, whose translations
+    /// are tagged with `vpid`. Its exits cost as [`GuestRegisters::new`] says.
     ///
     /// # Errors
     /// If the processor refuses the VMCS.

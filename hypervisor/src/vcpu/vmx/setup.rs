@@ -26,7 +26,7 @@ const INTERCEPTED_EXCEPTIONS: u32 = 1 << ExceptionVector::AlignmentCheck as u8
 const CR4_HOST_VALUE: u64 = Cr4Flags::VIRTUAL_MACHINE_EXTENSIONS.bits() | MCE;
 const MCE: u64 = Cr4Flags::MACHINE_CHECK_EXCEPTION.bits();
 
-/// The control vectors that a VCPU starts with.
+/// Returns the control vectors that a VCPU starts with.
 pub(super) fn controls(capabilities: &Capabilities) -> Controls {
     let mut secondary = Secondary::EPT
         | Secondary::VPID

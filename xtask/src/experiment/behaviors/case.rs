@@ -13,7 +13,7 @@ pub(super) enum Others {
 }
 
 impl Others {
-    /// How many processes they are, in a VM of so many VCPUs.
+    /// Returns how many processes they are, in a VM of so many VCPUs.
     pub(super) fn count(self, vcpus: u32) -> usize {
         match self {
             Self::None => 0,
@@ -22,7 +22,7 @@ impl Others {
         }
     }
 
-    /// What the workload's `start` is told of each of them.
+    /// Returns what the workload's `start` is told of each of them.
     pub(super) const fn start(self) -> &'static str {
         match self {
             Self::None | Self::Equals => "hog",
@@ -62,7 +62,7 @@ pub(super) struct Case {
 }
 
 impl Case {
-    /// A target beside equals, which is what most are.
+    /// Makes a target beside equals, which is what most are.
     const fn beside_equals(
         name: &'static str,
         title: &'static str,
@@ -79,7 +79,7 @@ impl Case {
         }
     }
 
-    /// The same beside others that the scheduler puts behind it.
+    /// Returns the same beside others that the scheduler puts behind it.
     const fn preferred(self) -> Self {
         Self {
             relation: Relation::Preferred,
@@ -87,7 +87,7 @@ impl Case {
         }
     }
 
-    /// The same without others.
+    /// Returns the same without others.
     const fn alone(self) -> Self {
         Self {
             others: Others::None,
@@ -96,7 +96,7 @@ impl Case {
         }
     }
 
-    /// The same with another VM on the first CPU.
+    /// Returns the same with another VM on the first CPU.
     const fn with_neighbor(self) -> Self {
         Self {
             neighbor: true,
@@ -104,8 +104,8 @@ impl Case {
         }
     }
 
-    /// The same in a VM of two VCPUs, the target alone on the first and so many others on the
-    /// second.
+    /// Returns the same in a VM of two VCPUs, the target alone on the first and so many others on
+    /// the second.
     const fn apart_from(self, count: usize) -> Self {
         Self {
             others: Others::OnSecondVcpu(count),
@@ -115,12 +115,12 @@ impl Case {
         }
     }
 
-    /// Whether a target is a CPU-bound process in user mode and nothing else.
+    /// Returns whether a target is a CPU-bound process in user mode and nothing else.
     pub(super) fn is_plain_hog(self) -> bool {
         self.targets == ["hog"]
     }
 
-    /// Whether the targets want the CPU all the time.
+    /// Returns whether the targets want the CPU all the time.
     pub(super) fn is_busy(self) -> bool {
         !self.targets.iter().any(|start| start.starts_with("wakes"))
     }
@@ -191,8 +191,8 @@ pub(super) const CASES: [Case; 24] = [
     .with_neighbor(),
 ];
 
-/// The cases in a VM of so many VCPUs whose name is one of these, or has one of these with a `*` at
-/// its end as its beginning; all of them where none is given.
+/// Returns the cases in a VM of so many VCPUs whose name is one of these, or has one of these with
+/// a `*` at its end as its beginning; all of them where none is given.
 pub(super) fn chosen(names: &[String], vcpus: u32) -> Vec<Case> {
     let matches = |case: &Case, name: &String| match name.strip_suffix('*') {
         Some(beginning) => case.name.starts_with(beginning),
@@ -205,7 +205,7 @@ pub(super) fn chosen(names: &[String], vcpus: u32) -> Vec<Case> {
         .collect()
 }
 
-/// Whether a case has this name, as [`chosen`] takes it.
+/// Returns whether a case has this name, as [`chosen`] takes it.
 pub(super) fn is_known(name: &str) -> bool {
     (1..=2).any(|vcpus| !chosen(&[name.to_owned()], vcpus).is_empty())
 }

@@ -39,8 +39,8 @@ struct Origin {
 }
 
 impl ClockError {
-    /// From what was seen `before` the suppression, while it was on (`during`), and up to the
-    /// second after the release (`released`); `None` where something was not sampled.
+    /// Makes it from what was seen `before` the suppression, while it was on (`during`), and up to
+    /// the second after the release (`released`); `None` where something was not sampled.
     pub(super) fn of(
         seen: &Observation,
         before: Span,
@@ -91,7 +91,7 @@ impl ClockError {
         })
     }
 
-    /// For programs.
+    /// Returns it as JSON, for programs.
     pub(super) fn json(&self) -> Value {
         let points = |curve: &[(f64, f64)]| -> Vec<[f64; 2]> {
             let rounded = |value: f64| (value * 1e4).round() / 1e4;
@@ -113,14 +113,14 @@ impl ClockError {
     }
 }
 
-/// Host times and what the clocks differ by then, as tarpit answers.
+/// Returns host times and what the clocks differ by then, as tarpit answers.
 fn differences(seen: &Observation, span: Span) -> impl Iterator<Item = (u64, f64)> {
     let samples = seen.clock.iter();
     let within = samples.filter(move |sample| span.has(sample.host_us));
     within.map(|sample| (sample.host_us, ClockSample::difference_ms(sample)))
 }
 
-/// The same as the guest reports it.
+/// Returns the same as the guest reports it.
 fn reported(seen: &Observation, span: Span) -> impl Iterator<Item = (u64, f64)> {
     let reports = seen.reports.iter();
     let within = reports.filter(move |report| span.has(report.host_us));

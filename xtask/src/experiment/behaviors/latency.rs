@@ -40,7 +40,7 @@ pub(super) struct Latency {
 }
 
 impl Latency {
-    /// From its wakes, one after the other; `None` where there are not two.
+    /// Makes it from its wakes, one after the other; `None` where there are not two.
     pub(super) fn of(wakes: &[Wake]) -> Option<Self> {
         let guest = wakes.iter().map(|wake| wake.late_ns as f64 / 1e6);
         let apart = wakes
@@ -53,7 +53,7 @@ impl Latency {
         })
     }
 
-    /// For programs.
+    /// Returns it as JSON, for programs.
     pub(super) fn json(&self) -> Value {
         json!({
             "wakes": self.wakes,

@@ -60,7 +60,7 @@ pub(super) struct Length {
 }
 
 impl Length {
-    /// Host seconds that a case takes, about.
+    /// Returns the host seconds that a case takes, about.
     pub(super) fn of_case(self) -> f64 {
         const STARTS_AND_ENDS: f64 = 1.5;
         let wakes = 2.0 * 1.2;
@@ -168,7 +168,7 @@ enum CpuSource {
 }
 
 impl CpuSource {
-    /// How often it is asked, in microseconds. `ps` has long answers.
+    /// Returns how often it is asked, in microseconds. `ps` has long answers.
     fn interval(&self) -> u64 {
         match self {
             Self::None => u64::MAX,
@@ -405,7 +405,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The CR3 of process `index`, by the text that it alone holds.
+    /// Returns the CR3 of process `index`, by the text that it alone holds.
     fn find(&mut self, index: usize) -> Result<String> {
         const ATTEMPTS: u32 = 5;
         let text = format!("workload-process-{index}.");
@@ -446,7 +446,7 @@ impl Run<'_> {
         }
     }
 
-    /// Who tells the CPU time of the targets, which have been suppressed since `host_us`.
+    /// Returns who tells the CPU time of the targets, which have been suppressed since `host_us`.
     fn cpu_source(&mut self, roots: &[String], host_us: u64) -> Result<CpuSource> {
         let answer = self.ask(&format!("targets {VM}"))?;
         if !answer.iter().all(|line| line["cpu_us"].is_number()) {
@@ -458,7 +458,7 @@ impl Run<'_> {
         Ok(CpuSource::Targets)
     }
 
-    /// What limits the targets, if tarpit tells.
+    /// Returns what limits the targets, if tarpit tells.
     fn limits(&mut self) -> Result<Vec<String>> {
         let answer = self.ask(&format!("targets {VM}"))?;
         let words = answer.iter().filter_map(|line| line["limit"].as_str());
@@ -489,14 +489,14 @@ impl Run<'_> {
         }
     }
 
-    /// What the kernel's log complains of since this was asked last.
+    /// Returns what the kernel's log complains of since this was asked last.
     fn new_complaints(&mut self) -> Result<Vec<String>> {
         let log = self.tell("dmesg new", "workload: dmesg end\n")?;
         Ok(dmesg::complaints(&log))
     }
 }
 
-/// The CPU time of these processes, in milliseconds, by what `ps` answers.
+/// Returns the CPU time of these processes, in milliseconds, by what `ps` answers.
 fn cpu_ms_of(answer: &[Value], roots: &[String]) -> Result<f64> {
     let has = |line: &Value, root: &String| {
         let aliases = line["aliases"].as_array().into_iter().flatten();

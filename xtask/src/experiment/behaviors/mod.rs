@@ -90,7 +90,7 @@ pub struct Options {
     update_results: bool,
 }
 
-/// A case's name, as the command line gives it.
+/// Returns a case's name, as the command line gives it.
 fn case_name(name: &str) -> Result<String, String> {
     if case::is_known(name) {
         return Ok(name.to_owned());
@@ -100,7 +100,7 @@ fn case_name(name: &str) -> Result<String, String> {
 }
 
 impl Options {
-    /// The machines, one of which is made for each kernel and number of VCPUs.
+    /// Returns the machines, one of which is made for each kernel and number of VCPUs.
     fn places(&self) -> Vec<Place> {
         let mut places = Vec::new();
         for &vcpus in &self.vcpus {
@@ -134,7 +134,7 @@ impl Options {
         }
     }
 
-    /// What the results are called: those of another policy and of dearer exits are others.
+    /// Returns what the results are called: those of another policy and of dearer exits are others.
     fn name(&self) -> String {
         let mut name = "behaviours".to_owned();
         if self.policy.as_deref() == Some(PAPER) {
@@ -354,7 +354,7 @@ fn write(options: &Options, kind: Kind, made: &[Made]) -> Result<()> {
     picture::draw(&record::directory()?.join(options.name()), &outcomes)
 }
 
-/// A case, for programs: one that could not be measured has not passed.
+/// Returns a case, for programs: one that could not be measured has not passed.
 fn json_of(made: &Made) -> serde_json::Value {
     match made {
         Ok(outcome) => outcome.json(),

@@ -29,7 +29,7 @@ pub(super) struct ClockSample {
 }
 
 impl ClockSample {
-    /// From the line of this VM that `vms` answers.
+    /// Reads it from the line of this VM that `vms` answers.
     fn read(answer: &[Value], vm: &str) -> Option<Self> {
         let line = answer.iter().find(|line| line["vm"] == vm)?;
         Some(Self {
@@ -38,7 +38,7 @@ impl ClockSample {
         })
     }
 
-    /// Guest time minus host time, in milliseconds, from an origin of its own.
+    /// Returns guest time minus host time, in milliseconds, from an origin of its own.
     pub(super) fn difference_ms(&self) -> f64 {
         (self.guest_us as f64 - self.host_us as f64) / 1000.0
     }
@@ -82,12 +82,12 @@ pub(super) struct Span {
 }
 
 impl Span {
-    /// Whether `host_us` lies in it.
+    /// Returns whether `host_us` lies in it.
     pub(super) fn has(self, host_us: u64) -> bool {
         (self.from..=self.to).contains(&host_us)
     }
 
-    /// Its length in seconds.
+    /// Returns its length in seconds.
     pub(super) fn seconds(self) -> f64 {
         self.to.saturating_sub(self.from) as f64 / 1e6
     }
@@ -136,7 +136,7 @@ impl Observation {
         Ok(sample.host_us)
     }
 
-    /// The speeds of the workload's processes over a span.
+    /// Returns the speeds of the workload's processes over a span.
     ///
     /// # Errors
     /// When it has not two reports of the same processes.
@@ -150,7 +150,7 @@ impl Observation {
         Speeds::between(first, last)
     }
 
-    /// The neighbor's units a second over a span; `None` without two of its lines.
+    /// Returns the neighbor's units a second over a span; `None` without two of its lines.
     pub(super) fn neighbor_speed(&self, span: Span) -> Option<f64> {
         let mut within = self.meter.iter().filter(|it| span.has(it.host_us));
         let first = within.next()?;
@@ -159,15 +159,15 @@ impl Observation {
         (seconds > 0.0).then(|| last.units.saturating_sub(first.units) as f64 / seconds)
     }
 
-    /// The targets' part of a CPU over a span; `None` without two samples.
+    /// Returns the targets' part of a CPU over a span; `None` without two samples.
     pub(super) fn cpu_share(&self, span: Span) -> Option<f64> {
         let mut within = self.cpu.iter().filter(|it| span.has(it.host_us));
         let first = within.next()?;
         share_between(first, within.next_back()?)
     }
 
-    /// The targets' largest part of a CPU over any second (or a little more, as the samples lie) in
-    /// a span; over all of it where it is shorter.
+    /// Returns the targets' largest part of a CPU over any second (or a little more, as the samples
+    /// lie) in a span; over all of it where it is shorter.
     pub(super) fn worst_cpu_share(&self, span: Span) -> Option<f64> {
         const SECOND: u64 = 1_000_000;
         let within: Vec<&CpuSample> = self.cpu.iter().filter(|it| span.has(it.host_us)).collect();
@@ -180,7 +180,7 @@ impl Observation {
             .or_else(|| self.cpu_share(span))
     }
 
-    /// The wakes in a span.
+    /// Returns the wakes in a span.
     pub(super) fn wakes_in(&self, span: Span) -> Vec<Wake> {
         let wakes = self.wakes.iter().copied();
         wakes.filter(|wake| span.has(wake.host_us)).collect()

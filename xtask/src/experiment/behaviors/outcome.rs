@@ -86,12 +86,12 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
-    /// How many others there are.
+    /// Returns how many others there are.
     fn others(&self) -> usize {
         self.case.others.count(self.place.vcpus)
     }
 
-    /// The sum of the targets' speeds.
+    /// Returns the sum of the targets' speeds.
     fn targets(&self, speeds: &Speeds) -> f64 {
         let targets = speeds.per_second.iter().skip(self.others());
         targets.take(self.case.targets.len()).sum()
@@ -101,17 +101,17 @@ impl Outcome {
         speeds.per_second.iter().take(self.others()).sum()
     }
 
-    /// The targets' speed during the suppression, of that before.
+    /// Returns the targets' speed during the suppression, of that before.
     pub(super) fn target_ratio(&self) -> f64 {
         self.targets(&self.during) / self.targets(&self.before)
     }
 
-    /// The ratio that one unit of the targets' work makes.
+    /// Returns the ratio that one unit of the targets' work makes.
     fn resolution(&self) -> f64 {
         1.0 / (self.during.host_seconds * self.targets(&self.before))
     }
 
-    /// [`Self::target_ratio`] for a table.
+    /// Returns [`Self::target_ratio`] for a table.
     pub(super) fn target_text(&self) -> String {
         match self.target_ratio() {
             0.0 => format!("< {:.6}", self.resolution()),
@@ -120,34 +120,34 @@ impl Outcome {
         }
     }
 
-    /// The targets' speed after their release, of that before.
+    /// Returns the targets' speed after their release, of that before.
     pub(super) fn after_ratio(&self) -> f64 {
         self.targets(&self.after) / self.targets(&self.before)
     }
 
-    /// What the others gain: their speed during the suppression, of that before; and the most that
-    /// they could gain.
+    /// Returns what the others gain: their speed during the suppression, of that before; and the
+    /// most that they could gain.
     pub(super) fn gain(&self) -> Option<[f64; 2]> {
         let without = self.without.as_ref()?;
         let before = self.sum_of_others(&self.before);
         Some([&self.during, without].map(|speeds| self.sum_of_others(speeds) / before))
     }
 
-    /// The others' speed during the suppression, of that without the targets.
+    /// Returns the others' speed during the suppression, of that without the targets.
     fn of_ideal(&self) -> Option<f64> {
         let without = self.without.as_ref()?;
         Some(self.sum_of_others(&self.during) / self.sum_of_others(without))
     }
 
-    /// The part of all CPUs that the others and a neighbor have together.
+    /// Returns the part of all CPUs that the others and a neighbor have together.
     fn used_by_others(&self) -> Option<f64> {
         let cpus = f64::from(self.place.vcpus);
         let neighbor = self.neighbor?;
         Some(self.of_ideal()? + neighbor.during / neighbor.alone / cpus)
     }
 
-    /// The speed during the suppression of the process among the others that lost most, of that
-    /// before.
+    /// Returns the speed during the suppression of the process among the others that lost most, of
+    /// that before.
     fn least_of_before(&self) -> Option<f64> {
         let both = self.during.per_second.iter().zip(&self.before.per_second);
         let ratios = both
@@ -156,7 +156,7 @@ impl Outcome {
         ratios.min_by(f64::total_cmp)
     }
 
-    /// How far off the clock may be, in milliseconds.
+    /// Returns how far off the clock may be, in milliseconds.
     fn most_off(&self) -> f64 {
         match self.case.relation {
             Relation::Equal => MOST_OFF_BESIDE_EQUAL,
@@ -165,7 +165,7 @@ impl Outcome {
         }
     }
 
-    /// Each requirement that was missed, in words.
+    /// Returns each requirement that was missed, in words.
     pub(super) fn misses(&self) -> Vec<String> {
         let mut misses = Vec::new();
         self.check_bound(&mut misses);
@@ -293,7 +293,7 @@ impl Outcome {
         demand("one wake was", before.largest, during.largest, MOST_LATER);
     }
 
-    /// For programs.
+    /// Returns it as JSON, for programs.
     pub(super) fn json(&self) -> Value {
         let misses = self.misses();
         json!({
@@ -336,7 +336,7 @@ impl Outcome {
         })
     }
 
-    /// The cells of a table's row.
+    /// Returns the cells of a table's row.
     pub(super) fn cells(&self) -> [String; 12] {
         let wakes = |latency: Option<Latency>| {
             latency.map_or("-".to_owned(), |latency| {

@@ -60,7 +60,7 @@ impl Picture for Panels<'_> {
     }
 }
 
-/// What the axes have to reach, with some room.
+/// Returns what the axes have to reach, with some room.
 fn ranges(outcome: &Outcome) -> [(f64, f64); 2] {
     let points = || {
         let clock = &outcome.clock;

@@ -12,7 +12,7 @@ pub struct AddressSpace {
 }
 
 impl AddressSpace {
-    /// Those that `ps` answers with.
+    /// Returns those that `ps` answers with.
     ///
     /// # Errors
     /// When the answer is something else.
@@ -30,8 +30,8 @@ impl AddressSpace {
     }
 }
 
-/// The `count` address spaces that have run most lately, where they are told from the rest: none has
-/// less than half of what they have on average, and no other has as much as that.
+/// Returns the `count` address spaces that have run most lately, where they are told from the rest:
+/// none has less than half of what they have on average, and no other has as much as that.
 pub(in crate::experiment) fn fair_sharers(
     seen: &[AddressSpace],
     count: usize,

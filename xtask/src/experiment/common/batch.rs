@@ -66,7 +66,7 @@ pub(in crate::experiment) fn run<C: Copy + Sync, R: Send>(
     (results.into_iter().flatten().collect(), saved)
 }
 
-/// How long what costs `rest` takes, where what costs `done` took `elapsed`.
+/// Returns how long what costs `rest` takes, where what costs `done` took `elapsed`.
 fn left(elapsed: Duration, done: f64, rest: f64) -> Duration {
     Duration::try_from_secs_f64(elapsed.as_secs_f64() * rest / done).unwrap_or_default()
 }

@@ -18,7 +18,8 @@ pub struct Countdown {
 }
 
 impl Countdown {
-    /// An experiment that takes about `whole` host seconds; `name` is put before what it says.
+    /// Makes an experiment that takes about `whole` host seconds; `name` is put before what it
+    /// says.
     pub fn begin(name: &str, what: &str, whole: f64) -> Self {
         Self {
             name: name.to_owned(),
@@ -30,12 +31,12 @@ impl Countdown {
         }
     }
 
-    /// tarpit's time begins now.
+    /// Begins tarpit's time now.
     pub fn restart(&mut self) {
         self.began = Instant::now();
     }
 
-    /// A phase begins.
+    /// Begins a phase.
     pub fn phase(&mut self, what: &str) {
         what.clone_into(&mut self.phase);
         self.show();
@@ -43,13 +44,13 @@ impl Countdown {
         self.step.note(&format!("{}: {what}{left}", self.name));
     }
 
-    /// Host time is this now, in seconds since tarpit started.
+    /// Sets what host time is now, in seconds since tarpit started.
     pub fn at(&mut self, host_seconds: f64) {
         self.passed = host_seconds;
         self.show();
     }
 
-    /// Something happened that is worth showing for a while.
+    /// Shows for a while something that has happened.
     pub fn detail(&self, what: &str) {
         self.step.detail(what);
     }
@@ -66,7 +67,7 @@ impl Countdown {
     }
 }
 
-/// How much longer it takes, where so much of the host time that it takes has passed.
+/// Returns how much longer it takes, where so much of the host time that it takes has passed.
 fn left(elapsed: Duration, passed: f64, whole: f64) -> Option<Duration> {
     let pace = elapsed.as_secs_f64() / passed;
     Duration::try_from_secs_f64(pace * (whole - passed).max(0.0)).ok()

@@ -37,7 +37,7 @@ const COMPLAINTS: [&str; 21] = [
 /// no mitigation against RETBleed.
 const EXCEPTED: [&str; 1] = [r"RETBleed: WARNING: Spectre v2 mitigation leaves CPU vulnerable"];
 
-/// The lines of a log that complain, without the levels in front. Empty: the log is clean.
+/// Returns the lines of a log that complain, without the levels in front. Empty: the log is clean.
 pub fn complaints(log: &str) -> Vec<String> {
     static BAD: LazyLock<RegexSet> =
         LazyLock::new(|| RegexSet::new(COMPLAINTS).expect("valid expressions"));
@@ -49,13 +49,13 @@ pub fn complaints(log: &str) -> Vec<String> {
         .collect()
 }
 
-/// The kernel's release, as in "6.1.0-56-cloud-amd64".
+/// Returns the kernel's release, as in "6.1.0-56-cloud-amd64".
 pub fn release(log: &str) -> Option<&str> {
     let (_, rest) = log.split_once("Linux version ")?;
     rest.split_whitespace().next()
 }
 
-/// A line without the `<4>` that syslog(2) puts in front.
+/// Returns a line without the `<4>` that syslog(2) puts in front.
 fn without_level(line: &str) -> &str {
     let level = line.strip_prefix('<').and_then(|rest| rest.split_once('>'));
     match level {

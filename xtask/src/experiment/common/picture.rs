@@ -12,7 +12,7 @@ use super::font;
 
 /// What can be drawn, whatever the file's format.
 pub(in crate::experiment) trait Picture {
-    /// Width and height, in pixels.
+    /// Returns width and height, in pixels.
     fn size(&self) -> (u32, u32);
 
     /// Draws it on a white area of that size.

@@ -24,7 +24,7 @@ pub(in crate::experiment) fn conclude(
     Ok(misses.is_empty())
 }
 
-/// The directory `target/experiments`, which is made where it is missing.
+/// Returns the directory `target/experiments`, which is made where it is missing.
 pub(in crate::experiment) fn directory() -> Result<PathBuf> {
     let directory = paths::target().join("experiments");
     std::fs::create_dir_all(&directory)?;

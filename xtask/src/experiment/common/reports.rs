@@ -22,8 +22,8 @@ pub struct Report {
     pub counts: Vec<u64>,
 }
 
-/// A regular expression for the reports of VMs whose names match `names`. Its groups: the name,
-/// seconds and microseconds of host time, the guest's time, the counts.
+/// Returns a regular expression for the reports of VMs whose names match `names`. Its groups: the
+/// name, seconds and microseconds of host time, the guest's time, the counts.
 fn pattern(names: &str) -> String {
     format!(r"^\[({names}) +(\d+)\.(\d{{6}})\] workload: t=(\d+) counts=([\d,]+)$")
 }
@@ -50,7 +50,7 @@ impl Report {
             .with_context(|| format!("not a report: {groups:?}"))
     }
 
-    /// The reports of this VM in what was said.
+    /// Returns the reports of this VM in what was said.
     pub fn all_in(said: &str, vm: &str) -> Vec<Self> {
         static LINE: LazyLock<Regex> = LazyLock::new(|| {
             Regex::new(&format!("(?m){}", pattern(r"\S+"))).expect("a valid expression")
@@ -81,7 +81,7 @@ impl Report {
         })
     }
 
-    /// Host seconds since tarpit started.
+    /// Returns the host seconds since tarpit started.
     pub fn host_seconds(&self) -> f64 {
         self.host_us as f64 / 1e6
     }
@@ -97,7 +97,7 @@ pub struct Speeds {
 }
 
 impl Speeds {
-    /// The speeds between two reports.
+    /// Returns the speeds between two reports.
     ///
     /// # Errors
     /// When no time lies between them, or they are of different processes.
@@ -117,7 +117,7 @@ impl Speeds {
         })
     }
 
-    /// The speeds from the first of these reports to the last.
+    /// Returns the speeds from the first of these reports to the last.
     ///
     /// # Errors
     /// As [`Self::between`], or when there are no reports.
@@ -126,17 +126,17 @@ impl Speeds {
         Self::between(first, last)
     }
 
-    /// A process's speed, of that before.
+    /// Returns a process's speed, of that before.
     pub fn ratio(&self, process: usize, before: &Self) -> f64 {
         self.per_second[process] / before.per_second[process]
     }
 
-    /// The ratio that one unit of work makes: less cannot be told from nothing.
+    /// Returns the ratio that one unit of work makes: less cannot be told from nothing.
     pub fn resolution(&self, process: usize, before: &Self) -> f64 {
         1.0 / (self.host_seconds * before.per_second[process])
     }
 
-    /// [`Self::ratio`] for a table: where not a unit of work was done, what one would make.
+    /// Returns [`Self::ratio`] for a table: where not a unit of work was done, what one would make.
     pub fn ratio_text(&self, process: usize, before: &Self) -> String {
         match self.ratio(process, before) {
             0.0 => format!("< {:.6}", self.resolution(process, before)),
@@ -144,18 +144,18 @@ impl Speeds {
         }
     }
 
-    /// The process that has slowed down most since.
+    /// Returns the process that has slowed down most since.
     pub fn most_slowed_since(&self, before: &Self) -> Option<usize> {
         let count = self.per_second.len().min(before.per_second.len());
         (0..count).min_by(|&a, &b| self.ratio(a, before).total_cmp(&self.ratio(b, before)))
     }
 
-    /// All processes together.
+    /// Returns all processes together.
     pub fn sum(&self) -> f64 {
         self.per_second.iter().sum()
     }
 
-    /// All processes together but this one.
+    /// Returns all processes together but this one.
     pub fn sum_without(&self, process: usize) -> f64 {
         let others = self.per_second.iter().enumerate();
         others
@@ -165,9 +165,9 @@ impl Speeds {
     }
 }
 
-/// How far the guest's clock runs from the host's, as a part of it: 0.001 is one millisecond too
-/// fast a second. Reports are printed late by what the guest's scheduler and console take, so the
-/// least late one at either end of the time counts.
+/// Returns how far the guest's clock runs from the host's, as a part of it: 0.001 is one
+/// millisecond too fast a second. Reports are printed late by what the guest's scheduler and
+/// console take, so the least late one at either end of the time counts.
 ///
 /// # Errors
 /// When there are fewer than two reports at either end.

@@ -51,7 +51,7 @@ impl Table<'_> {
         }
     }
 
-    /// The table with what was in its section before.
+    /// Returns the table with what was in its section before.
     fn merged(&self, content: &str, rows: &[String]) -> String {
         let key = |row: &str| -> Vec<String> {
             let cells = row.split('|').skip(1).take(self.keys);

@@ -37,7 +37,7 @@ pub struct Linux {
 }
 
 impl Linux {
-    /// The VM [`VM`] with one VCPU and so many processes.
+    /// Returns the VM [`VM`] with one VCPU and so many processes.
     pub fn new(processes: usize) -> Self {
         Self {
             guest: Guest::new(VM),
@@ -45,8 +45,8 @@ impl Linux {
         }
     }
 
-    /// The guest with the workload's and our words on its kernel's command line, before those that
-    /// are there.
+    /// Returns the guest with the workload's and our words on its kernel's command line, before
+    /// those that are there.
     pub fn booted(&self) -> Guest {
         let Self { guest, processes } = self;
         let words = format!(
@@ -67,8 +67,8 @@ pub struct Clocks {
 }
 
 impl Clocks {
-    /// From the lines `workload: clocks NAME=VALUE`. A CPU without a clock event device of its own
-    /// that works gets its ticks from the broadcast device.
+    /// Reads them from the lines `workload: clocks NAME=VALUE`. A CPU without a clock event device
+    /// of its own that works gets its ticks from the broadcast device.
     fn read(said: &str) -> Option<Self> {
         let value = |name: &str| {
             said.lines()
@@ -152,7 +152,7 @@ impl Subject {
         Ok(subject)
     }
 
-    /// What comes concerns the VM of this name.
+    /// Has what comes concern the VM of this name.
     ///
     /// # Errors
     /// When there is none.
@@ -166,22 +166,22 @@ impl Subject {
         &self.vms[self.vm]
     }
 
-    /// The name of the VM that is meant.
+    /// Returns the name of the VM that is meant.
     fn name(&self) -> &str {
         &self.vm().guest.name
     }
 
-    /// The console.
+    /// Returns the console.
     pub fn session(&mut self) -> &mut Session {
         &mut self.session
     }
 
-    /// How many times a second the machine's TSC ticks, as tarpit measured it.
+    /// Returns how many times a second the machine's TSC ticks, as tarpit measured it.
     pub fn tsc_hz(&self) -> f64 {
         self.tsc_hz
     }
 
-    /// The next report of the workload.
+    /// Returns the next report of the workload.
     ///
     /// # Errors
     /// As [`Report::next`].
@@ -189,8 +189,8 @@ impl Subject {
         Report::next(&mut self.session, &self.vms[self.vm].guest.name)
     }
 
-    /// The reports of the next so many seconds of host time. The first two are left out: what was
-    /// done just before still shows in them.
+    /// Returns the reports of the next so many seconds of host time. The first two are left out:
+    /// what was done just before still shows in them.
     ///
     /// # Errors
     /// As [`Report::next`].
@@ -212,7 +212,7 @@ impl Subject {
         }
     }
 
-    /// The reports of several VMs over the same seconds of host time, by VM; otherwise as
+    /// Returns the reports of several VMs over the same seconds of host time, by VM; otherwise as
     /// [`Self::watch`].
     ///
     /// # Errors
@@ -240,8 +240,8 @@ impl Subject {
         }
     }
 
-    /// The processes of the workload among the address spaces that tarpit has seen: those with
-    /// about a fair share of what the VM gets.
+    /// Returns the processes of the workload among the address spaces that tarpit has seen: those
+    /// with about a fair share of what the VM gets.
     ///
     /// # Errors
     /// When there are not as many as the workload has processes, for as long as it takes their
@@ -300,7 +300,7 @@ impl Subject {
         }
     }
 
-    /// How often the VM has exited for this reason.
+    /// Returns how often the VM has exited for this reason.
     ///
     /// # Errors
     /// When tarpit does not answer as it should.
@@ -345,7 +345,7 @@ impl Subject {
         Ok(())
     }
 
-    /// The kernel's log.
+    /// Returns the kernel's log.
     ///
     /// # Errors
     /// As [`Session::wait_for`], or when the kernel does not give it.
@@ -359,7 +359,7 @@ impl Subject {
         Ok(log)
     }
 
-    /// What the kernel tells the time by.
+    /// Returns what the kernel tells the time by.
     ///
     /// # Errors
     /// As [`Session::wait_for`], or when the workload does not name them.
@@ -394,8 +394,8 @@ impl Subject {
     }
 }
 
-/// Host seconds that an experiment takes, for the estimate of the time left: a boot, `phases` of
-/// `seconds` each, and the kernel's log over a serial line.
+/// Returns the host seconds that an experiment takes, for the estimate of the time left: a boot,
+/// `phases` of `seconds` each, and the kernel's log over a serial line.
 pub fn expected_host_seconds(phases: u32, seconds: f64) -> f64 {
     const BOOT: f64 = 1.7;
     const LOG: f64 = 3.0;

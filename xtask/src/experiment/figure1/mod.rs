@@ -107,7 +107,7 @@ impl Outcome {
         value
     }
 
-    /// The requirements of the small guest that were missed: each slice counts.
+    /// Returns the requirements of the small guest that were missed: each slice counts.
     fn misses_of_small(&self) -> Vec<String> {
         let mut misses = Vec::new();
         for (timeline, when, expected) in [
@@ -128,7 +128,7 @@ impl Outcome {
         misses
     }
 
-    /// The requirements of Linux that were missed.
+    /// Returns the requirements of Linux that were missed.
     fn misses_of_linux(&self) -> Vec<String> {
         let [without, with] = self.cpu_ratios.unwrap_or_default();
         let demands = [
@@ -267,7 +267,7 @@ fn measure_small(name: &str, kind: Kind) -> Result<Outcome> {
     })
 }
 
-/// The CPU time of each process so far, in milliseconds, and its roots.
+/// Returns the CPU time of each process so far, in milliseconds, and its roots.
 fn cpu_times(subject: &mut Subject, cr3s: &[String; 2]) -> Result<([f64; 2], Roots)> {
     let answer = subject.session().query(&format!("ps {}", VM))?;
     let mut times = [0.0; 2];

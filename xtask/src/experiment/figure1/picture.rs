@@ -152,7 +152,7 @@ where
     draw_axis(area, bottom + 10, window, &|ms| x(start + ms))
 }
 
-/// An arrow from above onto a block.
+/// Returns an arrow from above onto a block.
 fn draw_arrow<B: DrawingBackend>(area: &DrawingArea<B, Shift>, x: i32, top: i32) -> Result<()>
 where
     B::ErrorType: 'static,

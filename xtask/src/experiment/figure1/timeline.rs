@@ -82,7 +82,7 @@ impl Timeline {
         Ok(timeline)
     }
 
-    /// How long each slice of a process was, in milliseconds.
+    /// Returns how long each slice of a process was, in milliseconds.
     pub(super) fn lengths(&self, process: usize) -> impl Iterator<Item = f64> {
         self.slices
             .iter()
@@ -90,13 +90,13 @@ impl Timeline {
             .map(Slice::length)
     }
 
-    /// How long the slices of a process were on average, in milliseconds.
+    /// Returns how long the slices of a process were on average, in milliseconds.
     pub(super) fn mean(&self, process: usize) -> f64 {
         let count = self.lengths(process).count();
         self.lengths(process).sum::<f64>() / count.max(1) as f64
     }
 
-    /// The shortest and the longest slice of a process, in milliseconds.
+    /// Returns the shortest and the longest slice of a process, in milliseconds.
     pub(super) fn extremes(&self, process: usize) -> [f64; 2] {
         [
             self.lengths(process).fold(f64::INFINITY, f64::min),
@@ -104,7 +104,7 @@ impl Timeline {
         ]
     }
 
-    /// The median time between two ticks in slices of a process, in milliseconds.
+    /// Returns the median time between two ticks in slices of a process, in milliseconds.
     pub(super) fn interval(&self, process: usize) -> Option<f64> {
         let mut intervals: Vec<f64> = self
             .slices
@@ -124,7 +124,7 @@ impl Timeline {
         intervals.get(intervals.len() / 2).copied()
     }
 
-    /// For programs.
+    /// Returns it as JSON, for programs.
     pub(super) fn json(&self) -> Value {
         let process = |process: usize| {
             let [shortest, longest] = self.extremes(process);

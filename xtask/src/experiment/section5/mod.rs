@@ -78,7 +78,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// The Ns, each once, in order.
+    /// Returns the Ns, each once, in order.
     fn strengths(&self) -> Vec<u32> {
         let mut strengths = self.n.clone();
         strengths.sort_unstable();
@@ -86,7 +86,7 @@ impl Options {
         strengths
     }
 
-    /// The cases, the cheap ones first. A single VCPU is on one CPU either way.
+    /// Returns the cases, the cheap ones first. A single VCPU is on one CPU either way.
     fn cases(&self) -> Vec<Case> {
         let mut vcpus = self.vcpus.clone();
         vcpus.sort_unstable();
@@ -98,7 +98,7 @@ impl Options {
         single.chain(pinned).chain(spread).collect()
     }
 
-    /// Host seconds that a case takes: before, each N, after, and without the target.
+    /// Returns the host seconds that a case takes: before, each N, after, and without the target.
     fn host_seconds(&self) -> f64 {
         let phases = self.strengths().len() as u32 + 3;
         expected_host_seconds(phases, f64::from(self.seconds))
@@ -113,7 +113,7 @@ impl Options {
     }
 }
 
-/// The guest of a case.
+/// Returns the guest of a case.
 fn linux(case: Case) -> Linux {
     Linux {
         guest: Guest {
@@ -275,7 +275,7 @@ fn write(options: &Options, kind: Kind, results: &[&Made]) -> Result<()> {
     picture::draw(&record::directory()?.join("section5"), &outcomes)
 }
 
-/// A case, for programs: one that could not run has not passed.
+/// Returns a case, for programs: one that could not run has not passed.
 fn json_of(result: &Made) -> serde_json::Value {
     match result {
         Ok(outcome) => outcome.json(),

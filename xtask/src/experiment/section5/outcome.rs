@@ -42,7 +42,7 @@ pub(super) struct Case {
 }
 
 impl Case {
-    /// Physical CPUs.
+    /// Returns the number of physical CPUs.
     pub(super) fn cpus(self) -> u32 {
         match self.placement {
             Placement::Pinned => 1,
@@ -96,8 +96,8 @@ pub(super) struct Outcome {
     pub complaints: Vec<String>,
 }
 
-/// The process that was slowed most under the largest N. (tarpit knows it by its CR3, the workload
-/// by its number.)
+/// Returns the process that was slowed most under the largest N. (tarpit knows it by its CR3, the
+/// workload by its number.)
 pub(super) fn most_slowed(before: &Speeds, suppressed: &[Strength]) -> Option<usize> {
     let strongest = suppressed.iter().max_by_key(|strength| strength.n)?;
     strongest.speeds.most_slowed_since(before)
@@ -110,22 +110,22 @@ impl Outcome {
         speeds.per_second[self.target] * speeds.host_seconds
     }
 
-    /// The target's speed, of that before.
+    /// Returns the target's speed, of that before.
     pub(super) fn target_ratio(&self, strength: &Strength) -> f64 {
         strength.speeds.ratio(self.target, &self.before)
     }
 
-    /// The ratio that one unit of work makes.
+    /// Returns the ratio that one unit of work makes.
     pub(super) fn resolution(&self, strength: &Strength) -> f64 {
         strength.speeds.resolution(self.target, &self.before)
     }
 
-    /// [`Self::target_ratio`] for a table.
+    /// Returns [`Self::target_ratio`] for a table.
     pub(super) fn target_text(&self, strength: &Strength) -> String {
         strength.speeds.ratio_text(self.target, &self.before)
     }
 
-    /// What the kernel's log is.
+    /// Returns what the kernel's log is.
     pub(super) const fn log_text(&self) -> &'static str {
         if self.complaints.is_empty() {
             "clean"
@@ -150,17 +150,17 @@ impl Outcome {
         })
     }
 
-    /// The others' speed together, of what it is when the target does not exist.
+    /// Returns the others' speed together, of what it is when the target does not exist.
     pub(super) fn others_ratio(&self, strength: &Strength) -> f64 {
         strength.speeds.sum_without(self.target) / self.without.sum_without(self.target)
     }
 
-    /// The target's speed after its release, of that before.
+    /// Returns the target's speed after its release, of that before.
     pub(super) fn after_ratio(&self) -> f64 {
         self.after.ratio(self.target, &self.before)
     }
 
-    /// Each requirement that was missed, in words.
+    /// Returns each requirement that was missed, in words.
     pub(super) fn misses(&self) -> Vec<String> {
         let mut misses = Vec::new();
         for strength in &self.suppressed {
@@ -190,7 +190,7 @@ impl Outcome {
         misses
     }
 
-    /// For programs.
+    /// Returns it as JSON, for programs.
     pub(super) fn json(&self) -> serde_json::Value {
         let strengths: Vec<_> = self
             .suppressed

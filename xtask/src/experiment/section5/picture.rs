@@ -69,7 +69,7 @@ struct Axes {
     range: (f64, f64),
 }
 
-/// The ratio to draw: where not one unit of work was done, what half of one would make.
+/// Returns the ratio to draw: where not one unit of work was done, what half of one would make.
 fn drawn_ratios(outcome: &Outcome) -> impl Iterator<Item = (u32, f64)> {
     outcome.suppressed.iter().map(|strength| {
         let least = outcome.resolution(strength) / 2.0;
@@ -77,7 +77,7 @@ fn drawn_ratios(outcome: &Outcome) -> impl Iterator<Item = (u32, f64)> {
     })
 }
 
-/// The ratio against N, a curve for each case.
+/// Returns the ratio against N, a curve for each case.
 fn by_n(outcomes: &[Outcome], most: f64) -> Vec<Curve> {
     let cases = outcomes.iter().map(|outcome| {
         let ratios = drawn_ratios(outcome).map(|(n, ratio)| (f64::from(n), ratio));
@@ -92,8 +92,8 @@ fn by_n(outcomes: &[Outcome], most: f64) -> Vec<Curve> {
     cases.chain([ideal, paper]).collect()
 }
 
-/// The ratio against the number of VCPUs, a curve for each N and placement. A single VCPU belongs
-/// to both placements.
+/// Returns the ratio against the number of VCPUs, a curve for each N and placement. A single VCPU
+/// belongs to both placements.
 fn by_vcpus(outcomes: &[Outcome], most: f64) -> Vec<Curve> {
     let mut strengths: Vec<u32> = outcomes
         .iter()
@@ -169,7 +169,7 @@ impl Picture for Charts<'_> {
     }
 }
 
-/// A logarithmic axis, with some room at either end.
+/// Returns a logarithmic axis, with some room at either end.
 fn axis(from: f64, to: f64) -> LogCoord<f64> {
     let range: std::ops::Range<f64> = from / 1.15..to * 1.15;
     range.log_scale().into()
@@ -234,7 +234,7 @@ where
     Ok(())
 }
 
-/// A ratio as "1/4000".
+/// Returns a ratio as "1/4000".
 fn one_in(ratio: f64) -> String {
     if ratio > 0.99 {
         "1".to_owned()

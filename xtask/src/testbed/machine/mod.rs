@@ -109,22 +109,22 @@ impl Machine {
         }
     }
 
-    /// What runs it.
+    /// Returns what runs it.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// Its serial line, COM1.
+    /// Returns its serial line, COM1.
     pub fn serial(&self) -> &TcpStream {
         &self.serial
     }
 
-    /// Where its logs are.
+    /// Returns where its logs are.
     pub fn files(&self) -> &Files {
         &self.files
     }
 
-    /// How many instructions the machine has executed: Bochs's measure of time. The machine
+    /// Returns how many instructions the machine has executed: Bochs's measure of time. The machine
     /// stands still while it is asked.
     ///
     /// # Errors
@@ -136,7 +136,7 @@ impl Machine {
         bochs::ticks(&mut self.child, &self.files)
     }
 
-    /// How it ended, if it has.
+    /// Returns how it ended, if it has.
     ///
     /// # Errors
     /// When the process cannot be observed.
@@ -181,7 +181,8 @@ impl Drop for Machine {
     }
 }
 
-/// An emulator must not go on at full speed after whoever watches it was killed.
+/// Has this process die with its parent: an emulator must not go on at full speed after whoever
+/// watches it was killed.
 fn die_with_parent() -> std::io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     Ok(())

@@ -43,7 +43,7 @@ pub(super) fn command(spec: &Spec, port: u16, kvm: bool) -> Command {
     command
 }
 
-/// QMP reports no event before its client has asked for its capabilities.
+/// Asks for QMP's capabilities: it reports no event before.
 pub(super) fn negotiate(child: &mut Child) -> Result<()> {
     let monitor = child.stdin.as_mut().context("no monitor")?;
     // QEMU may be gone already; why is in its output.
@@ -51,7 +51,7 @@ pub(super) fn negotiate(child: &mut Child) -> Result<()> {
     Ok(())
 }
 
-/// What QEMU's last SHUTDOWN event says about the end.
+/// Returns what QEMU's last SHUTDOWN event says about the end.
 pub(super) fn end(files: &Files) -> Option<End> {
     end_in(&String::from_utf8_lossy(
         &std::fs::read(&files.output).ok()?,

@@ -53,7 +53,7 @@ pub struct Hardware {
 }
 
 impl Default for Hardware {
-    /// One CPU, 1 GiB and [`DEFAULT_IPS`].
+    /// Makes a machine with one CPU, 1 GiB and [`DEFAULT_IPS`].
     fn default() -> Self {
         Self {
             memory_mib: 1024,

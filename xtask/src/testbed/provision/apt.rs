@@ -24,13 +24,13 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
-    /// Whether newer package lists may help: old ones name versions that the archive has replaced
-    /// since.
+    /// Returns whether newer package lists may help: old ones name versions that the archive has
+    /// replaced since.
     pub(super) fn may_be_about_lists(&self) -> bool {
         !matches!(self, Self::Removals(_))
     }
 
-    /// From all that `apt-get install` said (in English) when it failed.
+    /// Makes it from all that `apt-get install` said (in English) when it failed.
     fn from_output(said: &str) -> Self {
         const UNKNOWN: [&str; 2] = [
             "E: Unable to locate package ",
@@ -63,7 +63,7 @@ impl Refusal {
         Self::Other(said.trim().to_owned())
     }
 
-    /// What to tell the user who wanted these packages.
+    /// Returns what to tell the user who wanted these packages.
     pub(super) fn explain(&self, wanted: &[&str]) -> String {
         let wanted = wanted.join(" ");
         let mut text = format!("apt-get does not install {wanted}: {self}");
@@ -103,7 +103,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// The indented lines below this one.
+/// Returns the indented lines below this one.
 fn section<'a>(said: &'a str, heading: &str) -> impl Iterator<Item = &'a str> {
     let lines = said.lines().skip_while(move |line| *line != heading);
     lines.skip(1).take_while(|line| line.starts_with(' '))

@@ -72,7 +72,7 @@ pub fn update_package_lists() -> Result<()> {
     apt::update()
 }
 
-/// Whether this process may install packages.
+/// Returns whether this process may install packages.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
@@ -95,7 +95,7 @@ fn missing_packages<'a>(wanted: &[&'a str]) -> Result<Vec<&'a str>> {
     ))
 }
 
-/// Those of `wanted` that `listing`, lines of `package status`, does not call installed.
+/// Returns those of `wanted` that `listing`, lines of `package status`, does not call installed.
 fn not_installed<'a>(wanted: &[&'a str], listing: &str) -> Vec<&'a str> {
     let installed: Vec<&str> = listing
         .lines()

@@ -45,7 +45,7 @@ impl Toolchain {
         Ok(Self::BuildStd)
     }
 
-    /// A cargo command for [`TARGET`]: the sub-command and the target are set.
+    /// Returns a cargo command for [`TARGET`]: the sub-command and the target are set.
     pub fn cargo(&self, subcommand: &str) -> Command {
         let mut command = match self {
             Self::Installed => Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into())),
@@ -87,7 +87,8 @@ fn target_is_installed(rustc: &Path) -> bool {
         ))
 }
 
-/// rustc names the directory of a target's libraries whether or not they are there.
+/// Returns whether there is `core`: rustc names the directory of a target's libraries whether or
+/// not they are there.
 fn holds_core(libraries: &Path) -> bool {
     std::fs::read_dir(libraries).is_ok_and(|files| {
         files

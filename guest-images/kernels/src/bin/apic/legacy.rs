@@ -102,7 +102,7 @@ fn test_request(report: &mut Report, lapic: Lapic) {
     report.same("so that it does not come", take(), of([]));
 }
 
-/// Initialises the master with automatic end of interrupt.
+/// Initializes the master with automatic end of interrupt.
 fn test_automatic_end(report: &mut Report) {
     for (to_command, value) in [
         (true, 0x11),

@@ -102,7 +102,7 @@ fn configuration(
     ))
 }
 
-/// The battery-backed memory of the PC, which tells Bochs's BIOS about the machine.
+/// Returns the battery-backed memory of the PC, which tells Bochs's BIOS about the machine.
 ///
 /// Bochs would fill it in by itself, but only we can set the bit that skips the boot menu's wait
 /// of three seconds (three thousand million instructions at a realistic speed). Layout: Bochs's
@@ -169,20 +169,20 @@ pub(super) fn ticks(child: &mut Child, files: &Files) -> Result<u64> {
     }
 }
 
-/// The time in the debugger's whole answer to `ptime`.
+/// Returns the time in the debugger's whole answer to `ptime`.
 fn answer(output: &str) -> Option<u64> {
     static ANSWER: LazyLock<Regex> =
         LazyLock::new(|| Regex::new(r"ptime: (\d+)\n").expect("a valid expression"));
     ANSWER.captures(output)?.get(1)?.as_str().parse().ok()
 }
 
-/// What Bochs's log says about the end.
+/// Returns what Bochs's log says about the end.
 pub(super) fn end(files: &Files) -> Option<End> {
     let log = std::fs::read(&files.emulator).ok()?;
     end_in(&String::from_utf8_lossy(&log))
 }
 
-/// Every end is a "panic" to Bochs, a soft power-off too.
+/// Returns how it ended: every end is a "panic" to Bochs, a soft power-off too.
 fn end_in(log: &str) -> Option<End> {
     static PANIC: LazyLock<Regex> = LazyLock::new(|| {
         Regex::new(r"(?m)^(\d+)p\[([^\]]*)\] >>PANIC<< (.*)$").expect("a valid expression")

@@ -143,7 +143,8 @@ pub(in super::super) fn wait(child: &mut Child, log: &Path, limit: Duration) -> 
     }
 }
 
-/// Why there was no port: found out by trying ourselves, with the same options and addresses.
+/// Returns why there was no port: found out by trying ourselves, with the same options and
+/// addresses.
 fn why(contested: Option<u16>) -> anyhow::Error {
     let attempts = PORTS.map(|port| (port, TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))));
     let mut errors = Vec::new();
