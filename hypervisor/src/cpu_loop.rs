@@ -82,7 +82,7 @@ impl CpuLoop {
     /// # Safety
     /// The tables are those of the CPU that runs this, which is in VMX operation with
     /// interrupts off, has no VCPU loaded, and can do what the remedies ask for.
-    pub unsafe fn run(mut self) -> ! {
+    pub(crate) unsafe fn run(mut self) -> ! {
         loop {
             let now = host_now();
             if now >= self.next_poll {

@@ -72,7 +72,7 @@ impl HostMsrs {
     /// Returns whether the TSC-deadline mode of local APICs works, on a CPU with the signature of CPUID
     /// leaf 1, EAX.
     #[must_use]
-    pub fn deadline_mode_works(&self, signature: u32) -> bool {
+    pub(crate) fn deadline_mode_works(&self, signature: u32) -> bool {
         microcode::deadline_mode_works(signature, self.microcode_revision)
     }
 }

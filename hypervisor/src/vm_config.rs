@@ -56,7 +56,7 @@ pub(crate) struct GuestModule<'a> {
 
 /// Whether a VM is started again when its guest ends it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RestartPolicy {
+pub(crate) struct RestartPolicy {
     /// When it resets itself: `on-reset=restart|stop`, by default `restart`.
     pub after_reset: bool,
     /// When it does what no guest should, or the hardware fails: `on-crash=restart|stop`, by default
@@ -282,7 +282,7 @@ impl fmt::Debug for Excerpt<'_> {
 
 /// What the boot modules say.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Parsed<'a> {
+pub(crate) struct Parsed<'a> {
     /// The VMs, in the order of their kernels.
     pub vms: Vec<VmConfig<'a>>,
     /// What is wrong with modules. No VM that such a module is for is among the VMs: it would run
@@ -292,7 +292,7 @@ pub struct Parsed<'a> {
 
 /// Groups boot modules into VMs. None is a valid number of VMs.
 #[must_use]
-pub fn parse<'a>(modules: &[BootModule<'a>]) -> Parsed<'a> {
+pub(crate) fn parse<'a>(modules: &[BootModule<'a>]) -> Parsed<'a> {
     let mut vms: Vec<VmConfig<'a>> = Vec::new();
     let mut files = Vec::new();
     let mut errors = Vec::new();

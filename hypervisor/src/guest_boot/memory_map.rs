@@ -9,12 +9,12 @@ use core::ops::Range;
 use devices::platform_map::mmio;
 
 /// End of the conventional memory that a guest may use: the extended BIOS data area starts here.
-pub const EBDA_START: u64 = 0x9_FC00;
+pub(crate) const EBDA_START: u64 = 0x9_FC00;
 /// Start of the legacy video memory: nothing, as the video adapter has no graphics.
-pub const VIDEO_START: u64 = 0xA_0000;
+pub(crate) const VIDEO_START: u64 = 0xA_0000;
 /// Start of the video adapter's text, which is RAM; so is what follows it, as firmware would have
 /// shadowed its ROMs.
-pub const VIDEO_TEXT_START: u64 = mmio::VGA_TEXT;
+pub(crate) const VIDEO_TEXT_START: u64 = mmio::VGA_TEXT;
 /// Start of the firmware area, which holds the ACPI and MP tables.
 pub(crate) const FIRMWARE_START: u64 = 0xE_0000;
 /// Where extended memory starts: 1 MiB.

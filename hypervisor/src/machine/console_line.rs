@@ -5,7 +5,7 @@ use core::str::FromStr;
 
 /// A serial line with a UART of the 16550 kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ConsoleLine {
+pub(crate) struct ConsoleLine {
     /// The first of its eight I/O ports.
     pub port: u16,
     /// Its speed in baud.
@@ -13,7 +13,7 @@ pub struct ConsoleLine {
 }
 
 /// The lines of a PC, in the order in which they are looked for.
-pub const COM_PORTS: [u16; 4] = [0x3f8, 0x2f8, 0x3e8, 0x2e8];
+pub(crate) const COM_PORTS: [u16; 4] = [0x3f8, 0x2f8, 0x3e8, 0x2e8];
 const DEFAULT_BAUD: u32 = 115_200;
 /// What the UART's clock is divided from.
 const FASTEST_BAUD: u32 = 115_200;
@@ -23,7 +23,7 @@ const LAST_PORT: u16 = 0xfff8;
 impl ConsoleLine {
     /// The line at `port`, with the usual speed.
     #[must_use]
-    pub const fn at(port: u16) -> Self {
+    pub(crate) const fn at(port: u16) -> Self {
         Self {
             port,
             baud: DEFAULT_BAUD,
@@ -32,7 +32,7 @@ impl ConsoleLine {
 
     /// The line at `port` with the speed `baud`; `None` if no UART can be there, or have that speed.
     #[must_use]
-    pub const fn new(port: u16, baud: u32) -> Option<Self> {
+    pub(crate) const fn new(port: u16, baud: u32) -> Option<Self> {
         let has_divisor = baud != 0 && FASTEST_BAUD.is_multiple_of(baud) && baud >= 2;
         if port == 0 || port > LAST_PORT || !has_divisor {
             return None;
@@ -53,7 +53,7 @@ impl fmt::Display for ConsoleLine {
 
 /// A word that names no serial line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NoLine;
+pub(crate) struct NoLine;
 
 impl FromStr for ConsoleLine {
     type Err = NoLine;

@@ -15,7 +15,7 @@ use crate::machine::{power, serial, smp, text_screen};
 
 /// What becomes of the machine after a fatal error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnFatal {
+pub(crate) enum OnFatal {
     /// It stays halted, with the report on the screen.
     #[default]
     Stay,
@@ -47,7 +47,7 @@ enum Trouble {
 }
 
 /// Sets what becomes of the machine after a fatal error from now on. `tsc` is the frequency of the TSC.
-pub fn set_action(action: OnFatal, tsc: Hertz) {
+pub(crate) fn set_action(action: OnFatal, tsc: Hertz) {
     let ticks = match action {
         OnFatal::Stay => 0,
         OnFatal::Reboot { after } => tsc.get().saturating_mul(after.into()).saturating_add(1),
@@ -59,7 +59,7 @@ pub fn set_action(action: OnFatal, tsc: Hertz) {
 /// `tarpit: fatal: <cause and remedy>`, and where the other CPUs are, if any run.
 ///
 /// `cause` names what is wrong and what to do about it, without a line break.
-pub fn fatal(cause: fmt::Arguments<'_>) -> ! {
+pub(crate) fn fatal(cause: fmt::Arguments<'_>) -> ! {
     report(format_args!("tarpit: fatal: {cause}\n"))
 }
 

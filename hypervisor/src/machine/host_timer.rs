@@ -41,7 +41,7 @@ impl HostTimer {
     /// # Safety
     /// Interrupts are off; nothing else uses this CPU's LAPIC timer.
     #[must_use]
-    pub unsafe fn new(apic: LocalApic, tsc: Hertz, deadline_works: bool) -> Self {
+    pub(crate) unsafe fn new(apic: LocalApic, tsc: Hertz, deadline_works: bool) -> Self {
         trap::set_hook(TIMER_VECTOR, Some(on_timer));
         apic.write(Register::DIVIDE, divide::BY_1);
         let has_deadline = raw_cpuid::CpuId::new()

@@ -48,7 +48,7 @@ impl Registers for Mapped {
 ///
 /// # Safety
 /// There is an I/O APIC, its registers are mapped one to one, and nothing else uses them.
-pub unsafe fn mask_all(address: u64) -> u32 {
+pub(crate) unsafe fn mask_all(address: u64) -> u32 {
     mask_entries(&mut Mapped { address })
 }
 

@@ -26,7 +26,7 @@ const LOCAL_SOURCES: [(u32, Register); 7] = [
 
 /// The local APIC of this CPU; how its registers are reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LocalApic {
+pub(crate) enum LocalApic {
     /// At this address (xAPIC).
     Page(u64),
     /// As MSRs (x2APIC).
@@ -70,7 +70,7 @@ fn on_spurious(_: &mut TrapFrame) {}
 
 /// Lets all CPUs use x2APIC mode if one of those with the IDs `others` cannot be addressed
 /// otherwise. On the boot CPU, before its local APIC is switched on. Returns how far IDs may go.
-pub fn choose_mode(mut others: impl Iterator<Item = u32>) -> u32 {
+pub(crate) fn choose_mode(mut others: impl Iterator<Item = u32>) -> u32 {
     let in_use = PerCpu::current().local_apic.get() == LocalApic::Msrs;
     let wanted = in_use || others.any(|id| id > LARGEST_XAPIC_ID);
     let has_it = raw_cpuid::CpuId::new()
@@ -153,7 +153,7 @@ impl LocalApic {
 
     /// The LAPIC of the CPU that runs this.
     #[must_use]
-    pub fn current() -> Self {
+    pub(crate) fn current() -> Self {
         PerCpu::current().local_apic.get()
     }
 
@@ -200,7 +200,7 @@ impl LocalApic {
     }
 
     /// Sends the CPU with the APIC ID `target` a non-maskable interrupt.
-    pub fn send_nmi(self, target: u32) {
+    pub(crate) fn send_nmi(self, target: u32) {
         self.send(target, delivery_mode::NMI | icr::ASSERT);
     }
 

@@ -58,7 +58,7 @@ impl<const N: usize> Write for Ring<N> {
 }
 
 /// Keeps a message, which ends in a line break. Lost if another CPU keeps one just now for too long.
-pub fn keep(text: fmt::Arguments<'_>) {
+pub(crate) fn keep(text: fmt::Arguments<'_>) {
     const ATTEMPTS: u32 = 1_000_000;
     for _ in 0..ATTEMPTS {
         if let Some(mut ring) = RING.try_lock() {
@@ -72,7 +72,7 @@ pub fn keep(text: fmt::Arguments<'_>) {
 
 /// Returns the messages that are kept.
 #[must_use]
-pub fn lines() -> String {
+pub(crate) fn lines() -> String {
     RING.lock().lines()
 }
 

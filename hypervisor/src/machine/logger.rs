@@ -42,13 +42,13 @@ fn take(line: fmt::Arguments<'_>) {
 
 /// Sends log messages of level Info and above to the console, one line each, with the level named unless
 /// it is Info. Later calls change nothing.
-pub fn init() {
+pub(crate) fn init() {
     if log::set_logger(&ConsoleLogger).is_ok() {
         log::set_max_level(LevelFilter::Info);
     }
 }
 
 /// Keeps messages for the operator from now on, and shows none.
-pub fn be_quiet() {
+pub(crate) fn be_quiet() {
     QUIET.store(true, Ordering::Relaxed);
 }

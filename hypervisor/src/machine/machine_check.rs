@@ -35,13 +35,13 @@ static FOUND: AtomicU64 = AtomicU64::new(0);
 
 /// Returns how many errors have been found in the machine-check banks since the start.
 #[must_use]
-pub fn found() -> u64 {
+pub(crate) fn found() -> u64 {
     FOUND.load(Ordering::Relaxed)
 }
 
 /// What a bank tells of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BankReport {
+pub(crate) struct BankReport {
     number: u8,
     status: u64,
     address: Option<u64>,
@@ -63,7 +63,7 @@ impl fmt::Display for BankReport {
 
 /// What the banks told of a machine check, and how it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MachineCheck {
+pub(crate) struct MachineCheck {
     global_status: u64,
     banks: [Option<BankReport>; MOST_BANKS],
     /// Errors in all banks, those without room included.
@@ -72,7 +72,7 @@ pub struct MachineCheck {
 
 impl MachineCheck {
     /// Of which no bank tells anything.
-    pub const NONE: Self = Self {
+    pub(crate) const NONE: Self = Self {
         global_status: 0,
         banks: [None; MOST_BANKS],
         errors: 0,
@@ -173,7 +173,7 @@ fn take_banks(msrs: &mut impl Msrs) -> MachineCheck {
 ///
 /// # Safety
 /// On each CPU once, with an IDT that has a stack for machine checks.
-pub unsafe fn enable() {
+pub(crate) unsafe fn enable() {
     let has_them = raw_cpuid::CpuId::new()
         .get_feature_info()
         .is_some_and(|features| features.has_mce() && features.has_mca());
@@ -194,7 +194,7 @@ pub unsafe fn enable() {
 }
 
 /// Takes the machine check that has ended a guest's turn, and tells what it was.
-pub fn take_from_guest() -> MachineCheck {
+pub(crate) fn take_from_guest() -> MachineCheck {
     let check = take_banks(&mut ThisCpu);
     if !check.is_context_intact() {
         fatal::fatal(format_args!("{check}; the hardware is failing"))

@@ -346,7 +346,7 @@ impl Frames {
     ///
     /// # Errors
     /// If the machine does not have that much in such pieces.
-    pub fn allocate_pieces(size: u64, alignment: u64) -> Result<Vec<Self>, OutOfMemory> {
+    pub(crate) fn allocate_pieces(size: u64, alignment: u64) -> Result<Vec<Self>, OutOfMemory> {
         let mut pieces = Vec::new();
         let mut missing = size;
         while missing > 0 {
@@ -394,7 +394,7 @@ pub(crate) fn free_bytes() -> u64 {
 
 /// Returns the bytes of physical memory that [`Frames::allocate_pieces`] can take.
 #[must_use]
-pub fn free_bytes_in_pieces(alignment: u64) -> u64 {
+pub(crate) fn free_bytes_in_pieces(alignment: u64) -> u64 {
     let (_, all) = FRAMES.lock().aligned_bytes(alignment.max(PAGE_SIZE));
     all
 }

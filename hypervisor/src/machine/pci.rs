@@ -8,7 +8,7 @@ use x86_64::instructions::port::Port;
 
 /// A function of a PCI device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Function {
+pub(crate) struct Function {
     /// The number of its bus.
     pub bus: u8,
     /// Its number there: below 32.
@@ -30,7 +30,7 @@ impl fmt::Display for Function {
 
 /// A word that names no function of a PCI device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NoFunction;
+pub(crate) struct NoFunction;
 
 impl FromStr for Function {
     type Err = NoFunction;
@@ -89,7 +89,7 @@ impl ConfigurationSpace for Ports {
 
 /// What was found and done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Silenced {
+pub(crate) struct Silenced {
     /// The functions that there are.
     pub functions: u32,
     /// Those that could write to memory.
@@ -104,7 +104,7 @@ pub struct Silenced {
 ///
 /// # Safety
 /// The ports 0xcf8 and 0xcfc are the caller's alone, and nothing depends on what devices do.
-pub unsafe fn silence(leave: &[Function]) -> Silenced {
+pub(crate) unsafe fn silence(leave: &[Function]) -> Silenced {
     silence_all(&mut Ports, leave)
 }
 

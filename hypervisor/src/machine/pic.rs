@@ -11,7 +11,7 @@ const FIRST_VECTOR: u8 = 0x20;
 ///
 /// # Safety
 /// Only for code that owns the machine's I/O ports.
-pub unsafe fn silence() {
+pub(crate) unsafe fn silence() {
     for (command, first_vector, cascade) in
         [(0x20, FIRST_VECTOR, 1 << 2), (0xa0, FIRST_VECTOR + 8, 2)]
     {

@@ -197,7 +197,7 @@ fn break_lock() -> MutexGuard<'static, Serial> {
 }
 
 /// Sets up the first serial line of a PC's that there is.
-pub fn init() {
+pub(crate) fn init() {
     let mut serial = SERIAL.lock();
     let mut lines = COM_PORTS.into_iter().map(ConsoleLine::at);
     let _ = lines.any(|line| serial.use_line(line));
@@ -206,7 +206,7 @@ pub fn init() {
 /// Goes over to `line`, after all output is out on the one before. Returns false, and does nothing, if
 /// there is no UART.
 #[must_use]
-pub fn use_line(line: ConsoleLine) -> bool {
+pub(crate) fn use_line(line: ConsoleLine) -> bool {
     lock().is_some_and(|mut serial| serial.use_line(line))
 }
 

@@ -13,7 +13,7 @@ use super::cpu::gdt;
 
 /// What a CPU is made to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Remedies {
+pub(crate) struct Remedies {
     /// What is set in IA32_SPEC_CTRL once and for all, under guests too; empty if nothing that helps
     /// there.
     pub spec_ctrl: SpecCtrl,
@@ -31,7 +31,7 @@ pub struct Remedies {
 
 impl Remedies {
     /// On a processor that needs none, or has no means.
-    pub const NONE: Self = Self {
+    pub(crate) const NONE: Self = Self {
         spec_ctrl: SpecCtrl::empty(),
         disable_tsx: false,
         branch_barrier: false,
@@ -43,7 +43,7 @@ impl Remedies {
     ///
     /// # Safety
     /// This CPU has the MSRs that are asked for, and their bits.
-    pub unsafe fn prepare_cpu(self) {
+    pub(crate) unsafe fn prepare_cpu(self) {
         // SAFETY: by the contract. Neither MSR has any effect on what code does, but for transactions,
         // which tarpit does not use and shows to no guest.
         unsafe {
@@ -62,7 +62,7 @@ impl Remedies {
     ///
     /// # Safety
     /// As for [`Remedies::prepare_cpu`].
-    pub unsafe fn forget_branches(self) {
+    pub(crate) unsafe fn forget_branches(self) {
         if self.branch_barrier {
             // SAFETY: by the contract; the command has no effect on what code does.
             unsafe { msr::write(IA32_PRED_CMD, PredCmd::IBPB.bits()) };
@@ -73,7 +73,7 @@ impl Remedies {
     ///
     /// # Safety
     /// As for [`Remedies::prepare_cpu`].
-    pub unsafe fn forget_data(self) {
+    pub(crate) unsafe fn forget_data(self) {
         if self.flush_l1d {
             // SAFETY: by the contract; a flush writes modified lines back.
             unsafe { msr::write(IA32_FLUSH_CMD, FlushCmd::L1D_FLUSH.bits()) };

@@ -11,7 +11,7 @@ pub(super) const FIRST_INTERRUPT: u64 = 32;
 static COUNTS: [AtomicU64; 256] = [const { AtomicU64::new(0) }; 256];
 
 /// Returns the vectors that have struck without anybody having asked for them, and how often.
-pub fn counts() -> impl Iterator<Item = (u8, u64)> {
+pub(crate) fn counts() -> impl Iterator<Item = (u8, u64)> {
     (0..=u8::MAX)
         .zip(&COUNTS)
         .map(|(vector, count)| (vector, count.load(Ordering::Relaxed)))

@@ -92,7 +92,7 @@ impl BiosScreen {
 /// # Safety
 /// The first page of memory and the screen are mapped one to one, and a BIOS's data area is as the BIOS
 /// has left it.
-pub unsafe fn init() {
+pub(crate) unsafe fn init() {
     // SAFETY: by the caller; the fields are aligned but for none.
     let bios = unsafe {
         BiosScreen {
@@ -105,7 +105,7 @@ pub unsafe fn init() {
 }
 
 /// Writes text at the bottom. Dropped if the screen is being written to elsewhere.
-pub fn print(text: fmt::Arguments<'_>) {
+pub(crate) fn print(text: fmt::Arguments<'_>) {
     if let Some(mut screen) = SCREEN.try_lock() {
         // It takes everything; a failing Display loses just its own text.
         let _ = screen.write_fmt(text);

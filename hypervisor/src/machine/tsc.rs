@@ -163,7 +163,7 @@ fn by_cpuid(cpuid: impl Fn(u32, u32) -> CpuIdResult) -> Option<Calibration> {
 
 /// Returns whether the TSC counts at one rate whatever the processor does, by `cpuid` (leaf, sub-leaf).
 #[must_use]
-pub fn is_invariant(cpuid: impl Fn(u32, u32) -> CpuIdResult) -> bool {
+pub(crate) fn is_invariant(cpuid: impl Fn(u32, u32) -> CpuIdResult) -> bool {
     const POWER_MANAGEMENT: u32 = EXTENDED + 7;
     const INVARIANT_TSC: u32 = 1 << 8;
     cpuid(EXTENDED, 0).eax >= POWER_MANAGEMENT

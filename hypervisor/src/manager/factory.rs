@@ -76,7 +76,7 @@ pub(crate) struct NewVm {
 }
 
 /// Makes VMs. The manager's tests have one that makes VCPUs of no processor.
-pub trait VmFactory: Send + Sync {
+pub(crate) trait VmFactory: Send + Sync {
     /// Returns the ticks of host time in a second.
     fn ticks_per_second(&self) -> u64;
 

@@ -10,7 +10,7 @@
 //! that of a VCPU that has come off its guest.
 
 mod create;
-pub mod factory;
+pub(crate) mod factory;
 mod restarts;
 mod slot;
 mod state;
@@ -291,7 +291,7 @@ impl VmManager {
     /// Tells that the VM of `vcpu`, which is loaded on this CPU and has left its guest for the
     /// last time, has come to its end. `dump` describes what the VCPU was doing. If its
     /// configuration says so, it is started again.
-    pub fn ended(&self, vcpu: VcpuId, reason: StopReason, dump: impl FnOnce() -> String) {
+    pub(crate) fn ended(&self, vcpu: VcpuId, reason: StopReason, dump: impl FnOnce() -> String) {
         let Ok(slot) = self.slot(vcpu.vm) else { return };
         let mut life = slot.life.lock();
         if !life.state.is_live() {
@@ -386,7 +386,7 @@ impl VmManager {
     /// Starts all VMs, with their guests loaded at once. On the boot CPU, with no VCPU loaded.
     /// Returns those that cannot be made, and why: they are stopped, and the others run.
     #[must_use]
-    pub fn start_all(&self) -> Vec<(VmId, StopCause)> {
+    pub(crate) fn start_all(&self) -> Vec<(VmId, StopCause)> {
         let mut failed = Vec::new();
         for (id, slot) in self.ids().zip(&self.slots) {
             if let Err(cause) = self.make(id, slot, &mut slot.life.lock(), Load::Now) {

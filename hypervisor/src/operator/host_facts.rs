@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 /// Something about the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fact {
+pub(crate) struct Fact {
     /// What it is about: a word.
     pub subject: Cow<'static, str>,
     /// How it is.
@@ -16,7 +16,7 @@ pub struct Fact {
 impl Fact {
     /// Makes a fact.
     #[must_use]
-    pub fn new(subject: impl Into<Cow<'static, str>>, state: impl Into<String>) -> Self {
+    pub(crate) fn new(subject: impl Into<Cow<'static, str>>, state: impl Into<String>) -> Self {
         Self {
             subject: subject.into(),
             state: state.into(),
@@ -26,7 +26,7 @@ impl Fact {
 
 /// What is known of the machine.
 #[derive(Clone, Debug)]
-pub struct HostFacts {
+pub(crate) struct HostFacts {
     /// What stays as it was found.
     pub found: Vec<Fact>,
     /// Returns what changes, as it is now.

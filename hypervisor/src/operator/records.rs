@@ -94,7 +94,7 @@ impl Record for TargetLine<'_> {
 
 /// A message of tarpit's.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub struct LogLine<'a> {
+pub(super) struct LogLine<'a> {
     /// The message, as it was shown.
     pub message: &'a str,
 }

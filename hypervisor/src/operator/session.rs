@@ -48,7 +48,7 @@ pub(crate) struct PowerOff;
 impl Session {
     /// Opens a session at `terminal`, of a machine of which `host` is known: shows the prompt.
     #[must_use]
-    pub fn open(terminal: Arc<Terminal>, host: HostFacts) -> Self {
+    pub(crate) fn open(terminal: Arc<Terminal>, host: HostFacts) -> Self {
         terminal.open();
         Self {
             terminal,

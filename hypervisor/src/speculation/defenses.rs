@@ -10,7 +10,7 @@ use crate::machine::speculation::Remedies;
 
 /// How much a processor is kept from, for tenants' sake, and by what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Defenses {
+pub(crate) struct Defenses {
     processor: Processor,
     remedies: Remedies,
     one_thread_a_core: bool,
@@ -20,7 +20,7 @@ pub struct Defenses {
 
 /// What there is to say of an issue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
+pub(crate) enum Status {
     /// The processor does not have it.
     NotAffected,
     /// What is done keeps tenants apart.
@@ -46,7 +46,11 @@ impl Defenses {
     /// Decides what to do on `processor`. `one_thread_a_core` says that of the threads of a core at
     /// most one is used; `mcu_opt_ctrl` is IA32_MCU_OPT_CTRL, empty if it does not exist.
     #[must_use]
-    pub fn new(processor: Processor, one_thread_a_core: bool, mcu_opt_ctrl: McuOptCtrl) -> Self {
+    pub(crate) fn new(
+        processor: Processor,
+        one_thread_a_core: bool,
+        mcu_opt_ctrl: McuOptCtrl,
+    ) -> Self {
         let has = |feature| processor.leaf7_edx.contains(feature);
         let needs = |issues: &[Issue]| issues.iter().any(|issue| processor.has(*issue));
         let mut spec_ctrl = SpecCtrl::empty();
@@ -86,13 +90,13 @@ impl Defenses {
 
     /// Returns what its CPUs are made to do.
     #[must_use]
-    pub const fn remedies(&self) -> Remedies {
+    pub(crate) const fn remedies(&self) -> Remedies {
         self.remedies
     }
 
     /// Returns what there is to say of `issue`.
     #[must_use]
-    pub fn status(&self, issue: Issue) -> Status {
+    pub(crate) fn status(&self, issue: Issue) -> Status {
         if !self.processor.has(issue) {
             return Status::NotAffected;
         }

@@ -16,7 +16,7 @@ use super::Processor;
     missing_docs,
     reason = "the names are those under which they are known"
 )]
-pub enum Issue {
+pub(crate) enum Issue {
     SpectreV1,
     SpectreV2,
     Meltdown,
@@ -36,7 +36,7 @@ pub enum Issue {
 
 impl Issue {
     /// All of them, in the order in which they became known.
-    pub const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::SpectreV1,
         Self::SpectreV2,
         Self::Meltdown,
@@ -56,7 +56,7 @@ impl Issue {
 
     /// Returns the name under which Linux's folder `vulnerabilities` has it.
     #[must_use]
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::SpectreV1 => "spectre_v1",
             Self::SpectreV2 => "spectre_v2",
@@ -154,7 +154,7 @@ fn known(model: u32, stepping: u32) -> Option<Known> {
 impl Processor {
     /// Returns whether it has this issue. In doubt it has.
     #[must_use]
-    pub fn has(&self, issue: Issue) -> bool {
+    pub(crate) fn has(&self, issue: Issue) -> bool {
         let known = if self.intel && self.family == 6 {
             known(self.model, self.stepping)
         } else {

@@ -10,6 +10,6 @@ mod processor;
 #[cfg(test)]
 mod tests;
 
-pub use defenses::{Defenses, Status};
-pub use issue::Issue;
-pub use processor::Processor;
+pub(crate) use defenses::Defenses;
+pub(crate) use issue::Issue;
+pub(crate) use processor::Processor;

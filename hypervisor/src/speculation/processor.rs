@@ -6,7 +6,7 @@ use raw_cpuid::CpuIdResult;
 
 /// A processor: its model, and what it says of its flaws and its remedies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Processor {
+pub(crate) struct Processor {
     /// Whether Intel made it: its lists name no others.
     pub intel: bool,
     /// The family, with the extended one.
@@ -31,7 +31,7 @@ impl Processor {
     /// Reads a processor's CPUID by `cpuid` (leaf, sub-leaf); `arch_capabilities` is its
     /// IA32_ARCH_CAPABILITIES, zero if it does not exist.
     #[must_use]
-    pub fn new(cpuid: impl Fn(u32, u32) -> CpuIdResult, arch_capabilities: u64) -> Self {
+    pub(crate) fn new(cpuid: impl Fn(u32, u32) -> CpuIdResult, arch_capabilities: u64) -> Self {
         let vendor = cpuid(0, 0);
         let leaf1 = cpuid(1, 0);
         // Intel's CPUs answer a leaf that they do not have with another one's data.
@@ -62,7 +62,7 @@ impl Processor {
 
     /// Returns whether it has IA32_MCU_OPT_CTRL.
     #[must_use]
-    pub const fn has_mcu_opt_ctrl(&self) -> bool {
+    pub(crate) const fn has_mcu_opt_ctrl(&self) -> bool {
         self.leaf7_edx.contains(Leaf7Edx::SRBDS_CTRL) || self.says(ArchCapabilities::GDS_CTRL)
     }
 

@@ -7,6 +7,7 @@ use arch::cpuid::{Leaf1Ecx, Leaf7Ebx, Leaf7Edx, Leaf7Sub2Edx};
 use arch::msr::{ArchCapabilities as Says, McuOptCtrl, SpecCtrl};
 use proptest::prelude::*;
 
+use super::defenses::Status;
 use super::*;
 use crate::machine::speculation::Remedies;
 

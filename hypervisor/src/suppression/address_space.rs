@@ -124,7 +124,7 @@ pub(super) fn user_tables(
 /// whose user halves agree have the same, and others do not. `None` for a user half that is empty.
 ///
 /// A guest that knew `seed` could make two processes' roots have the same digest.
-pub fn user_half_digest(
+pub(crate) fn user_half_digest(
     memory: &impl GuestMemory,
     root: Root,
     format: RootFormat,

@@ -114,7 +114,7 @@ impl Pace {
     /// instructions.
     #[must_use]
     #[inline]
-    pub const fn least_stay(&self) -> u64 {
+    pub(crate) const fn least_stay(&self) -> u64 {
         self.least_stay
     }
 

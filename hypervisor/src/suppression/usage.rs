@@ -186,7 +186,7 @@ pub(crate) struct Process {
 
 /// A root in the tables of a VM's VCPUs, all of them together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SeenRoot {
+pub(crate) struct SeenRoot {
     /// The root.
     pub root: Root,
     recent: u64,
@@ -197,11 +197,11 @@ pub struct SeenRoot {
 
 /// The roots in the tables of a VM's VCPUs, put together table by table.
 #[derive(Clone, Debug, Default)]
-pub struct SeenRoots(Vec<SeenRoot>);
+pub(crate) struct SeenRoots(Vec<SeenRoot>);
 
 impl SeenRoots {
     /// Adds those of a VCPU's table, as it is at `now`.
-    pub fn add(&mut self, usage: &mut Usage, now: HostTicks) {
+    pub(crate) fn add(&mut self, usage: &mut Usage, now: HostTicks) {
         let (entries, covered) = usage.at(now);
         self.0.extend(entries.map(|entry| {
             let recent = entry.current + entry.previous;
@@ -218,7 +218,7 @@ impl SeenRoots {
 
     /// Returns each root once.
     #[must_use]
-    pub fn into_roots(mut self) -> Vec<SeenRoot> {
+    pub(crate) fn into_roots(mut self) -> Vec<SeenRoot> {
         self.0.sort_unstable_by_key(|seen| seen.root);
         self.0.dedup_by(|seen, kept| {
             let same = seen.root == kept.root;
@@ -237,7 +237,9 @@ impl SeenRoots {
 /// Puts roots together to processes, by share of the CPU. Roots with the same mark belong to the same
 /// process; one without a mark is a process of its own. Takes n log n steps for n roots.
 #[must_use]
-pub fn processes<M: Ord>(roots: impl IntoIterator<Item = (SeenRoot, Option<M>)>) -> Vec<Process> {
+pub(crate) fn processes<M: Ord>(
+    roots: impl IntoIterator<Item = (SeenRoot, Option<M>)>,
+) -> Vec<Process> {
     let mut roots: Vec<_> = roots.into_iter().collect();
     let order = |seen: &SeenRoot| (Reverse((seen.recent, seen.total)), seen.root);
     roots.sort_unstable_by(|(a, a_mark), (b, b_mark)| {
@@ -273,7 +275,7 @@ pub fn processes<M: Ord>(roots: impl IntoIterator<Item = (SeenRoot, Option<M>)>)
 /// The process list of a VM from the tables of its VCPUs. `same_process` tells whether two roots belong
 /// together.
 #[cfg(test)]
-pub fn report<'a>(
+pub(crate) fn report<'a>(
     usages: impl IntoIterator<Item = &'a mut Usage>,
     now: HostTicks,
     same_process: impl Fn(Root, Root) -> bool,

@@ -10,7 +10,7 @@ use vmx::ept::{Access, Ept, EptError};
 use vmx::page::Page;
 
 /// The memory map of a VM, which all its VCPUs run with.
-pub struct MemoryMap {
+pub(crate) struct MemoryMap {
     ept: Mutex<Ept>,
     pointer: u64,
     /// Changes whenever the map becomes such that cached translations are wrong.
@@ -28,7 +28,7 @@ impl MemoryMap {
     /// its RAM. `apic_access_page` is a page of nothing, for
     /// [`vmx::vmcs::Vmcs::set_apic_access_page`].
     #[must_use]
-    pub fn new(ept: Ept, apic_access_page: Box<Page>, vcpus: u32) -> Self {
+    pub(crate) fn new(ept: Ept, apic_access_page: Box<Page>, vcpus: u32) -> Self {
         debug_assert!((1..=32).contains(&vcpus));
         Self {
             pointer: ept.pointer(),
@@ -42,13 +42,13 @@ impl MemoryMap {
 
     /// Returns the EPT pointer for the VMCS.
     #[must_use]
-    pub const fn ept_pointer(&self) -> u64 {
+    pub(crate) const fn ept_pointer(&self) -> u64 {
         self.pointer
     }
 
     /// Returns the APIC-access page.
     #[must_use]
-    pub fn apic_access_page(&self) -> HostPhysAddr {
+    pub(crate) fn apic_access_page(&self) -> HostPhysAddr {
         self.apic_access_page.address()
     }
 
@@ -56,7 +56,7 @@ impl MemoryMap {
     /// may be wrong.
     #[must_use]
     #[inline]
-    pub fn generation(&self) -> u64 {
+    pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::SeqCst)
     }
 
@@ -67,7 +67,7 @@ impl MemoryMap {
     ///
     /// # Errors
     /// If there is no memory for tables.
-    pub fn want_apic_access_page(&self, index: u32, wanted: bool) -> Result<bool, EptError> {
+    pub(crate) fn want_apic_access_page(&self, index: u32, wanted: bool) -> Result<bool, EptError> {
         let bit = 1u32 << (index & 31);
         debug_assert_ne!(self.vcpus & bit, 0, "there is no such VCPU");
         // Decided and carried out as one, or the last to change its mind may be the first to

@@ -1,12 +1,12 @@
 //! A virtual machine: what its VCPUs share.
 
-pub mod clock_gate;
-pub mod host;
-pub mod memory_map;
-pub mod ram;
-pub mod requests;
-pub mod statistics;
-pub mod suppressing;
+pub(crate) mod clock_gate;
+pub(crate) mod host;
+pub(crate) mod memory_map;
+pub(crate) mod ram;
+pub(crate) mod requests;
+pub(crate) mod statistics;
+pub(crate) mod suppressing;
 #[cfg(test)]
 pub(crate) mod test_vm;
 
@@ -205,7 +205,7 @@ impl Vm {
 
     /// Returns the number of its VCPUs.
     #[must_use]
-    pub fn vcpus(&self) -> usize {
+    pub(crate) fn vcpus(&self) -> usize {
         self.ports.len()
     }
 
@@ -216,7 +216,7 @@ impl Vm {
     ///
     /// # Errors
     /// If there is no memory for tables.
-    pub fn want_apic_access_page(&self, index: u32, wanted: bool) -> Result<(), EptError> {
+    pub(crate) fn want_apic_access_page(&self, index: u32, wanted: bool) -> Result<(), EptError> {
         if self.memory_map.want_apic_access_page(index, wanted)? {
             self.flush_memory_map();
         }
@@ -284,7 +284,7 @@ impl Vm {
     }
 
     /// Locks the board and calls `access` with the chipset and what surrounds it at host time `at`.
-    pub fn with_chipset<R>(
+    pub(crate) fn with_chipset<R>(
         &self,
         at: HostTicks,
         access: impl FnOnce(&mut Chipset, &mut Environment<'_>) -> R,
@@ -324,7 +324,7 @@ impl<'a> BoardHost<'a> {
 
     /// Returns what surrounds the chipset at guest time `now`.
     #[inline]
-    pub fn environment(&mut self, now: Now) -> Environment<'_> {
+    pub(crate) fn environment(&mut self, now: Now) -> Environment<'_> {
         Environment {
             now,
             memory: &self.vm.ram,

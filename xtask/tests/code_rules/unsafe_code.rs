@@ -52,7 +52,7 @@ impl<'ast> Visit<'ast> for Finder {
     }
 
     fn visit_signature(&mut self, signature: &'ast syn::Signature) {
-        self.found |= signature.unsafety.is_some();
+        self.found |= matches!(signature.safety, syn::Safety::Unsafe(_));
         visit::visit_signature(self, signature);
     }
 

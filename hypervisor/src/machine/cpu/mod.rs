@@ -54,7 +54,7 @@ impl PerCpu {
     ///
     /// # Safety
     /// Once on each CPU, with interrupts off, when the heap and paging are set up.
-    pub unsafe fn init(stack_guard: u64, index: u32) -> Result<&'static Self, OutOfMemory> {
+    pub(crate) unsafe fn init(stack_guard: u64, index: u32) -> Result<&'static Self, OutOfMemory> {
         const SIZE: u64 = 16 << 10;
         let stacks = ExceptionStacks {
             nmi: GuardedStack::new(SIZE)?,

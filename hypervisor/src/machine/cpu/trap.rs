@@ -46,7 +46,7 @@ pub(crate) type Hook = fn(&mut TrapFrame);
 static HOOKS: [AtomicUsize; VECTORS] = [const { AtomicUsize::new(0) }; VECTORS];
 
 /// Sets what is called on all CPUs when `vector` strikes, or with `None` nothing again.
-pub fn set_hook(vector: u8, hook: Option<Hook>) {
+pub(crate) fn set_hook(vector: u8, hook: Option<Hook>) {
     let address = hook.map_or(0, |hook| hook as usize);
     HOOKS[usize::from(vector)].store(address, Ordering::Release);
 }

@@ -34,13 +34,13 @@ static RECORDS: [Record; MAX_CPUS] = [const {
 
 /// A CPU besides the one that asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Other {
+pub(crate) struct Other {
     index: u32,
 }
 
 /// Where a CPU was when it was stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub(crate) struct Place {
     rip: u64,
     rsp: u64,
     task: Option<VcpuId>,
@@ -67,7 +67,7 @@ impl fmt::Display for Place {
 impl Other {
     /// Returns where it was when it was stopped; `None` if it has not been yet.
     #[must_use]
-    pub fn place(self) -> Option<Place> {
+    pub(crate) fn place(self) -> Option<Place> {
         let record = RECORDS.get(self.index as usize)?;
         record.stopped.load(Ordering::Acquire).then(|| Place {
             rip: record.rip.load(Ordering::Relaxed),
@@ -78,7 +78,7 @@ impl Other {
 }
 
 /// Notes which VCPU is loaded on CPU `cpu`, for such a report.
-pub fn note_task(cpu: u32, task: Option<VcpuId>) {
+pub(crate) fn note_task(cpu: u32, task: Option<VcpuId>) {
     if let Some(record) = RECORDS.get(cpu as usize) {
         record.task.store(encode(task), Ordering::Relaxed);
     }
@@ -100,7 +100,7 @@ fn decode(code: u64) -> Option<VcpuId> {
 }
 
 /// Returns the CPUs that run besides this one.
-pub fn others() -> impl Iterator<Item = Other> {
+pub(crate) fn others() -> impl Iterator<Item = Other> {
     let own = PerCpu::try_current().map_or(0, |cpu| cpu.index);
     let running = LAUNCH.get();
     let running = running.map_or(1, |launch| launch.running.load(Ordering::Acquire));
@@ -110,7 +110,7 @@ pub fn others() -> impl Iterator<Item = Other> {
 }
 
 /// Stops all other CPUs, by NMIs, for good. They do not come at once: see [`Other::place`].
-pub fn stop_others() {
+pub(crate) fn stop_others() {
     STOPPING.store(true, Ordering::Release);
     for other in others() {
         if let Some(id) = APIC_IDS.get(other.index as usize) {

@@ -7,7 +7,7 @@ use raw_cpuid::CpuIdResult;
 /// Returns how many low bits of an APIC ID tell the threads of a core apart, by a CPU's `cpuid` (leaf,
 /// sub-leaf): none if each core has one thread.
 #[must_use]
-pub fn thread_bits(cpuid: impl Fn(u32, u32) -> CpuIdResult) -> u32 {
+pub(crate) fn thread_bits(cpuid: impl Fn(u32, u32) -> CpuIdResult) -> u32 {
     const EXTENDED_TOPOLOGY: u32 = 0xb;
     /// The type of a level of threads, in ECX.
     const THREADS: u32 = 1;
@@ -26,7 +26,7 @@ pub fn thread_bits(cpuid: impl Fn(u32, u32) -> CpuIdResult) -> u32 {
 /// Returns of the CPUs with the APIC IDs `others` those that are on a core of their own: neither on the
 /// core of `boot`, nor on one of an earlier one of them.
 #[must_use]
-pub fn one_of_each_core(boot: u32, others: &[u32], thread_bits: u32) -> Vec<u32> {
+pub(crate) fn one_of_each_core(boot: u32, others: &[u32], thread_bits: u32) -> Vec<u32> {
     let core = |id: u32| id.checked_shr(thread_bits).unwrap_or(0);
     let mut kept: Vec<u32> = Vec::new();
     for &id in others {
