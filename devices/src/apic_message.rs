@@ -113,7 +113,7 @@ pub struct ApicMessage {
 }
 
 impl ApicMessage {
-    /// A message of the eight address and 32 data bits that a redirection entry or a
+    /// Returns a message of the eight address and 32 data bits that a redirection entry or a
     /// message-signaled interrupt has in common: `vector` in bits 0 to 7, delivery mode in
     /// bits 8 to 10 of `data`. `None` if the delivery mode is reserved or cannot be sent by
     /// a device (a start-up).

@@ -168,7 +168,7 @@ pub struct Chipset {
 
 const _: () = assert!(Id::ALL.len() <= u32::BITS as usize, "a bit for each device");
 
-/// The devices whose bits are set.
+/// Returns the devices whose bits are set.
 fn set_of(bits: u32) -> impl Iterator<Item = Id> {
     Id::ALL
         .iter()
@@ -271,7 +271,7 @@ impl Chipset {
         }
     }
 
-    /// A local APIC tells of the end of the level-triggered interrupt `vector`.
+    /// Takes note of the end of the level-triggered interrupt `vector` at a local APIC.
     pub fn end_of_interrupt(&mut self, vector: u8, host: &mut dyn ChipsetHost) {
         self.interrupts.end_of_interrupt(vector, host);
     }

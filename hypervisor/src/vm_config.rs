@@ -344,7 +344,7 @@ pub(crate) fn parse<'a>(modules: &[BootModule<'a>]) -> Parsed<'a> {
     Parsed { vms, errors }
 }
 
-/// The VM that a module is for whose command line is wrong, if it says so all the same.
+/// Returns the VM that a module is for whose command line is wrong, if it says so all the same.
 fn named_vm(command_line: &str) -> Option<String> {
     let (ours, _) = split_at_dashes(command_line);
     let mut values = ours
@@ -554,7 +554,7 @@ fn lead_bounds(value: &str) -> Result<Bounds, Cause> {
     value.parse().map_err(|_| Cause::BadLead(value.to_owned()))
 }
 
-/// What becomes of a VM: whether it is started again.
+/// Returns what becomes of a VM: whether it is started again.
 fn restarts(option: &'static str, value: &str) -> Result<bool, Cause> {
     match value {
         "restart" => Ok(true),

@@ -115,7 +115,7 @@ impl Chipset {
 }
 
 impl Id {
-    /// Whether an access to the device may change what is heard of other devices: it masks
+    /// Returns whether an access to the device may change what is heard of other devices: it masks
     /// interrupts, answers them, routes them, or drives their wires.
     const fn controls_interrupts(self) -> bool {
         matches!(

@@ -182,13 +182,13 @@ impl<'a> Outputs<'a> {
             .is_some_and(|&wire| self.interrupts.hear_edge(wire))
     }
 
-    /// As [`Outputs::hear_edge`], for a timer of the HPET.
+    /// Does what [`Outputs::hear_edge`] does, for a timer of the HPET.
     pub(super) fn hear_hpet_edge(&self, route: Option<Route>) -> bool {
         self.asked.set(true);
         route.is_some_and(|route| self.interrupts.hear_hpet_edge(route))
     }
 
-    /// Whether the device's deadline depends on what is heard of it.
+    /// Returns whether the device's deadline depends on what is heard of it.
     pub(super) const fn asked(self) -> bool {
         self.asked.into_inner()
     }

@@ -339,7 +339,7 @@ impl Hpet {
 }
 
 impl Hpet {
-    /// The earliest of the deadlines of the timers that `interrupt` says yes to.
+    /// Returns the earliest of the deadlines of the timers that `interrupt` says yes to.
     fn earliest(&self, interrupt: impl Fn(usize) -> bool) -> Option<TimerTicks> {
         let mut earliest = None;
         for (n, timer) in self.timers.iter().enumerate() {

@@ -142,7 +142,7 @@ impl IoApic {
             .is_some_and(|entry| !entry.has(MASKED))
     }
 
-    /// Whether the wire at `pin` is at the level that its entry calls active.
+    /// Returns whether the wire at `pin` is at the level that its entry calls active.
     fn is_active(&self, pin: usize) -> bool {
         (self.high >> pin & 1 != 0) != self.entries[pin].has(ACTIVE_LOW)
     }

@@ -71,7 +71,7 @@ impl PicPair {
         chip.latched & bit == 0 || chip.level_triggered & bit != 0
     }
 
-    /// The INTR pin: whether the pair asks for an interrupt acknowledge cycle.
+    /// Returns the INTR pin: whether the pair asks for an interrupt acknowledge cycle.
     #[must_use]
     pub const fn output(&self) -> bool {
         self.master.deliverable().is_some()

@@ -74,7 +74,7 @@ impl PitAndSpeaker {
 
 #[cfg(test)]
 impl PitAndSpeaker {
-    /// When the PIT's output next rises, heard or not.
+    /// Returns when the PIT's output next rises, heard or not.
     pub(super) const fn next_edge(&self) -> Option<TimerTicks> {
         self.pit.next_deadline()
     }

@@ -106,7 +106,7 @@ impl VgaText {
         }
     }
 
-    /// What is no register reads as zero.
+    /// Returns the value of a register; zero where there is none.
     fn register(&self, index: u8) -> u8 {
         let register = self.registers.get(usize::from(index));
         register.copied().unwrap_or(0)
@@ -165,7 +165,7 @@ impl Device for VgaText {
     }
 }
 
-/// What is on a screen: a row of characters for each line, as the adapter's font (code page 437)
+/// Returns what is on a screen: a row of characters for each line, as the adapter's font (code page 437)
 /// shows them.
 ///
 /// # Errors
@@ -187,7 +187,7 @@ pub fn read_rows(screen: TextScreen, memory: &dyn GuestMemory) -> Result<Vec<Str
     Ok(rows)
 }
 
-/// The character that code page 437 has for `code`; a space for those that show nothing.
+/// Returns the character that code page 437 has for `code`; a space for those that show nothing.
 fn character(code: u8) -> char {
     const LOW: &str = " ☺☻♥♦♣♠•◘○◙♂♀♪♫☼►◄↕‼¶§▬↨↑↓→←∟↔▲▼";
     const HIGH: &str = concat!(

@@ -233,7 +233,7 @@ impl Interrupts {
     }
 }
 
-/// The IOAPIC pin that an ISA interrupt is also wired to.
+/// Returns the IOAPIC pin that an ISA interrupt is also wired to.
 const fn pin_of(irq: u8) -> usize {
     if irq == irq::PIT {
         gsi::PIT as usize

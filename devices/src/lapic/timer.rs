@@ -139,7 +139,7 @@ impl Timer {
         self.due = None;
     }
 
-    /// When it next interrupts. A masked timer does not, however short its period is: what it
+    /// Returns when it next interrupts. A masked timer does not, however short its period is: what it
     /// counts follows from the time whenever somebody looks.
     #[inline]
     const fn next_interrupt(&self) -> Option<TimerTicks> {

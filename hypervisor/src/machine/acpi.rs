@@ -232,7 +232,7 @@ impl Acpi {
     }
 }
 
-/// The line that the SPCR describes, if it has a UART of the 16550 kind at I/O ports.
+/// Returns the line that the SPCR describes, if it has a UART of the 16550 kind at I/O ports.
 fn console_line(spcr: &Spcr) -> Option<ConsoleLine> {
     const DEFAULT_BAUD: u32 = 115_200;
     let interface = spcr.interface_type();
@@ -247,7 +247,7 @@ fn console_line(spcr: &Spcr) -> Option<ConsoleLine> {
     ConsoleLine::new(port(address.filter(|_| is_16550))?, baud)
 }
 
-/// The I/O port that an address names, if it names one.
+/// Returns the I/O port that an address names, if it names one.
 fn port(address: Option<GenericAddress>) -> Option<u16> {
     address
         .filter(|address| address.address_space == AddressSpace::SystemIo)

@@ -1,4 +1,5 @@
 //! Which serial line the console is on.
+#![forbid(unsafe_code)]
 
 use core::fmt;
 use core::str::FromStr;
@@ -21,7 +22,7 @@ const FASTEST_BAUD: u32 = 115_200;
 const LAST_PORT: u16 = 0xfff8;
 
 impl ConsoleLine {
-    /// The line at `port`, with the usual speed.
+    /// Returns the line at `port`, with the usual speed.
     #[must_use]
     pub(crate) const fn at(port: u16) -> Self {
         Self {
@@ -30,7 +31,7 @@ impl ConsoleLine {
         }
     }
 
-    /// The line at `port` with the speed `baud`; `None` if no UART can be there, or have that speed.
+    /// Returns the line at `port` with the speed `baud`; `None` if no UART can be there, or have that speed.
     #[must_use]
     pub(crate) const fn new(port: u16, baud: u32) -> Option<Self> {
         let has_divisor = baud != 0 && FASTEST_BAUD.is_multiple_of(baud) && baud >= 2;

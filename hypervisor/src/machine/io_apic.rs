@@ -1,12 +1,14 @@
 //! The host's I/O APICs, which tarpit keeps silent (Intel 82093AA, and ICH's after it).
 
+use arch::ioapic;
+
 /// The index of the version register: its bits 23:16 tell the last entry.
-const VERSION: u32 = 1;
+const LAST_ENTRY: u32 = ioapic::VERSION as u32;
 /// The index of the low half of the first redirection entry; the high one follows.
-const FIRST_ENTRY: u32 = 0x10;
+const FIRST_ENTRY: u32 = ioapic::ENTRIES as u32;
 /// A redirection entry that delivers nothing. Edge-triggered, so that an interrupt of a level that
 /// was in service before is forgotten.
-const MASKED: u32 = 1 << 16;
+const NOTHING: u32 = ioapic::MASKED as u32;
 
 /// The registers of an I/O APIC.
 trait Registers {
@@ -53,14 +55,14 @@ pub(crate) unsafe fn mask_all(address: u64) -> u32 {
 }
 
 fn mask_entries(registers: &mut impl Registers) -> u32 {
-    let last = registers.read(VERSION) >> 16 & 0xff;
+    let last = registers.read(LAST_ENTRY) >> 16 & 0xff;
     let mut open = 0;
     for entry in 0..=last {
         let low = FIRST_ENTRY + 2 * entry;
-        if registers.read(low) & MASKED == 0 {
+        if registers.read(low) & NOTHING == 0 {
             open += 1;
         }
-        registers.write(low, MASKED);
+        registers.write(low, NOTHING);
         registers.write(low + 1, 0);
     }
     open
@@ -87,9 +89,9 @@ mod tests {
     #[test]
     fn every_input_is_masked_and_the_open_ones_are_counted() {
         let mut registers = Fake(std::vec![0; 0x10 + 2 * 24]);
-        registers.0[VERSION as usize] = 23 << 16 | 0x20;
+        registers.0[LAST_ENTRY as usize] = 23 << 16 | 0x20;
         for entry in 0..24 {
-            registers.0[0x10 + 2 * entry] = MASKED;
+            registers.0[0x10 + 2 * entry] = NOTHING;
         }
         // The PIT's, of an edge, and the last, of a level and in service.
         registers.0[0x10 + 4] = 0x68;
@@ -98,7 +100,7 @@ mod tests {
         assert_eq!(mask_entries(&mut registers), 2);
         for entry in 0..24 {
             let halves = &registers.0[0x10 + 2 * entry..][..2];
-            assert_eq!(halves, [MASKED, 0], "entry {entry}");
+            assert_eq!(halves, [NOTHING, 0], "entry {entry}");
         }
     }
 }

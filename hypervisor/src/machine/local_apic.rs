@@ -141,23 +141,23 @@ impl LocalApic {
         log::warn!("interrupts that nobody asked for go on; `host` counts them");
     }
 
-    /// Whether any bit is set in the 256-bit register that begins with `first`.
+    /// Returns whether any bit is set in the 256-bit register that begins with `first`.
     fn any(self, first: Register) -> bool {
         (0..8).any(|word| self.read(first.holding(word * 32)) != 0)
     }
 
-    /// Whether the interrupt `vector` is in service.
+    /// Returns whether the interrupt `vector` is in service.
     pub(super) fn is_in_service(self, vector: u8) -> bool {
         self.read(Register::ISR.holding(vector)) >> (vector % 32) & 1 != 0
     }
 
-    /// The LAPIC of the CPU that runs this.
+    /// Returns the LAPIC of the CPU that runs this.
     #[must_use]
     pub(crate) fn current() -> Self {
         PerCpu::current().local_apic.get()
     }
 
-    /// As [`LocalApic::current`]: `None` before the CPU is set up.
+    /// Returns what [`LocalApic::current`] does; `None` before the CPU is set up.
     pub(super) fn try_current() -> Option<Self> {
         PerCpu::try_current().map(|cpu| cpu.local_apic.get())
     }

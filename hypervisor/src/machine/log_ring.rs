@@ -1,5 +1,6 @@
 //! The last of tarpit's log messages, kept for the operator: what was said before somebody listened, or
 //! was not to be shown.
+#![forbid(unsafe_code)]
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -35,7 +36,7 @@ impl<const N: usize> Ring<N> {
         }
     }
 
-    /// What is kept, from the first whole line on.
+    /// Returns what is kept, from the first whole line on.
     fn lines(&self) -> String {
         let bytes: Vec<u8> = (0..self.count)
             .map(|index| self.bytes[(self.first + index) % N])

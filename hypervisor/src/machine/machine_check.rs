@@ -82,14 +82,14 @@ impl MachineCheck {
         self.banks.iter().flatten()
     }
 
-    /// Whether a bank tells of an error that was not corrected. Where all CPUs get a machine check
+    /// Returns whether a bank tells of an error that was not corrected. Where all CPUs get a machine check
     /// because of one of them, the others have none.
     fn is_uncorrected(&self) -> bool {
         self.reports()
             .any(|bank| bank.status & status::UNCORRECTED != 0)
     }
 
-    /// Whether what was interrupted could go on, as far as the processor's own state goes.
+    /// Returns whether what was interrupted could go on, as far as the processor's own state goes.
     fn is_context_intact(&self) -> bool {
         self.reports()
             .all(|bank| bank.status & status::CONTEXT_CORRUPT == 0)
@@ -132,7 +132,7 @@ impl Msrs for ThisCpu {
     }
 }
 
-/// The registers of bank `number`: control, status, address and misc follow each other.
+/// Returns the registers of bank `number`: control, status, address and misc follow each other.
 const fn bank(number: u8) -> u32 {
     IA32_MC0_CTL + 4 * number as u32
 }

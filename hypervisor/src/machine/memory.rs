@@ -1,5 +1,6 @@
 //! The machine's free physical memory, handed out in contiguous, aligned ranges of 4 KiB
 //! frames.
+#![cfg_attr(not(test), forbid(unsafe_code))]
 
 use super::boot_info::{MemoryKind, MemoryRegion};
 use alloc::vec::Vec;

@@ -31,6 +31,7 @@ pub(crate) struct Remedies {
 
 impl Remedies {
     /// On a processor that needs none, or has no means.
+    #[cfg(test)]
     pub(crate) const NONE: Self = Self {
         spec_ctrl: SpecCtrl::empty(),
         disable_tsx: false,

@@ -1,5 +1,6 @@
 //! Interrupts that nobody asked for: what firmware or a boot loader has left armed, or a device of its
 //! own accord. They are counted and ended, and have no other effect.
+#![forbid(unsafe_code)]
 
 use core::sync::atomic::{AtomicU64, Ordering};
 

@@ -31,7 +31,7 @@ impl Contents {
         shown: false,
     };
 
-    /// The last row is written to; when it is full all move up.
+    /// Puts a byte into the last row; when that is full all move up.
     fn put(&mut self, byte: u8) {
         if byte == b'\n' || self.column == COLUMNS {
             self.cells.rotate_left(1);
@@ -81,7 +81,7 @@ struct BiosScreen {
 }
 
 impl BiosScreen {
-    /// Whether it is the color text screen of 80 columns.
+    /// Returns whether it is the color text screen of 80 columns.
     const fn is_text(self) -> bool {
         matches!(self.mode, 2 | 3) && self.columns as usize == COLUMNS && self.crtc == 0x3d4
     }

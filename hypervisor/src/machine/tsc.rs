@@ -132,7 +132,7 @@ pub(crate) unsafe fn calibrate(acpi: &Acpi) -> Result<Calibration, NoTimer> {
         .ok_or(NoTimer)
 }
 
-/// The TSC's frequency as `cpuid` (leaf, sub-leaf) has it (SDM vol. 3B, 18.7.3).
+/// Returns the TSC's frequency as `cpuid` (leaf, sub-leaf) has it (SDM vol. 3B, 18.7.3).
 fn by_cpuid(cpuid: impl Fn(u32, u32) -> CpuIdResult) -> Option<Calibration> {
     const TIME_STAMP_COUNTER: u32 = 0x15;
     const PROCESSOR_FREQUENCY: u32 = 0x16;

@@ -42,7 +42,7 @@ pub(super) fn shown(signature: u32, host: u32) -> u32 {
         .fold(host, u32::max)
 }
 
-/// Whether TSC-deadline mode works on a CPU with the signature of CPUID leaf 1, EAX, whose microcode is
+/// Returns whether TSC-deadline mode works on a CPU with the signature of CPUID leaf 1, EAX, whose microcode is
 /// `host`. An emulated CPU has none, and no errata.
 pub(super) fn deadline_mode_works(signature: u32, host: u32) -> bool {
     host == 0 || shown(signature, host) == host

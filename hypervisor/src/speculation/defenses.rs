@@ -188,7 +188,7 @@ impl Defenses {
         }
     }
 
-    /// What a core's threads share is of no use while another tenant uses it at the same time.
+    /// Returns `mitigated` if no other tenant uses what a core's threads share at the same time.
     const fn if_one_thread_a_core(&self, mitigated: &'static str) -> Status {
         if self.one_thread_a_core {
             Status::Mitigated(mitigated)

@@ -95,7 +95,7 @@ bitflags::bitflags! {
     }
 }
 
-/// What the model of family 6 is known for; `None` for one that is not listed at all, which is as
+/// Returns what the model of family 6 is known for; `None` for one that is not listed at all, which is as
 /// new as this list or newer, or older than Haswell.
 fn known(model: u32, stepping: u32) -> Option<Known> {
     const CORE_CLIENT: Known = Known::MMIO

@@ -71,7 +71,7 @@ impl Processor {
     }
 }
 
-/// Family, model and stepping of CPUID leaf 1, EAX (SDM vol. 2A, CPUID).
+/// Returns family, model and stepping of CPUID leaf 1, EAX (SDM vol. 2A, CPUID).
 const fn signature(eax: u32) -> (u32, u32, u32) {
     let base_family = eax >> 8 & 0xf;
     let base_model = eax >> 4 & 0xf;

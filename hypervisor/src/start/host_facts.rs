@@ -1,4 +1,5 @@
 //! What the operator is told of the machine.
+#![forbid(unsafe_code)]
 
 use alloc::format;
 use alloc::vec::Vec;

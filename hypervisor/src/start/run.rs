@@ -251,7 +251,7 @@ fn check_cpu() -> Result<(), &'static str> {
     }
 }
 
-/// What an application processor does.
+/// Does what an application processor does.
 fn await_work(cpu: &'static PerCpu) -> ! {
     let shared = loop {
         if let Some(shared) = SHARED.get() {
@@ -302,7 +302,7 @@ fn serve(
     }
 }
 
-/// What this CPU says of its flaws and remedies.
+/// Returns what this CPU says of its flaws and remedies.
 fn processor() -> Processor {
     Processor::new(crate::cpuid::host, arch_capabilities())
 }
@@ -341,7 +341,7 @@ fn prepare_cpu(capabilities: &Capabilities, remedies: Remedies) {
     }
 }
 
-/// IA32_ARCH_CAPABILITIES of this CPU; zero if it does not exist.
+/// Returns IA32_ARCH_CAPABILITIES of this CPU; zero if it does not exist.
 fn arch_capabilities() -> u64 {
     let has_it = Leaf7Edx::from_bits_retain(crate::cpuid::host(7, 0).edx)
         .contains(Leaf7Edx::ARCH_CAPABILITIES);
@@ -353,7 +353,7 @@ fn arch_capabilities() -> u64 {
     }
 }
 
-/// What guests are told of this CPU's MSRs.
+/// Returns what guests are told of this CPU's MSRs.
 fn host_msrs() -> HostMsrs {
     // SAFETY: IA32_BIOS_SIGN_ID exists on every CPU with VMX. CPUID leaf 1 loads the revision after a
     // write of zero (SDM vol. 3A, 10.11.7.1).

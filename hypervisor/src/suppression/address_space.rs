@@ -146,7 +146,7 @@ pub(crate) fn user_half_digest(
     (!is_empty).then_some(u128::from(high) << 64 | u128::from(low))
 }
 
-/// Whether two different roots belong to one process: their user halves agree, and are not
+/// Returns whether two different roots belong to one process: their user halves agree, and are not
 /// empty.
 #[must_use]
 pub(crate) fn same_process(

@@ -109,7 +109,7 @@ impl Pace {
         self.longest_handler
     }
 
-    /// How long the guest is to stay at least, in host ticks from before the entry, even when
+    /// Returns how long the guest is to stay at least, in host ticks from before the entry, even when
     /// something is due already: with what an entry and an exit take, as long again for its own
     /// instructions.
     #[must_use]
@@ -118,7 +118,7 @@ impl Pace {
         self.least_stay
     }
 
-    /// How long the guest is to be left alone, in host ticks from before the entry, before it is
+    /// Returns how long the guest is to be left alone, in host ticks from before the entry, before it is
     /// looked at for what it does. At most a third of that goes to the entry and the exit.
     #[must_use]
     #[inline]

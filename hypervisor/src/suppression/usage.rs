@@ -272,7 +272,7 @@ pub(crate) fn processes<M: Ord>(
     processes.into_iter().map(|(process, _)| process).collect()
 }
 
-/// The process list of a VM from the tables of its VCPUs. `same_process` tells whether two roots belong
+/// Returns the process list of a VM from the tables of its VCPUs. `same_process` tells whether two roots belong
 /// together.
 #[cfg(test)]
 pub(crate) fn report<'a>(

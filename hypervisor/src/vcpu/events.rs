@@ -195,7 +195,7 @@ impl<C: GuestCpu> Vcpu<C> {
                 && self.cpu.rflags() & RFlags::INTERRUPT_FLAG.bits() != 0)
     }
 
-    /// The 8259 pair's answer to the processor's interrupt acknowledge: a vector. With that it
+    /// Returns the 8259 pair's answer to the processor's interrupt acknowledge: a vector. With that it
     /// hears its inputs again, and timers have deadlines that had none.
     fn acknowledge_pic(&mut self) -> u8 {
         self.pending |= Requests::TIMERS;

@@ -1,6 +1,7 @@
 //! Why a VM stops, as the operator is told.
 #![forbid(unsafe_code)]
 
+use alloc::boxed::Box;
 use core::fmt;
 
 use vmx::addr::GuestPhysAddr;
@@ -25,7 +26,7 @@ pub(crate) enum StopReason {
     /// It was started again, and its guest cannot be loaded.
     NotLoaded(LoadError),
     /// The hardware failed under the guest.
-    MachineCheck(MachineCheck),
+    MachineCheck(Box<MachineCheck>),
     /// An exception in delivering a double fault.
     TripleFault,
     /// An instruction that touches a device in a way we do not do.

@@ -70,7 +70,7 @@ impl GuestRam {
         self.ranges.iter()
     }
 
-    /// The range that `address` is in, and where there.
+    /// Returns the range that `address` is in, and where there.
     #[inline]
     fn find(&self, address: GuestPhysAddr) -> Option<(&RamRange, u64)> {
         self.ranges.iter().find_map(|range| {
@@ -79,7 +79,7 @@ impl GuestRam {
         })
     }
 
-    /// The host address of `length` bytes at `address`, if they lie in one range.
+    /// Returns the host address of `length` bytes at `address`, if they lie in one range.
     #[inline]
     fn locate(&self, address: GuestPhysAddr, length: usize) -> Option<*mut u8> {
         let (range, offset) = self.find(address)?;

@@ -115,7 +115,7 @@ pub(crate) fn vm_with(
         date: NaiveDateTime::default(),
         processors: vcpus as u16,
         ram_size: ram.ranges().map(|range| range.length).sum(),
-        test_devices: false,
+        test_devices: true,
     };
     Arc::new(Vm::new(VmParts {
         id,

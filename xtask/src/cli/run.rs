@@ -58,7 +58,9 @@ pub(super) fn run(options: &Options) -> Result<u8> {
         Some(iso) => (iso.clone(), None),
         None => {
             let (setup, vm) = options.guest.setup(claim.name())?;
-            let iso = setup.exit_cost(options.machine.exit_cost).image(None)?;
+            let iso = setup
+                .exit_cost(options.machine.exit_cost.ticks)
+                .image(None)?;
             eprintln!("Image: {}", paths::shown(&iso));
             (iso, options.guest.multiboot.is_some().then_some(vm))
         }

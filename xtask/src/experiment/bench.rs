@@ -11,7 +11,6 @@ use serde_json::json;
 use crate::testbed::claim::Claim;
 use crate::testbed::machine::Kind;
 use crate::testbed::module::Guest;
-use crate::testbed::options::ExitCost;
 use crate::testbed::progress::Step;
 use crate::testbed::serial::Session;
 use crate::testbed::verdict::VmEnd;
@@ -184,7 +183,7 @@ impl fmt::Display for Costs {
 ///
 /// # Errors
 /// When something cannot be built or started, or the guest does not get to its end.
-pub fn measure(name: &str, kind: Kind, rounds: u32, exit_cost: ExitCost) -> Result<Costs> {
+pub fn measure(name: &str, kind: Kind, rounds: u32, exit_cost: u64) -> Result<Costs> {
     let guest = Guest {
         memory_mib: 64,
         ..Guest::new(GUEST).command_line(&format!("rounds={rounds} operator=1"))
@@ -211,7 +210,7 @@ pub fn measure(name: &str, kind: Kind, rounds: u32, exit_cost: ExitCost) -> Resu
     }
     Ok(Costs {
         machine: kind,
-        exit_cost: exit_cost.ticks,
+        exit_cost,
         measured,
     })
 }
@@ -237,7 +236,7 @@ fn suppress(session: &mut Session, root: &str) -> Result<()> {
 pub fn run(options: &Options) -> Result<bool> {
     let kind = options.machine.pick()?;
     let claim = Claim::new("bench")?;
-    let costs = measure(claim.name(), kind, options.rounds, options.exit_cost)?;
+    let costs = measure(claim.name(), kind, options.rounds, options.exit_cost.ticks)?;
     println!("{costs}");
     let path = paths::target().join("bench.json");
     std::fs::write(&path, format!("{:#}\n", costs.json()))

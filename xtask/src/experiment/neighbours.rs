@@ -226,7 +226,7 @@ fn measure(name: &str, kind: Kind, options: &Options) -> Result<Outcome> {
     let setup = Setup::new(name)
         .on(kind)
         .ips(options.speed.ips)
-        .exit_cost(options.exit_cost);
+        .exit_cost(options.exit_cost.ticks);
     let guests = options.guests();
     let mut machine = Subject::boot(setup, options.kernel.series, &guests, countdown)?;
     let subject = &mut machine;

@@ -300,7 +300,9 @@ mod tests {
         let options = Line::try_parse_from(["nested", "exits", "apic"])?.options;
         let script = options.init()?;
         assert_eq!(script.matches("-kernel /tarpit/tarpit").count(), 2);
-        assert!(script.contains("-initrd '/tarpit/apic kernel vm=apic mem=32M vcpus=1 -- no-nmi'"));
+        assert!(script.contains(
+            "-initrd '/tarpit/apic kernel vm=apic mem=32M vcpus=1 test-devices -- no-nmi'"
+        ));
         assert!(script.contains("virtual-apic=off"));
         let kvm = script.find("insmod /tarpit/kvm.ko");
         assert!(kvm.is_some() && kvm < script.find("insmod /tarpit/kvm-intel.ko"));

@@ -341,7 +341,7 @@ pub fn measure(name: &str, kind: Kind, options: &Options) -> Result<Outcome> {
     let setup = Setup::new(name)
         .on(kind)
         .ips(options.speed.ips)
-        .exit_cost(options.exit_cost);
+        .exit_cost(options.exit_cost.ticks);
     let linux = [options.linux()];
     let mut subject = Subject::boot(setup, options.kernel.series, &linux, &mut countdown)?;
     let outcome = observe(&mut subject, kind, options, &mut countdown)?;

@@ -13,7 +13,6 @@ use crate::testbed::Setup;
 use crate::testbed::claim::Claim;
 use crate::testbed::machine::Kind;
 use crate::testbed::module::Guest;
-use crate::testbed::options::ExitCost;
 use crate::testbed::progress::Step;
 use crate::testbed::provision;
 
@@ -80,18 +79,17 @@ pub fn for_tests() -> Result<Kind> {
         .map_err(|error| anyhow!(error))
 }
 
-/// Returns what exits cost in tests: what [`TEST_EXIT_COST`] says, or else nothing.
+/// Returns how many ticks exits cost more in tests: what [`TEST_EXIT_COST`] says, or else nothing.
 ///
 /// # Errors
 /// When the variable holds no number.
-pub fn exit_cost_for_tests() -> Result<ExitCost> {
+pub fn exit_cost_for_tests() -> Result<u64> {
     let Ok(ticks) = std::env::var(TEST_EXIT_COST) else {
-        return Ok(ExitCost::default());
+        return Ok(0);
     };
-    let ticks = ticks
+    ticks
         .parse()
-        .with_context(|| format!("{TEST_EXIT_COST} is {ticks:?}"))?;
-    Ok(ExitCost { ticks })
+        .with_context(|| format!("{TEST_EXIT_COST} is {ticks:?}"))
 }
 
 /// Returns what [`TEST_MACHINE`] has to be for the tests to run on this machine.

@@ -77,14 +77,14 @@ impl Guest {
         self
     }
 
-    /// This guest with the devices that test kernels expect.
+    /// Gives this guest the devices that test kernels expect.
     #[must_use]
     pub fn with_test_devices(mut self) -> Self {
         self.test_devices = true;
         self
     }
 
-    /// The module that holds this guest's kernel.
+    /// Returns the module that holds this guest's kernel.
     pub fn kernel(&self, file: &Path) -> Module {
         Module {
             file: file.to_owned(),

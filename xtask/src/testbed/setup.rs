@@ -26,7 +26,6 @@ use crate::testbed::initramfs::{self, Shell};
 use crate::testbed::kernel::{self, Series};
 use crate::testbed::machine::{Boot, Hardware, Kind, Spec};
 use crate::testbed::module::{Guest, LINUX_CONSOLE, Module};
-use crate::testbed::options::ExitCost;
 use crate::testbed::serial::Session;
 
 /// How tarpit gets into memory.
@@ -105,7 +104,7 @@ impl Setup {
         self
     }
 
-    /// With one more line of GRUB's script language, which GRUB carries out right before it boots:
+    /// Adds one more line of GRUB's script language, which GRUB carries out right before it boots:
     /// `write_dword ADDRESS VALUE`, for instance, leaves a device as firmware might.
     #[must_use]
     pub fn before_boot(mut self, line: &str) -> Self {
@@ -113,10 +112,10 @@ impl Setup {
         self
     }
 
-    /// With exits that take so many ticks more.
+    /// Has exits take so many ticks more.
     #[must_use]
-    pub fn exit_cost(self, cost: ExitCost) -> Self {
-        match cost.ticks {
+    pub fn exit_cost(self, ticks: u64) -> Self {
+        match ticks {
             0 => self,
             ticks => self.options(&format!("exit-cost={ticks}")),
         }
@@ -229,7 +228,7 @@ mod tests {
 
     #[test]
     fn tarpit_is_told_what_an_exit_costs_unless_it_costs_nothing() {
-        let options = |ticks| Setup::new("t").exit_cost(ExitCost { ticks }).options;
+        let options = |ticks| Setup::new("t").exit_cost(ticks).options;
         assert_eq!(options(1500), "exit-cost=1500");
         assert_eq!(options(0), "");
     }

@@ -103,7 +103,7 @@ impl PerCpu {
         }
     }
 
-    /// As [`PerCpu::current`], for fault reports: `None` where it is not set up yet.
+    /// Returns what [`PerCpu::current`] does, for fault reports: `None` where it is not set up yet.
     pub(super) fn try_current() -> Option<&'static Self> {
         let base = GsBase::read();
         // SAFETY: a GS base that is not zero is one that `init` wrote.

@@ -47,7 +47,7 @@ static APIC_IDS: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS]
 /// NMIs that have struck.
 static NMIS: AtomicU64 = AtomicU64::new(0);
 
-/// How many NMIs the host has taken: none is expected, all are survived.
+/// Returns how many NMIs the host has taken: none is expected, all are survived.
 #[must_use]
 pub(crate) fn nmis() -> u64 {
     NMIS.load(Ordering::Relaxed)

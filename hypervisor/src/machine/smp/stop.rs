@@ -1,4 +1,5 @@
 //! Stopping the other CPUs for good, wherever they are, and telling where that was.
+#![forbid(unsafe_code)]
 
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -84,7 +85,7 @@ pub(crate) fn note_task(cpu: u32, task: Option<VcpuId>) {
     }
 }
 
-/// Zero is none.
+/// Returns a number for `task`; zero is none.
 fn encode(task: Option<VcpuId>) -> u64 {
     task.map_or(0, |VcpuId { vm, index }| {
         (vm.0 as u64 + 1) << 32 | u64::from(index)

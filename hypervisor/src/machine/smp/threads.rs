@@ -1,4 +1,5 @@
 //! Which CPUs are threads of the same core.
+#![forbid(unsafe_code)]
 
 use alloc::vec::Vec;
 

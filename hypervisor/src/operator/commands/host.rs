@@ -12,10 +12,10 @@ pub(super) static COMMAND: Command = Command {
     usage: "host",
     summary: "show the state of the machine, and what keeps VMs apart on its processors",
     details: "\
-First what has been found at the start. Then the known issues of processors, by the names that Linux
-has for them: whether this processor has each, and what tarpit does. Then what has happened since:
-non-maskable interrupts, errors that the hardware has reported, and interrupts that nobody asked for,
-by their vectors.",
+First what has been found at the start. Then the known issues of processors, by the names that
+Linux has for them: whether this processor has each, and what tarpit does. Then what has happened
+since: non-maskable interrupts, errors that the hardware has reported, and interrupts that nobody
+asked for, by their vectors.",
     parameters: &[],
     options: &[],
     run,

@@ -8,8 +8,8 @@ pub(super) static COMMAND: Command = Command {
     usage: "log",
     summary: "show tarpit's last messages",
     details: "\
-What was told before the console was there, or with the option `quiet` was not shown, is here too. The
-last 32 KiB are kept.",
+What was told before the console was there, or with the option `quiet` was not shown, is here too.
+The last 32 KiB are kept.",
     parameters: &[],
     options: &[],
     run,

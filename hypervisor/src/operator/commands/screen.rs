@@ -41,7 +41,7 @@ fn run(arguments: &Arguments<'_>, context: &mut Context<'_>) -> Result<Outcome, 
     Ok(Outcome::Done)
 }
 
-/// A VM has memory where the screen is, however little it has.
+/// Makes the error of a VM without memory where the screen is: it has that, however small it is.
 fn no_screen() -> CommandError {
     CommandError::new("no_screen", "the VM has no memory where its screen is")
 }

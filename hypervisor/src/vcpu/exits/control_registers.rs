@@ -90,7 +90,7 @@ impl<C: GuestCpu> Vcpu<C> {
         Ok(())
     }
 
-    /// CR4 exits only for bits that the guest is not to have, and for MCE, which it has in name only: it
+    /// Answers a write of CR4, which exits only for bits that the guest is not to have, and for MCE, which it has in name only: it
     /// is set whatever the guest does, or else an error of the hardware would shut the machine down.
     fn write_cr4(&mut self, value: u64) -> Result<(), StopReason> {
         const MCE: u64 = Cr4Flags::MACHINE_CHECK_EXCEPTION.bits();

@@ -1,5 +1,7 @@
 //! Exceptions that exit, and VMCALL.
 
+use alloc::boxed::Box;
+
 use arch::gpr::RAX;
 use arch::msr::DebugCtl;
 use arch::{Dr7Flags, ExceptionVector};
@@ -23,7 +25,8 @@ impl<C: GuestCpu> Vcpu<C> {
         };
         let event = exception.event;
         if event.vector == ExceptionVector::MachineCheck as u8 {
-            return Err(StopReason::MachineCheck(self.cpu.take_host_machine_check()));
+            let check = self.cpu.take_host_machine_check();
+            return Err(StopReason::MachineCheck(Box::new(check)));
         }
         if event.vector == ExceptionVector::Debug as u8 {
             self.reflect_debug_exception(event.kind, exception.debug_causes);
@@ -76,6 +79,7 @@ mod tests {
     use crate::vcpu::backend::fake::Stay;
     use crate::vcpu::fixture::vcpu;
     use crate::vcpu::{RunExit, StopReason};
+    use alloc::boxed::Box;
 
     #[test]
     fn a_machine_check_ends_the_guest_that_it_strikes() {
@@ -96,7 +100,7 @@ mod tests {
         ));
         assert_eq!(
             vcpu.run(HostTicks(u64::MAX)),
-            RunExit::Stopped(StopReason::MachineCheck(MachineCheck::NONE))
+            RunExit::Stopped(StopReason::MachineCheck(Box::new(MachineCheck::NONE)))
         );
     }
 }

@@ -148,7 +148,7 @@ impl Options {
 
     fn setup(&self, name: &str, kind: Kind) -> Setup {
         let setup = Setup::new(name).on(kind).ips(self.speed.ips);
-        setup.exit_cost(self.exit_cost)
+        setup.exit_cost(self.exit_cost.ticks)
     }
 }
 

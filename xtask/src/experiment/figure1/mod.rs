@@ -300,7 +300,7 @@ fn measure_linux(name: &str, kind: Kind, options: &Options) -> Result<Outcome> {
     let setup = Setup::new(name)
         .on(kind)
         .ips(options.speed.ips)
-        .exit_cost(options.exit_cost);
+        .exit_cost(options.exit_cost.ticks);
     let linux = [Linux::new(2)];
     let mut subject = Subject::boot(setup, options.kernel.series, &linux, &mut countdown)?;
     let spaces = subject.processes()?;

@@ -109,7 +109,7 @@ impl Options {
         setup
             .cpus(case.cpus())
             .ips(self.speed.ips)
-            .exit_cost(self.exit_cost)
+            .exit_cost(self.exit_cost.ticks)
     }
 }
 
