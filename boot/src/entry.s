@@ -159,7 +159,7 @@ no_long_mode_message:
 .global boot_stack_guard
 boot_stack_guard:
     .skip 4096
-    .skip 65536
+    .skip 131072
 .global boot_stack_top
 boot_stack_top:
 

@@ -36,7 +36,7 @@ pub(crate) use stop::{note_task, others, stop_others};
 /// The most CPUs that are used.
 pub(crate) const MAX_CPUS: usize = 64;
 /// The stack of an application processor: as large as the boot CPU's.
-const STACK_SIZE: u64 = 64 << 10;
+const STACK_SIZE: u64 = 128 << 10;
 
 /// The vector of the interrupt that makes a CPU look for work: its handler only signals its
 /// end, as all it is for is to end a HLT or a guest's turn.

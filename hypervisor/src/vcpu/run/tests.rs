@@ -90,9 +90,9 @@ fn vcpu_with_periodic_timer(
     period: u64,
     masked: bool,
 ) -> Vcpu<crate::vcpu::backend::fake::FakeCpu> {
-    const LVT_TIMER: u16 = 0x320;
-    const INITIAL_COUNT: u16 = 0x380;
-    const DIVIDE: u16 = 0x3e0;
+    const LVT_TIMER: u16 = Register::LVT_TIMER.offset();
+    const INITIAL_COUNT: u16 = Register::INITIAL_COUNT.offset();
+    const DIVIDE: u16 = Register::DIVIDE.offset();
     let mut vcpu = vcpu();
     let timer_hz = vcpu.vm().cpuid.apic_timer_hz();
     let count = period.div_ceil(crate::vm::test_vm::TSC.get() / timer_hz.get());
