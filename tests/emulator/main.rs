@@ -29,7 +29,6 @@ fn main() {
         Any: bad_input::a_vm_too_small_for_its_kernel_is_told_what_it_needs,
         Any: bad_input::a_machine_too_small_for_its_vms_says_what_is_free,
         Any: bad_input::a_truncated_initrd_is_found_before_the_guest_starts,
-        Bochs: memory::a_vm_larger_than_any_piece_has_all_its_ram,
         Any: memory::a_vm_that_does_not_fit_is_left_out_and_the_other_runs,
         Bochs: firmware::what_it_leaves_armed_has_no_effect,
         Any: kernels::exits_and_instructions_on_devices,

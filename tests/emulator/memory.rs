@@ -1,28 +1,8 @@
 //! Machines whose memory is in pieces, or does not suffice for all.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use tests::{Case, tarpit};
-use xtask::testbed::findings::Findings;
 use xtask::testbed::module::Guest;
-
-/// Of 4 GiB, a PC has 3 below the devices' hole and 1 above: a VM of 3200 MiB fits in neither.
-pub(crate) fn a_vm_larger_than_any_piece_has_all_its_ram(case: &Case) -> Result<()> {
-    let guest = Guest {
-        memory_mib: 3200,
-        ..Guest::new("ram").command_line("mib=3200")
-    };
-    let mut session = tarpit(case)?
-        .memory_mib(4096)
-        .options("on-end=poweroff")
-        .kernel("ram", &guest)?
-        .boot()?
-        .patience(Duration::from_secs(900));
-    let findings = Findings::follow(&mut session, "ram")?;
-    ensure!(findings.are_good(), "{findings}");
-    Ok(())
-}
 
 /// The message tells what would fit; the other VM has nothing to do with it.
 pub(crate) fn a_vm_that_does_not_fit_is_left_out_and_the_other_runs(case: &Case) -> Result<()> {
