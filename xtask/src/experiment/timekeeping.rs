@@ -259,6 +259,7 @@ fn one(case: Case, kind: Kind, options: &Options) -> Result<Outcome> {
             series: case.series,
         },
         speed: options.speed,
+        exit_cost: options.exit_cost,
         append: case.mode.parameters.to_owned(),
         ..quick::Options::default()
     };
