@@ -203,6 +203,20 @@ impl Ept {
     /// Returns where `guest` is mapped to; `None` if it is not. Inaccessible pages count as mapped.
     #[must_use]
     pub fn translate(&self, guest: GuestPhysAddr) -> Option<HostPhysAddr> {
+        let (entry, size) = self.find(guest)?;
+        let offset = guest.0 & (size - 1);
+        Some(HostPhysAddr((entry & ADDRESS & !(size - 1)) + offset))
+    }
+
+    /// Returns what the guest may do at `guest`; `None` if it is not mapped.
+    #[must_use]
+    pub fn access(&self, guest: GuestPhysAddr) -> Option<Access> {
+        let (entry, _) = self.find(guest)?;
+        Some(Access::from_bits_truncate(entry))
+    }
+
+    /// Returns the entry that maps `guest`, and the size of what it maps in bytes; `None` if it is not mapped.
+    fn find(&self, guest: GuestPhysAddr) -> Option<(u64, u64)> {
         let mut table: *const Page = &raw const *self.root;
         for level in (1..=4).rev() {
             // SAFETY: tables live as long as this hierarchy, and are only changed through
@@ -212,10 +226,7 @@ impl Ept {
                 return None;
             }
             if level == 1 || entry & MAPS_PAGE != 0 {
-                let offset = guest.0 & ((1 << (12 + 9 * (level - 1))) - 1);
-                return Some(HostPhysAddr(
-                    (entry & ADDRESS & !((1 << (12 + 9 * (level - 1))) - 1)) + offset,
-                ));
+                return Some((entry, 1 << (12 + 9 * (level - 1))));
             }
             table = (entry & ADDRESS) as *const Page;
         }

@@ -85,6 +85,9 @@ impl Suppression {
             look_at,
             vm_look_at: self.vm_look_at,
             report_when_interruptible: record.awaits_interrupts,
+            target_loaded: record
+                .root
+                .is_some_and(|root| self.targets.slot_of(root).is_some()),
             target_in: record.target.is_some(),
             target_hidden: record.hides_target,
             handler_runs: record.handler.is_some(),

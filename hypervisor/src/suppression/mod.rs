@@ -64,6 +64,7 @@ mod vcpu;
 #[cfg(test)]
 mod simulation;
 
+use arch::addr::GuestPhysAddr;
 use devices::clock::Course;
 use devices::time::{Hertz, HostTicks};
 
@@ -142,6 +143,8 @@ pub(crate) struct Directive {
     pub vm_look_at: HostTicks,
     /// The VCPU is to report as soon as it takes interrupts.
     pub report_when_interruptible: bool,
+    /// A target's root is loaded, whoever runs.
+    pub target_loaded: bool,
     /// A target runs: loads of other roots are of interest, of its own not.
     pub target_in: bool,
     /// A target's root is loaded, but somebody else runs: the target may at any time, without a load.
@@ -160,6 +163,7 @@ impl Directive {
         look_at: HostTicks(u64::MAX),
         vm_look_at: HostTicks(u64::MAX),
         report_when_interruptible: false,
+        target_loaded: false,
         target_in: false,
         target_hidden: false,
         handler_runs: false,
@@ -242,6 +246,21 @@ impl Suppression {
         !self.targets.is_empty()
             || self.time.course() != Course::REAL_TIME
             || self.clock != Course::REAL_TIME
+    }
+
+    /// Takes note that the guest has accessed the root at `address`: it may be of use to somebody else
+    /// now, and is no target's then.
+    pub(crate) fn root_accessed(&mut self, memory: &impl GuestMemory, address: GuestPhysAddr) {
+        let at = |root: Root| root.address().page() == address.page();
+        let roots = self.targets.iter().flat_map(Target::roots);
+        let Some(root) = roots.into_iter().find(|&root| at(root)) else {
+            return;
+        };
+        if let Some(slot) = self.targets.slot_of(root)
+            && self.targets.drop_if_gone(memory, root).is_some()
+        {
+            self.forget(slot);
+        }
     }
 
     /// Makes the address space of `root` a target, or changes its order. `seen` are roots among

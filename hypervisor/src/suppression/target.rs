@@ -77,6 +77,12 @@ fn witnesses(
 }
 
 impl Target {
+    /// Returns what its roots are.
+    #[must_use]
+    pub(crate) const fn format(&self) -> RootFormat {
+        self.format
+    }
+
     /// Returns the root that the operator named.
     #[must_use]
     pub(crate) fn root(&self) -> Root {
@@ -144,6 +150,8 @@ pub(crate) struct Targets {
     /// On the heap, as VMs are made on the stack.
     slots: [Option<Box<Target>>; MAX_TARGETS],
     count: usize,
+    /// Differs from what it was if roots have come or gone.
+    generation: u32,
 }
 
 impl Default for Targets {
@@ -159,6 +167,7 @@ impl Targets {
         Self {
             slots: [const { None }; MAX_TARGETS],
             count: 0,
+            generation: 0,
         }
     }
 
@@ -166,6 +175,12 @@ impl Targets {
     #[must_use]
     pub(crate) const fn is_empty(&self) -> bool {
         self.count == 0
+    }
+
+    /// Returns a number that differs from what it was if roots have come or gone.
+    #[must_use]
+    pub(crate) const fn generation(&self) -> u32 {
+        self.generation
     }
 
     /// Returns the targets, in the order of their slots.
@@ -216,6 +231,7 @@ impl Targets {
             }
         }
         self.count += 1;
+        self.generation = self.generation.wrapping_add(1);
         Ok(slot)
     }
 
@@ -254,10 +270,16 @@ impl Targets {
     /// Looks at a root seen for the first time: if it is an alias of a target, it becomes one
     /// of its roots. Tells whether it did.
     pub(crate) fn learn(&mut self, memory: &impl GuestMemory, root: Root) -> bool {
-        self.slots
-            .iter_mut()
-            .flatten()
-            .any(|target| target.has(root) || target.adopt(memory, root))
+        let mut targets = self.slots.iter_mut().flatten();
+        if targets.any(|target| target.has(root)) {
+            return true;
+        }
+        let mut targets = self.slots.iter_mut().flatten();
+        let is_new = targets.any(|target| target.adopt(memory, root));
+        if is_new {
+            self.generation = self.generation.wrapping_add(1);
+        }
+        is_new
     }
 
     /// Drops the target that has `root` if its process is gone, and returns it then. To be
@@ -271,6 +293,7 @@ impl Targets {
             return None;
         }
         self.count -= 1;
+        self.generation = self.generation.wrapping_add(1);
         slot.take().map(|target| *target)
     }
 
@@ -281,13 +304,17 @@ impl Targets {
             .iter_mut()
             .find(|slot| slot.as_ref().is_some_and(|target| target.has(root)))?;
         self.count -= 1;
+        self.generation = self.generation.wrapping_add(1);
         slot.take().map(|target| *target)
     }
 
     /// Ends all suppression, and returns how many targets there were.
     pub(crate) fn release_all(&mut self) -> usize {
         let count = self.count;
-        *self = Self::new();
+        *self = Self {
+            generation: self.generation.wrapping_add(1),
+            ..Self::new()
+        };
         count
     }
 }

@@ -19,6 +19,7 @@ mod loading;
 mod observe;
 mod reset;
 mod resume_point;
+mod root_guard;
 mod run;
 pub(crate) mod stop_reason;
 mod suppress;
@@ -48,6 +49,7 @@ use events::EventQueue;
 use loading::Loading;
 use observe::Observer;
 use resume_point::ResumePoint;
+use root_guard::RootGuard;
 use timekeeping::Timekeeping;
 use vmx::VmxCpu;
 
@@ -88,6 +90,7 @@ pub(crate) struct Vcpu<C: GuestCpu = VmxCpu> {
 
     observer: Observer,
     resume_point: ResumePoint,
+    root_guard: RootGuard,
     pace: Pace,
     statistics: Statistics,
 
@@ -138,6 +141,7 @@ impl<C: GuestCpu> Vcpu<C> {
             stay_limit: HostTicks::ZERO,
             observer: Observer::new(host_now()),
             resume_point: ResumePoint::default(),
+            root_guard: RootGuard::default(),
             pace: Pace::new(config.tsc),
             statistics: Statistics::default(),
             loading: None,

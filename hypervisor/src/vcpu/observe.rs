@@ -2,8 +2,9 @@
 //! of suppression. What follows from a switch is in [`super::suppress`].
 //!
 //! Without targets nothing here makes the guest exit: CR3 is sampled at timer exits and HLT,
-//! which happen anyway, for the process list. With targets, loads of CR3 exit, except between
-//! the roots of a target that runs. Tracing makes them exit even without targets.
+//! which happen anyway, for the process list. With targets, the first page walk through a target's
+//! root exits ([`super::root_guard`]), and while one is loaded, loads of CR3 do, except between the
+//! roots of a target that runs. Where roots cannot be guarded, and while tracing, all loads exit.
 #![forbid(unsafe_code)]
 
 use core::sync::atomic::Ordering;
@@ -157,21 +158,29 @@ impl<C: GuestCpu> Vcpu<C> {
     /// Follows the address space while there is something to be observed.
     pub(super) fn follow(&mut self, at: HostTicks, generation: u32) {
         let loaded = self.observer.loaded_cr3.take();
+        let walked = self.root_guard.walked.take();
         let halted = self.activity != Activity::Running;
         let cr3 = self.cpu.cr3();
         let user_mode = self.cpu.cpl() == 3;
         let unchanged = generation == self.observer.generation
-            && cr3 == self.observer.cr3
+            // Behind the guard whatever is loaded is no target's.
+            && (cr3 == self.observer.cr3 || self.root_guard.is_up())
             && loaded.is_none()
+            && walked.is_none()
             && halted == self.observer.halted
             && at < self.next_observation()
             && !self.is_of_interest(user_mode);
         if !core::mem::take(&mut self.observer.sample_due) && unchanged {
             return;
         }
-        // Each switch is seen, so each process is charged just what it used.
-        let ran = self.observer.sampled_root;
         let root = self.root();
+        // Where each switch is seen, each process is charged just what it used. Behind the guard it is
+        // who runs at the moment, but for a target that comes in now.
+        let comes_in = loaded.is_some() || walked.is_some();
+        let ran = self
+            .observer
+            .sampled_root
+            .filter(|_| comes_in || !self.root_guard.is_up());
         self.charge(ran.or(root.map(|(root, _)| root)), at);
         self.observer.sampled_root = root.map(|(root, _)| root);
         if unchanged {
@@ -186,7 +195,7 @@ impl<C: GuestCpu> Vcpu<C> {
         let hidden = self.observer.directive.target_hidden;
         self.report(Report::Seen(Observation {
             root,
-            loaded: loaded.is_some(),
+            loaded: loaded.is_some() || walked.is_some(),
             halted,
             context: self.context(),
             thread: if hidden && !halted {
@@ -204,19 +213,26 @@ impl<C: GuestCpu> Vcpu<C> {
         {
             self.observer.add_exempt(operand);
         }
-        let (watching, active) = {
+        let has_targets = {
             let suppression = self.vm.suppression.lock();
-            (
-                tracing || suppression.is_active(),
-                tracing || !suppression.targets().is_empty(),
-            )
+            let watching = tracing || suppression.is_active();
+            if watching != self.observer.watching {
+                self.observer.watching = watching;
+                // Whoever watches keeps time for those that sleep.
+                self.pending |= Requests::TIMERS;
+            }
+            !suppression.targets().is_empty()
         };
-        if watching != self.observer.watching {
-            self.observer.watching = watching;
-            // Whoever watches keeps time for those that sleep.
-            self.pending |= Requests::TIMERS;
+        let guard = has_targets
+            && !tracing
+            && !self.observer.directive.target_loaded
+            && self.vm.memory_map.is_guarding();
+        self.set_root_guard(guard);
+        self.set_cr3_exits(!guard && (tracing || has_targets));
+        if let Some(address) = walked {
+            // If it is still up, the walk was no target's, and has to be let through.
+            self.step_over_root_guard(address);
         }
-        self.set_cr3_exits(active);
     }
 
     /// Returns whether suppression wants to know what the VCPU does now, in user mode or not,

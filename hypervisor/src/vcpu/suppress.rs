@@ -29,6 +29,7 @@ impl<C: GuestCpu> Vcpu<C> {
     pub(super) fn report(&mut self, event: Event) {
         let now = host_now();
         let vm = &self.vm;
+        let roots_changed;
         let (directive, clock_changes) = {
             let mut suppression = vm.suppression.lock();
             suppression.adapt(&self.pace);
@@ -36,8 +37,12 @@ impl<C: GuestCpu> Vcpu<C> {
             suppression.note_own_time(self.index as usize, own_time);
             suppression.set_contended(vm.look.is_contended(now));
             let directive = suppression.report(&vm.ram, self.index as usize, event, now);
+            roots_changed = vm.roots_changed(suppression.targets());
             (directive, suppression.clock_is_to_change())
         };
+        if roots_changed {
+            vm.guard_roots();
+        }
         self.observer.reported = true;
         vm.look.set(directive.vm_look_at);
         if directive.handler_runs {

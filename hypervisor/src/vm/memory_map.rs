@@ -1,7 +1,19 @@
 //! What a guest finds at which guest-physical address: its RAM and the APIC-access page.
+//!
+//! # Two views
+//! The map exists twice: as a whole, and with some pages *guarded*, out of the guest's reach. A VCPU
+//! runs with the one or the other, and changes between them by changing its EPT pointer. That takes
+//! no invalidation: translations are tagged with the root of the tables that they were made with
+//! (SDM vol. 3C, 29.4.1: combined and guest-physical mappings belong to an EP4TA), so none that was
+//! made with the whole view is used with the guarded one. An instruction of the guest's that drops
+//! translations drops those of all views (SDM vol. 3C, 29.4.3.1). Only when pages become guarded may
+//! a CPU have translations of the guarded view that reach them: then it is to drop these, as after
+//! any change of the map.
 
 use alloc::boxed::Box;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use alloc::collections::TryReserveError;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use arch::apic::DEFAULT_ADDRESS;
 use spin::Mutex;
@@ -9,10 +21,21 @@ use vmx::addr::{GuestPhysAddr, HostPhysAddr, PAGE_SIZE};
 use vmx::ept::{Access, Ept, EptError};
 use vmx::page::Page;
 
+/// What a VCPU sees of the map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum View {
+    /// All of it.
+    Whole,
+    /// All but the guarded pages.
+    Guarded,
+}
+
 /// The memory map of a VM, which all its VCPUs run with.
 pub(crate) struct MemoryMap {
-    ept: Mutex<Ept>,
-    pointer: u64,
+    tables: Mutex<Tables>,
+    pointers: [u64; 2],
+    /// Whether there are guarded pages.
+    is_guarding: AtomicBool,
     /// Changes whenever the map becomes such that cached translations are wrong.
     generation: AtomicU64,
     /// A page of nothing.
@@ -23,16 +46,57 @@ pub(crate) struct MemoryMap {
     vcpus: u32,
 }
 
+struct Tables {
+    whole: Ept,
+    /// `None` where pages cannot be guarded.
+    guarded: Option<Ept>,
+    guarded_pages: Vec<GuestPhysAddr>,
+}
+
+impl Tables {
+    /// Returns the tables of all views.
+    fn all(&mut self) -> impl Iterator<Item = &mut Ept> {
+        [Some(&mut self.whole), self.guarded.as_mut()]
+            .into_iter()
+            .flatten()
+    }
+
+    /// Lets go of the guarded pages.
+    fn let_go(&mut self) {
+        let Some(guarded) = &mut self.guarded else {
+            return;
+        };
+        for page in self.guarded_pages.drain(..) {
+            // Those behind one that is no RAM were not guarded.
+            let result = guarded.protect_page(page, Access::all());
+            debug_assert_ne!(result, Err(EptError::OutOfMemory), "it was split before");
+        }
+    }
+}
+
 impl MemoryMap {
-    /// Makes the map of a VM of `vcpus` VCPUs, at least one and at most 32, from `ept`, which maps
-    /// its RAM. `apic_access_page` is a page of nothing, for
+    /// Makes the map of a VM of `vcpus` VCPUs, at least one and at most 32, from the tables of its
+    /// two views, both of which map its RAM; without the second, pages cannot be guarded. `apic_access_page` is a page of nothing, for
     /// [`vmx::vmcs::Vmcs::set_apic_access_page`].
     #[must_use]
-    pub(crate) fn new(ept: Ept, apic_access_page: Box<Page>, vcpus: u32) -> Self {
+    pub(crate) fn new(
+        whole: Ept,
+        guarded: Option<Ept>,
+        apic_access_page: Box<Page>,
+        vcpus: u32,
+    ) -> Self {
         debug_assert!((1..=32).contains(&vcpus));
         Self {
-            pointer: ept.pointer(),
-            ept: Mutex::new(ept),
+            pointers: [
+                whole.pointer(),
+                guarded.as_ref().unwrap_or(&whole).pointer(),
+            ],
+            is_guarding: AtomicBool::new(false),
+            tables: Mutex::new(Tables {
+                whole,
+                guarded,
+                guarded_pages: Vec::new(),
+            }),
             generation: AtomicU64::new(0),
             apic_access_page,
             apic_page_users: AtomicU32::new(0),
@@ -40,10 +104,73 @@ impl MemoryMap {
         }
     }
 
-    /// Returns the EPT pointer for the VMCS.
+    /// Returns the EPT pointer of `view` for the VMCS.
     #[must_use]
-    pub(crate) const fn ept_pointer(&self) -> u64 {
-        self.pointer
+    pub(crate) const fn ept_pointer(&self, view: View) -> u64 {
+        self.pointers[view as usize]
+    }
+
+    /// Makes it one whose pages cannot be guarded.
+    #[cfg(test)]
+    pub(crate) fn forget_guarded_view(&self) {
+        self.tables.lock().guarded = None;
+    }
+
+    /// Returns whether there are guarded pages.
+    #[must_use]
+    #[inline]
+    pub(crate) fn is_guarding(&self) -> bool {
+        self.is_guarding.load(Ordering::Acquire)
+    }
+
+    /// Returns whether the page at `address` is guarded.
+    #[must_use]
+    pub(crate) fn is_guarded(&self, address: GuestPhysAddr) -> bool {
+        self.is_guarding() && self.tables.lock().guarded_pages.contains(&address.page())
+    }
+
+    /// Guards the pages that `pages` says, which are RAM, and no others. Returns whether that is a
+    /// change: then all VCPUs are to drop what they have cached of the map.
+    ///
+    /// # Errors
+    /// If there is no memory for tables; no page is guarded then.
+    pub(crate) fn guard(
+        &self,
+        pages: impl FnOnce(&mut Vec<GuestPhysAddr>) -> Result<(), TryReserveError>,
+    ) -> Result<bool, EptError> {
+        let mut tables = self.tables.lock();
+        if tables.guarded.is_none() {
+            return Ok(false);
+        }
+        // Under the lock, so that of two callers the later one has the last word.
+        let mut wanted = Vec::new();
+        let listed = pages(&mut wanted).map_err(|_| EptError::OutOfMemory);
+        if listed.is_ok() && wanted == tables.guarded_pages {
+            return Ok(false);
+        }
+        let had_some = !tables.guarded_pages.is_empty();
+        tables.let_go();
+        let guarded = listed.and_then(|()| {
+            tables.guarded_pages = wanted;
+            let Tables {
+                guarded: Some(guarded),
+                guarded_pages,
+                ..
+            } = &mut *tables
+            else {
+                return Ok(());
+            };
+            let mut pages = guarded_pages.iter();
+            pages.try_for_each(|&page| guarded.protect_page(page, Access::empty()))
+        });
+        if guarded.is_err() {
+            tables.let_go();
+        }
+        let is_guarding = !tables.guarded_pages.is_empty();
+        self.is_guarding.store(is_guarding, Ordering::Release);
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        drop(tables);
+        guarded.map(|()| had_some || is_guarding)
     }
 
     /// Returns the APIC-access page.
@@ -72,7 +199,7 @@ impl MemoryMap {
         debug_assert_ne!(self.vcpus & bit, 0, "there is no such VCPU");
         // Decided and carried out as one, or the last to change its mind may be the first to
         // change the map.
-        let mut ept = self.ept.lock();
+        let mut tables = self.tables.lock();
         let before = self.apic_page_users.load(Ordering::Relaxed);
         let after = if wanted { before | bit } else { before & !bit };
         self.apic_page_users.store(after, Ordering::Relaxed);
@@ -80,15 +207,17 @@ impl MemoryMap {
             return Ok(false);
         }
         let page = GuestPhysAddr(DEFAULT_ADDRESS);
-        if after == self.vcpus {
-            let access = Access::READ | Access::WRITE;
-            // SAFETY: the APIC-access page holds nothing; all guests may do with it what they
-            // like.
-            unsafe { ept.map(page, self.apic_access_page.address(), PAGE_SIZE, access)? };
-        } else {
-            ept.unmap_page(page)?;
+        for ept in tables.all() {
+            if after == self.vcpus {
+                let access = Access::READ | Access::WRITE;
+                // SAFETY: the APIC-access page holds nothing; all guests may do with it what they
+                // like.
+                unsafe { ept.map(page, self.apic_access_page.address(), PAGE_SIZE, access)? };
+            } else {
+                ept.unmap_page(page)?;
+            }
         }
-        drop(ept);
+        drop(tables);
         self.generation.fetch_add(1, Ordering::SeqCst);
         Ok(true)
     }
@@ -99,6 +228,8 @@ mod tests {
     use vmx::capabilities::Translation;
 
     use super::*;
+
+    const RAM: u64 = 4 << 20;
 
     fn map(vcpus: u32) -> MemoryMap {
         let translation = Translation {
@@ -111,14 +242,91 @@ mod tests {
             invvpid_single: true,
             invvpid_single_non_global: true,
         };
-        let ept = Ept::new(&translation).unwrap();
-        MemoryMap::new(ept, Page::try_new().unwrap(), vcpus)
+        let ept = || {
+            let mut ept = Ept::new(&translation).unwrap();
+            // SAFETY: no CPU uses these tables.
+            unsafe {
+                ept.map(GuestPhysAddr(0), HostPhysAddr(1 << 30), RAM, Access::all())
+                    .unwrap();
+            }
+            ept
+        };
+        MemoryMap::new(ept(), Some(ept()), Page::try_new().unwrap(), vcpus)
     }
 
     fn is_mapped(map: &MemoryMap) -> bool {
-        let at = map.ept.lock().translate(GuestPhysAddr(DEFAULT_ADDRESS));
-        assert!(at.is_none_or(|page| page == map.apic_access_page()));
-        at.is_some()
+        let mut tables = map.tables.lock();
+        let mut views = tables
+            .all()
+            .map(|ept| ept.translate(GuestPhysAddr(DEFAULT_ADDRESS)));
+        let whole = views.next().unwrap();
+        assert_eq!(Some(whole), views.next());
+        assert!(whole.is_none_or(|page| page == map.apic_access_page()));
+        whole.is_some()
+    }
+
+    fn guard(map: &MemoryMap, pages: &[u64]) -> bool {
+        let list = |wanted: &mut Vec<GuestPhysAddr>| {
+            wanted.extend(pages.iter().map(|&page| GuestPhysAddr(page)));
+            Ok(())
+        };
+        map.guard(list).unwrap()
+    }
+
+    /// What a guest may do at `address` with each view.
+    fn access(map: &MemoryMap, address: u64) -> [Access; 2] {
+        let mut tables = map.tables.lock();
+        let mut views = tables
+            .all()
+            .map(|ept| ept.access(GuestPhysAddr(address)).unwrap());
+        [views.next().unwrap(), views.next().unwrap()]
+    }
+
+    #[test]
+    fn guarded_pages_are_out_of_reach_in_one_view_only() {
+        let map = map(1);
+        let generation = map.generation();
+        assert!(guard(&map, &[0x5000, 0x20_3000]));
+        assert_ne!(map.generation(), generation);
+        for page in [0x5000, 0x20_3000] {
+            assert_eq!(access(&map, page), [Access::all(), Access::empty()]);
+            assert!(map.is_guarded(GuestPhysAddr(page + 0x123)));
+        }
+        for page in [0, 0x4fff, 0x6000, 0x20_2000, 0x20_4000, RAM - 1] {
+            assert_eq!(access(&map, page), [Access::all(); 2], "{page:#x}");
+            assert!(!map.is_guarded(GuestPhysAddr(page)));
+        }
+        assert_ne!(map.ept_pointer(View::Whole), map.ept_pointer(View::Guarded));
+    }
+
+    #[test]
+    fn what_is_guarded_no_more_is_there_again() {
+        let map = map(1);
+        assert!(guard(&map, &[0x5000, 0x6000]));
+        assert!(guard(&map, &[0x6000, 0x7000]));
+        assert_eq!(access(&map, 0x5000), [Access::all(); 2]);
+        assert_eq!(access(&map, 0x7000)[1], Access::empty());
+        let generation = map.generation();
+        assert!(!guard(&map, &[0x6000, 0x7000]), "nothing new");
+        assert_eq!(map.generation(), generation);
+        assert!(guard(&map, &[]));
+        assert!(!map.is_guarding());
+        assert_eq!(access(&map, 0x6000), [Access::all(); 2]);
+    }
+
+    #[test]
+    fn what_is_no_ram_cannot_be_guarded_and_nothing_is_then() {
+        let map = map(1);
+        assert!(guard(&map, &[0x5000]));
+        let list = |wanted: &mut Vec<GuestPhysAddr>| {
+            wanted.extend([GuestPhysAddr(0x6000), GuestPhysAddr(RAM)]);
+            Ok(())
+        };
+        assert_eq!(map.guard(list), Err(EptError::NotMapped));
+        assert!(!map.is_guarding());
+        for page in [0x5000, 0x6000] {
+            assert_eq!(access(&map, page), [Access::all(); 2]);
+        }
     }
 
     #[test]

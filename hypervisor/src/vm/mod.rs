@@ -68,6 +68,8 @@ pub(crate) struct Vm {
     /// Changes with the targets, and when tracing begins or ends: VCPUs look at them anew
     /// then.
     pub suppression_generation: AtomicU32,
+    /// The generation of the targets whose roots the memory map guards.
+    guarded_targets: AtomicU32,
     /// The address spaces seen, by VCPU.
     pub usages: Vec<Mutex<Usage>>,
     /// What its VCPUs have done, as of the last time each came off its CPU.
@@ -144,6 +146,7 @@ impl Vm {
             look: Look::default(),
             trace: Trace::default(),
             suppression_generation: AtomicU32::new(0),
+            guarded_targets: AtomicU32::new(0),
             statistics: parts.ports.iter().map(|_| Mutex::default()).collect(),
             root_format: AtomicU8::new(0),
             stopped_clock_at: Mutex::new(None),

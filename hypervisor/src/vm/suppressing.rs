@@ -11,6 +11,8 @@ use super::Vm;
 use super::requests::Requests;
 use crate::ids::MAX_VCPUS;
 use crate::machine::host_time::host_now;
+use crate::suppression::address_space::RootFormat;
+use crate::suppression::target::{Target, Targets};
 use crate::trace::Event;
 
 /// When the VM's VCPUs are to report.
@@ -113,8 +115,48 @@ impl Vm {
         });
     }
 
+    /// Guards the roots of the VM's targets, and nothing else: their VCPUs see the first page walk
+    /// through one then, without an exit before. Where that cannot be done none is, and loads of
+    /// CR3 have to exit.
+    pub(crate) fn guard_roots(&self) {
+        let changed = self.memory_map.guard(|pages| {
+            let suppression = self.suppression.lock();
+            let targets = suppression.targets();
+            self.guarded_targets
+                .store(targets.generation(), Ordering::Release);
+            // The processor reads all four entries of a PAE root when CR3 is loaded, not in a walk,
+            // and several roots share a page.
+            if targets.iter().any(|it| it.format() == RootFormat::Pae) {
+                return Ok(());
+            }
+            for root in targets.iter().flat_map(Target::roots) {
+                pages.try_reserve(1)?;
+                pages.push(root.address().page());
+            }
+            Ok(())
+        });
+        if let Err(error) = &changed {
+            log::warn!(
+                "{}: targets are followed by loads of CR3: {error}",
+                self.name
+            );
+        }
+        if changed != Ok(false) {
+            self.flush_memory_map();
+        }
+    }
+
+    /// Returns whether roots of targets have come or gone since [`Vm::guard_roots`]; `targets` are the
+    /// VM's.
+    #[must_use]
+    #[inline]
+    pub(crate) fn roots_changed(&self, targets: &Targets) -> bool {
+        targets.generation() != self.guarded_targets.load(Ordering::Acquire)
+    }
+
     /// Has all VCPUs look at what is suppressed, or traced: it has changed.
     pub(crate) fn suppression_changed(&self) {
+        self.guard_roots();
         self.suppression_generation.fetch_add(1, Ordering::AcqRel);
         for index in 0..self.vcpus() as u32 {
             self.request(index, Requests::SUPPRESSION);

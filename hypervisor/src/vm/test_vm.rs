@@ -13,7 +13,7 @@ use devices::lapic::{ApicConfig, LocalApic};
 use devices::time::Hertz;
 use spin::Mutex;
 use vmx::capabilities::Translation;
-use vmx::ept::Ept;
+use vmx::ept::{Access, Ept};
 use vmx::page::Page;
 
 use super::host::{SerialOutput, Waker};
@@ -108,6 +108,17 @@ pub(crate) fn vm_with(
         invvpid_single: true,
         invvpid_single_non_global: true,
     };
+    let ept = || {
+        let mut ept = Ept::new(&translation).unwrap();
+        for range in ram.ranges() {
+            // SAFETY: no CPU uses these tables.
+            unsafe {
+                ept.map(range.guest, range.host, range.length, Access::all())
+                    .unwrap()
+            };
+        }
+        ept
+    };
     let cpuid = GuestCpuid::new(cpuid::host, vmx, vcpus, TSC);
     let clock = VirtualClock::new(host_now());
     let config = ChipsetConfig {
@@ -120,11 +131,7 @@ pub(crate) fn vm_with(
     Arc::new(Vm::new(VmParts {
         id,
         name: name.to_string(),
-        memory_map: MemoryMap::new(
-            Ept::new(&translation).unwrap(),
-            Page::try_new().unwrap(),
-            vcpus,
-        ),
+        memory_map: MemoryMap::new(ept(), Some(ept()), Page::try_new().unwrap(), vcpus),
         chipset: Chipset::new(config, clock.now(host_now())),
         clock,
         ports: lapics.iter().map(|lapic| lapic.port().clone()).collect(),

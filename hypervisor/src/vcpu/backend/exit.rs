@@ -61,6 +61,9 @@ pub(crate) enum Exit {
     Hypercall,
     /// XSETBV.
     Xsetbv,
+    /// The guest has executed an instruction, or taken an event, as
+    /// [`GuestCpu::set_single_step_exits`](super::GuestCpu::set_single_step_exits) asked for.
+    SingleStep,
     /// RDTSC.
     Rdtsc,
     /// RDTSCP.
@@ -145,6 +148,8 @@ pub(crate) struct NestedPageFault {
     pub fetch: bool,
     /// The access was to the guest's operand, not to one of its paging structures.
     pub final_access: bool,
+    /// It came in an IRET that has already unblocked NMIs.
+    pub nmi_unblocked: bool,
 }
 
 /// An access to the local APIC's page.

@@ -25,6 +25,7 @@ use crate::machine::host_time::{fake as host_clock, host_now};
 use crate::machine::machine_check::MachineCheck;
 use crate::task_switch::TaskCpu;
 use crate::vcpu::HostCpu;
+use crate::vm::memory_map::View;
 
 /// What the guest does between an entry and the next exit.
 pub(in crate::vcpu) struct Stay {
@@ -85,6 +86,8 @@ pub(in crate::vcpu) struct Entry {
     pub(in crate::vcpu) debug_addresses: [u64; 4],
     pub(in crate::vcpu) dr7: u64,
     pub(in crate::vcpu) debug_register_exits: bool,
+    pub(in crate::vcpu) view: View,
+    pub(in crate::vcpu) single_step_exits: bool,
 }
 
 /// The processor. After power-up it is in 64-bit mode at CPL 0 with interrupts enabled. Without a
@@ -128,6 +131,8 @@ pub(in crate::vcpu) struct FakeCpu {
     tsc: TscScaling,
     cr3_exits: bool,
     cr3_exempt: Vec<u64>,
+    view: View,
+    single_step_exits: bool,
     exit: Exit,
 }
 
@@ -190,6 +195,8 @@ impl FakeCpu {
             },
             cr3_exits: false,
             cr3_exempt: Vec::new(),
+            view: View::Whole,
+            single_step_exits: false,
             exit: Exit::Unexpected,
         }
     }
@@ -260,6 +267,8 @@ impl GuestCpu for FakeCpu {
             debug_addresses: self.debug_addresses,
             dr7: self.dr7,
             debug_register_exits: self.debug_register_exits,
+            view: self.view,
+            single_step_exits: self.single_step_exits,
         });
         if let Some(event) = event {
             self.deliver(event);
@@ -454,6 +463,14 @@ impl GuestCpu for FakeCpu {
     fn set_cr3_exits(&mut self, exits: bool, exempt: &[u64]) {
         self.cr3_exits = exits;
         self.cr3_exempt = exempt.to_vec();
+    }
+
+    fn set_single_step_exits(&mut self, exits: bool) {
+        self.single_step_exits = exits;
+    }
+
+    fn set_memory_view(&mut self, view: View) {
+        self.view = view;
     }
 
     fn set_debug_register_exits(&mut self, exits: bool) {

@@ -27,6 +27,7 @@ use crate::emulate::{AccessRights, SegmentRegister};
 use crate::guest_boot::EntryState;
 use crate::machine::machine_check::MachineCheck;
 use crate::task_switch::TaskCpu;
+use crate::vm::memory_map::View;
 use exit::Exit;
 
 /// The processor refuses the structure that it is given for a guest: a bug of tarpit's.
@@ -275,6 +276,10 @@ pub(crate) trait GuestCpu: TaskCpu + Send {
     /// processor may take only the first.
     fn set_cr3_exits(&mut self, exits: bool, exempt: &[u64]);
 
+    /// Sets whether the guest leaves after its next instruction, or at once after the delivery of an
+    /// event.
+    fn set_single_step_exits(&mut self, exits: bool);
+
     /// Sets whether the guest's accesses to debug registers exit.
     fn set_debug_register_exits(&mut self, exits: bool);
 
@@ -293,7 +298,10 @@ pub(crate) trait GuestCpu: TaskCpu + Send {
     /// Drops cached translations of the guest's.
     fn flush_tlb(&mut self, which: TlbFlush);
 
-    /// Drops what this physical CPU has cached of the VM's nested page tables.
+    /// Lets the guest see its memory by `view`.
+    fn set_memory_view(&mut self, view: View);
+
+    /// Drops what this physical CPU has cached of the VM's nested page tables, of all views.
     fn flush_nested_tlb(&mut self);
 
     // The local APIC.

@@ -14,6 +14,9 @@ impl<C: GuestCpu> Vcpu<C> {
         fault: NestedPageFault,
         at: HostTicks,
     ) -> Result<(), StopReason> {
+        if self.handle_guarded_root(fault) {
+            return Ok(());
+        }
         if fault.fetch {
             return Err(StopReason::FetchFromDevice(fault.address));
         }

@@ -25,15 +25,6 @@ fn without_a_target_loads_of_cr3_do_not_exit() {
 }
 
 #[test]
-fn with_a_target_loads_of_cr3_exit_from_the_next_entry_on() {
-    let mut vcpu = vcpu_with_target();
-    let entry = vcpu.then(Stay::until(10, Exit::Cpuid)).entry_after_script();
-    assert!(vcpu.cpu.entries[0].cr3_exits);
-    assert!(entry.cr3_exits);
-    assert!(entry.cr3_exempt.is_empty());
-}
-
-#[test]
 fn time_runs_fast_while_the_target_runs_and_its_own_loads_do_not_exit() {
     let mut vcpu = vcpu_with_target();
     vcpu.then(Stay::until(10, Exit::Cpuid));

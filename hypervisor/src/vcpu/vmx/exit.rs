@@ -53,6 +53,7 @@ pub(super) fn decode(vmcs: &Vmcs, reason: ExitReason) -> Exit {
         basic::NMI_WINDOW => Exit::NmiWindow,
         basic::TASK_SWITCH => Exit::TaskSwitch(task_switch(qualification())),
         basic::INVD | basic::WBINVD => Exit::CacheInvalidation,
+        basic::MONITOR_TRAP_FLAG => Exit::SingleStep,
         basic::RDTSC => Exit::Rdtsc,
         basic::RDTSCP => Exit::Rdtscp,
         basic::RDPMC => Exit::Rdpmc,
@@ -150,6 +151,7 @@ const fn nested_page_fault(qualification: u64, address: GuestPhysAddr) -> Nested
         write: qualification >> 1 & 1 != 0,
         fetch: qualification >> 2 & 1 != 0,
         final_access: linear_valid && qualification >> 8 & 1 != 0,
+        nmi_unblocked: qualification >> 12 & 1 != 0,
     }
 }
 

@@ -35,6 +35,7 @@ use crate::guest_paging::PagingRegisters;
 use crate::machine::cpu;
 use crate::machine::machine_check::{self, MachineCheck};
 use crate::vm::Vm;
+use crate::vm::memory_map::View;
 
 /// Pending debug exceptions: BS, a single step, where DR6 has it (SDM vol. 3C, table 25-4).
 const PENDING_SINGLE_STEP: u64 = Dr6Flags::STEP.bits();
@@ -47,7 +48,8 @@ pub(crate) struct VmxCpu {
     capabilities: &'static Capabilities,
     msr_bitmaps: Box<MsrBitmaps>,
     vpid: Vpid,
-    ept_pointer: u64,
+    /// The EPT pointers of the memory map's views.
+    ept_pointers: [u64; 2],
     /// The guest's MAXPHYADDR.
     physical_address_bits: u32,
     /// Whether it has been entered since its VMCS was cleared.
@@ -100,8 +102,9 @@ impl VmxCpu {
         let limits = *vm.cpuid.limits();
         let cr4_allowed = limits.cr4 & capabilities.cr4_fixed1;
         setup::initialize(&mut vmcs, capabilities, vpid.get(), cr4_allowed);
+        let ept_pointers = [View::Whole, View::Guarded].map(|view| vm.memory_map.ept_pointer(view));
         // SAFETY: the VM keeps its tables for as long as it lives, and maps only its own memory.
-        unsafe { vmcs.set_ept_pointer(vm.memory_map.ept_pointer()) };
+        unsafe { vmcs.set_ept_pointer(ept_pointers[View::Whole as usize]) };
         let apic_page = HostPhysAddr(core::ptr::from_ref(lapic.page()) as u64);
         // SAFETY: the page lives long enough by the contract, and consists of atomics.
         unsafe { vmcs.set_virtual_apic_page(apic_page) };
@@ -119,7 +122,7 @@ impl VmxCpu {
             capabilities,
             msr_bitmaps: pages.msr_bitmaps,
             vpid,
-            ept_pointer: vm.memory_map.ept_pointer(),
+            ept_pointers,
             physical_address_bits: limits.physical_address_bits,
             launched: false,
             primary: setup::controls(capabilities).primary,
@@ -432,6 +435,12 @@ impl GuestCpu for VmxCpu {
             .write(fields::CR3_TARGET_COUNT, exempt.len() as u32);
     }
 
+    fn set_single_step_exits(&mut self, exits: bool) {
+        let mut primary = self.primary;
+        primary.set(Primary::MONITOR_TRAP_FLAG, exits);
+        self.set_primary(primary);
+    }
+
     fn set_debug_register_exits(&mut self, exits: bool) {
         let mut primary = self.primary;
         primary.set(Primary::MOV_DR_EXITING, exits);
@@ -475,8 +484,15 @@ impl GuestCpu for VmxCpu {
         }
     }
 
+    fn set_memory_view(&mut self, view: View) {
+        // SAFETY: the VM keeps the tables of both views for as long as it lives.
+        unsafe { self.vmcs.set_ept_pointer(self.ept_pointers[view as usize]) };
+    }
+
     fn flush_nested_tlb(&mut self) {
-        translation::invalidate_ept(&self.capabilities.translation, self.ept_pointer);
+        for pointer in self.ept_pointers {
+            translation::invalidate_ept(&self.capabilities.translation, pointer);
+        }
     }
 
     fn can_virtualize_apic(&self) -> bool {

@@ -1,0 +1,136 @@
+//! Sees a target being switched in, without an exit at anybody else's switches.
+//!
+//! # How
+//! The roots of targets are guarded pages of the VM's memory map ([`crate::vm::memory_map`]). A VCPU
+//! that runs others has the guarded view of the map, and its loads of CR3 do not exit: the processor
+//! does not touch a root when CR3 is loaded (but for PAE paging, whose roots are not guarded). The
+//! first page walk through a target's root exits, with an EPT violation that says that it was a walk:
+//! the target is in. From there on the VCPU has the whole view, and loads of CR3 exit, until one
+//! brings somebody else: then it has the guarded view again.
+//!
+//! # Why no switch to a target is missed
+//! To execute an instruction of a target, or to read its memory, the processor needs a translation of
+//! a linear address in its address space. It has to be made by a walk, through the root, or cached.
+//! - A walk with the guarded view exits.
+//! - Translations and paging-structure entries that were cached while the target ran were made with
+//!   the whole view, and belong to that (SDM vol. 3C, 29.4.1 and 29.4.2), whatever PCID they have and
+//!   global or not: they are not used with the guarded view.
+//! - Those made with the guarded view by others, under the same PCID, are what the guest would have to
+//!   drop without us as well: it has loaded CR3 with bit 63 set and another root under a PCID that is
+//!   in use.
+//! - Global translations made with the guarded view are the same in each address space: the kernel's.
+//!   Kernel code may run for a moment before the first walk. It is the guest's scheduler on its way to
+//!   the target.
+//! - Those made with the guarded view before the root was guarded are dropped by each VCPU before it
+//!   enters again ([`Vm::guard_roots`](crate::vm::Vm::guard_roots)).
+//! - A VCPU that comes to another CPU drops what that one has cached for it.
+//!
+//! # The guest's own accesses
+//! The guest's kernel reads and writes root pages, of processes that run and that do not. Such an
+//! access exits as an EPT violation, too. It is let through: the VCPU has the whole view for one
+//! instruction, and the monitor trap flag brings it back (SDM vol. 3C, 26.5.2). The same is done for
+//! walks through a target's root that belong to no target, where a root is somebody's page table as
+//! well. An event that is delivered first ends the step, and the access is tried again.
+//!
+//! Such an access may be the first sign that the process is gone and its page in use for something
+//! else: whether it is, is looked at after each.
+#![forbid(unsafe_code)]
+
+use vmx::addr::GuestPhysAddr;
+
+use super::Vcpu;
+use super::backend::exit::NestedPageFault;
+use super::backend::{GuestCpu, Interruptibility};
+use crate::vm::memory_map::View;
+
+/// What a VCPU sees of the roots of targets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    /// Everything.
+    #[default]
+    Open,
+    /// Nothing: the next walk through one exits.
+    Guarded,
+    /// Everything for one instruction, which accesses this address.
+    Stepping(GuestPhysAddr),
+}
+
+/// A VCPU's guard of the roots of targets.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct RootGuard {
+    state: State,
+    /// Where the walk was through a guarded page that has ended the guest's stay.
+    pub(super) walked: Option<GuestPhysAddr>,
+}
+
+impl RootGuard {
+    /// Returns whether the next walk through a target's root exits, so that who runs is no target.
+    pub(super) fn is_up(&self) -> bool {
+        self.state != State::Open
+    }
+}
+
+impl<C: GuestCpu> Vcpu<C> {
+    /// Puts the guard up, or takes it down.
+    pub(super) fn set_root_guard(&mut self, up: bool) {
+        if up == self.root_guard.is_up() {
+            return;
+        }
+        if let State::Stepping(_) = self.root_guard.state {
+            self.cpu.set_single_step_exits(false);
+        }
+        self.root_guard.state = if up { State::Guarded } else { State::Open };
+        let view = if up { View::Guarded } else { View::Whole };
+        self.cpu.set_memory_view(view);
+    }
+
+    /// Answers an access to the root of a target. False if it is something else.
+    pub(super) fn handle_guarded_root(&mut self, fault: NestedPageFault) -> bool {
+        if self.root_guard.state != State::Guarded || !self.vm.memory_map.is_guarded(fault.address)
+        {
+            return false;
+        }
+        // SDM vol. 3C, 28.2.3: an IRET that will be executed again has unblocked NMIs already.
+        if fault.nmi_unblocked && self.events.interrupted.is_none() {
+            let state = self.cpu.interruptibility();
+            self.cpu
+                .set_interruptibility(state | Interruptibility::BLOCKED_BY_NMI);
+        }
+        if fault.final_access {
+            self.step_over_root_guard(fault.address);
+        } else {
+            self.root_guard.walked = Some(fault.address);
+        }
+        true
+    }
+
+    /// Lets the guest execute one instruction without the guard, if it is up.
+    pub(super) fn step_over_root_guard(&mut self, address: GuestPhysAddr) {
+        if self.root_guard.state == State::Guarded {
+            self.root_guard.state = State::Stepping(address);
+            self.cpu.set_memory_view(View::Whole);
+            self.cpu.set_single_step_exits(true);
+        }
+    }
+
+    /// Puts the guard up again after an instruction without it.
+    pub(super) fn end_step_over_root_guard(&mut self) {
+        self.cpu.set_single_step_exits(false);
+        let State::Stepping(address) = self.root_guard.state else {
+            return;
+        };
+        self.root_guard.state = State::Guarded;
+        self.cpu.set_memory_view(View::Guarded);
+        let changed = {
+            let mut suppression = self.vm.suppression.lock();
+            suppression.root_accessed(&self.vm.ram, address);
+            self.vm.roots_changed(suppression.targets())
+        };
+        if changed {
+            self.vm.suppression_changed();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
