@@ -6,7 +6,7 @@
 //! and carry out what comes back, and a simulation on the host does the same.
 //!
 //! # What is promised
-//! For a target of factor `N` under [`Policy::Bounded`], whatever it does and whatever else the
+//! For a target of factor `N` under [`order::Policy::Bounded`], whatever it does and whatever else the
 //! guest runs:
 //! - it gets at most `1/N` of one CPU over any second, in user and kernel mode together;
 //! - guest time minus real time, the *lead*, stays within a bound, does not drift, and never makes

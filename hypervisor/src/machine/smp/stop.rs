@@ -20,7 +20,7 @@ struct Record {
     rsp: AtomicU64,
     /// Set after them.
     stopped: AtomicBool,
-    /// The VCPU that is loaded, as [`Task::encode`] has it.
+    /// The VCPU that is loaded, as [`encode`] has it.
     task: AtomicU64,
 }
 
