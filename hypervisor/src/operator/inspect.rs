@@ -86,6 +86,15 @@ impl Processes {
     }
 }
 
+/// Returns what switches to the targets of `vm` are seen by, in a word.
+pub(super) fn switches_are_seen_by(vm: &Vm) -> &'static str {
+    if vm.memory_map.is_guarding() && !vm.trace.is_on() {
+        "walks"
+    } else {
+        "loads"
+    }
+}
+
 /// Returns what is suppressed in `vm`, and how that goes.
 pub(super) fn suppression(vm: &Vm, now: HostTicks) -> Snapshot {
     vm.suppression.lock().snapshot(now)

@@ -17,15 +17,16 @@ pub(super) static COMMAND: Command = Command {
     name: "targets",
     usage: "targets [VM]",
     summary: "list what is suppressed, in one VM or in all",
-    details:
-        "\
+    details: "\
 FACTOR is that of the clock, and that of the timers if it is another. LIMITED tells what holds the
 target: `clock` that its guest's scheduler gives it little, by the clock; `budget` that its CPU time
 is used up; `lead` that its guest's clock is as far ahead as it may be; `alone` that nobody else on
 its VCPU wants the CPU, and the budget alone holds it; `changes` that a fast clock would cost other
 VCPUs too much; `idle` that it does not run. USED is its real CPU time, RECENT its share of one CPU
 in the last second, in parts of a million, of at most BUDGET. LEAD is how far its guest's clock is
-ahead, and was at most. STOPPED is the part of the time for which its VCPUs were kept from running.",
+ahead, and was at most. STOPPED is the part of the time for which its VCPUs were kept from running.
+SEEN BY tells how switches to it are seen: by page `walks` through its root, which cost other
+processes nothing, or by `loads` of CR3, all of which exit then.",
     parameters: &[Parameter::optional("VM").with(Candidates::Vms)],
     options: &[],
     run,
@@ -40,15 +41,27 @@ fn run(arguments: &Arguments<'_>, context: &mut Context<'_>) -> Result<Outcome, 
     let now = clock.now();
     let snapshots: Vec<_> = vms
         .iter()
-        .map(|vm| (&vm.name, inspect::suppression(vm, now)))
+        .map(|vm| (vm, inspect::suppression(vm, now)))
         .collect();
     let lines = snapshots.iter().flat_map(|(vm, snapshot)| {
-        let lead = snapshot.lead.most();
-        let line = move |target| StatusLine::new(vm, target, lead, clock);
+        let about = About {
+            vm: &vm.name,
+            lead: snapshot.lead.most(),
+            seen_by: inspect::switches_are_seen_by(vm),
+        };
+        let line = move |target| StatusLine::new(about, target, clock);
         snapshot.targets.iter().filter_map(line)
     });
     context.answer.records(lines);
     Ok(Outcome::Done)
+}
+
+/// What holds for all targets of a VM.
+#[derive(Clone, Copy, Debug)]
+struct About<'a> {
+    vm: &'a str,
+    lead: i64,
+    seen_by: &'static str,
 }
 
 /// How the suppression of a target goes.
@@ -84,10 +97,12 @@ struct StatusLine<'a> {
     highest_lead_us: i64,
     /// The part of the time for which its VCPUs were kept from running it, in thousandths.
     stopped_permille: u64,
+    /// What switches to it are seen by.
+    seen_by: &'static str,
 }
 
 impl<'a> StatusLine<'a> {
-    fn new(vm: &'a str, target: &'a TargetSnapshot, lead: i64, clock: &HostClock) -> Option<Self> {
+    fn new(about: About<'a>, target: &'a TargetSnapshot, clock: &HostClock) -> Option<Self> {
         let (first, aliases) = target.roots.split_first()?;
         let micros = |ticks: u64| clock.micros_of(i64::try_from(ticks).unwrap_or(i64::MAX));
         let second = clock.fraction_of_second(1);
@@ -96,7 +111,7 @@ impl<'a> StatusLine<'a> {
         };
         let factors = target.order.factors;
         Some(Self {
-            vm,
+            vm: about.vm,
             cr3: Cr3(*first),
             aliases: Aliases(aliases),
             interval: factors.interval.get(),
@@ -108,9 +123,10 @@ impl<'a> StatusLine<'a> {
             cpu_us: micros(target.used),
             recent_ppm: target.budget.map(|(_, used)| of(used, second, 1_000_000)),
             budget_ppm: target.budget.map(|(share, _)| share.millionths()),
-            lead_us: clock.micros_of(lead),
+            lead_us: clock.micros_of(about.lead),
             highest_lead_us: clock.micros_of(target.highest_lead),
             stopped_permille: of(target.stopped, target.age, 1000),
+            seen_by: about.seen_by,
         })
     }
 
@@ -125,7 +141,7 @@ impl<'a> StatusLine<'a> {
 
 impl Record for StatusLine<'_> {
     const HEADING: &'static str = "VM               CR3            FACTOR  POLICY   LIMITED     FOR ms   \
-         USED ms   RECENT   BUDGET     LEAD ms (MOST)  STOPPED  ALIASES";
+         USED ms   RECENT   BUDGET     LEAD ms (MOST)  STOPPED  SEEN BY  ALIASES";
 
     fn row(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let or_any = |number: Option<u64>| match number {
@@ -134,7 +150,7 @@ impl Record for StatusLine<'_> {
         };
         write!(
             f,
-            "{:<16} {:<14} {:>6}  {:<8} {:<8} {:>9} {:>9} {:>8} {:>8} {:>7}.{:01} ({:>4}) {:>6}.{:01} %  {}",
+            "{:<16} {:<14} {:>6}  {:<8} {:<8} {:>9} {:>9} {:>8} {:>8} {:>7}.{:01} ({:>4}) {:>6}.{:01} %  {:<7}  {}",
             self.vm,
             self.cr3.0.to_string(),
             self.factor(),
@@ -149,6 +165,7 @@ impl Record for StatusLine<'_> {
             self.highest_lead_us / 1000,
             self.stopped_permille / 10,
             self.stopped_permille % 10,
+            self.seen_by,
             self.aliases
         )
     }
@@ -170,8 +187,13 @@ mod tests {
 
     fn shown(target: &TargetSnapshot, format: Format) -> alloc::string::String {
         let clock = HostClock::with(Hertz::new(1_000_000_000), || HostTicks(0));
+        let about = About {
+            vm: "web",
+            lead: -1_500_000,
+            seen_by: "walks",
+        };
         let mut screen = alloc::vec::Vec::new();
-        let line = StatusLine::new("web", target, -1_500_000, &clock).unwrap();
+        let line = StatusLine::new(about, target, &clock).unwrap();
         Answer::new(&mut screen, format).records([line]);
         alloc::string::String::from_utf8(screen).unwrap()
     }
@@ -197,9 +219,9 @@ mod tests {
         assert_eq!(
             shown(&target(), Format::Table),
             "VM               CR3            FACTOR  POLICY   LIMITED     FOR ms   USED ms   RECENT   \
-             BUDGET     LEAD ms (MOST)  STOPPED  ALIASES\r\n\
+             BUDGET     LEAD ms (MOST)  STOPPED  SEEN BY  ALIASES\r\n\
              web              0x1000           1000  bounded  budget          42        12      500     \
-             1000      -1.5 (   7)      1.2 %  0x2000\r\n"
+             1000      -1.5 (   7)      1.2 %  walks    0x2000\r\n"
         );
     }
 
@@ -209,7 +231,7 @@ mod tests {
         for part in [
             "\"limited_by\":\"budget\",\"limited_ms\":42,\"age_ms\":10000,\"cpu_us\":12000",
             "\"recent_ppm\":500,\"budget_ppm\":1000,\"lead_us\":-1500,\"highest_lead_us\":7000",
-            "\"stopped_permille\":12",
+            "\"stopped_permille\":12,\"seen_by\":\"walks\"",
         ] {
             assert!(json.contains(part), "{json}");
         }
