@@ -252,12 +252,6 @@ impl Capabilities {
         self.secondary.allows(controls.bits())
     }
 
-    /// Returns whether all of these primary processor-based controls may be set.
-    #[must_use]
-    pub const fn has_primary(&self, controls: Primary) -> bool {
-        self.primary.allows(controls.bits())
-    }
-
     /// Returns whether all of these pin-based controls may be set.
     #[must_use]
     pub const fn has_pin(&self, controls: PinBased) -> bool {

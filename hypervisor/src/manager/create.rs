@@ -11,7 +11,7 @@ use devices::lapic::{ApicConfig, LocalApic};
 use devices::time::{Hertz, HostTicks};
 use vmx::bitmaps::{IoBitmaps, MsrBitmaps};
 use vmx::capabilities::Capabilities;
-use vmx::controls::{Primary, Secondary};
+use vmx::controls::Secondary;
 use vmx::ept::{Access, Ept};
 use vmx::page::Page;
 use vmx::translation::Vpid;
@@ -111,16 +111,14 @@ impl HostFactory {
             })
             .collect();
         let whole = self.map_ram(&ram)?;
-        // Who guards pages lets the guest step over the guard.
-        let can_step = self.capabilities.has_primary(Primary::MONITOR_TRAP_FLAG);
-        let guarded = can_step.then(|| self.map_ram(&ram)).transpose()?;
+        let guarded = self.map_ram(&ram)?;
         let apic_access_page = Page::try_new().ok_or(CreateError::Tables)?;
         let clock = VirtualClock::new(start_of_time());
         let now = clock.now(host_now());
         let vm = Arc::new(Vm::new(VmParts {
             id,
             name: config.name.clone(),
-            memory_map: MemoryMap::new(whole, guarded, apic_access_page, config.vcpus),
+            memory_map: MemoryMap::new(whole, Some(guarded), apic_access_page, config.vcpus),
             chipset: Chipset::new(
                 ChipsetConfig {
                     tsc: self.tsc,

@@ -157,6 +157,7 @@ impl<C: GuestCpu> Vcpu<C> {
 
     /// Follows the address space while there is something to be observed.
     pub(super) fn follow(&mut self, at: HostTicks, generation: u32) {
+        let restored = self.restore_root_guard(at);
         let loaded = self.observer.loaded_cr3.take();
         let walked = self.root_guard.walked.take();
         let halted = self.activity != Activity::Running;
@@ -167,6 +168,8 @@ impl<C: GuestCpu> Vcpu<C> {
             && (cr3 == self.observer.cr3 || self.root_guard.is_up())
             && loaded.is_none()
             && walked.is_none()
+            && !restored
+            && self.let_through_until().is_none()
             && halted == self.observer.halted
             && at < self.next_observation()
             && !self.is_of_interest(user_mode);
@@ -228,11 +231,12 @@ impl<C: GuestCpu> Vcpu<C> {
             && !self.observer.directive.target_loaded
             && self.vm.memory_map.is_guarding();
         self.set_root_guard(guard);
-        self.set_cr3_exits(!guard && (tracing || has_targets));
         if let Some(address) = walked {
             // If it is still up, the walk was no target's, and has to be let through.
-            self.step_over_root_guard(address);
+            self.let_through_root_guard(address);
         }
+        let behind_guard = guard && self.let_through_until().is_none();
+        self.set_cr3_exits(!behind_guard && (tracing || has_targets));
     }
 
     /// Returns whether suppression wants to know what the VCPU does now, in user mode or not,

@@ -27,20 +27,24 @@
 //!
 //! # The guest's own accesses
 //! The guest's kernel reads and writes root pages, of processes that run and that do not. Such an
-//! access exits as an EPT violation, too. It is let through: the VCPU has the whole view for one
-//! instruction, and the monitor trap flag brings it back (SDM vol. 3C, 26.5.2). The same is done for
-//! walks through a target's root that belong to no target, where a root is somebody's page table as
-//! well. An event that is delivered first ends the step, and the access is tried again.
+//! access exits as an EPT violation, too. It is let through: the VCPU has the whole view for a moment,
+//! in which loads of CR3 exit, so that nothing is missed. The moment is that for which a guest is left
+//! alone at least ([`crate::suppression::pace`]); an access that does not come to be done in it is let through once more. The same
+//! is done for walks through a target's root that belong to no target, where a root is somebody's page
+//! table as well. (The monitor trap flag would end the moment after one instruction. Not all processors
+//! have it, and a kernel that clears or copies such a page would exit at each element.)
 //!
 //! Such an access may be the first sign that the process is gone and its page in use for something
 //! else: whether it is, is looked at after each.
 #![forbid(unsafe_code)]
 
+use devices::time::HostTicks;
 use vmx::addr::GuestPhysAddr;
 
 use super::Vcpu;
 use super::backend::exit::NestedPageFault;
 use super::backend::{GuestCpu, Interruptibility};
+use crate::machine::host_time::host_now;
 use crate::vm::memory_map::View;
 
 /// What a VCPU sees of the roots of targets.
@@ -51,8 +55,8 @@ enum State {
     Open,
     /// Nothing: the next walk through one exits.
     Guarded,
-    /// Everything for one instruction, which accesses this address.
-    Stepping(GuestPhysAddr),
+    /// Everything until then, for an access to this address.
+    LetThrough(GuestPhysAddr, HostTicks),
 }
 
 /// A VCPU's guard of the roots of targets.
@@ -76,9 +80,6 @@ impl<C: GuestCpu> Vcpu<C> {
         if up == self.root_guard.is_up() {
             return;
         }
-        if let State::Stepping(_) = self.root_guard.state {
-            self.cpu.set_single_step_exits(false);
-        }
         self.root_guard.state = if up { State::Guarded } else { State::Open };
         let view = if up { View::Guarded } else { View::Whole };
         self.cpu.set_memory_view(view);
@@ -97,28 +98,40 @@ impl<C: GuestCpu> Vcpu<C> {
                 .set_interruptibility(state | Interruptibility::BLOCKED_BY_NMI);
         }
         if fault.final_access {
-            self.step_over_root_guard(fault.address);
+            self.let_through_root_guard(fault.address);
         } else {
             self.root_guard.walked = Some(fault.address);
         }
         true
     }
 
-    /// Lets the guest execute one instruction without the guard, if it is up.
-    pub(super) fn step_over_root_guard(&mut self, address: GuestPhysAddr) {
+    /// Lets the guest's access to `address` through, if the guard is up.
+    pub(super) fn let_through_root_guard(&mut self, address: GuestPhysAddr) {
         if self.root_guard.state == State::Guarded {
-            self.root_guard.state = State::Stepping(address);
+            let until = host_now().saturating_add(self.pace.least_run());
+            self.root_guard.state = State::LetThrough(address, until);
             self.cpu.set_memory_view(View::Whole);
-            self.cpu.set_single_step_exits(true);
         }
     }
 
-    /// Puts the guard up again after an instruction without it.
-    pub(super) fn end_step_over_root_guard(&mut self) {
-        self.cpu.set_single_step_exits(false);
-        let State::Stepping(address) = self.root_guard.state else {
-            return;
+    /// Returns until when an access is let through, if one is.
+    #[inline]
+    pub(super) const fn let_through_until(&self) -> Option<HostTicks> {
+        match self.root_guard.state {
+            State::LetThrough(_, until) => Some(until),
+            State::Open | State::Guarded => None,
+        }
+    }
+
+    /// Puts the guard up again at `now` if an access was let through for long enough. Returns whether it
+    /// did.
+    pub(super) fn restore_root_guard(&mut self, now: HostTicks) -> bool {
+        let State::LetThrough(address, until) = self.root_guard.state else {
+            return false;
         };
+        if now < until {
+            return false;
+        }
         self.root_guard.state = State::Guarded;
         self.cpu.set_memory_view(View::Guarded);
         let changed = {
@@ -129,6 +142,7 @@ impl<C: GuestCpu> Vcpu<C> {
         if changed {
             self.vm.suppression_changed();
         }
+        true
     }
 }
 

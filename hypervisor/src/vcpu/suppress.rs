@@ -76,7 +76,11 @@ impl<C: GuestCpu> Vcpu<C> {
         if !self.observer.watching {
             return HostTicks(u64::MAX);
         }
-        self.observer.directive.look_at.min(self.vm.look.at())
+        let wanted = self.observer.directive.look_at.min(self.vm.look.at());
+        match self.let_through_until() {
+            Some(until) => wanted.min(until),
+            None => wanted,
+        }
     }
 
     /// Returns when the guest's first timer is to end its stay.

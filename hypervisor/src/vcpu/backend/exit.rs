@@ -61,9 +61,6 @@ pub(crate) enum Exit {
     Hypercall,
     /// XSETBV.
     Xsetbv,
-    /// The guest has executed an instruction, or taken an event, as
-    /// [`GuestCpu::set_single_step_exits`](super::GuestCpu::set_single_step_exits) asked for.
-    SingleStep,
     /// RDTSC.
     Rdtsc,
     /// RDTSCP.

@@ -87,7 +87,6 @@ pub(in crate::vcpu) struct Entry {
     pub(in crate::vcpu) dr7: u64,
     pub(in crate::vcpu) debug_register_exits: bool,
     pub(in crate::vcpu) view: View,
-    pub(in crate::vcpu) single_step_exits: bool,
 }
 
 /// The processor. After power-up it is in 64-bit mode at CPL 0 with interrupts enabled. Without a
@@ -132,7 +131,6 @@ pub(in crate::vcpu) struct FakeCpu {
     cr3_exits: bool,
     cr3_exempt: Vec<u64>,
     view: View,
-    single_step_exits: bool,
     exit: Exit,
 }
 
@@ -196,7 +194,6 @@ impl FakeCpu {
             cr3_exits: false,
             cr3_exempt: Vec::new(),
             view: View::Whole,
-            single_step_exits: false,
             exit: Exit::Unexpected,
         }
     }
@@ -268,7 +265,6 @@ impl GuestCpu for FakeCpu {
             dr7: self.dr7,
             debug_register_exits: self.debug_register_exits,
             view: self.view,
-            single_step_exits: self.single_step_exits,
         });
         if let Some(event) = event {
             self.deliver(event);
@@ -463,10 +459,6 @@ impl GuestCpu for FakeCpu {
     fn set_cr3_exits(&mut self, exits: bool, exempt: &[u64]) {
         self.cr3_exits = exits;
         self.cr3_exempt = exempt.to_vec();
-    }
-
-    fn set_single_step_exits(&mut self, exits: bool) {
-        self.single_step_exits = exits;
     }
 
     fn set_memory_view(&mut self, view: View) {

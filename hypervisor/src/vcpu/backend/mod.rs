@@ -276,10 +276,6 @@ pub(crate) trait GuestCpu: TaskCpu + Send {
     /// processor may take only the first.
     fn set_cr3_exits(&mut self, exits: bool, exempt: &[u64]);
 
-    /// Sets whether the guest leaves after its next instruction, or at once after the delivery of an
-    /// event.
-    fn set_single_step_exits(&mut self, exits: bool);
-
     /// Sets whether the guest's accesses to debug registers exit.
     fn set_debug_register_exits(&mut self, exits: bool);
 

@@ -67,7 +67,6 @@ impl<C: GuestCpu> Vcpu<C> {
             }
             Exit::Hypercall => self.handle_hypercall()?,
             Exit::Xsetbv => self.handle_xsetbv()?,
-            Exit::SingleStep => self.end_step_over_root_guard(),
             Exit::Rdtsc => self.handle_rdtsc(at, false),
             Exit::Rdtscp => self.handle_rdtsc(at, true),
             // Guests have no devices that see memory past the caches: nothing to write back.

@@ -67,7 +67,7 @@ fn others_switch_without_an_exit_while_there_is_a_target() {
     }
     vcpu.entry_after_script();
     for entry in &vcpu.cpu.entries[1..] {
-        assert!(is_guarded(entry) && !entry.cr3_exits && !entry.single_step_exits);
+        assert!(is_guarded(entry) && !entry.cr3_exits);
         assert_eq!(entry.tsc.multiplier, REAL_TIME);
     }
 }
@@ -100,47 +100,60 @@ fn a_vcpu_that_idles_on_a_targets_root_is_not_taken_for_it_when_it_wakes() {
     assert_eq!(awake.tsc.multiplier, REAL_TIME);
 }
 
+/// The guest computes until it is looked at, for as long as an access is let through.
+fn moment() -> Stay {
+    Stay::until(2_000, Exit::TimeLimit)
+}
+
 #[test]
-fn the_kernel_may_access_a_root_one_instruction_at_a_time() {
+fn the_kernel_may_access_a_root_for_a_moment_in_which_loads_of_cr3_exit() {
     let mut vcpu = vcpu_with_target();
     vcpu.then(access(TARGET + 0x18));
-    vcpu.then(Stay::until(1, Exit::SingleStep));
+    vcpu.then(moment());
     let after = vcpu.then(Stay::until(10, Exit::Cpuid)).entry_after_script();
-    let step = &vcpu.cpu.entries[2];
-    assert!(!is_guarded(step) && step.single_step_exits && !step.cr3_exits);
-    assert_eq!(step.tsc.multiplier, REAL_TIME);
+    let let_through = &vcpu.cpu.entries[2];
+    assert!(!is_guarded(let_through) && let_through.cr3_exits);
+    assert_eq!(let_through.time_limit, 2_000);
+    assert_eq!(let_through.tsc.multiplier, REAL_TIME);
     for entry in [&vcpu.cpu.entries[3], &after] {
-        assert!(is_guarded(entry) && !entry.single_step_exits);
+        assert!(is_guarded(entry) && !entry.cr3_exits);
     }
 }
 
 #[test]
-fn an_interrupt_before_the_access_does_not_leave_the_guard_down() {
+fn an_exit_before_the_moment_is_over_leaves_loads_of_cr3_exiting() {
     let mut vcpu = vcpu_with_target();
     let vm = vcpu.vm().clone();
     vcpu.then(access(TARGET).having(move |cpu| {
         cpu.set_cpl(0);
         send(&vm, Fixed, 0x40);
     }));
-    // At the first instruction of the handler.
-    let handler = vcpu
-        .then(Stay::until(0, Exit::SingleStep))
-        .entry_after_script();
+    let handler = vcpu.then(Stay::until(10, Exit::Cpuid)).entry_after_script();
     assert_eq!(vcpu.cpu.entries[2].event, Some(Event::interrupt(0x40)));
-    assert!(is_guarded(&handler) && !handler.single_step_exits);
+    assert!(!is_guarded(&handler) && handler.cr3_exits);
 }
 
 #[test]
-fn a_target_that_comes_in_while_the_guard_is_stepped_over_is_seen() {
+fn a_target_that_is_loaded_in_that_moment_is_seen() {
     let mut vcpu = vcpu_with_target();
     vcpu.then(access(TARGET));
-    // Before the access is done the VCPU is told to look around, and finds the target's root.
-    vcpu.then(Stay::until(10, Exit::Cpuid).having(|cpu| cpu.cr3 = OTHER));
-    vcpu.then(Stay::until(1, Exit::SingleStep));
-    vcpu.then(walk(TARGET));
+    vcpu.then(load(TARGET));
+    let target_in = vcpu.entry_after_script();
+    assert_eq!(target_in.tsc.multiplier, 1000 * REAL_TIME);
+    assert!(!is_guarded(&target_in) && target_in.cr3_exits);
+}
+
+#[test]
+fn a_target_that_was_loaded_before_it_is_seen() {
+    let mut vcpu = vcpu_with_target();
+    vcpu.then(access(TARGET).having(|cpu| {
+        cpu.cr3 = TARGET;
+        cpu.set_cpl(0);
+    }));
     let target_in = vcpu.entry_after_script();
     assert!(!is_guarded(&target_in) && target_in.cr3_exits);
-    assert!(!target_in.single_step_exits);
+    assert!(target_in.cr3_exempt.is_empty());
+    assert!(vcpu.observer.directive.target_loaded);
 }
 
 #[test]
@@ -150,11 +163,10 @@ fn a_walk_for_nobody_that_is_a_target_is_let_through() {
     vcpu.then(
         Stay::until(100, Exit::NestedPageFault(fault(TARGET, false))).having(|cpu| cpu.cr3 = OTHER),
     );
-    let after = vcpu
-        .then(Stay::until(1, Exit::SingleStep))
-        .entry_after_script();
-    assert!(vcpu.cpu.entries[2].single_step_exits);
-    assert_eq!(vcpu.cpu.entries[2].tsc.multiplier, REAL_TIME);
+    let after = vcpu.then(moment()).entry_after_script();
+    let let_through = &vcpu.cpu.entries[2];
+    assert!(!is_guarded(let_through) && let_through.cr3_exits);
+    assert_eq!(let_through.tsc.multiplier, REAL_TIME);
     assert!(is_guarded(&after));
 }
 
@@ -163,7 +175,7 @@ fn the_access_that_tells_of_the_end_of_a_process_ends_the_guard() {
     let mut vcpu = vcpu_with_target();
     vcpu.then(access(TARGET + 8 * 85));
     let vm = vcpu.vm().clone();
-    vcpu.then(Stay::until(1, Exit::SingleStep).having(move |_| {
+    vcpu.then(moment().having(move |_| {
         vm.ram
             .write(GuestPhysAddr(TARGET + 8 * 85), &[0; 8])
             .expect("RAM");

@@ -53,7 +53,6 @@ pub(super) fn decode(vmcs: &Vmcs, reason: ExitReason) -> Exit {
         basic::NMI_WINDOW => Exit::NmiWindow,
         basic::TASK_SWITCH => Exit::TaskSwitch(task_switch(qualification())),
         basic::INVD | basic::WBINVD => Exit::CacheInvalidation,
-        basic::MONITOR_TRAP_FLAG => Exit::SingleStep,
         basic::RDTSC => Exit::Rdtsc,
         basic::RDTSCP => Exit::Rdtscp,
         basic::RDPMC => Exit::Rdpmc,

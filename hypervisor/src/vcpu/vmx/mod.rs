@@ -435,12 +435,6 @@ impl GuestCpu for VmxCpu {
             .write(fields::CR3_TARGET_COUNT, exempt.len() as u32);
     }
 
-    fn set_single_step_exits(&mut self, exits: bool) {
-        let mut primary = self.primary;
-        primary.set(Primary::MONITOR_TRAP_FLAG, exits);
-        self.set_primary(primary);
-    }
-
     fn set_debug_register_exits(&mut self, exits: bool) {
         let mut primary = self.primary;
         primary.set(Primary::MOV_DR_EXITING, exits);
