@@ -229,14 +229,8 @@ pub(crate) fn a_vm_that_sleeps_is_served_soon_after_it_wakes(case: &Case) -> Res
     println!("{wakes:.1} wakes/s, waited {average:.3} ms on average, {longest:.3} ms at most");
     ensure!(wakes >= 0.98 / EVERY, "{wakes} wakes/s");
     // Who runs gives way when it has run for a millisecond, the scheduler's granularity; then
-    // there is a switch. The first wake may take longer: loading the guest was the VM's own CPU
-    // time, and the others have had less by then.
-    let later = (millis(waited) - longest) / count as f64;
-    ensure!(
-        later <= 0.05,
-        "waited {later} ms on average but for the longest"
-    );
-    ensure!(longest <= 3.0, "waited {longest} ms");
+    // there is a switch.
+    ensure!(longest <= 1.2, "waited {longest} ms");
     Ok(())
 }
 
