@@ -3,6 +3,7 @@
 use core::panic::PanicInfo;
 use core::ptr::addr_of;
 use core::sync::atomic::AtomicU64;
+
 use hypervisor::{ImageLayout, Trampoline};
 
 core::arch::global_asm!(

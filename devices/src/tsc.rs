@@ -90,10 +90,11 @@ impl Tsc {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::clock::{Rate, Rates, VirtualClock};
     use crate::time::{CounterTicks, HostTicks};
-    use proptest::prelude::*;
 
     fn at(ticks: u64) -> Now {
         Now {

@@ -4,6 +4,7 @@
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
+
 use log::LevelFilter;
 
 use crate::machine::console_line::ConsoleLine;

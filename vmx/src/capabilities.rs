@@ -58,6 +58,18 @@ pub struct Translation {
 }
 
 impl Translation {
+    /// All that there is, as recent processors have it.
+    pub const ALL: Self = Self {
+        pages_2m: true,
+        pages_1g: true,
+        accessed_dirty: true,
+        execute_only: true,
+        invept_single: true,
+        invvpid_address: true,
+        invvpid_single: true,
+        invvpid_single_non_global: true,
+    };
+
     const fn from_msr(value: u64) -> Self {
         Self {
             execute_only: value & 1 != 0,

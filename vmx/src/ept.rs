@@ -325,19 +325,8 @@ mod tests {
     #[global_allocator]
     static ALLOCATOR: CountingPages = CountingPages;
 
-    const ALL: Translation = Translation {
-        pages_2m: true,
-        pages_1g: true,
-        accessed_dirty: true,
-        execute_only: true,
-        invept_single: true,
-        invvpid_address: true,
-        invvpid_single: true,
-        invvpid_single_non_global: true,
-    };
-
     fn mapped(guest: u64, host: u64, length: u64) -> Ept {
-        let mut ept = Ept::new(&ALL).unwrap();
+        let mut ept = Ept::new(&Translation::ALL).unwrap();
         // SAFETY: no CPU uses these tables.
         unsafe {
             ept.map(
@@ -399,7 +388,7 @@ mod tests {
 
     #[test]
     fn misaligned_and_overflowing_ranges_are_refused() {
-        let mut ept = Ept::new(&ALL).unwrap();
+        let mut ept = Ept::new(&Translation::ALL).unwrap();
         for (guest, host, length) in [(1, 0, 4096), (0, 1, 4096), (0, 0, 1), (1 << 48, 0, 4096)] {
             // SAFETY: no CPU uses these tables.
             let result = unsafe {

@@ -8,12 +8,11 @@
 use alloc::vec::Vec;
 use core::cell::Cell;
 
-use crate::guest_memory::GuestMemory;
-
 use super::ChipsetHost;
 use super::hpet::Route;
 use super::wires::{Interrupts, Wire};
 use crate::apic_message::ApicMessage;
+use crate::guest_memory::GuestMemory;
 use crate::line::Line;
 use crate::time::{Now, TimerTicks};
 

@@ -11,10 +11,11 @@
 //!
 //! The A20 gate is open for good: bit 1 of the output port reads as set.
 
+use bitflags::bitflags;
+
 use super::PowerRequest;
 use super::bus::{Access, Context, Device};
 use crate::line::Line;
-use bitflags::bitflags;
 
 bitflags! {
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -44,6 +44,9 @@ pub mod uart;
 pub mod vga_text;
 mod wires;
 
+use crate::apic_message::ApicMessage;
+use crate::platform_map::{HPET_ROUTES, IOAPIC_PINS, SLEEP_TYPE_S5, irq, mmio, port};
+use crate::time::{Hertz, Now, TimerTicks};
 use acpi_pm::AcpiPm;
 use bus::{Context, Decoder, Device, Outputs, Region, Space};
 use bus::{byte_ports, memory, port_of_size, wide_ports};
@@ -64,10 +67,6 @@ use vga_text::{TextScreen, VgaText};
 use wires::{Interrupts, Wire};
 
 pub use bus::Environment;
-
-use crate::apic_message::ApicMessage;
-use crate::platform_map::{HPET_ROUTES, IOAPIC_PINS, SLEEP_TYPE_S5, irq, mmio, port};
-use crate::time::{Hertz, Now, TimerTicks};
 
 devices! { |config, now|
     pic: PicPorts = PicPorts, at [

@@ -69,9 +69,10 @@ impl PmTimer {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::time::{CounterTicks, TimerTicks};
-    use proptest::prelude::*;
 
     fn at(counter: u64) -> Now {
         Now {

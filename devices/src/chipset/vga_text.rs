@@ -207,9 +207,10 @@ fn character(code: u8) -> char {
 mod tests {
     extern crate std;
 
-    use super::*;
     use core::cell::RefCell;
     use std::vec;
+
+    use super::*;
 
     #[test]
     fn every_code_has_a_character_of_its_own() {

@@ -2,9 +2,11 @@
 
 extern crate std;
 
-use super::*;
-use proptest::prelude::*;
 use std::vec::Vec;
+
+use proptest::prelude::*;
+
+use super::*;
 
 /// 100 years of a 4 GHz host.
 const CENTURY: u64 = 100 * 366 * 86_400 * 4_000_000_000;

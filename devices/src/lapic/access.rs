@@ -1,11 +1,12 @@
 //! How software reaches the registers: as memory in xAPIC mode, as MSRs in x2APIC mode, or
 //! through the virtualization hardware.
 
+use arch::GeneralProtection;
+use arch::apic::{Register, dfr, esr, icr, svr};
+
 use super::base::Mode;
 use super::{ApicBus, LocalApic};
 use crate::time::Now;
-use arch::GeneralProtection;
-use arch::apic::{Register, dfr, esr, icr, svr};
 
 impl LocalApic {
     /// Answers a read of `size` bytes (1, 2, 4 or 8) at `offset` of the register page.

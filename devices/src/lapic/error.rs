@@ -1,7 +1,8 @@
 //! The error status register (SDM vol. 3A, 11.5.3).
 
-use super::LocalApic;
 use arch::apic::{Register, esr};
+
+use super::LocalApic;
 
 /// Errors seen since the last write of the ESR, and whether the next one interrupts.
 #[derive(Clone, Copy, Debug)]

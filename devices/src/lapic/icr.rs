@@ -2,10 +2,11 @@
 //!
 //! SDM vol. 3A, 11.6.1 and 11.12.11.
 
+use arch::apic::{Register, esr, icr};
+
 use super::base::Mode;
 use super::{ApicBus, LocalApic};
 use crate::apic_message::{ApicMessage, DeliveryMode, Destination, DestinationMode, Trigger};
-use arch::apic::{Register, esr, icr};
 
 impl LocalApic {
     /// Sends: by a write of the ICR's low half in xAPIC mode, or of all of it in x2APIC mode.

@@ -1,11 +1,12 @@
 //! The local vector table and the pins LINT0 and LINT1 (SDM vol. 3A, 11.5.1).
 
+use arch::apic::{Register, lvt};
+
 use super::base::Mode;
 use super::timer::TimerMode;
 use super::{ExtInts, LocalApic};
 use crate::apic_message::DeliveryMode;
 use crate::time::Now;
-use arch::apic::{Register, lvt};
 
 /// One of the two local interrupt pins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -31,6 +31,17 @@ mod tests;
 
 use alloc::sync::Arc;
 
+use arch::GeneralProtection;
+use arch::apic::{dfr, lvt as lvt_bits, svr, version};
+
+use crate::apic_message::ApicMessage;
+use crate::time::Hertz;
+use error::Errors;
+use lvt::Pin;
+use port::{Addressing, x2apic_logical_id};
+use priority::Priority;
+use timer::Timer;
+
 pub use arch::apic::Register;
 pub use base::{ApicBase, Mode};
 pub use lvt::LocalPin;
@@ -38,17 +49,6 @@ pub use page::{ApicPage, VectorRegister};
 pub use port::ApicPort;
 pub use posted::PostedInterrupts;
 pub use router::Router;
-
-use arch::GeneralProtection;
-
-use crate::apic_message::ApicMessage;
-use crate::time::Hertz;
-use arch::apic::{dfr, lvt as lvt_bits, svr, version};
-use error::Errors;
-use lvt::Pin;
-use port::{Addressing, x2apic_logical_id};
-use priority::Priority;
-use timer::Timer;
 
 /// What a local APIC sends its messages to.
 pub trait ApicBus {

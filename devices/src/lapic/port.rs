@@ -2,11 +2,12 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 
+use arch::apic::Register;
+
 use super::base::Mode;
 use super::page::{ApicPage, VectorRegister};
 use super::posted::PostedInterrupts;
 use crate::apic_message::{ApicMessage, DeliveryMode, Destination, Trigger};
-use arch::apic::Register;
 
 /// The part of a local APIC that all CPUs share: where it is addressed, how busy it is, and
 /// what others have posted to it. Nothing here waits for anyone.

@@ -4,8 +4,9 @@
 //! a summary of their words that are not zero, so that a look at the highest vector costs a
 //! handful of instructions.
 
-use super::page::{ApicPage, VectorRegister, bit};
 use arch::apic::Register;
+
+use super::page::{ApicPage, VectorRegister, bit};
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Priority {

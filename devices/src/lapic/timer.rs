@@ -4,11 +4,11 @@
 //! expiries are exact, and the k-th expiry of a periodic timer is off by less than one tick
 //! of guest time, however large k is.
 
-use crate::time::{Hertz, Now, TimerTicks};
+use arch::apic::lvt;
 
 use super::LocalApic;
 use super::base::Mode;
-use arch::apic::lvt;
+use crate::time::{Hertz, Now, TimerTicks};
 
 /// What the timer does (LVT timer register, bits 17 and 18).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,8 @@
 //! Properties of the conversions of time.
 
-use super::*;
 use proptest::prelude::*;
+
+use super::*;
 
 fn hertz() -> impl Strategy<Value = Hertz> {
     prop_oneof![

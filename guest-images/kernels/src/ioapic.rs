@@ -1,9 +1,10 @@
 //! The I/O APIC. 82093AA datasheet.
 
-pub use arch::ioapic::{ACTIVE_LOW, ENTRIES, ID, LEVEL, MASKED, REMOTE_IRR, VERSION};
 use arch::ioapic::{IOREGSEL, IOWIN};
 
 use crate::mmio;
+
+pub use arch::ioapic::{ACTIVE_LOW, ENTRIES, ID, LEVEL, MASKED, REMOTE_IRR, VERSION};
 
 /// Where the registers are.
 pub const ADDRESS: u64 = 0xfec0_0000;

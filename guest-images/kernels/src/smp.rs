@@ -2,9 +2,10 @@
 
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
+use arch::apic::{delivery_mode, icr};
+
 use crate::lapic::Lapic;
 use crate::{multiboot, tsc};
-use arch::apic::{delivery_mode, icr};
 
 /// The most CPUs that are started, this one included.
 pub const MAX_CPUS: u32 = 8;

@@ -124,9 +124,10 @@ struct ErrorLine<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::string::String;
     use std::vec::Vec;
+
+    use super::*;
 
     #[derive(Serialize)]
     struct Animal {

@@ -274,9 +274,10 @@ fn common_prefix<'a>(a: &'a str, b: &str) -> &'a str {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::string::String;
     use std::vec::Vec;
+
+    use super::*;
 
     const WORDS: [&str; 3] = ["stats", "status", "suppress"];
 

@@ -14,12 +14,12 @@ mod output;
 #[cfg(test)]
 mod tests;
 
+use line_editor::{Edited, LineEditor};
+use mux::{Around, Mux};
+
 pub(crate) use answer::{Answer, Format, Record};
 pub(crate) use mux::ChannelNames;
 pub(crate) use output::{Output, Text};
-
-use line_editor::{Edited, LineEditor};
-use mux::{Around, Mux};
 
 /// Ctrl-]: ends an attachment.
 const DETACH: u8 = 0x1d;

@@ -258,8 +258,9 @@ impl<const N: usize> ChannelNames for [&str; N] {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::string::String;
+
+    use super::*;
 
     /// The names of the channels.
     const NAMES: [&str; 2] = ["web", "db"];

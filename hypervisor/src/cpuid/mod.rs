@@ -11,12 +11,14 @@ mod table;
 mod tsc;
 mod xsave;
 
+use alloc::vec::Vec;
+
+use devices::time::Hertz;
+
+use table::{CpuidTable, Topology};
+
 pub(crate) use raw_cpuid::CpuIdResult;
 pub(crate) use tsc::TscRatio;
-
-use alloc::vec::Vec;
-use devices::time::Hertz;
-use table::{CpuidTable, Topology};
 
 const NONE: CpuIdResult = CpuIdResult {
     eax: 0,

@@ -1,9 +1,11 @@
 //! The answers of one VCPU, worked out beforehand.
 
-use super::{CpuIdResult, Dynamic, Limits, NONE, TscRatio, VmxSupport, features::Allowed, xsave};
 use alloc::vec::Vec;
+
 use arch::Cr4Flags;
 use arch::cpuid::{EXTENDED, Extended1Edx, Leaf1Ecx, Leaf1Edx};
+
+use super::{CpuIdResult, Dynamic, Limits, NONE, TscRatio, VmxSupport, features::Allowed, xsave};
 
 /// The last basic leaf: 16H, processor frequencies. What lies beyond describes features
 /// that no guest is shown.

@@ -1,7 +1,8 @@
-use super::table::MAX_BASIC;
-use super::*;
 use arch::cpuid::EXTENDED;
 use proptest::prelude::*;
+
+use super::table::MAX_BASIC;
+use super::*;
 
 const ALL: VmxSupport = VmxSupport {
     rdtscp: true,

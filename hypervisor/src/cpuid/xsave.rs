@@ -1,10 +1,12 @@
 //! Leaf DH: the extended state that XSAVE manages (SDM vol. 1, chapter 13).
 
-use super::{NONE, features::Allowed};
 use alloc::{vec, vec::Vec};
+
 use arch::XCr0Flags;
 use arch::cpuid::LeafDSub1Eax;
 use raw_cpuid::CpuIdResult;
+
+use super::{NONE, features::Allowed};
 
 /// With one of these, EBX of sub-leaf 1 tells a size.
 pub(super) const COMPACTED: LeafDSub1Eax = LeafDSub1Eax::XSAVEC.union(LeafDSub1Eax::XSAVES);

@@ -1,8 +1,9 @@
 //! What the emulator needs to know and change of a VCPU.
 
+use arch::{Cr0Flags, EferFlags, ExceptionVector, RFlags};
+
 use super::width::Width;
 use crate::guest_paging::PagingRegisters;
-use arch::{Cr0Flags, EferFlags, ExceptionVector, RFlags};
 
 pub use arch::gpr::{RAX, RCX, RDI, RDX, RSI, RSP};
 pub(super) use arch::gpr::{RBP, RBX};

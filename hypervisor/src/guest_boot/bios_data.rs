@@ -1,10 +1,11 @@
 //! The BIOS data area: the few words of it that operating systems look at before they
 //! know anything else of the machine.
 
-use super::memory_map::EBDA_START;
-use crate::guest_memory::{GuestMemory, NotRam};
 use devices::platform_map::port;
 use vmx::addr::GuestPhysAddr;
+
+use super::memory_map::EBDA_START;
+use crate::guest_memory::{GuestMemory, NotRam};
 
 /// The port of COM1.
 const COM1_PORT: u64 = 0x400;

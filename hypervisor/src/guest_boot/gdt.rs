@@ -1,9 +1,10 @@
 //! The GDT that a guest is started with: it backs the segment registers of its
 //! [`EntryState`](super::EntryState) until it has its own.
 
-use crate::guest_memory::{GuestMemory, NotRam};
 use vmx::addr::GuestPhysAddr;
 use vmx::segment::DescriptorTable;
+
+use crate::guest_memory::{GuestMemory, NotRam};
 
 /// Selector of the code segment: `__BOOT_CS` of the Linux boot protocol.
 pub(crate) const CODE: u16 = 0x10;

@@ -101,9 +101,11 @@ pub(crate) fn entries(ram_size: u64) -> impl Iterator<Item = Entry> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use alloc::vec::Vec;
+
     use proptest::prelude::*;
+
+    use super::*;
 
     const GIB: u64 = 1 << 30;
 

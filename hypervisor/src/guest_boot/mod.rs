@@ -18,13 +18,14 @@ pub(crate) mod multiboot;
 #[cfg(test)]
 mod test_ram;
 
-pub(crate) use entry::EntryState;
+use thiserror::Error;
 
 use crate::{
     guest_memory::{GuestMemory, NotRam},
     vm_config::VmConfig,
 };
-use thiserror::Error;
+
+pub(crate) use entry::EntryState;
 
 /// Why a VM cannot be started with the files it was given.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

@@ -1,11 +1,13 @@
 //! The guest's MP tables (Intel MultiProcessor Specification 1.4): the same facts as the
 //! ACPI tables, for systems without ACPI.
 
-use super::{acpi::checksum, layout};
-use crate::guest_memory::{GuestMemory, NotRam};
 use alloc::vec::Vec;
+
 use devices::platform_map::{self as map, gsi, irq, mmio};
 use vmx::addr::GuestPhysAddr;
+
+use super::{acpi::checksum, layout};
+use crate::guest_memory::{GuestMemory, NotRam};
 
 /// Version 1.4 of the specification.
 const SPECIFICATION_REVISION: u8 = 4;
@@ -137,9 +139,10 @@ fn interrupt_entry(kind: [u8; 2], flags: u16, route: [u8; 4]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::guest_boot::test_ram::TestRam;
-    use proptest::prelude::*;
 
     /// Finds the tables as an operating system does, and walks through them.
     fn installed(vcpus: u32) -> Vec<Vec<u8>> {

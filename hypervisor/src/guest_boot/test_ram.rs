@@ -1,10 +1,12 @@
 //! RAM of a guest for tests: laid out as the real one, with the holes.
 
-use super::memory_map::{DEVICE_HOLE_END, DEVICE_HOLE_START, ram_ranges};
-use crate::guest_memory::{GuestMemory, NotRam};
 use alloc::{vec, vec::Vec};
 use core::cell::RefCell;
+
 use vmx::addr::GuestPhysAddr;
+
+use super::memory_map::{DEVICE_HOLE_END, DEVICE_HOLE_START, ram_ranges};
+use crate::guest_memory::{GuestMemory, NotRam};
 
 pub(crate) struct TestRam {
     size: u64,

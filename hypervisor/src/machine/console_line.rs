@@ -92,8 +92,9 @@ impl FromStr for ConsoleLine {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::string::ToString;
+
+    use super::*;
 
     fn parse(text: &str) -> Result<ConsoleLine, NoLine> {
         text.parse()

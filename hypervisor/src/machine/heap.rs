@@ -3,11 +3,13 @@
 
 #[cfg(target_os = "none")]
 mod global {
-    use crate::machine::memory::Frames;
     use core::alloc::Layout;
+
     use talc::TalcLock;
     use talc::base::{Talc, binning::Binning};
     use talc::source::Source;
+
+    use crate::machine::memory::Frames;
 
     /// What boot information, the memory map and module command lines are copied to before
     /// there is an allocator of frames.

@@ -70,8 +70,9 @@ fn mask_entries(registers: &mut impl Registers) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::vec::Vec;
+
+    use super::*;
 
     struct Fake(Vec<u32>);
 

@@ -1,13 +1,15 @@
 //! The host's own local APICs: reaching their registers, and interrupting other CPUs (SDM
 //! vol. 3A, ch. 11).
 
-use super::cpu::PerCpu;
-use super::cpu::trap::{self, TrapFrame};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
 use arch::ApicBaseFlags;
 use arch::apic::{Register, delivery_mode, icr, lvt, svr};
 use arch::msr::IA32_APIC_BASE;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use vmx::msr;
+
+use super::cpu::PerCpu;
+use super::cpu::trap::{self, TrapFrame};
 
 /// The vector of spurious interrupts, which need no EOI.
 const SPURIOUS_VECTOR: u8 = 0xff;

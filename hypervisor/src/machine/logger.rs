@@ -4,8 +4,9 @@
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use super::{log_ring, serial, text_screen};
 use log::{Level, LevelFilter, Log, Metadata, Record};
+
+use super::{log_ring, serial, text_screen};
 
 struct ConsoleLogger;
 

@@ -216,9 +216,10 @@ fn on_machine_check(frame: &mut TrapFrame) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::collections::BTreeMap;
     use std::string::ToString;
+
+    use super::*;
 
     #[derive(Default)]
     struct Fake(BTreeMap<u32, u64>);

@@ -203,10 +203,12 @@ fn silence_messages(space: &mut impl ConfigurationSpace, function: Function) -> 
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use proptest::prelude::*;
     use std::collections::BTreeMap;
     use std::string::ToString;
+
+    use proptest::prelude::*;
+
+    use super::*;
 
     /// Functions with their configuration space; the others are not there.
     #[derive(Default)]

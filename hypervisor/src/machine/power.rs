@@ -1,9 +1,10 @@
 //! Switching the machine off, resetting it, and halting.
 
-use super::acpi::{ResetRegister, ResetSpace, SoftOff};
-use super::serial;
 use spin::Once;
 use x86_64::instructions::{self, port::Port};
+
+use super::acpi::{ResetRegister, ResetSpace, SoftOff};
+use super::serial;
 
 /// How this machine is switched off and reset, from its ACPI tables.
 #[derive(Clone, Copy, Debug, Default)]

@@ -12,6 +12,7 @@
 
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU64, Ordering};
+
 use spin::{Mutex, MutexGuard};
 use uart_16550::backend::PioBackend;
 use uart_16550::spec::registers::{FifoTriggerLevel, IER, LSR};

@@ -115,8 +115,9 @@ pub(crate) fn print(text: fmt::Arguments<'_>) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::string::String;
+
+    use super::*;
 
     fn row(screen: &Contents, row: usize) -> String {
         let cells = screen.cells[row].iter();

@@ -118,7 +118,7 @@ impl HostFactory {
         let vm = Arc::new(Vm::new(VmParts {
             id,
             name: config.name.clone(),
-            memory_map: MemoryMap::new(whole, Some(guarded), apic_access_page, config.vcpus),
+            memory_map: MemoryMap::new(whole, guarded, apic_access_page, config.vcpus),
             chipset: Chipset::new(
                 ChipsetConfig {
                     tsc: self.tsc,

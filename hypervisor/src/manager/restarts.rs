@@ -60,8 +60,9 @@ impl Restarts {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::vec::Vec;
+
+    use super::*;
 
     const SECOND: u64 = 1000;
 

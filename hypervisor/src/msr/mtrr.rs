@@ -126,8 +126,9 @@ fn variable_index(msr: u32) -> Option<(usize, usize)> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     #[test]
     fn firmware_leaves_ram_write_back_and_devices_uncacheable() {

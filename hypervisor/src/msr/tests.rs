@@ -1,7 +1,8 @@
-use super::*;
-use crate::cpuid::{CpuIdResult, VmxSupport};
 use devices::time::Hertz;
 use proptest::prelude::*;
+
+use super::*;
+use crate::cpuid::{CpuIdResult, VmxSupport};
 
 /// A host that can do everything, of a Skylake-X's model.
 fn host(leaf: u32, _: u32) -> CpuIdResult {

@@ -100,8 +100,9 @@ fn hex(digit: u8) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::vec::Vec;
+
+    use super::*;
 
     fn bytes(word: &str) -> Result<Vec<u8>, PatternError> {
         Pattern::parse(word).map(|pattern| pattern.bytes().to_vec())

@@ -46,8 +46,9 @@ fn quoted_length(rest: &str) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::vec::Vec;
+
+    use super::*;
 
     fn split(line: &str) -> Vec<&str> {
         words(line).collect()

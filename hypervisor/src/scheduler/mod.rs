@@ -34,11 +34,11 @@ use crate::machine::host_time::host_now;
 use crate::vm::Vm;
 use crate::vm::host::Waker;
 use crate::vm::requests::Requests;
+use queue::CpuSet;
 
 pub(crate) use cell::{Runnable, VcpuCell};
 pub(crate) use latency::Latency;
 pub(crate) use policy::{Decision, PinError, Policy, Settings};
-use queue::CpuSet;
 
 struct Queues {
     policy: Policy,

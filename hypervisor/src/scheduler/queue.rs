@@ -1,9 +1,11 @@
 //! What the policy remembers of a VM and of a VCPU.
 #![forbid(unsafe_code)]
 
-use super::latency::Latency;
 use alloc::vec::Vec;
+
 use devices::time::HostTicks;
+
+use super::latency::Latency;
 
 /// A set of CPUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -4,6 +4,8 @@ mod host_facts;
 mod run;
 mod takeover;
 
+use vmx::addr::PAGE_SIZE;
+
 use crate::machine::boot_info::{BootInfo, IdentityMapped, Protocol};
 use crate::machine::cpu::{PerCpu, idt};
 use crate::machine::fatal::{self, fatal};
@@ -13,7 +15,6 @@ use crate::machine::{
     acpi::Acpi, image::Trampoline, logger, paging, pic, power, serial, text_screen, tsc,
 };
 use crate::options::Options;
-use vmx::addr::PAGE_SIZE;
 
 /// What has been found out about the machine, for [`run::run`] to use.
 struct Machine {

@@ -4,6 +4,8 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use arch::cpuid::Leaf7Edx;
+use arch::msr::{IA32_ARCH_CAPABILITIES, IA32_BIOS_SIGN_ID, IA32_MCU_OPT_CTRL, McuOptCtrl};
 use devices::time::Hertz;
 use spin::Once;
 use vmx::bitmaps::IoBitmaps;
@@ -31,8 +33,6 @@ use crate::speculation::{Defenses, Processor};
 use crate::vcpu::HostCpu;
 use crate::vm::host::SerialOutput;
 use crate::vm_config::{self, BootModule};
-use arch::cpuid::Leaf7Edx;
-use arch::msr::{IA32_ARCH_CAPABILITIES, IA32_BIOS_SIGN_ID, IA32_MCU_OPT_CTRL, McuOptCtrl};
 
 /// State shared by all CPUs: what each needs to begin its work.
 struct Shared {

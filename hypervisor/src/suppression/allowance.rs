@@ -1,4 +1,8 @@
 //! What may be had for nothing: a share of all time, and some of it in a row.
+//!
+//! Ticks are [taken](Allowance::take) as far as they are there, or [charged](Allowance::charge) whether
+//! they are there or not: then what is too much has to be earned before more is
+//! [there](Allowance::there_at).
 
 #![forbid(unsafe_code)]
 
@@ -12,9 +16,9 @@ const BURSTS_PER_SECOND: u64 = 10;
 /// An allowance of ticks.
 #[derive(Clone, Debug)]
 pub(super) struct Allowance {
-    /// The ticks that are left, times [`SHARE`].
-    credit: u64,
-    most: u64,
+    /// The ticks that are left, times [`SHARE`]; negative for a debt.
+    credit: i64,
+    most: i64,
     earned_at: HostTicks,
 }
 
@@ -22,7 +26,7 @@ impl Allowance {
     /// Makes a full allowance on a machine whose TSC counts at `tsc`.
     #[must_use]
     pub(super) const fn new(tsc: Hertz, now: HostTicks) -> Self {
-        let most = tsc.get() / BURSTS_PER_SECOND;
+        let most = (tsc.get() / BURSTS_PER_SECOND) as i64;
         Self {
             credit: most,
             most,
@@ -32,19 +36,41 @@ impl Allowance {
 
     /// Takes `wanted` ticks, or what is left of them, and returns how many that are.
     pub(super) fn take(&mut self, wanted: u64, now: HostTicks) -> u64 {
+        self.earn(now);
+        let taken = wanted.min(self.credit.max(0).unsigned_abs() / SHARE);
+        self.charge(taken, now);
+        taken
+    }
+
+    /// Takes `ticks`, whether they are left or not.
+    pub(super) fn charge(&mut self, ticks: u64, now: HostTicks) {
+        self.earn(now);
+        self.credit = self
+            .credit
+            .saturating_sub_unsigned(ticks.saturating_mul(SHARE));
+    }
+
+    /// Returns when `wanted` ticks, or a full allowance if that is less, are there if none are taken
+    /// from `now` on: `now`, if they are.
+    pub(super) fn there_at(&mut self, wanted: u64, now: HostTicks) -> HostTicks {
+        self.earn(now);
+        let needed = i64::try_from(wanted.saturating_mul(SHARE)).unwrap_or(i64::MAX);
+        let missing = needed.min(self.most).saturating_sub(self.credit);
+        now.saturating_add(missing.max(0).unsigned_abs())
+    }
+
+    fn earn(&mut self, now: HostTicks) {
         let earned = now.since(self.earned_at);
         self.earned_at = self.earned_at.max(now);
-        self.credit = self.credit.saturating_add(earned).min(self.most);
-        let taken = wanted.min(self.credit / SHARE);
-        self.credit -= taken * SHARE;
-        taken
+        self.credit = self.credit.saturating_add_unsigned(earned).min(self.most);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     const TSC: Hertz = Hertz::new(1_000_000_000);
 
@@ -56,6 +82,21 @@ mod tests {
         assert_eq!(allowance.take(100, HostTicks(0)), 1);
         assert_eq!(allowance.take(100, HostTicks(0)), 0);
         assert_eq!(allowance.take(100, HostTicks(7 * SHARE)), 7);
+    }
+
+    #[test]
+    fn a_debt_is_earned_first() {
+        let mut allowance = Allowance::new(TSC, HostTicks(0));
+        let burst = TSC.get() / BURSTS_PER_SECOND / SHARE;
+        allowance.charge(burst + 10, HostTicks(0));
+        assert_eq!(allowance.take(1, HostTicks(10 * SHARE)), 0);
+        assert_eq!(
+            allowance.there_at(5, HostTicks(10 * SHARE)),
+            HostTicks(15 * SHARE)
+        );
+        assert_eq!(allowance.take(9, HostTicks(15 * SHARE)), 5);
+        allowance.charge(u64::MAX, HostTicks(15 * SHARE));
+        assert_eq!(allowance.take(1, HostTicks(1 << 40)), 0);
     }
 
     proptest! {

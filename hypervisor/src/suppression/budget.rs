@@ -194,9 +194,11 @@ impl Budget {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use proptest::prelude::*;
     use std::vec::Vec;
+
+    use proptest::prelude::*;
+
+    use super::*;
 
     const TSC: Hertz = Hertz::new(1_600_000_000);
     const SECOND: u64 = 1_600_000_000;

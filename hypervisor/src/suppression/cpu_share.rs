@@ -56,7 +56,7 @@ impl CpuShare {
     #[must_use]
     pub(super) fn scale(&self, bits: u64) -> u64 {
         // Too little is known before it ran for a hundredth of the memory.
-        if self.ran < self.memory / 128 {
+        if self.waited == 0 || self.ran < self.memory / 128 {
             return bits;
         }
         let wanted = u128::from(self.ran) + u128::from(self.waited);

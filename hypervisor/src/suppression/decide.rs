@@ -85,6 +85,8 @@ impl Suppression {
             look_at,
             vm_look_at: self.vm_look_at,
             report_when_interruptible: record.awaits_interrupts,
+            report: self.is_active(),
+            has_targets: !self.targets.is_empty(),
             target_loaded: record
                 .root
                 .is_some_and(|root| self.targets.slot_of(root).is_some()),
@@ -126,7 +128,7 @@ impl Suppression {
         }
         match order.policy {
             Policy::Paper => {
-                wish.fast = Some(self.fast_rates(vcpu, &order));
+                wish.fast = Some(order.factors.rates());
                 wish.limit = Limit::Clock;
                 wish
             }
@@ -135,8 +137,8 @@ impl Suppression {
     }
 
     fn bounded_wish(&mut self, vcpu: usize, order: &Order, mut wish: Wish, now: HostTicks) -> Wish {
-        let rates = self.fast_rates(vcpu, order);
         let wanted = self.wanted_rates(vcpu, order);
+        let rates = self.in_time(wanted);
         let fastest = rates.counter.max(rates.timer).bits();
         let least_run = self.least_run;
         let is_faster = rates != Rates::REAL_TIME;
@@ -295,9 +297,6 @@ impl Suppression {
     /// what waiting for a CPU adds.
     fn wanted_rates(&self, vcpu: usize, order: &Order) -> Rates {
         let wanted = order.factors.rates();
-        if order.policy == Policy::Paper {
-            return wanted;
-        }
         let share = &self.vcpus[vcpu].share;
         let line = |rate: Rate| {
             if rate == Rate::ONE {
@@ -306,18 +305,19 @@ impl Suppression {
             let bits = share.scale(rate.bits()).min(Rate::MAX.bits());
             Rate::from_bits(bits).unwrap_or(rate)
         };
+        let counter = line(wanted.counter);
         Rates {
-            counter: line(wanted.counter),
-            timer: line(wanted.timer),
+            counter,
+            timer: if wanted.timer == wanted.counter {
+                counter
+            } else {
+                line(wanted.timer)
+            },
         }
     }
 
-    /// Returns the same, but no faster than can be stopped in time.
-    fn fast_rates(&self, vcpu: usize, order: &Order) -> Rates {
-        let wanted = self.wanted_rates(vcpu, order);
-        if order.policy == Policy::Paper {
-            return wanted;
-        }
+    /// Returns `wanted`, but no faster than can be stopped in time.
+    fn in_time(&self, wanted: Rates) -> Rates {
         let guest_time = self.tsc.get() / GUEST_TIME_OF_AN_EXIT;
         let most = (guest_time / self.exit_time()).max(LEAST_FAST);
         let most = Rate::from_bits(most.saturating_mul(Rate::ONE.bits())).unwrap_or(Rate::MAX);

@@ -196,8 +196,9 @@ pub(super) fn time_to_reach(lead: i64, wanted: i64, rate: Rate) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     const TSC: Hertz = Hertz::new(1_000_000_000);
     const MS: i64 = 1_000_000;

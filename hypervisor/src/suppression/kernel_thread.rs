@@ -88,8 +88,9 @@ pub(crate) fn owner(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::collections::BTreeMap;
+
+    use super::*;
 
     /// A stack of four pages that ends at `TOP`, with nothing mapped behind it.
     const TOP: u64 = 0xffff_c900_0010_4000;

@@ -182,9 +182,10 @@ impl Account {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use devices::clock::VirtualClock;
     use proptest::prelude::*;
+
+    use super::*;
 
     fn rate() -> impl Strategy<Value = Rate> {
         prop_oneof![

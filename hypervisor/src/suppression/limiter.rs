@@ -2,7 +2,8 @@
 //!
 //! Each change stops all VCPUs of the VM for a moment ([`crate::vm::clock_gate`]). A target that is
 //! switched in and out every few microseconds would cost the others more than it gives up. So the
-//! ticks that changes take from other VCPUs are counted, and may be one in [`SHARE`] of all time;
+//! ticks that changes take from other VCPUs are counted, and may be a small share of all time
+//! ([`Allowance`]);
 //! beyond that the clock does not become fast, and the target runs in real time, held by its
 //! budget alone. A change *back* is never refused: the lead would grow without bound.
 
@@ -10,19 +11,13 @@
 
 use devices::time::{Hertz, HostTicks};
 
-/// One tick in so many may be lost by changes.
-const SHARE: u64 = 256;
-/// What may be lost in a row, as the time in which it is earned: a tenth of a second.
-const BURSTS_PER_SECOND: u64 = 10;
+use super::allowance::Allowance;
 
 /// The account of ticks that other VCPUs may lose.
 #[derive(Clone, Debug)]
 pub(super) struct Limiter {
-    /// Ticks that may be lost, times [`SHARE`]; negative if more were lost.
-    credit: i64,
-    most: i64,
-    earned_at: HostTicks,
-    /// What a change takes, averaged, in ticks.
+    lost: Allowance,
+    /// The ticks that a change takes, averaged.
     usual: u64,
 }
 
@@ -30,47 +25,29 @@ impl Limiter {
     /// Makes a full account on a machine whose TSC counts at `tsc`.
     #[must_use]
     pub(super) const fn new(tsc: Hertz, now: HostTicks) -> Self {
-        let most = tsc.get() / BURSTS_PER_SECOND;
-        let most = if most > i64::MAX as u64 {
-            i64::MAX
-        } else {
-            most as i64
-        };
         Self {
-            credit: most,
-            most,
-            earned_at: now,
+            lost: Allowance::new(tsc, now),
             usual: 0,
         }
     }
 
-    fn advance(&mut self, now: HostTicks) {
-        let elapsed = i64::try_from(now.since(self.earned_at)).unwrap_or(i64::MAX);
-        self.earned_at = self.earned_at.max(now);
-        self.credit = self.credit.saturating_add(elapsed).min(self.most);
-    }
-
     /// Takes note of a change at `now` that took `lost` ticks from other VCPUs, all together.
     pub(super) fn note_change(&mut self, now: HostTicks, lost: u64) {
-        self.advance(now);
         self.usual = self.usual / 8 * 7 + lost / 8;
-        let lost = i64::try_from(lost.saturating_mul(SHARE)).unwrap_or(i64::MAX);
-        self.credit = self.credit.saturating_sub(lost);
+        self.lost.charge(lost, now);
     }
 
     /// Returns when the clock may become fast, and real again: `now`, if it may at once.
     pub(super) fn allowed_at(&mut self, now: HostTicks) -> HostTicks {
-        self.advance(now);
-        let needed = self.usual.saturating_mul(2 * SHARE);
-        let needed = i64::try_from(needed).unwrap_or(i64::MAX).min(self.most);
-        now.saturating_add(needed.saturating_sub(self.credit).max(0).unsigned_abs())
+        self.lost.there_at(self.usual.saturating_mul(2), now)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     const TSC: Hertz = Hertz::new(1_000_000_000);
 
@@ -102,9 +79,7 @@ mod tests {
                 }
                 now += pause;
             }
-            let burst = TSC.get() / BURSTS_PER_SECOND / SHARE;
-            prop_assert!(lost <= now / SHARE + burst + 2 * cost, "{lost} of {now}");
-            prop_assert!(lost * 100 < now);
+            prop_assert!(lost * 100 < now, "{lost} of {now}");
         }
 
         /// It is no refusal for ever.

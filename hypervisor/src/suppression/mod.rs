@@ -143,6 +143,10 @@ pub(crate) struct Directive {
     pub vm_look_at: HostTicks,
     /// The VCPU is to report as soon as it takes interrupts.
     pub report_when_interruptible: bool,
+    /// VCPUs are to report what they do: there are targets, or a lead is to be given back.
+    pub report: bool,
+    /// There are targets, whose switches are to be seen.
+    pub has_targets: bool,
     /// A target's root is loaded, whoever runs.
     pub target_loaded: bool,
     /// A target runs: loads of other roots are of interest, of its own not.
@@ -163,6 +167,8 @@ impl Directive {
         look_at: HostTicks(u64::MAX),
         vm_look_at: HostTicks(u64::MAX),
         report_when_interruptible: false,
+        report: false,
+        has_targets: false,
         target_loaded: false,
         target_in: false,
         target_hidden: false,
@@ -243,9 +249,7 @@ impl Suppression {
     /// given back.
     #[must_use]
     pub(crate) fn is_active(&self) -> bool {
-        !self.targets.is_empty()
-            || self.time.course() != Course::REAL_TIME
-            || self.clock != Course::REAL_TIME
+        !self.targets.is_empty() || self.clock != Course::REAL_TIME
     }
 
     /// Takes note that the guest has accessed the root at `address`: it may be of use to somebody else

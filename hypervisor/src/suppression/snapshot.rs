@@ -6,13 +6,13 @@ use alloc::vec::Vec;
 
 use devices::time::HostTicks;
 
-pub(crate) use super::lead::Lead;
-pub(crate) use super::record::Limit;
-
 use super::Suppression;
 use super::address_space::Root;
 use super::budget::Share;
 use super::order::Order;
+
+pub(crate) use super::lead::Lead;
+pub(crate) use super::record::Limit;
 
 /// A target, as the operator sees it. Times are in host ticks.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -321,11 +321,12 @@ impl Targets {
 
 #[cfg(test)]
 mod tests {
+    use devices::time::{Hertz, HostTicks};
+
     use super::super::order::Defaults;
     use super::super::{Factor, Factors};
     use super::*;
     use crate::test_ram::TestRam;
-    use devices::time::{Hertz, HostTicks};
 
     const LONG: RootFormat = RootFormat::Long;
 

@@ -294,9 +294,10 @@ pub(crate) fn report<'a>(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::super::address_space::RootFormat;
     use super::*;
-    use proptest::prelude::*;
 
     fn root(number: u64) -> Root {
         Root::new(number << 12, RootFormat::Long)

@@ -3,12 +3,12 @@
 
 use core::fmt;
 
+use vmx::addr::GuestVirtAddr;
 use vmx::segment::SegmentRegister;
 
 use super::backend::GuestCpu;
 use crate::guest_memory::GuestMemory;
 use crate::guest_paging::{Access, AccessKind, Paging};
-use vmx::addr::GuestVirtAddr;
 
 /// Writes the registers of a VCPU, the code at RIP, and what only its processor's vendor knows.
 ///

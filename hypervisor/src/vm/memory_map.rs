@@ -48,27 +48,21 @@ pub(crate) struct MemoryMap {
 
 struct Tables {
     whole: Ept,
-    /// `None` where pages cannot be guarded.
-    guarded: Option<Ept>,
+    guarded: Ept,
     guarded_pages: Vec<GuestPhysAddr>,
 }
 
 impl Tables {
     /// Returns the tables of all views.
-    fn all(&mut self) -> impl Iterator<Item = &mut Ept> {
-        [Some(&mut self.whole), self.guarded.as_mut()]
-            .into_iter()
-            .flatten()
+    fn all(&mut self) -> [&mut Ept; 2] {
+        [&mut self.whole, &mut self.guarded]
     }
 
     /// Lets go of the guarded pages.
     fn let_go(&mut self) {
-        let Some(guarded) = &mut self.guarded else {
-            return;
-        };
         for page in self.guarded_pages.drain(..) {
             // Those behind one that is no RAM were not guarded.
-            let result = guarded.protect_page(page, Access::all());
+            let result = self.guarded.protect_page(page, Access::all());
             debug_assert_ne!(result, Err(EptError::OutOfMemory), "it was split before");
         }
     }
@@ -76,21 +70,13 @@ impl Tables {
 
 impl MemoryMap {
     /// Makes the map of a VM of `vcpus` VCPUs, at least one and at most 32, from the tables of its
-    /// two views, both of which map its RAM; without the second, pages cannot be guarded. `apic_access_page` is a page of nothing, for
+    /// two views, both of which map its RAM. `apic_access_page` is a page of nothing, for
     /// [`vmx::vmcs::Vmcs::set_apic_access_page`].
     #[must_use]
-    pub(crate) fn new(
-        whole: Ept,
-        guarded: Option<Ept>,
-        apic_access_page: Box<Page>,
-        vcpus: u32,
-    ) -> Self {
+    pub(crate) fn new(whole: Ept, guarded: Ept, apic_access_page: Box<Page>, vcpus: u32) -> Self {
         debug_assert!((1..=32).contains(&vcpus));
         Self {
-            pointers: [
-                whole.pointer(),
-                guarded.as_ref().unwrap_or(&whole).pointer(),
-            ],
+            pointers: [whole.pointer(), guarded.pointer()],
             is_guarding: AtomicBool::new(false),
             tables: Mutex::new(Tables {
                 whole,
@@ -108,12 +94,6 @@ impl MemoryMap {
     #[must_use]
     pub(crate) const fn ept_pointer(&self, view: View) -> u64 {
         self.pointers[view as usize]
-    }
-
-    /// Makes it one whose pages cannot be guarded.
-    #[cfg(test)]
-    pub(crate) fn forget_guarded_view(&self) {
-        self.tables.lock().guarded = None;
     }
 
     /// Returns whether there are guarded pages.
@@ -139,9 +119,6 @@ impl MemoryMap {
         pages: impl FnOnce(&mut Vec<GuestPhysAddr>) -> Result<(), TryReserveError>,
     ) -> Result<bool, EptError> {
         let mut tables = self.tables.lock();
-        if tables.guarded.is_none() {
-            return Ok(false);
-        }
         // Under the lock, so that of two callers the later one has the last word.
         let mut wanted = Vec::new();
         let listed = pages(&mut wanted).map_err(|_| EptError::OutOfMemory);
@@ -153,13 +130,10 @@ impl MemoryMap {
         let guarded = listed.and_then(|()| {
             tables.guarded_pages = wanted;
             let Tables {
-                guarded: Some(guarded),
+                guarded,
                 guarded_pages,
                 ..
-            } = &mut *tables
-            else {
-                return Ok(());
-            };
+            } = &mut *tables;
             let mut pages = guarded_pages.iter();
             pages.try_for_each(|&page| guarded.protect_page(page, Access::empty()))
         });
@@ -232,18 +206,8 @@ mod tests {
     const RAM: u64 = 4 << 20;
 
     fn map(vcpus: u32) -> MemoryMap {
-        let translation = Translation {
-            pages_2m: true,
-            pages_1g: true,
-            accessed_dirty: true,
-            execute_only: true,
-            invept_single: true,
-            invvpid_address: true,
-            invvpid_single: true,
-            invvpid_single_non_global: true,
-        };
         let ept = || {
-            let mut ept = Ept::new(&translation).unwrap();
+            let mut ept = Ept::new(&Translation::ALL).unwrap();
             // SAFETY: no CPU uses these tables.
             unsafe {
                 ept.map(GuestPhysAddr(0), HostPhysAddr(1 << 30), RAM, Access::all())
@@ -251,16 +215,15 @@ mod tests {
             }
             ept
         };
-        MemoryMap::new(ept(), Some(ept()), Page::try_new().unwrap(), vcpus)
+        MemoryMap::new(ept(), ept(), Page::try_new().unwrap(), vcpus)
     }
 
     fn is_mapped(map: &MemoryMap) -> bool {
         let mut tables = map.tables.lock();
-        let mut views = tables
+        let [whole, guarded] = tables
             .all()
             .map(|ept| ept.translate(GuestPhysAddr(DEFAULT_ADDRESS)));
-        let whole = views.next().unwrap();
-        assert_eq!(Some(whole), views.next());
+        assert_eq!(whole, guarded);
         assert!(whole.is_none_or(|page| page == map.apic_access_page()));
         whole.is_some()
     }
@@ -276,10 +239,9 @@ mod tests {
     /// What a guest may do at `address` with each view.
     fn access(map: &MemoryMap, address: u64) -> [Access; 2] {
         let mut tables = map.tables.lock();
-        let mut views = tables
+        tables
             .all()
-            .map(|ept| ept.access(GuestPhysAddr(address)).unwrap());
-        [views.next().unwrap(), views.next().unwrap()]
+            .map(|ept| ept.access(GuestPhysAddr(address)).unwrap())
     }
 
     #[test]

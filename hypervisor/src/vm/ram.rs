@@ -243,8 +243,9 @@ impl GuestMemory for GuestRam {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
     use std::vec;
+
+    use proptest::prelude::*;
 
     use super::*;
 

@@ -98,18 +98,8 @@ pub(crate) fn vm_with(
         invpcid: true,
         xsaves: true,
     };
-    let translation = Translation {
-        pages_2m: true,
-        pages_1g: true,
-        accessed_dirty: true,
-        execute_only: true,
-        invept_single: true,
-        invvpid_address: true,
-        invvpid_single: true,
-        invvpid_single_non_global: true,
-    };
     let ept = || {
-        let mut ept = Ept::new(&translation).unwrap();
+        let mut ept = Ept::new(&Translation::ALL).unwrap();
         for range in ram.ranges() {
             // SAFETY: no CPU uses these tables.
             unsafe {
@@ -131,7 +121,7 @@ pub(crate) fn vm_with(
     Arc::new(Vm::new(VmParts {
         id,
         name: name.to_string(),
-        memory_map: MemoryMap::new(ept(), Some(ept()), Page::try_new().unwrap(), vcpus),
+        memory_map: MemoryMap::new(ept(), ept(), Page::try_new().unwrap(), vcpus),
         chipset: Chipset::new(config, clock.now(host_now())),
         clock,
         ports: lapics.iter().map(|lapic| lapic.port().clone()).collect(),

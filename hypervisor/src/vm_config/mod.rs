@@ -14,11 +14,12 @@
 //! that, and skipped, if the second is one of the three.
 #![forbid(unsafe_code)]
 
-use crate::ids::MAX_VCPUS;
 use alloc::{borrow::ToOwned, string::String, vec::Vec};
 use core::{fmt, str::FromStr};
+
 use thiserror::Error;
 
+use crate::ids::MAX_VCPUS;
 use crate::suppression::order::{Bounds, Defaults, Policy};
 
 /// The RAM of a VM whose `mem=` is not given, in bytes.

@@ -1,6 +1,8 @@
-use super::*;
 use alloc::string::ToString;
+
 use proptest::prelude::*;
+
+use super::*;
 
 const KERNEL: &[u8] = b"the kernel";
 const INITRD: &[u8] = b"the initrd";

@@ -68,6 +68,14 @@ impl Module {
             module.each(visit);
         }
     }
+
+    /// Calls `visit` with this file and all below it, those of tests too.
+    pub(crate) fn each_with_tests(&self, visit: &mut impl FnMut(&Self)) {
+        visit(self);
+        for module in self.inner.iter().chain(&self.tests) {
+            module.each_with_tests(visit);
+        }
+    }
 }
 
 /// Returns whether what has this attribute is compiled for tests only: `cfg(test)`, alone or with

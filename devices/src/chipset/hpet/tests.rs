@@ -2,10 +2,12 @@
 
 extern crate std;
 
+use std::vec::Vec;
+
+use proptest::prelude::*;
+
 use super::*;
 use crate::time::CounterTicks;
-use proptest::prelude::*;
-use std::vec::Vec;
 
 const ROUTES: u32 = 0x00F0_0000;
 const CONFIG: u64 = 0x010;

@@ -1,8 +1,9 @@
 //! The I/O APIC as its driver sees it.
 
+use alloc::vec::Vec;
+
 use super::*;
 use crate::apic_message::DeliveryMode;
-use alloc::vec::Vec;
 
 const LEVEL: u32 = arch::ioapic::LEVEL as u32;
 const MASKED: u32 = arch::ioapic::MASKED as u32;

@@ -3,10 +3,12 @@
 
 extern crate std;
 
+use std::vec::Vec;
+
+use proptest::prelude::*;
+
 use super::*;
 use crate::time::CounterTicks;
-use proptest::prelude::*;
-use std::vec::Vec;
 
 /// A counter as the datasheet describes it, one clock pulse after the other.
 #[derive(Clone, Debug)]

@@ -85,8 +85,9 @@ impl Alarm {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     const FORMAT: Format = Format {
         binary: true,

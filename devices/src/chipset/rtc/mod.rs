@@ -10,6 +10,7 @@ use super::bus::{Access, Context, Device, Outputs};
 use crate::line::Line;
 use crate::time::{Hertz, Lead, Now, Oscillator, TimerTicks};
 use alarm::Alarm;
+
 pub use chrono::NaiveDateTime;
 pub use registers::{Format, TimeRegisters};
 

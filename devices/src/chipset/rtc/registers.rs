@@ -171,8 +171,9 @@ impl TimeRegisters {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     fn format() -> impl Strategy<Value = Format> {
         (any::<bool>(), any::<bool>()).prop_map(|(binary, hours_24)| Format { binary, hours_24 })

@@ -1,9 +1,10 @@
 //! The RTC as its data sheet and its users have it.
 
-use super::*;
-use crate::time::{CounterTicks, TimerTicks};
 use chrono::{NaiveDate, TimeDelta};
 use proptest::prelude::*;
+
+use super::*;
+use crate::time::{CounterTicks, TimerTicks};
 
 /// A guest whose TSC is the crystal: a tick is a cycle.
 fn at(cycle: u64) -> Now {

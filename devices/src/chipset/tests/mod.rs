@@ -1,13 +1,14 @@
 extern crate std;
 
-use crate::guest_memory::{GuestMemory, NotRam};
+use std::{vec, vec::Vec};
+
 use arch::addr::GuestPhysAddr;
 
 use super::*;
 use crate::apic_message::{DeliveryMode, Destination, Trigger};
+use crate::guest_memory::{GuestMemory, NotRam};
 use crate::platform_map::{self, gsi, port};
 use crate::time::CounterTicks;
-use std::{vec, vec::Vec};
 
 mod interrupts;
 mod ports;

@@ -1,7 +1,8 @@
 //! The bus: who answers where, to which width, and the requests for power.
 
-use super::*;
 use proptest::prelude::*;
+
+use super::*;
 
 #[test]
 fn nobody_answers_where_nothing_is() {

@@ -1,8 +1,9 @@
 //! Timers that nobody hears: they cost nothing, however short their periods, and show what they
 //! would show if they had been followed edge by edge.
 
-use super::*;
 use proptest::prelude::*;
+
+use super::*;
 
 impl Machine {
     /// Programs PIT channel 0 as a rate generator with this divisor.

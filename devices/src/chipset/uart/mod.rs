@@ -14,10 +14,11 @@
 //! The modem at the other end is there and ready: DCD, DSR and CTS are asserted, RI is not.
 //! OUT2 gates the interrupt output, as the wiring of a PC has it.
 
+use bitflags::bitflags;
+
 use super::bus::{Access, Context, Device, Outputs};
 use crate::line::Line;
 use crate::time::{Hertz, Now, TimerTicks};
-use bitflags::bitflags;
 use fifo::{Fifo, Received};
 
 mod fifo;

@@ -1,8 +1,9 @@
 extern crate std;
 
+use std::{vec, vec::Vec};
+
 use super::*;
 use crate::time::CounterTicks;
-use std::{vec, vec::Vec};
 
 const RBR: u16 = 0;
 const THR: u16 = 0;

@@ -1,6 +1,7 @@
 //! IRR, ISR, TMR and PPR against a model that is nothing but the manual's sentences.
 
 use alloc::collections::BTreeSet;
+
 use proptest::prelude::*;
 
 use super::*;

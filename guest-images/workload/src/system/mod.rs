@@ -15,8 +15,9 @@ use linux_raw_sys::general::{
     LINUX_REBOOT_MAGIC2, POLLIN, SIGKILL, pollfd, termios,
 };
 use linux_raw_sys::ioctl::{TCGETS, TCSETS};
-pub use syscalls::Errno;
 use syscalls::{Sysno, syscall};
+
+pub use syscalls::Errno;
 
 /// `prctl(2)`'s option for the signal that a process gets when its parent ends.
 const PR_SET_PDEATHSIG: usize = 1;

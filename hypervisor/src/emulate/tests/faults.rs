@@ -1,10 +1,11 @@
 //! What faults, faults as on hardware, and leaves no trace.
 
+use arch::ExceptionVector;
+
 use super::machine::{
     BEFORE_DEVICE, CODE, CODE_RAM, DATA, DEVICE, KERNEL_PAGE, Machine, READ_ONLY_PAGE, code,
 };
 use crate::emulate::{EmulationError, Fault, RAX, RDI, RSI, RSP, Reason, SegmentRegister};
-use arch::ExceptionVector;
 
 const fn page_fault(error_code: u32, address: u64) -> Fault {
     Fault {

@@ -1,8 +1,9 @@
 //! Addressing in 16-bit, 32-bit and 64-bit code.
 
+use arch::ExceptionVector;
+
 use super::machine::{CODE, CODE_RAM, DATA, DEVICE, DEVICE_GPA, Machine, Seen, code};
 use crate::emulate::{Completed, Fault, RAX, RCX, RDI, RSP, SegmentRegister};
-use arch::ExceptionVector;
 
 #[test]
 fn real_mode_reads_through_a_segment() {

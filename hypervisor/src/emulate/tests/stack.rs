@@ -1,9 +1,10 @@
 //! A stack in device memory.
 
-use super::machine::{DEVICE, Machine, Seen, code};
-use crate::emulate::{Completed, RSP};
 use arch::ExceptionVector;
 use arch::gpr::RBP;
+
+use super::machine::{DEVICE, Machine, Seen, code};
+use crate::emulate::{Completed, RSP};
 
 const TOP: u64 = DEVICE + 0x100;
 const TARGET: u64 = 0x7654_3210;

@@ -1,9 +1,10 @@
 //! Moves of XMM registers.
 
+use arch::ExceptionVector;
+
 use super::machine::{DEVICE, Machine, Seen, code};
 use crate::emulate::cpu::RBX;
 use crate::emulate::{Completed, RAX, RCX, RDI, RDX, flags};
-use arch::ExceptionVector;
 
 const VALUE: u128 = 0x0f0e_0d0c_0b0a_0908_0706_0504_0302_0100;
 

@@ -1,17 +1,19 @@
 //! The guest's ACPI tables (ACPI 6.5): they describe the machine of
 //! [`devices::platform_map`], with as many processors as the VM has, and nothing else.
 
-use super::layout;
-use crate::guest_memory::{GuestMemory, NotRam};
+use alloc::{format, vec, vec::Vec};
+
 use acpi_tables::{
     Aml, aml,
     fadt::{FADTBuilder, Flags},
     gas::{AccessSize, AddressSpace, GAS},
     sdt::{GenericAddress, Sdt},
 };
-use alloc::{format, vec, vec::Vec};
 use devices::platform_map::{self as map, gsi, irq, mmio, port};
 use vmx::addr::GuestPhysAddr;
+
+use super::layout;
+use crate::guest_memory::{GuestMemory, NotRam};
 
 const OEM: [u8; 6] = *b"TARPIT";
 const OEM_TABLE: [u8; 8] = *b"TARPITVM";

@@ -1,12 +1,14 @@
-use super::*;
-use crate::guest_boot::test_ram::TestRam;
+use core::ptr::NonNull;
+use std::rc::Rc;
+
 use ::acpi::{
     AcpiHandler, AcpiTables, HpetInfo, PhysicalMapping,
     fadt::Fadt,
     madt::{Madt, MadtEntry},
 };
-use core::ptr::NonNull;
-use std::rc::Rc;
+
+use super::*;
+use crate::guest_boot::test_ram::TestRam;
 
 /// Lets the independent parser of the `acpi` crate read a guest's RAM.
 #[derive(Clone)]

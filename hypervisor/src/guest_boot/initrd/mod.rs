@@ -11,6 +11,7 @@
 //! trailer is optional.
 
 use alloc::{boxed::Box, vec};
+
 use miniz_oxide::inflate::{
     TINFLStatus,
     core::{DecompressorOxide, decompress},

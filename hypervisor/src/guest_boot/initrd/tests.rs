@@ -1,7 +1,9 @@
-use super::*;
 use alloc::vec::Vec;
+
 use miniz_oxide::deflate::compress_to_vec;
 use proptest::prelude::*;
+
+use super::*;
 
 /// A cpio archive of one file.
 fn archive(name: &str, contents: &[u8]) -> Vec<u8> {

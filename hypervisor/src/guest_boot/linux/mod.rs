@@ -1,6 +1,15 @@
 //! Linux by its 64-bit boot protocol (the kernel's Documentation/arch/x86/boot.rst and
 //! zero-page.rst).
 
+use core::mem::{offset_of, size_of};
+
+use arch::PageTableFlags;
+use linux_raw_sys::bootparam::{
+    E820_MAX_ENTRIES_ZEROPAGE, LOADED_HIGH, XLF_KERNEL_64, boot_e820_entry, boot_params,
+};
+use thiserror::Error;
+use vmx::addr::{GuestPhysAddr, PAGE_SIZE};
+
 use super::{
     LoadError,
     entry::EntryState,
@@ -11,13 +20,6 @@ use crate::{
     guest_memory::{GuestMemory, NotRam},
     vm_config::VmConfig,
 };
-use arch::PageTableFlags;
-use core::mem::{offset_of, size_of};
-use linux_raw_sys::bootparam::{
-    E820_MAX_ENTRIES_ZEROPAGE, LOADED_HIGH, XLF_KERNEL_64, boot_e820_entry, boot_params,
-};
-use thiserror::Error;
-use vmx::addr::{GuestPhysAddr, PAGE_SIZE};
 
 /// The first version of the boot protocol that has a 64-bit entry point.
 const FIRST_64_BIT_VERSION: u16 = 0x020C;

@@ -1,7 +1,9 @@
+use alloc::{format, string::String, vec, vec::Vec};
+
+use proptest::prelude::*;
+
 use super::*;
 use crate::guest_boot::{self, FileKind, initrd::InitrdError, test_ram::TestRam};
-use alloc::{format, string::String, vec, vec::Vec};
-use proptest::prelude::*;
 
 const MIB: u64 = 1 << 20;
 const CODE: &[u8] = b"protected-mode code, 32 bytes :)";

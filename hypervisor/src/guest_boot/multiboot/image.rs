@@ -1,8 +1,10 @@
 //! What a multiboot 1 image says of itself: its header, and the parts to be loaded.
 
-use super::MultibootError;
 use alloc::{vec, vec::Vec};
+
 use elf::{ElfBytes, abi, endian::LittleEndian};
+
+use super::MultibootError;
 
 /// Bytes of the file within which the header is.
 const SEARCHED: usize = 8192;

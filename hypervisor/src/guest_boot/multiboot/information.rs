@@ -1,9 +1,10 @@
 //! The information that a multiboot 1 image is started with (specification, 3.3): one block
 //! that holds the structure itself and all that it points to.
 
-use crate::guest_boot::memory_map;
 use alloc::{format, string::String, vec::Vec};
 use core::ops::Range;
+
+use crate::guest_boot::memory_map;
 
 const BOOT_LOADER_NAME: &str = "tarpit";
 /// The whole structure; what is not told is zero.

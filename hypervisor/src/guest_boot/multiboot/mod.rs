@@ -4,13 +4,15 @@
 mod image;
 mod information;
 
-use super::{LoadError, entry::EntryState, gdt, layout, memory_map};
-use crate::{guest_memory::GuestMemory, vm_config::VmConfig};
 use core::ops::Range;
-use image::{Image, Segment};
-use information::{Information, Module};
+
 use thiserror::Error;
 use vmx::addr::{GuestPhysAddr, PAGE_SIZE};
+
+use super::{LoadError, entry::EntryState, gdt, layout, memory_map};
+use crate::{guest_memory::GuestMemory, vm_config::VmConfig};
+use image::{Image, Segment};
+use information::{Information, Module};
 
 pub(crate) use image::is_multiboot;
 

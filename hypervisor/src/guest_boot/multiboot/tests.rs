@@ -1,8 +1,10 @@
+use alloc::{format, vec, vec::Vec};
+
+use proptest::prelude::*;
+
 use super::*;
 use crate::guest_boot::{self, test_ram::TestRam};
 use crate::vm_config::{GuestModule, RestartPolicy};
-use alloc::{format, vec, vec::Vec};
-use proptest::prelude::*;
 
 const MIB: u64 = 1 << 20;
 const MAGIC: u32 = 0x1BAD_B002;

@@ -4,16 +4,18 @@ mod soft_off;
 #[cfg(test)]
 mod tests;
 
-use super::boot_info::BootInfo;
-use super::console_line::ConsoleLine;
+use alloc::vec::Vec;
+use core::num::NonZeroU32;
+use core::ptr::NonNull;
+
 use acpi::address::{AddressSpace, GenericAddress};
 use acpi::fadt::Fadt;
 use acpi::madt::{Madt, MadtEntry};
 use acpi::spcr::{Spcr, SpcrInterfaceType};
 use acpi::{AcpiError, AcpiHandler, AcpiTables, HpetInfo, PhysicalMapping};
-use alloc::vec::Vec;
-use core::num::NonZeroU32;
-use core::ptr::NonNull;
+
+use super::boot_info::BootInfo;
+use super::console_line::ConsoleLine;
 
 pub(crate) use soft_off::SleepTypes;
 

@@ -98,9 +98,11 @@ fn integer(aml: &[u8]) -> Option<(u32, &[u8])> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use proptest::prelude::*;
     use std::vec::Vec;
+
+    use proptest::prelude::*;
+
+    use super::*;
 
     /// `Name (\_S5, Package (0x04) { a, b, Zero, Zero })` with some other code around it.
     fn dsdt(object: &[u8]) -> Vec<u8> {

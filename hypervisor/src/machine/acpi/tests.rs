@@ -1,7 +1,8 @@
-use super::*;
-use crate::machine::boot_info::{BootInfo, Protocol};
 use std::boxed::Box;
 use std::string::String;
+
+use super::*;
+use crate::machine::boot_info::{BootInfo, Protocol};
 
 /// A table with header and right checksum, at a fixed address of the test's memory.
 fn table(signature: &[u8; 4], revision: u8, body: &[u8]) -> &'static [u8] {

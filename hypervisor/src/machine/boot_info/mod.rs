@@ -9,10 +9,11 @@ mod multiboot2;
 #[cfg(test)]
 mod tests;
 
-use super::memory::PhysRange;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
+
+use super::memory::PhysRange;
 
 /// The most modules and the most memory regions that are accepted.
 const MAX_ENTRIES: usize = 1024;

@@ -1,13 +1,14 @@
 //! Multiboot information, version 1 (Multiboot Specification 0.6.96, 3.3).
 #![forbid(unsafe_code)]
 
+use alloc::string::String;
+use alloc::vec::Vec;
+
 use super::{
     BootInfo, BootInfoError, MAX_ENTRIES, MAX_STRING, MemoryKind, MemoryRegion, PhysicalMemory,
     Protocol, memory_region, module, u32_at,
 };
 use crate::machine::memory::PhysRange;
-use alloc::string::String;
-use alloc::vec::Vec;
 
 /// EAX at entry.
 pub(super) const LOADER_MAGIC: u32 = 0x2bad_b002;

@@ -1,12 +1,13 @@
 //! Multiboot information, version 2 (Multiboot2 Specification 2.0, 3.6): a sequence of tags.
 #![forbid(unsafe_code)]
 
+use alloc::string::String;
+use alloc::vec::Vec;
+
 use super::{
     BootInfo, BootInfoError, MAX_ENTRIES, MemoryRegion, PhysicalMemory, Protocol, memory_region,
     module, u32_at,
 };
-use alloc::string::String;
-use alloc::vec::Vec;
 
 /// EAX at entry.
 pub(super) const LOADER_MAGIC: u32 = 0x36d7_6289;

@@ -1,6 +1,8 @@
-use super::*;
-use proptest::prelude::*;
 use std::vec;
+
+use proptest::prelude::*;
+
+use super::*;
 
 /// A machine with some bytes of memory at one place.
 struct Memory {

@@ -1,13 +1,15 @@
 //! The report of an exception that tarpit did not expect: always a bug, or broken hardware.
 
+use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use arch::{ExceptionVector, PageFaultErrorCode};
+use x86_64::registers::control::{Cr0, Cr2, Cr3, Cr4};
+use x86_64::registers::model_specific::Efer;
+
 use super::PerCpu;
 use super::trap::{TrapFrame, name};
 use crate::machine::{fatal, paging};
-use arch::{ExceptionVector, PageFaultErrorCode};
-use core::fmt;
-use core::sync::atomic::{AtomicBool, Ordering};
-use x86_64::registers::control::{Cr0, Cr2, Cr3, Cr4};
-use x86_64::registers::model_specific::Efer;
 
 const PAGE_FAULT: u64 = ExceptionVector::Page as u64;
 const DOUBLE_FAULT: u64 = ExceptionVector::Double as u64;

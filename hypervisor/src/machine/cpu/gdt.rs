@@ -1,6 +1,7 @@
 //! A CPU's GDT and TSS.
 
 use alloc::boxed::Box;
+
 use x86_64::PrivilegeLevel;
 use x86_64::VirtAddr;
 use x86_64::instructions::segmentation::{CS, DS, ES, FS, GS, SS, Segment};

@@ -1,10 +1,12 @@
 //! The interrupt descriptor table and its entry stubs, one for all CPUs.
 
-use super::gdt::{CODE, Ist};
-use super::trap;
 use core::cell::UnsafeCell;
+
 use x86_64::structures::DescriptorTablePointer;
 use x86_64::{VirtAddr, instructions::tables::lidt};
+
+use super::gdt::{CODE, Ist};
+use super::trap;
 
 /// Vectors there are.
 pub(super) const VECTORS: usize = 256;

@@ -6,14 +6,16 @@ pub(crate) mod idt;
 pub(crate) mod stack;
 pub(crate) mod trap;
 
-use super::local_apic::LocalApicAccess;
-use super::memory::OutOfMemory;
 use alloc::boxed::Box;
-use gdt::DescriptorTables;
-use stack::GuardedStack;
+
 use vmx::addr::PAGE_SIZE;
 use x86_64::VirtAddr;
 use x86_64::registers::model_specific::{FsBase, GsBase};
+
+use super::local_apic::LocalApicAccess;
+use super::memory::OutOfMemory;
+use gdt::DescriptorTables;
+use stack::GuardedStack;
 
 /// State of one physical CPU, found by its GS base. Never freed.
 ///

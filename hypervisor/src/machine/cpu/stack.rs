@@ -1,9 +1,10 @@
 //! Stacks with a page under them that faults.
 
-use crate::machine::memory::{Frames, OutOfMemory, PhysRange};
-use crate::machine::paging;
 use vmx::addr::PAGE_SIZE;
 use x86_64::VirtAddr;
+
+use crate::machine::memory::{Frames, OutOfMemory, PhysRange};
+use crate::machine::paging;
 
 /// A stack in memory of its own. Never freed: its CPU may run on it as long as the machine does.
 #[derive(Debug)]

@@ -1,10 +1,11 @@
 //! Exceptions and interrupts of the host: to a hook where one is set. An exception without one ends in
 //! a register dump and a halt; an interrupt without one is counted, and has no other effect.
 
+use core::sync::atomic::{AtomicUsize, Ordering};
+
 use super::dump;
 use super::idt::VECTORS;
 use crate::machine::stray;
-use core::sync::atomic::{AtomicUsize, Ordering};
 
 /// What an entry stub leaves on the stack: the general registers, the vector, and what the
 /// CPU pushed (SDM vol. 3A, 6.14.2).

@@ -2,11 +2,13 @@
 //! frames.
 #![cfg_attr(not(test), forbid(unsafe_code))]
 
-use super::boot_info::{MemoryKind, MemoryRegion};
 use alloc::vec::Vec;
 use core::fmt;
+
 use spin::Mutex;
 use vmx::addr::{HostPhysAddr, PAGE_SIZE};
+
+use super::boot_info::{MemoryKind, MemoryRegion};
 
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,8 @@
-use super::*;
-use proptest::prelude::*;
 use std::vec::Vec;
+
+use proptest::prelude::*;
+
+use super::*;
 
 fn available(start: u64, end: u64) -> MemoryRegion {
     MemoryRegion {

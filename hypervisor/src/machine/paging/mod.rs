@@ -9,14 +9,15 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use tables::{PageTables, Protection};
+use spin::Mutex;
+use vmx::addr::{HostPhysAddr, PAGE_SIZE};
+use x86_64::registers::control::{Cr0, Cr0Flags, Cr3, Efer, EferFlags};
 
 use super::boot_info::{MemoryKind, MemoryRegion};
 use super::image::ImageLayout;
 use super::memory::{Frames, OutOfMemory, PhysRange, SIZE_2M};
-use spin::Mutex;
-use vmx::addr::{HostPhysAddr, PAGE_SIZE};
-use x86_64::registers::control::{Cr0, Cr0Flags, Cr3, Efer, EferFlags};
+
+pub(crate) use tables::{PageTables, Protection};
 
 /// What is mapped whatever the memory map says: firmware tables, LAPIC, IOAPIC, HPET lie
 /// here.

@@ -1,9 +1,10 @@
 //! Identity-mapping four-level page tables (SDM vol. 3A, 4.5).
 
-use super::super::memory::{OutOfMemory, PhysRange};
 use arch::PageTableFlags;
 use arch::paging::{ADDRESS, ENTRIES};
 use vmx::addr::HostPhysAddr;
+
+use super::super::memory::{OutOfMemory, PhysRange};
 
 /// What a page holds, which says what may be done with it: never both write and execute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

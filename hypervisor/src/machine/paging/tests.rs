@@ -1,7 +1,9 @@
-use super::*;
-use proptest::prelude::*;
 use std::boxed::Box;
 use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
 
 const MIB: u64 = 1 << 20;
 

@@ -16,6 +16,14 @@ pub(crate) mod threads;
 mod trampoline;
 pub(crate) mod tsc_sync;
 
+use core::fmt;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use arch::ExceptionVector;
+use devices::time::Hertz;
+use spin::{Mutex, Once};
+use vmx::addr::PAGE_SIZE;
+
 use super::cpu::trap::{self, TrapFrame};
 use super::cpu::{PerCpu, apic_id, stack::GuardedStack};
 use super::image::Trampoline;
@@ -23,13 +31,7 @@ use super::local_apic::LocalApic;
 use super::memory::PhysRange;
 use super::{boot_info::BootInfo, paging};
 use crate::machine::host_time::host_now;
-use arch::ExceptionVector;
-use core::fmt;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use devices::time::Hertz;
-use spin::{Mutex, Once};
 use tsc_sync::{Comparison, Skew};
-use vmx::addr::PAGE_SIZE;
 
 pub(crate) use stop::{note_task, others, stop_others};
 

@@ -139,8 +139,9 @@ pub(super) fn stop_if_asked(frame: &TrapFrame) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::string::ToString;
+
+    use super::*;
 
     #[test]
     fn a_place_tells_the_vcpu_that_is_loaded() {

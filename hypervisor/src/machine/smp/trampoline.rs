@@ -1,11 +1,12 @@
 //! Where application processors find their first instructions.
 
+use vmx::addr::PAGE_SIZE;
+use x86_64::registers::model_specific::{Efer, EferFlags};
+
 use crate::machine::boot_info::{MemoryKind, MemoryRegion};
 use crate::machine::image::Trampoline;
 use crate::machine::memory::{LOW_MEMORY_END, OutOfMemory, PhysRange};
 use crate::machine::paging::{self, Protection};
-use vmx::addr::PAGE_SIZE;
-use x86_64::registers::model_specific::{Efer, EferFlags};
 
 /// Returns the highest page below 1 MiB, but not the first page of memory, that the memory map says
 /// is available as a whole and that no module touches.

@@ -8,10 +8,11 @@
 //! CPUs can ever show time going back, which is all that anyone can find out. If not, the new
 //! CPU's TSC is adjusted by the middle of the bounds.
 
-use arch::msr::IA32_TSC_ADJUST;
 use core::arch::x86_64::{_mm_lfence, _rdtsc};
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use arch::msr::IA32_TSC_ADJUST;
 use vmx::msr;
 
 /// Rounds of a comparison: the more, the surer is one without a delay.

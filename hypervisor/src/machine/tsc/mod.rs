@@ -3,12 +3,14 @@
 //! CPUID leaves 0x15 and 0x16 would tell it, but an emulated CPU's say what the model's hardware
 //! would do, not what the emulator does. So they are trusted only where no timer counts.
 
-use super::acpi::{Acpi, PmTimer};
-use arch::cpuid::EXTENDED;
 use core::fmt;
+
+use arch::cpuid::EXTENDED;
 use devices::time::Hertz;
 use raw_cpuid::CpuIdResult;
 use x86_64::instructions::port::Port;
+
+use super::acpi::{Acpi, PmTimer};
 
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,8 @@
-use super::*;
 use core::cell::Cell;
+
 use proptest::prelude::*;
+
+use super::*;
 
 /// A machine in which only reading takes time: the TSC counts, the timer shows a fraction
 /// of it, and now and then something else gets the CPU.

@@ -107,8 +107,9 @@ impl fmt::Display for Explanation<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::string::ToString;
+
+    use super::*;
 
     #[test]
     fn the_overview_fits_a_terminal_and_names_every_command() {

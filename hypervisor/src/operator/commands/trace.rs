@@ -241,13 +241,14 @@ impl Record for EventLine {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::string::{String, ToString};
 
+    use devices::clock::Rates;
+
+    use super::*;
     use crate::console::{Answer, Format};
     use crate::operator::dispatch::parse;
     use crate::suppression::address_space::{Root, RootFormat};
-    use devices::clock::Rates;
 
     fn parsed(line: &str) -> Result<Action, CommandError> {
         let arguments = parse(line)?.unwrap();

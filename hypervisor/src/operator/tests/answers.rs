@@ -1,11 +1,12 @@
 //! Commands that look and change nothing, or targets: tables for people, JSON for programs.
 
-use super::host::{DB, Host, MS, WEB};
 use alloc::vec::Vec;
+
 use devices::time::HostTicks;
 use vmx::addr::GuestPhysAddr;
 use vmx::exit::basic;
 
+use super::host::{DB, Host, MS, WEB};
 use crate::guest_memory::GuestMemory;
 
 /// The process of `web` that is to be slowed down: it has two roots.

@@ -3,10 +3,10 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::host::{Host, MS, WEB};
 use devices::time::HostTicks;
 use vmx::addr::GuestPhysAddr;
 
+use super::host::{Host, MS, WEB};
 use crate::guest_memory::GuestMemory;
 use crate::trace::Event;
 

@@ -1,8 +1,9 @@
 //! Caps: a budget of CPU time for each period.
 
+use devices::time::HostTicks;
+
 use super::Policy;
 use crate::ids::VmId;
-use devices::time::HostTicks;
 
 impl Policy {
     /// Returns the CPU time in a period of a VM with a cap of `percent`.

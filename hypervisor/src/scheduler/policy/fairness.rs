@@ -1,9 +1,10 @@
 //! Fair shares: the virtual times of VMs on each CPU, and of VCPUs within their VMs.
 
+use devices::time::HostTicks;
+
 use super::{Policy, RunState, VcpuEntry};
 use crate::ids::{VcpuId, VmId};
 use crate::vm_config::DEFAULT_WEIGHT;
-use devices::time::HostTicks;
 
 /// Returns the virtual time of `ticks` at `weight`: finer than a tick, so that nothing is lost to
 /// rounding.

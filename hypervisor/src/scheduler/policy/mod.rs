@@ -26,11 +26,13 @@ mod placement;
 mod terms;
 mod timers;
 
+use alloc::vec::Vec;
+
+use devices::time::HostTicks;
+
 use super::latency::Latency;
 use super::queue::{CpuSet, RunState, VcpuEntry, VmEntry};
 use crate::ids::{VcpuId, VmId};
-use alloc::vec::Vec;
-use devices::time::HostTicks;
 
 pub(crate) use terms::{Decision, PinError, Settings};
 

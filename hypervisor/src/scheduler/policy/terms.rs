@@ -1,7 +1,8 @@
 //! What the policy is asked in, and what it answers.
 
-use crate::ids::VcpuId;
 use devices::time::{Hertz, HostTicks};
+
+use crate::ids::VcpuId;
 
 /// The lengths of things, in host TSC ticks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,8 +1,9 @@
 //! Simulated guests on simulated CPUs: what each gets, and how long it waits.
 
-use super::*;
 use std::vec;
 use std::vec::Vec;
+
+use super::*;
 
 /// A millisecond of these tests, in ticks.
 const MS: u64 = 1_000;

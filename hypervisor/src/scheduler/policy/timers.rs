@@ -1,8 +1,9 @@
 //! VCPUs that wake by their timers, and when a CPU has to look at its queue again.
 
+use devices::time::HostTicks;
+
 use super::{Policy, RunState};
 use crate::ids::{VcpuId, VmId};
-use devices::time::HostTicks;
 
 impl Policy {
     /// Wakes the VCPUs of `cpu` whose timers are due.

@@ -14,12 +14,11 @@ use std::vec::Vec;
 use devices::time::HostTicks;
 use proptest::prelude::*;
 
-use machine::{Behavior, MS, Machine, Plan, SECOND, Setup, US, hogs};
-use scheduler::Kind;
-
 use super::order::{Bounds, Defaults, Order, Policy};
 use super::record::Limit;
 use super::{Factor, Factors};
+use machine::{Behavior, MS, Machine, Plan, SECOND, Setup, US, hogs};
+use scheduler::Kind;
 
 const SCHEDULERS: [Kind; 5] = [
     Kind::Cfs,

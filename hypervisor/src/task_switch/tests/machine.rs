@@ -1,8 +1,8 @@
 //! A flat 32-bit guest with two tasks.
 
-use arch::ExceptionVector;
 use core::cell::RefCell;
 
+use arch::ExceptionVector;
 use vmx::addr::GuestPhysAddr;
 
 use super::super::*;

@@ -2,9 +2,9 @@
 
 mod machine;
 
-use arch::ExceptionVector;
 use std::vec;
 
+use arch::ExceptionVector;
 use proptest::prelude::*;
 use vmx::addr::GuestPhysAddr;
 

@@ -70,6 +70,8 @@ impl<C: GuestCpu> Vcpu<C> {
 
 #[cfg(test)]
 mod tests {
+    use alloc::boxed::Box;
+
     use arch::ExceptionVector;
     use devices::time::HostTicks;
     use vmx::event::{Event, EventKind};
@@ -79,7 +81,6 @@ mod tests {
     use crate::vcpu::backend::fake::Stay;
     use crate::vcpu::fixture::vcpu;
     use crate::vcpu::{RunExit, StopReason};
-    use alloc::boxed::Box;
 
     #[test]
     fn a_machine_check_ends_the_guest_that_it_strikes() {

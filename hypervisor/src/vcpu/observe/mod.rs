@@ -216,16 +216,13 @@ impl<C: GuestCpu> Vcpu<C> {
         {
             self.observer.add_exempt(operand);
         }
-        let has_targets = {
-            let suppression = self.vm.suppression.lock();
-            let watching = tracing || suppression.is_active();
-            if watching != self.observer.watching {
-                self.observer.watching = watching;
-                // Whoever watches keeps time for those that sleep.
-                self.pending |= Requests::TIMERS;
-            }
-            !suppression.targets().is_empty()
-        };
+        let watching = tracing || self.observer.directive.report;
+        if watching != self.observer.watching {
+            self.observer.watching = watching;
+            // Whoever watches keeps time for those that sleep.
+            self.pending |= Requests::TIMERS;
+        }
+        let has_targets = self.observer.directive.has_targets;
         let guard = has_targets
             && !tracing
             && !self.observer.directive.target_loaded

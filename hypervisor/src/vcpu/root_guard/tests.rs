@@ -219,8 +219,8 @@ fn each_vcpu_has_a_guard_of_its_own() {
 #[test]
 fn where_roots_cannot_be_guarded_all_loads_of_cr3_exit() {
     let mut vcpu = with_processes(vcpu());
-    vcpu.vm().memory_map.forget_guarded_view();
     suppress(vcpu.vm(), TARGET, 1000, Policy::Paper);
+    vcpu.vm().memory_map.guard(|_| Ok(())).unwrap();
     let entry = vcpu.then(Stay::until(10, Exit::Cpuid)).entry_after_script();
     assert!(!is_guarded(&entry) && entry.cr3_exits);
     assert!(entry.cr3_exempt.is_empty());

@@ -7,7 +7,6 @@ mod setup;
 mod state;
 
 use alloc::boxed::Box;
-
 use core::fmt;
 
 use arch::{Cr0Flags, Dr6Flags, EferFlags, msr};

@@ -41,8 +41,9 @@
 //! change at once, one closes the gate, and the other, finding it closed, says that it is
 //! out like everyone else and tries again when the gate is open.
 
-use super::requests::{Requests, VcpuRequests};
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+use super::requests::{Requests, VcpuRequests};
 
 /// The gate: an even number is open, an odd one closed, and each change adds two.
 #[derive(Debug, Default)]

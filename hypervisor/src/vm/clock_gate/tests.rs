@@ -1,11 +1,13 @@
 //! VCPUs as threads, which come and go, read the clock all the while, and compare.
 
-use super::*;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
-use devices::clock::{Rate, Rates, TscScaling, VirtualClock};
-use devices::time::HostTicks;
 use std::sync::{Arc, Mutex};
 use std::vec::Vec;
+
+use devices::clock::{Rate, Rates, TscScaling, VirtualClock};
+use devices::time::HostTicks;
+
+use super::*;
 
 const VCPUS: usize = 3;
 

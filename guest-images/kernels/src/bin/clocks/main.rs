@@ -14,11 +14,12 @@ mod clock;
 
 use arch::apic::{Register, divide, lvt};
 use arch::msr::IA32_TIME_STAMP_COUNTER;
-use clock::{Clock, Hertz, Reading};
 use kernels::hpet::{CONFIGURATION, COUNTER, ENABLE, Hpet};
 use kernels::lapic::{Lapic, Mode};
 use kernels::pm_timer::{self, PmTimer};
 use kernels::{Report, memory, multiboot, pit, println, rtc, serial, tsc};
+
+use clock::{Clock, Hertz, Reading};
 
 /// The local APIC's timer counts this many ticks in a period: all that it can.
 const LAPIC_PERIOD: u32 = u32::MAX;

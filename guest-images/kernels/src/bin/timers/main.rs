@@ -10,8 +10,9 @@ mod pit;
 mod pm_timer;
 mod rtc;
 
-use arrivals::Time;
 use kernels::{Report, ioapic, multiboot, println, tsc};
+
+use arrivals::Time;
 
 fn run(report: &mut Report) {
     ioapic::mask_all();
