@@ -5,7 +5,7 @@ use arch::ioapic::{IOREGSEL, IOWIN};
 
 use crate::mmio;
 
-/// Where the registers are.
+/// The address of the registers.
 pub const ADDRESS: u64 = 0xfec0_0000;
 /// The index register's address.
 pub const SELECT: u64 = ADDRESS + IOREGSEL as u64;

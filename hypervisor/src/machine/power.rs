@@ -5,7 +5,7 @@ use super::serial;
 use spin::Once;
 use x86_64::instructions::{self, port::Port};
 
-/// How this machine is switched off and reset, from its ACPI tables.
+/// The ways to switch this machine off and to reset it, from its ACPI tables.
 #[derive(Clone, Copy, Debug, Default)]
 struct Ways {
     soft_off: Option<SoftOff>,

@@ -10,9 +10,9 @@
 
 use devices::time::{Hertz, HostTicks};
 
-/// One tick in so many may be lost by changes.
+/// The share of all time that may be lost by changes, as a divisor: one tick in so many.
 const SHARE: u64 = 256;
-/// What may be lost in a row, as the time in which it is earned: a tenth of a second.
+/// The most that may be lost in a row, as the time in which it is earned: a tenth of a second.
 const BURSTS_PER_SECOND: u64 = 10;
 
 /// The account of ticks that other VCPUs may lose.
@@ -22,7 +22,7 @@ pub(super) struct Limiter {
     credit: i64,
     most: i64,
     earned_at: HostTicks,
-    /// What a change takes, averaged, in ticks.
+    /// The average cost of a change, in ticks.
     usual: u64,
 }
 

@@ -12,7 +12,7 @@ const NO_VERBS: [&str; 8] = [
     "Always", "As", "Bits", "Bytes", "Its", "This", "Thus", "Unless",
 ];
 
-/// Collects the functions whose documentation begins otherwise.
+/// A visitor that collects the functions whose documentation begins otherwise.
 #[derive(Default)]
 struct Finder {
     found: Vec<String>,

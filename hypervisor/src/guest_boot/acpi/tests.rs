@@ -8,7 +8,7 @@ use ::acpi::{
 use core::ptr::NonNull;
 use std::rc::Rc;
 
-/// Lets the independent parser of the `acpi` crate read a guest's RAM.
+/// A guest's RAM, for the independent parser of the `acpi` crate.
 #[derive(Clone)]
 struct Firmware(Rc<Vec<u8>>);
 

@@ -18,7 +18,7 @@ use spin::Mutex;
 use vmx::addr::{HostPhysAddr, PAGE_SIZE};
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr3, Efer, EferFlags};
 
-/// What is mapped whatever the memory map says: firmware tables, LAPIC, IOAPIC, HPET lie
+/// The range that is mapped whatever the memory map says: firmware tables, LAPIC, IOAPIC, HPET lie
 /// here.
 const FIRST_4G: PhysRange = PhysRange::new(0, 4 << 30);
 
