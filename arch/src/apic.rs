@@ -5,7 +5,7 @@
 
 use crate::msr;
 
-/// Where the xAPIC page is after reset (SDM vol. 3A, 11.4.1).
+/// The address of the xAPIC page after reset (SDM vol. 3A, 11.4.1).
 pub const DEFAULT_ADDRESS: u64 = 0xfee0_0000;
 
 /// A local-APIC register, by its offset in the xAPIC page.
@@ -221,7 +221,7 @@ pub mod svr {
     pub const SUPPRESS_EOI_BROADCAST: u32 = 1 << 12;
     /// The bits that exist; bit 9 is the focus-processor check, kept and without effect.
     pub const DEFINED: u32 = 0x3ff | SUPPRESS_EOI_BROADCAST;
-    /// After reset: vector 0xff, disabled.
+    /// The value after reset: vector 0xff, disabled.
     pub const RESET: u32 = 0xff;
 }
 

@@ -80,7 +80,7 @@ bitflags::bitflags! {
     /// The bits of IA32_FEATURE_CONTROL.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct FeatureControl: u64 {
-        /// Until the next reset, the MSR cannot be written.
+        /// The lock of the MSR: once set, it cannot be written until the next reset.
         const LOCK = 1 << 0;
         /// VMXON outside SMX operation.
         const VMX_OUTSIDE_SMX = 1 << 2;
@@ -93,7 +93,7 @@ bitflags::bitflags! {
         const IBRS = 1 << 0;
         /// Nor by what the other thread of the core does.
         const STIBP = 1 << 1;
-        /// Loads wait for the addresses of earlier stores.
+        /// Speculative-store-bypass disable: loads wait for the addresses of earlier stores.
         const SSBD = 1 << 2;
         /// Above ring 3, branch history of ring 3 does not select indirect targets.
         const BHI_DIS_S = 1 << 10;
@@ -109,7 +109,7 @@ bitflags::bitflags! {
     /// The bits of IA32_FLUSH_CMD, which are commands.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct FlushCmd: u64 {
-        /// Writes the first-level data cache back, and invalidates it.
+        /// The command that writes the first-level data cache back, and invalidates it.
         const L1D_FLUSH = 1 << 0;
     }
 
@@ -125,9 +125,9 @@ bitflags::bitflags! {
     /// The bits of IA32_MCU_OPT_CTRL: what of the microcode's remedies is switched off.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct McuOptCtrl: u64 {
-        /// That for RDRAND and RDSEED (SRBDS).
+        /// The switch that turns off the remedy for RDRAND and RDSEED (SRBDS).
         const RNGDS_MITG_DIS = 1 << 0;
-        /// That for gathering loads (GDS).
+        /// The switch that turns off the remedy for gathering loads (GDS).
         const GDS_MITG_DIS = 1 << 4;
     }
 
@@ -136,9 +136,9 @@ bitflags::bitflags! {
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct ArchCapabilities: u64 {
         const RDCL_NO = 1 << 0;
-        /// IBRS may be left on: enhanced IBRS.
+        /// Enhanced IBRS: it may be left on.
         const IBRS_ALL = 1 << 1;
-        /// Returns may be predicted by the indirect branch predictor.
+        /// RSB alternate: returns may be predicted by the indirect branch predictor.
         const RSBA = 1 << 2;
         /// No flush of the first-level data cache is needed at VM entries.
         const SKIP_L1DFL_VMENTRY = 1 << 3;

@@ -20,6 +20,6 @@ pub const ADDRESS_32: u64 = 0xffff_f000;
 /// which is aligned to 32 bytes.
 pub const PDPT_ADDRESS: u64 = 0xffff_ffe0;
 
-/// In the source of a MOV to CR3 with CR4.PCIDE set: keeps what is cached for the PCID. The bit
-/// is not written to CR3 (SDM vol. 3A, 4.10.4.1).
+/// The bit in the source of a MOV to CR3 (with CR4.PCIDE set) that keeps what is cached for the
+/// PCID. It is not written to CR3 (SDM vol. 3A, 4.10.4.1).
 pub const CR3_NO_FLUSH: u64 = 1 << 63;

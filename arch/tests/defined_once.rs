@@ -44,7 +44,8 @@ struct Constant {
     value: u128,
 }
 
-/// Collects the constants of a source file, in functions, modules and implementations too.
+/// A visitor that collects the constants of a source file, in functions, modules and
+/// implementations too.
 #[derive(Default)]
 struct Constants(Vec<Constant>);
 
@@ -80,7 +81,7 @@ impl<'a> Visit<'a> for Constants {
     }
 }
 
-/// What must be defined nowhere else.
+/// Names and values that must be defined nowhere else.
 #[derive(Default)]
 struct Facts {
     /// Values by the names that they may be given.

@@ -2,7 +2,7 @@
 //!
 //! SDM vol. 3A, 11.6 (interprocessor interrupts) and 11.11 (message-signaled interrupts).
 
-/// How a message interrupts its receivers (SDM vol. 3A, 11.6.1).
+/// The way in which a message interrupts its receivers (SDM vol. 3A, 11.6.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeliveryMode {
     /// The vector, at every destination.
@@ -49,16 +49,16 @@ pub enum Trigger {
     Level,
 }
 
-/// How the eight bits of a destination, or the 32 bits of an x2APIC's, are to be read.
+/// The meaning of the eight bits of a destination, or of the 32 bits of an x2APIC's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DestinationMode {
-    /// As an APIC ID.
+    /// An APIC ID.
     Physical,
-    /// As a set of logical APIC IDs.
+    /// A set of logical APIC IDs.
     Logical,
 }
 
-/// Who receives a message. Shorthands and broadcasts are resolved by the sender.
+/// The receivers of a message. Shorthands and broadcasts are resolved by the sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Destination {
     /// The local APIC of this ID.
@@ -102,9 +102,9 @@ impl Destination {
 /// One interrupt message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ApicMessage {
-    /// Who receives it.
+    /// The receivers of the message.
     pub destination: Destination,
-    /// How it interrupts them.
+    /// The way in which it interrupts them.
     pub delivery_mode: DeliveryMode,
     /// The interrupt vector; for [`DeliveryMode::StartUp`] the page number to start at.
     pub vector: u8,

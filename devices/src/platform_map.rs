@@ -151,7 +151,7 @@ pub const IOAPIC_PINS: usize = 24;
 /// 23, which no other device has.
 pub const HPET_ROUTES: u32 = 0x00f0_0000;
 
-/// What to write to [`port::RESET_CONTROL`] to reset the machine: the FADT's RESET_VALUE.
+/// The value that resets the machine, written to [`port::RESET_CONTROL`]: the FADT's RESET_VALUE.
 pub const RESET_VALUE: u8 = 6;
 
 /// SLP_TYP of S5 (soft off): what the DSDT's `\_S5` says and the PM1a control register

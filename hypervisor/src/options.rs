@@ -11,13 +11,13 @@ use crate::machine::console_line::ConsoleLine;
 use crate::machine::fatal::OnFatal;
 use crate::machine::pci::Function;
 
-/// What tarpit does when the last VM has ended.
+/// The action of tarpit when the last VM has ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum OnEnd {
-    /// Stay with the console, so that the operator can look around or start VMs again.
+    /// A stay with the console, so that the operator can look around or start VMs again.
     #[default]
     Stay,
-    /// Power the machine off.
+    /// A power-off of the machine.
     PowerOff,
 }
 
@@ -30,12 +30,12 @@ pub(crate) struct Options {
     pub console: Option<ConsoleLine>,
     /// `quiet`: whether log messages are kept for the command `log`, and not shown.
     pub quiet: bool,
-    /// `on-end=stay|poweroff`.
+    /// `on-end=stay|poweroff`: the action when the last VM has ended.
     pub on_end: OnEnd,
-    /// `on-fatal=stay|reboot[:SECONDS]`.
+    /// `on-fatal=stay|reboot[:SECONDS]`: the action after a fatal error.
     pub on_fatal: OnFatal,
-    /// `virtual-apic=on|off`: whether to let the processor virtualise the guests' local APICs,
-    /// if it can.
+    /// `virtual-apic=on|off`: whether to let the processor virtualize the guests' local APICs, if
+    /// it can.
     pub virtual_apic: bool,
     /// `tsc-scaling=on|off`: whether to let the processor scale the guests' TSCs, if it can.
     pub tsc_scaling: bool,
@@ -45,8 +45,8 @@ pub(crate) struct Options {
     /// `pci-leave=BUS:DEVICE.FUNCTION[,...]`: PCI functions that may go on writing to memory and
     /// interrupting.
     pub pci_leave: Vec<Function>,
-    /// `exit-cost=TICKS`: what each round trip into a guest and back takes more, in ticks of the host's
-    /// TSC. A model for measuring what an emulator hides, by default 0: see
+    /// `exit-cost=TICKS`: the additional cost of each round trip into a guest and back, in ticks of
+    /// the host's TSC. A model for measuring what an emulator hides, by default 0: see
     /// [`vmx::entry::GuestRegisters::new`].
     pub exit_cost: u64,
 }
@@ -73,18 +73,18 @@ const KNOWN: &str = "loglevel=error|warn|info|debug, console=com1|com2|com3|com4
      quiet, on-end=stay|poweroff, \
      on-fatal=stay|reboot[:SECONDS], virtual-apic=on|off, tsc-scaling=on|off, exit-cost=TICKS, smt=on|off, pci-leave=BUS:DEVICE.FUNCTION[,...]";
 
-/// What may stand for a serial line.
+/// The values that stand for a serial line, as shown to the operator.
 const CONSOLES: &str = "com1|com2|com3|com4|0xPORT[,BAUD]";
 
-/// What may stand for a list of PCI functions.
+/// The form of a list of PCI functions, as shown to the operator.
 const PCI_FUNCTIONS: &str = "a list like 00:1f.2,03:00.0";
 
 /// The most ticks that an exit may cost: a hundredth of a second where the TSC is slow.
 const MOST_EXIT_COST: u64 = 10_000_000;
-/// What may be said of it.
+/// The range of the cost of an exit, as shown to the operator.
 const EXIT_COSTS: &str = "0 to 10000000";
 
-/// Why a command line was refused.
+/// The reason why a command line was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum OptionsError {
     /// No option of this name.

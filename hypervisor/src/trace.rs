@@ -22,28 +22,28 @@ pub(crate) const CAPACITY: usize = 8192;
 /// Something that happened to a VCPU, or its VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// This address space was loaded, or was there when tracing began.
+    /// The loading of this address space, or its presence when tracing began.
     SwitchIn(Root),
-    /// This address space was replaced by another.
+    /// The replacement of this address space by another.
     SwitchOut(Root),
-    /// An interrupt of a timer is on its way to the guest.
+    /// An interrupt of a timer that is on its way to the guest.
     Timer,
-    /// The guest's clock goes on at these rates.
+    /// A change of the rates of the guest's clock to these.
     Rates(Rates),
-    /// The VCPU waits for an interrupt.
+    /// The start of the VCPU's wait for an interrupt.
     Halt,
-    /// An interrupt ended its waiting.
+    /// The end of its wait by an interrupt.
     Wake,
 }
 
 /// An event with its circumstances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
-    /// When it happened, by the host's TSC.
+    /// The time at which it happened, by the host's TSC.
     pub at: HostTicks,
     /// The number of the VCPU that it happened to; `None` if to the VM.
     pub vcpu: Option<u32>,
-    /// What happened.
+    /// The event.
     pub event: Event,
 }
 
@@ -56,9 +56,9 @@ pub(crate) struct Trace {
 
 #[derive(Debug, Default)]
 struct Ring {
-    /// Grows to [`CAPACITY`], for which there is room once tracing has begun.
+    /// The recorded events, up to [`CAPACITY`], for which there is room once tracing has begun.
     entries: Vec<Entry>,
-    /// Where the next one goes when it has grown so far: the oldest.
+    /// The index of the next one when there are that many: the oldest.
     next: usize,
 }
 

@@ -10,14 +10,14 @@ use xtask::testbed::build;
 use xtask::testbed::module::Module;
 use xtask::testbed::serial::Session;
 
-/// What misbehaviour on one CPU may cost on another. Measured is a tenth of that: a shared console
-/// is written to now and then, under a lock.
+/// The most that misbehavior on one CPU may cost on another. Measured is a tenth of that: a shared
+/// console is written to now and then, under a lock.
 const LOSS_ELSEWHERE: f64 = 0.01;
-/// What it may cost with the operator at work, who starts a VM several times a second: each
-/// command is carried out by the boot CPU, on which the victim is. Measured is half of that.
+/// The most that it may cost with the operator at work, who starts a VM several times a second:
+/// each command is carried out by the boot CPU, on which the victim is. Measured is half of that.
 const LOSS_TO_OPERATOR: f64 = 0.02;
-/// By how much a share may be missed: switches, and slices that are cut off at the ends of the
-/// measurement.
+/// The most by which a share may be missed: switches, and slices that are cut off at the ends of
+/// the measurement.
 const LOSS_OF_SHARE: f64 = 0.03;
 
 /// A guest kernel of ours as a VM with these options, and nothing that it does not need.
@@ -28,7 +28,7 @@ fn module(program: &str, options: &str, command_line: &str) -> Result<Module> {
     })
 }
 
-/// What a meter said: when, and how much work it had done.
+/// A meter's report: its time, and the work done by then.
 #[derive(Clone, Copy, Debug)]
 struct Reading {
     seconds: f64,

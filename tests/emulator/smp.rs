@@ -7,7 +7,7 @@ use tests::{Case, tarpit};
 use xtask::testbed::findings::Findings;
 use xtask::testbed::module::Guest;
 
-/// How often the suppression is switched on and off while VCPUs compare their clocks.
+/// The number of switches of the suppression, on and off, while VCPUs compare their clocks.
 const SWITCHES: u32 = 4;
 
 /// Three VCPUs on two CPUs compare their TSCs all the while, one goes in and out of a suppressed

@@ -86,7 +86,7 @@ pub fn file(case: &Case, name: &str, content: &[u8]) -> Result<PathBuf> {
 /// An entry of the list of cases.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
-    /// What the case is called.
+    /// The name of the case.
     pub name: &'static str,
     /// The machine that it needs.
     pub needs: Needs,

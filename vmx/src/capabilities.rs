@@ -7,7 +7,7 @@ use arch::msr::*;
 use crate::controls::{Allowed, Entry, Exit, PinBased, Primary, Secondary};
 use crate::msr;
 
-/// Why tarpit cannot run on a CPU.
+/// The reason why tarpit cannot run on a CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unsupported {
     /// CPUID.1:ECX.VMX is zero.
@@ -36,14 +36,14 @@ impl fmt::Display for Unsupported {
 
 impl core::error::Error for Unsupported {}
 
-/// What EPT and VPID can do (IA32_VMX_EPT_VPID_CAP, app. A.10).
+/// The capabilities of EPT and VPID (IA32_VMX_EPT_VPID_CAP, app. A.10).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Translation {
-    /// An EPT entry can map 2 MiB.
+    /// Whether an EPT entry can map 2 MiB.
     pub pages_2m: bool,
-    /// An EPT entry can map 1 GiB.
+    /// Whether an EPT entry can map 1 GiB.
     pub pages_1g: bool,
-    /// EPT keeps accessed and dirty flags.
+    /// Whether EPT keeps accessed and dirty flags.
     pub accessed_dirty: bool,
     /// Execute-only EPT entries.
     pub execute_only: bool,
@@ -91,7 +91,7 @@ pub struct Capabilities {
     pub revision: u32,
     /// The preemption timer counts once every 2^this TSC ticks.
     pub preemption_timer_shift: u32,
-    /// How many CR3-target values there are.
+    /// The number of CR3-target values.
     pub cr3_targets: u32,
     pub(crate) pin: Allowed,
     pub(crate) primary: Allowed,

@@ -85,7 +85,7 @@ bitflags! {
         const WBINVD_EXITING = 1 << 6;
         /// The guest may run unpaged and in real mode.
         const UNRESTRICTED_GUEST = 1 << 7;
-        /// Reads of virtualized APIC registers do not exit.
+        /// APIC-register virtualization: reads of virtualized APIC registers do not exit.
         const APIC_REGISTER_VIRTUALIZATION = 1 << 8;
         /// Virtual interrupts are evaluated and delivered by the processor.
         const VIRTUAL_INTERRUPT_DELIVERY = 1 << 9;
@@ -138,8 +138,8 @@ bitflags! {
     }
 }
 
-/// What a CPU lets one control vector be: some bits must be one, some must be zero (SDM
-/// vol. 3D, app. A.3 to A.5).
+/// The values that a CPU allows for one control vector: some bits must be one, some must be zero
+/// (SDM vol. 3D, app. A.3 to A.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Allowed {
     must_be_one: u32,

@@ -38,9 +38,9 @@ pub const fn instruction_error(number: u32) -> &'static str {
 /// A guest-state check that the current VMCS does not pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FailedCheck {
-    /// What is wrong.
+    /// The fault found, in words.
     pub what: &'static str,
-    /// The value that is.
+    /// The value that is wrong.
     pub value: u64,
 }
 

@@ -9,17 +9,17 @@ use arch::gpr;
 #[derive(Clone, Debug)]
 #[repr(C)]
 pub struct GuestRegisters {
-    /// By their encoding: RAX, RCX, RDX, RBX, (unused), RBP, RSI, RDI, R8 to R15.
+    /// The registers by their encoding: RAX, RCX, RDX, RBX, (unused), RBP, RSI, RDI, R8 to R15.
     pub gpr: [u64; 16],
     /// The value of the VMCS field "host RSP" when it was last written.
     host_rsp: u64,
     /// The way into the guest and back.
     path: EntryPath,
-    /// What a round trip takes more, in host TSC ticks: see [`GuestRegisters::new`].
+    /// The extra cost of a round trip, in host TSC ticks: see [`GuestRegisters::new`].
     exit_cost: u64,
 }
 
-/// Enters the guest, and comes back after its exit: 0 then, 1 if there was no entry.
+/// A function that enters the guest and returns after its exit: 0 then, 1 if there was no entry.
 type EntryPath = unsafe extern "C" fn(registers: *mut GuestRegisters, launched: bool) -> u32;
 
 /// VM entry did not happen: VMLAUNCH or VMRESUME failed. (An entry that fails in loading

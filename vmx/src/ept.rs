@@ -10,7 +10,7 @@ use crate::capabilities::Translation;
 use crate::page::Page;
 
 bitflags! {
-    /// What a guest may do with a page.
+    /// The accesses to a page that a guest is allowed.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Access: u64 {
         /// Read.
@@ -22,7 +22,7 @@ bitflags! {
     }
 }
 
-/// In an entry of level 2 or 3: it maps a page, and refers to no table.
+/// The bit of an entry of level 2 or 3 that says that it maps a page, and refers to no table.
 const MAPS_PAGE: u64 = 1 << 7;
 const WRITE_BACK: u64 = 6 << 3;
 const PRESENT: u64 = 7;
@@ -59,14 +59,14 @@ impl PageSize {
     }
 }
 
-/// What goes wrong in changing a mapping.
+/// An error in changing a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EptError {
     /// No page for a table.
     OutOfMemory,
-    /// An address is not aligned, or above 2^48.
+    /// An address that is not aligned, or above 2^48.
     BadAddress,
-    /// The address is not mapped.
+    /// An address that is not mapped.
     NotMapped,
 }
 

@@ -33,7 +33,7 @@ pub struct Event {
     pub kind: EventKind,
     /// The error code, if the event pushes one.
     pub error_code: Option<u32>,
-    /// For software events: the length of the instruction, in bytes.
+    /// The length of the instruction, in bytes, for software events.
     pub instruction_length: u32,
 }
 

@@ -334,7 +334,7 @@ const fn succeeded(failed: u8) -> Result<(), VmInstructionFailed> {
     }
 }
 
-/// What a VCPU wants its control vectors to be.
+/// The control vectors that a VCPU wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Controls {
     /// Pin-based.

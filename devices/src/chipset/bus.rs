@@ -19,12 +19,12 @@ use crate::time::{Now, TimerTicks};
 /// An access of a processor to a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Access {
-    /// Which of the device's regions, counted from zero in the order of the table.
+    /// The index of the device's region, counted from zero in the order of the table.
     pub region: usize,
-    /// Where in the region the access begins: less than the region's length. It may end behind
-    /// the region.
+    /// The offset in the region at which the access begins: less than the region's length. The
+    /// access may end behind the region.
     pub offset: u64,
-    /// How many bytes: 1, 2 or 4, and for memory also 8.
+    /// The length in bytes: 1, 2 or 4, and for memory also 8.
     pub size: u8,
 }
 
@@ -106,7 +106,7 @@ impl<D: Device> Device for Option<D> {
     }
 }
 
-/// What surrounds the chipset at the moment of a call.
+/// The surroundings of the chipset at the moment of a call.
 pub struct Environment<'a> {
     /// The time.
     pub now: Now,
@@ -116,13 +116,13 @@ pub struct Environment<'a> {
     pub host: &'a mut dyn ChipsetHost,
 }
 
-/// What a device can reach during a call.
+/// The resources that a device can reach during a call.
 pub struct Context<'a> {
     /// The time.
     pub now: Now,
     /// The guest's RAM, for devices that read and write it by themselves.
     pub memory: &'a dyn GuestMemory,
-    /// What surrounds the chipset.
+    /// The local APICs, the serial line, the power supply.
     pub host: &'a mut dyn ChipsetHost,
     pub(super) interrupts: &'a mut Interrupts,
     pub(super) wires: &'static [Wire],
@@ -150,7 +150,7 @@ impl Context<'_> {
     }
 }
 
-/// What is at the other end of a device's outputs.
+/// The wires of a device's outputs, with the interrupt controllers at their other ends.
 pub struct Outputs<'a> {
     interrupts: &'a Interrupts,
     wires: &'static [Wire],
@@ -209,7 +209,8 @@ pub(super) struct Region {
     pub(super) space: Space,
     base: u64,
     length: u64,
-    /// Which accesses the device takes whole. The bus makes byte accesses of all others.
+    /// The sizes of accesses that the device takes whole. The bus makes byte accesses of all
+    /// others.
     whole: Sizes,
 }
 
@@ -249,7 +250,8 @@ pub(super) const fn memory(base: u64, length: u64) -> Region {
     }
 }
 
-/// Which device answers where in one of the address spaces: a table sorted by address.
+/// The address decoder of one of the address spaces: the devices' ranges, in a table sorted by
+/// address.
 #[derive(Clone, Debug)]
 pub(super) struct Decoder<T> {
     entries: Vec<Entry<T>>,

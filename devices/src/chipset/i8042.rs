@@ -42,16 +42,16 @@ const NOT_RESET: u8 = 1 << 0;
 /// Input port: keyboard not locked.
 const INPUT_PORT: u8 = 0x80;
 
-/// What the controller gives a device that did not answer: "resend", with the timeout bit.
+/// The controller's byte to a device that did not answer: "resend", with the timeout bit.
 const RESEND: u8 = 0xfe;
 
-/// What a byte written to the data port is for.
+/// The purpose of a byte written to the data port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Data {
     ToKeyboard,
     ToRam(u8),
     ToOutputPort,
-    /// Comes back as if a device had sent it.
+    /// A byte that comes back as if a device had sent it.
     Echoed,
     ToAuxiliary,
 }

@@ -102,18 +102,18 @@ devices! { |config, now|
     ], wired to [];
 }
 
-/// What a guest can ask of its power supply.
+/// A guest's request to its power supply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PowerRequest {
-    /// Switch the VM off (ACPI S5).
+    /// A switch-off of the VM (ACPI S5).
     Off,
-    /// Reset the VM: the keyboard controller's pulse, port 0x92 or the reset control register.
+    /// A reset of the VM: the keyboard controller's pulse, port 0x92 or the reset control register.
     Reset,
-    /// End the VM with this code: a write to the debug-exit port.
+    /// The end of the VM with this code: a write to the debug-exit port.
     DebugExit(u32),
 }
 
-/// What surrounds the chipset: the local APICs, the other end of the serial line, the power
+/// The surroundings of the chipset: the local APICs, the other end of the serial line, the power
 /// supply.
 pub trait ChipsetHost {
     /// Sends an interrupt of the IOAPIC's or a device's to the local APICs.
@@ -134,14 +134,14 @@ pub trait ChipsetHost {
     fn power(&mut self, request: PowerRequest);
 }
 
-/// What differs from one machine to the next.
+/// The properties that differ from one machine to the next.
 #[derive(Clone, Copy, Debug)]
 pub struct ChipsetConfig {
     /// Frequency of the guest's TSC, the unit of its time.
     pub tsc: Hertz,
     /// The date and time (UTC) that the RTC shows at the start.
     pub date: NaiveDateTime,
-    /// How many processors the machine has.
+    /// The number of the machine's processors.
     pub processors: u16,
     /// Its RAM, in bytes.
     pub ram_size: u64,
@@ -157,9 +157,9 @@ pub struct Chipset {
     interrupts: Interrupts,
     ports: Decoder<Id>,
     memory: Decoder<Id>,
-    /// When each device next needs to expire, by its number.
+    /// The time at which each device next needs to expire, by its number.
     deadlines: [TimerTicks; Id::ALL.len()],
-    /// When [`Chipset::expire`] is next needed: the earliest of the deadlines.
+    /// The time at which [`Chipset::expire`] is next needed: the earliest of the deadlines.
     next_deadline: TimerTicks,
     /// The devices whose deadlines depend on whether their edges are heard: a bit for each.
     edge_sources: u32,

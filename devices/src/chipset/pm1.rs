@@ -32,13 +32,13 @@ bitflags! {
 mod control {
     /// The interrupt of fixed events is an SCI.
     pub(super) const SCI_EN: u16 = 1 << 0;
-    /// Kept as written.
+    /// The bus-master reload bit, kept as written.
     pub(super) const BM_RLD: u16 = 1 << 1;
-    /// Where SLP_TYP begins, of three bits.
+    /// The lowest bit of SLP_TYP, which has three.
     pub(super) const SLP_TYP_SHIFT: u32 = 10;
     /// SLP_TYP.
     pub(super) const SLP_TYP: u16 = 0b111 << SLP_TYP_SHIFT;
-    /// Enters the state of SLP_TYP; reads as zero.
+    /// The bit that enters the state of SLP_TYP; reads as zero.
     pub(super) const SLP_EN: u16 = 1 << 13;
 }
 
@@ -57,7 +57,7 @@ pub struct Pm1 {
     /// SLP_TYP of S5, as the DSDT's `\_S5` has it.
     s5: u8,
     lead: Lead,
-    /// How often the timer's top bit had changed when TMR_STS was last cleared.
+    /// The number of changes of the timer's top bit when TMR_STS was last cleared.
     seen: u64,
 }
 

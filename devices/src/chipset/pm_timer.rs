@@ -5,7 +5,7 @@ use crate::time::{Hertz, Now, Oscillator};
 /// The frequency of the PM timer.
 pub const FREQUENCY: Hertz = Hertz::new(3_579_545);
 
-/// How many bits the PM timer has: the FADT's flag TMR_VAL_EXT.
+/// The number of bits of the PM timer: the FADT's flag TMR_VAL_EXT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Width {
     /// TMR_VAL_EXT = 0: wraps every 4.7 s.

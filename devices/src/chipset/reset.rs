@@ -45,11 +45,11 @@ pub(super) struct ResetControl {
 }
 
 impl ResetControl {
-    /// Chooses the whole system (1) or the CPU alone (0).
+    /// The choice between the whole system (1) and the CPU alone (0).
     const SYSTEM_RESET: u8 = 1 << 1;
-    /// Resets what was chosen, as it goes from 0 to 1.
+    /// The bit that resets what was chosen, as it goes from 0 to 1.
     const RESET_NOW: u8 = 1 << 2;
-    /// Chooses a power cycle.
+    /// The choice of a power cycle.
     const FULL_RESET: u8 = 1 << 3;
 
     pub(super) const fn new() -> Self {

@@ -41,7 +41,7 @@ mod register {
     pub(super) const VERTICAL_RETRACE_END: u8 = 0x11;
 }
 
-/// What a BIOS sets for mode 3, 80 x 25 characters in color.
+/// The registers as a BIOS sets them for mode 3, 80 x 25 characters in color.
 const MODE_3: [u8; REGISTERS] = [
     0x5f, 0x4f, 0x50, 0x82, 0x55, 0x81, 0xbf, 0x1f, 0x00, 0x4f, 0x0d, 0x0e, 0x00, 0x00, 0x00, 0x00,
     0x9c, 0x8e, 0x8f, 0x28, 0x1f, 0x96, 0xb9, 0xa3, 0xff,
@@ -66,7 +66,7 @@ const RETRACE: core::ops::Range<u64> = 412..414;
 /// The frequency of lines: 28.322 MHz / 900 pixels.
 const LINE_RATE: Hertz = Hertz::new(31_469);
 
-/// Where on the adapter's memory the screen and the cursor are, counted in characters.
+/// The places of the screen and of the cursor in the adapter's memory, counted in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TextScreen {
     /// The character in the upper left corner.

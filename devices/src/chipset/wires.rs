@@ -6,7 +6,7 @@ use super::ioapic::IoApic;
 use super::pic::PicPair;
 use crate::platform_map::{IOAPIC_ID, gsi, irq};
 
-/// What an output of a device is soldered to.
+/// The input that an output of a device is soldered to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wire {
     /// IRQ 0, unless the HPET has it.

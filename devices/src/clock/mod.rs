@@ -35,7 +35,7 @@ use crate::time::{CounterTicks, HostTicks, Now, TimerTicks};
 #[cfg(test)]
 mod tests;
 
-/// How fast a line of guest time runs: guest ticks per host tick, in 16.48 fixed point.
+/// The speed of a line of guest time: guest ticks per host tick, in 16.48 fixed point.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rate(u64);
 
@@ -130,9 +130,9 @@ impl Rates {
 pub struct Course {
     /// The rates.
     pub rates: Rates,
-    /// Until when the counter line's holds; `HostTicks(u64::MAX)` for ever.
+    /// The time until which the counter line's rate holds; `HostTicks(u64::MAX)` for ever.
     pub counter_until: HostTicks,
-    /// Until when the timer line's holds.
+    /// The time until which the timer line's rate holds.
     pub timer_until: HostTicks,
 }
 

@@ -50,7 +50,7 @@ pub use port::ApicPort;
 pub use posted::PostedInterrupts;
 pub use router::Router;
 
-/// What a local APIC sends its messages to.
+/// The bus that a local APIC sends its messages to.
 pub trait ApicBus {
     /// Delivers `message` to all ports that accept it, which may include the sender's.
     fn send(&mut self, message: ApicMessage);
@@ -59,7 +59,7 @@ pub trait ApicBus {
     fn end_of_interrupt(&mut self, vector: u8);
 }
 
-/// What a local APIC is made with.
+/// The configuration of a local APIC.
 #[derive(Clone, Copy, Debug)]
 pub struct ApicConfig {
     /// The initial APIC ID, as CPUID leaf 0xb shows it. In xAPIC mode its low eight bits
@@ -72,13 +72,13 @@ pub struct ApicConfig {
     /// The frequency of the timer's input clock, before its divider: the core crystal clock
     /// that CPUID leaf 0x15 shows.
     pub timer_hz: Hertz,
-    /// How many bits guest-physical addresses have, as CPUID leaf 0x8000_0008 shows.
+    /// The number of bits of guest-physical addresses, as CPUID leaf 0x8000_0008 shows it.
     pub physical_address_bits: u8,
     /// Whether there is an LVT entry for corrected machine checks, as IA32_MCG_CAP shows.
     pub cmci: bool,
 }
 
-/// What the processor should be interrupted with.
+/// The interrupt that the processor should take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pending {
     /// A vector of this APIC: [`LocalApic::acknowledge`] takes it.
@@ -88,7 +88,7 @@ pub enum Pending {
 }
 
 bitflags::bitflags! {
-    /// Who asks for an interrupt of the 8259 pair.
+    /// The sources that ask for an interrupt of the 8259 pair.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     struct ExtInts: u8 {
         /// A pin, as long as it is asserted.

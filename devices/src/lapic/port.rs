@@ -25,7 +25,7 @@ pub struct ApicPort {
     addressing: AtomicU64,
 }
 
-/// What others have posted and the owner has not accepted yet.
+/// The messages that others have posted and the owner has not accepted yet.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Incoming {
     pub(super) edge: [u64; 4],
@@ -86,7 +86,7 @@ impl Events {
     }
 }
 
-/// What decides whether a message is for an APIC, packed into one word so that it can be
+/// The state that decides whether a message is for an APIC, packed into one word so that it can be
 /// published at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Addressing {
@@ -97,7 +97,7 @@ pub(super) struct Addressing {
     /// Bits 28 to 31 of the DFR; means nothing in x2APIC mode.
     pub(super) model: u8,
     pub(super) mode: Mode,
-    /// Not disabled by software (SVR).
+    /// Whether the APIC is enabled, by software too (SVR).
     pub(super) enabled: bool,
 }
 

@@ -9,7 +9,8 @@ use crate::apic_message::{ApicMessage, DeliveryMode};
 /// The arbitration of a VM's APIC bus. Any CPU may route at any time.
 #[derive(Debug, Default)]
 pub struct Router {
-    /// Where the last lowest-priority message went, so that equals take turns.
+    /// The index of the port that the last lowest-priority message went to, so that equals take
+    /// turns.
     last: AtomicUsize,
 }
 

@@ -10,7 +10,7 @@ use super::LocalApic;
 use super::base::Mode;
 use crate::time::{Hertz, Now, TimerTicks};
 
-/// What the timer does (LVT timer register, bits 17 and 18).
+/// The mode of the timer (LVT timer register, bits 17 and 18).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TimerMode {
     OneShot,

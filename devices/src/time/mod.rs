@@ -60,9 +60,9 @@ ticks! {
 /// The present moment of a guest, on both of its time lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Now {
-    /// What the guest's counters show.
+    /// The time that the guest's counters show.
     pub counter: CounterTicks,
-    /// How far the guest's timers have come.
+    /// The time that the guest's timers have come to.
     pub timer: TimerTicks,
 }
 
@@ -82,10 +82,9 @@ impl Now {
     }
 }
 
-/// How far the timer line was ahead of the counter line when a timer was armed; negative
-/// if it was behind. It places points of the counter line on the timer line: by a lead that
-/// is kept, all the expiries of a periodic timer derive from one anchor, without rounding
-/// one after the other.
+/// The lead of the timer line over the counter line when a timer was armed; negative if it was
+/// behind. It places points of the counter line on the timer line: by a lead that is kept, all the
+/// expiries of a periodic timer derive from one anchor, without rounding one after the other.
 ///
 /// Lines that are 2^63 ticks apart (73 years at 4 GHz) are beyond it; then deadlines are
 /// wrong, but still points on the line.

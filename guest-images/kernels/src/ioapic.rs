@@ -6,7 +6,7 @@ use crate::mmio;
 
 pub use arch::ioapic::{ACTIVE_LOW, ENTRIES, ID, LEVEL, MASKED, REMOTE_IRR, VERSION};
 
-/// Where the registers are.
+/// The address of the registers.
 pub const ADDRESS: u64 = 0xfec0_0000;
 /// The index register's address.
 pub const SELECT: u64 = ADDRESS + IOREGSEL as u64;

@@ -18,12 +18,12 @@ pub const X2APIC_ENABLE: u64 = ApicBaseFlags::X2APIC_ENABLE.bits();
 /// The spurious vector that [`Lapic::enable`] sets.
 pub const SPURIOUS: u8 = 0xff;
 
-/// How the registers are reached.
+/// The way in which the registers are accessed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// By memory.
+    /// The xAPIC mode: by memory.
     XApic,
-    /// By MSRs.
+    /// The x2APIC mode: by MSRs.
     X2Apic,
 }
 

@@ -6,7 +6,7 @@ unsafe extern "C" {
     static multiboot_information: u32;
 }
 
-/// What a multiboot 1 loader leaves in EAX.
+/// The value that a multiboot 1 loader leaves in EAX.
 const LOADER_MAGIC: u32 = 0x2bad_b002;
 /// Flag in the information: there is a command line.
 const HAS_COMMAND_LINE: u32 = 1 << 2;

@@ -41,7 +41,7 @@ pub fn receive() -> Option<u8> {
     (read(LINE_STATUS) & DATA_READY != 0).then(|| read(COM1))
 }
 
-/// Where [`println!`](crate::println) prints.
+/// The serial line, to which [`println!`](crate::println) prints.
 #[derive(Debug)]
 pub struct Serial;
 

@@ -9,10 +9,10 @@ use crate::{multiboot, tsc};
 
 /// The most CPUs that are started, this one included.
 pub const MAX_CPUS: u32 = 8;
-/// Where CPUs wake up: a page below 1 MiB that nobody uses.
+/// The page at which CPUs wake up: below 1 MiB, and used by nobody else.
 const PAGE: u64 = 0x8000;
 
-/// What the others do, as an address.
+/// The function that the other CPUs run, as an address.
 static WORK: AtomicUsize = AtomicUsize::new(0);
 /// CPUs that have come up, this one not counted.
 static OTHERS: AtomicU32 = AtomicU32::new(0);

@@ -35,7 +35,7 @@ pub enum Command {
     PowerOff,
 }
 
-/// What [`Command::parse`] understands, for the operator.
+/// The commands that [`Command::parse`] understands, for the operator.
 pub const SYNOPSIS: &str = "dmesg [new], clocks, counts, interval MS, fork, \
     start BEHAVIOR [n=N] [unit=N] [sched=CLASS] [nice=N] [cpu=N], exit I, kill I, forget, shell, \
     reboot, poweroff";
@@ -76,11 +76,11 @@ impl Command {
 /// Longest line that is taken, in bytes without its end.
 const MAX_LINE: usize = 128;
 
-/// Puts lines together from bytes that come in pieces.
+/// A buffer that puts lines together from bytes that come in pieces.
 #[derive(Debug)]
 pub struct LineBuffer {
     bytes: [u8; MAX_LINE],
-    /// How long the line is so far; over `MAX_LINE` where the rest of it is dropped.
+    /// The length of the line so far; over `MAX_LINE` where the rest of it is dropped.
     length: usize,
 }
 

@@ -93,7 +93,7 @@ struct Program {
     line: LineBuffer,
     /// Nanoseconds between two reports; 0 for none.
     interval: u64,
-    /// When the next one is due, by [`Clock::Monotonic`].
+    /// The time at which the next report is due, by [`Clock::Monotonic`].
     next_report: u64,
 }
 

@@ -7,12 +7,12 @@ pub const MAX_PROCESSES: usize = 64;
 /// bits.
 pub const MAX_INTERVAL_MS: u64 = 3_600_000;
 
-/// What the workload does.
+/// The mode of the workload: which processes it starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Starts CPU-bound processes.
+    /// CPU-bound processes.
     Cpu,
-    /// Starts none: the guest idles.
+    /// No processes: the guest idles.
     Idle,
 }
 

@@ -15,7 +15,7 @@ pub enum Class {
     Other,
     /// The same, for those that do not wait for anybody.
     Batch,
-    /// What runs if nobody else wants to.
+    /// The class of processes that run if nobody else wants to.
     Idle,
     /// Real time: first in, first out, at this priority from 1 to 99.
     Fifo(u8),
@@ -56,7 +56,7 @@ fn real_time(priority: Option<u8>) -> Option<u8> {
     Some(priority.unwrap_or(MIDDLE)).filter(|priority| (1..=99).contains(priority))
 }
 
-/// How a process is scheduled.
+/// The scheduling of a process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Schedule {
     /// `sched=other|batch|idle|fifo[:P]|rr[:P]`.

@@ -6,9 +6,9 @@ use crate::schedule::Schedule;
 /// A process to be started: `BEHAVIOR [NAME=VALUE]...`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Start {
-    /// What it does.
+    /// The behavior of the process.
     pub behavior: &'static Behavior,
-    /// How it is scheduled: `sched=`, `nice=`, `cpu=`.
+    /// The scheduling of the process: `sched=`, `nice=`, `cpu=`.
     pub schedule: Schedule,
     /// `n=N`: a number for the behavior; its own default if not given.
     pub number: Option<u32>,

@@ -22,11 +22,11 @@ pub struct Workers {
 /// A request that cannot be met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// All slots have been used.
+    /// A start when all slots have been used.
     Full,
-    /// There is no living process of that index.
+    /// An index that no living process has.
     NoSuchProcess,
-    /// The kernel said no.
+    /// An error of the kernel's.
     Kernel(Errno),
 }
 
@@ -155,7 +155,7 @@ impl Workers {
     }
 }
 
-/// See [`Workers::counts`].
+/// The units that each process has finished, as text: see [`Workers::counts`].
 #[derive(Clone, Copy, Debug)]
 pub struct Counts<'a>(&'a [Slot]);
 

@@ -18,7 +18,7 @@ pub(crate) trait Record: Serialize {
     fn row(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result;
 }
 
-/// Who reads an answer.
+/// The format of an answer, by its reader.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Format {
     /// A person: tables with a heading, errors in words.
@@ -28,7 +28,7 @@ pub(crate) enum Format {
     Json,
 }
 
-/// Writes the answer to a command.
+/// A writer of the answer to a command.
 pub(crate) struct Answer<'a> {
     out: &'a mut dyn Output,
     format: Format,
@@ -115,7 +115,7 @@ impl<R: Record> Display for Row<'_, R> {
     }
 }
 
-/// Why a command was not carried out, in JSON.
+/// The reason why a command was not carried out, in JSON.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct ErrorLine<'a> {
     error: &'a str,

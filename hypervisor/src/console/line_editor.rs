@@ -7,11 +7,11 @@ use super::output::Output;
 
 /// The longest line in bytes.
 pub(super) const LINE_CAPACITY: usize = 160;
-/// How many lines are remembered.
+/// The number of lines that are remembered.
 const HISTORY: usize = 8;
-/// What a line begins with.
+/// The prompt that a line begins with.
 pub(super) const PROMPT: &[u8] = b"tarpit> ";
-/// Goes to the start of the terminal's line, and erases it.
+/// The sequence that goes to the start of the terminal's line, and erases it.
 const ERASE_LINE: &[u8] = b"\r\x1b[K";
 const BELL: &[u8] = b"\x07";
 
@@ -55,7 +55,7 @@ impl Line {
     }
 }
 
-/// Where an escape sequence from the terminal has come to.
+/// The part of an escape sequence that has come from the terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Escape {
     None,
@@ -63,16 +63,16 @@ enum Escape {
     Bracket,
 }
 
-/// What a byte of input has led to.
+/// The effect of a byte of input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Edited {
-    /// The line goes on.
+    /// A line that goes on.
     Open,
-    /// Tab: the line's last word is to be completed, see [`LineEditor::complete`].
+    /// A tab: the line's last word is to be completed, see [`LineEditor::complete`].
     Complete,
-    /// The line is finished: see [`LineEditor::line`].
+    /// A finished line: see [`LineEditor::line`].
     Entered,
-    /// The line was dropped by Ctrl-C.
+    /// A line dropped by Ctrl-C.
     Dropped,
 }
 
@@ -83,10 +83,10 @@ pub(super) struct LineEditor {
     /// The last lines, the latest at `newest`.
     history: [Line; HISTORY],
     newest: usize,
-    /// How far back in the history the line was taken from; 0 for a new line.
+    /// The number of steps back in the history that the line was taken from; 0 for a new line.
     recalled: usize,
     escape: Escape,
-    /// The last byte was a carriage return: a line feed behind it belongs to it.
+    /// Whether the last byte was a carriage return: a line feed behind it belongs to it.
     after_return: bool,
 }
 

@@ -24,16 +24,16 @@ pub(crate) use output::{Output, Text};
 /// Ctrl-]: ends an attachment.
 const DETACH: u8 = 0x1d;
 
-/// What a byte from the operator has led to.
+/// The effect of a byte from the operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Input {
     /// Nothing to do.
     None,
-    /// A line is finished: carry out [`Console::line`], then call [`Console::done`].
+    /// A finished line: carry out [`Console::line`], then call [`Console::done`].
     Line,
-    /// The last word of [`Console::line`] is to be completed: call [`Console::complete`].
+    /// A word to complete, the last of [`Console::line`]: call [`Console::complete`].
     Complete,
-    /// The byte is for the guest whose channel the operator is attached to.
+    /// A byte for the guest whose channel the operator is attached to.
     Guest {
         /// The channel's number.
         channel: usize,

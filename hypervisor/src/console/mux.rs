@@ -10,10 +10,10 @@ use super::output::{Output, Text};
 
 /// The longest part of a guest's line that is shown in one piece.
 const LINE_CAPACITY: usize = 200;
-/// After how long, in microseconds, an unfinished line is shown: prompts end in no line feed.
+/// The time after which an unfinished line is shown, in microseconds: prompts end in no line feed.
 const STALE_AFTER: u64 = 500_000;
 
-/// Where a control sequence of the guest has come to. Controls are not for the shared
+/// The part of a control sequence that has come from the guest. Controls are not for the shared
 /// terminal: they would let a guest write over what others wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Control {
@@ -36,7 +36,7 @@ pub(crate) trait ChannelNames {
 struct Channel {
     line: [u8; LINE_CAPACITY],
     length: usize,
-    /// When the line's first byte came, in microseconds of host time.
+    /// The time of the line's first byte, in microseconds of host time.
     begun: u64,
     control: Control,
     /// Lines that were not shown because the operator was attached to another guest.
@@ -46,10 +46,10 @@ struct Channel {
 /// All guests' output.
 #[derive(Debug)]
 pub(super) struct Mux {
-    /// By their numbers.
+    /// The guests' channels, by their numbers.
     channels: Vec<Channel>,
     attached: Option<usize>,
-    /// The attached guest's last byte did not end a line.
+    /// Whether the attached guest's last byte did not end a line.
     mid_line: bool,
 }
 
@@ -240,12 +240,12 @@ impl Mux {
     }
 }
 
-/// When [`Mux::guest_byte`] calls.
+/// The moment at which [`Mux::guest_byte`] calls its caller back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Around {
-    /// Before a line.
+    /// The moment before a line is shown.
     Before,
-    /// After it.
+    /// The moment after a line is shown.
     After,
 }
 

@@ -20,7 +20,7 @@ impl Output for Vec<u8> {
     }
 }
 
-/// Formats text to an [`Output`], with the line ends that terminals want.
+/// A formatter of text to an [`Output`], with the line ends that terminals want.
 pub(crate) struct Text<'a, O: ?Sized>(pub &'a mut O);
 
 impl<O: Output + ?Sized> fmt::Write for Text<'_, O> {

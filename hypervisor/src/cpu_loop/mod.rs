@@ -20,11 +20,12 @@ use crate::scheduler::{Decision, Scheduler, VcpuCell};
 use crate::vcpu::{HostCpu, RunExit};
 use tenants::Tenants;
 
-/// How often the console's line is looked at: its FIFO of 16 bytes fills in 1.4 ms.
+/// The number of times a second that the console's line is looked at: its FIFO of 16 bytes fills in
+/// 1.4 ms.
 const POLLS_PER_SECOND: u64 = 1000;
 
-/// For how long another VM that has waited for a CPU is taken to want it, as a divisor of a second:
-/// a tenth.
+/// The time for which another VM that has waited for a CPU is taken to want it, as a divisor of a
+/// second: a tenth.
 const CONTENTION_PER_SECOND: u64 = 10;
 
 /// The loop of one physical CPU.
@@ -34,14 +35,14 @@ pub(crate) struct CpuLoop {
     scheduler: Arc<Scheduler>,
     on_end: OnEnd,
     timer: HostTimer,
-    /// What keeps VMs from each other's traces in this processor.
+    /// The measures that keep VMs from each other's traces in this processor.
     remedies: Remedies,
     tenants: Tenants,
     /// The VCPU whose state is in the processor.
     loaded: Option<(VcpuId, Arc<VcpuCell>)>,
     /// The operator's session, on the boot CPU.
     session: Option<Session>,
-    /// When the session is to be looked after next; the end of time on other CPUs.
+    /// The time at which the session is to be looked after next; the end of time on other CPUs.
     next_poll: HostTicks,
     poll_interval: u64,
 }

@@ -4,12 +4,12 @@
 
 use crate::ids::VmId;
 
-/// What a CPU has done since a guest last ran on it.
+/// The record of the VMs whose data a CPU has handled since a guest last ran on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tenants {
-    /// Whose guest has run last.
+    /// The VM whose guest has run last.
     last: Option<VmId>,
-    /// Data of other VMs have been handled since.
+    /// Whether data of other VMs have been handled since.
     mixed: bool,
 }
 

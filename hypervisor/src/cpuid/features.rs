@@ -23,7 +23,7 @@ sets! {
     LEAF1_ECX: Leaf1Ecx =
         SSE3 PCLMULQDQ SSSE3 FMA CMPXCHG16B PCID SSE4_1 SSE4_2 MOVBE POPCNT AESNI XSAVE AVX F16C
         RDRAND;
-    /// Ours whatever the host's CPU has: tarpit makes them.
+    /// The features that guests have whatever the host's CPU has: tarpit makes them.
     LEAF1_ECX_MADE: Leaf1Ecx = X2APIC TSC_DEADLINE HYPERVISOR;
     LEAF1_EDX: Leaf1Edx =
         FPU VME DE PSE TSC MSR PAE CX8 SEP PGE CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2 SS;
@@ -42,12 +42,12 @@ sets! {
     EXTENDED1_ECX: Extended1Ecx = LAHF64 LZCNT PREFETCHW;
     EXTENDED1_EDX: Extended1Edx = SYSCALL NX PAGE_1G RDTSCP LONG_MODE;
 
-    /// What is useless, and undefined, without AVX.
+    /// The features that are useless, and undefined, without AVX.
     NEEDS_AVX_LEAF1_ECX: Leaf1Ecx = FMA F16C;
     NEEDS_AVX_LEAF7_EBX: Leaf7Ebx = AVX2 AVX512F AVX512DQ AVX512_IFMA AVX512CD AVX512BW AVX512VL;
     NEEDS_AVX_LEAF7_ECX: Leaf7Ecx = VAES VPCLMULQDQ;
     NEEDS_AVX_LEAF7_1_EAX: Leaf7Sub1Eax = AVX_VNNI AVX_IFMA;
-    /// The same for the state that AVX-512 needs.
+    /// The features that are useless without the state that AVX-512 needs.
     NEEDS_AVX512_LEAF7_EBX: Leaf7Ebx = AVX512F AVX512DQ AVX512_IFMA AVX512CD AVX512BW AVX512VL;
     NEEDS_AVX512_LEAF7_ECX: Leaf7Ecx =
         AVX512_VBMI AVX512_VBMI2 AVX512_VNNI AVX512_BITALG AVX512_VPOPCNTDQ;

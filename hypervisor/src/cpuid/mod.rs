@@ -27,8 +27,8 @@ const NONE: CpuIdResult = CpuIdResult {
     edx: 0,
 };
 
-/// What the VMX controls of this machine let a guest use (SDM vol. 3C, table 25-7):
-/// without the control, the instruction raises #UD.
+/// The instructions that the VMX controls of this machine let a guest use (SDM vol. 3C, table
+/// 25-7): without the control, the instruction raises #UD.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct VmxSupport {
     /// "Enable RDTSCP", for RDTSCP and RDPID.
@@ -60,7 +60,7 @@ pub(crate) fn host(leaf: u32, subleaf: u32) -> CpuIdResult {
 
 /// All that CPUID answers in a VM.
 pub(crate) struct GuestCpuid {
-    /// By VCPU; their APIC IDs are their numbers. There is at least one.
+    /// The tables of the VCPUs, whose APIC IDs are their numbers. There is at least one.
     tables: Vec<CpuidTable>,
     tsc: TscRatio,
     limits: Limits,
@@ -134,7 +134,7 @@ impl GuestCpuid {
     }
 }
 
-/// What the features that CPUID shows mean for registers.
+/// The bits and sizes of registers that follow from the features that CPUID shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Limits {
     /// The bits that CR4 may have. Setting another one raises #GP.
@@ -151,7 +151,7 @@ pub(crate) struct Limits {
     pub arch_capabilities: bool,
     /// Whether IA32_XSS exists.
     pub xss: bool,
-    /// How many bits a physical address has (MAXPHYADDR).
+    /// The width of a physical address in bits (MAXPHYADDR).
     pub physical_address_bits: u32,
 }
 

@@ -14,13 +14,13 @@ pub(super) const MAX_BASIC: u32 = 0x16;
 const MAX_EXTENDED: u32 = EXTENDED + 8;
 /// The leaf that tells of the hypervisor; the only one of its range.
 const HYPERVISOR: u32 = 0x4000_0000;
-/// By this, in EBX, ECX and EDX of [`HYPERVISOR`], a guest knows tarpit.
+/// The vendor string in EBX, ECX and EDX of [`HYPERVISOR`], by which a guest knows tarpit.
 const SIGNATURE: [u8; 12] = *b"TarpitTarpit";
 
-/// Where a VCPU stands among its kind. There is one thread to a core and one package.
+/// The place of a VCPU in the topology of its VM. There is one thread to a core and one package.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Topology {
-    /// How many VCPUs the VM has; at least one.
+    /// The number of the VM's VCPUs; at least one.
     pub(super) vcpus: u32,
     /// The APIC ID of this one, below `vcpus`.
     pub(super) apic_id: u32,
@@ -41,20 +41,20 @@ impl Topology {
     }
 }
 
-/// How to complete the answer of a leaf.
+/// The part of a leaf's answer that is added when it is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Completion {
-    /// It is complete.
+    /// An answer that is complete.
     None,
-    /// Leaf 1 shows CR4.OSXSAVE and the local APIC's enable bit.
+    /// Leaf 1, which shows CR4.OSXSAVE and the local APIC's enable bit.
     Features,
-    /// Leaf 80000001H shows SYSCALL in 64-bit mode alone (SDM vol. 2A, CPUID).
+    /// Leaf 80000001H, which shows SYSCALL in 64-bit mode alone (SDM vol. 2A, CPUID).
     ExtendedFeatures,
-    /// There is an answer for each sub-leaf, from `first` on in the list, and zeros after.
+    /// An answer for each sub-leaf, from `first` on in the list, and zeros after.
     Subleaves { first: u8, count: u8 },
-    /// As `Subleaves`, but what is not listed still tells the sub-leaf and the APIC ID.
+    /// Answers as for `Subleaves`, but what is not listed still tells the sub-leaf and the APIC ID.
     Topology { first: u8, count: u8 },
-    /// As `Subleaves`, and the first two tell the size of the enabled state.
+    /// Answers as for `Subleaves`, the first two of which tell the size of the enabled state.
     Xsave { first: u8, count: u8 },
 }
 

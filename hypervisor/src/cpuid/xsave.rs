@@ -8,7 +8,7 @@ use raw_cpuid::CpuIdResult;
 
 use super::{NONE, features::Allowed};
 
-/// With one of these, EBX of sub-leaf 1 tells a size.
+/// The features of sub-leaf 1, with one of which its EBX tells the size of the compacted area.
 pub(super) const COMPACTED: LeafDSub1Eax = LeafDSub1Eax::XSAVEC.union(LeafDSub1Eax::XSAVES);
 
 /// The components that AVX-512 needs beyond those of AVX.
@@ -25,7 +25,7 @@ const AREA_START: u32 = 512 + 64;
 /// The state components that a guest has.
 pub(super) struct Components {
     mask: XCr0Flags,
-    /// What sub-leaves 1 and up of the host tell.
+    /// The host's answers, by sub-leaf; those of sub-leaves 1 and up are used.
     host: [CpuIdResult; END],
 }
 

@@ -20,12 +20,13 @@ pub(super) struct Context<'a, C, M> {
     pub(super) user: bool,
 }
 
-/// Where an operand lies in guest-physical memory: on one page, or on two.
+/// The guest-physical location of a memory operand: on one page, or on two.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Span {
     width: Width,
     first: GuestPhysAddr,
-    /// Where it goes on after its first so many bytes, if it crosses a page border.
+    /// The number of bytes on the first page, and the address of the rest, if the operand crosses a
+    /// page border.
     second: Option<(usize, GuestPhysAddr)>,
 }
 

@@ -58,7 +58,7 @@ pub(super) fn set_part(cpu: &mut impl Cpu, index: usize, value: u64, width: Widt
     cpu.set_gpr(index, value);
 }
 
-/// How the CPU decodes and addresses.
+/// The operating mode of the CPU, as far as decoding and addressing depend on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Real-address mode.
@@ -117,7 +117,7 @@ pub struct Fault {
     pub vector: ExceptionVector,
     /// The error code to deliver; none in real-address mode and for #UD.
     pub error_code: Option<u32>,
-    /// For #PF: what goes to CR2.
+    /// The new value of CR2, for #PF.
     pub cr2: Option<u64>,
 }
 

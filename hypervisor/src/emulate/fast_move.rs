@@ -15,7 +15,7 @@ use super::{Bus, Violation, Width};
 use crate::guest_memory::GuestMemory;
 use crate::guest_paging::locate_fetched_code;
 
-/// What a move does, apart from where its memory operand is.
+/// The effect of a move, apart from the address of its memory operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
     /// Memory to a register, zero-extended to 64 bits.
@@ -38,7 +38,7 @@ pub(super) struct Move {
     pub(super) width: Width,
     /// The instruction's length in bytes.
     pub(super) length: u8,
-    /// Where its ModRM byte is, with the REX prefix in front; 0 for an absolute address.
+    /// The offset of the ModRM byte, prefixes included; 0 for an absolute address.
     modrm_at: u8,
     rex: u8,
 }

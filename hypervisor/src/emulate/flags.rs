@@ -126,7 +126,7 @@ pub const fn dec(rflags: u64, a: u64, width: Width) -> Outcome {
     }
 }
 
-/// What BTS, BTR and BTC do to the bit they test; BT leaves it.
+/// The effect of BTS, BTR and BTC on the bit they test; BT leaves it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BitOperation {
     /// BT.
@@ -377,7 +377,7 @@ pub const fn double_shift(
     }
 }
 
-/// What counts or finds bits.
+/// The instructions that count or find bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BitScan {
     /// BSF: the lowest one.

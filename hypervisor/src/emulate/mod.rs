@@ -75,7 +75,7 @@ pub struct Violation {
     pub write: bool,
 }
 
-/// How an emulation came out well.
+/// The outcome of an emulation without an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Completed {
     /// The instruction is done, and RIP is behind it.
@@ -85,8 +85,8 @@ pub enum Completed {
     Interrupted,
 }
 
-/// Why an instruction was not emulated. Registers, memory and devices are as before it; for a
-/// repeated string instruction, as before the element that failed.
+/// The reason why an instruction was not emulated. Registers, memory and devices are as before it;
+/// for a repeated string instruction, as before the element that failed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum EmulationError {
     /// The instruction faults: inject this.
@@ -104,11 +104,11 @@ impl From<Fault> for EmulationError {
 /// An instruction that the emulator does not do, for the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unsupported {
-    /// Why not.
+    /// The reason why the emulator does not do it.
     pub reason: Reason,
     /// The instruction; just its first bytes in the guest if it could not be decoded.
     pub bytes: InstructionBytes,
-    /// What it is, as far as it is known.
+    /// The kind of instruction, as far as it is known.
     pub code: iced_x86::Code,
 }
 
@@ -124,18 +124,18 @@ impl core::fmt::Display for Unsupported {
 
 impl core::error::Error for Unsupported {}
 
-/// Why the emulator does not do an instruction.
+/// The reason why the emulator does not do an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// It is not an instruction, or one of a set that the decoder leaves out.
+    /// Bytes that are no instruction, or one of a set that the decoder leaves out.
     NotDecoded,
-    /// It has no implementation.
+    /// An instruction without an implementation.
     NotImplemented,
-    /// It wants atomic access to RAM.
+    /// An instruction that wants atomic access to RAM.
     LockedRam,
-    /// It lies outside the guest's RAM.
+    /// An instruction that lies outside the guest's RAM.
     CodeNotRam(NotRam),
-    /// A paging structure on the way to it or its operands lies outside the guest's RAM.
+    /// A paging structure outside the guest's RAM, on the way to the instruction or its operands.
     PagingNotRam(NotRam),
 }
 
@@ -174,7 +174,7 @@ impl core::fmt::Display for InstructionBytes {
     }
 }
 
-/// What ends an emulation early, before it is known which instruction to report.
+/// The cause of an early end of an emulation, before it is known which instruction to report.
 enum Stop {
     Fault(Fault),
     Unsupported(Reason),

@@ -9,7 +9,7 @@ use super::{Bus, Completed, EmulationError, InstructionBytes, Ports, Stop, Width
 use crate::guest_memory::GuestMemory;
 use crate::guest_paging::AccessKind;
 
-/// How many elements are done before the guest's events get a chance: what bounds the
+/// The number of elements that are done before the guest's events get a chance: it bounds the
 /// latency of interrupts.
 const ELEMENTS_AT_A_TIME: u32 = 64;
 
@@ -35,7 +35,7 @@ pub(super) struct StringOperation {
     elements: Elements,
 }
 
-/// What all string instructions have in common: how they go along their strings.
+/// The properties that all string instructions have in common: how they go along their strings.
 struct Elements {
     width: Width,
     address_size: Width,
@@ -44,7 +44,7 @@ struct Elements {
     repeat: Option<Repeat>,
 }
 
-/// Which strings an instruction has, and so which of its index registers advance.
+/// The strings that an instruction has, whose index registers advance.
 #[derive(Clone, Copy)]
 struct Strings {
     source: bool,
@@ -241,7 +241,7 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
     }
 }
 
-/// Which way port I/O goes.
+/// The direction of port I/O.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// INS: from the port to memory.

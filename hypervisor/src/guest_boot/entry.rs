@@ -21,7 +21,7 @@ const fn data(selector: u16) -> Segment {
     flat(selector, FLAT.union(AccessRights::DEFAULT_BIG))
 }
 
-/// Present, accessed, readable or writable, with its limit in pages.
+/// Access rights: present, accessed, readable or writable, with the limit in pages.
 const FLAT: AccessRights = AccessRights::ACCESSED
     .union(AccessRights::WRITABLE_OR_READABLE)
     .union(AccessRights::CODE_OR_DATA)

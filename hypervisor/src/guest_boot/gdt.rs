@@ -19,7 +19,7 @@ const CODE64: u64 = 0x00AF_9B00_0000_FFFF;
 const CODE32: u64 = 0x00CF_9B00_0000_FFFF;
 const DATA32: u64 = 0x00CF_9300_0000_FFFF;
 
-/// What kind of code the code segment holds.
+/// The kind of code in the code segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Code {
     /// 64-bit mode.

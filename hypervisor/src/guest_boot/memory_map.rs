@@ -17,20 +17,20 @@ pub(crate) const VIDEO_START: u64 = 0xA_0000;
 pub(crate) const VIDEO_TEXT_START: u64 = mmio::VGA_TEXT;
 /// Start of the firmware area, which holds the ACPI and MP tables.
 pub(crate) const FIRMWARE_START: u64 = 0xE_0000;
-/// Where extended memory starts: 1 MiB.
+/// The start of extended memory: 1 MiB.
 pub(crate) const HIGH_MEMORY_START: u64 = 0x10_0000;
 /// Start of the hole that devices occupy below 4 GiB.
 pub(crate) const DEVICE_HOLE_START: u64 = 0xC000_0000;
 /// End of the device hole: RAM that does not fit below it continues here.
 pub(crate) const DEVICE_HOLE_END: u64 = 0x1_0000_0000;
 
-/// What a range of guest-physical addresses is, in the numbers of ACPI 6.5, table 15.4.
+/// The kind of a range of guest-physical addresses, in the numbers of ACPI 6.5, table 15.4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum Kind {
     /// RAM for the guest to use.
     Usable = 1,
-    /// Not for general use: firmware tables and the like.
+    /// A range that is not for general use: firmware tables and the like.
     Reserved = 2,
 }
 
@@ -39,7 +39,7 @@ pub(crate) enum Kind {
 pub(crate) struct Entry {
     /// The guest-physical addresses.
     pub range: Range<u64>,
-    /// What they are.
+    /// The kind of the range.
     pub kind: Kind,
 }
 

@@ -27,39 +27,39 @@ use crate::{
 
 pub(crate) use entry::EntryState;
 
-/// Why a VM cannot be started with the files it was given.
+/// The reason why a VM cannot be started with the files it was given.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(crate) enum LoadError {
-    /// Neither of the formats that we load.
+    /// A kernel file in neither of the formats that we load.
     #[error("the kernel is {0}: give a Linux bzImage (vmlinuz) or a multiboot 1 image")]
     NotAKernel(FileKind),
-    /// It is Linux, but cannot be started.
+    /// A Linux kernel that cannot be started.
     #[error("the kernel cannot be started: {0}")]
     Linux(#[from] linux::LinuxError),
-    /// It is a multiboot image, but cannot be started.
+    /// A multiboot image that cannot be started.
     #[error("the kernel cannot be started: {0}")]
     Multiboot(#[from] multiboot::MultibootError),
-    /// The initial RAM disk is damaged.
+    /// An initial RAM disk that is damaged.
     #[error("the initrd is unusable: {0}")]
     Initrd(#[from] initrd::InitrdError),
     /// Modules for a kernel that cannot take them.
     #[error("a Linux kernel takes no `module` files: use `initrd`")]
     ModulesForLinux,
-    /// The loader's own structures do not fit the guest's RAM.
+    /// A VM whose RAM does not hold the loader's own structures.
     #[error("the VM has too little memory for the tables it boots with: {0}")]
     NotRam(#[from] NotRam),
 }
 
-/// What a file that is not a kernel looks like.
+/// The likely kind of a file that is not a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub(crate) enum FileKind {
-    /// It has no bytes.
+    /// A file without bytes.
     #[error("an empty file")]
     Empty,
-    /// ELF without a multiboot header.
+    /// An ELF file without a multiboot header.
     #[error("an ELF file without a multiboot 1 header (a vmlinux?)")]
     PlainElf,
-    /// Compressed as a whole.
+    /// A file that is compressed as a whole.
     #[error("a compressed file (decompress it)")]
     Compressed,
     /// A cpio archive.

@@ -37,7 +37,7 @@ mod entry {
 mod interrupt {
     pub(super) const VECTORED: u8 = 0;
     pub(super) const NMI: u8 = 1;
-    /// From the 8259 pair.
+    /// An external interrupt: one from the 8259 pair.
     pub(super) const EXTERNAL: u8 = 3;
 }
 

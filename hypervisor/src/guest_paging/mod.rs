@@ -25,8 +25,8 @@ const DIRTY: u64 = PageTableFlags::DIRTY.bits();
 const LARGE: u64 = PageTableFlags::HUGE_PAGE.bits();
 const NO_EXECUTE: u64 = PageTableFlags::NO_EXECUTE.bits();
 
-/// How often a walk is taken again because another VCPU changed an entry under it, before
-/// the walk's outcome is used with its accessed and dirty flags unset.
+/// The most attempts at a walk whose entries another VCPU changes under it, before the walk's
+/// outcome is used with its accessed and dirty flags unset.
 const WALK_ATTEMPTS: u32 = 8;
 
 /// The registers that paging depends on.
@@ -69,7 +69,7 @@ pub fn read_pdptes(
     pdptes.iter().all(is_valid).then_some(pdptes)
 }
 
-/// What the page tables are used for.
+/// The kind of access that the page tables are used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AccessKind {
     /// A data read.
@@ -102,12 +102,12 @@ pub struct PageFault {
     pub address: GuestVirtAddr,
 }
 
-/// Why a walk has no address to give.
+/// The reason why a walk has no address to give.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WalkError {
-    /// The guest gets a page fault.
+    /// A page fault, for the guest.
     Fault(PageFault),
-    /// A paging structure lies outside the guest's RAM.
+    /// A paging structure that lies outside the guest's RAM.
     NotRam(NotRam),
 }
 

@@ -16,7 +16,7 @@ pub(crate) struct ConsoleLine {
 /// The lines of a PC, in the order in which they are looked for.
 pub(crate) const COM_PORTS: [u16; 4] = [0x3f8, 0x2f8, 0x3e8, 0x2e8];
 const DEFAULT_BAUD: u32 = 115_200;
-/// What the UART's clock is divided from.
+/// The speed that the UART's clock gives with the divisor 1, in baud; others are fractions of it.
 const FASTEST_BAUD: u32 = 115_200;
 /// The last port that has seven more behind it.
 const LAST_PORT: u16 = 0xfff8;

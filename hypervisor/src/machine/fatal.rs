@@ -13,36 +13,36 @@ use super::cpu::PerCpu;
 use crate::machine::host_time::host_now;
 use crate::machine::{power, serial, smp, text_screen};
 
-/// What becomes of the machine after a fatal error.
+/// The fate of the machine after a fatal error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum OnFatal {
-    /// It stays halted, with the report on the screen.
+    /// A halt for good, with the report on the screen.
     #[default]
     Stay,
-    /// It is reset.
+    /// A reset.
     Reboot {
-        /// How long the report can be read first, in seconds.
+        /// The time for which the report can be read first, in seconds.
         after: u32,
     },
 }
 
-/// How long other CPUs may take to stop, in reads of a port of about a microsecond each.
+/// The time that other CPUs may take to stop, in reads of a port of about a microsecond each.
 const PATIENCE: u32 = 20_000;
 
-/// How many ticks of the TSC to wait before the machine is reset, and one more; zero if it is to stay.
+/// The wait before the machine is reset, in ticks of the TSC, plus one; zero if it is to stay.
 static RESET_AFTER: AtomicU64 = AtomicU64::new(0);
 
-/// The number of the CPU that reports a fatal error, and one more.
+/// The number of the CPU that reports a fatal error, plus one.
 static REPORTER: AtomicU32 = AtomicU32::new(0);
 
-/// Who else is in trouble.
+/// The CPU that was first to report a fatal error, seen from the one that is about to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trouble {
-    /// This CPU is the first.
+    /// None before: this CPU is the first.
     First,
-    /// This CPU has been reporting something already.
+    /// This CPU, which has been reporting something already.
     Again,
-    /// Another CPU reports something.
+    /// Another CPU, which reports something.
     Elsewhere,
 }
 

@@ -11,10 +11,10 @@ mod global {
 
     use crate::machine::memory::Frames;
 
-    /// What boot information, the memory map and module command lines are copied to before
-    /// there is an allocator of frames.
+    /// The size of the arena for copies of boot information, the memory map and module command
+    /// lines, made before there is an allocator of frames.
     const ARENA_SIZE: usize = 128 << 10;
-    /// The heap grows by multiples of this, so that it rarely has to.
+    /// The unit by multiples of which the heap grows, so that it rarely has to.
     const GROWTH: u64 = 1 << 20;
     /// Space beyond the wanted allocation that a new area needs for talc's own accounts.
     const OVERHEAD: u64 = 4 << 10;

@@ -14,7 +14,7 @@ use crate::machine::host_time::host_now;
 /// The vector of the timer's interrupt, which does nothing but end a HLT.
 const TIMER_VECTOR: u8 = 0xf0;
 
-/// How a deadline is set.
+/// The mode of the LAPIC's timer, in which deadlines are set.
 #[derive(Clone, Copy, Debug)]
 enum Mode {
     TscDeadline,

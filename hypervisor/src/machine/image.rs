@@ -8,7 +8,7 @@ use core::sync::atomic::AtomicU64;
 /// at the ends that matter for page protection.
 #[derive(Clone, Debug)]
 pub struct ImageLayout {
-    /// All of it, from the multiboot headers to the end of the BSS.
+    /// The whole image, from the multiboot headers to the end of the BSS.
     pub image: Range<u64>,
     /// Code: read and execute.
     pub text: Range<u64>,
@@ -16,7 +16,7 @@ pub struct ImageLayout {
     pub rodata: Range<u64>,
     /// The page under the boot CPU's stack that must fault when touched.
     pub boot_stack_guard: u64,
-    /// Where application processors wake up.
+    /// The code where application processors wake up.
     pub trampoline: Trampoline,
 }
 
@@ -26,10 +26,10 @@ pub struct ImageLayout {
 pub struct Trampoline {
     /// The code, less than a page, with its parameters in it.
     pub code: Range<u64>,
-    /// In the code: four bytes for the root of the page tables.
+    /// The address in the code of four bytes for the root of the page tables.
     pub root: u64,
-    /// In the code: four bytes for bits of EFER to be set besides LME.
+    /// The address in the code of four bytes for bits of EFER to be set besides LME.
     pub efer: u64,
-    /// Where the next processor to start finds the top of its stack.
+    /// The variable in which the next processor to start finds the top of its stack.
     pub stack: &'static AtomicU64,
 }

@@ -29,9 +29,9 @@ const LOCAL_SOURCES: [(u32, Register); 7] = [
 /// The local APIC of this CPU; how its registers are reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LocalApic {
-    /// At this address (xAPIC).
+    /// A page of registers at this address (xAPIC).
     Page(u64),
-    /// As MSRs (x2APIC).
+    /// Registers that are MSRs (x2APIC).
     Msrs,
 }
 
@@ -41,12 +41,13 @@ const LARGEST_XAPIC_ID: u32 = 254;
 /// Whether CPUs go over to x2APIC mode when their local APIC is switched on.
 static X2APIC_WANTED: AtomicBool = AtomicBool::new(false);
 
-/// Keeps how a CPU's local APIC is reached, which changes when the CPU goes over to x2APIC mode.
+/// The way in which a CPU's local APIC is reached, which changes when the CPU goes over to x2APIC
+/// mode.
 #[derive(Debug)]
 pub(super) struct LocalApicAccess(AtomicU64);
 
 impl LocalApicAccess {
-    /// Stands for [`LocalApic::Msrs`]: no page of registers is at null.
+    /// The value that stands for [`LocalApic::Msrs`]: no page of registers is at null.
     const MSRS: u64 = 0;
 
     /// Finds out how it is reached now on the CPU that runs this.
@@ -117,8 +118,7 @@ impl LocalApic {
 
     /// Masks all local sources, lets every priority in, and drains what was under way.
     fn silence(self) {
-        /// More interrupts than there are vectors cannot wait, twice each: one in service, one
-        /// requested.
+        /// The most interrupts that can wait: each vector twice, one in service, one requested.
         const MOST: usize = 512;
         // While the APIC is switched off by software its entries cannot be unmasked.
         self.write(Register::SVR, svr::ENABLED | u32::from(SPURIOUS_VECTOR));

@@ -8,12 +8,12 @@ use core::fmt::{self, Write};
 
 use spin::Mutex;
 
-/// How many bytes are kept.
+/// The number of bytes that are kept.
 const CAPACITY: usize = 32 << 10;
 
 struct Ring<const N: usize> {
     bytes: [u8; N],
-    /// Where the oldest byte is, and how many there are.
+    /// The position of the oldest byte, and the number of bytes.
     first: usize,
     count: usize,
 }

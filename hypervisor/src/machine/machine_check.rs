@@ -39,7 +39,7 @@ pub(crate) fn found() -> u64 {
     FOUND.load(Ordering::Relaxed)
 }
 
-/// What a bank tells of an error.
+/// The report of a bank on an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BankReport {
     number: u8,
@@ -61,7 +61,7 @@ impl fmt::Display for BankReport {
     }
 }
 
-/// What the banks told of a machine check, and how it was.
+/// The reports of the banks on a machine check, and its global status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MachineCheck {
     global_status: u64,
@@ -71,7 +71,7 @@ pub(crate) struct MachineCheck {
 }
 
 impl MachineCheck {
-    /// Of which no bank tells anything.
+    /// A machine check of which no bank tells anything.
     pub(crate) const NONE: Self = Self {
         global_status: 0,
         banks: [None; MOST_BANKS],
@@ -116,7 +116,7 @@ trait Msrs {
     fn write(&mut self, msr: u32, value: u64);
 }
 
-/// Those of this CPU.
+/// The registers of this CPU.
 struct ThisCpu;
 
 impl Msrs for ThisCpu {

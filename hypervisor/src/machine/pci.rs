@@ -59,7 +59,7 @@ trait ConfigurationSpace {
     fn write(&mut self, function: Function, offset: u8, value: u32);
 }
 
-/// By the ports of configuration mechanism #1.
+/// The configuration space behind the ports of configuration mechanism #1.
 struct Ports;
 
 impl Ports {
@@ -87,7 +87,7 @@ impl ConfigurationSpace for Ports {
     }
 }
 
-/// What was found and done.
+/// The numbers of functions that were found and silenced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Silenced {
     /// The functions that there are.
@@ -113,7 +113,8 @@ const HEADER_TYPE: u8 = 0x0c;
 const CAPABILITIES: u8 = 0x34;
 const BUS_MASTER: u32 = 1 << 2;
 const INTERRUPT_DISABLE: u32 = 1 << 10;
-/// In the status register, the upper half of the command register's word.
+/// The bit of the status register, the upper half of the command register's word, that tells of a
+/// list of capabilities.
 const HAS_CAPABILITIES: u32 = 1 << 20;
 const MSI: u32 = 0x05;
 const MSI_X: u32 = 0x11;
@@ -175,7 +176,7 @@ fn silence_function(
 
 /// Switches MSI and MSI-X off. Returns whether one was on.
 fn silence_messages(space: &mut impl ConfigurationSpace, function: Function) -> bool {
-    /// There is no room for more capabilities.
+    /// The most capabilities that there is room for.
     const MOST: usize = 48;
     /// The enable bits in the message control registers, the upper halves of their words.
     const MSI_ENABLE: u32 = 1 << 16;

@@ -6,7 +6,7 @@ use x86_64::instructions::{self, port::Port};
 use super::acpi::{ResetRegister, ResetSpace, SoftOff};
 use super::serial;
 
-/// How this machine is switched off and reset, from its ACPI tables.
+/// The ways to switch this machine off and to reset it, from its ACPI tables.
 #[derive(Clone, Copy, Debug, Default)]
 struct Ways {
     soft_off: Option<SoftOff>,

@@ -20,7 +20,8 @@ use uart_16550::{BaudRate, Config, Uart16550};
 
 use super::console_line::{COM_PORTS, ConsoleLine};
 
-/// Room for what guests may have on their way, and for a burst of console output of a whole `--json` listing besides.
+/// The size of the ring, with room for what guests may have on their way, and for a burst of
+/// console output of a whole `--json` listing besides.
 pub(crate) const RING_SIZE: usize = 256 << 10;
 /// Polls of the line status register (about 1 us each on hardware) for a FIFO of 16 bytes
 /// to empty, which takes 1.4 ms. A UART that takes longer is broken and given up.
@@ -33,18 +34,18 @@ struct Serial {
     working: bool,
     buffered: bool,
     ring: &'static mut [u8; RING_SIZE],
-    /// Where the oldest byte in the ring is.
+    /// The position of the oldest byte in the ring.
     first: usize,
-    /// How many bytes there are in the ring.
+    /// The number of bytes in the ring.
     count: usize,
 }
 
-/// Apart from [`Serial`], to be in the BSS rather than in the image.
+/// The ring's bytes, apart from [`Serial`] to be in the BSS rather than in the image.
 static mut RING: [u8; RING_SIZE] = [0; RING_SIZE];
 
 static SERIAL: Mutex<Serial> = Mutex::new(Serial::new());
 
-/// How many bytes have gone into the ring, and how many of them out of it, since the start.
+/// The number of bytes that have gone into the ring, and of those out of it, since the start.
 static WRITTEN: AtomicU64 = AtomicU64::new(0);
 static SENT: AtomicU64 = AtomicU64::new(0);
 

@@ -11,11 +11,11 @@ use vmx::msr;
 
 use super::cpu::gdt;
 
-/// What a CPU is made to do.
+/// The measures against speculation that a CPU takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Remedies {
-    /// What is set in IA32_SPEC_CTRL once and for all, under guests too; empty if nothing that helps
-    /// there.
+    /// The bits of IA32_SPEC_CTRL that are set once and for all, under guests too; empty if none of
+    /// them helps.
     pub spec_ctrl: SpecCtrl,
     /// Whether TSX is switched off, by IA32_TSX_CTRL.
     pub disable_tsx: bool,
@@ -30,7 +30,7 @@ pub(crate) struct Remedies {
 }
 
 impl Remedies {
-    /// On a processor that needs none, or has no means.
+    /// No measures: for a processor that needs none, or has no means.
     #[cfg(test)]
     pub(crate) const NONE: Self = Self {
         spec_ctrl: SpecCtrl::empty(),

@@ -7,13 +7,13 @@ use spin::Mutex;
 
 const COLUMNS: usize = 80;
 const ROWS: usize = 25;
-/// Where the cells are: a character and its colors each.
+/// The address of the cells: a character and its colors each.
 const CELLS: u64 = 0xb_8000;
 /// Light gray on black, as the BIOS writes.
 const COLORS: u16 = 0x07 << 8;
 const BLANK: u16 = COLORS | b' ' as u16;
 
-/// What the screen shows.
+/// The content of the screen.
 #[derive(Debug)]
 struct Contents {
     cells: [[u16; COLUMNS]; ROWS],
@@ -71,7 +71,7 @@ impl Write for Contents {
     }
 }
 
-/// What a BIOS keeps in its data area about the screen.
+/// The data that a BIOS keeps in its data area about the screen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct BiosScreen {
     mode: u8,

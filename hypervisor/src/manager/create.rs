@@ -33,23 +33,24 @@ use crate::vm::ram::GuestRam;
 use crate::vm::{Vm, VmParts};
 use crate::vm_config::VmConfig;
 
-/// Makes VMs that run on this machine's processors.
+/// A factory of VMs that run on this machine's processors.
 pub(crate) struct HostFactory {
-    /// What the CPUs' VMX can do.
+    /// The capabilities of the CPUs' VMX.
     pub capabilities: &'static Capabilities,
     /// The frequency of the TSC.
     pub tsc: Hertz,
-    /// What guests are told of the host's MSRs.
+    /// The facts about the host's MSRs that guests are told.
     pub host_msrs: HostMsrs,
     /// Ports that exit: all.
     pub io_bitmaps: &'static IoBitmaps,
     /// Whether to let the processor virtualize the APIC, if it can.
     pub virtualize_apic: bool,
-    /// What a round trip into a guest and back takes more, in host TSC ticks: a model for measuring.
+    /// The additional cost of a round trip into a guest and back, in host TSC ticks: a model for
+    /// measuring.
     pub exit_cost: u64,
-    /// Brings VCPUs to look at their requests.
+    /// The means to bring VCPUs to look at their requests.
     pub waker: Arc<dyn Waker>,
-    /// Makes the far end of the serial line of a VM.
+    /// The function that makes the far end of the serial line of a VM.
     pub serial_output: Box<dyn Fn(VmId) -> Box<dyn SerialOutput> + Send + Sync>,
 }
 
@@ -215,7 +216,8 @@ fn date() -> NaiveDateTime {
     rtc::now().unwrap_or_default()
 }
 
-/// What guests' RAM leaves of the machine's memory: for the VMs' tables and devices.
+/// The part of the machine's memory that guests' RAM leaves for the VMs' tables and devices, in
+/// bytes.
 const LEFT_FOR_TABLES: u64 = 4 << 20;
 
 /// Returns `size` bytes of RAM for a guest: in one piece of host memory, aligned for the largest

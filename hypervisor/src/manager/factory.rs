@@ -16,18 +16,18 @@ use crate::vm::Vm;
 use crate::vm::ram::GuestRam;
 use crate::vm_config::VmConfig;
 
-/// Why a VM cannot be made.
+/// The reason why a VM cannot be made.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(crate) enum CreateError {
-    /// The machine's memory does not suffice.
+    /// A lack of memory for the guest's RAM.
     #[error(
         "not enough memory for {wanted} MiB of RAM: {free} MiB are free, of which a VM can have \
          {largest}; give it less with `mem=`, or the machine more"
     )]
     Memory {
-        /// What the VM wants, in MiB.
+        /// The RAM that the VM wants, in MiB.
         wanted: u64,
-        /// What is free, in MiB.
+        /// The memory that is free, in MiB.
         free: u64,
         /// The most that a VM can have of it, in MiB.
         largest: u64,
@@ -35,7 +35,7 @@ pub(crate) enum CreateError {
     /// No memory for the VM's structures.
     #[error("not enough memory for the VM's tables")]
     Tables,
-    /// The guest cannot be loaded.
+    /// A guest that cannot be loaded.
     #[error("{0}")]
     Load(#[from] LoadError),
     /// Too many VCPUs in all VMs for the identifiers that tag their translations.
@@ -58,24 +58,24 @@ impl From<EptError> for CreateError {
     }
 }
 
-/// When a VM's guest is loaded.
+/// The time at which a VM's guest is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Load {
-    /// As the VM is made: nothing else runs yet.
+    /// The time at which the VM is made: nothing else runs yet.
     Now,
-    /// By its first VCPU, in its own CPU time: other VMs run by now.
+    /// The CPU time of its first VCPU, which loads it: other VMs run by now.
     Later,
 }
 
 /// A VM that has just been made.
 pub(crate) struct NewVm {
-    /// What its VCPUs share.
+    /// The state that its VCPUs share.
     pub vm: Arc<Vm>,
     /// Its VCPUs, in the order of their numbers.
     pub vcpus: Vec<Box<dyn Runnable>>,
 }
 
-/// Makes VMs. The manager's tests have one that makes VCPUs of no processor.
+/// A factory of VMs. The manager's tests have one that makes VCPUs of no processor.
 pub(crate) trait VmFactory: Send + Sync {
     /// Returns the ticks of host time in a second.
     fn ticks_per_second(&self) -> u64;

@@ -43,13 +43,14 @@ const INPUT_CAPACITY: usize = 4096;
 /// A VM as the operator sees it.
 #[derive(Clone)]
 pub(crate) struct VmInfo {
-    /// What it is doing.
+    /// The state that it is in.
     pub state: VmState,
     /// RAM in bytes.
     pub memory: u64,
     /// The number of its VCPUs.
     pub vcpus: u32,
-    /// What its VCPUs share, or shared when it ran last; `None` if it has never been made.
+    /// The state that its VCPUs share, or shared when it ran last; `None` if it has never been
+    /// made.
     pub vm: Option<Arc<Vm>>,
 }
 
@@ -58,10 +59,10 @@ pub(crate) struct VmInfo {
 pub(crate) struct VmStop {
     /// The VM.
     pub vm: VmId,
-    /// Why it stops.
+    /// The reason why it stops.
     pub reason: StopReason,
-    /// What the VCPU was doing that came to this end, if that was not what the guest meant: its
-    /// number and a description.
+    /// The number of the VCPU that came to this end, and a description of what it was doing, if
+    /// that was not what the guest meant.
     pub dump: Option<(u32, String)>,
 }
 
@@ -70,9 +71,9 @@ pub(crate) struct VmManager {
     factory: Box<dyn VmFactory>,
     scheduler: Arc<Scheduler>,
     slots: Vec<VmSlot>,
-    /// There may be something for [`VmManager::work`].
+    /// Whether there may be something for [`VmManager::work`].
     has_work: AtomicBool,
-    /// What [`VmManager::take_stops`] has not told yet.
+    /// The ends of VMs that [`VmManager::take_stops`] has not told yet.
     stops: Mutex<Vec<VmStop>>,
 }
 

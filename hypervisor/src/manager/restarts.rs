@@ -12,18 +12,18 @@ const MOST: usize = 5;
 /// A guest that resets before it has come far does so again: a minute is longer than most boots.
 const PERIOD_SECONDS: u64 = 60;
 
-/// What becomes of a VM that has come to an end by itself.
+/// The decision on a VM that has come to an end by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// It stays as it is.
+    /// No restart: the VM stays as it is.
     Stop,
-    /// It is started again.
+    /// A restart.
     Restart,
-    /// It would be started again, but has been too often.
+    /// No restart although the policy wants one: there have been too many.
     TooOften,
 }
 
-/// When a VM has been started again of itself.
+/// The times of a VM's automatic restarts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Restarts {
     /// The last times, the oldest first where all are there.

@@ -17,22 +17,22 @@ use crate::vm_config::VmConfig;
 pub(super) struct VmSlot {
     pub(super) config: VmConfig<'static>,
     pub(super) life: Mutex<Life>,
-    /// What was typed for its serial port and has not been taken yet.
+    /// The bytes typed for its serial port that have not been taken yet.
     pub(super) input: Mutex<VecDeque<u8>>,
 }
 
-/// What changes about a VM.
+/// The part of a VM's slot that changes.
 pub(super) struct Life {
     pub(super) state: VmState,
-    /// Where each VCPU is pinned: kept over restarts.
+    /// The CPU that each VCPU is pinned to: kept over restarts.
     pub(super) pins: Vec<Option<u32>>,
     /// The one that runs, or the last one that did.
     pub(super) vm: Option<Arc<Vm>>,
-    /// Kept over restarts: it will fit.
+    /// The guest's RAM, kept over restarts: it will fit.
     pub(super) ram: Option<GuestRam>,
     /// Whether its guest has been loaded since it was made.
     pub(super) loaded: bool,
-    /// When it was started again of itself.
+    /// The times of its automatic restarts.
     pub(super) restarts: Restarts,
 }
 

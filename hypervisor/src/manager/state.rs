@@ -9,7 +9,7 @@ use super::factory::CreateError;
 use crate::scheduler::PinError;
 use crate::vcpu::StopReason;
 
-/// What a VM is doing.
+/// The state of a VM.
 ///
 /// ```text
 ///   Defined ──┐                      ┌───────────── pause ────────────┐
@@ -35,37 +35,37 @@ use crate::vcpu::StopReason;
 /// [`VmManager::work`]: super::VmManager::work
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum VmState {
-    /// It has not been started yet.
+    /// A VM that has not been started yet.
     Defined,
-    /// It is about to be made.
+    /// A VM that is about to be made.
     Starting,
-    /// Its first VCPU clears its RAM and loads its guest, in its own CPU time.
+    /// A VM whose first VCPU clears its RAM and loads its guest, in its own CPU time.
     Loading,
-    /// Its VCPUs get CPU time.
+    /// A VM whose VCPUs get CPU time.
     Running,
-    /// The operator has paused it, with its clock.
+    /// A VM that the operator has paused, with its clock.
     Paused,
-    /// Its VCPUs are coming off their CPUs.
+    /// A VM whose VCPUs are coming off their CPUs.
     Stopping {
-        /// What it comes to its end by.
+        /// The reason for its end.
         reason: StopReason,
         /// Whether it is to be started again then.
         restart: bool,
     },
-    /// It does not run any more; its RAM is as it left it.
+    /// A VM that does not run any more; its RAM is as it left it.
     Stopped(StopCause),
 }
 
-/// Why a VM does not run any more.
+/// The cause for which a VM does not run any more.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(crate) enum StopCause {
-    /// It has come to its end.
+    /// The end of the VM, for this reason.
     #[error("{0}")]
     Ended(StopReason),
-    /// It could not be made.
+    /// The failure to make the VM.
     #[error("{0}")]
     NotCreated(#[from] CreateError),
-    /// It is pinned to a CPU that does not exist.
+    /// A pin to a CPU that does not exist.
     #[error("{0}")]
     Pin(#[from] PinError),
 }
@@ -92,26 +92,26 @@ impl VmState {
     }
 }
 
-/// Why a request is refused; nothing has changed then.
+/// The reason why a request is refused; nothing has changed then.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(crate) enum RequestError {
     /// No such VM.
     #[error("there is no such VM")]
     NoVm,
-    /// The VM is not in a state for that.
+    /// A state of the VM that does not allow the request.
     #[error("{name} is {state}, so it cannot be {request}: `vms` shows it")]
     WrongState {
         /// Its name.
         name: String,
-        /// What it is.
+        /// The name of its state.
         state: &'static str,
-        /// What was asked for.
+        /// The request, as a past participle: `paused`, for instance.
         request: &'static str,
     },
-    /// The VM has never been made, so there is nothing to look at.
+    /// A VM that has never been made, so that there is nothing to look at.
     #[error("{0} has not run yet: `start` it")]
     NeverRan(String),
-    /// A VCPU cannot be pinned.
+    /// A VCPU that cannot be pinned.
     #[error("{0}")]
     Pin(#[from] PinError),
 }

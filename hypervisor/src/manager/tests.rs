@@ -21,7 +21,7 @@ use crate::vm_config::RestartPolicy;
 
 const MIB: u64 = 1 << 20;
 
-/// What a VCPU does at its next turns; when there is nothing more, its time is over.
+/// The actions of a VCPU at its next turns; when there are none left, its time is over.
 type Script = Arc<Mutex<VecDeque<Turn>>>;
 type Turn = Box<dyn FnOnce(&Vm) -> RunExit + Send>;
 
@@ -63,13 +63,13 @@ impl Runnable for ScriptedVcpu {
     }
 }
 
-/// What the tests see of the factory, and tell it.
+/// The state of the factory that the tests see and set.
 #[derive(Default)]
 struct Workshop {
-    /// How often RAM was allocated, and VMs were made.
+    /// The numbers of times that RAM was allocated, and VMs were made.
     allocated: usize,
     made: usize,
-    /// What the next attempts fail by.
+    /// The errors that the next attempts fail with.
     failures: VecDeque<CreateError>,
     /// The scripts of the VCPUs made last, by VM.
     scripts: Vec<Vec<Script>>,

@@ -58,7 +58,7 @@ pub(crate) fn pass_through() -> impl Iterator<Item = u32> {
     .into_iter()
 }
 
-/// What the host's MSRs tell that guests shall know.
+/// The values in the host's MSRs that guests shall know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct HostMsrs {
     /// The revision of its microcode: the high half of IA32_BIOS_SIGN_ID, after writing
@@ -84,9 +84,9 @@ pub(crate) struct Msrs {
     misc_enable: u64,
     mcg_status: u64,
     microcode_revision: u32,
-    /// In units of 100 MHz.
+    /// The ratio of the base frequency to 100 MHz.
     base_ratio: u8,
-    /// `None` if it does not exist.
+    /// The value of IA32_ARCH_CAPABILITIES; `None` if it does not exist.
     arch_capabilities: Option<u64>,
     xss: bool,
 }

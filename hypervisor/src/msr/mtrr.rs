@@ -6,11 +6,12 @@ use arch::msr::*;
 
 use crate::guest_boot::memory_map::{DEVICE_HOLE_END, DEVICE_HOLE_START};
 
-/// Pairs of base and mask.
+/// The number of variable ranges, pairs of base and mask.
 const VARIABLE: usize = 8;
 /// All fixed-range registers.
 const FIXED: usize = 11;
-/// That many variable ranges; fixed ranges (bit 8) and write combining (bit 10) are there.
+/// The value of IA32_MTRRCAP: the number of variable ranges; fixed ranges (bit 8) and write
+/// combining (bit 10) are there.
 const CAPABILITIES: u64 = VARIABLE as u64 | 1 << 8 | 1 << 10;
 const ENABLE: u64 = 1 << 11;
 const FIXED_ENABLE: u64 = 1 << 10;

@@ -10,9 +10,9 @@ use super::error::CommandError;
 #[derive(Clone, Debug)]
 pub(crate) struct Arguments<'a> {
     command: &'static Command,
-    /// In the order of the command's parameters; those left out are not there.
+    /// The arguments, in the order of the command's parameters; those left out are not there.
     values: Vec<&'a str>,
-    /// In the order of the command's options.
+    /// The values of the command's options, in their order.
     options: Vec<Option<&'a str>>,
 }
 

@@ -15,18 +15,18 @@ use crate::ids::VmId;
 pub(crate) struct Command {
     /// The word that calls it.
     pub name: &'static str,
-    /// How to write it, in a line: arguments in capitals, what may be left out in brackets.
+    /// The form of the command, in a line: arguments in capitals, what may be left out in brackets.
     pub usage: &'static str,
-    /// What it does, in a line.
+    /// The effect of the command, in one line.
     pub summary: &'static str,
-    /// What else is to be known, in lines of at most 100 characters; may be empty.
+    /// Further information, in lines of at most 100 characters; may be empty.
     pub details: &'static str,
     /// The arguments that are known by their place, in their order.
     pub parameters: &'static [Parameter],
     /// The arguments that are known by a name in front, in any place. Every command has `--json`
     /// besides.
     pub options: &'static [OptionParameter],
-    /// Carries it out, or begins to.
+    /// The function that carries it out, or begins to.
     pub run: fn(&Arguments<'_>, &mut Context<'_>) -> Result<Outcome, CommandError>,
 }
 
@@ -37,7 +37,7 @@ pub(crate) struct Parameter {
     pub name: &'static str,
     /// Whether it may be left out, and what follows it with it.
     pub optional: bool,
-    /// What may stand there.
+    /// The words that may stand there.
     pub candidates: Candidates,
 }
 
@@ -71,7 +71,7 @@ impl Parameter {
     }
 }
 
-/// What is known of the words that may stand for an argument: the tab key offers them.
+/// The known words that may stand for an argument: the tab key offers them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Candidates {
     /// Nothing: numbers, for instance.
@@ -93,15 +93,15 @@ pub(crate) struct OptionParameter {
     pub example: &'static str,
 }
 
-/// What comes of a command that has been begun.
+/// The outcome of a command that has been begun.
 pub(crate) enum Outcome {
-    /// It has been carried out and answered.
+    /// A command that has been carried out and answered.
     Done,
-    /// It goes on in steps, and answers in the course of them.
+    /// A command that goes on in steps, and answers in the course of them.
     GoesOn(Box<dyn Job>),
-    /// The operator is to be attached to this VM's console.
+    /// A request to attach the operator to this VM's console.
     Attach(VmId),
-    /// The machine is to be switched off.
+    /// A request to switch the machine off.
     PowerOff,
 }
 
@@ -122,8 +122,8 @@ pub(crate) trait Job: Send {
 /// Whether a [`Job`] has come to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
-    /// All has been answered.
+    /// A job that has answered all.
     Done,
-    /// There is more to do.
+    /// A job that has more to do.
     More,
 }

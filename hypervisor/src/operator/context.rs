@@ -14,9 +14,9 @@ use crate::ids::VmId;
 use crate::manager::VmManager;
 use crate::vm::Vm;
 
-/// What a command works with, given to it when it runs.
+/// The environment of a command, given to it when it runs.
 pub(crate) struct Context<'a> {
-    /// Where its answer goes.
+    /// The writer of its answer.
     pub answer: Answer<'a>,
     /// The VMs.
     pub vms: &'a VmManager,

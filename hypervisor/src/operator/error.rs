@@ -9,7 +9,7 @@ use super::command::{Candidates, Command, Parameter};
 use super::suggest::suggest;
 use crate::manager::RequestError;
 
-/// Why a command is not carried out.
+/// The reason why a command is not carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CommandError {
     kind: &'static str,

@@ -14,20 +14,20 @@ use super::terminal::Terminal;
 use crate::ids::VmId;
 use crate::vm::host::SerialOutput;
 
-/// How closely the line is followed: a VCPU that waits does so until the line has taken this part
-/// of the room.
+/// The number of pieces of a guest's room, by which the line is followed: a VCPU that waits does so
+/// until the line has taken one.
 const PIECES: usize = 64;
 
 /// The most room that a guest has, in bytes: what a Linux writes while it boots goes in at once.
 const MAX_ROOM: u64 = 32 << 10;
 
-/// How much of what a guest has written is still on its way. Positions are counts of bytes that
-/// anybody has written to the line.
+/// The output of a guest that is still on its way. Positions are counts of bytes that anybody has
+/// written to the line.
 #[derive(Debug)]
 struct Backlog {
     /// The length of a piece.
     piece: u64,
-    /// Where the last pieces ended, the oldest at `oldest`.
+    /// The positions at which the last pieces ended, the oldest at `oldest`.
     ends: [u64; PIECES],
     oldest: usize,
     /// Bytes in the present piece.
@@ -63,7 +63,7 @@ impl Backlog {
 /// The far end of a guest's serial line: a channel of the terminal.
 pub(crate) struct GuestOutput {
     terminal: Arc<Terminal>,
-    /// Whose it is.
+    /// The VM whose serial line it is.
     vm: VmId,
     backlog: Mutex<Backlog>,
     full: AtomicBool,

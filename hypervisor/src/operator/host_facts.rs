@@ -4,12 +4,12 @@ use alloc::borrow::Cow;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-/// Something about the machine.
+/// A fact about the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fact {
-    /// What it is about: a word.
+    /// The subject of the fact: a word.
     pub subject: Cow<'static, str>,
-    /// How it is.
+    /// The state of the subject.
     pub state: String,
 }
 
@@ -24,13 +24,13 @@ impl Fact {
     }
 }
 
-/// What is known of the machine.
+/// The known facts about the machine.
 #[derive(Clone, Debug)]
 pub(crate) struct HostFacts {
-    /// What stays as it was found.
+    /// The facts that stay as they were found.
     pub found: Vec<Fact>,
-    /// Returns what changes, as it is now.
+    /// The function that returns the facts that change, as they are now.
     pub now: fn() -> Vec<Fact>,
-    /// Returns tarpit's last messages, in lines.
+    /// The function that returns tarpit's last messages, in lines.
     pub log: fn() -> String,
 }

@@ -18,7 +18,7 @@ use crate::vm::Vm;
 pub(super) struct TargetInfo {
     /// Its roots; the operator named the first.
     pub roots: Vec<Root>,
-    /// How it is suppressed.
+    /// The order by which it is suppressed.
     pub order: Order,
 }
 
@@ -44,10 +44,10 @@ pub(super) fn root_format(vm: &Vm) -> RootFormat {
 /// The processes seen in a VM, being put together a little at a time: there may be thousands.
 pub(super) struct Processes {
     format: RootFormat,
-    /// Of the digests of user halves.
+    /// The seed of the digests of user halves.
     seed: u64,
     roots: Vec<SeenRoot>,
-    /// Of the first of the roots.
+    /// The digests of the user halves of the first of the roots.
     digests: Vec<Option<u128>>,
 }
 

@@ -11,14 +11,14 @@ pub(crate) struct Pattern {
     length: usize,
 }
 
-/// Why a word is no pattern.
+/// The reason why a word is no pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PatternError {
-    /// There is nothing in it.
+    /// An empty word.
     Empty,
-    /// It is longer than [`Pattern::MAX`] bytes.
+    /// A pattern longer than [`Pattern::MAX`] bytes.
     TooLong,
-    /// Behind `0x` are not pairs of hexadecimal digits.
+    /// A word whose characters behind `0x` are not pairs of hexadecimal digits.
     BadHex,
 }
 

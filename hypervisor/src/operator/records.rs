@@ -53,11 +53,11 @@ pub(crate) struct TargetLine<'a> {
     pub cr3: Cr3,
     /// Its other roots, as far as they are known.
     pub aliases: Aliases<'a>,
-    /// What timer intervals are divided by.
+    /// The divisor of timer intervals.
     pub interval: u32,
-    /// What time is multiplied by.
+    /// The factor by which time is multiplied.
     pub clock: u32,
-    /// How it is suppressed.
+    /// The policy by which it is suppressed.
     pub policy: &'static str,
 }
 
@@ -107,10 +107,10 @@ impl Record for LogLine<'_> {
     }
 }
 
-/// That a command did what it says, without more to tell.
+/// The answer of a command that did what it says, without more to tell.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct DoneLine<'a> {
-    /// What was done, in words.
+    /// The effect of the command, in words.
     pub done: &'a str,
 }
 

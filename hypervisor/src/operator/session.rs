@@ -21,8 +21,8 @@ const TYPED_AHEAD_CAPACITY: usize = 1024;
 /// Ctrl-C: ends the command that goes on.
 const INTERRUPT: u8 = 3;
 
-/// How long a command goes on at a time: this part of a second, a quarter of the time between
-/// two looks at the line.
+/// The length of a command's turn, as a divisor of a second: a quarter of the time between two
+/// looks at the line.
 pub(super) const TURNS_PER_SECOND: u64 = 4000;
 
 /// A session of the operator's at a terminal.
@@ -31,7 +31,7 @@ pub(crate) struct Session {
     host: HostFacts,
     /// The command that goes on, if one does.
     job: Option<RunningJob>,
-    /// What has been typed meanwhile.
+    /// The bytes typed meanwhile.
     typed_ahead: VecDeque<u8>,
 }
 

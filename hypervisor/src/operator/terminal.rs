@@ -33,7 +33,7 @@ pub(crate) trait SerialLine: Send + Sync {
     fn poll(&self);
 }
 
-/// What a command's answer is written to.
+/// The output for a command's answer: a serial line.
 pub(super) struct LineOutput<'a>(pub &'a dyn SerialLine);
 
 impl Output for LineOutput<'_> {

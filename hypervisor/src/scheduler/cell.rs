@@ -13,7 +13,7 @@ use crate::vcpu::{HostCpu, RunExit, Vcpu};
 use crate::vm::Vm;
 use crate::vm::requests::VcpuRequests;
 
-/// What a CPU does with a VCPU, whatever that is made of.
+/// A VCPU that a CPU can run, whatever it is made of.
 pub(crate) trait Runnable: Send {
     /// Puts it on this CPU, which is `cpu`. No other CPU has it.
     ///

@@ -8,7 +8,7 @@ pub(crate) struct Latency {
     pub max: u64,
     /// All together.
     pub total: u64,
-    /// How many there were.
+    /// The number of waiting times.
     pub count: u64,
 }
 

@@ -42,7 +42,7 @@ pub(crate) use policy::{Decision, PinError, Policy, Settings};
 
 struct Queues {
     policy: Policy,
-    /// By VM and index.
+    /// The cells of all VCPUs, by VM and index.
     cells: Vec<Vec<Arc<VcpuCell>>>,
 }
 
@@ -52,7 +52,7 @@ impl Queues {
     }
 }
 
-/// What a VCPU has had of the machine.
+/// The part of the machine that a VCPU has had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CpuUsage {
     /// The CPU whose queue it is in.
@@ -61,7 +61,7 @@ pub(crate) struct CpuUsage {
     pub pinned: bool,
     /// CPU time, in host TSC ticks, up to the last decision.
     pub received: u64,
-    /// How long it has waited for a CPU when it was woken.
+    /// The times that it has waited for a CPU when it was woken.
     pub latency: Latency,
 }
 

@@ -29,14 +29,14 @@ impl CpuSet {
     }
 }
 
-/// What a VCPU is up to.
+/// The scheduling state of a VCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RunState {
-    /// Nothing to do, until then or until it is woken.
+    /// A VCPU with nothing to do, until `wake_at` or until it is woken.
     Blocked { wake_at: HostTicks },
-    /// In the queue.
+    /// A VCPU in the queue.
     Waiting,
-    /// On its CPU.
+    /// A VCPU on its CPU.
     Running,
 }
 
@@ -50,7 +50,7 @@ pub(super) struct VcpuEntry {
     pub(super) loaded_on: Option<usize>,
     /// Virtual time within its VM.
     pub(super) time: u128,
-    /// When it was woken, while it waits for the first turn since.
+    /// The time at which it was woken, while it waits for the first turn since.
     pub(super) woken_at: Option<HostTicks>,
     pub(super) latency: Latency,
     /// CPU time in all.
@@ -85,7 +85,7 @@ pub(super) struct VmEntry {
     pub(super) stopping: bool,
     /// Virtual time on each CPU.
     pub(super) time: Vec<u128>,
-    /// On each CPU, the virtual time within the VM up to which its VCPUs have been served; never
+    /// The virtual time within the VM up to which its VCPUs have been served on each CPU; never
     /// goes back.
     pub(super) floor: Vec<u128>,
     pub(super) vcpus: Vec<VcpuEntry>,

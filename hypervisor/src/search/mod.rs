@@ -33,8 +33,8 @@ pub(crate) struct Search {
     format: RootFormat,
     /// The virtual address where the next step begins.
     next: u64,
-    /// What the last step ended with, in front of what the next one reads: a match may lie
-    /// across.
+    /// The bytes that the last step ended with, in front of those that the next one reads: a match
+    /// may lie across.
     buffer: Vec<u8>,
     /// The length of that, if what comes next follows in virtual space.
     kept: usize,

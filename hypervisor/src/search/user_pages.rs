@@ -18,7 +18,7 @@ pub(super) struct Region {
     pub start: u64,
     /// The address behind it.
     pub end: u64,
-    /// What it is mapped to, if user mode can read it.
+    /// The guest-physical address that it is mapped to, if user mode can read it.
     pub frame: Option<GuestPhysAddr>,
 }
 

@@ -8,7 +8,7 @@ use arch::msr::{ArchCapabilities as Says, McuOptCtrl, SpecCtrl};
 use super::{Issue, Processor};
 use crate::machine::speculation::Remedies;
 
-/// How much a processor is kept from, for tenants' sake, and by what.
+/// The defenses of tenants against the issues of a processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Defenses {
     processor: Processor,
@@ -18,14 +18,14 @@ pub(crate) struct Defenses {
     mcu_opt_ctrl: McuOptCtrl,
 }
 
-/// What there is to say of an issue.
+/// The status of an issue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Status {
-    /// The processor does not have it.
+    /// An issue that the processor does not have.
     NotAffected,
-    /// What is done keeps tenants apart.
+    /// An issue for which these measures keep tenants apart.
     Mitigated(&'static str),
-    /// Something is left open.
+    /// An issue that leaves something open, for this reason.
     Vulnerable(&'static str),
 }
 
@@ -39,7 +39,7 @@ impl fmt::Display for Status {
     }
 }
 
-/// Nothing can be done without it.
+/// The reason where nothing can be done for lack of microcode.
 const NO_MICROCODE: &str = "no microcode";
 
 impl Defenses {

@@ -78,8 +78,8 @@ impl Issue {
 }
 
 bitflags::bitflags! {
-    /// What a model is known for: flaws that only listed models have, and flaws that a model is
-    /// known not to have although it cannot say so.
+    /// The facts that a model is known for: flaws that only listed models have, and flaws that a
+    /// model is known not to have although it cannot say so.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     struct Known: u16 {
         const SRBDS = 1 << 0;

@@ -11,13 +11,13 @@ use super::defenses::Status;
 use super::*;
 use crate::machine::speculation::Remedies;
 
-/// What microcode of 2018 and later enumerates.
+/// The features that microcode of 2018 and later enumerates.
 const CONTROLS: Leaf7Edx = Leaf7Edx::IBRS_IBPB
     .union(Leaf7Edx::STIBP)
     .union(Leaf7Edx::SSBD)
     .union(Leaf7Edx::ARCH_CAPABILITIES);
 const BUFFERS: Leaf7Edx = Leaf7Edx::MD_CLEAR.union(Leaf7Edx::L1D_FLUSH);
-/// What processors since Cascade Lake deny or have.
+/// The flaws that processors since Cascade Lake deny, and the features that they have.
 const MENDED: Says = Says::RDCL_NO
     .union(Says::IBRS_ALL)
     .union(Says::SKIP_L1DFL_VMENTRY)

@@ -16,9 +16,9 @@ use crate::machine::{
 };
 use crate::options::Options;
 
-/// What has been found out about the machine, for [`run::run`] to use.
+/// The facts found out about the machine, for [`run::run`] to use.
 struct Machine {
-    /// Where the boot loader put things: modules (guest kernels and initrds) above all.
+    /// The places where the boot loader put things: modules (guest kernels and initrds) above all.
     boot_info: BootInfo,
     /// tarpit's command line, parsed.
     options: Options,
@@ -26,7 +26,7 @@ struct Machine {
     acpi: Acpi,
     /// The TSC's frequency and how it was measured.
     tsc: tsc::Calibration,
-    /// Where other CPUs wake up.
+    /// The code where other CPUs wake up.
     trampoline: Trampoline,
 }
 

@@ -45,13 +45,13 @@ struct Shared {
     deadline_works: bool,
 }
 
-/// Set before other CPUs are let go.
+/// The state shared by all CPUs, set before other CPUs are let go.
 static SHARED: Once<Shared> = Once::new();
 
-/// What the boot CPU's VMX can do, for others to be compared with.
+/// The capabilities of the boot CPU's VMX, for others to be compared with.
 static BOOT_CAPABILITIES: Once<Capabilities> = Once::new();
 
-/// What the boot CPU says of its flaws and remedies, for others to be compared with.
+/// The flaws and remedies that the boot CPU reports, for others to be compared with.
 static BOOT_PROCESSOR: Once<Processor> = Once::new();
 
 /// Runs what the boot modules describe, until the machine is switched off.

@@ -14,7 +14,7 @@ use crate::guest_memory::GuestMemory;
 
 const PRESENT: u64 = PageTableFlags::PRESENT.bits();
 
-/// What CR3 refers to: the shape of the topmost paging structure.
+/// The shape of the topmost paging structure, which CR3 refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RootFormat {
     /// A page directory of 1024 entries of 4 bytes (32-bit paging).

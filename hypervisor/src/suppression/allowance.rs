@@ -8,9 +8,9 @@
 
 use devices::time::{Hertz, HostTicks};
 
-/// One tick in so many is free.
+/// The share of all time that is free, as a divisor: one tick in so many.
 const SHARE: u64 = 256;
-/// What may be had in a row, as the time in which it is earned: a tenth of a second.
+/// The most that may be had in a row, as the time in which it is earned: a tenth of a second.
 const BURSTS_PER_SECOND: u64 = 10;
 
 /// An allowance of ticks.

@@ -59,20 +59,20 @@ impl Share {
     }
 }
 
-/// What a target has used, and what it may still use.
+/// The CPU time that a target has used, and that it may still use.
 #[derive(Clone, Debug)]
 pub(crate) struct Budget {
     share: Share,
     /// A slot's length, in ticks.
     slot: u64,
-    /// What was used in the last slots, in ticks: slot `n` since time zero is at `n` modulo
-    /// their number.
+    /// The ticks used in each of the last slots: slot `n` since time zero is at `n` modulo their
+    /// number.
     used: [u64; SLOTS],
     /// The sum of `used`.
     in_window: u64,
     /// The number of the current slot.
     current: u64,
-    /// What the bucket holds, in millionths of a tick: at most a second's allowance.
+    /// The content of the bucket, in millionths of a tick: at most a second's allowance.
     bucket: i128,
     filled_at: HostTicks,
 }

@@ -15,28 +15,30 @@ use super::record::Limit;
 use super::vcpu::Stop;
 use super::{Directive, Stay, Suppression};
 
-/// How often a VCPU is looked at whose target is in the kernel and is to be stopped as soon as it
+/// The rate of looks at a VCPU whose target is in the kernel and is to be stopped as soon as it
 /// leaves, as a divisor of a second: every 50 us.
 const LOOKS_PER_SECOND: u64 = 20_000;
-/// ... or every so many exits, where exits are dear.
+/// The least interval of these looks, as a multiple of what an exit takes: it counts where exits
+/// are dear.
 const LOOK_EXITS: u64 = 16;
-/// How often a VCPU is looked at that may run a hidden target, but mostly runs somebody else: at most
-/// one percent of its time is for that.
+/// The rate of looks at a VCPU that may run a hidden target, but mostly runs somebody else, as a
+/// divisor of a second: at most one percent of its time is for that.
 const HIDDEN_LOOKS_PER_SECOND: u64 = 4_000;
 const HIDDEN_LOOK_EXITS: u64 = 128;
-/// ... and at least so many ticks apart: a look takes some thousand.
+/// The least interval of looks for a hidden target, in ticks: a look takes some thousand.
 const HIDDEN_LOOK_TICKS: u64 = 250_000;
 /// The guest time that may pass while a VM exit is on its way, as a divisor of a second: a tick of
 /// most guests. A clock that is faster than that allows would not be stopped in time.
 const GUEST_TIME_OF_AN_EXIT: u64 = 250;
-/// What tarpit does from an exit until the clock has changed takes about so many ticks.
+/// The ticks, about, that tarpit takes from an exit until the clock has changed.
 const WAY_TO_THE_CLOCK: u64 = 2_000;
 /// The slowest of fast clocks where exits are dear.
 const LEAST_FAST: u64 = 16;
-/// How far the lead of a parked VCPU falls before it runs again, as a divisor of a second: a tick.
+/// The time by which the lead of a parked VCPU falls before it runs again, as a divisor of a
+/// second: a tick.
 const LEAD_STEP: u64 = 250;
 
-/// What a VCPU with a target wants.
+/// The wish of a VCPU with a target: to run it or not, and with which clock.
 struct Wish {
     stop: Stop,
     fast: Option<Rates>,

@@ -46,9 +46,9 @@ impl Factor {
 /// The two knobs of suppression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Factors {
-    /// What the intervals of timer interrupts are divided by.
+    /// The divisor of the intervals of timer interrupts.
     pub interval: Factor,
-    /// What the progress of readable time is multiplied by.
+    /// The multiplier of the progress of readable time.
     pub clock: Factor,
 }
 

@@ -37,40 +37,40 @@ const fn fraction(numerator: u64, denominator: u64) -> Rate {
     }
 }
 
-/// Who could see the VM's time pass.
+/// The VCPUs that could see the VM's time pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Observers {
     /// VCPUs that run.
     Run,
-    /// None runs, and some wait for a physical CPU.
+    /// VCPUs that wait for a physical CPU, while none runs.
     Wait,
     /// None: all are halted or parked.
     None,
 }
 
-/// How long it may take.
+/// The time in which a lead is to be given back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Haste {
     /// The others' guest time between two turns of the target.
     Horizon,
-    /// There is no target any more: soon.
+    /// A short time, as there is no target any more.
     Released,
 }
 
-/// The controller.
+/// The controller by which leads are given back.
 #[derive(Clone, Debug)]
 pub(super) struct GiveBack {
-    /// Below this distance, in ticks, the clock is right.
+    /// The distance from real time, in ticks, below which the clock is right.
     tolerance: u64,
     /// The guest time that others had between turns of the target, about, in ticks.
     horizon: u64,
     shortest_horizon: u64,
     longest_horizon: u64,
-    /// The clock may stand still for so long while sleepers wait for their timers, in ticks.
+    /// The most that the clock may stand still for while sleepers wait for their timers, in ticks.
     standstill: u64,
-    /// In how much real time a lead is gone after the release, in ticks.
+    /// The real time in which a lead is gone after the release, in ticks.
     release: u64,
-    /// What is in force for each line since the last turn of the target.
+    /// The rates of the two lines that are in force since the last turn of the target.
     chosen: Option<Rates>,
     haste: Haste,
 }

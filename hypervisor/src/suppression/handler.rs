@@ -21,12 +21,12 @@ use devices::time::HostTicks;
 /// apart belong to different stacks.
 const STACK: u64 = 16 << 10;
 
-/// Where a VCPU is.
+/// The execution context of a VCPU: its mode, its interruptibility and its stack pointer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Context {
-    /// It is in user mode.
+    /// Whether it is in user mode.
     pub user_mode: bool,
-    /// It takes interrupts: RFLAGS.IF is set, and nothing blocks them.
+    /// Whether it takes interrupts: RFLAGS.IF is set, and nothing blocks them.
     pub interruptible: bool,
     /// Its stack pointer.
     pub rsp: u64,
@@ -35,13 +35,13 @@ pub(crate) struct Context {
 /// A handler that runs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Handler {
-    /// What was interrupted.
+    /// The context that was interrupted.
     frame: Context,
     since: HostTicks,
     look_at: HostTicks,
-    /// It has been looked at, and was not over.
+    /// Whether it has been looked at, and was not over.
     looked_at: bool,
-    /// The target has not caused it: its time is not charged.
+    /// Whether the target has not caused it: its time is not charged then.
     pub free: bool,
 }
 
@@ -76,16 +76,16 @@ impl Handler {
     }
 }
 
-/// How long this guest's handlers take.
+/// The lengths of this guest's handlers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lengths {
     /// The average of those whose end was seen, in ticks.
     usual: u64,
-    /// What a handler is given before it is taken to be over, in ticks.
+    /// The time that a handler is given before it is taken to be over, in ticks.
     longest: u64,
-    /// What a VCPU is left alone for at least, in ticks.
+    /// The least time for which a VCPU is left alone, in ticks.
     least_look: u64,
-    /// The last end was reported.
+    /// Whether the last end was reported.
     reported: bool,
 }
 

@@ -10,21 +10,21 @@
 
 use arch::RFlags;
 
-/// Who runs, as far as is known.
+/// The kind of thread that runs, as far as is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Thread {
-    /// Nobody has looked, or it cannot be told.
+    /// A thread of unknown kind: nobody has looked, or it cannot be told.
     #[default]
     Unknown,
-    /// It came from user mode, and goes back there.
+    /// A thread that came from user mode, and goes back there.
     User,
-    /// It is the kernel's own.
+    /// A thread of the kernel's own.
     Kernel,
 }
 
-/// How far up the stack the frame is looked for, in bytes.
+/// The depth to which the frame is looked for, up the stack, in bytes.
 const DEPTH: u64 = 16 << 10;
-/// ... in pieces of this size, which do not cross pages.
+/// The size of the pieces in which the stack is read, in bytes: they do not cross pages.
 const PIECE: u64 = 512;
 /// RFLAGS in user mode: bit 1 is always set, and so is IF; bits that have no meaning are zero.
 const RFLAGS_FIXED: u64 = 1 << 1 | RFlags::INTERRUPT_FLAG.bits();

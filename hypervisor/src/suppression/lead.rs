@@ -14,21 +14,22 @@ use devices::time::HostTicks;
 /// Bits of the fraction of a [`Rate`], and of an exact lead.
 const FRACTION_BITS: u32 = 48;
 
-/// Where a gain is booked.
+/// The account to which a gain is booked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Booking {
-    /// It will be given back.
+    /// The account of gains that will be given back.
     Lead,
-    /// It stays.
+    /// The account of gains that stay.
     Drift,
 }
 
-/// How far the two lines are ahead of real time, in host ticks; negative if they are behind.
+/// The distance by which the two lines are ahead of real time, in host ticks; negative if they are
+/// behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Lead {
-    /// What the guest reads as time.
+    /// The distance of the line that the guest reads as time.
     pub counter: i64,
-    /// What its timers are due on.
+    /// The distance of the line that its timers are due on.
     pub timer: i64,
 }
 
@@ -81,7 +82,7 @@ fn whole_ticks(exact: i128) -> i64 {
 pub(super) struct Account {
     counter: Line,
     timer: Line,
-    /// Up to when gains are booked.
+    /// The host time up to which gains are booked.
     since: HostTicks,
     /// The course of the VM's clock, and where its gain is booked, from then on.
     course: Course,

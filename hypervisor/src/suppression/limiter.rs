@@ -17,7 +17,7 @@ use super::allowance::Allowance;
 #[derive(Clone, Debug)]
 pub(super) struct Limiter {
     lost: Allowance,
-    /// The ticks that a change takes, averaged.
+    /// The average cost of a change, in ticks.
     usual: u64,
 }
 

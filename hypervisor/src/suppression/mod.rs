@@ -85,82 +85,83 @@ use vcpu::VcpuRecord;
 
 pub(crate) use factors::{Factor, Factors};
 
-/// What a VCPU is seen to do after a VM exit.
+/// The state in which a VCPU is seen after a VM exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Observation {
     /// The root of its address space; `None` without paging.
     pub root: Option<(Root, RootFormat)>,
-    /// The root has been loaded since the last observation, even if it was there before.
+    /// Whether the root has been loaded since the last observation, even if it was there before.
     pub loaded: bool,
-    /// It waits for an event.
+    /// Whether it waits for an event.
     pub halted: bool,
-    /// Where it is.
+    /// The context in which it executes.
     pub context: Context,
-    /// Whose kernel thread it is in, if that was asked for.
+    /// The kind of kernel thread that it is in, if that was asked for.
     pub thread: Thread,
 }
 
 /// Something that has happened to a VCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// It has left the guest, and is seen to do this.
+    /// An exit from the guest, with the state that is seen after it.
     Seen(Observation),
-    /// An event has ended its halt.
+    /// The end of its halt, by an event.
     Woke,
-    /// An interrupt is about to be delivered to it in this context and thread.
+    /// An interrupt that is about to be delivered to it in this context and thread.
     Interrupted(Context, Thread),
-    /// The code that was interrupted goes on.
+    /// The resumption of the code that was interrupted.
     Resumed(Context),
-    /// It has got a physical CPU.
+    /// The arrival on a physical CPU.
     OnCpu,
-    /// It has lost its physical CPU.
+    /// The departure from its physical CPU.
     OffCpu,
-    /// Time has passed, nothing else.
+    /// The passage of time, and nothing else.
     Time,
 }
 
-/// What a VCPU is to do until it is asked again.
+/// The stay of a VCPU, in the guest or out of it, until it is asked again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stay {
-    /// Run its guest.
+    /// Execution of the guest.
     Run,
-    /// Stay out of the guest, but on its CPU: it will not be for long.
+    /// A short wait out of the guest, on its CPU.
     Hold,
-    /// Stay out of the guest, and leave the CPU to others until then.
+    /// A wait out of the guest until then, with the CPU left to others.
     Park(HostTicks),
 }
 
-/// What is to be done.
+/// The instructions of suppression to a VCPU that has reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Directive {
     /// The course of the VM's clock.
     pub clock: Course,
-    /// What the VCPU does. An interrupt that it can take always lets it run.
+    /// The stay of the VCPU. An interrupt that it can take always lets it run.
     pub stay: Stay,
-    /// When the VCPU is to be asked again at the latest, whatever it does.
+    /// The latest time at which the VCPU is to be asked again, whatever it does.
     pub look_at: HostTicks,
-    /// When any VCPU of the VM that runs is to be asked again.
+    /// The time at which any VCPU of the VM that runs is to be asked again.
     pub vm_look_at: HostTicks,
-    /// The VCPU is to report as soon as it takes interrupts.
+    /// Whether the VCPU is to report as soon as it takes interrupts.
     pub report_when_interruptible: bool,
-    /// VCPUs are to report what they do: there are targets, or a lead is to be given back.
+    /// Whether VCPUs are to report what they do: there are targets, or a lead is to be given back.
     pub report: bool,
-    /// There are targets, whose switches are to be seen.
+    /// Whether there are targets, whose switches are to be seen.
     pub has_targets: bool,
-    /// A target's root is loaded, whoever runs.
+    /// Whether a target's root is loaded, whoever runs.
     pub target_loaded: bool,
-    /// A target runs: loads of other roots are of interest, of its own not.
+    /// Whether a target runs: loads of other roots are of interest then, of its own not.
     pub target_in: bool,
-    /// A target's root is loaded, but somebody else runs: the target may at any time, without a load.
+    /// Whether a target's root is loaded, but somebody else runs: the target may at any time,
+    /// without a load.
     pub target_hidden: bool,
-    /// A handler runs: the VCPU is to report when the interrupted code goes on.
+    /// Whether a handler runs: the VCPU is to report when the interrupted code goes on.
     pub handler_runs: bool,
-    /// Timers that are due before this are to be late until then.
+    /// The time until which timers that are due before it are delayed.
     pub timers_from: HostTicks,
 }
 
 impl Directive {
-    /// Nothing: no target is known of.
+    /// The directive to do nothing: no target is known of.
     pub(crate) const NONE: Self = Self {
         clock: Course::REAL_TIME,
         stay: Stay::Run,
@@ -185,22 +186,22 @@ pub(crate) struct Suppression {
     targets: Targets,
     non_targets: NonTargets,
     vcpus: [VcpuRecord; MAX_VCPUS],
-    /// How many there are of `vcpus`.
+    /// The number of entries of `vcpus` that are in use.
     count: usize,
     time: Account,
     give_back: GiveBack,
     limiter: Limiter,
     handlers: Lengths,
-    /// What an exit takes that a timer causes, in ticks.
+    /// The time that an exit takes that a timer causes, in ticks.
     latency: u64,
-    /// What a VCPU is left alone for at least, in ticks.
+    /// The least time for which a VCPU is left alone, in ticks.
     least_run: u64,
-    /// Another VM wants a CPU that this one has.
+    /// Whether another VM wants a CPU that this one has.
     contended: bool,
-    /// What the clock is to do, and where its gain is booked.
+    /// The course that the clock is to take, and the account to which its gain is booked.
     clock: Course,
     booking: Booking,
-    /// When the clock is to change again, if a VCPU runs then.
+    /// The time at which the clock is to change again, if a VCPU runs then.
     vm_look_at: HostTicks,
     /// The guest time since which no target has been in, while none is.
     others_since: Option<u64>,

@@ -9,14 +9,14 @@ use devices::time::Hertz;
 use super::Factors;
 use super::budget::Share;
 
-/// How a target is suppressed.
+/// The way in which a target is suppressed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Policy {
     /// The paper's way: while the target runs, the guest's clock is fast, and stays ahead by what it
     /// gained. Nothing else holds the target.
     Paper,
-    /// The clock's gain is bounded and given back, the target has a budget of real CPU time, and is
-    /// parked where nobody else could be given its time.
+    /// Bounds and a budget: the clock's gain is bounded and given back, the target has a budget of
+    /// real CPU time, and is parked where nobody else could be given its time.
     #[default]
     Bounded,
 }
@@ -47,13 +47,13 @@ impl fmt::Display for Policy {
     }
 }
 
-/// How far a guest's clock may be ahead of real time, in milliseconds.
+/// The most that a guest's clock may be ahead of real time, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Bounds {
-    /// While another VM wants the CPU: what a target's guest cannot be given in true time is that
-    /// one's.
+    /// The bound while another VM wants the CPU: what a target's guest cannot be given in true time
+    /// is that VM's.
     pub contended: u32,
-    /// While none does: better a clock that wobbles than an idle CPU.
+    /// The bound while none does: better a clock that wobbles than an idle CPU.
     pub uncontended: u32,
 }
 
@@ -110,7 +110,7 @@ impl Default for Bounds {
     }
 }
 
-/// What a VM's targets get unless the operator says otherwise.
+/// The settings of a VM's targets for which the operator orders nothing else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Defaults {
     /// The policy.
@@ -119,16 +119,16 @@ pub(crate) struct Defaults {
     pub bounds: Bounds,
 }
 
-/// How a target is to be suppressed.
+/// The operator's order for the suppression of a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Order {
-    /// How strongly.
+    /// The factors of suppression.
     pub factors: Factors,
-    /// In which way.
+    /// The policy of suppression.
     pub policy: Policy,
     /// The CPU time that it may have; by default `1/N` of one CPU. The paper's policy knows none.
     pub cap: Option<Share>,
-    /// How far the clock may be ahead.
+    /// The bounds of the clock's lead.
     pub bounds: Bounds,
 }
 

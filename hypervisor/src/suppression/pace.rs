@@ -17,31 +17,30 @@ pub(crate) const LEAST_FOR_A_HANDLER: u64 = 50_000;
 const LEAST_TIME_FOR_A_HANDLER: Hertz = Hertz::new(20_000);
 /// The exits that a handler may make, those of being looked at included.
 const EXITS_OF_A_HANDLER: u64 = 32;
-/// What a guest runs at least, in host ticks, before it is looked at. Looking takes about a
-/// thousand.
+/// The least run of a guest before it is looked at, in host ticks. Looking takes about a thousand.
 const LEAST_RUN: u64 = 2_000;
 
-/// What a guest is given at least, in host ticks, however soon something is due: enough for an
+/// The least stay in the guest, in host ticks, however soon something is due: enough for an
 /// instruction where nothing is known of what an entry takes.
 const LEAST_STAY: u64 = 64;
 
 /// The pace of a VCPU.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
-    /// What a handler is given besides its exits, in host ticks.
+    /// The time that a handler is given besides its exits, in host ticks.
     handler: u64,
     /// The shortest stay in the guest so far, in host ticks: about what an entry and an exit take.
     shortest_stay: u64,
-    /// How late exits by the timer are at least, in host ticks. A hypervisor below may have a timer
-    /// of its own for it, which takes longer than other exits.
+    /// The least delay of exits by the timer so far, in host ticks. A hypervisor below may have a
+    /// timer of its own for it, which takes longer than other exits.
     least_late: u64,
-    /// See [`Pace::exit_cost`].
+    /// The cost of an exit by a timer, in host ticks; see [`Pace::exit_cost`].
     exit_cost: u64,
-    /// See [`Pace::longest_handler`].
+    /// The longest run of a handler, in host ticks; see [`Pace::longest_handler`].
     longest_handler: u64,
-    /// See [`Pace::least_run`].
+    /// The least run of the guest before it is looked at, in host ticks; see [`Pace::least_run`].
     least_run: u64,
-    /// See [`Pace::least_stay`].
+    /// The least stay in the guest, in host ticks; see [`Pace::least_stay`].
     least_stay: u64,
 }
 

@@ -15,14 +15,14 @@ use super::order::Order;
 const LEAST_RESERVE: u64 = 8;
 /// The largest reserve, as a divisor.
 const LARGEST_RESERVE: u64 = 2;
-/// What a stopped target has to regain before it may run again, as a divisor of its budget: else it
-/// would be let run for a few ticks at a time.
+/// The part of its budget that a stopped target has to regain before it may run again, as a
+/// divisor: else it would be let run for a few ticks at a time.
 const TURN: u64 = 16;
 
-/// What limits a target.
+/// The cause that limits a target's CPU time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Limit {
-    /// It does not run: asleep, or others have the CPU.
+    /// No limit: it does not run, as it is asleep, or as others have the CPU.
     Idle,
     /// Its guest's scheduler, by the clock.
     Clock,
@@ -61,13 +61,13 @@ impl fmt::Display for Limit {
 #[derive(Clone, Debug)]
 pub(super) struct Record {
     budget: Option<Budget>,
-    /// What tarpit itself may take at its exits before that is charged to the target.
+    /// The allowance that tarpit's own work at exits has before it is charged to the target.
     own: Allowance,
     /// Real CPU time in its address space, in ticks.
     pub(super) used: u64,
     /// The time for which its VCPUs were kept from running it, in ticks.
     pub(super) stopped: u64,
-    /// Since when it is a target.
+    /// The time since which it is a target.
     pub(super) since: HostTicks,
     /// The largest lead of its guest's clock since then, in ticks.
     pub(super) highest_lead: i64,

@@ -19,7 +19,7 @@ pub(crate) use super::record::Limit;
 pub(crate) struct TargetSnapshot {
     /// Its roots, the one that the operator named first.
     pub roots: Vec<Root>,
-    /// What the operator has ordered.
+    /// The operator's order.
     pub order: Order,
     /// The CPU time that it may have of each second, and what it has had of the last; `None` if that
     /// is not limited.
@@ -28,13 +28,13 @@ pub(crate) struct TargetSnapshot {
     pub used: u64,
     /// The time for which its VCPUs were kept from running it.
     pub stopped: u64,
-    /// How long it is a target.
+    /// The time for which it has been a target.
     pub age: u64,
     /// The largest lead of its guest's clock in that time.
     pub highest_lead: i64,
-    /// What limits it now.
+    /// The limit that is in effect now.
     pub limit: Limit,
-    /// For how long that has been so.
+    /// The time for which that limit has been in effect.
     pub limit_age: u64,
 }
 
@@ -43,9 +43,9 @@ pub(crate) struct TargetSnapshot {
 pub(crate) struct Snapshot {
     /// Its targets.
     pub targets: Vec<TargetSnapshot>,
-    /// How far its clock is ahead, to be given back.
+    /// The lead of its clock, which is to be given back.
     pub lead: Lead,
-    /// How far its clock is ahead for good.
+    /// The distance by which its clock is ahead for good.
     pub drift: Lead,
 }
 

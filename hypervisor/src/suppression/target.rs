@@ -28,20 +28,20 @@ type Witness = (usize, u64);
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
     format: RootFormat,
-    /// The first is the one that the operator named.
+    /// Its roots, the one that the operator named first.
     roots: [Option<Root>; MAX_ROOTS],
     witnesses: [Witness; WITNESSES],
     order: Order,
-    /// What it has had, and what limits it.
+    /// The record of what it has had, and of what limits it.
     pub(super) record: Record,
 }
 
-/// Why an address space cannot be made a target.
+/// The reason why an address space cannot be made a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TargetError {
-    /// Its root's user half is empty or not in RAM: it is no process.
+    /// A root whose user half is empty or not in RAM: it is no process.
     NoUserSpace(Root),
-    /// There are [`MAX_TARGETS`] targets already.
+    /// A target too many: there are [`MAX_TARGETS`] already.
     TooMany,
 }
 
@@ -147,10 +147,10 @@ impl Target {
 /// The targets of a VM.
 #[derive(Clone, Debug)]
 pub(crate) struct Targets {
-    /// On the heap, as VMs are made on the stack.
+    /// The slots of the targets: on the heap, as VMs are made on the stack.
     slots: [Option<Box<Target>>; MAX_TARGETS],
     count: usize,
-    /// Differs from what it was if roots have come or gone.
+    /// A number that differs from what it was if roots have come or gone.
     generation: u32,
 }
 

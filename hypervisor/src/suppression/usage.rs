@@ -13,7 +13,7 @@ use super::address_space::Root;
 
 /// The address spaces that a VCPU remembers.
 const CAPACITY: usize = 256;
-/// How far from its place a root is looked for.
+/// The number of entries, from its place on, in which a root is looked for.
 const PROBES: usize = 8;
 
 /// One address space on one VCPU.
@@ -50,12 +50,12 @@ impl Entry {
 #[derive(Clone, Debug)]
 pub(crate) struct Usage {
     entries: [Option<Entry>; CAPACITY],
-    /// Where the root recorded last is: mostly it is also the next.
+    /// The index of the root that was recorded last: mostly it is also the next.
     latest: usize,
     window: u64,
     /// The last point of the current window.
     window_end: HostTicks,
-    /// Shares are taken over windows of this length, in host ticks.
+    /// The length of the windows over which shares are taken, in host ticks.
     window_length: u64,
 }
 
@@ -180,7 +180,7 @@ pub(crate) struct Process {
     pub share: u32,
     /// The guest-mode host ticks it has had since it was first seen.
     pub total: u64,
-    /// When it was last seen running.
+    /// The time at which it was last seen running.
     pub last_seen: HostTicks,
 }
 
@@ -362,7 +362,7 @@ mod tests {
         use core::cell::Cell;
         use core::cmp::Ordering;
 
-        /// Counts how often it is compared.
+        /// A number that counts its comparisons.
         #[derive(Clone, Copy)]
         struct Mark<'a>(u64, &'a Cell<u64>);
 

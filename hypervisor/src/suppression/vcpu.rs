@@ -9,16 +9,16 @@ use super::address_space::Root;
 use super::cpu_share::CpuShare;
 use super::handler::{Context, Handler};
 
-/// Why a VCPU that has a target does not run it.
+/// The reason why a VCPU that has a target does not run it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stop {
-    /// It does.
+    /// None: the VCPU runs it.
     No,
-    /// Its budget is used up; the clock is fast meanwhile.
+    /// A budget that is used up; the clock is fast meanwhile.
     Held,
-    /// Its budget is used up until then.
+    /// A budget that is used up until then.
     Parked(HostTicks),
-    /// The lead has to fall to this first, in ticks.
+    /// A lead that has to fall to this first, in ticks.
     ParkedForLead(i64),
 }
 
@@ -27,16 +27,17 @@ pub(super) enum Stop {
 pub(super) struct VcpuRecord {
     /// The root of its address space.
     pub(super) root: Option<Root>,
-    /// The root has not been loaded since the VCPU was seen to do something else than the process
-    /// that it belongs to: it says nothing.
+    /// Whether the root has not been loaded since the VCPU was seen to do something else than the
+    /// process that it belongs to: it says nothing then.
     pub(super) dormant: bool,
     pub(super) halted: bool,
-    /// It has a physical CPU.
+    /// Whether it has a physical CPU.
     pub(super) on_cpu: bool,
     pub(super) off_cpu_since: HostTicks,
     /// The slot of the target that runs, in whatever mode.
     pub(super) target: Option<usize>,
-    /// The root is a target's, but dormant, and the VCPU runs: the target may run at any time.
+    /// Whether the root is a target's, but dormant, and the VCPU runs: the target may run at any
+    /// time.
     pub(super) hides_target: bool,
     /// The time before the last report for which it did so, in ticks.
     pub(super) hidden: u64,
@@ -46,19 +47,19 @@ pub(super) struct VcpuRecord {
     /// The rates that it wants the VM's clock to have, if they are fast.
     pub(super) fast: Option<Rates>,
     pub(super) ration: Ration,
-    /// Up to when its time is accounted for.
+    /// The time up to which it is accounted for.
     pub(super) accounted: HostTicks,
-    /// What reports have taken of the time since, in ticks.
+    /// The time since `accounted` that reports have taken, in ticks.
     pub(super) own: u64,
-    /// It is to report when it takes interrupts: its kernel may switch to a hidden target.
+    /// Whether it is to report when it takes interrupts: its kernel may switch to a hidden target.
     pub(super) awaits_interrupts: bool,
-    /// When a handler has ended last.
+    /// The time at which the last handler has ended.
     pub(super) interrupted_at: HostTicks,
-    /// Since when the target, in the kernel, was to be stopped.
+    /// The time since which the target, in the kernel, was to be stopped.
     pub(super) overrun_since: Option<HostTicks>,
     /// The guest time from which on a handler is free of charge again.
     pub(super) free_handler_from: u64,
-    /// See [`super::Directive::timers_from`].
+    /// The time until which timers are delayed; see [`super::Directive::timers_from`].
     pub(super) timers_from: HostTicks,
     pub(super) share: CpuShare,
     pub(super) company: Company,
@@ -123,7 +124,7 @@ impl VcpuRecord {
     }
 }
 
-/// What a target may run of a fast phase.
+/// The part of a fast phase that a target may run.
 ///
 /// The clock cannot always be as fast as the factor asks for: it could not be stopped in time. Then the
 /// phase is longer, and the target is to have a part of it only, so that it still runs for
@@ -133,7 +134,7 @@ impl VcpuRecord {
 pub(super) struct Ration {
     /// The factor that is wanted, as a rate in fixed point.
     factor: u64,
-    /// What is left of what it may run, in ticks.
+    /// The time that the target may still run, in ticks.
     left: i64,
 }
 
@@ -181,19 +182,20 @@ impl Ration {
 /// clock is no use then. That it is not alone any more is seen when others get more than a moment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Company {
-    /// What the clock has gained while the target was in, in ticks.
+    /// The gain of the clock while the target was in, in ticks.
     gained: u64,
-    /// How long others ran on this VCPU, in ticks, since `since`.
+    /// The time for which others ran on this VCPU since `since`, in ticks.
     others: u64,
     since: HostTicks,
     alone: bool,
-    /// How long others are watched before it is said that the target is not alone, in ticks.
+    /// The least time for which others are watched before it is said that the target is not alone,
+    /// in ticks.
     least_window: u64,
     longest_window: u64,
 }
 
 impl Company {
-    /// Others are a moment if they have less than one part in so many of the time.
+    /// The length of a moment, as a divisor of the time: others are a moment if they have less.
     const MOMENT: u64 = 4;
 
     const fn new(tsc: Hertz, now: HostTicks) -> Self {

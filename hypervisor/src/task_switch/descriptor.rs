@@ -17,10 +17,10 @@ const TABLE_INDICATOR: u16 = 1 << 2;
 /// A descriptor of 8 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Descriptor {
-    /// Where it is.
+    /// The linear address of the descriptor.
     pub(super) linear: u64,
     pub(super) base: u32,
-    /// In bytes.
+    /// The segment's limit, in bytes.
     pub(super) limit: u32,
     pub(super) rights: AccessRights,
 }

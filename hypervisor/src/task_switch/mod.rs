@@ -31,8 +31,8 @@ use tss::{Format, State};
 /// RFLAGS.NT: the task is nested, and IRET goes back to the task of its back link.
 const NESTED_TASK: u32 = RFlags::NESTED_TASK.bits() as u32;
 
-/// What a task switch needs of a VCPU besides the emulator's registers. All tasks run outside
-/// of IA-32e mode.
+/// The parts of a VCPU that a task switch needs besides the emulator's registers. All tasks run
+/// outside of IA-32e mode.
 pub(crate) trait TaskCpu: Cpu {
     /// Returns GDTR.
     fn gdtr(&self) -> DescriptorTable;
@@ -49,7 +49,7 @@ pub(crate) trait TaskCpu: Cpu {
     fn enter_task(&mut self, rip: u64, rflags: u64);
 }
 
-/// What switches tasks.
+/// The cause of a task switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cause {
     /// CALL, to a TSS or a task gate.
@@ -73,33 +73,33 @@ pub(crate) enum Cause {
 pub(crate) struct Request {
     /// The selector of the new TSS.
     pub selector: u16,
-    /// What switches tasks.
+    /// The cause of the switch.
     pub cause: Cause,
-    /// Where the old task goes on: behind the instruction that switches, or the RIP that an
-    /// event's delivery would push.
+    /// The address at which the old task goes on: behind the instruction that switches, or the RIP
+    /// that an event's delivery would push.
     pub return_rip: u64,
 }
 
-/// What a task switch leads to besides the new task's state.
+/// The effects of a task switch besides the new task's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Switched {
     /// The T flag of the new TSS: #DB with DR6.BT, before the first instruction.
     pub debug_trap: bool,
 }
 
-/// Why a task switch is not done, or not quite.
+/// The reason why a task switch is not done, or not quite.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum SwitchError {
-    /// The guest gets a fault.
+    /// A fault, for the guest.
     Fault(Fault),
-    /// A structure that it needs is not in RAM.
+    /// A structure that the switch needs and that is not in RAM.
     NotRam(NotRam),
 }
 
 /// The faults of a task switch.
 #[derive(Clone, Copy)]
 struct Faults {
-    /// EXT of their error codes.
+    /// The EXT bit of their error codes.
     external: bool,
 }
 

@@ -7,13 +7,13 @@ use super::TaskCpu;
 
 /// The flags that exist, but for bit 1, which is one.
 const DEFINED: u32 = RFlags::all().bits() as u32;
-/// That bit.
+/// The flag that is always one, bit 1.
 const FIXED: u32 = arch::reset::RFLAGS as u32;
 
 /// The format of a TSS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
-    /// That of the 80286.
+    /// The format of the 80286.
     Bits16,
     Bits32,
 }
@@ -121,13 +121,13 @@ impl Image {
     }
 }
 
-/// What a TSS holds of a task.
+/// The state of a task in its TSS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct State {
     pub(super) cr3: Option<u32>,
     pub(super) eip: u32,
     pub(super) eflags: u32,
-    /// In the order of their encodings, which is that of the TSS.
+    /// The general registers, in the order of their encodings, which is that of the TSS.
     pub(super) gprs: [u32; 8],
     /// Selectors, in the order of the registers' encodings: ES, CS, SS, DS, FS, GS.
     pub(super) segments: [u16; 6],

@@ -39,7 +39,7 @@ const X2APIC_READABLE: [Register; 15] = [
 /// Registers that the processor takes writes of.
 const X2APIC_WRITABLE: [Register; 3] = [Register::TPR, Register::EOI, Register::SELF_IPI];
 
-/// What the processor does for the local APIC.
+/// The state of the processor's virtualization of the local APIC.
 #[derive(Debug)]
 pub(super) struct ApicVirtualization {
     /// Whether it may do more than shadow the TPR.

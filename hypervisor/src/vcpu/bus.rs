@@ -36,7 +36,7 @@ pub(super) struct Devices<'a> {
     lapic: &'a mut LocalApic,
     board: &'a mut Board,
     pub(super) now: Now,
-    /// What an access leaves to be looked at before the next entry, besides what it requests of
+    /// The requests that an access leaves to be looked at before the next entry, besides those to
     /// VCPUs by messages.
     pub(super) pending: Requests,
 }

@@ -19,15 +19,15 @@ const EFER_LMA: u64 = EferFlags::LONG_MODE_ACTIVE.bits();
 /// would slow the whole machine; and ET, which a processor keeps at one, but KVM shows to a
 /// guest's guest as it was last written.
 pub(crate) const CR0_HOST_OWNED: u64 = CR0_NE | CR0_NW | CR0_CD | CR0_ET;
-/// What those bits are.
+/// The values of the bits in [`CR0_HOST_OWNED`].
 pub(crate) const CR0_HOST_VALUE: u64 = CR0_NE | CR0_ET;
 
 /// A CR0 that may be written, and what the write makes of EFER.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cr0Write {
-    /// What the guest reads back.
+    /// The CR0 that the guest reads back.
     pub visible: u64,
-    /// What the processor holds.
+    /// The CR0 that the processor holds.
     pub real: u64,
     /// The new EFER: turning paging on and off with EFER.LME set switches LMA.
     pub efer: u64,
@@ -46,7 +46,7 @@ pub(crate) struct Cr0Context {
     pub efer: u64,
     /// CS.L.
     pub cs_long: bool,
-    /// TR holds a TSS of 16 bits.
+    /// Whether TR holds a TSS of 16 bits.
     pub tr_16_bit: bool,
 }
 

@@ -10,11 +10,11 @@ use super::backend::{GuestCpu, Refused};
 pub(crate) struct HostCpu {
     /// Its number.
     pub index: u32,
-    /// What exits from a guest load on it.
+    /// The host state that exits from a guest load on it.
     pub host: HostState,
 }
 
-/// Where a VCPU is, and what the physical CPU there knows of it.
+/// The physical CPU that a VCPU is on, and what that CPU knows of it.
 #[derive(Debug, Default)]
 pub(super) struct Residence {
     /// The physical CPU that it is on or was last on.

@@ -25,7 +25,7 @@ use crate::vm::test_vm;
 
 /// The host's time when a VM is made.
 pub(super) const START: HostTicks = HostTicks(1_000_000_000);
-/// How much RAM a VM has.
+/// The size of a VM's RAM, in bytes.
 const RAM_SIZE: u64 = 1 << 20;
 
 /// The host time `ticks` after [`START`].

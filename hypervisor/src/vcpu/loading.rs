@@ -16,13 +16,13 @@ use crate::machine::host_time::host_now;
 use crate::vm::requests::{Requests, VcpuRequests};
 use crate::vm_config::VmConfig;
 
-/// What is cleared between two looks at the time: some 50 us' worth.
+/// The number of bytes that are cleared between two looks at the time: some 50 us' worth.
 const PIECE: u64 = 256 << 10;
 
 /// A guest that is to be loaded.
 pub(super) struct Loading {
     config: VmConfig<'static>,
-    /// How much of the RAM is clear.
+    /// The number of bytes of the RAM that are clear.
     cleared: u64,
 }
 

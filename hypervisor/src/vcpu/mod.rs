@@ -57,7 +57,7 @@ pub(crate) use cpu::HostCpu;
 pub(crate) use run::RunExit;
 pub(crate) use stop_reason::StopReason;
 
-/// What a VCPU is doing, as far as its guest says.
+/// The activity of a VCPU, as far as its guest says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Activity {
     /// Executing instructions.
@@ -83,9 +83,9 @@ pub(crate) struct Vcpu<C: GuestCpu = VmxCpu> {
     time: Timekeeping,
     activity: Activity,
     events: EventQueue,
-    /// What the VCPU itself has found to be looked at before the next entry.
+    /// The requests of the VCPU itself, to be looked at before the next entry.
     pending: Requests,
-    /// When the guest's present stay is to end.
+    /// The time at which the guest's present stay is to end.
     stay_limit: HostTicks,
 
     observer: Observer,
@@ -96,11 +96,11 @@ pub(crate) struct Vcpu<C: GuestCpu = VmxCpu> {
 
     /// The guest that is to be loaded first.
     loading: Option<Box<Loading>>,
-    /// It has written more to its console than there is room for.
+    /// Whether it has written more to its console than there is room for.
     waits_for_line: bool,
 }
 
-/// What a VCPU is made with, besides its processor.
+/// The configuration of a VCPU, besides its processor.
 pub(crate) struct VcpuConfig {
     /// Its number in the VM.
     pub index: u32,
@@ -110,7 +110,7 @@ pub(crate) struct VcpuConfig {
     pub msrs: Msrs,
     /// Whether to let the processor virtualize the APIC, if it can.
     pub virtualize_apic: bool,
-    /// How fast the host's TSC counts.
+    /// The frequency of the host's TSC.
     pub tsc: Hertz,
 }
 

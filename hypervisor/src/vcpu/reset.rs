@@ -18,7 +18,7 @@ const SHUTDOWN_STATUS: u32 = 0x0f;
 const END_INTERRUPT_AND_JUMP: u32 = 0x05;
 /// Shutdown status: jump.
 const JUMP: u32 = 0x0a;
-/// Where to jump: offset and segment, in the BIOS data area.
+/// The address of the far pointer to jump to (offset and segment), in the BIOS data area.
 const WARM_RESET_VECTOR: GuestPhysAddr = GuestPhysAddr(0x467);
 
 impl<C: GuestCpu> Vcpu<C> {

@@ -12,20 +12,20 @@ use crate::guest_boot::LoadError;
 use crate::guest_memory::NotRam;
 use crate::machine::machine_check::MachineCheck;
 
-/// What stops a VM. Only the first two kinds are the guest's own wish.
+/// The reason why a VM stops. Only the first two kinds are the guest's own wish.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum StopReason {
-    /// The guest powered itself off.
+    /// A power-off by the guest.
     PowerOff,
-    /// The guest reset itself.
+    /// A reset by the guest.
     Reset,
-    /// A test kernel wrote this to the debug-exit port.
+    /// A test kernel's write of this to the debug-exit port.
     DebugExit(u32),
-    /// The operator stopped it.
+    /// A stop by the operator.
     Stopped,
-    /// It was started again, and its guest cannot be loaded.
+    /// A failure to load the guest, when the VM was started again.
     NotLoaded(LoadError),
-    /// The hardware failed under the guest.
+    /// A failure of the hardware under the guest.
     MachineCheck(Box<MachineCheck>),
     /// An exception in delivering a double fault.
     TripleFault,
@@ -37,9 +37,9 @@ pub(crate) enum StopReason {
     FetchFromDevice(GuestPhysAddr),
     /// A stack, IDT, GDT or TSS in device memory, as an event was being delivered.
     DeliveryThroughDevice(GuestPhysAddr),
-    /// The processor refused what it was given for the guest: a bug of tarpit's.
+    /// A refusal by the processor of what it was given for the guest: a bug of tarpit's.
     EntryRefused(EntryFailed),
-    /// The processor refused the guest's state.
+    /// A refusal by the processor of the guest's state.
     EntryFailure {
         /// The vendor's number of the exit.
         number: u16,

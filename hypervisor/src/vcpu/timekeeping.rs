@@ -19,7 +19,7 @@ pub(super) struct Timekeeping {
     pub(super) tsc: Tsc,
     /// The state of the VM's clock gate when the clock was last applied.
     clock_seen: u64,
-    /// When the first timer of the guest that it keeps time for is due, in guest time.
+    /// The guest time at which the first of the guest's timers that it keeps time for is due.
     pub(super) next_timer: Option<TimerTicks>,
     /// The same in host time; of sleeping VCPUs as well, while the clock may change.
     pub(super) deadline: HostTicks,

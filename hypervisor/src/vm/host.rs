@@ -3,7 +3,7 @@
 
 use crate::ids::VcpuId;
 
-/// Brings VCPUs to look at their [requests](super::requests).
+/// The means to bring VCPUs to look at their [requests](super::requests).
 pub(crate) trait Waker: Send + Sync {
     /// Makes physical CPU `cpu` leave its guest or its sleep. Does nothing on that CPU itself.
     fn kick(&self, cpu: u32);

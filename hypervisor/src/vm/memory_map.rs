@@ -21,7 +21,7 @@ use vmx::addr::{GuestPhysAddr, HostPhysAddr, PAGE_SIZE};
 use vmx::ept::{Access, Ept, EptError};
 use vmx::page::Page;
 
-/// What a VCPU sees of the map.
+/// The part of the map that a VCPU sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum View {
     /// All of it.
@@ -36,7 +36,8 @@ pub(crate) struct MemoryMap {
     pointers: [u64; 2],
     /// Whether there are guarded pages.
     is_guarding: AtomicBool,
-    /// Changes whenever the map becomes such that cached translations are wrong.
+    /// The generation of the map: changes whenever it becomes such that cached translations are
+    /// wrong.
     generation: AtomicU64,
     /// A page of nothing.
     apic_access_page: Box<Page>,
@@ -48,6 +49,7 @@ pub(crate) struct MemoryMap {
 
 struct Tables {
     whole: Ept,
+    /// The map without the guarded pages.
     guarded: Ept,
     guarded_pages: Vec<GuestPhysAddr>,
 }

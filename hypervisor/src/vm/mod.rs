@@ -47,7 +47,7 @@ pub(crate) struct Board {
     pub clock: VirtualClock,
 }
 
-/// What VCPUs share of a VM.
+/// The part of a VM that its VCPUs share.
 pub(crate) struct Vm {
     /// Its number.
     pub id: VmId,
@@ -57,43 +57,43 @@ pub(crate) struct Vm {
     pub ram: GuestRam,
     /// Its devices and its time.
     pub board: Mutex<Board>,
-    /// What CPUID shows.
+    /// The values that CPUID shows.
     pub cpuid: GuestCpuid,
-    /// What is suppressed in it.
+    /// The state of the suppression in it.
     pub suppression: Mutex<Suppression>,
-    /// When its VCPUs are to report to that.
+    /// The times at which its VCPUs are to report to the suppression.
     pub look: Look,
-    /// What its VCPUs record while the operator wants it.
+    /// The events that its VCPUs record while the operator wants it.
     pub trace: Trace,
-    /// Changes with the targets, and when tracing begins or ends: VCPUs look at them anew
-    /// then.
+    /// The generation of the targets: changes with them, and when tracing begins or ends; VCPUs
+    /// look at them anew then.
     pub suppression_generation: AtomicU32,
     /// The generation of the targets whose roots the memory map guards.
     guarded_targets: AtomicU32,
     /// The address spaces seen, by VCPU.
     pub usages: Vec<Mutex<Usage>>,
-    /// What its VCPUs have done, as of the last time each came off its CPU.
+    /// The statistics of its VCPUs, as of the last time each came off its CPU.
     pub statistics: Vec<Mutex<Statistics>>,
-    /// How it pages, as last seen: a `suppression::address_space::RootFormat` in its order, zero for
-    /// long mode.
+    /// The format of its paging, as last seen: a `suppression::address_space::RootFormat` in its
+    /// order, zero for long mode.
     pub root_format: AtomicU8,
-    /// When its clock was stopped, if it stands.
+    /// The time at which its clock was stopped, if it stands.
     stopped_clock_at: Mutex<Option<HostTicks>>,
-    /// Where its serial port's output goes.
+    /// The destination of its serial port's output.
     pub output: Box<dyn SerialOutput>,
     waker: Arc<dyn Waker>,
-    /// Where its RAM is, and the APIC-access page.
+    /// The map of its RAM and the APIC-access page.
     pub memory_map: MemoryMap,
     router: Router,
     ports: Vec<Arc<ApicPort>>,
-    /// One a VCPU.
+    /// The requests to each VCPU.
     requests: Vec<VcpuRequests>,
     clock_gate: ClockGate,
     pic_output: AtomicBool,
     power: Mutex<Option<PowerRequest>>,
 }
 
-/// What a VM is made of.
+/// The parts that a VM is made of.
 pub(crate) struct VmParts {
     /// Its number.
     pub id: VmId,
@@ -101,23 +101,23 @@ pub(crate) struct VmParts {
     pub name: String,
     /// Its RAM.
     pub ram: GuestRam,
-    /// Where its RAM is, and the APIC-access page.
+    /// The map of its RAM and the APIC-access page.
     pub memory_map: MemoryMap,
     /// Its devices.
     pub chipset: Chipset,
     /// Its time.
     pub clock: VirtualClock,
-    /// What CPUID shows.
+    /// The values that CPUID shows.
     pub cpuid: GuestCpuid,
     /// Its local APICs' shared sides, by VCPU.
     pub ports: Vec<Arc<ApicPort>>,
-    /// Where its serial port's output goes.
+    /// The destination of its serial port's output.
     pub output: Box<dyn SerialOutput>,
-    /// Brings its VCPUs to look at their requests.
+    /// The means to bring its VCPUs to look at their requests.
     pub waker: Arc<dyn Waker>,
-    /// How fast the host's TSC counts.
+    /// The frequency of the host's TSC.
     pub tsc: Hertz,
-    /// What its targets of suppression get unless the operator says otherwise.
+    /// The defaults for its targets of suppression, unless the operator says otherwise.
     pub suppression: Defaults,
 }
 

@@ -15,11 +15,11 @@ use crate::machine::memory::Frames;
 /// Host memory that backs one range of guest-physical addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RamRange {
-    /// Where the guest sees it.
+    /// The guest-physical address at which it begins.
     pub guest: GuestPhysAddr,
-    /// Where it is.
+    /// The host-physical address at which it begins.
     pub host: HostPhysAddr,
-    /// Bytes, a multiple of 4 KiB.
+    /// Its length in bytes, a multiple of 4 KiB.
     pub length: u64,
 }
 
@@ -31,7 +31,7 @@ pub(crate) struct RamRange {
 /// Clones are the same RAM, which is given back to the machine with the last of them.
 #[derive(Clone, Debug)]
 pub(crate) struct GuestRam {
-    /// In the order of their guest-physical addresses; each lies in the frames.
+    /// The ranges, in the order of their guest-physical addresses; each lies in the frames.
     ranges: Arc<[RamRange]>,
     _frames: Arc<[Frames]>,
 }

@@ -12,25 +12,25 @@ bitflags! {
     /// Things for a VCPU to look at before it enters the guest.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(crate) struct Requests: u32 {
-        /// Its local APIC has incoming interrupts, or the 8259 pair's output has changed.
+        /// Incoming interrupts at its local APIC, or a change of the 8259 pair's output.
         const EVENT = 1 << 0;
-        /// The first deadline of the devices that it keeps time for has changed.
+        /// A change of the first deadline of the devices that it keeps time for.
         const TIMERS = 1 << 1;
-        /// It is to leave its CPU, so that this one asks the scheduler.
+        /// A request to leave its CPU, so that this one asks the scheduler.
         const YIELD = 1 << 2;
-        /// The clock is about to change.
+        /// A change of the clock that is about to happen.
         const CLOCK = 1 << 3;
-        /// The memory map has changed.
+        /// A change of the memory map.
         const MEMORY = 1 << 4;
-        /// What is suppressed, or traced, has changed.
+        /// A change of what is suppressed or traced.
         const SUPPRESSION = 1 << 5;
     }
 }
 
-/// Where a VCPU runs that does not run.
+/// The CPU number of a VCPU that does not run.
 const NOWHERE: u32 = u32::MAX;
 
-/// What other CPUs see of a VCPU. In a cache line of its own, and the next one, which
+/// The part of a VCPU that other CPUs see. In a cache line of its own, and the next one, which
 /// prefetchers fetch along.
 #[repr(align(128))]
 #[derive(Debug)]

@@ -13,7 +13,7 @@ pub(crate) struct Statistics {
     exits: [u64; basic::COUNT + 1],
     root_ticks: [u64; basic::COUNT + 1],
     guest_ticks: u64,
-    /// When the last stay, in the guest or out of it, began.
+    /// The time at which the last stay, in the guest or out of it, began.
     since: HostTicks,
     /// The slot of the last exit.
     last: usize,
@@ -24,7 +24,7 @@ pub(crate) struct Statistics {
 pub(crate) struct ReasonStatistics {
     /// The basic exit reason.
     pub reason: u16,
-    /// How often.
+    /// The number of exits.
     pub exits: u64,
     /// Ticks in root mode, from the exit to the next entry.
     pub root_ticks: u64,

@@ -15,14 +15,15 @@ use crate::suppression::address_space::RootFormat;
 use crate::suppression::target::{Target, Targets};
 use crate::trace::Event;
 
-/// When the VM's VCPUs are to report.
+/// The times at which the VM's VCPUs are to report.
 #[derive(Debug)]
 pub(crate) struct Look {
-    /// See [`Look::at`].
+    /// The host time that [`Look::at`] returns.
     at: AtomicU64,
-    /// Until when another VM is taken to want a CPU that this one has.
+    /// The host time until which another VM is taken to want a CPU that this one has.
     contended_until: AtomicU64,
-    /// When the first timer of each VCPU that sleeps is due, in guest time; `u64::MAX` for never.
+    /// The guest time at which the first timer of each VCPU that sleeps is due; `u64::MAX` for
+    /// never.
     sleepers: [AtomicU64; MAX_VCPUS],
 }
 

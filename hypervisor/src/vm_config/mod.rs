@@ -28,7 +28,7 @@ pub(crate) const DEFAULT_MEMORY: u64 = 256 << 20;
 pub(crate) const MIN_MEMORY: u64 = 2 << 20;
 /// The most RAM that a VM can have, in bytes.
 pub(crate) const MAX_MEMORY: u64 = 1 << 40;
-/// What the RAM of a VM is a multiple of, in bytes.
+/// The unit of which the RAM of a VM is a multiple, in bytes.
 pub(crate) const MEMORY_UNIT: u64 = 1 << 20;
 /// The weight of a VM whose `weight=` is not given.
 pub(crate) const DEFAULT_WEIGHT: u32 = 100;
@@ -58,10 +58,10 @@ pub(crate) struct GuestModule<'a> {
 /// Whether a VM is started again when its guest ends it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RestartPolicy {
-    /// When it resets itself: `on-reset=restart|stop`, by default `restart`.
+    /// Whether it is when it resets itself: `on-reset=restart|stop`, by default `restart`.
     pub after_reset: bool,
-    /// When it does what no guest should, or the hardware fails: `on-crash=restart|stop`, by default
-    /// `stop`.
+    /// Whether it is when it does what no guest should, or the hardware fails:
+    /// `on-crash=restart|stop`, by default `stop`.
     pub after_crash: bool,
 }
 
@@ -81,7 +81,7 @@ pub(crate) struct VmConfig<'a> {
     pub name: String,
     /// Its RAM in bytes, a multiple of [`MEMORY_UNIT`].
     pub memory: u64,
-    /// How many VCPUs it has: 1 to [`MAX_VCPUS`].
+    /// The number of its VCPUs: 1 to [`MAX_VCPUS`].
     pub vcpus: u32,
     /// The physical CPU that each VCPU is pinned to, as many as there are VCPUs; empty if
     /// they are not pinned.
@@ -90,7 +90,7 @@ pub(crate) struct VmConfig<'a> {
     pub weight: u32,
     /// The most CPU time that it may have, in percent of one physical CPU.
     pub cap: Option<u32>,
-    /// What its targets of suppression get unless the operator says otherwise.
+    /// The defaults for its targets of suppression, unless the operator says otherwise.
     pub suppression: Defaults,
     /// Whether it is started again when it ends.
     pub restart: RestartPolicy,
@@ -108,22 +108,22 @@ pub(crate) struct VmConfig<'a> {
     pub command_line: String,
 }
 
-/// What is wrong with the boot modules.
+/// An error in the boot modules.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("boot module {number} ({excerpt:?}): {cause}", excerpt = Excerpt(.command_line))]
 pub(crate) struct ConfigError {
-    /// Which module, counted from 1.
+    /// The number of the module, counted from 1.
     pub number: usize,
     /// Its command line.
     pub command_line: String,
-    /// What is wrong.
+    /// The cause of the error.
     pub cause: Cause,
 }
 
-/// What is wrong with a boot module.
+/// The cause of an error in a boot module.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(crate) enum Cause {
-    /// It does not say what it is.
+    /// A module that does not say what it is.
     #[error(
         "does not say what it is: begin its command line with `kernel vm=NAME`, \
          `initrd vm=NAME` or `module vm=NAME`"
@@ -134,22 +134,22 @@ pub(crate) enum Cause {
     UnknownOption {
         /// The option, with its value.
         option: String,
-        /// What kind of module it is.
+        /// The role of the module.
         role: Role,
     },
-    /// An option is given twice.
+    /// An option that is given twice.
     #[error("option `{0}=` is given twice: remove one")]
     RepeatedOption(&'static str),
-    /// The option that every module needs is missing.
+    /// A module without the option that every module needs.
     #[error("does not say which VM it is for: add `vm=NAME`")]
     NoName,
-    /// Not a name.
+    /// A value that is not a name.
     #[error(
         "`{0}` is not a name for a VM: use 1 to {MAX_NAME_LENGTH} of the characters \
          A-Z a-z 0-9 _ -, a letter or digit first"
     )]
     BadName(String),
-    /// Not a size, or one that no VM can have.
+    /// A value that is not a size, or one that no VM can have.
     #[error(
         "`mem={0}` is not a size that a VM can have: use a number with the suffix M or G, from \
          {min}M to {max}G, like `mem=256M`",
@@ -157,7 +157,7 @@ pub(crate) enum Cause {
         max = MAX_MEMORY >> 30
     )]
     BadMemory(String),
-    /// Not a number, or out of its range.
+    /// A value that is not a number, or out of its range.
     #[error("`{option}={value}` is not a number from {min} to {max}")]
     BadNumber {
         /// The option.
@@ -169,7 +169,7 @@ pub(crate) enum Cause {
         /// The most that it can be.
         max: u32,
     },
-    /// Neither of what can become of a VM.
+    /// A value that is neither of what can become of a VM.
     #[error("`{option}={value}` is neither `restart` nor `stop`")]
     BadAction {
         /// The option.
@@ -177,15 +177,15 @@ pub(crate) enum Cause {
         /// Its value.
         value: String,
     },
-    /// Not a list of CPUs.
+    /// A value that is not a list of CPUs.
     #[error(
         "`pin={0}` is not a list of CPU numbers: use numbers separated by commas, like `pin=0,1`"
     )]
     BadPins(String),
-    /// Not a policy of suppression.
+    /// A value that is not a policy of suppression.
     #[error("`suppress-policy={0}` is not a policy of suppression: use `bounded` or `paper`")]
     BadPolicy(String),
-    /// Not the bounds of a lead.
+    /// A value that does not give the bounds of a lead.
     #[error(
         "`suppress-lead={0}` does not say how far the VM's clock may be ahead: use milliseconds from \
          {min} to {max}, like `suppress-lead=250`, or two numbers, the first for while another VM \
@@ -197,9 +197,9 @@ pub(crate) enum Cause {
     /// A list of CPUs that does not fit the number of VCPUs.
     #[error("`pin=` names {pins} CPUs for {vcpus} VCPUs: name one for each VCPU, or one for all")]
     WrongPinCount {
-        /// How many CPUs are named.
+        /// The number of CPUs named.
         pins: usize,
-        /// How many VCPUs there are.
+        /// The number of VCPUs.
         vcpus: u32,
     },
     /// Two kernels for one VM.
@@ -215,7 +215,7 @@ pub(crate) enum Cause {
     UnknownVm {
         /// The name.
         vm: String,
-        /// What kind of module it is.
+        /// The role of the module.
         role: Role,
     },
     /// A string for something that takes none.
@@ -223,7 +223,7 @@ pub(crate) enum Cause {
     StringForInitrd,
 }
 
-/// What a boot module is to its VM.
+/// The role of a boot module for its VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     /// The image that is started.
@@ -281,12 +281,12 @@ impl fmt::Debug for Excerpt<'_> {
     }
 }
 
-/// What the boot modules say.
+/// The contents of the boot modules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Parsed<'a> {
     /// The VMs, in the order of their kernels.
     pub vms: Vec<VmConfig<'a>>,
-    /// What is wrong with modules. No VM that such a module is for is among the VMs: it would run
+    /// The errors in modules. No VM that such a module is for is among the VMs: it would run
     /// without what the operator wants it to have.
     pub errors: Vec<ConfigError>,
 }

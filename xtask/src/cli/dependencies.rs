@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::tally::{self, Tally};
 use crate::testbed::paths;
 
-/// Where `.ci/run` installs it, below the target directory.
+/// The path of the cargo-deny that `.ci/run` installs, below the target directory.
 const OURS: &str = "tools/bin/cargo-deny";
 
 /// Looks at licenses, duplicates and sources, and at advisories where their database can be had.

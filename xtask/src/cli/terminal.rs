@@ -58,7 +58,7 @@ impl Drop for Keyboard {
     }
 }
 
-/// What the escape key makes of the keys that follow it.
+/// The state of the escape key, which says what becomes of the keys that follow it.
 #[derive(Debug, Default)]
 struct Escape {
     pending: bool,
@@ -80,14 +80,14 @@ impl Escape {
     }
 }
 
-/// Why the console was left.
+/// The reason why the console was left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Left {
-    /// The machine ended.
+    /// The end of the machine.
     Ended,
-    /// The user typed Ctrl-A x.
+    /// Ctrl-A x, typed by the user.
     Quit,
-    /// What was looked for has been said.
+    /// The output that was looked for.
     Seen,
 }
 

@@ -13,7 +13,7 @@ use crate::testbed::progress::Step;
 use crate::testbed::serial::{PATIENCE, Session};
 use crate::testbed::{build, kernel, options, paths};
 
-/// What the guest's program is told: to boot, and then to do nothing.
+/// The parameter for the guest's program: to boot, and then to do nothing.
 pub const WORKLOAD: &str = "workload.mode=idle";
 
 /// Which kernel, and how fast the machine is.
@@ -28,7 +28,7 @@ pub struct Options {
     pub speed: options::Speed,
 }
 
-/// When things happened in a boot, in Bochs's ticks (instructions) since power-on.
+/// The times of events in a boot, in Bochs's ticks (instructions) since power-on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BootTicks {
     /// The kernel's first line.

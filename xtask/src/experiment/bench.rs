@@ -22,13 +22,13 @@ const GUEST: &str = "bench";
 /// Emulated seconds of this many instructions: the guest waits for hardly anything.
 const IPS: u64 = 100_000_000;
 
-/// What is known about an operation beside our own measurement.
+/// The facts about an operation that are known beside our own measurement.
 struct Known {
-    /// As the guest calls it.
+    /// The guest's name for it.
     name: &'static str,
     /// Linux 6.1 KVM with QEMU 7.2 as its device model, in Bochs, in ticks.
     kvm: Option<u64>,
-    /// What tarpit may take at most.
+    /// The most ticks that tarpit may take.
     most: Option<u64>,
 }
 
@@ -101,7 +101,7 @@ impl Measured {
 #[derive(Clone, Debug)]
 pub struct Costs {
     machine: Kind,
-    /// What each exit was made to take more: no bound holds with it.
+    /// The extra cost that each exit was given: no bound holds with it.
     exit_cost: u64,
     measured: Vec<Measured>,
 }

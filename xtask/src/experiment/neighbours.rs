@@ -21,10 +21,11 @@ const VMS: [&str; 2] = ["hogged", "neighbour"];
 const HOGGED: &str = VMS[0];
 const NEIGHBOUR: &str = VMS[1];
 
-/// As in Section 5: small units of work, so that the little that a target does can be counted.
+/// Rounds of the computation in one unit of work, as in Section 5: few, so that the little that a
+/// target does can be counted.
 const UNIT: u32 = 500;
 
-/// What the neighbour may lose by a suppression in the other VM: a part of what it had.
+/// The most that the neighbor may lose by a suppression in the other VM: a part of what it had.
 const NEIGHBOURS_LOSS: f64 = 0.02;
 
 /// Two VMs on one CPU, one with a hog: what do others get back when it is suppressed?
@@ -69,7 +70,7 @@ impl Options {
     }
 }
 
-/// Who got how much of the CPU: of what the neighbour does when it has all of it.
+/// The shares of the CPU, in parts of what the neighbor does when it has all of it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Shares {
     hog: f64,
@@ -93,7 +94,7 @@ impl Shares {
     }
 }
 
-/// What came out.
+/// The outcome of the experiment.
 #[derive(Clone, Debug)]
 struct Outcome {
     n: u32,

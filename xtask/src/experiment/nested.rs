@@ -33,7 +33,7 @@ const KVM_MODULES: [&str; 3] = [
     "kernel/arch/x86/kvm/kvm-intel.ko",
 ];
 
-/// What QEMU loads to start a multiboot kernel.
+/// The firmware that QEMU loads to start a multiboot kernel.
 const FIRMWARE: [&str; 4] = [
     "bios-256k.bin",
     "kvmvapic.bin",
@@ -42,7 +42,7 @@ const FIRMWARE: [&str; 4] = [
 ];
 const FIRMWARE_DIRECTORIES: [&str; 2] = ["/usr/share/qemu", "/usr/share/seabios"];
 
-/// Where the archive has what is ours.
+/// The archive's directory for what is ours.
 const OURS: &str = "tarpit";
 
 /// The Debian guest's RAM disk there.
@@ -51,7 +51,7 @@ const INITRD: &str = "/tarpit/initrd";
 /// Instructions in a second, unless told otherwise.
 const IPS: &str = "500000000";
 
-/// How long a kernel may take: three levels of machines, on a busy one.
+/// The longest time that a kernel may take: three levels of machines, on a busy one.
 const PATIENCE: Duration = Duration::from_secs(1800);
 
 /// Which kernels, and how.

@@ -101,11 +101,11 @@ impl Options {
 /// The speeds of all processes in the three phases.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Phases {
-    /// Nothing suppressed.
+    /// The speeds with nothing suppressed.
     pub before: Speeds,
-    /// One process suppressed.
+    /// The speeds with one process suppressed.
     pub during: Speeds,
-    /// Released.
+    /// The speeds after the release.
     pub after: Speeds,
 }
 
@@ -144,7 +144,7 @@ impl Phases {
     }
 }
 
-/// What came out.
+/// The outcome of the experiment.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     options: Options,
@@ -154,7 +154,7 @@ pub struct Outcome {
     /// The kernel's release.
     kernel: String,
     clocks: Clocks,
-    /// How far the guest's clock runs from real time before the suppression, as a part of it.
+    /// The deviation of the guest's clock from real time before the suppression, as a part of it.
     clock_error: f64,
     /// Exits by context switches before the suppression, and after the release.
     switch_exits: [u64; 2],

@@ -18,9 +18,9 @@ struct Mode {
     name: &'static str,
     /// The kernel parameters that choose it.
     parameters: &'static str,
-    /// What the kernel must say that it reads, if the mode is about that.
+    /// The clock source that the kernel must say it reads, if the mode is about that.
     source: Option<&'static str>,
-    /// What the kernel must say that it is interrupted by, if the mode is about that.
+    /// The clock event device that the kernel must say interrupts it, if the mode is about that.
     events: Option<&'static str>,
 }
 

@@ -10,7 +10,7 @@ use crate::testbed::paths;
 use crate::testbed::progress::Step;
 use crate::testbed::provision::{TARGET, Toolchain};
 
-/// What cargo made.
+/// The files that cargo built.
 #[derive(Clone, Debug)]
 pub struct Built {
     /// tarpit: an ELF file that GRUB and QEMU boot by multiboot.

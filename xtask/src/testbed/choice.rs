@@ -37,7 +37,7 @@ pub enum Wish {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Choice {
     kind: Kind,
-    /// For the user.
+    /// The reason, for the user.
     reason: String,
 }
 
@@ -106,7 +106,7 @@ pub fn test_machine(kind: Kind) -> &'static str {
 /// When the guest does not get to its end. The error is the evidence: tarpit's own words where it
 /// found that it cannot run, or else the last lines of its console.
 pub fn comes_up(name: &str, kind: Kind) -> Result<()> {
-    /// On a machine of today it takes a second or two.
+    /// The longest time that the guest may take. On a machine of today it takes a second or two.
     const PATIENCE: Duration = Duration::from_secs(60);
     const GUEST: &str = "triple_fault";
     let _step = Step::begin(format!("Trying whether tarpit comes up in {kind}"));

@@ -10,7 +10,7 @@ use crate::testbed::paths;
 #[derive(Debug)]
 pub struct Claim {
     name: String,
-    /// Locked while we live, and unlocked by the system however we die.
+    /// The file that is locked while we live, and unlocked by the system however we die.
     _lock: File,
 }
 

@@ -12,9 +12,10 @@ use crate::testbed::verdict::VmEnd;
 pub struct Findings {
     /// The lines about checks that failed.
     pub failures: Vec<String>,
-    /// How many checks passed, failed and were skipped, in the kernel's words, if it came to that.
+    /// The numbers of checks that passed, failed and were skipped, in the kernel's words, if it
+    /// came to that.
     pub tally: Option<String>,
-    /// How the VM ended.
+    /// The way in which the VM ended.
     pub end: VmEnd,
 }
 

@@ -13,7 +13,7 @@ use crate::testbed::{paths, provision};
 /// The GRUB modules that booting from the CD takes. By default grub-mkrescue adds hundreds.
 const GRUB_MODULES: &str = "biosdisk boot iso9660 linux memrw multiboot2 normal";
 
-/// What GRUB boots.
+/// The contents of a CD: the system that GRUB boots.
 #[derive(Clone, Debug)]
 pub enum Contents {
     /// tarpit with its guests.
@@ -24,7 +24,7 @@ pub enum Contents {
         options: String,
         /// Guest kernels and RAM disks.
         modules: Vec<Module>,
-        /// What GRUB does last, line by line in its script language.
+        /// The commands that GRUB executes last, line by line in its script language.
         before_boot: Vec<String>,
     },
     /// A Linux on the bare machine, without tarpit: what overheads are measured against.

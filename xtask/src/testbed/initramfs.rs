@@ -25,9 +25,9 @@ pub enum Shell {
 /// A program in an archive.
 #[derive(Clone, Debug)]
 pub struct Program {
-    /// Where it is there, without a slash in front.
+    /// The path of the program in the archive, without a slash in front.
     pub path: String,
-    /// What is in it.
+    /// The contents of the program.
     pub data: Vec<u8>,
 }
 

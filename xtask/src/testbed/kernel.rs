@@ -53,14 +53,14 @@ impl Series {
 /// The part of a package that is all of it.
 const WHOLE: &str = "";
 
-/// Where a kernel comes from.
+/// The packages that a kernel comes from, and its image in them.
 #[derive(Clone, Copy, Debug)]
 struct Source {
     /// A regular expression for the names of its packages.
     packages: &'static str,
-    /// How the name of the image in them begins.
+    /// The beginning of the image's name in them.
     image: &'static str,
-    /// How it ends.
+    /// The end of that name.
     image_end: &'static str,
 }
 

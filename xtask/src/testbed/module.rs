@@ -3,8 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// What makes a Linux use COM1. The speed matters where the line is as slow as a real one: without
-/// it Linux sets 9600 baud, and a boot is spent waiting for characters to be sent.
+/// The parameter that makes a Linux use COM1. The speed matters where the line is as slow as a real
+/// one: without it Linux sets 9600 baud, and a boot is spent waiting for characters to be sent.
 pub const LINUX_CONSOLE: &str = "console=ttyS0,115200";
 
 /// A file that the boot loader puts into memory for tarpit, and its command line.
@@ -12,7 +12,7 @@ pub const LINUX_CONSOLE: &str = "console=ttyS0,115200";
 pub struct Module {
     /// The file on this machine.
     pub file: PathBuf,
-    /// What tarpit is told about it.
+    /// The command line that tells tarpit about it.
     pub command_line: String,
 }
 
@@ -46,7 +46,7 @@ pub struct Guest {
     pub name: String,
     /// Guest RAM in MiB.
     pub memory_mib: u32,
-    /// How many VCPUs.
+    /// The number of VCPUs.
     pub vcpus: u32,
     /// The physical CPU of each VCPU, or one for all; empty for any.
     pub pins: Vec<u32>,

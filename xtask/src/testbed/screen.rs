@@ -8,7 +8,7 @@ const ERASE_LINE: &[u8] = b"\r\x1b[K";
 #[derive(Clone, Debug, Default)]
 pub struct Screen {
     text: Vec<u8>,
-    /// How much of [`ERASE_LINE`] came last.
+    /// The number of bytes of [`ERASE_LINE`] that came last.
     matched: usize,
 }
 

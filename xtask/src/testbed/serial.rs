@@ -11,17 +11,18 @@ use crate::testbed::machine::{End, Kind, Machine, Spec};
 use crate::testbed::paths;
 use crate::testbed::screen::Screen;
 
-/// What tarpit prints before it waits for a command.
+/// The prompt that tarpit prints before it waits for a command.
 pub const PROMPT: &str = "tarpit> ";
 
-/// How tarpit begins the line that says why it cannot run, before it halts; or that it has found
-/// a bug of its own.
+/// The beginnings of the lines in which tarpit says why it cannot run, before it halts; or that it
+/// has found a bug of its own.
 const FATAL: [&str; 2] = ["tarpit: fatal: ", "tarpit: panic"];
 
-/// How long to wait for an answer unless told otherwise: an emulated PC on a busy machine is slow.
+/// The longest time to wait for an answer unless told otherwise: an emulated PC on a busy machine
+/// is slow.
 pub const PATIENCE: Duration = Duration::from_secs(180);
 
-/// tarpit found that it cannot run and halted.
+/// The fatal error of a tarpit that found that it cannot run and halted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fatal(
     /// The whole line.
@@ -51,7 +52,7 @@ pub struct Exchange {
 pub struct Session {
     machine: Machine,
     transcript: File,
-    /// What was said and not yet asked for, as a terminal shows it.
+    /// The output that was not asked for yet, as a terminal shows it.
     heard: Screen,
     hung_up: bool,
     patience: Duration,

@@ -28,7 +28,7 @@ use crate::testbed::machine::{Boot, Hardware, Kind, Spec};
 use crate::testbed::module::{Guest, LINUX_CONSOLE, Module};
 use crate::testbed::serial::Session;
 
-/// How tarpit gets into memory.
+/// The loader that brings tarpit into memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Loader {
     /// GRUB, from a CD, by multiboot 2.

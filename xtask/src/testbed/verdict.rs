@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-/// How a VM ended.
+/// The way in which a VM ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VmEnd {
-    /// The guest wrote this value to its debug-exit port, 0xf4.
+    /// The value that the guest wrote to its debug-exit port, 0xf4.
     DebugExit(u32),
-    /// It was switched off.
+    /// A switch-off.
     PowerOff,
     /// Anything else, in tarpit's words.
     Other(String),

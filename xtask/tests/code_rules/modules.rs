@@ -8,9 +8,9 @@ use syn::{Attribute, Item};
 
 /// A file of a crate, with those of the modules that it declares.
 pub(crate) struct Module {
-    /// Where it is.
+    /// The path of the file.
     pub(crate) path: PathBuf,
-    /// What is in it.
+    /// The syntax tree of the file.
     pub(crate) syntax: syn::File,
     /// The modules that it declares without a body, but for those of tests.
     pub(crate) inner: Vec<Module>,

@@ -9,7 +9,7 @@ use syn::{Attribute, Item};
 
 use super::modules::{Module, is_for_tests};
 
-/// Finds unsafe code that is not of tests.
+/// A visitor that finds unsafe code that is not of tests.
 #[derive(Default)]
 struct Finder {
     found: bool,

@@ -8,7 +8,7 @@ use crate::source::Source;
 /// The modules directly in one module, or in the crate's root, and who uses whom.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Graph {
-    /// By user and used: a place where it is so.
+    /// The uses, by user and used: a place of each.
     edges: BTreeMap<String, BTreeMap<String, String>>,
 }
 

@@ -18,7 +18,7 @@ pub(crate) type ModulePath = Vec<String>;
 pub(crate) struct Mention {
     /// The module whose code it is.
     pub(crate) by: ModulePath,
-    /// What it names.
+    /// The path that it names.
     pub(crate) what: ModulePath,
     /// The file and the line.
     pub(crate) place: String,
@@ -29,7 +29,7 @@ pub(crate) struct Mention {
 pub(crate) struct Source {
     /// All modules but the root.
     pub(crate) modules: Vec<ModulePath>,
-    /// What they name, however it is written: in `use`, in a path, in a macro's arguments.
+    /// The paths that they name, however written: in `use`, in a path, in a macro's arguments.
     pub(crate) mentions: Vec<Mention>,
 }
 
@@ -264,7 +264,7 @@ fn attributes(item: &Item) -> &[Attribute] {
     }
 }
 
-/// Collects the paths in an item.
+/// A visitor that collects the paths in an item.
 #[derive(Default)]
 struct Mentions {
     /// Paths in code, with their lines.

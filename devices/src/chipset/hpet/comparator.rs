@@ -25,13 +25,13 @@ pub(super) struct Comparator {
     config: u32,
     /// The comparator register: what the main counter is compared with.
     value: u64,
-    /// What a periodic timer adds to it at each match: the value last written.
+    /// The period of a periodic timer, added to `value` at each match: the value last written.
     period: u64,
     /// The cycle of the HPET's input clock in which the next match is.
     next: Option<u64>,
-    /// By which `next` lies on the timer line: from when the timer was set.
+    /// The lead by which `next` lies on the timer line: from when the timer was set.
     lead: Lead,
-    /// When `next` is.
+    /// The time of `next` on the timer line.
     deadline: TimerTicks,
 }
 

@@ -38,12 +38,12 @@ const ENABLE: u64 = 1 << 0;
 /// General configuration: LEG_RT_CNF.
 const LEGACY: u64 = 1 << 1;
 
-/// Where an interrupt of a timer goes.
+/// The destination of a timer's interrupt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
-    /// In place of the PIT: IRQ 0 of the 8259, pin 2 of the IOAPIC.
+    /// The legacy-replacement route in place of the PIT: IRQ 0 of the 8259, pin 2 of the IOAPIC.
     LegacyIrq0,
-    /// In place of the RTC: IRQ 8 of the 8259, pin 8 of the IOAPIC.
+    /// The legacy-replacement route in place of the RTC: IRQ 8 of the 8259, pin 8 of the IOAPIC.
     LegacyIrq8,
     /// A pin of the IOAPIC: this global system interrupt.
     Gsi(u8),
@@ -65,9 +65,9 @@ impl<F: FnMut(usize, Route, bool)> Outputs for F {
 /// The main counter.
 #[derive(Clone, Copy, Debug)]
 enum MainCounter {
-    /// Stands at this value.
+    /// The value at which it stands.
     Halted(u64),
-    /// Has this value more than the input clock has cycles, modulo 2^64.
+    /// The difference of its value from the count of the input clock's cycles, modulo 2^64.
     Running(u64),
 }
 
@@ -80,7 +80,7 @@ pub struct Hpet {
     /// General interrupt status: a bit for each timer in level-triggered mode.
     status: u8,
     timers: [Comparator; TIMERS],
-    /// What the level-triggered timers hold asserted.
+    /// The routes that the level-triggered timers hold asserted, by timer.
     asserted: [Option<Route>; TIMERS],
     /// The pins of the IOAPIC that the timers can be routed to: a bit for each GSI.
     routes: u32,

@@ -21,7 +21,7 @@ const ID: u32 = 0xf << 24;
 struct Entry(u64);
 
 impl Entry {
-    /// What software may write: not the delivery status, which is always idle since a
+    /// The bits that software may write: not the delivery status, which is always idle since a
     /// message is sent at once, nor the remote IRR.
     const WRITABLE: u64 = 0xff00_0000_0001_afff;
     const RESET: Self = Self(MASKED);

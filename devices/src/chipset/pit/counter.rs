@@ -2,7 +2,7 @@
 
 use super::element::{Element, Format, Mode, high_half};
 
-/// Which bytes of the count the bus accesses: the RW bits of the control word.
+/// The bytes of the count that the bus accesses: the RW bits of the control word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Access {
     Low,
@@ -19,14 +19,14 @@ struct Load {
     occasion: Occasion,
 }
 
-/// Why a count is loaded.
+/// The reason for loading a count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Occasion {
-    /// It was written or triggered in the cycle before.
+    /// A write or a trigger in the cycle before.
     Start,
-    /// The period ends, or the low half of it.
+    /// The end of the period, or of its low half.
     PeriodEnd,
-    /// The high half of a square wave ends.
+    /// The end of the high half of a square wave.
     HighHalfEnd,
 }
 

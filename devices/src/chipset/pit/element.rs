@@ -46,7 +46,7 @@ impl Mode {
     }
 }
 
-/// How the element counts, and in which numbers.
+/// The counting mode of the element, and whether it counts in BCD.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Format {
     pub(super) mode: Mode,
@@ -86,12 +86,12 @@ impl Format {
 /// The counting element (CE), by what it last loaded and when.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Element {
-    /// Loaded nothing since it was programmed; shows the count it had.
+    /// A state without a count loaded since it was programmed; shows the count it had.
     Idle {
         /// The register value that it shows.
         shown: u16,
     },
-    /// Counting down.
+    /// A count-down that goes on.
     Counting {
         /// The count that was loaded, at least 1.
         length: u32,
@@ -99,11 +99,11 @@ pub(super) enum Element {
         /// half was as if loaded earlier.
         start: u64,
     },
-    /// Stopped by its gate.
+    /// A count-down stopped by its gate.
     Held {
         /// The count that was loaded, at least 1.
         length: u32,
-        /// How many cycles it had counted.
+        /// The number of cycles that it had counted.
         elapsed: u64,
     },
 }

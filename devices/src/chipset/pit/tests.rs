@@ -23,7 +23,7 @@ struct Stepped {
     loaded: bool,
     length: u32,
     ce: u32,
-    /// What is shown before the first load. (The datasheet leaves that undefined.)
+    /// The value shown before the first load. (The datasheet leaves that undefined.)
     before: u16,
     done: bool,
     out: bool,

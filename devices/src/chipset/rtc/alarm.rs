@@ -10,7 +10,7 @@ enum Field {
     /// The two top bits are set: "don't care".
     Any,
     Exactly(u8),
-    /// No time has this value.
+    /// A value that no time has.
     Never,
 }
 

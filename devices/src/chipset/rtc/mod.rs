@@ -81,7 +81,7 @@ pub struct Rtc {
     /// Flags of register C.
     flags: u8,
     lead: Lead,
-    /// How far the chain's events are in `flags`, on the line of the timers.
+    /// The value of the chain up to which its events are in `flags`, on the line of the timers.
     seen: u64,
     /// The second of the chain in which the alarm goes off next.
     alarm: Option<u64>,

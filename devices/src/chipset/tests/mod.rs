@@ -34,7 +34,7 @@ impl GuestMemory for NoRam {
     }
 }
 
-/// What reached the surroundings of the chipset.
+/// A host that records what the chipset sends to it.
 #[derive(Default)]
 struct Board {
     messages: Vec<ApicMessage>,

@@ -111,7 +111,7 @@ fn in_legacy_replacement_nobody_hears_the_pit() {
     assert_eq!(machine.take_vectors(), [0x40]);
 }
 
-/// What a guest does with its timers and interrupt controllers.
+/// An action of a guest on its timers and interrupt controllers.
 #[derive(Clone, Copy, Debug)]
 enum Act {
     ProgramPit(u16),

@@ -1,10 +1,10 @@
 //! The receive FIFO of the UART, or the single receiver buffer while the FIFOs are off.
 
-/// What the receiver has got off the wire.
+/// An item that the receiver has got off the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Received {
     Byte(u8),
-    /// A break reads as a byte of zero.
+    /// A break, which reads as a byte of zero.
     Break,
 }
 
@@ -19,7 +19,7 @@ const TRIGGER_LEVELS: [u8; 4] = [1, 4, 8, 14];
 #[derive(Clone, Debug)]
 pub(super) struct Fifo {
     bytes: [u8; Self::SIZE],
-    /// Which places hold a break.
+    /// The places that hold a break: a bit for each.
     breaks: u16,
     head: u8,
     length: u8,

@@ -128,7 +128,7 @@ pub struct Uart {
     divisor: u16,
     /// Four character times at the present divisor and frame, in ticks.
     timeout: u64,
-    /// When the bytes in the FIFO will have waited for too long.
+    /// The time at which the bytes in the FIFO will have waited for too long.
     timeout_at: Option<TimerTicks>,
     timed_out: bool,
     /// The interrupt output as last driven.

@@ -191,7 +191,7 @@ fn disabling_by_software_masks_the_table_and_stops_vectors() {
     assert_eq!(cpu.read(Register::LVT_ERROR), 0xe1);
 }
 
-/// What an MSR of x2APIC mode allows (SDM vol. 3A, table 11-6).
+/// The accesses that an MSR of x2APIC mode allows (SDM vol. 3A, table 11-6).
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Access {
     None,

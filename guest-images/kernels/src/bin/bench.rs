@@ -31,7 +31,7 @@ unsafe impl Sync for Samples {}
 
 static SAMPLES: Samples = Samples(UnsafeCell::new([0; MAX_ROUNDS]));
 
-/// What measuring nothing costs.
+/// The ticks that measuring nothing takes.
 static OVERHEAD: AtomicU64 = AtomicU64::new(0);
 
 /// The time of `$operation`, once. RDTSC alone brackets it, without a fence: the measuring machines

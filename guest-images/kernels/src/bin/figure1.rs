@@ -15,7 +15,7 @@ use kernels::lapic::{Lapic, Mode};
 use kernels::memory::{self, PRESENT, UNMAPPED, USER, WRITABLE};
 use kernels::{Report, multiboot, pic, pit, println, segments, serial, tsc};
 
-/// Where each process has its code, and what it counts in.
+/// The addresses of each process's code, and of the counter that it counts in.
 const CODE: u64 = UNMAPPED + 0x10_0000;
 const COUNTER: u64 = CODE + 0x1000;
 /// `INC QWORD PTR [RDI]`; `JMP` to it.
@@ -42,7 +42,7 @@ struct Scheduler {
     current: usize,
     ticks: u64,
     slices: u64,
-    /// When the present slice began; none where printing took part of it.
+    /// The time at which the present slice began; none where printing took part of it.
     since: Option<u64>,
     tsc_hertz: u64,
     report_every: u64,

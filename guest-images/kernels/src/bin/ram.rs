@@ -11,11 +11,11 @@ use core::ptr;
 use kernels::memory::{PAGE, PRESENT, UNMAPPED, WRITABLE, map, root};
 use kernels::{Report, multiboot, println};
 
-/// How far apart the words are.
+/// The distance between the words, in bytes.
 const STEP: usize = 64 << 10;
-/// What is mapped one to one at start.
+/// The end of the memory that is mapped one to one at start.
 const MAPPED: u64 = 4 << 30;
-/// Below, there are the kernel and what the loader told it.
+/// The start of free memory: below, there are the kernel and what the loader told it.
 const FREE_FROM: u64 = 16 << 20;
 
 /// Calls `access` with each word, and the address that it has.

@@ -20,7 +20,7 @@ static LATEST: AtomicU64 = AtomicU64::new(0);
 static COMPARED: AtomicU64 = AtomicU64::new(0);
 /// Readings that were before one that had been told.
 static BACKWARDS: AtomicU64 = AtomicU64::new(0);
-/// By how much, at most.
+/// The most ticks by which a reading was before one that had been told.
 static WORST: AtomicU64 = AtomicU64::new(0);
 static STOP: AtomicBool = AtomicBool::new(false);
 

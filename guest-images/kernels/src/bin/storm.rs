@@ -23,7 +23,7 @@ const FIXED: u32 = icr::ASSERT | VECTOR as u32;
 static TAKEN: AtomicU64 = AtomicU64::new(0);
 /// Other CPUs that can take interrupts.
 static READY: AtomicU32 = AtomicU32::new(0);
-/// How many CPUs there are; zero until all are ready.
+/// The number of CPUs; zero until all are ready.
 static CPUS: AtomicU32 = AtomicU32::new(0);
 
 fn on_interrupt(_: &mut Frame) {

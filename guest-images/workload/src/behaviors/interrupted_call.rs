@@ -7,7 +7,7 @@ use crate::system::{Errno, files, memory};
 use crate::work::Work;
 
 const LENGTH: usize = 64 << 10;
-/// Microseconds.
+/// The default time until the timer fires, in microseconds.
 const TIMER: u32 = 20;
 
 pub(super) const BEHAVIOR: Behavior = Behavior {

@@ -19,14 +19,15 @@ mod zeros;
 use crate::system::Errno;
 use crate::work::Work;
 
-/// What a process does.
+/// The behavior of a process.
 #[derive(Debug)]
 pub struct Behavior {
-    /// What it is called.
+    /// The name of the behavior.
     pub name: &'static str,
-    /// What one unit is.
+    /// The description of one unit of work.
     pub unit: &'static str,
-    /// Does it, until [`Work::goes_on`] says no; or says why the kernel does not let it.
+    /// The function that does it, until [`Work::goes_on`] says no; or says why the kernel does not
+    /// let it.
     pub run: fn(Work) -> Result<(), Errno>,
 }
 

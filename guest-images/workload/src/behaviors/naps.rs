@@ -5,10 +5,10 @@ use crate::system::Errno;
 use crate::system::time::sleep_for;
 use crate::work::Work;
 
-/// Of four instructions each.
+/// The steps in one unit, of four instructions each.
 const STEPS: u64 = 5_000;
 
-/// Microseconds.
+/// The default length of a nap, in microseconds.
 const NAP: u32 = 50;
 
 pub(super) const BEHAVIOR: Behavior = Behavior {

@@ -6,7 +6,7 @@ use crate::system::{Errno, memory};
 use crate::work::Work;
 
 const LENGTH: usize = 64 << 10;
-/// Where it begins anew.
+/// The length of the file at which it begins anew.
 const FILE: usize = 4 << 20;
 
 pub(super) const BEHAVIOR: Behavior = Behavior {

@@ -5,7 +5,7 @@ use crate::system::Errno;
 use crate::system::time::interrupt_every;
 use crate::work::Work;
 
-/// Microseconds.
+/// The default time between two signals, in microseconds.
 const PERIOD: u32 = 20;
 
 pub(super) const BEHAVIOR: Behavior = Behavior {

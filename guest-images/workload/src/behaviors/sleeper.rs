@@ -6,7 +6,7 @@ use crate::system::Errno;
 use crate::system::time::{Clock, now, sleep_until, tsc};
 use crate::work::Work;
 
-/// Nanoseconds.
+/// The length of a sleep, in nanoseconds.
 const SLEEP: u64 = 10_000_000;
 
 pub(super) const BEHAVIOR: Behavior = Behavior {

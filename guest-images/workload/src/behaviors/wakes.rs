@@ -5,7 +5,7 @@ use crate::system::Errno;
 use crate::system::time::sleep_for;
 use crate::work::Work;
 
-/// Milliseconds.
+/// The default length of a sleep, in milliseconds.
 const PERIOD: u32 = 100;
 
 pub(super) const BEHAVIOR: Behavior = Behavior {

@@ -33,7 +33,7 @@ const WNOHANG: usize = 1;
 const STDIN: usize = 0;
 const STDOUT: usize = 1;
 
-/// Where the program prints: its standard output, by one `write` for each piece of text.
+/// The standard output of the program: it prints by one `write` for each piece of text.
 #[derive(Debug)]
 pub struct Console;
 
@@ -103,7 +103,7 @@ pub fn set_echo(on: bool) {
 /// A process's number.
 pub type Pid = usize;
 
-/// Which side of a fork the caller is.
+/// The side of a fork that the caller is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fork {
     /// The new process.
@@ -139,9 +139,9 @@ pub fn exit(status: i32) -> ! {
 /// A process that ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended {
-    /// Which it was.
+    /// The process's number.
     pub pid: Pid,
-    /// How it ended, as `wait(2)` codes it: 0 is well.
+    /// The way in which it ended, as `wait(2)` codes it: 0 is well.
     pub status: i32,
 }
 
@@ -233,7 +233,7 @@ pub fn with_kernel_log(clear: bool, reader: impl FnOnce(&[u8])) -> Result<(), Er
     })?
 }
 
-/// How the machine goes down.
+/// The way in which the machine goes down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Down {
     /// Power off.

@@ -11,7 +11,7 @@ use super::{Errno, memory};
 
 const STACK: usize = 16 << 10;
 
-/// What a new thread finds at the top of its stack.
+/// The function of a new thread and its argument, at the top of its stack.
 struct Beginning<T> {
     run: fn(T) -> !,
     argument: T,

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::machine::{CODE, DEVICE, Machine, code};
 use crate::emulate::{Completed, RAX, RCX, RDI, RDX, flags};
 
-/// What the instructions here work on; RDI is the memory operand's address.
+/// The operands and flags of the instructions here; RDI is the memory operand's address.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct State {
     rax: u64,

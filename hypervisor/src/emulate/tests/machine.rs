@@ -9,11 +9,11 @@ use super::super::*;
 use crate::guest_paging::PagingRegisters;
 use crate::test_ram::TestRam;
 
-/// Where 64-bit tests have their code, linear; on the last page before unmapped space.
+/// The linear address of 64-bit tests' code; on the last page before unmapped space.
 pub(super) const CODE: u64 = 0x40_0000;
-/// Where the code is in RAM.
+/// The address of the code in RAM.
 pub(super) const CODE_RAM: u64 = 0x8_0000;
-/// Where data pages are, linear and physical.
+/// The address of the data pages, linear and physical.
 pub(super) const DATA: u64 = 0x9_0000;
 /// The device, linear: two pages, with RAM on the page before, and nothing behind.
 pub(super) const DEVICE: u64 = 0xffff_8000_0010_1000;
@@ -49,7 +49,7 @@ pub(super) struct TestCpu {
     pub(super) cr4: u64,
     pub(super) efer: u64,
     pub(super) cpl: u8,
-    /// How many register reads would have been VMREADs.
+    /// The number of register reads that would have been VMREADs.
     pub(super) vmreads: Cell<u32>,
 }
 
@@ -129,7 +129,7 @@ impl Cpu for TestCpu {
     }
 }
 
-/// What a device has seen.
+/// An access that a device has seen.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Seen {
     Read(u64, usize),
@@ -143,7 +143,7 @@ pub(super) enum Seen {
 pub(super) struct Device {
     pub(super) cells: Vec<u8>,
     pub(super) seen: Vec<Seen>,
-    /// What ports read next, counting up.
+    /// The value that ports read next, counting up.
     pub(super) port_value: u32,
 }
 

@@ -10,7 +10,7 @@ use ::acpi::{
 use super::*;
 use crate::guest_boot::test_ram::TestRam;
 
-/// Lets the independent parser of the `acpi` crate read a guest's RAM.
+/// A guest's RAM, for the independent parser of the `acpi` crate.
 #[derive(Clone)]
 struct Firmware(Rc<Vec<u8>>);
 

@@ -18,31 +18,31 @@ use miniz_oxide::inflate::{
 };
 use thiserror::Error;
 
-/// What is wrong with an initial RAM disk.
+/// A defect of an initial RAM disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub(crate) enum InitrdError {
-    /// It has no bytes.
+    /// A file without bytes.
     #[error("it is empty")]
     Empty,
-    /// It ends in the middle of something.
+    /// A file that ends in the middle of one of its parts.
     #[error("it is truncated: its {format} ends too early, after {length} bytes")]
     Truncated {
-        /// What it ends in the middle of.
+        /// The format of the part that is cut off.
         format: &'static str,
-        /// How long it is.
+        /// The length of the file, in bytes.
         length: usize,
     },
-    /// It contradicts its own format.
+    /// A part that contradicts its own format.
     #[error("it is damaged: byte {offset} is not as a {format} has it")]
     Damaged {
-        /// Which format.
+        /// The format of the part.
         format: &'static str,
-        /// Where the part in that format starts.
+        /// The offset in the file at which the part starts.
         offset: usize,
     },
 }
 
-/// What is wrong with one part of it.
+/// A defect of one part of the file.
 #[derive(Clone, Copy)]
 enum Fault {
     Truncated,
@@ -53,7 +53,7 @@ enum Fault {
 struct Part {
     /// Its length.
     length: usize,
-    /// How many bytes it unpacks to; `None` if it does not say.
+    /// The number of bytes that it unpacks to; `None` if it does not say.
     unpacked: Option<u64>,
 }
 

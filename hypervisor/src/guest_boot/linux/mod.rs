@@ -28,14 +28,15 @@ const ENTRY_64: u64 = 0x200;
 /// `type_of_loader` of a boot loader without an assigned number.
 const UNKNOWN_LOADER: u8 = 0xFF;
 const SECTOR: usize = 512;
-/// What a kernel needs beyond its image to get to user space: page structures, percpu areas,
-/// drivers. An estimate on the low side: with less it would surely fail, in ways that say less.
+/// The memory that a kernel needs beyond its image to get to user space: page structures, percpu
+/// areas, drivers. An estimate on the low side: with less it would surely fail, in ways that say
+/// less.
 const WORKING_ROOM: u64 = 16 << 20;
 
-/// Why a bzImage cannot be started.
+/// The reason why a bzImage cannot be started.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(crate) enum LinuxError {
-    /// Its boot protocol has no 64-bit entry.
+    /// A boot protocol, of this version, without a 64-bit entry.
     #[error(
         "its boot protocol {}.{:02} has no 64-bit entry point: use a 64-bit Linux 3.8 or later",
         .0 >> 8, .0 & 0xFF
@@ -47,42 +48,42 @@ pub(crate) enum LinuxError {
     /// A zImage.
     #[error("it is a zImage: use a bzImage")]
     LoadedLow,
-    /// The file ends too early.
+    /// A file that ends too early.
     #[error("the file is truncated: its header speaks of {expected} bytes, there are {actual}")]
     Truncated {
-        /// How long it should be.
+        /// The length that the file should have, in bytes.
         expected: u64,
-        /// How long it is.
+        /// The length that it has, in bytes.
         actual: u64,
     },
-    /// The numbers in the header make no sense.
+    /// A header with numbers that make no sense.
     #[error("its header is damaged: load address {address:#x}, memory needed {size:#x}")]
     BadHeader {
-        /// Where the kernel wants to be.
+        /// The address at which the kernel wants to be.
         address: u64,
-        /// How much memory it wants there.
+        /// The size of the memory that it wants there, in bytes.
         size: u64,
     },
-    /// The command line is too long.
+    /// A command line that is too long.
     #[error("the command line has {length} bytes, this kernel takes {limit}: shorten it")]
     CommandLineTooLong {
-        /// How long it is.
+        /// The length of the command line, in bytes.
         length: usize,
-        /// How long it may be.
+        /// The longest that the kernel takes, in bytes.
         limit: usize,
     },
-    /// The VM has too little memory.
+    /// A VM with too little memory.
     #[error(
         "the VM has too little memory, {}M: kernel and initrd need {}M (say mem={}M)",
         .actual >> 20, .needed >> 20, .needed >> 20
     )]
     TooLittleMemory {
-        /// How much it has, in bytes.
+        /// The memory that the VM has, in bytes.
         actual: u64,
         /// The least that could do, in bytes, a multiple of 1 MiB.
         needed: u64,
     },
-    /// The initrd cannot be placed at all.
+    /// An initrd that cannot be placed at all.
     #[error("the initrd of {size} bytes does not fit below {limit:#x}, where this kernel wants it")]
     InitrdTooLarge {
         /// Its size in bytes.
@@ -102,15 +103,15 @@ pub(crate) fn is_bzimage(file: &[u8]) -> bool {
 /// The setup header, in the parts that concern a loader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct SetupHeader {
-    /// Where the protected-mode code starts in the file.
+    /// The offset of the protected-mode code in the file.
     code_offset: usize,
-    /// Where the kernel runs, and so is loaded: it would move there anyway.
+    /// The address at which the kernel runs, and so is loaded: it would move there anyway.
     load_address: u64,
-    /// How much contiguous memory it needs there.
+    /// The size of the contiguous memory that it needs there, in bytes.
     init_size: u64,
     /// One past the highest address that the initrd may occupy.
     initrd_limit: u64,
-    /// How many bytes the command line may have, without the final NUL.
+    /// The most bytes that the command line may have, without the final NUL.
     command_line_limit: usize,
     /// One past the last byte of the header in the file.
     end: usize,

@@ -14,7 +14,7 @@ const DEMANDS: u32 = 0xFFFF;
 /// Page-aligned modules, memory information, and a video mode, which there is not: an
 /// image has to look whether it got one. We fulfil the others anyway.
 const KNOWN_DEMANDS: u32 = 0b111;
-/// The header has load addresses.
+/// The flag of a header that has load addresses.
 const HAS_ADDRESSES: u32 = 1 << 16;
 
 /// A part of an image: what is to be where.
@@ -22,9 +22,9 @@ const HAS_ADDRESSES: u32 = 1 << 16;
 pub(super) struct Segment<'a> {
     /// The guest-physical address.
     pub(super) address: u64,
-    /// What comes from the file.
+    /// The bytes that come from the file.
     pub(super) data: &'a [u8],
-    /// How much room it takes in all, at least the length of the data; the rest is zeros.
+    /// The room that it takes in all, at least the length of the data; the rest is zeros.
     pub(super) size: u64,
 }
 
@@ -48,7 +48,7 @@ pub(super) struct Image<'a> {
 
 /// A multiboot header.
 struct Header {
-    /// Where it is in the file.
+    /// The offset of the header in the file.
     offset: usize,
     flags: u32,
 }

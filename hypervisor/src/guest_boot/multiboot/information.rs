@@ -12,8 +12,8 @@ const STRUCTURE_SIZE: usize = 116;
 const MODULE_SIZE: usize = 16;
 const MEMORY_MAP_ENTRY_SIZE: usize = 24;
 
-/// Which of the fields are valid: memory sizes (0), command line (2), modules (3), memory
-/// map (6), boot loader name (9).
+/// The `flags` that tell which fields are valid: memory sizes (0), command line (2), modules (3),
+/// memory map (6), boot loader name (9).
 const FLAGS: u32 = 1 | 1 << 2 | 1 << 3 | 1 << 6 | 1 << 9;
 
 /// Offsets of the fields.
@@ -31,13 +31,13 @@ mod field {
 
 /// A module that has been loaded.
 pub(super) struct Module<'a> {
-    /// Where.
+    /// The guest-physical addresses of its content.
     pub(super) range: Range<u32>,
     /// The string that comes with it.
     pub(super) string: &'a str,
 }
 
-/// What there is to tell.
+/// The information that an image is given.
 pub(super) struct Information<'a> {
     /// The image's name: the first word of the command line, as boot loaders have it.
     pub(super) name: &'a str,
@@ -45,7 +45,7 @@ pub(super) struct Information<'a> {
     pub(super) arguments: &'a str,
     /// The modules.
     pub(super) modules: &'a [Module<'a>],
-    /// How much RAM there is.
+    /// The size of the guest's RAM, in bytes.
     pub(super) ram_size: u64,
 }
 

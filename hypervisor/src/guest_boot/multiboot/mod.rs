@@ -16,39 +16,39 @@ use information::{Information, Module};
 
 pub(crate) use image::is_multiboot;
 
-/// What a multiboot 1 boot loader leaves in EAX.
+/// The value that a multiboot 1 boot loader leaves in EAX.
 const BOOTLOADER_MAGIC: u64 = 0x2BAD_B002;
 
-/// Why a multiboot image cannot be started.
+/// The reason why a multiboot image cannot be started.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(crate) enum MultibootError {
-    /// It demands something of the boot loader that there is not.
+    /// A demand for features of the boot loader that there are not.
     #[error("its multiboot header demands features {0:#x} that tarpit does not know")]
     UnknownDemands(u16),
-    /// It is neither ELF nor has addresses in its header.
+    /// An image that is not ELF and has no addresses in its header.
     #[error("it is no ELF file and its multiboot header has no load addresses")]
     NoAddresses,
-    /// The addresses in the header contradict each other.
+    /// A header with addresses that contradict each other.
     #[error("the load addresses in its multiboot header contradict each other")]
     BadAddresses,
-    /// The ELF structures cannot be read.
+    /// A file with ELF structures that cannot be read.
     #[error("it is a damaged or truncated ELF file")]
     BadElf,
-    /// ELF for another architecture.
+    /// An ELF file for another architecture.
     #[error("it is an ELF file for another machine (number {0}): use one for x86")]
     WrongMachine(u16),
-    /// The file ends before what is to be loaded of it.
+    /// A file that ends before what is to be loaded of it.
     #[error("the file is truncated: {expected} bytes are to be loaded, there are {actual}")]
     Truncated {
-        /// How long it should be, at least.
+        /// The least length that the file should have, in bytes.
         expected: u64,
-        /// How long it is.
+        /// The length that it has, in bytes.
         actual: u64,
     },
-    /// It starts above 4 GiB.
+    /// An entry point above 4 GiB.
     #[error("its entry point {0:#x} is not below 4 GiB")]
     EntryTooHigh(u64),
-    /// A part of it does not fit where it wants to be.
+    /// A part that does not fit where it wants to be.
     #[error(
         "it wants to be loaded to {:#x}..{:#x}, which is no free RAM in a VM with {}M: give it more \
          with `mem=`, or link it elsewhere", .range.start, .range.end, .memory >> 20
@@ -56,10 +56,10 @@ pub(crate) enum MultibootError {
     NoRamThere {
         /// The addresses that it wants.
         range: Range<u64>,
-        /// How much memory the VM has.
+        /// The memory that the VM has, in bytes.
         memory: u64,
     },
-    /// The modules do not fit.
+    /// Modules that do not fit into the VM's memory, which has this size in bytes.
     #[error("its modules do not fit into the VM's {}M: give it more with `mem=`", .0 >> 20)]
     NoRoom(u64),
 }

@@ -29,7 +29,7 @@ pub(crate) struct HostCpu {
 /// An I/O APIC of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct HostIoApic {
-    /// Where its registers are.
+    /// The physical address of its registers.
     pub address: u64,
     /// The global system interrupt of its first input.
     pub first_gsi: u32,
@@ -53,7 +53,7 @@ pub(crate) struct AcpiEnable {
     pub value: u8,
 }
 
-/// How to enter S5, soft off (ACPI 6.5, 4.8.3.2 and 7.4.1).
+/// The registers and values that enter S5, soft off (ACPI 6.5, 4.8.3.2 and 7.4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SoftOff {
     /// The PM1a control register's port.
@@ -64,11 +64,11 @@ pub(crate) struct SoftOff {
     pub sleep_type_a: u8,
     /// SLP_TYP for PM1b.
     pub sleep_type_b: u8,
-    /// How to enter ACPI mode, where that is needed.
+    /// The command that enters ACPI mode, where that is needed.
     pub acpi_enable: Option<AcpiEnable>,
 }
 
-/// Where the reset register is.
+/// The location of the reset register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ResetSpace {
     /// An I/O port.
@@ -77,17 +77,17 @@ pub(crate) enum ResetSpace {
     Memory(u64),
 }
 
-/// How to reset the machine (ACPI 6.5, 4.8.3.6).
+/// The register that resets the machine (ACPI 6.5, 4.8.3.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ResetRegister {
-    /// Where to write.
+    /// The location to write to.
     pub space: ResetSpace,
-    /// What to write.
+    /// The value to write.
     pub value: u8,
 }
 
-/// What the tables say. What a table does not say, or says in a way that makes no sense, is
-/// missing.
+/// The content of the ACPI tables. What a table does not say, or says in a way that makes no sense,
+/// is missing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Acpi {
     /// The processors that are enabled, in the firmware's order, the boot CPU usually first.
@@ -106,7 +106,7 @@ pub(crate) struct Acpi {
     pub console: Option<ConsoleLine>,
 }
 
-/// Tables lie where the firmware says, in identity-mapped memory.
+/// A mapping of tables, which lie where the firmware says, in identity-mapped memory.
 #[derive(Clone, Copy)]
 struct Identity;
 

@@ -4,9 +4,9 @@
 /// The values for the SLP_TYP fields of the PM1 control registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SleepTypes {
-    /// For PM1a.
+    /// The value for PM1a.
     pub a: u8,
-    /// For PM1b.
+    /// The value for PM1b.
     pub b: u8,
 }
 

@@ -20,7 +20,7 @@ const MAX_ENTRIES: usize = 1024;
 /// The longest string that is accepted, in bytes.
 const MAX_STRING: u64 = 16 << 10;
 
-/// What a region of physical memory is good for.
+/// The type of a region of physical memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MemoryKind {
     /// RAM, free to use.
@@ -49,16 +49,16 @@ impl MemoryKind {
 /// A region of the memory map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MemoryRegion {
-    /// Where it is.
+    /// The physical addresses of the region.
     pub range: PhysRange,
-    /// What it is good for.
+    /// The type of the region.
     pub kind: MemoryKind,
 }
 
 /// A file that the boot loader put in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Module {
-    /// Where it is. Stays reserved as long as tarpit runs.
+    /// The physical addresses of its content. They stay reserved as long as tarpit runs.
     pub range: PhysRange,
     /// Its command line, without the file name.
     pub command_line: String,
@@ -82,7 +82,7 @@ impl Module {
     }
 }
 
-/// Which protocol the loader spoke.
+/// The boot protocol that the loader spoke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protocol {
     /// Multiboot 0.6.96.
@@ -109,34 +109,34 @@ pub(crate) struct BootInfo {
     pub rsdp: Option<[u8; 36]>,
 }
 
-/// Why the loader's information cannot be used.
+/// The reason why the loader's information cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BootInfoError {
-    /// Started by something that speaks neither protocol.
+    /// A start by something that speaks neither protocol, with this magic number.
     UnknownMagic(u32),
-    /// A structure lies (partly) outside of the memory that a loader can use.
+    /// A structure that lies (partly) outside of the memory that a loader can use.
     OutOfReach {
-        /// What.
+        /// The name of the structure.
         what: &'static str,
-        /// Where it should be.
+        /// The address at which it should be.
         address: u64,
     },
-    /// A structure is shorter than it must be, or ends after what it is part of.
+    /// A structure that is shorter than it must be, or ends after what it is part of.
     BadLength {
-        /// What.
+        /// The name of the structure.
         what: &'static str,
     },
-    /// A string has no end.
+    /// A string without an end.
     EndlessString {
-        /// Which string.
+        /// The name of the string.
         what: &'static str,
     },
     /// More entries than tarpit is prepared for.
     TooMany {
-        /// Of what.
+        /// The name of the entries.
         what: &'static str,
     },
-    /// A module ends before it starts.
+    /// A module that ends before it starts.
     BackwardModule {
         /// The module's position, from 0.
         index: usize,

@@ -10,9 +10,9 @@ use x86_64::registers::segmentation::SegmentSelector;
 use x86_64::structures::gdt::{Descriptor, GlobalDescriptorTable};
 use x86_64::structures::tss::TaskStateSegment;
 
-/// 64-bit code. The same in the boot GDT.
+/// The segment of 64-bit code. The same in the boot GDT.
 pub(crate) const CODE: SegmentSelector = SegmentSelector::new(1, PrivilegeLevel::Ring0);
-/// Data and stack. The same in the boot GDT.
+/// The segment of data and stack. The same in the boot GDT.
 pub(crate) const DATA: SegmentSelector = SegmentSelector::new(2, PrivilegeLevel::Ring0);
 /// The task state segment.
 pub(crate) const TSS: SegmentSelector = SegmentSelector::new(3, PrivilegeLevel::Ring0);
@@ -21,13 +21,13 @@ pub(crate) const TSS: SegmentSelector = SegmentSelector::new(3, PrivilegeLevel::
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Ist {
-    /// Stays on the current stack.
+    /// No switch of stacks: the handler runs on the current one.
     None = 0,
-    /// For NMI.
+    /// The stack for NMI.
     Nmi = 1,
-    /// For #DF.
+    /// The stack for #DF.
     DoubleFault = 2,
-    /// For #MC.
+    /// The stack for #MC.
     MachineCheck = 3,
 }
 

@@ -8,7 +8,7 @@ use x86_64::{VirtAddr, instructions::tables::lidt};
 use super::gdt::{CODE, Ist};
 use super::trap;
 
-/// Vectors there are.
+/// The number of vectors.
 pub(super) const VECTORS: usize = 256;
 /// Bytes from one stub to the next.
 const STUB_SIZE: u64 = 16;
@@ -114,9 +114,9 @@ static IDT: Table = Table(UnsafeCell::new([Gate::EMPTY; VECTORS]));
 /// Whether NMI, #DF and #MC have stacks of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ExceptionStacks {
-    /// Not yet: there is no TSS.
+    /// No stacks yet: there is no TSS.
     Absent,
-    /// In the TSS of each CPU.
+    /// Stacks in the TSS of each CPU.
     InTss,
 }
 

@@ -30,7 +30,7 @@ pub(crate) struct PerCpu {
     pub index: u32,
     /// Its local APIC's ID.
     pub apic_id: u32,
-    /// How its local APIC's registers are reached.
+    /// The access to its local APIC's registers.
     pub(super) local_apic: LocalApicAccess,
     tables: DescriptorTables,
     /// The page under the stack that this CPU normally runs on.

@@ -7,8 +7,8 @@ use super::dump;
 use super::idt::VECTORS;
 use crate::machine::stray;
 
-/// What an entry stub leaves on the stack: the general registers, the vector, and what the
-/// CPU pushed (SDM vol. 3A, 6.14.2).
+/// The registers that an entry stub leaves on the stack: the general registers, the vector, and
+/// what the CPU pushed (SDM vol. 3A, 6.14.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 #[allow(missing_docs, reason = "registers by their own names")]
@@ -29,7 +29,7 @@ pub(crate) struct TrapFrame {
     pub rcx: u64,
     pub rax: u64,
     pub vector: u64,
-    /// Zero for vectors without an error code.
+    /// The exception's error code; zero for vectors without one.
     pub error_code: u64,
     pub rip: u64,
     pub cs: u64,
@@ -38,9 +38,9 @@ pub(crate) struct TrapFrame {
     pub ss: u64,
 }
 
-/// What is called when a vector strikes. Runs with interrupts off; for an NMI on a stack
-/// of its own, where it must neither take locks nor log, as it may have interrupted their
-/// holder. An external interrupt's hook signals its end to the LAPIC itself.
+/// A function that is called when a vector strikes. Runs with interrupts off; for an NMI on a stack
+/// of its own, where it must neither take locks nor log, as it may have interrupted their holder.
+/// An external interrupt's hook signals its end to the LAPIC itself.
 pub(crate) type Hook = fn(&mut TrapFrame);
 
 /// Hooks as addresses; 0 is none.

@@ -14,8 +14,8 @@ use super::boot_info::{MemoryKind, MemoryRegion};
 mod tests;
 
 pub(crate) use arch::paging::{SIZE_1G, SIZE_2M};
-/// Below this lie real-mode structures of the firmware and, later, the page where
-/// application processors wake up; none of it is handed out.
+/// The end of low memory, which holds real-mode structures of the firmware and, later, the page
+/// where application processors wake up; none of it is handed out.
 pub(crate) const LOW_MEMORY_END: u64 = 1 << 20;
 
 /// A range of physical addresses; `end` is the first address after it.
@@ -73,7 +73,7 @@ impl fmt::Debug for PhysRange {
     }
 }
 
-/// There is no free range of this size and alignment.
+/// A lack of free ranges of this size and alignment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OutOfMemory {
     /// The bytes asked for.

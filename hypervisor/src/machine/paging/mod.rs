@@ -19,7 +19,7 @@ use super::memory::{Frames, OutOfMemory, PhysRange, SIZE_2M};
 
 pub(crate) use tables::{PageTables, Protection};
 
-/// What is mapped whatever the memory map says: firmware tables, LAPIC, IOAPIC, HPET lie
+/// The range that is mapped whatever the memory map says: firmware tables, LAPIC, IOAPIC, HPET lie
 /// here.
 const FIRST_4G: PhysRange = PhysRange::new(0, 4 << 30);
 

@@ -6,20 +6,20 @@ use vmx::addr::HostPhysAddr;
 
 use super::super::memory::{OutOfMemory, PhysRange};
 
-/// What a page holds, which says what may be done with it: never both write and execute.
+/// The content of a page, which says what may be done with it: never both write and execute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protection {
-    /// Read only.
+    /// Constants: read only.
     Constants,
-    /// Read and write; MMIO, too.
+    /// Data: read and write; MMIO, too.
     Data,
-    /// Read and execute.
+    /// Code: read and execute.
     Code,
 }
 
 const PRESENT: u64 = PageTableFlags::PRESENT.bits();
 const WRITABLE: u64 = PageTableFlags::WRITABLE.bits();
-/// In an entry of level 2 or 3: a page, not a table.
+/// The bit of an entry of level 2 or 3 that is a page, not a table.
 const LARGE: u64 = PageTableFlags::HUGE_PAGE.bits();
 const NO_EXECUTE: u64 = PageTableFlags::NO_EXECUTE.bits();
 
@@ -29,7 +29,7 @@ const fn span(level: u32) -> u64 {
     4096 << (9 * (level - 1))
 }
 
-/// Where new tables come from: zeroed frames.
+/// A source of new tables: zeroed frames.
 type NewTable<'a> = &'a mut dyn FnMut() -> Result<HostPhysAddr, OutOfMemory>;
 
 /// A set of page tables that maps each address to itself, or not at all. Tables are reached

@@ -82,13 +82,13 @@ pub(crate) fn kick(index: u32) {
     }
 }
 
-/// Checks that the CPU that runs it can do its work, or says why it cannot.
+/// A check that the CPU that runs it can do its work; its error says why it cannot.
 pub(crate) type Check = fn() -> Result<(), &'static str>;
 
-/// What a CPU does from its start on.
+/// The work of a CPU from its start on.
 pub(crate) type Work = fn(&'static PerCpu) -> !;
 
-/// What application processors need to know when they start.
+/// The data that application processors need when they start.
 struct Launch {
     check: Check,
     work: Work,
@@ -96,22 +96,22 @@ struct Launch {
     /// CPUs that have come up, the boot CPU included.
     running: AtomicU32,
     comparison: Comparison,
-    /// What the last CPU that has come up found out, if it cannot be used.
+    /// The reason found by the last CPU that has come up, if it cannot be used.
     refused: Mutex<Option<Refusal>>,
 }
 
 static LAUNCH: Once<Launch> = Once::new();
 
-/// Why a CPU is left alone.
+/// The reason why a CPU is left alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// It did not answer to INIT and start-up IPIs.
+    /// No answer to INIT and start-up IPIs.
     Silent,
-    /// There is no memory for its stacks.
+    /// A lack of memory for its stacks.
     OutOfMemory,
-    /// Its TSC differs from the boot CPU's, and cannot be set right.
+    /// A TSC that differs from the boot CPU's, and cannot be set right.
     Tsc(Skew),
-    /// It cannot do its work.
+    /// An inability to do its work, for this reason.
     Unfit(&'static str),
 }
 

@@ -10,15 +10,15 @@ use crate::machine::cpu::PerCpu;
 use crate::machine::cpu::trap::TrapFrame;
 use crate::machine::local_apic::LocalApic;
 
-/// Set for ever when CPUs that get an NMI are to stop.
+/// Whether CPUs that get an NMI are to stop; once set, for ever.
 static STOPPING: AtomicBool = AtomicBool::new(false);
 
-/// What a CPU was doing when it was stopped.
+/// The state of a CPU when it was stopped.
 struct Record {
-    /// Where RIP and RSP were.
+    /// The values of RIP and RSP.
     rip: AtomicU64,
     rsp: AtomicU64,
-    /// Set after them.
+    /// Whether it has been stopped; set after them.
     stopped: AtomicBool,
     /// The VCPU that is loaded, as [`encode`] has it.
     task: AtomicU64,
@@ -39,7 +39,7 @@ pub(crate) struct Other {
     index: u32,
 }
 
-/// Where a CPU was when it was stopped.
+/// The place in the code where a CPU was when it was stopped, with its stack and its VCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     rip: u64,

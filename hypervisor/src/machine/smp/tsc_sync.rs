@@ -18,7 +18,7 @@ use vmx::msr;
 /// Rounds of a comparison: the more, the surer is one without a delay.
 const ROUNDS: u32 = 64;
 
-/// How far a CPU's TSC is ahead of the boot CPU's, in ticks: between two bounds.
+/// The lead of a CPU's TSC over the boot CPU's, in ticks: between two bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Skew {
     least: i64,

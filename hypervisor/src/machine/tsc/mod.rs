@@ -47,23 +47,23 @@ impl fmt::Display for Source {
 pub(crate) struct Calibration {
     /// TSC ticks in a second.
     pub frequency: Hertz,
-    /// What it was measured against.
+    /// The clock that it was measured against.
     pub source: Source,
     /// The bound of the measurement's own error, in millionths (without the error of the
     /// timer's oscillator).
     pub error_ppm: u64,
 }
 
-/// No timer counted in a way that makes sense.
+/// A lack of timers that count in a way that makes sense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NoTimer;
 
-/// How long is measured, in nanoseconds.
+/// The duration of a measurement, in nanoseconds.
 const DURATION_NS: u64 = 30_000_000;
 /// Edges of the timer that are looked at, at each end, for the one seen most sharply.
 const EDGES: u32 = 32;
-/// Reads of a timer without seeing it change before it is held to be stopped; over 50 ms
-/// with any timer, at least 0.1 us a read.
+/// The number of reads of a timer without seeing it change before it is held to be stopped; over 50
+/// ms with any timer, at least 0.1 us a read.
 const READS_WITHOUT_CHANGE: u32 = 500_000;
 
 /// A counter of known frequency.

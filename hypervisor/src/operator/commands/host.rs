@@ -31,12 +31,12 @@ fn run(_: &Arguments<'_>, context: &mut Context<'_>) -> Result<Outcome, CommandE
     Ok(Outcome::Done)
 }
 
-/// Something about the machine.
+/// A fact about the machine.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct HostLine<'a> {
-    /// What it is about.
+    /// The subject of the fact.
     subject: &'a str,
-    /// How it is.
+    /// The state of the subject.
     state: &'a str,
 }
 

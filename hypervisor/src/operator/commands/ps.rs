@@ -57,7 +57,7 @@ struct List {
     processes: Processes,
     /// The roots of all targets, in order.
     targets: Vec<Root>,
-    /// What is still to be shown.
+    /// The processes that are still to be shown; `None` before the list is put together.
     lines: Option<vec::IntoIter<Process>>,
 }
 
@@ -104,7 +104,7 @@ impl Job for List {
     }
 }
 
-/// How much output may wait for the line before more is made: a tenth of a second's.
+/// The output that may wait for the line before more is made, in bytes: a tenth of a second's.
 const BACKLOG: u64 = 1024;
 
 /// A process.
@@ -120,7 +120,7 @@ struct ProcessLine<'a> {
     cpu_permille: u32,
     /// The host time that it has run, in milliseconds.
     cpu_ms: u64,
-    /// When it was last seen running, in milliseconds ago.
+    /// The time since it was last seen running, in milliseconds.
     seen_ms_ago: u64,
     /// Whether it is suppressed.
     target: bool,

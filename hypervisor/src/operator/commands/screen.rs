@@ -53,7 +53,7 @@ struct ScreenLine<'a> {
     vm: &'a str,
     /// The row, from 0 at the top.
     row: usize,
-    /// What is there, without spaces at the end.
+    /// The text of the row, without spaces at the end.
     text: &'a String,
     /// The column of the cursor, if the cursor is in this row and on.
     cursor: Option<u16>,

@@ -71,7 +71,7 @@ struct StatsLine<'a> {
     vm: &'a str,
     /// The exit reason, or what else is counted.
     what: &'a str,
-    /// How often.
+    /// The number of times that it has happened.
     count: u64,
     /// The host ticks spent on it in root mode.
     ticks: u64,

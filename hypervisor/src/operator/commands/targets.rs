@@ -56,7 +56,7 @@ fn run(arguments: &Arguments<'_>, context: &mut Context<'_>) -> Result<Outcome, 
     Ok(Outcome::Done)
 }
 
-/// What holds for all targets of a VM.
+/// The facts that hold for all targets of a VM.
 #[derive(Clone, Copy, Debug)]
 struct About<'a> {
     vm: &'a str,
@@ -64,7 +64,7 @@ struct About<'a> {
     seen_by: &'static str,
 }
 
-/// How the suppression of a target goes.
+/// The state of the suppression of a target.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct StatusLine<'a> {
     /// The VM's name.
@@ -73,31 +73,31 @@ struct StatusLine<'a> {
     cr3: Cr3,
     /// Its other roots, as far as they are known.
     aliases: Aliases<'a>,
-    /// What timer intervals are divided by.
+    /// The divisor of timer intervals.
     interval: u32,
-    /// What time is multiplied by.
+    /// The factor by which time is multiplied.
     clock: u32,
-    /// How it is suppressed.
+    /// The policy by which it is suppressed.
     policy: &'static str,
-    /// What limits it now.
+    /// The limit that holds it back now.
     limited_by: &'static str,
-    /// For how long that has been so, in milliseconds.
+    /// The time for which that limit has held, in milliseconds.
     limited_ms: i64,
-    /// How long it is a target, in milliseconds.
+    /// The time since it became a target, in milliseconds.
     age_ms: i64,
     /// The real CPU time that it has had as a target, in microseconds.
     cpu_us: i64,
-    /// What it has had in the last second, in millionths of one CPU.
+    /// The CPU time that it has had in the last second, in millionths of one CPU.
     recent_ppm: Option<u64>,
-    /// What it may have, in millionths of one CPU; `None` for any.
+    /// The CPU time that it may have, in millionths of one CPU; `None` for any.
     budget_ppm: Option<u32>,
-    /// How far its guest's clock is ahead, to be given back, in microseconds.
+    /// The lead of its guest's clock, to be given back, in microseconds.
     lead_us: i64,
     /// The most that it was ahead by.
     highest_lead_us: i64,
     /// The part of the time for which its VCPUs were kept from running it, in thousandths.
     stopped_permille: u64,
-    /// What switches to it are seen by.
+    /// The mechanism by which switches to it are seen.
     seen_by: &'static str,
 }
 

@@ -37,18 +37,18 @@ switches between them. Times are since tarpit's start, as in front of guests' li
 
 const ACTIONS: [&str; 4] = ["on", "off", "show", "clear"];
 
-/// What is to be done with the record of a VM's events.
+/// The action on the record of a VM's events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Action {
-    /// Tell whether it is made, and how long it is.
+    /// A report whether it is made, and how long it is.
     Status,
-    /// Begin to make it.
+    /// The start of recording.
     On,
-    /// Make it no longer.
+    /// The end of recording.
     Off,
-    /// Show it: the latest so many events.
+    /// The output of the latest so many events.
     Show(usize),
-    /// Forget it.
+    /// The removal of all events from it.
     Clear,
 }
 
@@ -120,10 +120,10 @@ fn run(arguments: &Arguments<'_>, context: &mut Context<'_>) -> Result<Outcome, 
     Ok(Outcome::Done)
 }
 
-/// How much output may wait for the line before more is made: a tenth of a second's.
+/// The output that may wait for the line before more is made, in bytes: a tenth of a second's.
 const BACKLOG: u64 = 1024;
 
-/// What of a trace is still to be shown.
+/// The events of a trace that are still to be shown.
 struct Show {
     entries: vec::IntoIter<Entry>,
 }
@@ -174,20 +174,20 @@ impl Record for TraceLine<'_> {
 /// An event. Its JSON is short, for there are many, and has what belongs to it.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct EventLine {
-    /// When it happened, in nanoseconds of host time since the console opened.
+    /// The time of the event, in nanoseconds of host time since the console opened.
     ns: u64,
     /// The VCPU's number, if it is about one.
     #[serde(skip_serializing_if = "Option::is_none")]
     vcpu: Option<u32>,
-    /// What happened.
+    /// The name of the event.
     event: &'static str,
     /// The address space, if it is about one.
     #[serde(skip_serializing_if = "Option::is_none")]
     root: Option<Cr3>,
-    /// How many times real time timers run from now on.
+    /// The rate of timers from now on, as a multiple of real time.
     #[serde(skip_serializing_if = "Option::is_none")]
     interval: Option<f64>,
-    /// How many times real time counters run from now on.
+    /// The rate of counters from now on, as a multiple of real time.
     #[serde(skip_serializing_if = "Option::is_none")]
     clock: Option<f64>,
 }

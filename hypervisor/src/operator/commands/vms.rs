@@ -54,7 +54,7 @@ fn run(_: &Arguments<'_>, context: &mut Context<'_>) -> Result<Outcome, CommandE
 struct VmLine<'a> {
     /// Its name.
     vm: &'a str,
-    /// What it is doing: `running`, for instance.
+    /// The name of its state: `running`, for instance.
     state: &'a str,
     /// Its memory in MiB.
     memory_mib: u64,
@@ -62,15 +62,15 @@ struct VmLine<'a> {
     vcpus: u32,
     /// The number of its targets.
     targets: usize,
-    /// How far its clock is ahead of real time, to be given back, in milliseconds.
+    /// The time that its clock is ahead of real time, to be given back, in milliseconds.
     lead_ms: i64,
-    /// How far its clock is ahead of real time for good, in milliseconds.
+    /// The time that its clock is ahead of real time for good, in milliseconds.
     drift_ms: i64,
     /// Host time as of this line, in microseconds since the console opened. In JSON only, as the
     /// next.
     host_us: u64,
-    /// What the guest's counters show at this time, in microseconds since the VM started: as its
-    /// clock has it, which knows of no lead. None once it has ended.
+    /// The reading of the guest's counters at this time, in microseconds since the VM started: as
+    /// its clock has it, which knows of no lead. None once it has ended.
     guest_us: Option<u64>,
 }
 

@@ -35,12 +35,12 @@ pub(super) const DB: VmId = VmId(1);
 /// Ticks in a millisecond.
 pub(super) const MS: u64 = test_vm::TSC.get() / 1000;
 
-/// When the console opens.
+/// The time at which the console opens.
 const OPENED: u64 = 1000 * 1000 * MS;
 
 std::thread_local! {
     static NOW: Cell<u64> = const { Cell::new(OPENED) };
-    /// How much later it is after each look at the clock.
+    /// The time that passes with each look at the clock.
     static TICK: Cell<u64> = const { Cell::new(0) };
 }
 

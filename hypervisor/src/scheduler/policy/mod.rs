@@ -41,11 +41,11 @@ struct CpuState {
     running: Option<VcpuId>,
     /// The VCPU whose state is in the processor.
     loaded: Option<VcpuId>,
-    /// When the running VCPU began its slice.
+    /// The time at which the running VCPU began its slice.
     slice_start: HostTicks,
-    /// Up to when the running VCPU's time is accounted.
+    /// The time up to which the running VCPU's CPU time is accounted.
     accounted: HostTicks,
-    /// Somebody has woken who is to replace the running VCPU.
+    /// Whether a VCPU has woken that is to replace the running one.
     preempt: bool,
     /// The virtual time up to which VMs have been served; never goes back.
     floor: u128,
@@ -56,7 +56,7 @@ struct CpuState {
 pub(crate) struct Policy {
     settings: Settings,
     cpus: Vec<CpuState>,
-    /// By [`VmId`].
+    /// The entries of the VMs, by [`VmId`].
     vms: Vec<Option<VmEntry>>,
     period_end: HostTicks,
 }

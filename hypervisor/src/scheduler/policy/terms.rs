@@ -11,7 +11,7 @@ pub(crate) struct Settings {
     pub slice: u64,
     /// The shortest that it runs before a woken one replaces it.
     pub granularity: u64,
-    /// What caps are percentages of.
+    /// The period that caps are percentages of.
     pub period: u64,
 }
 
@@ -28,29 +28,29 @@ impl Settings {
     }
 }
 
-/// What a CPU is to do.
+/// The next action of a CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
-    /// Run this VCPU until then, unless kicked.
+    /// A run of this VCPU until `until`, unless kicked.
     Run {
         /// The VCPU.
         vcpu: VcpuId,
-        /// When to ask again.
+        /// The time at which to ask again.
         until: HostTicks,
         /// Whether a VCPU of another VM waits for this CPU.
         contended: bool,
     },
-    /// Take the state of this VCPU out of the processor, say so with [`Policy::released`](super::Policy::released), and
-    /// ask again.
+    /// The removal of this VCPU's state from the processor: say so with
+    /// [`Policy::released`](super::Policy::released), and ask again.
     Release(VcpuId),
-    /// Sleep until then, unless kicked.
+    /// A sleep until `until`, unless kicked.
     Idle {
-        /// When to ask again; the end of time for never.
+        /// The time at which to ask again; the end of time for never.
         until: HostTicks,
     },
 }
 
-/// Why a VCPU cannot be pinned.
+/// The reason why a VCPU cannot be pinned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PinError {
     /// No such CPU.
@@ -58,7 +58,7 @@ pub(crate) enum PinError {
     NoCpu {
         /// The number given.
         cpu: u32,
-        /// How many there are.
+        /// The number of CPUs.
         cpus: u32,
     },
     /// No such VCPU.

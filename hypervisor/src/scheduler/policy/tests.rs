@@ -13,22 +13,22 @@ const SETTINGS: Settings = Settings {
     period: 100 * MS,
 };
 
-/// What a simulated VCPU does, over and over.
+/// The behavior of a simulated VCPU, over and over.
 #[derive(Clone, Copy)]
 enum Guest {
-    /// Computes for ever, with interrupts off for all that it matters.
+    /// A VCPU that computes for ever, with interrupts off for all that it matters.
     Hog,
-    /// Computes for `work` ticks, then sleeps until the next multiple of `every`.
+    /// A VCPU that computes for `work` ticks, then sleeps until the next multiple of `every`.
     Periodic { work: u64, every: u64 },
 }
 
 struct Simulation {
     policy: Policy,
     guests: Vec<Vec<Guest>>,
-    /// What is left of the present work of each VCPU.
+    /// The ticks that are left of the present work of each VCPU.
     left: Vec<Vec<u64>>,
     now: u64,
-    /// What each CPU is doing, until when.
+    /// The VCPU that each CPU runs, and the time until which it does.
     doing: Vec<Option<(VcpuId, HostTicks)>>,
 }
 

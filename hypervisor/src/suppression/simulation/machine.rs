@@ -23,31 +23,31 @@ pub(crate) const SECOND: u64 = 1_000 * MS;
 
 /// The guest's tick, in guest time.
 const TICK: u64 = 4 * MS;
-/// What a tick's handler takes, and each timer more that it finds due.
+/// The time that a tick's handler takes, and each timer more that it finds due.
 const HANDLER: u64 = 4 * US;
 const TIMER: u64 = US / 2;
-/// What the guest's kernel takes to switch.
+/// The time that the guest's kernel takes to switch.
 const SWITCH: u64 = 3 * US / 2;
-/// What a change of rate takes from another VCPU, besides its exit.
+/// The time that a change of rate takes from another VCPU, besides its exit.
 const RENDEZVOUS: u64 = US;
-/// What the hypervisor does between an exit and an entry.
+/// The time of the hypervisor between an exit and an entry.
 const ROOT: u64 = US / 2;
-/// For how long a VCPU or a neighbour has a physical CPU that others want.
+/// The time for which a VCPU or a neighbor has a physical CPU that others want.
 const CPU_SLICE: u64 = 10 * MS;
 
-/// What a process does.
+/// The behavior of a process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Behavior {
-    /// It computes.
+    /// Computation without end.
     Hog,
-    /// It makes system calls of this length, in which the kernel looks whether others are to run
-    /// every so often.
+    /// System calls of this length, in which the kernel looks whether others are to run every so
+    /// often.
     SystemCalls { length: u64, point: u64 },
-    /// It computes for so long, and then sleeps for so much guest time.
+    /// Computation for so long, and then sleep for so much guest time.
     Sleeper { run: u64, sleep: u64 },
-    /// It computes, with a timer that expires every so much guest time.
+    /// Computation, with a timer that expires every so much guest time.
     Timer { period: u64 },
-    /// It computes for so long, and lets others run.
+    /// Computation for so long, and then a yield to others.
     Yields { run: u64 },
 }
 
@@ -77,7 +77,7 @@ pub(crate) struct Setup {
     /// Physical CPUs: VCPU `n` is on CPU `n` modulo their number.
     pub(crate) cpus: usize,
     pub(crate) processes: Vec<Plan>,
-    /// What an exit and the entry after it take.
+    /// The time that an exit and the entry after it take.
     pub(crate) exit_cost: u64,
     /// Whether VCPUs see at once that an interrupted frame goes on.
     pub(crate) exact_resume: bool,
@@ -125,21 +125,21 @@ pub(crate) struct Process {
     to_point: u64,
     wake_due: Option<u64>,
     timer_due: Option<u64>,
-    /// Since when it has been runnable without running, in host time.
+    /// The host time since which it has been runnable without running.
     waits_since: Option<u64>,
     /// Real time of its own that it ran, in either mode.
     pub(crate) ran: u64,
-    /// When it ran, as host times from and to.
+    /// The stays on a CPU, as host times from and to.
     pub(crate) stays: Vec<(u64, u64)>,
     pub(crate) longest_wait: u64,
-    /// How long after its timer was due it ran, in guest time.
+    /// The delay of each wake-up after its timer was due, in guest time.
     pub(crate) latencies: Vec<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Mode {
     Idle,
-    /// The current process runs, in its own mode.
+    /// Execution of the current process, in its own mode.
     Run,
     Handler {
         left: u64,
@@ -157,16 +157,16 @@ enum Cause {
     LoadedRoot,
     Halt,
     Resumed,
-    /// The clock has changed.
+    /// A change of the clock.
     Called,
-    /// It is to leave its CPU.
+    /// A request to leave its CPU.
     Preempted,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Place {
     Guest,
-    /// On its way out of the guest, which is seen then.
+    /// The way out of the guest, which is seen at its end.
     Leaving {
         at: u64,
         cause: Cause,
@@ -180,7 +180,7 @@ enum Place {
         until: u64,
     },
     Halted,
-    /// It waits for a CPU.
+    /// A wait for a CPU.
     Waiting,
 }
 

@@ -47,24 +47,24 @@ fn beside(behavior: Behavior, others: usize) -> Vec<Plan> {
     plans
 }
 
-/// What came of suppressing process 0.
+/// The outcome of suppressing process 0.
 #[derive(Debug)]
 struct Outcome {
-    /// What the target had before and during suppression, in parts of one CPU.
+    /// The target's CPU time before and during suppression, in parts of one CPU.
     before: f64,
     during: f64,
     /// The most that it had in any second, in parts of that.
     most_in_a_second: f64,
-    /// What tarpit counted, in parts of the time.
+    /// The target's CPU time as tarpit counted it, in parts of the time.
     counted: f64,
-    /// What the others had, in parts of one CPU.
+    /// The others' CPU time before and during suppression, in parts of one CPU.
     others_before: f64,
     others: f64,
     neighbor: f64,
     /// The clock's largest error while suppressed, and one second after the release, in ticks.
     furthest: i64,
     after_release: i64,
-    /// How long one of the others waited at most, before and during, in ticks.
+    /// The longest wait of one of the others, before and during, in ticks.
     wait_before: u64,
     wait: u64,
     limit: Limit,

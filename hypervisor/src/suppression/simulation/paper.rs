@@ -21,12 +21,12 @@ fn factors(n: u32) -> Factors {
     Factors::both(Factor::new(n).unwrap())
 }
 
-/// How the guest's scheduler finds out that a slice is over.
+/// The measure by which the guest's scheduler finds out that a slice is over.
 #[derive(Clone, Copy, PartialEq)]
 enum SliceBy {
-    /// So many timer interrupts.
+    /// A number of timer interrupts.
     Ticks(u64),
-    /// So much readable time, looked at in each timer interrupt.
+    /// An amount of readable time, looked at in each timer interrupt.
     Clock(u64),
 }
 

@@ -2,7 +2,7 @@
 
 use std::vec::Vec;
 
-/// How a guest shares a VCPU among processes.
+/// The algorithm by which a guest shares a VCPU among processes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Kind {
     /// Linux up to 6.5: the least virtual run time goes next, after a slice of 0.75 to 6 ms.
@@ -11,15 +11,15 @@ pub(crate) enum Kind {
     Eevdf,
     /// A fixed quantum, in milliseconds: BSD, Windows.
     RoundRobin(u64),
-    /// The highest priority goes first, always; real-time throttling leaves others a twentieth of each
-    /// second.
+    /// Strict priority: the highest goes first, always; real-time throttling leaves others a
+    /// twentieth of each second.
     Strict,
 }
 
-/// What a scheduler knows of a process.
+/// The scheduler's record of a process.
 #[derive(Clone, Debug)]
 struct Entity {
-    /// 1024 is usual.
+    /// The weight of the process; 1024 is usual.
     weight: u64,
     /// Guest time that it ran, by weight.
     virtual_time: u64,
@@ -33,7 +33,7 @@ pub(crate) struct Scheduler {
     kind: Kind,
     entities: Vec<Entity>,
     pub(crate) current: Option<usize>,
-    /// When the current one was put on, and up to when it is accounted for.
+    /// The time at which the current one was put on, and the one up to which it is accounted for.
     since: u64,
     accounted: u64,
     /// Strict priority: what the first has had of the current second.

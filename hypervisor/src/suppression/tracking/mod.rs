@@ -16,7 +16,7 @@ use super::kernel_thread::Thread;
 use super::{Event, Observation, Suppression};
 use crate::guest_memory::GuestMemory;
 
-/// How many roots are remembered as no target's.
+/// The number of roots that are remembered as no target's.
 const CAPACITY: usize = 64;
 
 /// A cache of roots that have been looked at and are no target's: the next switch to one of them
@@ -24,17 +24,17 @@ const CAPACITY: usize = 64;
 #[derive(Clone, Debug)]
 pub(super) struct NonTargets([Option<Root>; CAPACITY]);
 
-/// What a target may save up of what it may run in fast phases, as a divisor of a second.
+/// The most that a target may save up of its ration in fast phases, as a divisor of a second.
 const RATIONS_PER_SECOND: u64 = 2_000;
 
-/// How the end of a handler is known.
+/// The evidence by which the end of a handler is known.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// The VCPU has seen the interrupted code go on.
+    /// A report of the VCPU, which has seen the interrupted code go on.
     Reported,
-    /// The interrupted code was seen to have gone on.
+    /// An observation that the interrupted code had gone on.
     Found,
-    /// The guest has switched to something else.
+    /// A switch of the guest to something else.
     Switch,
 }
 

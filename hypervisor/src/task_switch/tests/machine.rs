@@ -12,7 +12,7 @@ use crate::test_ram::TestRam;
 
 pub(super) const GDT: u64 = 0x1000;
 pub(super) const OLD_TSS: u64 = 0x2000;
-/// Across a page border.
+/// The linear address of the new task's TSS, which lies across a page border.
 pub(super) const NEW_TSS: u64 = 0x3fe0;
 pub(super) const STACK: u32 = 0x8000;
 pub(super) const DIRECTORY: u64 = 0x9000;

@@ -21,26 +21,25 @@ pub(crate) enum Exit {
     Io(IoAccess),
     /// INS or OUTS.
     StringIo(StringIoAccess),
-    /// The time that the guest was given by
-    /// [`GuestCpu::set_time_limit`](super::GuestCpu::set_time_limit) is over.
+    /// The end of the time that the guest was given by
+    /// [`GuestCpu::set_time_limit`](super::GuestCpu::set_time_limit).
     TimeLimit,
     /// HLT.
     Hlt,
-    /// The guest can take an interrupt now.
+    /// An interrupt window: the guest can take an interrupt now.
     InterruptWindow,
-    /// The guest can take an NMI now.
+    /// An NMI window: the guest can take an NMI now.
     NmiWindow,
-    /// The guest has lowered the task priority below the threshold.
+    /// A task priority that the guest has lowered below the threshold.
     TprBelowThreshold,
-    /// The guest has written the local APIC's register at `offset`; the register page has the
-    /// value.
+    /// A write to the local APIC's register at `offset`; the register page has the value.
     ApicWrite {
         /// The register's offset in the page.
         offset: u16,
     },
     /// An access to the local APIC's page that the processor leaves to us whole.
     ApicAccess(ApicAccess),
-    /// The guest has ended an interrupt whose end we want to hear of.
+    /// The end, by the guest, of an interrupt whose end we want to hear of.
     EndOfInterrupt {
         /// The interrupt's vector.
         vector: u8,
@@ -69,19 +68,19 @@ pub(crate) enum Exit {
     Rdpmc,
     /// INVD or WBINVD.
     CacheInvalidation,
-    /// The guest spins, or executes PAUSE.
+    /// A guest's spin loop, or PAUSE.
     Pause,
     /// An instruction that the guest was not told it has: of virtualization, MONITOR, MWAIT.
     UndefinedInstruction,
     /// A task switch.
     TaskSwitch(TaskSwitch),
-    /// The guest cannot even deliver a double fault.
+    /// A triple fault: the guest cannot even deliver a double fault.
     TripleFault,
-    /// The processor refused the guest's state at entry.
+    /// A refusal by the processor of the guest's state at entry.
     EntryFailure,
     /// A nested page table that the processor does not take: a bug of ours.
     NestedPageTableInvalid(GuestPhysAddr),
-    /// Nothing that a guest of ours should be able to cause.
+    /// An exit that no guest of ours should be able to cause.
     Unexpected,
 }
 
@@ -101,7 +100,7 @@ pub(crate) struct IoAccess {
 pub(crate) struct StringIoAccess {
     /// The port, the width and the direction.
     pub io: IoAccess,
-    /// It has a REP prefix.
+    /// Whether it has a REP prefix.
     pub repeated: bool,
     /// The width of its addresses and its count.
     pub address_size: Width,
@@ -137,15 +136,15 @@ pub(crate) enum ControlRegisterAccess {
 /// An access to guest-physical memory that the nested page tables refuse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NestedPageFault {
-    /// Where.
+    /// The guest-physical address of the access.
     pub address: GuestPhysAddr,
     /// A data write.
     pub write: bool,
     /// An instruction fetch.
     pub fetch: bool,
-    /// The access was to the guest's operand, not to one of its paging structures.
+    /// Whether the access was to the guest's operand, not to one of its paging structures.
     pub final_access: bool,
-    /// It came in an IRET that has already unblocked NMIs.
+    /// Whether it came in an IRET that has already unblocked NMIs.
     pub nmi_unblocked: bool,
 }
 
@@ -165,13 +164,13 @@ pub(crate) struct ApicAccess {
 pub(crate) struct InterceptedException {
     /// The exception.
     pub event: Event,
-    /// It came in an IRET that has already unblocked NMIs.
+    /// Whether it came in an IRET that has already unblocked NMIs.
     pub nmi_unblocked: bool,
-    /// For #DB: what its delivery sets in DR6.
+    /// The bits of DR6 that the delivery of a #DB sets.
     pub debug_causes: u64,
 }
 
-/// What switches tasks.
+/// The source of a task switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TaskSwitchSource {
     /// CALL.
@@ -189,6 +188,6 @@ pub(crate) enum TaskSwitchSource {
 pub(crate) struct TaskSwitch {
     /// The selector of the new TSS.
     pub selector: u16,
-    /// What switches tasks.
+    /// The source of the switch.
     pub source: TaskSwitchSource,
 }

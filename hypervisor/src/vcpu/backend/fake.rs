@@ -27,7 +27,7 @@ use crate::task_switch::TaskCpu;
 use crate::vcpu::HostCpu;
 use crate::vm::memory_map::View;
 
-/// What the guest does between an entry and the next exit.
+/// A scripted stay in the guest, from an entry to the next exit.
 pub(in crate::vcpu) struct Stay {
     ticks: u64,
     exit: Exit,
@@ -66,7 +66,7 @@ impl Stay {
     }
 }
 
-/// What an entry was like.
+/// The record of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::vcpu) struct Entry {
     pub(in crate::vcpu) at: HostTicks,
@@ -78,7 +78,7 @@ pub(in crate::vcpu) struct Entry {
     pub(in crate::vcpu) interrupt_window: bool,
     pub(in crate::vcpu) nmi_window: bool,
     pub(in crate::vcpu) tpr_threshold: u8,
-    /// How long the guest was allowed to run.
+    /// The time for which the guest was allowed to run, in host ticks.
     pub(in crate::vcpu) time_limit: u64,
     pub(in crate::vcpu) tsc: TscScaling,
     pub(in crate::vcpu) cr3_exits: bool,
@@ -120,7 +120,7 @@ pub(in crate::vcpu) struct FakeCpu {
     xmm: [u128; 16],
     xcr0: u64,
     tsc_aux: u64,
-    /// What does not exit: MSRs, each for reads or (true) for writes.
+    /// The MSRs that do not exit, each for reads or (true) for writes.
     passed_msrs: BTreeSet<(u32, bool)>,
     injecting: Option<Event>,
     interrupted: Option<Event>,
@@ -134,7 +134,7 @@ pub(in crate::vcpu) struct FakeCpu {
     exit: Exit,
 }
 
-/// How long the fake processor's instructions are.
+/// The length of the fake processor's instructions.
 const INSTRUCTION_LENGTH: u32 = 2;
 
 const CODE_64: AccessRights = AccessRights::PRESENT

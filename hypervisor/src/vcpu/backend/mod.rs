@@ -30,11 +30,11 @@ use crate::task_switch::TaskCpu;
 use crate::vm::memory_map::View;
 use exit::Exit;
 
-/// The processor refuses the structure that it is given for a guest: a bug of tarpit's.
+/// A refusal by the processor of the structure that it is given for a guest: a bug of tarpit's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Refused;
 
-/// VM entry did not happen at all: a bug of tarpit's.
+/// A VM entry that did not happen at all: a bug of tarpit's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct EntryFailed {
     /// The vendor's number of the error.
@@ -50,7 +50,7 @@ impl fmt::Display for EntryFailed {
     }
 }
 
-/// Why a guest came out, as the vendor encodes it.
+/// The reason for a guest's exit, as the vendor encodes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ExitReason(pub u32);
 
@@ -64,14 +64,14 @@ impl ExitReason {
 }
 
 bitflags! {
-    /// What keeps a guest from taking events at an instruction boundary.
+    /// The guest's interruptibility state: what blocks events at an instruction boundary.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub(crate) struct Interruptibility: u32 {
-        /// The last instruction was an STI that set RFLAGS.IF.
+        /// Blocking by STI: the last instruction was one that set RFLAGS.IF.
         const BLOCKED_BY_STI = 1 << 0;
-        /// The last instruction loaded SS.
+        /// Blocking by MOV SS: the last instruction loaded SS.
         const BLOCKED_BY_MOV_SS = 1 << 1;
-        /// An NMI is being handled.
+        /// Blocking by NMI: one is being handled.
         const BLOCKED_BY_NMI = 1 << 3;
         const _ = !0;
     }
@@ -91,7 +91,7 @@ pub(crate) enum TlbFlush {
     NonGlobal,
 }
 
-/// What the processor does for the local APIC.
+/// The extent to which the processor virtualizes the local APIC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ApicAssistance {
     /// The TPR shadow, for CR8.

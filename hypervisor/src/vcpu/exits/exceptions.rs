@@ -11,8 +11,8 @@ use crate::vcpu::backend::exit::InterceptedException;
 use crate::vcpu::backend::{GuestCpu, Interruptibility};
 use crate::vcpu::{StopReason, Vcpu};
 
-/// What VMCALL returns in RAX, whatever is asked: there are no hypercalls, and a guest that
-/// tries one is to learn it the gentle way.
+/// The value that VMCALL returns in RAX, whatever is asked: there are no hypercalls, and a guest
+/// that tries one is to learn it the gentle way.
 const NO_SUCH_HYPERCALL: u64 = u64::MAX;
 
 impl<C: GuestCpu> Vcpu<C> {

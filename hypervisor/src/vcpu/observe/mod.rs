@@ -22,14 +22,14 @@ use crate::vm::requests::Requests;
 /// CR3 values between which a running target may switch without an exit.
 const EXEMPT: usize = 4;
 
-/// What a VCPU remembers between observations.
+/// The state that a VCPU keeps between observations.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Observer {
-    /// When the last sample for the process list was taken.
+    /// The time at which the last sample for the process list was taken.
     pub(super) sampled_at: HostTicks,
     /// The root that ran then.
     sampled_root: Option<Root>,
-    /// A sample is due: the guest came out anyway.
+    /// Whether a sample is due: the guest came out anyway.
     pub(super) sample_due: bool,
     /// CR3 at the last observation.
     cr3: u64,
@@ -45,19 +45,20 @@ pub(super) struct Observer {
     next_exempt: usize,
     /// The operand of the MOV to CR3 that has just exited.
     pub(super) loaded_cr3: Option<u64>,
-    /// The VCPU was last seen halted.
+    /// Whether the VCPU was last seen halted.
     pub(super) halted: bool,
-    /// Suppression believes that a physical CPU runs it.
+    /// Whether suppression believes that a physical CPU runs it.
     pub(super) on_cpu: bool,
-    /// It was last seen in user mode.
+    /// Whether it was last seen in user mode.
     user_mode: bool,
-    /// What suppression has the VCPU do.
+    /// The last directive from suppression.
     pub(super) directive: Directive,
-    /// It has been told something since the last exit.
+    /// Whether suppression has been told something since the last exit.
     pub(super) reported: bool,
-    /// What that has taken, from the exit to the entry, since it was told something before, in ticks.
+    /// The time from the exit to the entry that the last report has taken, in ticks, until
+    /// suppression is told of it.
     pub(super) own_time: u64,
-    /// A timer of the guest's expired when the timers were last looked at.
+    /// Whether a timer of the guest's expired when the timers were last looked at.
     pub(super) timer_expired: bool,
     /// The root that the trace was last told of.
     traced_root: Option<Root>,

@@ -38,16 +38,17 @@ use super::backend::exit::InterceptedException;
 use crate::emulate::SegmentRegister;
 use crate::suppression::Event;
 
-/// How many debug registers hold addresses.
+/// The number of debug registers that hold addresses.
 const SLOTS: usize = 4;
-/// How often the handler may come past the instruction before it is given up: each time is an exit.
+/// The number of times that the handler may come past the instruction before it is given up: each
+/// is an exit.
 const MOST_PASSES: u32 = 16;
 
-/// The breakpoint.
+/// The breakpoint on the interrupted instruction.
 #[derive(Clone, Copy, Debug)]
 struct Breakpoint {
     slot: usize,
-    /// What the guest has in the debug register, and for it in DR7.
+    /// The guest's value of the debug register, and its bits for that register in DR7.
     guest_value: u64,
     guest_control: u64,
     rip: u64,
@@ -56,7 +57,7 @@ struct Breakpoint {
     passes: u32,
 }
 
-/// Where interrupted code will go on, if that is waited for.
+/// The point at which interrupted code will go on, if that is waited for.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ResumePoint(Option<Breakpoint>);
 

@@ -47,15 +47,15 @@ use super::backend::{GuestCpu, Interruptibility};
 use crate::machine::host_time::host_now;
 use crate::vm::memory_map::View;
 
-/// What a VCPU sees of the roots of targets.
+/// The access that a VCPU has to the roots of targets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum State {
-    /// Everything.
+    /// Full access.
     #[default]
     Open,
-    /// Nothing: the next walk through one exits.
+    /// No access: the next walk through one exits.
     Guarded,
-    /// Everything until then, for an access to this address.
+    /// Full access until then, for an access to this address.
     LetThrough(GuestPhysAddr, HostTicks),
 }
 
@@ -63,7 +63,7 @@ enum State {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct RootGuard {
     state: State,
-    /// Where the walk was through a guarded page that has ended the guest's stay.
+    /// The address in a guarded page at which a page walk has ended the guest's stay.
     pub(super) walked: Option<GuestPhysAddr>,
 }
 

@@ -13,20 +13,20 @@ use crate::machine::host_time::host_now;
 use crate::suppression::Stay;
 use crate::vm::requests::{Requests, VcpuRequests};
 
-/// Why a VCPU comes off its CPU.
+/// The reason why a VCPU comes off its CPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum RunExit {
-    /// Its time is over.
+    /// The end of its time.
     Preempted,
-    /// Somebody wants its CPU to ask the scheduler.
+    /// A request that its CPU ask the scheduler.
     Yielded,
-    /// It waits for an event.
+    /// A halt: it waits for an event.
     Halted,
-    /// It is to wait until then, whatever its guest would like to do.
+    /// A delay until then, whatever its guest would like to do.
     Delayed(HostTicks),
-    /// The guest has been loaded, and is to be entered for the first time.
+    /// The end of loading: the guest is to be entered for the first time.
     Loaded,
-    /// Its VM has ended.
+    /// The end of its VM.
     Stopped(StopReason),
 }
 

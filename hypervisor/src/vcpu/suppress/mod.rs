@@ -21,7 +21,7 @@ use crate::suppression::{Event, Stay};
 use crate::trace;
 use crate::vm::requests::{Requests, VcpuRequests};
 
-/// A VCPU that is held for longer, in host ticks, gives its CPU to others.
+/// The longest time, in host ticks, for which a VCPU that is held keeps its CPU from others.
 const LONGEST_SPIN: u64 = 200_000;
 
 impl<C: GuestCpu> Vcpu<C> {

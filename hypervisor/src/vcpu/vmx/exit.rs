@@ -178,9 +178,9 @@ const fn task_switch(qualification: u64) -> TaskSwitch {
 }
 
 fn exception_or_nmi(vmcs: &Vmcs) -> Exit {
-    /// An IRET had unblocked NMIs before the exception came (SDM vol. 3C, 28.2.2).
+    /// NMI unblocking due to IRET, which came before the exception (SDM vol. 3C, 28.2.2).
     const NMI_UNBLOCKING_DUE_TO_IRET: u32 = 1 << 12;
-    /// What the qualification of a #DB has of DR6 (table 28-1).
+    /// The bits of DR6 that are in the qualification of a #DB (table 28-1).
     const DEBUG_CAUSES: u64 = 0xe00f;
     let information = vmcs.read(fields::EXIT_INTERRUPTION_INFORMATION);
     let event = Event::from_information(

@@ -63,11 +63,11 @@ pub(crate) struct VmxCpu {
 
 /// Processor structures of a guest's processor.
 pub(crate) struct VmxPages {
-    /// For the VMCS; its own.
+    /// The page for the VMCS; its own.
     pub vmcs: Box<Page>,
-    /// Which MSRs exit: all, to begin with; its own.
+    /// The bitmaps of MSRs that exit: all, to begin with; its own.
     pub msr_bitmaps: Box<MsrBitmaps>,
-    /// Which ports exit: all; may be shared.
+    /// The bitmaps of ports that exit: all; may be shared.
     pub io_bitmaps: &'static IoBitmaps,
 }
 

@@ -1,14 +1,14 @@
 //! The cases: what the target does, who is there besides it, and what can be asked of suppression
 //! then.
 
-/// Who runs beside the targets in their VM.
+/// The processes that run beside the targets in their VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Others {
     /// Nobody.
     None,
     /// Two CPU-bound processes for each VCPU, which run where the kernel likes.
     Equals,
-    /// So many CPU-bound processes, all on the second VCPU; the target is on the first.
+    /// This many CPU-bound processes, all on the second VCPU; the target is on the first.
     OnSecondVcpu(usize),
 }
 
@@ -31,33 +31,33 @@ impl Others {
     }
 }
 
-/// What the guest's scheduler thinks of the target and the others.
+/// The relation of the target to the others, as the guest's scheduler sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Relation {
-    /// It gives them equal shares.
+    /// Equal shares for the target and the others.
     Equal,
-    /// It prefers the target: the others have what it leaves, which in guest time is little.
+    /// A preference for the target: the others have what it leaves, which in guest time is little.
     Preferred,
-    /// There is nobody else on the target's VCPU.
+    /// A VCPU that the target has to itself.
     Alone,
 }
 
 /// A case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Case {
-    /// What the command line calls it.
+    /// The name of the case on the command line.
     pub name: &'static str,
-    /// What the tables call it.
+    /// The title of the case in the tables.
     pub title: &'static str,
-    /// What the workload's `start` is told of each target.
+    /// The words that the workload's `start` gets for each target.
     pub targets: &'static [&'static str],
-    /// Who else is there.
+    /// The other processes.
     pub others: Others,
-    /// How they stand to each other.
+    /// The relation of the targets to the others.
     pub relation: Relation,
     /// Whether another VM wants the first CPU.
     pub neighbor: bool,
-    /// How many VCPUs the VM has to have; any number if not given.
+    /// The number of VCPUs that the VM has to have; any if not given.
     pub vcpus: Option<u32>,
 }
 

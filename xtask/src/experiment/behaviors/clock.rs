@@ -9,21 +9,21 @@ use serde_json::{Value, json};
 
 use super::observation::{ClockSample, Observation, Span};
 
-/// How the guest's clock went while something was suppressed.
+/// The error of the guest's clock while something was suppressed.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct ClockError {
     /// The largest of its errors, in milliseconds of guest time, ahead if positive; by `vms`.
     pub largest_ms: f64,
-    /// How far it is ahead at most by the guest's own lines, in milliseconds.
+    /// The most that it is ahead by the guest's own lines, in milliseconds.
     pub reported_ms: f64,
-    /// How many times real time it ran over the whole span.
+    /// The speed of the clock over the whole span, as a multiple of real time's.
     pub rate: f64,
-    /// How much further ahead it was, on average, in the last third of the span than in the first,
+    /// The average by which it was further ahead in the last third of the span than in the first,
     /// in milliseconds.
     pub drift_ms: f64,
     /// Its error one second after the release, in milliseconds.
     pub released_ms: f64,
-    /// How long the suppression was, in seconds.
+    /// The length of the suppression, in seconds.
     pub suppressed_seconds: f64,
     /// Times since the beginning of the suppression in seconds, and errors in milliseconds: by `vms`.
     pub curve: Vec<(f64, f64)>,
@@ -31,7 +31,7 @@ pub(super) struct ClockError {
     pub reported_curve: Vec<(f64, f64)>,
 }
 
-/// What the two clocks differ by where the guest's is right: by `vms`, and by the guest's lines.
+/// The difference of the two clocks where the guest's is right: by `vms`, and by the guest's lines.
 #[derive(Clone, Copy, Debug)]
 struct Origin {
     answered_ms: f64,

@@ -28,14 +28,14 @@ impl Spread {
     }
 }
 
-/// What was seen of the sleeper.
+/// The lateness of the sleeper.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Latency {
-    /// How often it woke.
+    /// The number of times that it woke.
     pub wakes: usize,
-    /// How late, by its own clock.
+    /// The lateness by its own clock.
     pub guest: Spread,
-    /// How late by the host's: what two of its lines are apart, without the sleep.
+    /// The lateness by the host's: the time between two of its lines, without the sleep.
     pub host: Spread,
 }
 

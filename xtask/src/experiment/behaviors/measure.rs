@@ -24,12 +24,12 @@ const UNIT: u32 = 500;
 /// The priority of the process that reports and takes commands: before any target's.
 const REPORTER: u32 = 99;
 
-/// How often the sleeper sleeps.
+/// The number of times that the sleeper sleeps.
 const WAKES: usize = 100;
-/// How long it may take for that, in host seconds.
+/// The longest time that it may take for that, in host seconds.
 const MOST_FOR_WAKES: f64 = 3.0;
 
-/// What passes between a change and what is measured after it, in host seconds.
+/// The time between a change and what is measured after it, in host seconds.
 const TO_SETTLE: f64 = 0.4;
 
 /// Guest milliseconds between two reports. By the paper's policy, the guest's clock may run a hundred
@@ -37,10 +37,10 @@ const TO_SETTLE: f64 = 0.4;
 const INTERVAL: u32 = 200;
 const INTERVAL_OF_PAPER: u32 = 1000;
 
-/// What tarpit calls the paper's policy.
+/// The name of the paper's policy in tarpit.
 pub(super) const PAPER: &str = "paper";
 
-/// How to suppress.
+/// The parameters of a suppression.
 #[derive(Clone, Debug)]
 pub(super) struct Suppression {
     pub n: u32,
@@ -50,12 +50,12 @@ pub(super) struct Suppression {
     pub options: String,
 }
 
-/// How long to measure, in host seconds.
+/// The time for which to measure, in host seconds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Length {
-    /// Before the suppression, and after the release, each.
+    /// The time before the suppression, and after the release, each.
     pub around: f64,
-    /// During the suppression.
+    /// The time of the suppression.
     pub during: f64,
 }
 
@@ -156,10 +156,10 @@ impl Bench {
     }
 }
 
-/// What tells how much CPU time targets have had.
+/// The command that tells how much CPU time targets have had.
 #[derive(Clone, Debug, PartialEq)]
 enum CpuSource {
-    /// Nobody is asked.
+    /// No command.
     None,
     /// `ps`, of these processes.
     Processes(Vec<String>),
@@ -184,7 +184,7 @@ struct Run<'a> {
     countdown: &'a mut Countdown,
     name: &'static str,
     seen: Observation,
-    /// How many processes were started.
+    /// The number of processes that were started.
     started: usize,
     /// Host time as of the last answer, in microseconds.
     now: u64,

@@ -152,7 +152,7 @@ impl Options {
     }
 }
 
-/// What came out of a case, or why it could not be measured.
+/// The outcome of a case, or the reason why it could not be measured.
 type Made = Result<Outcome, (Case, Place, Error)>;
 
 /// All that there is so far.

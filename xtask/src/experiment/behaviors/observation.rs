@@ -15,11 +15,11 @@ pub(super) struct Wake {
     pub host_us: u64,
     /// The guest's `CLOCK_MONOTONIC` when it woke, in nanoseconds.
     pub guest_ns: u64,
-    /// How late it was, in nanoseconds of guest time.
+    /// The lateness of the wake, in nanoseconds of guest time.
     pub late_ns: u64,
 }
 
-/// How far the guest's clock is, as tarpit answers.
+/// The time that the guest's clock has come to, as tarpit answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ClockSample {
     /// Host time, in microseconds.
@@ -44,7 +44,7 @@ impl ClockSample {
     }
 }
 
-/// How much CPU time the targets have used so far, as tarpit counts it.
+/// The CPU time that the targets have used so far, as tarpit counts it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct CpuSample {
     /// Host time, in microseconds.
@@ -58,7 +58,7 @@ pub(super) struct CpuSample {
 pub(super) struct MeterReading {
     /// Host time of the line's first character, in microseconds.
     pub host_us: u64,
-    /// Units.
+    /// Units of work done so far.
     pub units: u64,
 }
 

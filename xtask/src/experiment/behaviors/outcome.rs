@@ -19,21 +19,22 @@ const LEAST_BESIDE_PREFERRED: f64 = 0.97;
 /// The least of the speed before that one process may have during the suppression: a little less
 /// than all of it, as a scheduler with more processes than CPUs is not fair at every moment.
 const LEAST_OF_BEFORE: f64 = 0.95;
-/// How far off the clock may be, in milliseconds: beside equals; elsewhere while another VM wants the
-/// CPU, and while none does.
+/// The most that the clock may be off, in milliseconds: beside equals; elsewhere while another VM
+/// wants the CPU, and while none does.
 const MOST_OFF_BESIDE_EQUAL: f64 = 15.0;
 const MOST_OFF_WITH_NEIGHBOR: f64 = 250.0;
 const MOST_OFF: f64 = 1000.0;
 /// The same a second after the release.
 const MOST_OFF_RELEASED: f64 = 1.0;
-/// How far the clock may drift over the suppression, in parts of how far it may be off.
+/// The most that the clock may drift over the suppression, in parts of how far it may be off.
 const MOST_DRIFT: f64 = 0.25;
-/// How much more the guest's own lines may show the clock ahead than tarpit says, in milliseconds.
+/// The most by which the guest's own lines may show the clock further ahead than tarpit says, in
+/// milliseconds.
 const MOST_DISAGREEMENT: f64 = 2.0;
-/// How much later than without suppression a process may wake, in milliseconds.
+/// The most by which a process may wake later than without suppression, in milliseconds.
 const MOST_LATER_MEDIAN: f64 = 1.0;
 const MOST_LATER: f64 = 20.0;
-/// How far the target's speed after the release may be from that before, in parts of it.
+/// The most by which the target's speed after the release may miss that before, in parts of it.
 const MOST_AFTER: f64 = 0.1;
 
 /// The machine that a case was measured on.
@@ -46,15 +47,15 @@ pub(super) struct Place {
 /// A neighbor VM's units a second.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Neighbor {
-    /// When it has the CPU to itself.
+    /// The speed when it has the CPU to itself.
     pub alone: f64,
-    /// While the target runs freely.
+    /// The speed while the target runs freely.
     pub before: f64,
-    /// While it is suppressed.
+    /// The speed while the target is suppressed.
     pub during: f64,
 }
 
-/// What was measured.
+/// The measurements of a case.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Outcome {
     pub case: Case,
@@ -73,13 +74,13 @@ pub(super) struct Outcome {
     /// The same during the suppression, and over its worst second.
     pub cpu_during: f64,
     pub worst_cpu: f64,
-    /// What limited the target, as tarpit says: each thing once.
+    /// The limits that applied to the target, as tarpit says: each once.
     pub limits: Vec<String>,
     pub clock: ClockError,
     pub latency_before: Option<Latency>,
     pub latency_during: Option<Latency>,
     pub neighbor: Option<Neighbor>,
-    /// What the kernel's log complains of since the suppression began.
+    /// The complaints of the kernel's log since the suppression began.
     pub complaints: Vec<String>,
     /// The kernel's release.
     pub kernel: String,

@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 /// A process, as tarpit sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AddressSpace {
-    /// What the console calls it.
+    /// The console's name for the process.
     pub cr3: String,
     /// Its share of a CPU in thousandths.
     pub cpu_permille: u64,

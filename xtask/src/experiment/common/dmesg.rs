@@ -4,7 +4,8 @@ use std::sync::LazyLock;
 
 use regex::RegexSet;
 
-/// What no log may have: time that is wrong, CPUs that seem stuck, hardware that misbehaves.
+/// The lines that no log may have: time that is wrong, CPUs that seem stuck, hardware that
+/// misbehaves.
 const COMPLAINTS: [&str; 21] = [
     // Time.
     r"clocksource: .*(unstable|skew|wd-|Long readout|Marking)",
@@ -33,8 +34,8 @@ const COMPLAINTS: [&str; 21] = [
     r"workload: .*WRONG",
 ];
 
-/// What the same kernel says in the same emulator without tarpit: the CPU that Bochs shows has
-/// no mitigation against RETBleed.
+/// The complaint of the same kernel in the same emulator without tarpit: the CPU that Bochs shows
+/// has no mitigation against RETBleed.
 const EXCEPTED: [&str; 1] = [r"RETBleed: WARNING: Spectre v2 mitigation leaves CPU vulnerable"];
 
 /// Returns the lines of a log that complain, without the levels in front. Empty: the log is clean.

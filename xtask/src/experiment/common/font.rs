@@ -10,7 +10,7 @@ pub(in crate::experiment) const FONT: &str = "sans-serif";
 /// The packages that it is from.
 pub(in crate::experiment) const PACKAGES: &[&str] = &["fonts-dejavu-core"];
 
-/// Where it is.
+/// The path of the font's file.
 pub(in crate::experiment) const FILE: &str = "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf";
 
 /// Makes the font known to the drawing library; more than once does no harm.

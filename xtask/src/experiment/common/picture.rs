@@ -10,7 +10,7 @@ use plotters::style::WHITE;
 
 use super::font;
 
-/// What can be drawn, whatever the file's format.
+/// A picture that can be drawn, whatever the file's format.
 pub(in crate::experiment) trait Picture {
     /// Returns width and height, in pixels.
     fn size(&self) -> (u32, u32);

@@ -8,7 +8,7 @@ use regex::Regex;
 
 use crate::testbed::serial::Session;
 
-/// How often the workload reports, in seconds of guest time (its default).
+/// The time between two reports of the workload, in seconds of guest time (its default).
 pub const INTERVAL: f64 = 0.2;
 
 /// A line `[debian   4.209327] workload: t=6416014944 counts=22974,40333,40150`.
@@ -87,10 +87,10 @@ impl Report {
     }
 }
 
-/// How fast each process went.
+/// The speed of each process.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Speeds {
-    /// Over how much host time.
+    /// The host time over which they are measured, in seconds.
     pub host_seconds: f64,
     /// Units of work in a second of host time, by process.
     pub per_second: Vec<f64>,

@@ -7,13 +7,13 @@ use crate::testbed::paths;
 /// A table in the file.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::experiment) struct Table<'a> {
-    /// Its markers are `<!-- NAME:begin -->` and `<!-- NAME:end -->`.
+    /// The name of the table: its markers are `<!-- NAME:begin -->` and `<!-- NAME:end -->`.
     pub name: &'a str,
     /// The title of its section, for when the file has none yet.
     pub title: &'a str,
     /// The two lines above its rows.
     pub heading: &'a str,
-    /// So many cells, from the first on, say what a row is about.
+    /// The number of cells, from the first on, that say what a row is about.
     pub keys: usize,
 }
 

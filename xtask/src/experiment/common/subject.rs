@@ -17,14 +17,15 @@ use crate::testbed::serial::{PROMPT, Session};
 /// The VM's name.
 pub const VM: &str = "debian";
 
-/// How long one wait may take on a slow and busy machine.
+/// The longest time that one wait may take on a slow and busy machine.
 const PATIENCE: Duration = Duration::from_secs(1200);
 
-/// Lets the kernel be done with its boot when its userland runs. Without it Linux 6.12 tests its
-/// ciphers then, in threads that take turns with the processes to be measured, for seconds.
+/// The parameter that lets the kernel be done with its boot when its userland runs. Without it
+/// Linux 6.12 tests its ciphers then, in threads that take turns with the processes to be measured,
+/// for seconds.
 const AT_REST: &str = "cryptomgr.notests";
 
-/// What ends `attach` (Ctrl-]).
+/// The key that ends `attach` (Ctrl-]).
 const DETACH: u8 = 0x1d;
 
 /// A Debian guest that computes.
@@ -57,12 +58,12 @@ impl Linux {
     }
 }
 
-/// What a kernel tells the time by.
+/// The devices by which a kernel tells the time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Clocks {
-    /// What it reads.
+    /// The clock source that it reads.
     pub source: String,
-    /// What interrupts it.
+    /// The clock event device that interrupts it.
     pub events: String,
 }
 

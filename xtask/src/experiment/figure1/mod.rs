@@ -33,7 +33,7 @@ const SMALL: &str = "figure1";
 /// Instructions in a second for the small guest, whose handlers are short.
 const SMALL_IPS: u64 = 100_000_000;
 
-/// For Linux, unless told otherwise.
+/// Instructions in a second for Linux, unless told otherwise.
 const LINUX_IPS: &str = "500000000";
 const LINUX_IPS_HELP: &str = "\
 Bochs, Linux: instructions that make a second of emulated time. Linux's tick handler takes the same \
@@ -71,9 +71,9 @@ pub struct Options {
     machine: options::Machine,
 }
 
-/// What was measured on a guest.
+/// The measurements on a guest.
 struct Outcome {
-    /// Traced without suppression, and with it.
+    /// The traces without suppression, and with it.
     timelines: [Timeline; 2],
     /// The CPU time of A over that of B, without and with suppression, over seconds.
     cpu_ratios: Option<[f64; 2]>,

@@ -15,13 +15,13 @@ use crate::experiment::common::font::FONT;
 use crate::experiment::common::picture::{self, Picture};
 
 const SIZE: (u32, u32) = (1120, 470);
-/// Where time is drawn, from left to right.
+/// The ends of the time axis, left and right.
 const LEFT: i32 = 150;
 const RIGHT: i32 = 1080;
 /// The tops of the rows' blocks, and their height.
 const TOPS: [i32; 2] = [120, 280];
 const HEIGHT: i32 = 56;
-/// How far a tick's arrow reaches above the blocks.
+/// The height of a tick's arrow above the blocks.
 const ARROW: i32 = 30;
 
 const INK: RGBColor = RGBColor(40, 40, 40);

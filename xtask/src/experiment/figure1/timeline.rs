@@ -11,7 +11,7 @@ pub(super) type Roots = [Vec<String>; 2];
 pub(super) struct Slice {
     /// 0 for A, 1 for B.
     pub process: usize,
-    /// When it began and ended, in milliseconds of host time.
+    /// The times at which it began and ended, in milliseconds of host time.
     pub from: f64,
     pub to: f64,
 }
@@ -22,12 +22,12 @@ impl Slice {
     }
 }
 
-/// What a VCPU did over some time.
+/// The slices and the timer interrupts of a VCPU over some time.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Timeline {
     /// Whole slices: those that were under way at either end of the trace are left out.
     pub slices: Vec<Slice>,
-    /// When timer interrupts came, in milliseconds of host time.
+    /// The times of timer interrupts, in milliseconds of host time.
     pub ticks: Vec<f64>,
 }
 

@@ -35,7 +35,7 @@ Bochs: instructions that make a second of emulated time
 
 A second on four CPUs takes four times as many: more than the default takes long.";
 
-/// As in the paper.
+/// The RAM of the VM in MiB, as in the paper.
 const MEMORY_MIB: u32 = 512;
 
 /// The paper's Section 5: how slow the target gets, by N, VCPUs and physical CPUs
@@ -178,7 +178,7 @@ fn measure(case: Case, kind: Kind, options: &Options) -> Result<Outcome> {
     })
 }
 
-/// What came out of a case, or why it could not run.
+/// The outcome of a case, or the reason why it could not run.
 type Made = Result<Outcome, (Case, Error)>;
 
 /// All cases' outcomes.

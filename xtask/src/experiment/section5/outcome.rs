@@ -10,7 +10,7 @@ use crate::experiment::common::results::Table;
 /// The paper's result: the target's speed with N = 1000, of that before.
 pub(super) const PAPER: f64 = 1.0 / 4000.0;
 
-/// From this N on the target's ratio is held to [`MOST_FOR_THE_TARGET`].
+/// The least N for which the target's ratio is held to [`MOST_FOR_THE_TARGET`].
 const STRONG: u32 = 1000;
 const MOST_FOR_THE_TARGET: f64 = 0.001;
 const LEAST_FOR_THE_OTHERS: f64 = 0.97;
@@ -25,7 +25,7 @@ pub(super) const TABLE: Table<'static> = Table {
     keys: 3,
 };
 
-/// Where a VM's VCPUs are.
+/// The placement of a VM's VCPUs on physical CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Placement {
     /// All on one physical CPU.
@@ -34,7 +34,7 @@ pub(super) enum Placement {
     Spread,
 }
 
-/// How many VCPUs, and where.
+/// The number of VCPUs, and their placement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Case {
     pub vcpus: u32,
@@ -79,7 +79,7 @@ pub(super) struct Strength {
     pub speeds: Speeds,
 }
 
-/// What came out of a case.
+/// The outcome of a case.
 #[derive(Clone, Debug)]
 pub(super) struct Outcome {
     pub case: Case,
@@ -89,7 +89,7 @@ pub(super) struct Outcome {
     pub before: Speeds,
     pub suppressed: Vec<Strength>,
     pub after: Speeds,
-    /// When the target had ended.
+    /// The speeds when the target had ended.
     pub without: Speeds,
     /// The kernel's release.
     pub kernel: String,

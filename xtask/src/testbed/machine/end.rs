@@ -14,7 +14,7 @@ pub struct Files {
     pub console: PathBuf,
     /// The emulator's own log.
     pub emulator: PathBuf,
-    /// What the emulator printed; answers to our questions are in it.
+    /// The emulator's printed output; answers to our questions are in it.
     pub(super) output: PathBuf,
     /// Bochs's configuration and the like.
     pub(super) configuration: PathBuf,
@@ -35,19 +35,19 @@ impl Files {
     }
 }
 
-/// How a machine's run ended.
+/// The way in which a machine's run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
-    /// It was switched off through ACPI (S5).
+    /// A switch-off through ACPI (S5).
     PoweredOff {
-        /// In Bochs: how many instructions it had executed.
+        /// The number of instructions that it had executed, in Bochs.
         ticks: Option<u64>,
     },
-    /// It asked for a reset, which our machines do not follow (QEMU only: Bochs starts again).
+    /// A reset that it asked for, which our machines do not follow (QEMU only: Bochs starts again).
     Reset,
-    /// Its CPU shut down after a triple fault.
+    /// A shutdown of its CPU after a triple fault.
     TripleFault,
-    /// The emulator gave up, or was killed.
+    /// A failure of the emulator: it gave up, or was killed.
     Failed(String),
 }
 

@@ -19,10 +19,10 @@ mod spec;
 pub use end::{End, Files};
 pub use spec::{Boot, DEFAULT_IPS, Hardware, Kind, Spec};
 
-/// How long to wait for other machines that start.
+/// The longest time to wait for other machines that start.
 const TURN_WITHIN: Duration = Duration::from_secs(600);
 
-/// How long an emulator may take to open the serial line.
+/// The longest time that an emulator may take to open the serial line.
 const CONNECT_WITHIN: Duration = Duration::from_secs(60);
 
 /// A machine that runs. Dropping it pulls the plug.

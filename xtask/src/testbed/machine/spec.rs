@@ -6,7 +6,7 @@ use std::path::PathBuf;
 /// Instructions that make a second of emulated time in Bochs, unless told otherwise.
 pub const DEFAULT_IPS: u64 = 1_000_000_000;
 
-/// What runs the machine.
+/// The emulator that runs the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Bochs, which emulates VMX in software; its time is the count of instructions.
@@ -27,7 +27,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// What the machine boots.
+/// The medium or the image that the machine boots.
 #[derive(Clone, Debug)]
 pub enum Boot {
     /// A CD with its own boot loader.
@@ -66,10 +66,10 @@ impl Default for Hardware {
 /// A machine to be started.
 #[derive(Clone, Debug)]
 pub struct Spec {
-    /// Names the log files. Machines that run at the same time need different names.
+    /// The name of the log files. Machines that run at the same time need different names.
     pub name: String,
-    /// What it boots.
+    /// The medium or the image that it boots.
     pub boot: Boot,
-    /// How large and fast it is.
+    /// The size and the speed of the machine.
     pub hardware: Hardware,
 }

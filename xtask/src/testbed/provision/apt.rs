@@ -5,19 +5,19 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-/// How we install packages: without questions, without what they only recommend, and without ever
-/// removing a package to make room for another.
+/// The options with which we install packages: without questions, without what they only recommend,
+/// and without ever removing a package to make room for another.
 pub(super) const INSTALL: [&str; 4] =
     ["install", "--yes", "--no-remove", "--no-install-recommends"];
 
-/// Why apt-get would not install packages.
+/// The reason why apt-get would not install packages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// These installed packages would have to go.
+    /// The installed packages that would have to go.
     Removals(Vec<String>),
     /// Dependencies that cannot be met, a package a line, in apt's words.
     Unmet(Vec<String>),
-    /// The package lists do not know these.
+    /// The packages that the package lists do not know.
     Unknown(Vec<String>),
     /// Something else, in apt's words.
     Other(String),

@@ -14,10 +14,10 @@ pub const TARGET: &str = "x86_64-unknown-none";
 /// server cannot be reached.
 const DEBIAN_RUST: &[&str] = &["cargo-web", "rust-web-src", "rustc-web"];
 
-/// What compiles for [`TARGET`].
+/// The toolchain that compiles for [`TARGET`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Toolchain {
-    /// The cargo that runs us has the target's libraries.
+    /// The cargo that runs us, which has the target's libraries.
     Installed,
     /// Debian's compiler, which builds `core` and `alloc` itself.
     BuildStd,

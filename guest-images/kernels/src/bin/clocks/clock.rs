@@ -16,18 +16,18 @@ impl Hertz {
     }
 }
 
-/// What is known of a clock so far.
+/// The findings about a clock so far.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Reading {
     /// Its ticks since the start, wraps included.
     total: i128,
-    /// How often it went back.
+    /// The number of times that it went back.
     pub(crate) backwards: u64,
-    /// How often it did not agree with the TSC.
+    /// The number of times that it did not agree with the TSC.
     pub(crate) off: u64,
     /// The furthest that it was off, in ticks of its own.
     worst: i128,
-    /// How far it is ahead of the middle of the TSC's readings around it, in ticks of its own.
+    /// The lead over the middle of the TSC's readings around it, in ticks of its own.
     ahead: i128,
 }
 
@@ -35,7 +35,7 @@ pub(crate) struct Reading {
 pub(crate) struct Clock<'a> {
     name: &'static str,
     read: &'a dyn Fn() -> u64,
-    /// After how many ticks it begins again; 0 for never.
+    /// The number of ticks after which it begins again; 0 for never.
     modulus: u64,
     hertz: Hertz,
     there: bool,

@@ -16,7 +16,7 @@ const SINGLE_STEP: u64 = Dr6Flags::STEP.bits();
 /// DR7.GD, and the bit that is always one.
 const GENERAL_DETECT: u64 = Dr7Flags::GENERAL_DETECT_ENABLE.bits() | arch::reset::DR7;
 
-/// As many as any test here has, and one for too many.
+/// The number of exceptions that are noted: as many as any test here has, and one for too many.
 const ROOM: usize = 8;
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 static PLACES: [AtomicU64; ROOM] = [const { AtomicU64::new(0) }; ROOM];

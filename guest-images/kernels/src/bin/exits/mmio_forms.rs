@@ -18,26 +18,26 @@ const CARRY: u64 = arch::RFlags::CARRY_FLAG.bits();
 /// HPET timer: its comparator has 64 bits.
 const TIMER_64BIT: u64 = 1 << 5;
 
-/// What an instruction did.
+/// The effect of an instruction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Effect {
     memory: u64,
     rax: u64,
     rcx: u64,
     rdx: u64,
-    /// How far RSI and RDI moved.
+    /// The distances that RSI and RDI moved.
     rsi: u64,
     rdi: u64,
     flags: u64,
 }
 
-/// Where an instruction runs: a place that holds what is written to it.
+/// The place that an instruction accesses, which holds what is written to it.
 #[derive(Clone, Copy)]
 struct Place {
     address: u64,
     /// The bits that the place holds.
     mask: u64,
-    /// How it is set and read, with plain moves.
+    /// Whether plain moves of 64 bits set and read it; else they are of 32 bits.
     wide: bool,
 }
 

@@ -26,7 +26,7 @@ fn set_scratch(value: u8) {
     unsafe { Port::new(SCRATCH).write(value) }
 }
 
-/// What is left in the registers of a string instruction.
+/// The values left in the registers of a string instruction.
 #[derive(Debug, PartialEq, Eq)]
 struct Left {
     count: u64,

@@ -3,14 +3,14 @@
 /// A 32-bit word in low memory that the journey looks for through paging and segments.
 pub(crate) const MAGIC_PLACE: u64 = 0x7ff0;
 
-/// Where the code runs.
+/// The address at which the code runs.
 const CODE: u32 = 0x8000;
-/// What code and Rust share: see the constants of the same names below.
+/// The address of what code and Rust share: see the constants of the same names below.
 const PARAMETERS: u32 = 0x7000;
 const TICKS: u32 = PARAMETERS + 0x40;
 const RESULTS: u32 = PARAMETERS + 0x80;
 
-/// What the journey finds, in order.
+/// The findings of the journey, in order.
 #[derive(Clone, Copy)]
 pub(crate) enum Finding {
     CompatibilityDecrement,

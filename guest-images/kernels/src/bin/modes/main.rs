@@ -20,12 +20,12 @@ const INVALID_OPCODE: u8 = ExceptionVector::InvalidOpcode as u8;
 /// The vector of the software interrupt.
 const SOFTWARE: u8 = 0x30;
 
-/// Where paging shows other memory than without: 1 GiB up.
+/// The page-directory entry of the window, where paging shows other memory than without: 1 GiB up.
 const WINDOW_ENTRY_4M: usize = 256;
 
 const FIRST_MAGIC: u32 = 0x600d_f00d;
 const SECOND_MAGIC: u32 = 0x0ddb_a115;
-/// Where the window leads to after the page-directory pointer has changed.
+/// The memory that the window leads to after the page-directory pointer has changed.
 const SECOND_MEMORY: u64 = 0x20_0000;
 
 /// A table of 32-bit interrupt gates. SDM vol. 3A, 6.11.

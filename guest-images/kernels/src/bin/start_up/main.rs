@@ -14,13 +14,14 @@ use kernels::lapic::{Lapic, Mode};
 use kernels::{Report, exit, interrupts, platform, println, rtc, smp, tsc};
 use x86_64::registers::model_specific::Msr;
 
-/// What the other CPU's TSC is moved by, and stays moved by.
+/// The ticks that the other CPU's TSC is moved by, and stays moved by.
 const ADJUSTMENT: u64 = 0x123_4567;
-/// Where the probe leaves what it found.
+/// The address at which the probe leaves what it found.
 const RECORD: u64 = 0x7000;
 /// Pages to start from: the first, one in the middle, and the last below the BIOS's data.
 const PAGES: [u64; 4] = [0, 0x8000, 0x5_5000, 0x9_e000];
-/// A warm reset goes where this tells, if the CMOS's shutdown status says so (IBM PC AT).
+/// The address of the far pointer that a warm reset follows, if the CMOS's shutdown status says so
+/// (IBM PC AT).
 const WARM_RESET_VECTOR: u64 = 0x467;
 const SHUTDOWN_STATUS: u8 = 0x0f;
 const JUMP: u8 = 0x0a;
@@ -69,7 +70,7 @@ probe_end:
 "#
 );
 
-/// What the probe found.
+/// The state in which the probe found its CPU.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Found {

@@ -3,7 +3,7 @@
 //! Whoever runs leaves a [`Record`] at each station, so what happened can be read from the list of
 //! them.
 
-/// What a station saw.
+/// The state that a station saw.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Record {
@@ -21,7 +21,7 @@ pub(crate) struct Record {
     pub(crate) eax: u32,
 }
 
-/// How many records there is room for.
+/// The number of records that there is room for.
 pub(crate) const RECORDS: usize = 20;
 
 #[allow(missing_docs, reason = "labels of the code below")]

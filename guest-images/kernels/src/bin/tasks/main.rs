@@ -65,7 +65,7 @@ mod checks {
         tss
     }
 
-    /// What the tasks run with.
+    /// The page tables and the stacks that the tasks run with.
     pub(crate) struct Setting {
         main_cr3: u32,
         called_cr3: u32,

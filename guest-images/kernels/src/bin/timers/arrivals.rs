@@ -51,7 +51,7 @@ pub(crate) fn count() -> usize {
 #[derive(Clone, Copy)]
 pub(crate) struct Time {
     hertz: u64,
-    /// How late an interrupt may be, in ticks.
+    /// The ticks by which an interrupt may be late.
     slack: u64,
 }
 

@@ -28,9 +28,9 @@ const POWER_ON_TIME: u64 = 1_767_225_600;
 /// The most MiB that Bochs keeps in memory. What a guest uses beyond that is in a temporary file.
 const MAX_HOST_MEMORY_MIB: u32 = 2048;
 
-/// How long the debugger may take to answer.
+/// The longest time that the debugger may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
-/// How long it is waited for before it is asked once more.
+/// The time after which the debugger is asked once more.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 pub(super) fn command(spec: &Spec, port: u16, files: &Files) -> Result<Command> {

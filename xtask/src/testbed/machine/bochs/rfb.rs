@@ -64,7 +64,7 @@ impl Turn {
     }
 }
 
-/// Bochs found no port, although there is one that is free.
+/// The failure of Bochs to find a port, although there is one that is free.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) struct NoPort {
     /// The port that it could bind and not listen on, where it was that.
@@ -87,12 +87,12 @@ impl fmt::Display for NoPort {
 
 impl std::error::Error for NoPort {}
 
-/// What Bochs's log says of its display so far.
+/// The state of the display, by Bochs's log so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
     Starting,
     Listening,
-    /// It has given up.
+    /// A display that has given up.
     Failed {
         contested: Option<u16>,
     },
