@@ -35,7 +35,7 @@ fn table(signature: [u8; 4]) -> Option<u64> {
     }
 }
 
-/// The PM timer's port, and whether it counts 32 bits (else 24). ACPI specification, 5.2.9.
+/// Returns the PM timer's port, and whether it counts 32 bits (else 24). ACPI specification, 5.2.9.
 #[must_use]
 pub fn pm_timer() -> Option<(u16, bool)> {
     let fadt = table(*b"FACP")?;
@@ -49,7 +49,7 @@ pub fn pm_timer() -> Option<(u16, bool)> {
     (port != 0).then_some((port as u16, flags & 1 << 8 != 0))
 }
 
-/// The HPET's address. HPET specification, 3.2.4.
+/// Returns the HPET's address. HPET specification, 3.2.4.
 #[must_use]
 pub fn hpet() -> Option<u64> {
     let hpet = table(*b"HPET")?;

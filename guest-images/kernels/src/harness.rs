@@ -23,7 +23,7 @@ impl<T: Debug + LowerHex> Display for Shown<'_, T> {
 }
 
 impl Report {
-    /// No test yet.
+    /// Makes a harness that has run no test yet.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

@@ -36,13 +36,13 @@ pub struct Hpet {
 }
 
 impl Hpet {
-    /// The HPET that ACPI tells of.
+    /// Returns the HPET that ACPI tells of.
     #[must_use]
     pub fn find() -> Option<Self> {
         acpi::hpet().map(|base| Self { base })
     }
 
-    /// The address of `register`.
+    /// Returns the address of `register`.
     #[must_use]
     pub fn address(self, register: u64) -> u64 {
         self.base + register
@@ -61,32 +61,32 @@ impl Hpet {
         unsafe { mmio::write64(self.base + register, value) }
     }
 
-    /// Timer `timer`'s configuration register.
+    /// Returns the address of timer `timer`'s configuration register.
     #[must_use]
     pub const fn timer(timer: u64) -> u64 {
         0x100 + 0x20 * timer
     }
 
-    /// Timer `timer`'s comparator.
+    /// Returns the address of timer `timer`'s comparator.
     #[must_use]
     pub const fn comparator(timer: u64) -> u64 {
         0x108 + 0x20 * timer
     }
 
-    /// The counter's period in femtoseconds.
+    /// Returns the counter's period in femtoseconds.
     #[must_use]
     pub fn period_fs(self) -> u64 {
         self.read(CAPABILITIES) >> 32
     }
 
-    /// The counter's frequency, rounded.
+    /// Returns the counter's frequency, rounded.
     #[must_use]
     pub fn hertz(self) -> u64 {
         let period = self.period_fs().max(1);
         (1_000_000_000_000_000 + period / 2) / period
     }
 
-    /// The main counter.
+    /// Returns the main counter.
     #[must_use]
     pub fn counter(self) -> u64 {
         self.read(COUNTER)

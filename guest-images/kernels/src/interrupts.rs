@@ -225,7 +225,7 @@ impl Fault {
     /// #GP with error code 0.
     pub const GENERAL_PROTECTION: Self = Self::without_code(ExceptionVector::GeneralProtection);
 
-    /// #PF with error code `error`.
+    /// Returns #PF with error code `error`.
     #[must_use]
     pub const fn page_fault(error: u64) -> Self {
         Self {
@@ -253,7 +253,7 @@ unsafe impl Sync for LastFault {}
 // SAFETY: zero is a valid value for each of the numbers in it.
 static LAST_FAULT: LastFault = LastFault(UnsafeCell::new(unsafe { core::mem::zeroed() }));
 
-/// The registers at the last fault that [`catch`] caught.
+/// Returns the registers at the last fault that [`catch`] caught.
 #[must_use]
 pub fn last_fault() -> Frame {
     // SAFETY: see `LastFault`.
@@ -318,7 +318,7 @@ pub fn catch<F: FnMut()>(mut action: F) -> Result<(), Fault> {
     })
 }
 
-/// Where all interrupts come to.
+/// Handles all interrupts: the code that their entries come to.
 extern "C" fn dispatch(frame: &mut Frame) {
     let handler = HANDLERS[frame.vector as usize & 0xff].load(Ordering::Relaxed);
     if handler != 0 {
@@ -340,7 +340,7 @@ extern "C" fn dispatch(frame: &mut Frame) {
     exit::exit(exit::PANICKED)
 }
 
-/// CR2: the address of the last page fault.
+/// Returns CR2: the address of the last page fault.
 #[must_use]
 pub fn read_cr2() -> u64 {
     let value;

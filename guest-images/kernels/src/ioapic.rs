@@ -47,7 +47,7 @@ pub fn set_entry(pin: u8, value: u64) {
     write(index, value as u32);
 }
 
-/// The number of pins.
+/// Returns the number of pins.
 #[must_use]
 pub fn pins() -> u8 {
     (read(VERSION) >> 16) as u8 + 1

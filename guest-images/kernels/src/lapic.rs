@@ -33,7 +33,7 @@ pub struct Lapic {
     mode: Mode,
 }
 
-/// IA32_APIC_BASE.
+/// Returns IA32_APIC_BASE.
 #[must_use]
 pub fn base() -> u64 {
     // SAFETY: every CPU with an APIC has the MSR.
@@ -46,13 +46,13 @@ pub fn set_base(value: u64) {
     unsafe { Msr::new(IA32_APIC_BASE).write(value) }
 }
 
-/// Whether the CPU has x2APIC mode.
+/// Returns whether the CPU has x2APIC mode.
 #[must_use]
 pub fn has_x2apic() -> bool {
     Leaf1Ecx::from_bits_retain(__cpuid(1).ecx).contains(Leaf1Ecx::X2APIC)
 }
 
-/// Whether the timer has TSC-deadline mode.
+/// Returns whether the timer has TSC-deadline mode.
 #[must_use]
 pub fn has_tsc_deadline() -> bool {
     Leaf1Ecx::from_bits_retain(__cpuid(1).ecx).contains(Leaf1Ecx::TSC_DEADLINE)
@@ -83,7 +83,7 @@ impl Lapic {
         lapic
     }
 
-    /// The APIC in the mode that it is in.
+    /// Returns the APIC in the mode that it is in.
     #[must_use]
     pub fn current() -> Self {
         let mode = if base() & X2APIC_ENABLE == 0 {
@@ -94,7 +94,7 @@ impl Lapic {
         Self { mode }
     }
 
-    /// The mode it is in.
+    /// Returns the mode it is in.
     #[must_use]
     pub fn mode(self) -> Mode {
         self.mode
@@ -151,7 +151,7 @@ impl Lapic {
         self.write(Register::EOI, 0);
     }
 
-    /// The CPU's APIC ID.
+    /// Returns the CPU's APIC ID.
     #[must_use]
     pub fn id(self) -> u32 {
         let id = self.read(Register::ID);
@@ -162,7 +162,7 @@ impl Lapic {
         }
     }
 
-    /// Whether `vector`'s bit is set in the 256-bit register at `first`: ISR, TMR or IRR.
+    /// Returns whether `vector`'s bit is set in the 256-bit register at `first`: ISR, TMR or IRR.
     #[must_use]
     pub fn bit(self, first: Register, vector: u8) -> bool {
         self.read(first.holding(vector)) & 1 << (vector % 32) != 0

@@ -35,7 +35,7 @@ unsafe impl Sync for Page {}
 static POOL: [Page; POOL_PAGES] = [const { Page(UnsafeCell::new([0; PAGE])) }; POOL_PAGES];
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
-/// A zeroed page, for good. Its address is both virtual and physical.
+/// Returns a zeroed page, for good. Its address is both virtual and physical.
 ///
 /// # Panics
 /// When all are used up.
@@ -47,7 +47,7 @@ pub fn allocate() -> *mut u8 {
     page.0.get().cast()
 }
 
-/// The root of the address space that is loaded.
+/// Returns the root of the address space that is loaded.
 #[must_use]
 pub fn root() -> u64 {
     Cr3::read().0.start_address().as_u64()
@@ -64,7 +64,7 @@ pub unsafe fn load_root(root: u64) {
     }
 }
 
-/// A new address space with the same one-to-one map, and nothing else in common.
+/// Returns a new address space with the same one-to-one map, and nothing else in common.
 #[must_use]
 pub fn new_root() -> u64 {
     let copy = |from: u64| {

@@ -11,7 +11,7 @@ const LOADER_MAGIC: u32 = 0x2bad_b002;
 /// Flag in the information: there is a command line.
 const HAS_COMMAND_LINE: u32 = 1 << 2;
 
-/// The kernel's command line; empty if the loader gave none.
+/// Returns the kernel's command line; empty if the loader gave none.
 #[cfg(target_os = "none")]
 #[must_use]
 pub fn command_line() -> &'static str {
@@ -30,7 +30,7 @@ pub fn command_line() -> &'static str {
     }
 }
 
-/// The kernel's command line: none on a hosted target.
+/// Returns the kernel's command line: none on a hosted target.
 #[cfg(not(target_os = "none"))]
 #[must_use]
 pub fn command_line() -> &'static str {
@@ -43,7 +43,7 @@ const HAS_MEMORY_MAP: u32 = 1 << 6;
 /// A range of the memory map that is RAM to be used.
 const AVAILABLE: u32 = 1;
 
-/// The ranges of RAM in the memory map, in its order; none if the loader gave no map.
+/// Returns the ranges of RAM in the memory map, in its order; none if the loader gave no map.
 #[cfg(target_os = "none")]
 pub fn available_memory() -> impl Iterator<Item = core::ops::Range<u64>> {
     // SAFETY: as in `command_line`; the map is as long as the information says, and so are its
@@ -78,14 +78,14 @@ pub fn available_memory() -> impl Iterator<Item = core::ops::Range<u64>> {
     .filter_map(|(kind, range)| (kind == AVAILABLE).then_some(range))
 }
 
-/// The ranges of RAM in the memory map: none on a hosted target.
+/// Returns the ranges of RAM in the memory map: none on a hosted target.
 #[cfg(not(target_os = "none"))]
 pub fn available_memory() -> impl Iterator<Item = core::ops::Range<u64>> {
     let _ = (HAS_MEMORY_MAP, AVAILABLE);
     core::iter::empty()
 }
 
-/// The value of the command line's word `name=value`, if it is there and a number.
+/// Returns the value of the command line's word `name=value`, if it is there and a number.
 #[must_use]
 pub fn number(name: &str) -> Option<u64> {
     command_line()
@@ -93,7 +93,7 @@ pub fn number(name: &str) -> Option<u64> {
         .find_map(|word| word.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
 }
 
-/// Whether the command line has the word `word`.
+/// Returns whether the command line has the word `word`.
 #[must_use]
 pub fn has_word(word: &str) -> bool {
     command_line()

@@ -60,14 +60,14 @@ impl Pic {
         self.status()
     }
 
-    /// The poll command: acknowledges the highest request as an interrupt would.
+    /// Sends the poll command: acknowledges the highest request as an interrupt would.
     #[must_use]
     pub fn poll(self) -> u8 {
         self.command(0x0c);
         self.status()
     }
 
-    /// Non-specific end of interrupt.
+    /// Sends a non-specific end of interrupt.
     pub fn end(self) {
         self.command(0x20);
     }

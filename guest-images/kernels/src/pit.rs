@@ -65,7 +65,7 @@ pub fn set_gate2(open: bool) {
     );
 }
 
-/// Channel 2's output.
+/// Returns the level of channel 2's output.
 #[must_use]
 pub fn output2() -> bool {
     read(SYSTEM_CONTROL_B) & 1 << 5 != 0

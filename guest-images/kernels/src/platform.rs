@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::__cpuid;
 
-/// Whether this is QEMU's own emulation, which checks less than a CPU does.
+/// Returns whether this is QEMU's own emulation, which checks less than a CPU does.
 #[must_use]
 pub fn is_tcg() -> bool {
     let leaf = __cpuid(0x4000_0000);

@@ -17,7 +17,7 @@ pub struct PmTimer {
 }
 
 impl PmTimer {
-    /// The PM timer that ACPI tells of.
+    /// Returns the PM timer that ACPI tells of.
     #[must_use]
     pub fn find() -> Option<Self> {
         let (port, wide) = acpi::pm_timer()?;
@@ -27,14 +27,14 @@ impl PmTimer {
         })
     }
 
-    /// The counter.
+    /// Returns the counter.
     #[must_use]
     pub fn read(self) -> u32 {
         // SAFETY: the PM timer touches no memory.
         unsafe { Port::<u32>::new(self.port).read() & self.mask }
     }
 
-    /// The ticks from `earlier` to `later`, at most one wrap apart.
+    /// Returns the ticks from `earlier` to `later`, at most one wrap apart.
     #[must_use]
     pub fn between(self, earlier: u32, later: u32) -> u64 {
         u64::from(later.wrapping_sub(earlier) & self.mask)

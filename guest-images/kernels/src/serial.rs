@@ -35,7 +35,7 @@ pub fn init() {
     write(MODEM_CONTROL, 0x03);
 }
 
-/// The next byte that came in, if there is one.
+/// Returns the next byte that came in, if there is one.
 #[must_use]
 pub fn receive() -> Option<u8> {
     (read(LINE_STATUS) & DATA_READY != 0).then(|| read(COM1))

@@ -4,7 +4,7 @@ use core::arch::x86_64::{__cpuid, __cpuid_count, _mm_lfence, _rdtsc};
 
 use crate::pit;
 
-/// The counter, read after all that comes before.
+/// Returns the counter, read after all that comes before.
 #[must_use]
 pub fn now() -> u64 {
     // SAFETY: both instructions are there on every 64-bit CPU; LFENCE needs no SSE state.
@@ -14,7 +14,7 @@ pub fn now() -> u64 {
     }
 }
 
-/// The frequency that CPUID leaf 0x15 tells, in Hz, if it does. SDM vol. 3B, 20.7.3.
+/// Returns the frequency that CPUID leaf 0x15 tells, in Hz, if it does. SDM vol. 3B, 20.7.3.
 #[must_use]
 pub fn cpuid_hertz() -> Option<u64> {
     if __cpuid(0).eax < 0x15 {
@@ -27,7 +27,7 @@ pub fn cpuid_hertz() -> Option<u64> {
     Some(u64::from(leaf.ecx) * u64::from(leaf.ebx) / u64::from(leaf.eax))
 }
 
-/// The frequency measured against the PIT's channel 2, over 50 ms, in Hz.
+/// Returns the frequency measured against the PIT's channel 2, over 50 ms, in Hz.
 #[must_use]
 pub fn measured_hertz() -> u64 {
     const COUNT: u16 = (pit::HERTZ / 20) as u16;

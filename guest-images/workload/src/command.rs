@@ -41,7 +41,7 @@ pub const SYNOPSIS: &str = "dmesg [new], clocks, counts, interval MS, fork, \
     reboot, poweroff";
 
 impl Command {
-    /// The command in `line`, or `None` where it is none of [`SYNOPSIS`].
+    /// Returns the command in `line`, or `None` where it is none of [`SYNOPSIS`].
     #[must_use]
     pub fn parse(line: &str) -> Option<Self> {
         let mut words = line.split_ascii_whitespace();
@@ -85,7 +85,7 @@ pub struct LineBuffer {
 }
 
 impl LineBuffer {
-    /// An empty buffer.
+    /// Returns an empty buffer.
     #[must_use]
     pub const fn new() -> Self {
         Self {

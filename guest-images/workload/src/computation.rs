@@ -11,7 +11,7 @@ const MULTIPLIER: u64 = 6_364_136_223_846_793_005;
 /// Knuth's MMIX increment.
 const INCREMENT: u64 = 1_442_695_040_888_963_407;
 
-/// One unit of work: the state after `rounds` steps from `seed`, step by step.
+/// Returns one unit of work: the state after `rounds` steps from `seed`, step by step.
 #[must_use]
 pub fn stepwise(seed: u64, rounds: u64) -> u64 {
     let mut state = seed;
@@ -26,7 +26,8 @@ pub fn stepwise(seed: u64, rounds: u64) -> u64 {
     state
 }
 
-/// What [`stepwise`] must come to, found by squaring the step: about 64 steps for any `rounds`.
+/// Returns what [`stepwise`] must come to, found by squaring the step: about 64 steps for any
+/// `rounds`.
 #[must_use]
 pub fn closed_form(seed: u64, rounds: u64) -> u64 {
     // The map of all steps so far, and the map of 2^k steps, each as x -> x * multiplier + increment.

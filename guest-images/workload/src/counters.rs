@@ -14,7 +14,7 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// A place with nothing counted.
+    /// Returns a place with nothing counted.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -54,7 +54,7 @@ impl Slot {
         self.asked_to_end.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the slot's process was asked to end.
+    /// Returns whether the slot's process was asked to end.
     #[must_use]
     pub fn is_asked_to_end(&self) -> bool {
         self.asked_to_end.load(Ordering::Relaxed)

@@ -81,7 +81,7 @@ pub fn with_command_line<T>(buffer: &mut [u8; COMMAND_LINE], reader: impl FnOnce
     result
 }
 
-/// A process that nobody asked anything special of.
+/// Returns the start of a process that nobody asked anything special of.
 fn ordinary() -> Start {
     Start::new(behaviors::ALL[0])
 }
@@ -145,7 +145,7 @@ impl Program {
         }
     }
 
-    /// How long to wait for input: forever where there is nothing to report.
+    /// Returns how long to wait for input: forever where there is nothing to report.
     fn wait_time(&self) -> Option<u64> {
         (self.interval != 0 && self.workers.any())
             .then(|| self.next_report.saturating_sub(now(Clock::Monotonic)))

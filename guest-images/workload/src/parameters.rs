@@ -52,7 +52,8 @@ impl Default for Parameters {
 pub struct Unknown<'a>(pub &'a str);
 
 impl Parameters {
-    /// The parameters in `command_line`; what is not given has its default. Words of others are
+    /// Returns the parameters in `command_line`; what is not given has its default. Words of
+    /// others are
     /// skipped, each `workload.` word that is not understood is handed to `complain`.
     pub fn parse<'a>(command_line: &'a str, mut complain: impl FnMut(Unknown<'a>)) -> Self {
         let mut parameters = Self::default();
@@ -97,7 +98,7 @@ impl Parameters {
 
 const PREFIX: &str = "workload.";
 
-/// The text of `workload.pattern=TEXT`, which process 0 alone is to hold in its memory.
+/// Returns the text of `workload.pattern=TEXT`, which process 0 alone is to hold in its memory.
 ///
 /// Apart from [`Parameters`] because every process inherits those: the processes before process 0
 /// must not keep a copy of the text.

@@ -24,7 +24,7 @@ pub enum Class {
 }
 
 impl Class {
-    /// The class in a word such as `batch` or `fifo:99`.
+    /// Returns the class in a word such as `batch` or `fifo:99`.
     fn parse(word: &str) -> Option<Self> {
         let (name, priority) = match word.split_once(':') {
             Some((name, priority)) => (name, Some(priority.parse().ok()?)),
@@ -51,7 +51,7 @@ impl Class {
     }
 }
 
-/// A priority of the real-time classes.
+/// Returns a priority of the real-time classes.
 fn real_time(priority: Option<u8>) -> Option<u8> {
     Some(priority.unwrap_or(MIDDLE)).filter(|priority| (1..=99).contains(priority))
 }

@@ -17,7 +17,7 @@ pub struct Start {
 }
 
 impl Start {
-    /// A process with this behavior, and nothing special about it.
+    /// Returns a process with this behavior, and nothing special about it.
     #[must_use]
     pub fn new(behavior: &'static Behavior) -> Self {
         Self {
@@ -28,7 +28,7 @@ impl Start {
         }
     }
 
-    /// From the words behind `start`; `None` where one is not understood.
+    /// Parses the words behind `start`; `None` where one is not understood.
     pub fn parse<'a>(mut words: impl Iterator<Item = &'a str>) -> Option<Self> {
         let mut start = Self::new(behaviors::by_name(words.next()?)?);
         for word in words {

@@ -14,7 +14,8 @@ pub struct Work {
 }
 
 impl Work {
-    /// The work of process `index`, which counts in `slot` and computes `unit` steps at a time.
+    /// Returns the work of process `index`, which counts in `slot` and computes `unit` steps at a
+    /// time.
     /// `number` is for the behavior.
     #[must_use]
     pub const fn new(slot: &'static Slot, index: usize, unit: u64, number: Option<u32>) -> Self {
@@ -26,19 +27,19 @@ impl Work {
         }
     }
 
-    /// The same work with units of so many steps.
+    /// Returns the same work with units of so many steps.
     #[must_use]
     pub const fn with_unit(self, unit: u64) -> Self {
         Self { unit, ..self }
     }
 
-    /// Whether the process was not asked to end.
+    /// Returns whether the process was not asked to end.
     #[must_use]
     pub fn goes_on(&self) -> bool {
         !self.slot.is_asked_to_end()
     }
 
-    /// The number that the process was started with, if any.
+    /// Returns the number that the process was started with, if any.
     #[must_use]
     pub const fn number(&self) -> Option<u32> {
         self.number
@@ -49,7 +50,7 @@ impl Work {
         self.slot.count(true);
     }
 
-    /// The computation of a thread of this process.
+    /// Returns the computation of a thread of this process.
     #[must_use]
     pub fn computation(&self, thread: u32) -> Computation {
         // Each process and thread has its own numbers, so that one that sees another's registers is

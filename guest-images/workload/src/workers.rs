@@ -44,7 +44,7 @@ impl core::fmt::Display for Refusal {
 }
 
 impl Workers {
-    /// No process yet.
+    /// Makes a table without a process.
     ///
     /// # Errors
     /// What `mmap(2)` says of the shared page.
@@ -142,13 +142,13 @@ impl Workers {
         }
     }
 
-    /// Whether any process lives.
+    /// Returns whether any process lives.
     #[must_use]
     pub fn any(&self) -> bool {
         self.pids.iter().any(Option::is_some)
     }
 
-    /// How many units each process has finished, by index, as text: `12,34,56`.
+    /// Returns how many units each process has finished, by index, as text: `12,34,56`.
     #[must_use]
     pub fn counts(&self) -> Counts<'_> {
         Counts(self.counters.get(..self.started).unwrap_or_default())
@@ -169,7 +169,7 @@ impl core::fmt::Display for Counts<'_> {
     }
 }
 
-/// What a process does until it ends.
+/// Does what a process does until it ends.
 fn work(start: &Start, work: Work, slot: &Slot) -> ! {
     let name = start.behavior.name;
     if let Err(error) = start.schedule.apply() {

@@ -24,7 +24,7 @@ const NO_NOUNS: [&str; 68] = [
     "Who", "Whom", "Whose", "Why", "With", "Without", "Writes", "Waits", "Holds", "Ends",
 ];
 
-/// What clap makes help texts of, which speak to the user.
+/// The derives by which clap makes help texts of documentation, which speak to the user.
 const HELP_TEXTS: [&str; 4] = ["Parser", "Args", "Subcommand", "ValueEnum"];
 
 /// A collector of documentation that begins otherwise.

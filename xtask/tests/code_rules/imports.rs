@@ -65,7 +65,7 @@ fn out_of_order(items: &[Item]) -> Vec<LineColumn> {
     wrong
 }
 
-/// Collects what is out of order in the modules of a file.
+/// A collector of what is out of order in the modules of a file.
 #[derive(Default)]
 struct Finder {
     wrong: Vec<LineColumn>,

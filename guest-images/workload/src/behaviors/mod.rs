@@ -56,7 +56,7 @@ pub const ALL: [&Behavior; 12] = [
     &page_cache::BEHAVIOR,
 ];
 
-/// The behavior of this name.
+/// Returns the behavior of this name.
 #[must_use]
 pub fn by_name(name: &str) -> Option<&'static Behavior> {
     ALL.into_iter().find(|behavior| behavior.name == name)

@@ -34,7 +34,7 @@ pub struct File {
 }
 
 impl File {
-    /// The file at `path`, for reading.
+    /// Returns the file at `path`, for reading.
     ///
     /// # Errors
     /// What `open(2)` says.
@@ -44,7 +44,7 @@ impl File {
         Ok(Self { descriptor })
     }
 
-    /// An empty file without a name, in memory.
+    /// Returns an empty file without a name, in memory.
     ///
     /// # Errors
     /// What `memfd_create(2)` says.
@@ -127,7 +127,7 @@ pub fn random(buffer: &mut [u8]) -> Result<(), Errno> {
     }
 }
 
-/// Whether there is a file at `path`.
+/// Returns whether there is a file at `path`.
 #[must_use]
 pub fn exists(path: &CStr) -> bool {
     // SAFETY: the path ends with a zero byte.

@@ -17,7 +17,7 @@ fn map(length: usize, sharing: u32) -> Result<*mut u8, Errno> {
     Ok(core::ptr::with_exposed_provenance_mut(address))
 }
 
-/// Memory of this process alone, zeroed, never given back.
+/// Returns memory of this process alone, zeroed, never given back.
 ///
 /// # Errors
 /// What `mmap(2)` says.
@@ -42,7 +42,7 @@ pub fn with_private<T>(length: usize, user: impl FnOnce(&mut [u8]) -> T) -> Resu
     }
 }
 
-/// The page that this process and all that it forks share.
+/// Returns the page that this process and all that it forks share.
 ///
 /// # Errors
 /// What `mmap(2)` says.

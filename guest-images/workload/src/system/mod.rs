@@ -154,13 +154,13 @@ fn wait(which: isize, options: usize) -> Option<Ended> {
     }
 }
 
-/// A child that has ended and was not told of yet.
+/// Returns a child that has ended and was not told of yet.
 #[must_use]
 pub fn ended_child() -> Option<Ended> {
     wait(-1, WNOHANG)
 }
 
-/// How `child` has ended, if it has.
+/// Returns how `child` has ended, if it has.
 #[must_use]
 pub fn ended(child: Pid) -> Option<Ended> {
     wait(child as isize, WNOHANG)
@@ -205,7 +205,7 @@ pub fn execute<const N: usize>(arguments: [&CStr; N]) -> Errno {
     outcome.err().unwrap_or(Errno::ENOEXEC)
 }
 
-/// The process's own number.
+/// Returns the process's own number.
 #[must_use]
 pub fn own_pid() -> Pid {
     // SAFETY: no memory is involved.
@@ -270,7 +270,7 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// The arguments that the initial stack holds.
+    /// Returns the arguments that the initial stack holds.
     ///
     /// # Safety
     /// `stack` must be the stack pointer as it was when the kernel started the program.

@@ -15,7 +15,8 @@ pub fn set_policy(policy: u32, priority: u8) -> Result<(), Errno> {
     unsafe { syscall!(Sysno::sched_setscheduler, 0, policy, &raw const priority) }.map(drop)
 }
 
-/// As [`set_policy`], but processes that this one starts are ordinary ones.
+/// Sets the policy as [`set_policy`] does, but not for processes that this one starts, which are
+/// ordinary ones.
 ///
 /// # Errors
 /// What `sched_setscheduler(2)` says.

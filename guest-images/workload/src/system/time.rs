@@ -22,7 +22,7 @@ pub enum Clock {
     Monotonic,
 }
 
-/// What `clock` shows, in nanoseconds.
+/// Returns what `clock` shows, in nanoseconds.
 #[must_use]
 pub fn now(clock: Clock) -> u64 {
     let clock = match clock {
@@ -78,7 +78,7 @@ pub struct OneShot {
 }
 
 impl OneShot {
-    /// A timer that is not armed.
+    /// Returns a timer that is not armed.
     ///
     /// # Errors
     /// What `timerfd_create(2)` says.
@@ -148,13 +148,13 @@ pub fn interrupt_every(us: u32) -> Result<(), Errno> {
 
 extern "C" fn do_nothing() {}
 
-/// Where a signal handler returns to.
+/// Ends a signal's handling: what its handler returns to.
 #[unsafe(naked)]
 extern "C" fn return_from_signal() {
     naked_asm!("mov eax, {number}", "syscall", number = const 15) // rt_sigreturn
 }
 
-/// The CPU's time-stamp counter.
+/// Returns the CPU's time-stamp counter.
 #[must_use]
 pub fn tsc() -> u64 {
     // SAFETY: every 64-bit CPU has it, and Linux lets processes read it.
