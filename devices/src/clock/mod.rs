@@ -117,6 +117,12 @@ impl Rates {
         timer: Rate::ONE,
     };
 
+    /// Returns whether a line is faster than real time.
+    #[must_use]
+    pub const fn is_fast(self) -> bool {
+        self.counter.0 > Rate::ONE.0 || self.timer.0 > Rate::ONE.0
+    }
+
     /// Returns how many host ticks after a change to these rates no VCPU is to read the TSC, so
     /// that it does not go back: those in which the counter line advances by a tick.
     #[must_use]

@@ -43,6 +43,8 @@ pub(crate) struct Handler {
     looked_at: bool,
     /// Whether the target has not caused it: its time is not charged then.
     pub free: bool,
+    /// Whether the interrupted code is known not to have gone on.
+    pub not_resumed: bool,
 }
 
 impl Handler {
@@ -121,6 +123,7 @@ impl Lengths {
             look_at: now.saturating_add(wait.max(self.least_look)),
             looked_at: false,
             free,
+            not_resumed: false,
         }
     }
 

@@ -10,6 +10,26 @@
 
 use arch::RFlags;
 
+/// The point in user mode to which a thread in the kernel goes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct UserFrame {
+    /// The instruction.
+    pub rip: u64,
+    /// The stack pointer.
+    pub rsp: u64,
+}
+
+/// The contents of a kernel's stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stack {
+    /// It cannot be read.
+    Unreadable,
+    /// There is a frame that goes back to user mode.
+    Holds(UserFrame),
+    /// There is none.
+    HoldsNone,
+}
+
 /// The kind of thread that runs, as far as is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Thread {
@@ -49,10 +69,36 @@ fn returns_to_user_mode(frame: [u64; 5], linear_address_bits: u32) -> bool {
 pub(crate) fn owner(
     rsp: u64,
     linear_address_bits: u32,
-    mut read: impl FnMut(u64, &mut [u8]) -> bool,
+    read: impl FnMut(u64, &mut [u8]) -> bool,
 ) -> Thread {
+    match search(rsp, linear_address_bits, read) {
+        Stack::Unreadable => Thread::Unknown,
+        Stack::Holds(_) => Thread::User,
+        Stack::HoldsNone => Thread::Kernel,
+    }
+}
+
+/// Returns where in user mode the thread goes back to that runs in the kernel, by the same parameters
+/// as [`owner`]; `None` if there is no such place, or it cannot be told.
+pub(crate) fn user_frame(
+    rsp: u64,
+    linear_address_bits: u32,
+    read: impl FnMut(u64, &mut [u8]) -> bool,
+) -> Option<UserFrame> {
+    match search(rsp, linear_address_bits, read) {
+        Stack::Holds(frame) => Some(frame),
+        Stack::Unreadable | Stack::HoldsNone => None,
+    }
+}
+
+/// Looks for the frame from `rsp` upwards.
+fn search(
+    rsp: u64,
+    linear_address_bits: u32,
+    mut read: impl FnMut(u64, &mut [u8]) -> bool,
+) -> Stack {
     if !rsp.is_multiple_of(8) || !(33..=57).contains(&linear_address_bits) {
-        return Thread::Unknown;
+        return Stack::Unreadable;
     }
     // Threads are seldom deep in the kernel: the first look is a short one.
     let mut piece = [0; PIECE as usize];
@@ -74,15 +120,16 @@ pub(crate) fn owner(
             last[4] = u64::from_le_bytes(*word);
             seen += 1;
             if seen >= 5 && returns_to_user_mode(last, linear_address_bits) {
-                return Thread::User;
+                let [rip, _, _, rsp, _] = last;
+                return Stack::Holds(UserFrame { rip, rsp });
             }
         }
         word_at = next;
     }
     if seen == 0 {
-        Thread::Unknown
+        Stack::Unreadable
     } else {
-        Thread::Kernel
+        Stack::HoldsNone
     }
 }
 
@@ -96,8 +143,12 @@ mod tests {
     const TOP: u64 = 0xffff_c900_0010_4000;
 
     fn look(words: &[(u64, u64)], rsp: u64) -> Thread {
+        owner(rsp, 48, reader(words))
+    }
+
+    fn reader(words: &[(u64, u64)]) -> impl FnMut(u64, &mut [u8]) -> bool {
         let memory: BTreeMap<u64, u64> = words.iter().copied().collect();
-        owner(rsp, 48, |base, piece| {
+        move |base, piece| {
             if !(TOP - 0x4000..TOP).contains(&base) {
                 return false;
             }
@@ -107,7 +158,7 @@ mod tests {
                 *word = value.unwrap_or(0xffff_ffff_8100_0000).to_le_bytes();
             }
             true
-        })
+        }
     }
 
     fn frame(at: u64, words: [u64; 5]) -> [(u64, u64); 5] {
@@ -122,6 +173,17 @@ mod tests {
         for depth in [40, 48, 0x400, 0x2f80] {
             assert_eq!(look(&frame, TOP - depth), Thread::User);
         }
+    }
+
+    #[test]
+    fn where_it_goes_back_to_is_in_its_frame() {
+        let words = frame(TOP - 40, USER);
+        let expected = UserFrame {
+            rip: USER[0],
+            rsp: USER[3],
+        };
+        assert_eq!(user_frame(TOP - 0x200, 48, reader(&words)), Some(expected));
+        assert_eq!(user_frame(TOP - 0x200, 48, reader(&[])), None);
     }
 
     #[test]

@@ -118,6 +118,12 @@ impl Account {
         self.since = self.since.max(now);
     }
 
+    /// Returns the time up to which gains are booked.
+    #[must_use]
+    pub(super) const fn accounted_until(&self) -> HostTicks {
+        self.since
+    }
+
     /// Takes note that the clock goes on by `course` from `now` on.
     pub(super) fn change(&mut self, now: HostTicks, course: Course, booking: Booking) {
         self.advance(now);

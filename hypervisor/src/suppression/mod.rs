@@ -98,6 +98,8 @@ pub(crate) struct Observation {
     pub context: Context,
     /// The kind of kernel thread that it is in, if that was asked for.
     pub thread: Thread,
+    /// Whether it has a handler that leaves the interrupted code to another time: that has not gone on.
+    pub not_resumed: bool,
 }
 
 /// Something that has happened to a VCPU.
@@ -374,6 +376,13 @@ impl Suppression {
     #[must_use]
     pub(crate) fn clock_is_to_change(&self) -> bool {
         self.clock != self.time.course()
+    }
+
+    /// Returns the host time up to which the clock's gains are booked: it cannot be changed for a time
+    /// before.
+    #[must_use]
+    pub(crate) const fn accounted_until(&self) -> HostTicks {
+        self.time.accounted_until()
     }
 
     /// Takes note that the VM's clock runs on the decided course from `now` on, and that the change took

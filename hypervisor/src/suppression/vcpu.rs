@@ -55,6 +55,8 @@ pub(super) struct VcpuRecord {
     pub(super) awaits_interrupts: bool,
     /// The time at which the last handler has ended.
     pub(super) interrupted_at: HostTicks,
+    /// The number of handlers that have ended since the target was last in user mode.
+    pub(super) kernel_interrupts: u32,
     /// The time since which the target, in the kernel, was to be stopped.
     pub(super) overrun_since: Option<HostTicks>,
     /// The guest time from which on a handler is free of charge again.
@@ -90,6 +92,7 @@ impl VcpuRecord {
             own: 0,
             awaits_interrupts: false,
             interrupted_at: HostTicks(0),
+            kernel_interrupts: 0,
             overrun_since: None,
             free_handler_from: 0,
             timers_from: HostTicks(0),
@@ -105,6 +108,7 @@ impl VcpuRecord {
         self.stop = Stop::No;
         self.fast = None;
         self.overrun_since = None;
+        self.kernel_interrupts = 0;
         self.timers_from = HostTicks(0);
     }
 

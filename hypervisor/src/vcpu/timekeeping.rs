@@ -52,7 +52,7 @@ impl<C: GuestCpu> Vcpu<C> {
     /// Lets the VM's time go on by the course that its suppression has decided on, on all its
     /// VCPUs at one moment. No lock is held.
     pub(super) fn follow_suppression(&mut self) {
-        self.vm.follow_suppression(Some(self.index));
+        self.vm.follow_suppression(self.index);
         self.follow_clock();
         self.pending |= Requests::TIMERS;
     }
@@ -71,6 +71,7 @@ impl<C: GuestCpu> Vcpu<C> {
     /// Lets all timers that are due at `host` expire, and finds out when the next one is. Returns
     /// whether one has expired.
     pub(super) fn update_timers(&mut self, host: HostTicks) -> bool {
+        self.vm.requests(self.index).note_clock_use(host);
         let mut board = self.vm.board.lock();
         let board = &mut *board;
         let now = board.clock.now(host);

@@ -4,9 +4,12 @@
 //! does; see [`Vm::request`](super::Vm::request).
 #![forbid(unsafe_code)]
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
+use core::sync::atomic::{
+    AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Release, Ordering::SeqCst,
+};
 
 use bitflags::bitflags;
+use devices::time::HostTicks;
 
 bitflags! {
     /// Things for a VCPU to look at before it enters the guest.
@@ -39,6 +42,8 @@ pub(crate) struct VcpuRequests {
     running_on: AtomicU32,
     /// The state of the VM's clock that the VCPU has last seen, out of the guest.
     acknowledged: AtomicU64,
+    /// The latest host time for which it has used the VM's clock.
+    clock_used_at: AtomicU64,
 }
 
 impl Default for VcpuRequests {
@@ -47,6 +52,7 @@ impl Default for VcpuRequests {
             pending: AtomicU32::new(0),
             running_on: AtomicU32::new(NOWHERE),
             acknowledged: AtomicU64::new(0),
+            clock_used_at: AtomicU64::new(0),
         }
     }
 }
@@ -99,6 +105,19 @@ impl VcpuRequests {
 
     pub(super) fn acknowledged(&self) -> u64 {
         self.acknowledged.load(SeqCst)
+    }
+
+    /// Says that the VCPU has used the VM's clock for `host`: its guest was left then, or its timers were
+    /// looked at. It never says an earlier time than before.
+    #[inline]
+    pub(crate) fn note_clock_use(&self, host: HostTicks) {
+        self.clock_used_at.store(host.0, Release);
+    }
+
+    /// Returns the latest host time for which the VCPU, which is out of the guest, has used the VM's
+    /// clock.
+    pub(super) fn clock_used_at(&self) -> HostTicks {
+        HostTicks(self.clock_used_at.load(Acquire))
     }
 }
 

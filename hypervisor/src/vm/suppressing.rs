@@ -8,7 +8,7 @@ use devices::clock::Rates;
 use devices::time::{HostTicks, TimerTicks};
 
 use super::Vm;
-use super::requests::Requests;
+use super::requests::{Requests, VcpuRequests};
 use crate::ids::MAX_VCPUS;
 use crate::machine::host_time::host_now;
 use crate::suppression::address_space::RootFormat;
@@ -83,22 +83,24 @@ impl Look {
 
 impl Vm {
     /// Lets the VM's time go on by the course that its suppression has decided on last, for all
-    /// VCPUs at one moment: see [`super::clock_gate`]. `own` is the VCPU that runs this code, if one
-    /// does. The caller holds no lock.
+    /// VCPUs at one moment: see [`super::clock_gate`]. `own` is the VCPU that runs this code, which is
+    /// out of the guest. The caller holds no lock.
+    ///
+    /// That moment is the last one up to which time is accounted for, a VCPU was in the guest, or its
+    /// timers were looked at. It is not now: a clock that was fast is not while the change is prepared, and
+    /// nobody can tell.
     ///
     /// Of two VCPUs that bring decisions at once, each carries out the later one.
-    pub(crate) fn follow_suppression(&self, own: Option<u32>) {
+    pub(crate) fn follow_suppression(&self, own: u32) {
         if !self.suppression.lock().clock_is_to_change() {
             // Another VCPU was quicker.
             return;
         }
         let called_at = host_now();
-        let running =
-            self.requests.iter().enumerate().filter(|(index, other)| {
-                Some(*index as u32) != own && other.running_on().is_some()
-            });
+        let others = self.requests.iter().zip(0..);
+        let running = others.filter(|(other, index)| *index != own && other.running_on().is_some());
         let running = running.count() as u64;
-        self.change_clock(own, || {
+        self.change_clock(Some(own), || {
             // No other decision between the clock's change and the account of it.
             let mut suppression = self.suppression.lock();
             let course = suppression.clock();
@@ -107,12 +109,14 @@ impl Vm {
                 self.trace
                     .record(None, Event::Rates(course.rates), host_now);
             }
-            let now = host_now();
-            board.clock.set_course(now, course);
+            let used_at = self.requests.iter().map(VcpuRequests::clock_used_at);
+            let changes_at = used_at.fold(suppression.accounted_until(), HostTicks::max);
+            board.clock.set_course(changes_at, course);
             drop(board);
-            suppression.clock_changed(now, now.since(called_at) * running);
+            let lost = host_now().since(called_at) * running;
+            suppression.clock_changed(changes_at, lost);
             drop(suppression);
-            settle(now, course.rates);
+            settle(changes_at, course.rates);
         });
     }
 

@@ -764,6 +764,7 @@ impl Machine {
             } else {
                 Thread::Kernel
             },
+            not_resumed: false,
         };
         self.report(vcpu, Event::Seen(observation));
     }

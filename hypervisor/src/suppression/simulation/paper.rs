@@ -106,6 +106,7 @@ impl Guest {
             halted,
             context: self.context(!halted),
             thread: Thread::Unknown,
+            not_resumed: false,
         };
         self.report(Event::Seen(observation));
     }
@@ -332,6 +333,7 @@ fn events() -> impl Strategy<Value = (usize, Event)> {
                 halted,
                 context,
                 thread,
+                not_resumed: false,
             })
         });
     let event = prop_oneof![
@@ -407,6 +409,7 @@ proptest! {
                 halted: false,
                 context: guest.context(true),
                 thread: Thread::Unknown,
+                not_resumed: false,
             }), now);
             prop_assert_eq!(directive.stay, crate::suppression::Stay::Run);
             prop_assert!(!directive.target_in);

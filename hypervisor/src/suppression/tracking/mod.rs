@@ -173,6 +173,9 @@ impl Suppression {
         record.halted = observation.halted;
         record.awaits_interrupts = false;
         record.context = observation.context;
+        if let Some(handler) = &mut record.handler {
+            handler.not_resumed = observation.not_resumed;
+        }
         if observation.halted {
             record.dormant = true;
         } else if observation.loaded || changed || observation.context.user_mode {
@@ -196,6 +199,7 @@ impl Suppression {
         }
         let record = &mut self.vcpus[vcpu];
         if observation.context.user_mode {
+            self.vcpus[vcpu].kernel_interrupts = 0;
             self.end_overrun(vcpu, now);
         } else if was_in.is_none()
             && record.target.is_some()
@@ -337,6 +341,7 @@ impl Suppression {
         }
         if end != End::Reported
             && handler.free
+            && !handler.not_resumed
             && let Some(target) = record.target.and_then(|slot| self.targets.get_mut(slot))
         {
             // The target has run on unseen, as long as that took longer than handlers do.
@@ -347,6 +352,7 @@ impl Suppression {
         // handle them: half of the time goes to the code that is interrupted.
         record.timers_from = now.saturating_add(length / 2);
         record.interrupted_at = now;
+        record.kernel_interrupts = record.kernel_interrupts.saturating_add(1);
     }
 
     fn end_overrun(&mut self, vcpu: usize, now: HostTicks) {

@@ -55,6 +55,7 @@ fn running(cr3: u64) -> Observation {
         halted: false,
         context: KERNEL,
         thread: Thread::Unknown,
+        not_resumed: false,
     }
 }
 

@@ -5,6 +5,7 @@ use alloc::boxed::Box;
 use arch::gpr::RAX;
 use arch::msr::DebugCtl;
 use arch::{Dr7Flags, ExceptionVector};
+use devices::time::HostTicks;
 use vmx::event::{Event, EventKind};
 
 use crate::vcpu::backend::exit::InterceptedException;
@@ -19,8 +20,9 @@ impl<C: GuestCpu> Vcpu<C> {
     pub(in crate::vcpu) fn handle_exception(
         &mut self,
         exception: InterceptedException,
+        at: HostTicks,
     ) -> Result<(), StopReason> {
-        let Some(exception) = self.take_resume_point(exception) else {
+        let Some(exception) = self.take_resume_point(exception, at) else {
             return Ok(());
         };
         let event = exception.event;

@@ -59,7 +59,7 @@ impl<C: GuestCpu> Vcpu<C> {
             // The host's interrupt is taken as soon as the host lets it in.
             Exit::HostInterrupt => self.cpu.take_host_interrupt(),
             Exit::HostNmi => self.cpu.take_host_nmi(),
-            Exit::Exception(exception) => self.handle_exception(exception)?,
+            Exit::Exception(exception) => self.handle_exception(exception, at)?,
             Exit::DebugRegister => {
                 if !self.handle_debug_register() {
                     return Err(self.unexpected_exit());

@@ -60,6 +60,8 @@ pub(super) struct Observer {
     pub(super) own_time: u64,
     /// Whether a timer of the guest's expired when the timers were last looked at.
     pub(super) timer_expired: bool,
+    /// Whether the clock is to become fast at the next entry.
+    pub(super) clock_gets_fast: bool,
     /// The root that the trace was last told of.
     traced_root: Option<Root>,
 }
@@ -85,6 +87,7 @@ impl Observer {
             reported: false,
             own_time: 0,
             timer_expired: false,
+            clock_gets_fast: false,
             traced_root: None,
         }
     }
@@ -146,7 +149,7 @@ impl<C: GuestCpu> Vcpu<C> {
         if self.observer.watching {
             // The idle loop still has CR3; whether a target runs is seen at the next exit.
             self.observer.halted = false;
-            self.report(Report::Woke);
+            self.report(Report::Woke, at);
         }
     }
 
@@ -197,7 +200,7 @@ impl<C: GuestCpu> Vcpu<C> {
             self.observer.next_exempt = 0;
         }
         let hidden = self.observer.directive.target_hidden;
-        self.report(Report::Seen(Observation {
+        let observation = Observation {
             root,
             loaded: loaded.is_some() || walked.is_some(),
             halted,
@@ -207,7 +210,9 @@ impl<C: GuestCpu> Vcpu<C> {
             } else {
                 Thread::Unknown
             },
-        }));
+            not_resumed: loaded.is_some() && self.is_not_resumed(),
+        };
+        self.report(Report::Seen(observation), at);
         self.observer.generation = generation;
         self.observer.cr3 = cr3;
         self.observer.halted = halted;

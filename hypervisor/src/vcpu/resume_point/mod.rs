@@ -31,6 +31,7 @@
 
 use arch::RFlags;
 use arch::gpr::RSP;
+use devices::time::HostTicks;
 
 use super::Vcpu;
 use super::backend::GuestCpu;
@@ -65,6 +66,12 @@ impl ResumePoint {
     /// Returns whether the guest is waited for.
     pub(super) const fn is_watched(&self) -> bool {
         self.0.is_some()
+    }
+
+    /// Returns the instruction and the stack pointer of the point, if it is waited for and in user mode.
+    pub(super) fn in_user_mode(&self) -> Option<(u64, u64)> {
+        let breakpoint = self.0.filter(|breakpoint| breakpoint.user_mode)?;
+        Some((breakpoint.rip, breakpoint.rsp))
     }
 }
 
@@ -150,10 +157,11 @@ impl<C: GuestCpu> Vcpu<C> {
         was_set
     }
 
-    /// Takes our own cause out of a #DB. What is left is the guest's; `None` for nothing.
+    /// Takes our own cause out of a #DB that made the guest exit at `at`. What is left is the guest's; `None` for nothing.
     pub(in crate::vcpu) fn take_resume_point(
         &mut self,
         mut exception: InterceptedException,
+        at: HostTicks,
     ) -> Option<InterceptedException> {
         let Some(mut breakpoint) = self.resume_point.0 else {
             return Some(exception);
@@ -166,7 +174,7 @@ impl<C: GuestCpu> Vcpu<C> {
         if user_mode == breakpoint.user_mode && (user_mode || self.cpu.gpr(RSP) == breakpoint.rsp) {
             self.forget_resume_point();
             let context = self.context();
-            self.report(Event::Resumed(context));
+            self.report(Event::Resumed(context), at);
         } else {
             breakpoint.passes += 1;
             self.resume_point.0 = Some(breakpoint);

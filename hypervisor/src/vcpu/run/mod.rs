@@ -83,6 +83,7 @@ impl<C: GuestCpu> Vcpu<C> {
             // SAFETY: the VCPU is loaded on this CPU, whose interrupts are off.
             unsafe { self.cpu.enter() }.map_err(StopReason::EntryRefused)?;
             left_guest_at = host_now();
+            requests.note_clock_use(left_guest_at);
             let reason = self.cpu.exit_reason();
             let stay = self.statistics.count_exit(reason.number(), left_guest_at);
             self.pace.note_stay(stay);
@@ -115,6 +116,11 @@ impl<C: GuestCpu> Vcpu<C> {
                 if requests.are_pending() && host_now() >= until {
                     return Err(RunExit::Preempted);
                 }
+            }
+            if core::mem::take(&mut self.observer.clock_gets_fast) {
+                // As late as can be: what is done before is not to pass at a fast rate.
+                self.follow_suppression();
+                continue;
             }
             if self.activity != Activity::Running {
                 self.update_deadline_of_halt(since);
@@ -221,7 +227,7 @@ impl<C: GuestCpu> Vcpu<C> {
             self.note_wake(now);
         }
         if self.activity == Activity::Running {
-            let wants_window = self.prepare_interrupt();
+            let wants_window = self.prepare_interrupt(now);
             self.prepare_events(wants_window);
         }
         match self.vm.take_power_request() {

@@ -16,7 +16,7 @@ use crate::guest_memory::GuestMemory;
 use crate::guest_paging::Paging;
 use crate::machine::host_time::host_now;
 use crate::suppression::handler::Context;
-use crate::suppression::kernel_thread::{self, Thread};
+use crate::suppression::kernel_thread::{self, Thread, UserFrame};
 use crate::suppression::{Event, Stay};
 use crate::trace;
 use crate::vm::requests::{Requests, VcpuRequests};
@@ -25,9 +25,8 @@ use crate::vm::requests::{Requests, VcpuRequests};
 const LONGEST_SPIN: u64 = 200_000;
 
 impl<C: GuestCpu> Vcpu<C> {
-    /// Tells suppression what has happened, and carries out what it says.
-    pub(super) fn report(&mut self, event: Event) {
-        let now = host_now();
+    /// Tells suppression what has happened at `now`, and carries out what it says.
+    pub(super) fn report(&mut self, event: Event, now: HostTicks) {
         let vm = &self.vm;
         let roots_changed;
         let (directive, clock_changes) = {
@@ -57,7 +56,9 @@ impl<C: GuestCpu> Vcpu<C> {
             self.pending |= Requests::EVENT;
         }
         self.observer.directive = directive;
-        if clock_changes {
+        let gets_fast = directive.clock.rates.is_fast();
+        self.observer.clock_gets_fast = clock_changes && gets_fast;
+        if clock_changes && !gets_fast {
             self.follow_suppression();
         }
     }
@@ -67,7 +68,7 @@ impl<C: GuestCpu> Vcpu<C> {
     pub(super) fn note_cpu(&mut self, has_cpu: bool) {
         let event = if has_cpu { Event::OnCpu } else { Event::OffCpu };
         self.observer.on_cpu = has_cpu;
-        self.report(event);
+        self.report(event, host_now());
     }
 
     /// Returns when the guest is to be looked at again, whatever it does.
@@ -115,10 +116,10 @@ impl<C: GuestCpu> Vcpu<C> {
             || self.cpu.has_pending_debug_exception()
     }
 
-    /// Tells of an interrupt that the next entry delivers where a target may run. Returns whether the
+    /// Tells of an interrupt that the next entry delivers where a target may run, as of `now`. Returns whether the
     /// guest is to come out when it can take interrupts: that is when its interrupt will be delivered, or
     /// suppression wants to know.
-    pub(super) fn prepare_interrupt(&mut self) -> bool {
+    pub(super) fn prepare_interrupt(&mut self, now: HostTicks) -> bool {
         let interrupt = self.lapic.pending().is_some();
         if (interrupt || self.lapic.highest_irr().is_some())
             && core::mem::take(&mut self.observer.timer_expired)
@@ -139,7 +140,7 @@ impl<C: GuestCpu> Vcpu<C> {
             let context = self.context();
             if context.interruptible || nmi {
                 let thread = self.kernel_thread();
-                self.report(Event::Interrupted(context, thread));
+                self.report(Event::Interrupted(context, thread), now);
                 return self.observer.directive.report_when_interruptible && !interrupt;
             }
             return true;
@@ -155,12 +156,33 @@ impl<C: GuestCpu> Vcpu<C> {
         if !self.cpu.in_64_bit_mode() {
             return Thread::Unknown;
         }
+        self.with_stack(|rsp, bits, read| kernel_thread::owner(rsp, bits, read))
+    }
+
+    /// Returns whether the thread that runs in the kernel will go back to the very point in user mode at
+    /// which the interrupt came that is being handled.
+    pub(super) fn is_not_resumed(&self) -> bool {
+        let Some((rip, rsp)) = self.resume_point.in_user_mode() else {
+            return false;
+        };
+        self.cpu.cpl() != 3
+            && self.cpu.in_64_bit_mode()
+            && self.with_stack(|top, bits, read| kernel_thread::user_frame(top, bits, read))
+                == Some(UserFrame { rip, rsp })
+    }
+
+    /// Calls `search` with the stack pointer, the number of bits of linear addresses, and what reads the
+    /// guest's linear memory.
+    fn with_stack<R>(
+        &self,
+        search: impl FnOnce(u64, u32, &dyn Fn(u64, &mut [u8]) -> bool) -> R,
+    ) -> R {
         let paging = Paging::new(&self.cpu);
         let ram = &self.vm.ram;
-        kernel_thread::owner(
+        search(
             self.cpu.gpr(RSP),
             paging.linear_address_bits(),
-            |address, buffer| {
+            &|address, buffer| {
                 paging
                     .peek(ram, GuestVirtAddr(address))
                     .is_some_and(|address| ram.read(address, buffer).is_ok())
@@ -192,7 +214,7 @@ impl<C: GuestCpu> Vcpu<C> {
             Stay::Park(end) => end.min(self.observer.directive.look_at),
         };
         if now >= end {
-            self.report(Event::Time);
+            self.report(Event::Time, now);
             return None;
         }
         let first = end.min(self.next_timer());
