@@ -4,9 +4,10 @@
 //! What is controlled is the lead, and the actuator is dear: each change of rate stops all VCPUs
 //! of the VM for a moment. So one rate is chosen when the target is switched out, and stays until
 //! the lead is zero or the target is back. It is chosen such that the lead is gone within the
-//! guest time that others had between the target's last turns, its *horizon* `h`: a rate `r`
-//! gives back `(1 / r - 1) * h` in a horizon, which is a lead `L` for `r = h / (h + L)`. What a
-//! turn leaves over is part of the next lead, so errors of the horizon do not add up.
+//! half the guest time that others had between the target's last turns, its *horizon* `2 h`: a rate
+//! `r` gives back `(1 / r - 1) * h` in guest time `h`, which is a lead `L` for `r = h / (h + L)`.
+//! Half, because turns differ, and what one leaves over is added to the next lead; then it is part
+//! of that, so errors of the horizon do not add up.
 //!
 //! A rate of at most [`GENTLE`] where that is more than enough: the guest's clock is to be right
 //! soon, and nobody minds a clock that is slow by half for some milliseconds.
@@ -27,6 +28,8 @@ use super::lead::Lead;
 
 /// The fastest rate below one.
 const GENTLE: Rate = fraction(1, 2);
+/// The part of a horizon, as a divisor, in which a lead is to be gone.
+const HASTE: u64 = 2;
 /// The rate of a clock that is behind.
 const CATCH_UP: Rate = fraction(9, 8);
 
@@ -169,7 +172,10 @@ fn choose(lead: i64, haste: Haste, horizon: u64, release: u64) -> Rate {
     let one = u128::from(Rate::ONE.bits());
     let lead = u128::from(lead.max(0).unsigned_abs());
     let bits = match haste {
-        Haste::Horizon => one * u128::from(horizon) / (u128::from(horizon) + lead).max(1),
+        Haste::Horizon => {
+            let time = u128::from(horizon / HASTE);
+            one * time / (time + lead).max(1)
+        }
         Haste::Released => one - one * lead.min(release.into()) / u128::from(release.max(1)),
     };
     let bits = (bits as u64).clamp(Rate::MIN.bits(), GENTLE.bits());
@@ -304,7 +310,7 @@ mod tests {
     fn each_line_gives_back_what_it_has_gained() {
         let mut control = GiveBack::new(TSC);
         let lead = Lead {
-            counter: 4 * MS,
+            counter: 2 * MS,
             timer: 0,
         };
         let course = control.course(lead, Observers::Run, Haste::Horizon, NOW);

@@ -22,11 +22,11 @@ pub(crate) struct UserFrame {
 /// The contents of a kernel's stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stack {
-    /// It cannot be read.
+    /// Nothing that can be read.
     Unreadable,
-    /// There is a frame that goes back to user mode.
+    /// A frame that goes back to user mode.
     Holds(UserFrame),
-    /// There is none.
+    /// No such frame.
     HoldsNone,
 }
 

@@ -1,6 +1,7 @@
 //! Rules of the code that neither the compiler nor clippy knows.
 
 mod doc_comments;
+mod documents;
 mod imports;
 mod modules;
 mod unsafe_code;
