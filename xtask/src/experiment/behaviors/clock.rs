@@ -1,8 +1,8 @@
 //! The guest's clock against the host's: how far off, how fast, and whether two sources agree.
 //!
-//! One source is tarpit's answer to `vms`, which gives both clocks of the same moment. The other does
-//! not depend on what tarpit believes: the guest prints what its clock shows, and the line is stamped
-//! with host time when its first character comes out. Such a line is late by what the guest needs to
+//! One source is tarpit's answer to `vms`, which gives both clocks of the same moment, with the largest
+//! lead in between that `targets` tells. The other does not depend on what tarpit believes: the guest
+//! prints what its clock shows, and the line is stamped with host time when its first character comes out. Such a line is late by what the guest needs to
 //! print it, never early: it shows the clock ahead by at most as much as it is.
 
 use serde_json::{Value, json};
@@ -16,6 +16,8 @@ pub(super) struct ClockError {
     pub largest_ms: f64,
     /// The most that it is ahead by the guest's own lines, in milliseconds.
     pub reported_ms: f64,
+    /// The most that it is ahead by what tarpit remembers, in milliseconds.
+    pub counted_ms: f64,
     /// The speed of the clock over the whole span, as a multiple of real time's.
     pub rate: f64,
     /// The average by which it was further ahead in the last third of the span than in the first,
@@ -81,6 +83,7 @@ impl ClockError {
             reported_ms: errors(&within(&reported_curve, 0.0, length))
                 .into_iter()
                 .max_by(f64::total_cmp)?,
+            counted_ms: seen.highest_lead_ms(during),
             rate: 1.0 + (last.1 - first.1) / 1000.0 / (last.0 - first.0),
             drift_ms: mean(errors(&within(&curve, length - third, length)).into_iter())?
                 - mean(errors(&within(&curve, 0.0, third)).into_iter())?,
@@ -89,6 +92,12 @@ impl ClockError {
             curve,
             reported_curve,
         })
+    }
+
+    /// Returns how far it was off at most, ahead or behind, by any of the sources, in milliseconds.
+    pub(super) fn most_off_ms(&self) -> f64 {
+        let ahead = self.reported_ms.max(self.counted_ms);
+        self.largest_ms.abs().max(ahead)
     }
 
     /// Returns it as JSON, for programs.
@@ -103,6 +112,7 @@ impl ClockError {
         json!({
             "largest_error_ms": self.largest_ms,
             "furthest_ahead_by_reports_ms": self.reported_ms,
+            "furthest_ahead_by_targets_ms": self.counted_ms,
             "rate": self.rate,
             "drift_ms": self.drift_ms,
             "suppressed_seconds": self.suppressed_seconds,

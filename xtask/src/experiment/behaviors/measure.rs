@@ -351,22 +351,31 @@ impl Run<'_> {
     }
 
     fn sample_cpu(&mut self, source: &CpuSource) -> Result<()> {
-        let cpu_us = match source {
+        let (cpu_us, highest_lead_ms) = match source {
             CpuSource::None => return Ok(()),
             CpuSource::Processes(roots) => {
                 let answer = self.ask(&format!("ps {VM}"))?;
-                cpu_ms_of(&answer, roots)? * 1000.0
+                (cpu_ms_of(&answer, roots)? * 1000.0, None)
             }
             CpuSource::Targets => {
                 let answer = self.ask(&format!("targets {VM}"))?;
                 let used = answer.iter().map(|line| line["cpu_us"].as_f64());
-                used.sum::<Option<f64>>()
-                    .context("`targets` without `cpu_us`")?
+                let used = used
+                    .sum::<Option<f64>>()
+                    .context("`targets` without `cpu_us`")?;
+                let leads = answer
+                    .iter()
+                    .filter_map(|it| it["highest_lead_us"].as_f64());
+                (used, leads.max_by(f64::total_cmp).map(|lead| lead / 1000.0))
             }
         };
         // Its time lies between the last answer and now: the same lag each time.
         let host_us = self.now;
-        self.seen.cpu.push(CpuSample { host_us, cpu_us });
+        self.seen.cpu.push(CpuSample {
+            host_us,
+            cpu_us,
+            highest_lead_ms,
+        });
         Ok(())
     }
 
@@ -453,15 +462,18 @@ impl Run<'_> {
             return Ok(CpuSource::Processes(roots.to_vec()));
         }
         // It is counted from then on.
-        let cpu_us = 0.0;
-        self.seen.cpu.push(CpuSample { host_us, cpu_us });
+        self.seen.cpu.push(CpuSample {
+            host_us,
+            cpu_us: 0.0,
+            highest_lead_ms: None,
+        });
         Ok(CpuSource::Targets)
     }
 
     /// Returns what limits the targets, if tarpit tells.
     fn limits(&mut self) -> Result<Vec<String>> {
         let answer = self.ask(&format!("targets {VM}"))?;
-        let words = answer.iter().filter_map(|line| line["limit"].as_str());
+        let words = answer.iter().filter_map(|line| line["limited_by"].as_str());
         let mut limits: Vec<String> = words.map(str::to_owned).collect();
         limits.sort();
         limits.dedup();

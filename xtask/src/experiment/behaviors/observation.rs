@@ -51,6 +51,8 @@ pub(super) struct CpuSample {
     pub host_us: u64,
     /// CPU time of all targets together, in microseconds.
     pub cpu_us: f64,
+    /// The most that the guest's clock was ahead while it was to be fast, in milliseconds, if it is told.
+    pub highest_lead_ms: Option<f64>,
 }
 
 /// A neighbor VM's line: units of work done so far.
@@ -180,6 +182,15 @@ impl Observation {
             .or_else(|| self.cpu_share(span))
     }
 
+    /// Returns the most that the guest's clock was ahead by a span's samples, in milliseconds; zero where
+    /// that is not told.
+    pub(super) fn highest_lead_ms(&self, span: Span) -> f64 {
+        let within = self.cpu.iter().filter(|it| span.has(it.host_us));
+        within
+            .filter_map(|it| it.highest_lead_ms)
+            .fold(0.0, f64::max)
+    }
+
     /// Returns the wakes in a span.
     pub(super) fn wakes_in(&self, span: Span) -> Vec<Wake> {
         let wakes = self.wakes.iter().copied();
@@ -262,6 +273,7 @@ vms --json
             let sample = CpuSample {
                 host_us: step * 100_000,
                 cpu_us,
+                highest_lead_ms: Some(cpu_us / 100.0),
             };
             cpu_us += 100.0 * per_ms * if (10..12).contains(&step) { 5.0 } else { 1.0 };
             sample
