@@ -63,6 +63,8 @@ impl Share {
 #[derive(Clone, Debug)]
 pub(crate) struct Budget {
     share: Share,
+    /// The allowance of a second, in ticks.
+    allowance: u64,
     /// A slot's length, in ticks.
     slot: u64,
     /// The ticks used in each of the last slots: slot `n` since time zero is at `n` modulo their
@@ -73,7 +75,7 @@ pub(crate) struct Budget {
     /// The number of the current slot.
     current: u64,
     /// The content of the bucket, in millionths of a tick: at most a second's allowance.
-    bucket: i128,
+    bucket: i64,
     filled_at: HostTicks,
 }
 
@@ -84,6 +86,7 @@ impl Budget {
         let slot = (tsc.get() / SLOTS_PER_SECOND).max(1);
         let mut budget = Self {
             share,
+            allowance: share.of(slot * SLOTS_PER_SECOND),
             slot,
             used: [0; SLOTS],
             in_window: 0,
@@ -99,6 +102,7 @@ impl Budget {
     pub(crate) fn set_share(&mut self, share: Share, now: HostTicks) {
         self.advance(now);
         self.share = share;
+        self.allowance = share.of(self.slot * SLOTS_PER_SECOND);
         self.bucket = self.bucket.min(self.depth());
     }
 
@@ -111,7 +115,7 @@ impl Budget {
     /// Returns the allowance of a second, in ticks.
     #[must_use]
     pub(crate) const fn allowance(&self) -> u64 {
-        self.share.of(self.slot * SLOTS_PER_SECOND)
+        self.allowance
     }
 
     /// Returns what was used in the last second (and up to a sixteenth before that) up to `now`, in
@@ -124,7 +128,7 @@ impl Budget {
     /// Takes note that `ticks` were used up to `now`.
     pub(crate) fn charge(&mut self, ticks: u64, now: HostTicks) {
         self.advance(now);
-        self.bucket -= i128::from(ticks) * i128::from(Share::ONE_CPU.0);
+        self.bucket = self.bucket.saturating_sub(millionths(ticks));
         // A stay in a CPU that is longer than a slot counts in the slot in which it ends: later
         // than it was, so no window is told less than it had.
         self.used[self.current as usize % SLOTS] += ticks;
@@ -135,8 +139,8 @@ impl Budget {
     pub(crate) fn left(&mut self, now: HostTicks) -> i64 {
         self.advance(now);
         let bucket = self.bucket.div_euclid(Share::ONE_CPU.0.into());
-        let window = i128::from(self.allowance()) - i128::from(self.in_window);
-        bucket.min(window).clamp(i64::MIN.into(), i64::MAX.into()) as i64
+        let allowance = i64::try_from(self.allowance).unwrap_or(i64::MAX);
+        bucket.min(allowance.saturating_sub_unsigned(self.in_window))
     }
 
     /// Returns when `wanted` ticks (at most the allowance) will be left if nothing is used from
@@ -144,9 +148,9 @@ impl Budget {
     pub(crate) fn regained_at(&mut self, wanted: u64, now: HostTicks) -> HostTicks {
         self.advance(now);
         let now = now.max(self.filled_at);
-        let missing = i128::from(wanted) * i128::from(Share::ONE_CPU.0) - self.bucket;
+        let missing = millionths(wanted).saturating_sub(self.bucket);
         let filling = missing.max(0).unsigned_abs().div_ceil(self.share.0.into());
-        let by_bucket = now.saturating_add(u64::try_from(filling).unwrap_or(u64::MAX));
+        let by_bucket = now.saturating_add(filling);
         // Slots are forgotten one by one.
         let mut in_window = self.in_window;
         let mut forgotten = 0;
@@ -164,8 +168,8 @@ impl Budget {
     }
 
     /// Returns what the bucket can hold, in millionths of a tick.
-    const fn depth(&self) -> i128 {
-        self.allowance() as i128 * Share::ONE_CPU.0 as i128
+    const fn depth(&self) -> i64 {
+        millionths(self.allowance)
     }
 
     fn advance(&mut self, now: HostTicks) {
@@ -174,8 +178,9 @@ impl Budget {
             return;
         }
         self.filled_at = now;
-        let filled = self.bucket + i128::from(elapsed) * i128::from(self.share.0);
-        self.bucket = filled.min(self.depth());
+        let elapsed = i64::try_from(elapsed).unwrap_or(i64::MAX);
+        let filled = elapsed.saturating_mul(self.share.0.into());
+        self.bucket = self.bucket.saturating_add(filled).min(self.depth());
         let slot = now.0 / self.slot;
         while self.current < slot {
             if slot - self.current > SLOTS as u64 {
@@ -189,6 +194,16 @@ impl Budget {
             self.in_window -= *oldest;
             *oldest = 0;
         }
+    }
+}
+
+/// Returns `ticks` in millionths; the most that there can be where that is less.
+const fn millionths(ticks: u64) -> i64 {
+    let exact = ticks.saturating_mul(Share::ONE_CPU.0 as u64);
+    if exact > i64::MAX as u64 {
+        i64::MAX
+    } else {
+        exact as i64
     }
 }
 

@@ -179,7 +179,7 @@ impl Suppression {
         let known = &mut target.record;
         let was_out_of_budget = matches!(record.stop, Stop::Held | Stop::Parked(_));
         let left = known.left(now);
-        let left_in_user_mode = known.left_in_user_mode(was_out_of_budget, now);
+        let left_in_user_mode = left.saturating_sub_unsigned(known.kept(was_out_of_budget));
         let user_mode = record.context.user_mode;
         let mut at_bound = lead >= last;
         if let Stop::ParkedForLead(level) = record.stop {

@@ -135,9 +135,12 @@ impl GiveBack {
             self.haste = haste;
             self.chosen = None;
         }
-        let chosen = *self.chosen.get_or_insert(Rates {
-            counter: choose(lead.counter, haste, self.horizon, self.release),
-            timer: choose(lead.timer, haste, self.horizon, self.release),
+        let (horizon, release) = (self.horizon, self.release);
+        let chosen = *self.chosen.get_or_insert_with(|| {
+            let (counter, timer) = of_both(lead.counter, lead.timer, |lead| {
+                choose(lead, haste, horizon, release)
+            });
+            Rates { counter, timer }
         });
         let gentle = match haste {
             Haste::Horizon => GENTLE,
@@ -157,15 +160,29 @@ impl GiveBack {
             counter: line(lead.counter, chosen.counter),
             timer: line(lead.timer, chosen.timer),
         };
-        let end = |lead: i64, rate: Rate| {
+        let end = |(lead, rate): (i64, Rate)| {
             time_to_zero(lead, rate).map_or(HostTicks(u64::MAX), |ticks| now.saturating_add(ticks))
         };
+        let (counter_until, timer_until) = of_both(
+            (lead.counter, rates.counter),
+            (lead.timer, rates.timer),
+            end,
+        );
         Course {
             rates,
-            counter_until: end(lead.counter, rates.counter),
-            timer_until: end(lead.timer, rates.timer),
+            counter_until,
+            timer_until,
         }
     }
+}
+
+/// Returns `f` of what the two lines have, computed once where that is the same, as it mostly is.
+fn of_both<T: PartialEq, R: Copy>(counter: T, timer: T, f: impl Fn(T) -> R) -> (R, R) {
+    if counter == timer {
+        let both = f(timer);
+        return (both, both);
+    }
+    (f(counter), f(timer))
 }
 
 fn choose(lead: i64, haste: Haste, horizon: u64, release: u64) -> Rate {

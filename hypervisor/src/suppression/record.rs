@@ -125,22 +125,9 @@ impl Record {
             .map_or(i64::MAX, |budget| budget.left(now))
     }
 
-    /// Returns what may still be used in user mode, in ticks: what is kept for the kernel is not.
-    /// `stopped`: it has been stopped, and is to have a whole turn when it goes on.
-    pub(super) fn left_in_user_mode(&mut self, stopped: bool, now: HostTicks) -> i64 {
-        let kept = self.kept(stopped);
-        self.left(now).saturating_sub_unsigned(kept)
-    }
-
-    /// Returns when a target that has been stopped may go on in user mode.
-    pub(super) fn regained_at(&mut self, now: HostTicks) -> HostTicks {
-        let kept = self.kept(true);
-        self.budget
-            .as_mut()
-            .map_or(now, |budget| budget.regained_at(kept + 1, now))
-    }
-
-    fn kept(&self, stopped: bool) -> u64 {
+    /// Returns what of the ticks that are [`left`](Record::left) is not to be used in user mode: it is
+    /// kept for the kernel. `stopped`: it has been stopped, and is to have a whole turn when it goes on.
+    pub(super) fn kept(&self, stopped: bool) -> u64 {
         let allowance = self.budget.as_ref().map_or(0, Budget::allowance);
         let reserve = self
             .overrun
@@ -150,6 +137,14 @@ impl Record {
         } else {
             reserve
         }
+    }
+
+    /// Returns when a target that has been stopped may go on in user mode.
+    pub(super) fn regained_at(&mut self, now: HostTicks) -> HostTicks {
+        let kept = self.kept(true);
+        self.budget
+            .as_mut()
+            .map_or(now, |budget| budget.regained_at(kept + 1, now))
     }
 
     /// Takes note that the target stayed in the kernel for `ticks` when it was to be stopped.
