@@ -28,9 +28,9 @@ pub(crate) fn qemu_starts_it_by_multiboot_1(case: &Case) -> Result<()> {
 }
 
 pub(crate) fn an_unknown_option_is_named(case: &Case) -> Result<()> {
-    let line = fatal(tarpit(case)?.options("loglevel=info colour=blue"))?;
+    let line = fatal(tarpit(case)?.options("loglevel=info color=blue"))?;
     ensure!(
-        line.contains("`colour=blue`") && line.contains("on-end=stay|poweroff"),
+        line.contains("`color=blue`") && line.contains("on-end=stay|poweroff"),
         "{line}"
     );
     Ok(())

@@ -96,7 +96,7 @@ fn boot_with_offenders(case: &Case) -> Result<Session> {
     Ok(session)
 }
 
-pub(crate) fn misbehaviour_costs_a_vm_on_another_cpu_nothing(case: &Case) -> Result<()> {
+pub(crate) fn misbehavior_costs_a_vm_on_another_cpu_nothing(case: &Case) -> Result<()> {
     const RESTARTS: u32 = 5;
     let mut session = boot_with_offenders(case)?;
     let alone = speed(&mut session, "meter", 0.5)?;
@@ -145,7 +145,7 @@ pub(crate) fn misbehaviour_costs_a_vm_on_another_cpu_nothing(case: &Case) -> Res
 }
 
 /// The offenders come to the meter's CPU while they run.
-pub(crate) fn misbehaviour_costs_a_vm_on_the_same_cpu_its_fair_share(case: &Case) -> Result<()> {
+pub(crate) fn misbehavior_costs_a_vm_on_the_same_cpu_its_fair_share(case: &Case) -> Result<()> {
     let mut session = boot_with_offenders(case)?;
     let alone = speed(&mut session, "meter", 0.5)?;
     for (vm, vcpus, says) in [

@@ -47,7 +47,7 @@ pub(crate) fn processors_start_after_init(case: &Case) -> Result<()> {
     passes_as(case, "start_up", "", &guest)
 }
 
-pub(crate) fn apics_virtualised_by_the_processor(case: &Case) -> Result<()> {
+pub(crate) fn apics_virtualized_by_the_processor(case: &Case) -> Result<()> {
     passes(case, "apic", "virtual-apic=on")
 }
 
@@ -55,7 +55,7 @@ pub(crate) fn apics_in_software(case: &Case) -> Result<()> {
     passes(case, "apic", "virtual-apic=off")
 }
 
-pub(crate) fn timers_with_a_virtualised_apic(case: &Case) -> Result<()> {
+pub(crate) fn timers_with_a_virtualized_apic(case: &Case) -> Result<()> {
     passes(case, "timers", "virtual-apic=on")
 }
 

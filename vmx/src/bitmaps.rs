@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn passing_one_msr_through_leaves_its_neighbours_intercepted() {
+    fn passing_one_msr_through_leaves_its_neighbors_intercepted() {
         let mut bitmaps = MsrBitmaps::try_new().unwrap();
         bitmaps.pass_through(0xc000_0100);
         for access in [MsrAccess::Read, MsrAccess::Write] {

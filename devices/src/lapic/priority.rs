@@ -22,8 +22,8 @@ impl Priority {
     /// Says whether virtual-interrupt delivery is on.
     pub(super) fn set_hardware_delivers(&mut self, page: &ApicPage, on: bool) {
         self.hardware_delivers = on;
-        self.irr_words = summarise(page, VectorRegister::Irr);
-        self.isr_words = summarise(page, VectorRegister::Isr);
+        self.irr_words = summarize(page, VectorRegister::Irr);
+        self.isr_words = summarize(page, VectorRegister::Isr);
         self.update(page);
     }
 
@@ -138,7 +138,7 @@ impl Priority {
     }
 }
 
-fn summarise(page: &ApicPage, register: VectorRegister) -> u32 {
+fn summarize(page: &ApicPage, register: VectorRegister) -> u32 {
     (0..8u8)
         .filter(|&word| page.vectors(register, word) != 0)
         .fold(0, |words, word| words | 1 << word)

@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::parameters::MAX_PROCESSES;
 
-/// One process's place. A cache line of its own, so that counting does not slow the neighbours.
+/// One process's place. A cache line of its own, so that counting does not slow the neighbors.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Slot {

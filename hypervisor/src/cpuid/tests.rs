@@ -77,7 +77,7 @@ fn has(register: u32, bit: u32) -> bool {
 }
 
 #[test]
-fn what_is_not_virtualised_is_hidden_though_the_host_has_it() {
+fn what_is_not_virtualized_is_hidden_though_the_host_has_it() {
     let features = answer(1, 0);
     for (name, bit) in [
         ("DTES64", 2),

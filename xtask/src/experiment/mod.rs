@@ -14,7 +14,7 @@ pub mod behaviors;
 pub mod bench;
 pub mod common;
 pub mod figure1;
-pub mod neighbours;
+pub mod neighbors;
 pub mod nested;
 pub mod quick;
 pub mod section5;
@@ -22,12 +22,13 @@ pub mod timekeeping;
 
 /// Makes the sub-commands and [`run`] of a list of modules.
 macro_rules! experiments {
-    ($($name:ident($module:ident)),+ $(,)?) => {
+    ($($(#[$attribute:meta])* $name:ident($module:ident)),+ $(,)?) => {
         /// Which one.
         #[derive(Subcommand, Clone, Debug)]
         pub enum Experiment {
             $(
                 #[expect(missing_docs, reason = "a doc comment here would replace the experiment's help")]
+                $(#[$attribute])*
                 $name($module::Options),
             )+
         }
@@ -49,6 +50,7 @@ experiments! {
     Figure1(figure1),
     Timekeeping(timekeeping),
     Section5(section5),
-    Neighbours(neighbours),
-    Behaviours(behaviors),
+    Neighbors(neighbors),
+    #[command(name = "behaviours", alias = "behaviors")]
+    Behaviors(behaviors),
 }

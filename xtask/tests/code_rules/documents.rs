@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use regex::Regex;
 
 /// Returns all files below `folder` but those that are built.
-fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in
         fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?

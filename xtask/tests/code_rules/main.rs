@@ -4,6 +4,7 @@ mod doc_comments;
 mod documents;
 mod imports;
 mod modules;
+mod spelling;
 mod unsafe_code;
 
 /// The root files of the crates to which the rules apply.

@@ -1,4 +1,4 @@
-//! Writes to its serial console as fast as it can: what that costs its neighbours is the question.
+//! Writes to its serial console as fast as it can: what that costs its neighbors is the question.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 use kernels::{Report, println};

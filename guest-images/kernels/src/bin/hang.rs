@@ -1,4 +1,4 @@
-//! Runs for ever with interrupts off: what it costs its neighbours is the question.
+//! Runs for ever with interrupts off: what it costs its neighbors is the question.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 use core::arch::asm;

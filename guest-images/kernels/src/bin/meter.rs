@@ -1,4 +1,4 @@
-//! Counts units of work: how fast it gets on is what its neighbours leave it.
+//! Counts units of work: how fast it gets on is what its neighbors leave it.
 //!
 //! A unit is a thousand instructions, none of which exits. Every `interval_ms=N` (50) a line
 //! `meter: units=N` says how many there have been. With `every_ms=N` it works for one unit only

@@ -1,4 +1,4 @@
-//! Interrupts itself as fast as it can, on all its CPUs: what that costs its neighbours is the
+//! Interrupts itself as fast as it can, on all its CPUs: what that costs its neighbors is the
 //! question.
 //!
 //! Each CPU sends, over and over, an interrupt to all CPUs, itself included; one to itself alone;

@@ -232,7 +232,7 @@ impl FrameAllocator {
         if range.is_empty() {
             return;
         }
-        // The neighbours [first, last) merge with the new range.
+        // The neighbors [first, last) merge with the new range.
         let free = self.free_ranges();
         let first = free.partition_point(|other| other.end < range.start);
         let last = free.partition_point(|other| other.start <= range.end);

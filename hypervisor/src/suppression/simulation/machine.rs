@@ -201,7 +201,7 @@ struct Vcpu {
 
 #[derive(Debug, Default)]
 struct Cpu {
-    /// A VCPU, or the neighbour behind the last.
+    /// A VCPU, or the neighbor behind the last.
     occupant: Option<usize>,
     since: u64,
     slice_end: u64,
@@ -861,7 +861,7 @@ impl Machine {
             self.give_cpu(cpu, vcpu);
             return;
         }
-        // Whoever wakes replaces the neighbour, which does not wait for anything.
+        // Whoever wakes replaces the neighbor, which does not wait for anything.
         if self.cpus[cpu].occupant == Some(self.vcpus.len()) {
             self.give_cpu(cpu, vcpu);
             return;

@@ -32,7 +32,7 @@ const IPS: &str = "250000000";
 /// Host seconds until a guest has booted.
 const BOOT: f64 = 3.0;
 
-/// Suppresses processes of every kind: is each bounded, and its guest's clock right all the while?
+/// Suppress processes of every kind: is each bounded, and its guest's clock right all the while?
 ///
 /// Targets of high priority, alone, in the kernel, asleep, interrupted, in several threads: each case
 /// is measured without the target, before, during and after its suppression, and with a process

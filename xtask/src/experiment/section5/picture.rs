@@ -19,7 +19,7 @@ use crate::experiment::common::picture::{self, Picture};
 
 const SIZE: (u32, u32) = (1160, 520);
 
-const COLOURS: [RGBColor; 8] = [
+const COLORS: [RGBColor; 8] = [
     RGBColor(31, 119, 180),
     RGBColor(214, 39, 40),
     RGBColor(44, 160, 44),
@@ -214,14 +214,14 @@ where
                     PathElement::new(mark, style)
                 });
         } else {
-            let colour = COLOURS[index % COLOURS.len()];
+            let color = COLORS[index % COLORS.len()];
             chart
-                .draw_series(LineSeries::new(points.clone(), colour.stroke_width(2)))?
+                .draw_series(LineSeries::new(points.clone(), color.stroke_width(2)))?
                 .label(&curve.name)
                 .legend(move |(x, y)| {
-                    PathElement::new(vec![(x, y), (x + 16, y)], colour.stroke_width(2))
+                    PathElement::new(vec![(x, y), (x + 16, y)], color.stroke_width(2))
                 });
-            chart.draw_series(points.map(|point| Circle::new(point, 4, colour.filled())))?;
+            chart.draw_series(points.map(|point| Circle::new(point, 4, color.filled())))?;
         }
     }
     chart

@@ -1,4 +1,4 @@
-//! Two VMs on one physical CPU, one of them with a hog: what the neighbour and the hog's own VM get
+//! Two VMs on one physical CPU, one of them with a hog: what the neighbor and the hog's own VM get
 //! back when the hog is suppressed.
 
 use std::fmt;
@@ -17,21 +17,21 @@ use crate::testbed::module::Guest;
 use crate::testbed::{Setup, options};
 
 /// The VM with the hog, and the other one.
-const VMS: [&str; 2] = ["hogged", "neighbour"];
+const VMS: [&str; 2] = ["hogged", "neighbor"];
 const HOGGED: &str = VMS[0];
-const NEIGHBOUR: &str = VMS[1];
+const NEIGHBOR: &str = VMS[1];
 
 /// Rounds of the computation in one unit of work, as in Section 5: few, so that the little that a
 /// target does can be counted.
 const UNIT: u32 = 500;
 
 /// The most that the neighbor may lose by a suppression in the other VM: a part of what it had.
-const NEIGHBOURS_LOSS: f64 = 0.02;
+const NEIGHBORS_LOSS: f64 = 0.02;
 
 /// Two VMs on one CPU, one with a hog: what do others get back when it is suppressed?
 ///
-/// Tells the time that goes to the hog's own VM from what goes to the neighbour. Exit status 1
-/// where the neighbour loses by the suppression, or a kernel's log has complaints.
+/// Tells the time that goes to the hog's own VM from what goes to the neighbor. Exit status 1
+/// where the neighbor loses by the suppression, or a kernel's log has complaints.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
     /// For both knobs: the hog is to run at 1/N of its speed
@@ -40,9 +40,9 @@ pub struct Options {
     /// CPU-bound processes in the hog's VM, one of which is the hog
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=16))]
     procs: u32,
-    /// CPU-bound processes in the neighbour's VM
+    /// CPU-bound processes in the neighbor's VM
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
-    neighbour_procs: u32,
+    neighbor_procs: u32,
     /// Host seconds to measure for in each phase
     #[arg(long, value_name = "S", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=3600))]
     seconds: u32,
@@ -66,7 +66,7 @@ impl Options {
             },
             processes: processes as usize,
         };
-        [vm(HOGGED, self.procs), vm(NEIGHBOUR, self.neighbour_procs)]
+        [vm(HOGGED, self.procs), vm(NEIGHBOR, self.neighbor_procs)]
     }
 }
 
@@ -76,21 +76,21 @@ struct Shares {
     hog: f64,
     /// The other processes in the hog's VM.
     siblings: f64,
-    neighbour: f64,
+    neighbor: f64,
 }
 
 impl Shares {
     /// Makes it from units of work a second, `whole` of which a CPU does.
-    fn of(hogged: &Speeds, target: usize, neighbour: &Speeds, whole: f64) -> Self {
+    fn of(hogged: &Speeds, target: usize, neighbor: &Speeds, whole: f64) -> Self {
         Self {
             hog: hogged.per_second[target] / whole,
             siblings: hogged.sum_without(target) / whole,
-            neighbour: neighbour.sum() / whole,
+            neighbor: neighbor.sum() / whole,
         }
     }
 
     fn json(self) -> serde_json::Value {
-        json!({ "hog": self.hog, "siblings": self.siblings, "neighbour": self.neighbour })
+        json!({ "hog": self.hog, "siblings": self.siblings, "neighbor": self.neighbor })
     }
 }
 
@@ -103,7 +103,7 @@ struct Outcome {
     exit_cost: u64,
     processes: u32,
     kernel: String,
-    /// Units of work that the neighbour does a second when the hog's VM idles.
+    /// Units of work that the neighbor does a second when the hog's VM idles.
     alone: f64,
     /// The hog does not exist, its siblings do.
     without_hog: Shares,
@@ -114,24 +114,24 @@ struct Outcome {
 }
 
 impl Outcome {
-    /// Returns what suppression took from the hog, gave to its siblings, and to the neighbour, in
+    /// Returns what suppression took from the hog, gave to its siblings, and to the neighbor, in
     /// parts of the CPU.
     fn given_back(&self) -> [f64; 3] {
         let (before, during) = (self.with_hog, self.suppressed);
         [
             before.hog - during.hog,
             during.siblings - before.siblings,
-            during.neighbour - before.neighbour,
+            during.neighbor - before.neighbor,
         ]
     }
 
     fn misses(&self) -> Vec<String> {
         let mut misses = Vec::new();
-        let neighbour = self.suppressed.neighbour / self.with_hog.neighbour;
-        let is_enough = neighbour >= 1.0 - NEIGHBOURS_LOSS;
+        let neighbor = self.suppressed.neighbor / self.with_hog.neighbor;
+        let is_enough = neighbor >= 1.0 - NEIGHBORS_LOSS;
         if !is_enough {
             misses.push(format!(
-                "the neighbour runs at {neighbour:.4} of its speed while the hog is suppressed"
+                "the neighbor runs at {neighbor:.4} of its speed while the hog is suppressed"
             ));
         }
         let complaints = self.complaints.iter();
@@ -140,7 +140,7 @@ impl Outcome {
     }
 
     fn json(&self) -> serde_json::Value {
-        let [taken, inside, neighbour] = self.given_back();
+        let [taken, inside, neighbor] = self.given_back();
         json!({
             "n": self.n,
             "machine": self.machine.to_string(),
@@ -148,7 +148,7 @@ impl Outcome {
             "exit_cost": self.exit_cost,
             "kernel": self.kernel,
             "processes": self.processes,
-            "unit": "parts of the CPU, by the neighbour's units of work when it has it alone",
+            "unit": "parts of the CPU, by the neighbor's units of work when it has it alone",
             "units_per_second_alone": self.alone,
             "without_hog": self.without_hog.json(),
             "with_hog": self.with_hog.json(),
@@ -156,8 +156,8 @@ impl Outcome {
             "released": self.released.json(),
             "taken_from_hog": taken,
             "given_back_inside_vm": inside,
-            "given_back_to_neighbour": neighbour,
-            "lost": taken - inside - neighbour,
+            "given_back_to_neighbor": neighbor,
+            "lost": taken - inside - neighbor,
             "dmesg_clean": self.complaints.is_empty(),
             "dmesg_complaints": self.complaints,
             "misses": self.misses(),
@@ -173,11 +173,11 @@ impl fmt::Display for Outcome {
             "Linux {} twice on one CPU of {}, {} instructions a second; hog suppressed with N = {}",
             self.kernel, self.machine, self.ips, self.n
         )?;
-        writeln!(f, "Parts of the CPU         neighbour  siblings      hog")?;
+        writeln!(f, "Parts of the CPU         neighbor  siblings      hog")?;
         let idle = Shares {
             hog: 0.0,
             siblings: 0.0,
-            neighbour: 1.0,
+            neighbor: 1.0,
         };
         let rows = [
             ("hog's VM idle", idle),
@@ -190,15 +190,15 @@ impl fmt::Display for Outcome {
             writeln!(
                 f,
                 "  {name:<22} {:>9.4} {:>9.4} {:>8.5}",
-                shares.neighbour, shares.siblings, shares.hog
+                shares.neighbor, shares.siblings, shares.hog
             )?;
         }
-        let [taken, inside, neighbour] = self.given_back();
+        let [taken, inside, neighbor] = self.given_back();
         write!(
             f,
             "Suppression took {taken:.4} from the hog: gave {inside:.4} inside its VM, \
-             {neighbour:.4} to the neighbour; lost {:.4}",
-            taken - inside - neighbour
+             {neighbor:.4} to the neighbor; lost {:.4}",
+            taken - inside - neighbor
         )
     }
 }
@@ -206,10 +206,10 @@ impl fmt::Display for Outcome {
 /// Returns the speeds in both VMs, in the order of [`VMS`].
 fn watch(subject: &mut Subject, seconds: f64, countdown: &mut Countdown) -> Result<[Speeds; 2]> {
     let reports = subject.watch_all(&VMS, seconds, countdown)?;
-    let [hogged, neighbour] = reports.as_slice() else {
+    let [hogged, neighbor] = reports.as_slice() else {
         anyhow::bail!("reports of {} VMs", reports.len());
     };
-    Ok([Speeds::over(hogged)?, Speeds::over(neighbour)?])
+    Ok([Speeds::over(hogged)?, Speeds::over(neighbor)?])
 }
 
 /// Makes the experiment. `name` names the run's files.
@@ -255,13 +255,13 @@ fn measure(name: &str, kind: Kind, options: &Options) -> Result<Outcome> {
     let without_hog = watch(subject, seconds, countdown)?;
     subject.end_processes(siblings)?;
 
-    countdown.phase("The neighbour alone");
-    subject.turn_to(NEIGHBOUR)?;
+    countdown.phase("The neighbor alone");
+    subject.turn_to(NEIGHBOR)?;
     let alone = Speeds::over(&subject.watch(seconds, countdown)?)?.sum();
 
     countdown.phase("Reading the kernels' logs");
     // It is slow enough on a serial line: nothing should run meanwhile that Bochs has to emulate.
-    subject.end_processes(0..options.neighbour_procs as usize)?;
+    subject.end_processes(0..options.neighbor_procs as usize)?;
     let mut complaints = Vec::new();
     let mut kernel = String::new();
     for vm in VMS {
@@ -274,7 +274,7 @@ fn measure(name: &str, kind: Kind, options: &Options) -> Result<Outcome> {
         complaints.extend(found.into_iter().map(|line| format!("{vm}: {line}")));
     }
     machine.shut_down()?;
-    let shares = |[hogged, neighbour]: &[Speeds; 2]| Shares::of(hogged, target, neighbour, alone);
+    let shares = |[hogged, neighbor]: &[Speeds; 2]| Shares::of(hogged, target, neighbor, alone);
     Ok(Outcome {
         n: options.n,
         machine: kind,
@@ -291,16 +291,16 @@ fn measure(name: &str, kind: Kind, options: &Options) -> Result<Outcome> {
     })
 }
 
-/// Makes the experiment, prints the table and writes `target/experiments/neighbours.json`. True if
+/// Makes the experiment, prints the table and writes `target/experiments/neighbors.json`. True if
 /// it met the requirements.
 ///
 /// # Errors
 /// When it cannot be made, or the file cannot be written.
 pub fn run(options: &Options) -> Result<bool> {
     let kind = options.machine.pick()?;
-    let claim = Claim::new("neighbours")?;
+    let claim = Claim::new("neighbors")?;
     let outcome = measure(claim.name(), kind, options)?;
-    record::conclude("neighbours", &outcome, &outcome.json(), &outcome.misses())
+    record::conclude("neighbors", &outcome, &outcome.json(), &outcome.misses())
 }
 
 #[cfg(test)]
@@ -312,7 +312,7 @@ mod tests {
         let with_hog = Shares {
             hog: 0.125,
             siblings: 0.375,
-            neighbour: 0.5,
+            neighbor: 0.5,
         };
         Outcome {
             n: 1000,
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_are_parts_of_what_the_neighbour_does_alone() {
+    fn shares_are_parts_of_what_the_neighbor_does_alone() {
         let speeds = |per_second: &[f64]| Speeds {
             host_seconds: 1.0,
             per_second: per_second.to_vec(),
@@ -348,17 +348,17 @@ mod tests {
         let expected = Shares {
             hog: 0.1,
             siblings: 0.4,
-            neighbour: 0.5,
+            neighbor: 0.5,
         };
         assert_eq!(shares, expected);
     }
 
     #[test]
-    fn what_goes_to_the_own_vm_is_told_from_what_goes_to_the_neighbour() {
+    fn what_goes_to_the_own_vm_is_told_from_what_goes_to_the_neighbor() {
         let outcome = outcome(Shares {
             hog: 0.0,
             siblings: 0.4375,
-            neighbour: 0.53125,
+            neighbor: 0.53125,
         });
         assert_eq!(outcome.given_back(), [0.125, 0.0625, 0.03125]);
         assert_eq!(outcome.json()["lost"], 0.03125);
@@ -366,11 +366,11 @@ mod tests {
     }
 
     #[test]
-    fn a_neighbour_that_loses_is_a_miss() {
+    fn a_neighbor_that_loses_is_a_miss() {
         let outcome = outcome(Shares {
             hog: 0.0,
             siblings: 0.52,
-            neighbour: 0.48,
+            neighbor: 0.48,
         });
         assert_eq!(outcome.misses().len(), 1);
     }
