@@ -20,6 +20,9 @@ pub(super) struct TargetInfo {
     pub roots: Vec<Root>,
     /// The order by which it is suppressed.
     pub order: Order,
+    /// The multiple of real time at which its guest's clock can run at most, if that is much less than
+    /// it was to be.
+    pub slower_clock: Option<u64>,
 }
 
 impl From<&Target> for TargetInfo {
@@ -27,6 +30,7 @@ impl From<&Target> for TargetInfo {
         Self {
             roots: target.roots().collect(),
             order: *target.order(),
+            slower_clock: None,
         }
     }
 }
@@ -120,7 +124,16 @@ pub(super) fn suppress(
         suppression
             .suppress(&vm.ram, root, root_format(vm), order, seen.into_iter(), now)
             .map_err(|problem| CommandError::new("no_target", problem))?;
-        suppression.targets().of(root).map(TargetInfo::from)
+        suppression.set_exit_cost(vm.exit_cost.load(Ordering::Relaxed));
+        let fastest = suppression.fastest();
+        let target = suppression.targets().of(root).map(TargetInfo::from);
+        target.map(|target| TargetInfo {
+            slower_clock: target
+                .order
+                .wants_much_more_than(fastest)
+                .then_some(fastest),
+            ..target
+        })
     };
     vm.suppression_changed();
     Ok(target)

@@ -107,6 +107,21 @@ impl Record for LogLine<'_> {
     }
 }
 
+/// A remark on what a command has done.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct NoteLine<'a> {
+    /// The remark.
+    pub note: &'a str,
+}
+
+impl Record for NoteLine<'_> {
+    const HEADING: &'static str = "";
+
+    fn row(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "note: {}", self.note)
+    }
+}
+
 /// The answer of a command that did what it says, without more to tell.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct DoneLine<'a> {

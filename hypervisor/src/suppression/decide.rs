@@ -358,10 +358,17 @@ impl Suppression {
         }
     }
 
+    /// Returns how fast a clock can be at most, as a multiple of real time, to be stopped in time on this
+    /// machine.
+    #[must_use]
+    pub(crate) fn fastest(&self) -> u64 {
+        let guest_time = self.tsc.get() / GUEST_TIME_OF_AN_EXIT;
+        (guest_time / self.exit_time()).max(LEAST_FAST)
+    }
+
     /// Returns `wanted`, but no faster than can be stopped in time.
     fn in_time(&self, wanted: Rates) -> Rates {
-        let guest_time = self.tsc.get() / GUEST_TIME_OF_AN_EXIT;
-        let most = (guest_time / self.exit_time()).max(LEAST_FAST);
+        let most = self.fastest();
         let most = Rate::from_bits(most.saturating_mul(Rate::ONE.bits())).unwrap_or(Rate::MAX);
         Rates {
             counter: wanted.counter.min(most),

@@ -335,6 +335,11 @@ impl Suppression {
         self.least_run = pace.least_run();
     }
 
+    /// Takes note that an exit takes about `ticks` on this machine.
+    pub(crate) const fn set_exit_cost(&mut self, ticks: u64) {
+        self.latency = ticks;
+    }
+
     /// Takes note that `ticks` since the last report of `vcpu` went to that, from the exit to the next
     /// entry.
     pub(crate) fn note_own_time(&mut self, vcpu: usize, ticks: u64) {

@@ -155,6 +155,14 @@ impl Order {
         let by_factor = (strongest > 1).then(|| Share::of_one_cpu(strongest));
         self.cap.or(by_factor)
     }
+
+    /// Returns whether a clock that can run at `fastest` times real time is much slower than the order
+    /// asks for.
+    #[must_use]
+    pub(crate) fn wants_much_more_than(&self, fastest: u64) -> bool {
+        let strongest = self.factors.interval.max(self.factors.clock).get();
+        self.policy != Policy::Paper && u64::from(strongest) > fastest.saturating_mul(2)
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::{Arguments, Command, CommandError, Context, Outcome, Parameter};
 use crate::operator::command::OptionParameter;
 use crate::operator::inspect;
-use crate::operator::records::TargetLine;
+use crate::operator::records::{NoteLine, TargetLine};
 use crate::operator::values;
 use crate::suppression::address_space::Root;
 use crate::suppression::order::{Defaults, Order};
@@ -78,6 +78,13 @@ fn run(arguments: &Arguments<'_>, context: &mut Context<'_>) -> Result<Outcome, 
     if let Some(target) = inspect::suppress(&vm, root, order, context.clock.now())? {
         let line = TargetLine::new(&vm.name, &target.roots, &target.order);
         context.answer.records(line);
+        if let Some(clock) = target.slower_clock {
+            let note = alloc::format!(
+                "exits are dear here: the clock runs at most {clock} x as fast, and the budget holds the \
+                 process back"
+            );
+            context.answer.records([NoteLine { note: &note }]);
+        }
     }
     Ok(Outcome::Done)
 }

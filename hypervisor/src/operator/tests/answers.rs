@@ -1,6 +1,7 @@
 //! Commands that look and change nothing, or targets: tables for people, JSON for programs.
 
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
 
 use devices::time::HostTicks;
 use vmx::addr::GuestPhysAddr;
@@ -51,6 +52,22 @@ fn from_finding_a_process_to_slowing_it_down_and_back() {
          tarpit> ",
     );
     assert!(host.answer("ps web").contains("  yes     0x2000\n"));
+    // 4 ms of guest time pass in no less than an exit takes.
+    let dear = MS / 50;
+    host.vm(WEB).exit_cost.store(dear, Ordering::Relaxed);
+    let answer = host.answer("suppress web 0x1000");
+    assert!(
+        answer.contains("\nnote: exits are dear here: the clock runs at most 1"),
+        "{answer}"
+    );
+    assert!(!host.answer("suppress web 0x1000 300").contains("note"));
+    assert!(
+        !host
+            .answer("suppress web 0x1000 --policy paper")
+            .contains("note")
+    );
+    host.vm(WEB).exit_cost.store(0, Ordering::Relaxed);
+    host.answer("suppress web 0x1000 --policy bounded");
     assert!(
         host.answer("vms")
             .contains("512 MiB      1        1       0 ms       0 ms\n")

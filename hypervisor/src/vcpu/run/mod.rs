@@ -62,6 +62,9 @@ impl<C: GuestCpu> Vcpu<C> {
         if let Some(published) = self.vm.statistics.get(self.index as usize) {
             published.lock().clone_from(&self.statistics);
         }
+        self.vm
+            .exit_cost
+            .store(self.pace.exit_cost(), Ordering::Relaxed);
         exit
     }
 
