@@ -8,36 +8,42 @@
 
 use devices::time::{Hertz, HostTicks};
 
-/// The share of all time that is free, as a divisor: one tick in so many.
-const SHARE: u64 = 256;
-/// The most that may be had in a row, as the time in which it is earned: a tenth of a second.
-const BURSTS_PER_SECOND: u64 = 10;
-
 /// An allowance of ticks.
 #[derive(Clone, Debug)]
 pub(super) struct Allowance {
-    /// The ticks that are left, times [`SHARE`]; negative for a debt.
+    /// The share of all time that is free, as a divisor: one tick in so many.
+    share: u64,
+    /// The ticks that are left, times `share`; negative for a debt.
     credit: i64,
     most: i64,
     earned_at: HostTicks,
 }
 
 impl Allowance {
-    /// Makes a full allowance on a machine whose TSC counts at `tsc`.
+    /// Makes a full allowance of one tick in `share`, of which what `time`, in ticks, earns may be had in
+    /// a row.
     #[must_use]
-    pub(super) const fn new(tsc: Hertz, now: HostTicks) -> Self {
-        let most = (tsc.get() / BURSTS_PER_SECOND) as i64;
+    pub(super) const fn new(share: u64, time: u64, now: HostTicks) -> Self {
+        let most = time as i64;
         Self {
+            share,
             credit: most,
             most,
             earned_at: now,
         }
     }
 
+    /// Makes a full allowance of one tick in 256, on a machine whose TSC counts at `tsc`: what a tenth
+    /// of a second earns may be had in a row.
+    #[must_use]
+    pub(super) const fn few(tsc: Hertz, now: HostTicks) -> Self {
+        Self::new(256, tsc.get() / 10, now)
+    }
+
     /// Takes `wanted` ticks, or what is left of them, and returns how many that are.
     pub(super) fn take(&mut self, wanted: u64, now: HostTicks) -> u64 {
         self.earn(now);
-        let taken = wanted.min(self.credit.max(0).unsigned_abs() / SHARE);
+        let taken = wanted.min(self.credit.max(0).unsigned_abs() / self.share);
         self.charge(taken, now);
         taken
     }
@@ -47,14 +53,14 @@ impl Allowance {
         self.earn(now);
         self.credit = self
             .credit
-            .saturating_sub_unsigned(ticks.saturating_mul(SHARE));
+            .saturating_sub_unsigned(ticks.saturating_mul(self.share));
     }
 
     /// Returns when `wanted` ticks, or a full allowance if that is less, are there if none are taken
     /// from `now` on: `now`, if they are.
     pub(super) fn there_at(&mut self, wanted: u64, now: HostTicks) -> HostTicks {
         self.earn(now);
-        let needed = i64::try_from(wanted.saturating_mul(SHARE)).unwrap_or(i64::MAX);
+        let needed = i64::try_from(wanted.saturating_mul(self.share)).unwrap_or(i64::MAX);
         let missing = needed.min(self.most).saturating_sub(self.credit);
         now.saturating_add(missing.max(0).unsigned_abs())
     }
@@ -73,10 +79,12 @@ mod tests {
     use super::*;
 
     const TSC: Hertz = Hertz::new(1_000_000_000);
+    const SHARE: u64 = 256;
+    const BURSTS_PER_SECOND: u64 = 10;
 
     #[test]
     fn what_is_left_is_given_and_no_more() {
-        let mut allowance = Allowance::new(TSC, HostTicks(0));
+        let mut allowance = Allowance::few(TSC, HostTicks(0));
         let burst = TSC.get() / BURSTS_PER_SECOND / SHARE;
         assert_eq!(allowance.take(burst - 1, HostTicks(0)), burst - 1);
         assert_eq!(allowance.take(100, HostTicks(0)), 1);
@@ -86,7 +94,7 @@ mod tests {
 
     #[test]
     fn a_debt_is_earned_first() {
-        let mut allowance = Allowance::new(TSC, HostTicks(0));
+        let mut allowance = Allowance::few(TSC, HostTicks(0));
         let burst = TSC.get() / BURSTS_PER_SECOND / SHARE;
         allowance.charge(burst + 10, HostTicks(0));
         assert_eq!(allowance.take(1, HostTicks(10 * SHARE)), 0);
@@ -104,7 +112,7 @@ mod tests {
         fn over_any_time_it_is_a_share_and_a_burst(
             steps in prop::collection::vec((0u64..1_000_000, 0u64..100_000), 1..200),
         ) {
-            let mut allowance = Allowance::new(TSC, HostTicks(0));
+            let mut allowance = Allowance::few(TSC, HostTicks(0));
             let (mut now, mut total) = (0, 0);
             for (pause, wanted) in steps {
                 now += pause;

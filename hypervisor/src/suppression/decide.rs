@@ -34,12 +34,17 @@ const GUEST_TIME_OF_AN_EXIT: u64 = 250;
 /// last one to the change, where other VCPUs have to be stopped for it.
 const WAY_TO_THE_CLOCK: u64 = 2_000;
 /// The same where there are no others.
-const WAY_TO_THE_OWN_CLOCK: u64 = 1_000;
+const WAY_TO_THE_OWN_CLOCK: u64 = 300;
 /// The part of a bound of the lead, as a divisor, that is kept for what cannot be foreseen.
 const MARGIN: u64 = 64;
 /// The number of interrupts after which a kernel is not given more time to get to a place where it
 /// switches: each gives it four times what the one before did, so that is 6 ms where looks are 50 us apart.
 const MOST_PATIENCE: u32 = 5;
+/// The lead beyond which a target is parked for a moment though others of its VM wait, as a divisor of a
+/// second: 15 ms.
+const COMFORT: u64 = 66;
+/// The part of all time, as a divisor, that such moments may take.
+pub(super) const BRIEF_PARKING: u64 = 200;
 /// The cost of an exit, in ticks, beyond which none is spent on waiting for a kernel to take interrupts
 /// before the clock becomes fast.
 const DEAR_EXIT: u64 = 4_000;
@@ -79,7 +84,7 @@ impl Suppression {
             Stop::No => Stay::Run,
             Stop::Held => Stay::Hold,
             Stop::Parked(until) => Stay::Park(until),
-            Stop::ParkedForLead(level) => {
+            Stop::ParkedForLead(level) | Stop::ParkedBriefly(level) => {
                 // By the line that gives back more slowly.
                 let ticks = time_to_reach(lead, level, fastest);
                 // In real time others have to change it first.
@@ -87,17 +92,26 @@ impl Suppression {
                 Stay::Park(now.saturating_add(ticks.max(1)))
             }
         };
-        let mut look_at = wish.look_at;
+        let (user_mode, alone) = (record.context.user_mode, record.company.is_alone());
+        let mut stop_at = NEVER;
         if record.fast.is_some()
             && let Some(bound) = self.bound_of(vcpu)
-            && let Some(ticks) = time_to_reach(lead, self.last_lead(bound, fastest), fastest)
         {
-            look_at = look_at.min(now.saturating_add(ticks));
+            let mut last = self.last_lead(bound, fastest);
+            if user_mode && !alone && self.may_park_briefly(now) {
+                last = last.min(self.comfortable_lead(fastest));
+            }
+            if let Some(ticks) = time_to_reach(lead, last, fastest) {
+                stop_at = now.saturating_add(ticks);
+            }
         }
+        let look_at = wish.look_at.min(stop_at);
+        let record = &self.vcpus[vcpu];
         Directive {
             clock: self.clock,
             stay,
             look_at,
+            stop_at,
             vm_look_at: self.vm_look_at,
             report_when_interruptible: record.awaits_interrupts || wish.look_when_interruptible,
             report: self.is_active(),
@@ -172,6 +186,8 @@ impl Suppression {
         let interval = self.look_interval();
         let sharers = self.sharers(vcpu);
         let step = (self.tsc.get() / LEAD_STEP).min(bound / 2) as i64;
+        let comfortable = self.comfortable_lead(rates.counter.max(rates.timer));
+        let may_park_briefly = self.may_park_briefly(now);
         let record = &mut self.vcpus[vcpu];
         let Some(target) = record.target.and_then(|slot| self.targets.get_mut(slot)) else {
             return wish;
@@ -188,6 +204,13 @@ impl Suppression {
             record.company.at_bound(bound, now);
         }
         let alone = record.company.is_alone();
+        let is_too_far = user_mode
+            && !alone
+            && match record.stop {
+                Stop::ParkedBriefly(level) => lead > level,
+                // Where it is a long way there is no comfort any more.
+                _ => may_park_briefly && (comfortable..comfortable + 2 * step).contains(&lead),
+            };
         // A kernel that has been interrupted often, and still has not switched, is in something longer. It
         // is given time for that as long as there is some.
         let patience = if left > 0 {
@@ -207,7 +230,7 @@ impl Suppression {
                 record.overrun_since.get_or_insert(now);
             }
             wish.limit = if alone { Limit::Alone } else { Limit::Budget };
-            let use_clock = is_faster && !alone && !at_bound && change_at <= now;
+            let use_clock = is_faster && !alone && !at_bound && !is_too_far && change_at <= now;
             if user_mode && use_clock {
                 wish.stop = Stop::Held;
                 wish.fast = Some(rates);
@@ -253,6 +276,15 @@ impl Suppression {
                 wish.look_at = NEVER;
                 return wish;
             }
+        } else if is_too_far {
+            wish.limit = Limit::Lead;
+            let level = match record.stop {
+                Stop::ParkedBriefly(level) => level,
+                _ => comfortable - step,
+            };
+            wish.stop = Stop::ParkedBriefly(level);
+            wish.look_at = NEVER;
+            return wish;
         } else if change_at > now {
             wish.limit = Limit::Changes;
             wish.look_at = stop_at.min(change_at);
@@ -302,13 +334,23 @@ impl Suppression {
         (order.policy == Policy::Bounded).then(|| order.bounds.ticks(self.contended, self.tsc))
     }
 
+    /// Returns whether a VCPU may be parked now for a moment though others of the VM wait for it.
+    fn may_park_briefly(&mut self, now: HostTicks) -> bool {
+        let moment = self.tsc.get() / LEAD_STEP;
+        self.brief_parking.there_at(moment, now) <= now
+    }
+
+    /// Returns the lead at which a clock that runs at `rate` has to be stopped, so that everybody takes it
+    /// for right.
+    fn comfortable_lead(&self, rate: Rate) -> i64 {
+        self.last_lead(self.tsc.get() / COMFORT, rate)
+    }
+
     /// Returns the lead at which a clock that runs at `rate` has to be stopped, so that it stays
-    /// within `bound` while the exit for it is on its way, and while the VCPU is not to be looked
-    /// at.
+    /// within `bound` while the exit for it is on its way.
     fn last_lead(&self, bound: u64, rate: Rate) -> i64 {
         let excess = rate.bits().saturating_sub(Rate::ONE.bits());
-        let time = self.exit_time().saturating_add(self.least_run);
-        let meanwhile = (u128::from(excess) * u128::from(time)) >> 48;
+        let meanwhile = (u128::from(excess) * u128::from(self.exit_time())) >> 48;
         let meanwhile = u64::try_from(meanwhile).unwrap_or(u64::MAX);
         let margin = meanwhile.saturating_add(bound / MARGIN).min(bound / 2);
         i64::try_from(bound - margin).unwrap_or(i64::MAX)
@@ -453,7 +495,10 @@ impl Suppression {
         let vcpus = &self.vcpus[..self.count];
         if vcpus.iter().any(|record| record.runs()) {
             Observers::Run
-        } else if vcpus.iter().any(|record| record.is_runnable()) {
+        } else if vcpus
+            .iter()
+            .any(|it| it.is_runnable() || it.is_parked_briefly())
+        {
             Observers::Wait
         } else {
             Observers::None

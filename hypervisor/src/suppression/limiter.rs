@@ -26,7 +26,7 @@ impl Limiter {
     #[must_use]
     pub(super) const fn new(tsc: Hertz, now: HostTicks) -> Self {
         Self {
-            lost: Allowance::new(tsc, now),
+            lost: Allowance::few(tsc, now),
             usual: 0,
         }
     }

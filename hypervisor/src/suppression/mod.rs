@@ -71,6 +71,7 @@ use devices::time::{Hertz, HostTicks};
 use crate::guest_memory::GuestMemory;
 use crate::ids::MAX_VCPUS;
 use address_space::{Root, RootFormat};
+use allowance::Allowance;
 use give_back::GiveBack;
 use handler::{Context, Lengths};
 use kernel_thread::Thread;
@@ -141,6 +142,8 @@ pub(crate) struct Directive {
     pub stay: Stay,
     /// The latest time at which the VCPU is to be asked again, whatever it does.
     pub look_at: HostTicks,
+    /// The latest time at which its stay in the guest is to end, however short it is.
+    pub stop_at: HostTicks,
     /// The time at which any VCPU of the VM that runs is to be asked again.
     pub vm_look_at: HostTicks,
     /// Whether the VCPU is to report as soon as it takes interrupts.
@@ -168,6 +171,7 @@ impl Directive {
         clock: Course::REAL_TIME,
         stay: Stay::Run,
         look_at: HostTicks(u64::MAX),
+        stop_at: HostTicks(u64::MAX),
         vm_look_at: HostTicks(u64::MAX),
         report_when_interruptible: false,
         report: false,
@@ -193,6 +197,8 @@ pub(crate) struct Suppression {
     time: Account,
     give_back: GiveBack,
     limiter: Limiter,
+    /// The time for which VCPUs may be parked though others of their VM wait for them.
+    brief_parking: Allowance,
     handlers: Lengths,
     /// The time that an exit takes that a timer causes, in ticks.
     latency: u64,
@@ -225,6 +231,7 @@ impl Suppression {
             time: Account::new(now),
             give_back: GiveBack::new(tsc),
             limiter: Limiter::new(tsc, now),
+            brief_parking: Allowance::new(decide::BRIEF_PARKING, 4 * tsc.get(), now),
             handlers: Lengths::new(pace.longest_handler(), pace.least_run()),
             latency: 0,
             least_run: 0,

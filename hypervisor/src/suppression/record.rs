@@ -83,7 +83,7 @@ impl Record {
     pub(super) fn new(order: &Order, tsc: Hertz, now: HostTicks) -> Self {
         Self {
             budget: order.share().map(|share| Budget::new(share, tsc, now)),
-            own: Allowance::new(tsc, now),
+            own: Allowance::few(tsc, now),
             used: 0,
             stopped: 0,
             since: now,

@@ -20,6 +20,8 @@ pub(super) enum Stop {
     Parked(HostTicks),
     /// A lead that has to fall to this first, in ticks.
     ParkedForLead(i64),
+    /// The lead has to fall to this first, in ticks, though others wait: not for long.
+    ParkedBriefly(i64),
 }
 
 /// The record of a VCPU.
@@ -114,7 +116,15 @@ impl VcpuRecord {
 
     /// Returns whether it is kept from running, and has left its CPU.
     pub(super) const fn is_parked(&self) -> bool {
-        matches!(self.stop, Stop::Parked(_) | Stop::ParkedForLead(_))
+        matches!(
+            self.stop,
+            Stop::Parked(_) | Stop::ParkedForLead(_) | Stop::ParkedBriefly(_)
+        )
+    }
+
+    /// Returns whether that is for a moment, though others wait for it.
+    pub(super) const fn is_parked_briefly(&self) -> bool {
+        matches!(self.stop, Stop::ParkedBriefly(_))
     }
 
     /// Returns whether it wants a CPU, or has one.

@@ -13,6 +13,7 @@ use devices::time::HostTicks;
 use super::address_space::Root;
 use super::handler::Context;
 use super::kernel_thread::Thread;
+use super::vcpu::Stop;
 use super::{Event, Observation, Suppression};
 use crate::guest_memory::GuestMemory;
 
@@ -72,6 +73,9 @@ impl Suppression {
         let record = &mut self.vcpus[vcpu];
         let elapsed = now.since(record.accounted);
         record.accounted = record.accounted.max(now);
+        if let Stop::ParkedBriefly(_) = record.stop {
+            self.brief_parking.charge(elapsed, now);
+        }
         let own = core::mem::take(&mut record.own);
         record.hidden = if record.hides_target && record.runs() && !record.awaits_interrupts {
             elapsed
@@ -86,10 +90,10 @@ impl Suppression {
             known.highest_lead = known.highest_lead.max(lead);
             if record.fast.is_some() {
                 record.company.gained(gain);
-                let ran = record.stop == super::vcpu::Stop::No;
+                let ran = record.stop == Stop::No;
                 record.ration.pass(elapsed, fastest, ran, most_saved);
             }
-            if record.stop != super::vcpu::Stop::No {
+            if record.stop != Stop::No {
                 known.stopped = known.stopped.saturating_add(elapsed);
             } else if record.on_cpu
                 && !record.halted
@@ -316,7 +320,7 @@ impl Suppression {
             record.free_handler_from = guest_now.saturating_add(gap);
         }
         record.handler = Some(self.handlers.begin(frame, now, free));
-        record.stop = super::vcpu::Stop::No;
+        record.stop = Stop::No;
     }
 
     fn see_handler(&mut self, vcpu: usize, context: Context, now: HostTicks) {

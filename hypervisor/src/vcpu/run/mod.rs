@@ -170,7 +170,8 @@ impl<C: GuestCpu> Vcpu<C> {
     fn limit_stay(&mut self, now: HostTicks, limit: HostTicks) {
         let undisturbed = now.saturating_add(self.pace.least_run());
         let observation = self.next_observation().max(undisturbed);
-        self.stay_limit = limit.min(observation);
+        let end = self.observer.directive.stop_at;
+        self.stay_limit = limit.min(observation).min(end);
         self.cpu.set_time_limit(self.stay_limit.since(now));
     }
 

@@ -6,6 +6,7 @@ use devices::clock::Rate;
 use vmx::event::Event as GuestEvent;
 
 use super::*;
+use crate::machine::host_time::fake::set;
 use crate::suppression::order::Policy;
 use crate::suppression::snapshot::Limit;
 use crate::vcpu::backend::exit::{Exit, InterceptedException};
@@ -37,16 +38,46 @@ fn time_in_guest(vcpu: &Vcpu<FakeCpu>) -> u64 {
 
 /// Runs `vcpu` until it comes off its CPU by itself, and returns until when.
 fn parked(vcpu: &mut Vcpu<FakeCpu>) -> HostTicks {
-    match vcpu.run(at(20 * MS)) {
+    match vcpu.run_for(20 * MS) {
         RunExit::Delayed(until) => until,
         other => panic!("{other:?}"),
     }
 }
 
+/// The same until it is parked for its budget, and not for a moment because the clock is ahead.
+fn parked_for_budget(vcpu: &mut Vcpu<FakeCpu>) -> HostTicks {
+    loop {
+        let until = parked(vcpu);
+        if limit(vcpu) != Limit::Lead {
+            return until;
+        }
+        set(until);
+    }
+}
+
+/// What limits the target.
+fn limit(vcpu: &Vcpu<FakeCpu>) -> Limit {
+    let snapshot = vcpu.vm().suppression.lock().snapshot(host_now());
+    snapshot.targets[0].limit
+}
+
+#[test]
+fn a_target_is_parked_for_a_moment_where_the_clock_is_far_ahead() {
+    let mut vcpu = with_target(vcpu(), 1000);
+    let until = parked(&mut vcpu);
+    assert_eq!(limit(&vcpu), Limit::Lead);
+    assert!((3 * MS..6 * MS).contains(&until.since(host_now())));
+    let lead = |vcpu: &Vcpu<FakeCpu>| vcpu.vm().suppression.lock().lead(host_now()).most();
+    assert!(lead(&vcpu) <= 15 * MS as i64);
+    set(until);
+    parked(&mut vcpu);
+    assert!(lead(&vcpu) <= 15 * MS as i64, "still");
+}
+
 #[test]
 fn a_target_that_is_alone_has_its_budget_and_is_parked() {
     let mut vcpu = with_target(vcpu(), 1000);
-    let until = parked(&mut vcpu);
+    let until = parked_for_budget(&mut vcpu);
     assert!(until > host_now());
     let had = time_in_guest(&vcpu);
     assert!((MS / 2..=MS).contains(&had), "{had}");
@@ -58,7 +89,7 @@ fn a_target_that_is_alone_has_its_budget_and_is_parked() {
 #[test]
 fn an_interrupt_wakes_a_parked_target_and_its_handler_runs() {
     let mut vcpu = with_target(vcpu(), 1000);
-    parked(&mut vcpu);
+    parked_for_budget(&mut vcpu);
     let entries = vcpu.cpu.entries.len();
     let vm = vcpu.vm().clone();
     assert!(matches!(vcpu.run_for(10), RunExit::Delayed(_)));
@@ -89,7 +120,7 @@ fn an_interrupt_wakes_a_parked_target_and_its_handler_runs() {
 #[test]
 fn a_switch_in_the_handler_lets_others_run_on() {
     let mut vcpu = with_target(vcpu(), 1000);
-    parked(&mut vcpu);
+    parked_for_budget(&mut vcpu);
     send(&vcpu.vm().clone(), Fixed, 0x40);
     vcpu.then(load(OTHER).having(|cpu| {
         cpu.gprs[RAX] = OTHER;
@@ -104,7 +135,7 @@ fn a_switch_in_the_handler_lets_others_run_on() {
 #[test]
 fn a_release_wakes_a_parked_target() {
     let mut vcpu = with_target(vcpu(), 1000);
-    parked(&mut vcpu);
+    parked_for_budget(&mut vcpu);
     let vm = vcpu.vm().clone();
     vm.suppression.lock().release_all();
     vm.suppression_changed();
@@ -131,7 +162,7 @@ fn what_the_clock_gains_is_given_back_while_others_run() {
         .collect();
     assert!(rates.contains(&(1000 << 48)));
     let half = Rate::ONE.bits() / 2;
-    assert!(rates.iter().any(|rate| (half / 2..=half).contains(rate)));
+    assert!(rates.iter().any(|rate| (half / 4..=half).contains(rate)));
     assert_eq!(rates.last(), Some(&(1 << 48)));
 }
 
