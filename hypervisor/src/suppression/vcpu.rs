@@ -61,7 +61,7 @@ pub(super) struct VcpuRecord {
     pub(super) kernel_interrupts: u32,
     /// The time since which the target, in the kernel, was to be stopped.
     pub(super) overrun_since: Option<HostTicks>,
-    /// The guest time from which on a handler is free of charge again.
+    /// The guest time from which on handlers are free of charge if they come one by one.
     pub(super) free_handler_from: u64,
     /// The time until which timers are delayed; see [`super::Directive::timers_from`].
     pub(super) timers_from: HostTicks,
