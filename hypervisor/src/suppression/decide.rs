@@ -98,7 +98,7 @@ impl Suppression {
             && let Some(bound) = self.bound_of(vcpu)
         {
             let mut last = self.last_lead(bound, fastest);
-            if user_mode && !alone && self.may_park_briefly(now) {
+            if !alone && (!user_mode || self.may_park_briefly(now)) {
                 last = last.min(self.comfortable_lead(fastest));
             }
             if let Some(ticks) = time_to_reach(lead, last, fastest) {
@@ -204,13 +204,15 @@ impl Suppression {
             record.company.at_bound(bound, now);
         }
         let alone = record.company.is_alone();
-        let is_too_far = user_mode
-            && !alone
-            && match record.stop {
-                Stop::ParkedBriefly(level) => lead > level,
-                // Where it is a long way there is no comfort any more.
-                _ => may_park_briefly && (comfortable..comfortable + 2 * step).contains(&lead),
-            };
+        // Where it is a long way there is no comfort any more.
+        let far = |from: i64| !alone && (from..comfortable + 2 * step).contains(&lead);
+        let is_too_far = match record.stop {
+            Stop::ParkedBriefly(level) => lead > level,
+            _ if user_mode => may_park_briefly && far(comfortable),
+            // In the kernel it goes on in real time, and does so for a while.
+            _ if record.fast.is_some() => far(comfortable),
+            _ => far(comfortable - step),
+        };
         // A kernel that has been interrupted often, and still has not switched, is in something longer. It
         // is given time for that as long as there is some.
         let patience = if left > 0 {
@@ -278,13 +280,15 @@ impl Suppression {
             }
         } else if is_too_far {
             wish.limit = Limit::Lead;
-            let level = match record.stop {
-                Stop::ParkedBriefly(level) => level,
-                _ => comfortable - step,
-            };
-            wish.stop = Stop::ParkedBriefly(level);
-            wish.look_at = NEVER;
-            return wish;
+            if user_mode {
+                let level = match record.stop {
+                    Stop::ParkedBriefly(level) => level,
+                    _ => comfortable - step,
+                };
+                wish.stop = Stop::ParkedBriefly(level);
+                wish.look_at = NEVER;
+                return wish;
+            }
         } else if change_at > now {
             wish.limit = Limit::Changes;
             wish.look_at = stop_at.min(change_at);
