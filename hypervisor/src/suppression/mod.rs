@@ -232,7 +232,7 @@ impl Suppression {
             time: Account::new(now),
             give_back: GiveBack::new(tsc),
             limiter: Limiter::new(tsc, now),
-            brief_parking: Allowance::new(decide::BRIEF_PARKING, 8 * tsc.get(), now),
+            brief_parking: Allowance::new(decide::BRIEF_PARKING, 4 * tsc.get(), now),
             handlers: Lengths::new(pace.longest_handler(), pace.least_run()),
             latency: 0,
             least_run: 0,
