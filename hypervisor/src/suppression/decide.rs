@@ -116,9 +116,7 @@ impl Suppression {
             report_when_interruptible: record.awaits_interrupts || wish.look_when_interruptible,
             report: self.is_active(),
             has_targets: !self.targets.is_empty(),
-            target_loaded: record
-                .root
-                .is_some_and(|root| self.targets.slot_of(root).is_some()),
+            loaded_target: record.root.and_then(|root| self.targets.slot_of(root)),
             target_in: record.target.is_some(),
             target_hidden: record.hides_target,
             handler_runs: record.handler.is_some(),

@@ -153,8 +153,8 @@ pub(crate) struct Directive {
     pub report: bool,
     /// Whether there are targets, whose switches are to be seen.
     pub has_targets: bool,
-    /// Whether a target's root is loaded, whoever runs.
-    pub target_loaded: bool,
+    /// The slot of the target whose root is loaded, whoever runs; `None` for no target's.
+    pub loaded_target: Option<usize>,
     /// Whether a target runs: loads of other roots are of interest then, of its own not.
     pub target_in: bool,
     /// Whether a target's root is loaded, but somebody else runs: the target may at any time,
@@ -177,7 +177,7 @@ impl Directive {
         report_when_interruptible: false,
         report: false,
         has_targets: false,
-        target_loaded: false,
+        loaded_target: None,
         target_in: false,
         target_hidden: false,
         handler_runs: false,

@@ -41,6 +41,8 @@ pub(super) struct Observer {
     cr3_exits: (bool, usize),
     /// The operands of MOV to CR3 with which a target came in, bit 63 and PCID included.
     exempt: [u64; EXEMPT],
+    /// The slot of that target: another one's loads of them are switches.
+    exempt_slot: Option<usize>,
     exempt_count: usize,
     next_exempt: usize,
     /// The operand of the MOV to CR3 that has just exited.
@@ -77,6 +79,7 @@ impl Observer {
             watching: false,
             cr3_exits: (false, 0),
             exempt: [0; EXEMPT],
+            exempt_slot: None,
             exempt_count: 0,
             next_exempt: 0,
             loaded_cr3: None,
@@ -90,6 +93,11 @@ impl Observer {
             clock_gets_fast: false,
             traced_root: None,
         }
+    }
+
+    fn clear_exempt(&mut self) {
+        self.exempt_count = 0;
+        self.next_exempt = 0;
     }
 
     fn add_exempt(&mut self, operand: u64) {
@@ -196,8 +204,7 @@ impl<C: GuestCpu> Vcpu<C> {
         let tracing = self.vm.trace.is_on();
         self.trace_switch(tracing, root.map(|(root, _)| root), halted);
         if generation != self.observer.generation {
-            self.observer.exempt_count = 0;
-            self.observer.next_exempt = 0;
+            self.observer.clear_exempt();
         }
         let hidden = self.observer.directive.target_hidden;
         let observation = Observation {
@@ -217,6 +224,11 @@ impl<C: GuestCpu> Vcpu<C> {
         self.observer.cr3 = cr3;
         self.observer.halted = halted;
         self.observer.user_mode = user_mode;
+        let loaded_target = self.observer.directive.loaded_target;
+        if loaded_target.is_some() && loaded_target != self.observer.exempt_slot {
+            self.observer.exempt_slot = loaded_target;
+            self.observer.clear_exempt();
+        }
         if self.observer.directive.target_in
             && let Some(operand) = loaded
         {
@@ -231,7 +243,7 @@ impl<C: GuestCpu> Vcpu<C> {
         let has_targets = self.observer.directive.has_targets;
         let guard = has_targets
             && !tracing
-            && !self.observer.directive.target_loaded
+            && loaded_target.is_none()
             && self.vm.memory_map.is_guarding();
         self.set_root_guard(guard);
         if let Some(address) = walked {
