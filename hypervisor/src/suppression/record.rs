@@ -63,6 +63,8 @@ pub(super) struct Record {
     budget: Option<Budget>,
     /// The allowance that tarpit's own work at exits has before it is charged to the target.
     own: Allowance,
+    /// How often it was seen to come in.
+    pub(super) switch_ins: u64,
     /// Real CPU time in its address space, in ticks.
     pub(super) used: u64,
     /// The time for which its VCPUs were kept from running it, in ticks.
@@ -84,6 +86,7 @@ impl Record {
         Self {
             budget: order.share().map(|share| Budget::new(share, tsc, now)),
             own: Allowance::few(tsc, now),
+            switch_ins: 0,
             used: 0,
             stopped: 0,
             since: now,

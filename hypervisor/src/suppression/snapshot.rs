@@ -24,6 +24,8 @@ pub(crate) struct TargetSnapshot {
     /// The CPU time that it may have of each second, and what it has had of the last; `None` if that
     /// is not limited.
     pub budget: Option<(Share, u64)>,
+    /// How often a VCPU was seen to switch to it since it is a target.
+    pub switch_ins: u64,
     /// The CPU time that it has had since it is a target.
     pub used: u64,
     /// The time for which its VCPUs were kept from running it.
@@ -67,6 +69,7 @@ impl Suppression {
                     roots,
                     order,
                     budget: record.budget(now),
+                    switch_ins: record.switch_ins,
                     used: record.used,
                     stopped: record.stopped,
                     age: now.since(record.since),

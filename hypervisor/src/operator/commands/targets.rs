@@ -25,8 +25,8 @@ its VCPU wants the CPU, and the budget alone holds it; `changes` that a fast clo
 VCPUs too much; `idle` that it does not run. USED is its real CPU time, RECENT its share of one CPU
 in the last second, in parts of a million, of at most BUDGET. LEAD is how far its guest's clock is
 ahead, and was at most. STOPPED is the part of the time for which its VCPUs were kept from running.
-SEEN BY tells how switches to it are seen: by page `walks` through its root, which cost other
-processes nothing, or by `loads` of CR3, all of which exit then.",
+SWITCHES is how often a VCPU was seen to switch to it, and SEEN BY by what: by page `walks` through
+its root, which cost other processes nothing, or by `loads` of CR3, all of which exit then.",
     parameters: &[Parameter::optional("VM").with(Candidates::Vms)],
     options: &[],
     run,
@@ -97,7 +97,9 @@ struct StatusLine<'a> {
     highest_lead_us: i64,
     /// The part of the time for which its VCPUs were kept from running it, in thousandths.
     stopped_permille: u64,
-    /// The mechanism by which switches to it are seen.
+    /// The number of switches to it that were seen.
+    switch_ins: u64,
+    /// The mechanism by which they are seen.
     seen_by: &'static str,
 }
 
@@ -126,6 +128,7 @@ impl<'a> StatusLine<'a> {
             lead_us: clock.micros_of(about.lead),
             highest_lead_us: clock.micros_of(target.highest_lead),
             stopped_permille: of(target.stopped, target.age, 1000),
+            switch_ins: target.switch_ins,
             seen_by: about.seen_by,
         })
     }
@@ -141,7 +144,7 @@ impl<'a> StatusLine<'a> {
 
 impl Record for StatusLine<'_> {
     const HEADING: &'static str = "VM               CR3            FACTOR  POLICY   LIMITED     FOR ms   \
-         USED ms   RECENT   BUDGET     LEAD ms (MOST)  STOPPED  SEEN BY  ALIASES";
+         USED ms   RECENT   BUDGET     LEAD ms (MOST)  STOPPED  SWITCHES  SEEN BY  ALIASES";
 
     fn row(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let or_any = |number: Option<u64>| match number {
@@ -150,7 +153,7 @@ impl Record for StatusLine<'_> {
         };
         write!(
             f,
-            "{:<16} {:<14} {:>6}  {:<8} {:<8} {:>9} {:>9} {:>8} {:>8} {:>7}.{:01} ({:>4}) {:>6}.{:01} %  {:<7}  {}",
+            "{:<16} {:<14} {:>6}  {:<8} {:<8} {:>9} {:>9} {:>8} {:>8} {:>7}.{:01} ({:>4}) {:>6}.{:01} %  {:>8}  {:<7}  {}",
             self.vm,
             self.cr3.0.to_string(),
             self.factor(),
@@ -165,6 +168,7 @@ impl Record for StatusLine<'_> {
             self.highest_lead_us / 1000,
             self.stopped_permille / 10,
             self.stopped_permille % 10,
+            self.switch_ins,
             self.seen_by,
             self.aliases
         )
@@ -205,6 +209,7 @@ mod tests {
             roots: alloc::vec![root(0x1000), root(0x2000)],
             order: Order::new(factors, Defaults::default()),
             budget: Some((Share::of_one_cpu(1000), MS / 2)),
+            switch_ins: 321,
             used: 12 * MS,
             stopped: 125 * MS,
             age: 10_000 * MS,
@@ -219,9 +224,9 @@ mod tests {
         assert_eq!(
             shown(&target(), Format::Table),
             "VM               CR3            FACTOR  POLICY   LIMITED     FOR ms   USED ms   RECENT   \
-             BUDGET     LEAD ms (MOST)  STOPPED  SEEN BY  ALIASES\r\n\
+             BUDGET     LEAD ms (MOST)  STOPPED  SWITCHES  SEEN BY  ALIASES\r\n\
              web              0x1000           1000  bounded  budget          42        12      500     \
-             1000      -1.5 (   7)      1.2 %  walks    0x2000\r\n"
+             1000      -1.5 (   7)      1.2 %       321  walks    0x2000\r\n"
         );
     }
 
@@ -231,7 +236,7 @@ mod tests {
         for part in [
             "\"limited_by\":\"budget\",\"limited_ms\":42,\"age_ms\":10000,\"cpu_us\":12000",
             "\"recent_ppm\":500,\"budget_ppm\":1000,\"lead_us\":-1500,\"highest_lead_us\":7000",
-            "\"stopped_permille\":12,\"seen_by\":\"walks\"",
+            "\"stopped_permille\":12,\"switch_ins\":321,\"seen_by\":\"walks\"",
         ] {
             assert!(json.contains(part), "{json}");
         }

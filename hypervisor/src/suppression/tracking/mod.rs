@@ -273,6 +273,7 @@ impl Suppression {
         record.target = slot;
         if let Some(target) = slot.and_then(|slot| self.targets.get_mut(slot)) {
             record.company.target_in(now);
+            target.record.switch_ins += 1;
             // It may have run since the VCPU was last looked at.
             target.record.charge(record.hidden, now);
             record.hidden = 0;

@@ -217,6 +217,37 @@ fn each_vcpu_has_a_guard_of_its_own() {
 }
 
 #[test]
+fn a_switch_from_one_target_to_another_is_seen_however_often() {
+    let mut vcpu = vcpu_with_target();
+    suppress(vcpu.vm(), OTHER, 500, Policy::Paper);
+    vcpu.then(Stay::until(10, Exit::Cpuid));
+    // Each comes in by a load that exits, and then its own loads do not.
+    for root in [TARGET, OTHER, TARGET] {
+        vcpu.then(load(root)).then(Stay::until(10, Exit::Cpuid));
+    }
+    vcpu.entry_after_script();
+    let last_of = |root: u64| {
+        let of = |entry: &&Entry| entry.cr3_exempt == [root];
+        vcpu.cpu.entries.iter().filter(of).next_back()
+    };
+    assert_eq!(last_of(TARGET).unwrap().tsc.multiplier, 1000 * REAL_TIME);
+    assert_eq!(last_of(OTHER).unwrap().tsc.multiplier, 500 * REAL_TIME);
+    let both = |entry: &Entry| entry.cr3_exempt.len() > 1;
+    assert!(!vcpu.cpu.entries.iter().any(both));
+}
+
+#[test]
+fn each_switch_to_a_target_is_counted_once() {
+    let mut vcpu = vcpu_with_target();
+    for _ in 0..3 {
+        vcpu.then(walk(TARGET)).then(load(TARGET)).then(load(OTHER));
+    }
+    vcpu.entry_after_script();
+    let snapshot = vcpu.vm().suppression.lock().snapshot(host_now());
+    assert_eq!(snapshot.targets[0].switch_ins, 3);
+}
+
+#[test]
 fn where_roots_cannot_be_guarded_all_loads_of_cr3_exit() {
     let mut vcpu = with_processes(vcpu());
     suppress(vcpu.vm(), TARGET, 1000, Policy::Paper);
