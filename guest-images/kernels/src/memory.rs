@@ -4,7 +4,7 @@ use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use arch::PageTableFlags;
-use arch::paging::{ADDRESS, PAGE_SIZE};
+use arch::paging::{ADDRESS, ENTRIES, PAGE_SIZE};
 use x86_64::registers::control::Cr3;
 
 /// Bytes in a page.
@@ -85,6 +85,38 @@ pub fn new_root() -> u64 {
         }
     }
     root
+}
+
+/// Another root of the address space `root`, which refers to the same tables: what one of the two maps
+/// later with tables of its own, the other does not.
+#[must_use]
+pub fn second_root(root: u64) -> u64 {
+    let second = allocate();
+    // SAFETY: `root` is a page table in the one-to-one map, `second` a fresh page.
+    unsafe { core::ptr::copy_nonoverlapping(root as *const u8, second, PAGE) };
+    second as u64
+}
+
+/// Makes the one-to-one map's pages global or not, in all address spaces. Takes effect for what is
+/// cached only once it is flushed.
+pub fn make_global(global: bool) {
+    const GLOBAL: u64 = PageTableFlags::GLOBAL.bits();
+    // The first entry of the PML4, and of four PDPTEs all large pages.
+    // SAFETY: page tables are in the one-to-one map, and those of the kernels' start have this shape.
+    unsafe {
+        let directories = (*(root() as *const u64) & ADDRESS) as *const u64;
+        for directory in 0..4 {
+            let pages = (*directories.add(directory) & ADDRESS) as *mut u64;
+            for page in 0..ENTRIES {
+                let entry = pages.add(page);
+                *entry = if global {
+                    *entry | GLOBAL
+                } else {
+                    *entry & !GLOBAL
+                };
+            }
+        }
+    }
 }
 
 /// Maps the page at `virt` to `phys` in the address space `root`, with `flags` at the last level.

@@ -1,7 +1,10 @@
-//! The console on COM1: 115200 8N1, polled.
+//! The console on COM1: 115200 8N1, polled, but for who has nothing else to do than to wait.
 
 use core::fmt;
+use core::sync::atomic::{AtomicU16, Ordering};
 
+use crate::interrupts::{self, Frame};
+use crate::pic;
 use x86_64::instructions::port::Port;
 
 const COM1: u16 = 0x3f8;
@@ -39,6 +42,47 @@ pub fn init() {
 #[must_use]
 pub fn receive() -> Option<u8> {
     (read(LINE_STATUS) & DATA_READY != 0).then(|| read(COM1))
+}
+
+/// The interrupt of COM1.
+const IRQ: u8 = 4;
+/// Modem control: DTR, RTS, and OUT2, which lets the interrupt out.
+const INTERRUPTS_OUT: u8 = 0x0b;
+/// Interrupt enable: a byte has come in.
+const ON_RECEIVE: u8 = 1 << 0;
+/// No byte, among those that came in.
+const NOTHING: u16 = 0x100;
+
+/// The byte that the last interrupt brought.
+static RECEIVED: AtomicU16 = AtomicU16::new(NOTHING);
+
+fn take(_: &mut Frame) {
+    while let Some(byte) = receive() {
+        RECEIVED.store(byte.into(), Ordering::Relaxed);
+    }
+    pic::end(IRQ);
+}
+
+/// Halts until a byte comes in, by the 8259's interrupt, and returns it. Of several that come at once
+/// it is the last.
+#[must_use]
+pub fn wait() -> u8 {
+    interrupts::set_handler(pic::BASE + IRQ, take);
+    RECEIVED.store(NOTHING, Ordering::Relaxed);
+    write(MODEM_CONTROL, INTERRUPTS_OUT);
+    write(INTERRUPT_ENABLE, ON_RECEIVE);
+    pic::unmask(IRQ);
+    let received = loop {
+        let received = RECEIVED.load(Ordering::Relaxed);
+        if received != NOTHING {
+            break received;
+        }
+        // SAFETY: the handler keeps all registers. Nothing comes in between STI and HLT.
+        unsafe { core::arch::asm!("sti", "hlt", "cli") };
+    };
+    pic::mask_all();
+    write(INTERRUPT_ENABLE, 0);
+    received as u8
 }
 
 /// The serial line, to which [`println!`](crate::println) prints.
