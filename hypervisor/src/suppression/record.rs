@@ -63,7 +63,7 @@ pub(super) struct Record {
     budget: Option<Budget>,
     /// The allowance that tarpit's own work at exits has before it is charged to the target.
     own: Allowance,
-    /// How often it was seen to come in.
+    /// The number of times that it was seen to come in.
     pub(super) switch_ins: u64,
     /// Real CPU time in its address space, in ticks.
     pub(super) used: u64,

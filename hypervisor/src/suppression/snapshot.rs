@@ -24,7 +24,7 @@ pub(crate) struct TargetSnapshot {
     /// The CPU time that it may have of each second, and what it has had of the last; `None` if that
     /// is not limited.
     pub budget: Option<(Share, u64)>,
-    /// How often a VCPU was seen to switch to it since it is a target.
+    /// The number of times that a VCPU was seen to switch to it since it is a target.
     pub switch_ins: u64,
     /// The CPU time that it has had since it is a target.
     pub used: u64,

@@ -126,6 +126,12 @@ impl<C: GuestCpu> Vcpu<C> {
     fn sample(&mut self, at: HostTicks) {
         self.observer.sample_due = false;
         let root = self.root();
+        self.note_root_format(root);
+        self.charge(root.map(|(root, _)| root), at);
+    }
+
+    /// Lets the operator's commands know how the guest pages.
+    fn note_root_format(&self, root: Option<(Root, RootFormat)>) {
         if let Some((_, format)) = root {
             self.vm.root_format.store(
                 match format {
@@ -136,7 +142,6 @@ impl<C: GuestCpu> Vcpu<C> {
                 Ordering::Relaxed,
             );
         }
-        self.charge(root.map(|(root, _)| root), at);
     }
 
     fn charge(&mut self, root: Option<Root>, at: HostTicks) {
@@ -189,6 +194,7 @@ impl<C: GuestCpu> Vcpu<C> {
             return;
         }
         let root = self.root();
+        self.note_root_format(root);
         // Where each switch is seen, each process is charged just what it used. Behind the guard it is
         // who runs at the moment, but for a target that comes in now.
         let comes_in = loaded.is_some() || walked.is_some();

@@ -69,3 +69,16 @@ fn guest_time_is_charged_to_the_address_space_that_ran() {
     };
     assert_eq!((ran(TARGET), ran(OTHER)), (Some(800), Some(4_200)));
 }
+
+#[test]
+fn how_the_guest_pages_is_seen_beside_a_target_as_well() {
+    let mut vcpu = vcpu_with_target();
+    vcpu.then(Stay::until(10, Exit::Cpuid));
+    vcpu.then(Stay::until(10, Exit::TimeLimit).having(|cpu| {
+        cpu.efer = 0;
+        cpu.cr4 = 0;
+    }));
+    vcpu.entry_after_script();
+    let format = vcpu.vm().root_format.load(Ordering::Relaxed);
+    assert_eq!(format, 1, "32-bit paging");
+}
