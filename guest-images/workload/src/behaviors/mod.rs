@@ -3,11 +3,13 @@
 //! A behavior repeats something until it is asked to end, and counts each time that it did it: a
 //! *unit*. How the kernel schedules the process is no part of it: see [`crate::schedule`].
 
+mod calls;
 mod hog;
 mod interrupted_call;
 mod mappings;
 mod naps;
 mod page_cache;
+mod ping_pong;
 mod random;
 mod signals;
 mod sleeper;
@@ -41,7 +43,7 @@ impl PartialEq for Behavior {
 impl Eq for Behavior {}
 
 /// All there are. The first is that of processes that are asked for nothing else.
-pub const ALL: [&Behavior; 12] = [
+pub const ALL: [&Behavior; 14] = [
     &hog::BEHAVIOR,
     &naps::BEHAVIOR,
     &wakes::BEHAVIOR,
@@ -54,6 +56,8 @@ pub const ALL: [&Behavior; 12] = [
     &interrupted_call::BEHAVIOR,
     &mappings::BEHAVIOR,
     &page_cache::BEHAVIOR,
+    &calls::BEHAVIOR,
+    &ping_pong::BEHAVIOR,
 ];
 
 /// Returns the behavior of this name.

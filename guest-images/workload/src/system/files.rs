@@ -70,6 +70,24 @@ impl File {
         }
     }
 
+    /// Writes `data` on, and says how much of it.
+    ///
+    /// # Errors
+    /// What `write(2)` says.
+    pub fn write(&self, data: &[u8]) -> Result<usize, Errno> {
+        // SAFETY: the kernel reads within the slice.
+        unsafe { syscall!(Sysno::write, self.descriptor, data.as_ptr(), data.len()) }
+    }
+
+    /// Closes it before the process ends.
+    ///
+    /// # Errors
+    /// What `close(2)` says.
+    pub fn close(self) -> Result<(), Errno> {
+        // SAFETY: the descriptor is nobody else's, and nobody's from now on.
+        unsafe { syscall!(Sysno::close, self.descriptor) }.map(drop)
+    }
+
     /// Writes `data` at this offset, and says how much of it.
     ///
     /// # Errors
@@ -97,6 +115,21 @@ impl File {
     }
 }
 
+/// Makes a pipe: its end for reading, and the one for writing.
+///
+/// # Errors
+/// What `pipe(2)` says.
+pub fn pipe() -> Result<(File, File), Errno> {
+    let mut descriptors = [0_i32; 2];
+    // SAFETY: the kernel writes two descriptors.
+    unsafe { syscall!(Sysno::pipe2, descriptors.as_mut_ptr(), 0) }?;
+    let [reader, writer] = descriptors.map(|descriptor| File {
+        // The kernel's are not negative.
+        descriptor: descriptor as usize,
+    });
+    Ok((reader, writer))
+}
+
 /// Reads the beginning of the file at `path` into `buffer`: as much as fits.
 ///
 /// # Errors
@@ -110,8 +143,7 @@ pub fn read_file<'a>(path: &CStr, buffer: &'a mut [u8]) -> Result<&'a [u8], Errn
             Ok(read) => length += read,
         }
     }
-    // SAFETY: the file is nobody else's, and nobody's from now on.
-    unsafe { syscall!(Sysno::close, file.descriptor) }?;
+    file.close()?;
     Ok(buffer.get(..length).unwrap_or_default())
 }
 

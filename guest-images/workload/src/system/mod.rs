@@ -212,6 +212,13 @@ pub fn own_pid() -> Pid {
     unsafe { syscall!(Sysno::getpid) }.unwrap_or(0)
 }
 
+/// The number of the process that has made this one.
+#[must_use]
+pub fn parent_pid() -> Pid {
+    // SAFETY: no memory is involved.
+    unsafe { syscall!(Sysno::getppid) }.unwrap_or(0)
+}
+
 /// Hands `reader` the kernel's log, from where it was last cleared, in memory that is there for so
 /// long only; and clears it from there on if `clear`.
 ///
