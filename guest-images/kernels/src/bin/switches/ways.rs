@@ -244,7 +244,7 @@ pub(crate) fn with_features(features: Cr4Flags, action: impl FnOnce()) {
         // SAFETY: neither changes what is mapped; PCID is only switched on with PCID 0.
         unsafe { Cr4::write(flags) };
     };
-    write(before - ALL | features);
+    write((before - ALL) | features);
     action();
     write(before);
 }
