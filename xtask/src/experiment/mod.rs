@@ -18,6 +18,7 @@ pub mod neighbors;
 pub mod nested;
 pub mod quick;
 pub mod section5;
+pub mod switches;
 pub mod timekeeping;
 
 /// Makes the sub-commands and [`run`] of a list of modules.
@@ -53,4 +54,5 @@ experiments! {
     Neighbors(neighbors),
     #[command(name = "behaviours", alias = "behaviors")]
     Behaviors(behaviors),
+    Switches(switches),
 }

@@ -5,6 +5,7 @@ pub mod address_space;
 pub(super) mod batch;
 pub mod countdown;
 pub mod dmesg;
+pub(super) mod exits;
 pub(super) mod font;
 pub(super) mod picture;
 pub(super) mod record;
