@@ -12,6 +12,7 @@ use clap::Subcommand;
 pub mod baseline;
 pub mod behaviors;
 pub mod bench;
+pub mod bystanders;
 pub mod common;
 pub mod figure1;
 pub mod neighbors;
@@ -55,4 +56,5 @@ experiments! {
     #[command(name = "behaviours", alias = "behaviors")]
     Behaviors(behaviors),
     Switches(switches),
+    Bystanders(bystanders),
 }

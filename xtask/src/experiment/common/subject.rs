@@ -334,6 +334,38 @@ impl Subject {
         Ok(said)
     }
 
+    /// Starts a process of the workload, whose index this is: the next.
+    ///
+    /// # Errors
+    /// As [`Session::wait_for`].
+    pub fn start_process(&mut self, index: usize, what: &str) -> Result<()> {
+        let end = format!("workload: process {index} pid ");
+        self.ask(&format!("start {what}"), &end).map(drop)
+    }
+
+    /// Returns the CR3 of process `index`, by the text that it alone holds. Reports of the workload have
+    /// to come in.
+    ///
+    /// # Errors
+    /// When it is not found within some reports' time.
+    pub fn find_process(&mut self, index: usize) -> Result<String> {
+        const ATTEMPTS: u32 = 12;
+        let command = format!("find {} workload-process-{index}.", self.name());
+        for _ in 0..ATTEMPTS {
+            let answer = self.session.query(&command)?;
+            match answer.as_slice() {
+                [found] => {
+                    let cr3 = found["cr3"].as_str();
+                    return Ok(cr3.with_context(|| format!("no CR3: {found}"))?.to_owned());
+                }
+                // tarpit has not seen it run yet.
+                [] => self.report().map(drop)?,
+                several => bail!("process {index} is found several times: {several:?}"),
+            }
+        }
+        bail!("process {index} is nowhere to be found: has it ended?")
+    }
+
     /// Ends these processes of the workload. If none is left, the workload reports no more.
     ///
     /// # Errors
