@@ -66,7 +66,8 @@ enum Command {
     /// Measure what a guest's operations cost under tarpit, in ticks
     ///
     /// Prints them beside what Linux KVM takes in the same emulator and writes target/bench.json.
-    /// Exit status 1 where one costs more than it may.
+    /// Exit status 1 where one costs more than it may. With --exits: which exits a Linux has that idles,
+    /// computes, makes system calls, switches, faults and prints, and how many.
     Bench(bench::Options),
     /// Try tarpit under QEMU/KVM on a machine without nested VMX: in a Debian in Bochs
     ///

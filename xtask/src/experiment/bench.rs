@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use serde_json::json;
 
+use super::exits;
 use crate::testbed::claim::Claim;
 use crate::testbed::machine::Kind;
 use crate::testbed::module::Guest;
@@ -53,6 +54,15 @@ pub struct Options {
     /// How often each operation is measured
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub rounds: u32,
+    /// Count the exits of a Linux instead, by what it does
+    #[arg(long)]
+    pub exits: bool,
+    /// Which Linux, for --exits.
+    #[command(flatten)]
+    pub kernel: options::Kernel,
+    /// What becomes of the table of --exits.
+    #[command(flatten)]
+    pub results: options::Results,
     /// What an exit costs.
     #[command(flatten)]
     pub exit_cost: options::ExitCost,
@@ -228,14 +238,23 @@ fn suppress(session: &mut Session, root: &str) -> Result<()> {
     session.send(b"\r")
 }
 
-/// Measures, prints the table and writes `target/bench.json`. True if nothing costs more than it
-/// may.
+/// Measures, prints the table and writes `target/bench.json`; or counts exits. True if nothing costs
+/// more than it may.
 ///
 /// # Errors
 /// As [`measure`], or when the file cannot be written.
 pub fn run(options: &Options) -> Result<bool> {
     let kind = options.machine.pick()?;
     let claim = Claim::new("bench")?;
+    if options.exits {
+        return exits::run(
+            claim.name(),
+            kind,
+            options.kernel.series,
+            options.exit_cost.ticks,
+            options.results.update,
+        );
+    }
     let costs = measure(claim.name(), kind, options.rounds, options.exit_cost.ticks)?;
     println!("{costs}");
     let path = paths::target().join("bench.json");

@@ -14,6 +14,7 @@ pub mod behaviors;
 pub mod bench;
 pub mod bystanders;
 pub mod common;
+mod exits;
 pub mod figure1;
 pub mod neighbors;
 pub mod nested;
