@@ -21,8 +21,13 @@ pub(crate) fn others_exit_no_more_beside_a_target_that_sleeps(case: &Case) -> Re
 }
 
 /// By MOV to CR3 with and without PCIDs and global pages, after INVPCID, from a second root, by
-/// hardware tasks, with paging off, on another CPU, and while the VCPU is moved: a guest counts its own
-/// switches, and tarpit has seen as many.
+/// hardware tasks, with paging off, and while the VCPU is moved: a guest counts its own switches, and
+/// tarpit has seen as many.
 pub(crate) fn each_switch_to_a_target_is_seen(case: &Case) -> Result<()> {
     meets_requirements(case, Part::Ways, 2_000)
+}
+
+/// The same where two VCPUs switch at the same time, and one of them writes to the target's root.
+pub(crate) fn each_switch_of_two_vcpus_is_seen(case: &Case) -> Result<()> {
+    meets_requirements(case, Part::Company, 1_000)
 }
