@@ -227,7 +227,9 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let titles: &[&str] = match self.part {
             Part::Bystanders => &["Others do", "times", "exits without", "beside target", ""],
-            Part::Ways | Part::Company => &["Way", "switches", "seen", "exits each", "ticks each", ""],
+            Part::Ways | Part::Company => {
+                &["Way", "switches", "seen", "exits each", "ticks each", ""]
+            }
         };
         let heading = titles.iter().map(|&title| title.to_owned()).collect();
         let rows = std::iter::once(heading).chain(self.rows());

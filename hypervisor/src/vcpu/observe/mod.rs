@@ -247,10 +247,8 @@ impl<C: GuestCpu> Vcpu<C> {
             self.pending |= Requests::TIMERS;
         }
         let has_targets = self.observer.directive.has_targets;
-        let guard = has_targets
-            && !tracing
-            && loaded_target.is_none()
-            && self.vm.memory_map.is_guarding();
+        let guard =
+            has_targets && !tracing && loaded_target.is_none() && self.vm.memory_map.is_guarding();
         self.set_root_guard(guard);
         if let Some(address) = walked {
             // If it is still up, the walk was no target's, and has to be let through.
