@@ -59,6 +59,9 @@ pub(crate) struct TargetLine<'a> {
     pub clock: u32,
     /// The policy by which it is suppressed.
     pub policy: &'static str,
+    /// The multiple of real time at which its guest's clock can run at most, if that is much less.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slower_clock: Option<u64>,
 }
 
 impl<'a> TargetLine<'a> {
@@ -74,6 +77,7 @@ impl<'a> TargetLine<'a> {
             interval: order.factors.interval.get(),
             clock: order.factors.clock.get(),
             policy: order.policy.name(),
+            slower_clock: None,
         })
     }
 }
@@ -104,21 +108,6 @@ impl Record for LogLine<'_> {
 
     fn row(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.message)
-    }
-}
-
-/// A remark on what a command has done.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub(super) struct NoteLine<'a> {
-    /// The remark.
-    pub note: &'a str,
-}
-
-impl Record for NoteLine<'_> {
-    const HEADING: &'static str = "";
-
-    fn row(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "note: {}", self.note)
     }
 }
 

@@ -225,12 +225,21 @@ impl Suppression {
         let give_way_until = record.interrupted_at.saturating_add(give_way);
         let share_of = |left: i64| now.saturating_add(left.max(0).unsigned_abs() / sharers);
 
+        if user_mode && is_too_far {
+            wish.limit = Limit::Lead;
+            let level = match record.stop {
+                Stop::ParkedBriefly(level) => level,
+                _ => comfortable - step,
+            };
+            wish.stop = Stop::ParkedBriefly(level);
+            return wish;
+        }
         if left_in_user_mode <= 0 {
             if !user_mode {
                 record.overrun_since.get_or_insert(now);
             }
             wish.limit = if alone { Limit::Alone } else { Limit::Budget };
-            let use_clock = is_faster && !alone && !at_bound && !is_too_far && change_at <= now;
+            let use_clock = is_faster && !alone && !at_bound && change_at <= now;
             if user_mode && use_clock {
                 wish.stop = Stop::Held;
                 wish.fast = Some(rates);
@@ -278,15 +287,6 @@ impl Suppression {
             }
         } else if is_too_far {
             wish.limit = Limit::Lead;
-            if user_mode {
-                let level = match record.stop {
-                    Stop::ParkedBriefly(level) => level,
-                    _ => comfortable - step,
-                };
-                wish.stop = Stop::ParkedBriefly(level);
-                wish.look_at = NEVER;
-                return wish;
-            }
         } else if change_at > now {
             wish.limit = Limit::Changes;
             wish.look_at = stop_at.min(change_at);

@@ -1,9 +1,10 @@
 //! `suppress`: slows a process down.
 
 use super::{Arguments, Command, CommandError, Context, Outcome, Parameter};
+use crate::console::Format;
 use crate::operator::command::OptionParameter;
 use crate::operator::inspect;
-use crate::operator::records::{NoteLine, TargetLine};
+use crate::operator::records::TargetLine;
 use crate::operator::values;
 use crate::suppression::address_space::Root;
 use crate::suppression::order::{Defaults, Order};
@@ -77,13 +78,15 @@ fn run(arguments: &Arguments<'_>, context: &mut Context<'_>) -> Result<Outcome, 
     let root = Root::new(cr3, inspect::root_format(&vm));
     if let Some(target) = inspect::suppress(&vm, root, order, context.clock.now())? {
         let line = TargetLine::new(&vm.name, &target.roots, &target.order);
-        context.answer.records(line);
-        if let Some(clock) = target.slower_clock {
-            let note = alloc::format!(
-                "exits are dear here: the clock runs at most {clock} x as fast, and the budget holds the \
-                 process back"
-            );
-            context.answer.records([NoteLine { note: &note }]);
+        context.answer.records(line.map(|line| TargetLine {
+            slower_clock: target.slower_clock,
+            ..line
+        }));
+        if let (Some(clock), Format::Table) = (target.slower_clock, context.answer.format()) {
+            context.answer.text(format_args!(
+                "note: exits are dear here: the clock runs at most {clock} x as fast, and the budget \
+                 holds the process back\n"
+            ));
         }
     }
     Ok(Outcome::Done)
