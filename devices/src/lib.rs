@@ -20,3 +20,4 @@ pub mod line;
 pub mod platform_map;
 pub mod time;
 pub mod tsc;
+pub mod virtio;

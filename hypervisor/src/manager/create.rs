@@ -4,11 +4,17 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use devices::chipset::pci::PciFunction;
 use devices::chipset::rtc::NaiveDateTime;
 use devices::chipset::{Chipset, ChipsetConfig};
 use devices::clock::VirtualClock;
 use devices::lapic::{ApicConfig, LocalApic};
 use devices::time::{Hertz, HostTicks};
+use devices::virtio::block::Block;
+use devices::virtio::device::VirtioDevice;
+use devices::virtio::disk::Disk;
+use devices::virtio::pci::VirtioPci;
+use devices::virtio::rng::Rng;
 use vmx::bitmaps::{IoBitmaps, MsrBitmaps};
 use vmx::capabilities::Capabilities;
 use vmx::controls::Secondary;
@@ -20,6 +26,8 @@ use super::factory::{CreateError, Load, NewVm, VmFactory};
 use crate::cpuid::{self, GuestCpuid, VmxSupport};
 use crate::guest_boot;
 use crate::ids::{MAX_VCPUS, VmId};
+use crate::machine::entropy;
+use crate::machine::heap;
 use crate::machine::host_time::host_now;
 use crate::machine::memory::{self, Frames, OutOfMemory};
 use crate::machine::rtc;
@@ -95,7 +103,7 @@ impl HostFactory {
     fn make(
         &self,
         id: VmId,
-        config: &VmConfig<'_>,
+        config: &VmConfig<'static>,
         ram: GuestRam,
     ) -> Result<(Arc<Vm>, Vec<Vcpu>), CreateError> {
         let cpuid = GuestCpuid::new(cpuid::host, self.vmx_support(), config.vcpus, self.tsc);
@@ -114,6 +122,7 @@ impl HostFactory {
         let whole = self.map_ram(&ram)?;
         let guarded = self.map_ram(&ram)?;
         let apic_access_page = Page::try_new().ok_or(CreateError::Tables)?;
+        let functions = pci_functions(config)?;
         let clock = VirtualClock::new(start_of_time());
         let now = clock.now(host_now());
         let vm = Arc::new(Vm::new(VmParts {
@@ -128,6 +137,7 @@ impl HostFactory {
                     ram_size: config.memory,
                     test_devices: config.test_devices,
                 },
+                functions,
                 now,
             ),
             clock,
@@ -203,6 +213,23 @@ fn load_guest(first: &mut Vcpu, config: &VmConfig<'_>) -> Result<(), CreateError
 fn vpid(vm: VmId, index: u32) -> Option<Vpid> {
     let number = vm.0.checked_mul(MAX_VCPUS)? + index as usize + 1;
     Vpid::new(u16::try_from(number).ok()?)
+}
+
+/// Returns the devices on the PCI bus of the VM of `config`.
+fn pci_functions(config: &VmConfig<'static>) -> Result<Vec<Box<dyn PciFunction>>, CreateError> {
+    let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
+    if config.entropy {
+        devices.push(Box::new(Rng::new(Box::new(entropy::generator()))));
+    }
+    for disk in &config.disks {
+        let contents = Disk::new(disk.data, disk.read_only, heap::has_room_for_guests)
+            .map_err(|_| CreateError::Tables)?;
+        devices.push(Box::new(Block::new(contents, disk.id.clone())));
+    }
+    Ok(devices
+        .into_iter()
+        .map(|device| Box::new(VirtioPci::new(device)) as Box<dyn PciFunction>)
+        .collect())
 }
 
 /// Returns the host time at which a guest is born: now.

@@ -216,6 +216,8 @@ fn config(name: &str, vcpus: u32) -> VmConfig<'static> {
         suppression: crate::suppression::order::Defaults::default(),
         restart: RestartPolicy::default(),
         test_devices: false,
+        disks: Vec::new(),
+        entropy: false,
         kernel: &[],
         initrd: None,
         modules: vec![],

@@ -356,6 +356,10 @@ impl ChipsetHost for BoardHost<'_> {
         self.vm.output.write(&self.vm.name, byte);
     }
 
+    fn report(&mut self, message: core::fmt::Arguments<'_>) {
+        log::warn!("vm {}: {message}", self.vm.name);
+    }
+
     fn power(&mut self, request: PowerRequest) {
         self.power_requested = true;
         *self.vm.power.lock() = Some(request);

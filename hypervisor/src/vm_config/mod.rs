@@ -1,22 +1,25 @@
 //! What VMs there shall be: the operator says it on the command lines of the boot modules.
 //!
 //! ```text
-//! kernel vm=NAME [mem=SIZE] [vcpus=N] [pin=CPU,...] [weight=N] [cap=PERCENT] [test-devices]
+//! kernel vm=NAME [mem=SIZE] [vcpus=N] [pin=CPU,...] [weight=N] [cap=PERCENT] [rng] [test-devices]
 //!        [suppress-policy=bounded|paper] [suppress-lead=MS[,MS]]
 //!        [on-reset=restart|stop] [on-crash=restart|stop] [-- COMMAND LINE]
 //! initrd vm=NAME
 //! module vm=NAME [-- STRING]
+//! disk vm=NAME [ro] [id=NAME]
 //! ```
 //!
 //! Each `kernel` makes a VM; `initrd` and `module` (for multiboot guests) give it more
-//! files, before or after. What follows `--` is the guest's, verbatim. Boot loaders
-//! differ in whether they put the file's name first; a first word is taken for
-//! that, and skipped, if the second is one of the three.
+//! files, before or after, and each `disk` a disk that begins as the file. What follows `--`
+//! is the guest's, verbatim. Boot loaders differ in whether they put the file's name first; a
+//! first word is taken for that, and skipped, if the second is one of the four.
 #![forbid(unsafe_code)]
 
 use alloc::{borrow::ToOwned, string::String, vec::Vec};
 use core::{fmt, str::FromStr};
 
+use devices::chipset::pci::MAX_FUNCTIONS;
+use devices::virtio::block::ID_LENGTH;
 use thiserror::Error;
 
 use crate::ids::MAX_VCPUS;
@@ -34,6 +37,8 @@ pub(crate) const MEMORY_UNIT: u64 = 1 << 20;
 pub(crate) const DEFAULT_WEIGHT: u32 = 100;
 /// The largest weight.
 pub(crate) const MAX_WEIGHT: u32 = 10_000;
+/// The most disks that a VM can have: what the PCI bus has room for beside an entropy device.
+pub(crate) const MAX_DISKS: usize = MAX_FUNCTIONS - 1;
 /// The longest name of a VM, in bytes.
 pub(crate) const MAX_NAME_LENGTH: usize = 32;
 
@@ -74,6 +79,17 @@ impl Default for RestartPolicy {
     }
 }
 
+/// A disk of a VM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GuestDisk<'a> {
+    /// What it begins as.
+    pub data: &'a [u8],
+    /// Whether the guest can only read it.
+    pub read_only: bool,
+    /// Its name, by which the guest can tell disks apart; may be empty.
+    pub id: String,
+}
+
 /// A VM as the operator wants it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct VmConfig<'a> {
@@ -104,8 +120,20 @@ pub(crate) struct VmConfig<'a> {
     pub initrd: Option<&'a [u8]>,
     /// Further files, for a multiboot guest.
     pub modules: Vec<GuestModule<'a>>,
+    /// Its disks, in their order on the PCI bus.
+    pub disks: Vec<GuestDisk<'a>>,
+    /// Whether it has an entropy device.
+    pub entropy: bool,
     /// The guest's command line.
     pub command_line: String,
+}
+
+impl VmConfig<'_> {
+    /// Returns how many functions it has on its PCI bus.
+    #[must_use]
+    pub(crate) fn pci_functions(&self) -> usize {
+        usize::from(self.entropy) + self.disks.len()
+    }
 }
 
 /// An error in the boot modules.
@@ -126,7 +154,7 @@ pub(crate) enum Cause {
     /// A module that does not say what it is.
     #[error(
         "does not say what it is: begin its command line with `kernel vm=NAME`, \
-         `initrd vm=NAME` or `module vm=NAME`"
+         `initrd vm=NAME`, `module vm=NAME` or `disk vm=NAME`"
     )]
     NoRole,
     /// An option that does not exist, or not for this kind of module.
@@ -219,8 +247,14 @@ pub(crate) enum Cause {
         role: Role,
     },
     /// A string for something that takes none.
-    #[error("an initrd takes no string: remove what follows `--`")]
-    StringForInitrd,
+    #[error("this {0} takes no string: remove what follows `--`")]
+    UnwantedString(Role),
+    /// Not a name for a disk.
+    #[error("`id={0}` is not a name for a disk: use up to {ID_LENGTH} printable characters")]
+    BadDiskId(String),
+    /// More disks than there are places on the bus.
+    #[error("too many disks for VM `{0}`: there is room for {MAX_DISKS}")]
+    TooManyDisks(String),
 }
 
 /// The role of a boot module for its VM.
@@ -232,15 +266,18 @@ pub(crate) enum Role {
     Initrd,
     /// A file for a multiboot guest.
     Module,
+    /// The contents of a disk.
+    Disk,
 }
 
 impl Role {
     const fn options(self) -> &'static str {
         match self {
             Self::Kernel => {
-                "vm=, mem=, vcpus=, pin=, weight=, cap=, suppress-policy=, suppress-lead=, on-reset=, on-crash=, test-devices (guest's options follow ` -- `)"
+                "vm=, mem=, vcpus=, pin=, weight=, cap=, rng, suppress-policy=, suppress-lead=, on-reset=, on-crash=, test-devices (guest's options follow ` -- `)"
             }
             Self::Initrd | Self::Module => "vm= only",
+            Self::Disk => "vm=, ro, id=",
         }
     }
 }
@@ -253,6 +290,7 @@ impl FromStr for Role {
             "kernel" => Ok(Self::Kernel),
             "initrd" => Ok(Self::Initrd),
             "module" => Ok(Self::Module),
+            "disk" => Ok(Self::Disk),
             _ => Err(()),
         }
     }
@@ -264,6 +302,7 @@ impl fmt::Display for Role {
             Self::Kernel => "kernel",
             Self::Initrd => "initrd",
             Self::Module => "module",
+            Self::Disk => "disk",
         })
     }
 }
@@ -331,14 +370,25 @@ pub(crate) fn parse<'a>(modules: &[BootModule<'a>]) -> Parsed<'a> {
             }
             continue;
         };
-        if description.role == Role::Module {
-            vm.modules.push(GuestModule {
+        match description.role {
+            Role::Module => vm.modules.push(GuestModule {
                 string: description.guest_string,
                 data,
-            });
-        } else if vm.initrd.replace(data).is_some() {
-            errors.push(fail(Cause::DuplicateInitrd(name.clone())));
-            left_out.push(name);
+            }),
+            Role::Disk if vm.disks.len() == MAX_DISKS => {
+                errors.push(fail(Cause::TooManyDisks(name.clone())));
+                left_out.push(name);
+            }
+            Role::Disk => vm.disks.push(GuestDisk {
+                data,
+                read_only: description.read_only,
+                id: description.id.unwrap_or_default(),
+            }),
+            _ if vm.initrd.replace(data).is_some() => {
+                errors.push(fail(Cause::DuplicateInitrd(name.clone())));
+                left_out.push(name);
+            }
+            _ => {}
         }
     }
     vms.retain(|vm| !left_out.contains(&vm.name));
@@ -367,6 +417,9 @@ struct Description {
     on_reset: Option<bool>,
     on_crash: Option<bool>,
     test_devices: bool,
+    entropy: bool,
+    read_only: bool,
+    id: Option<String>,
     guest_string: String,
 }
 
@@ -388,7 +441,7 @@ impl Description {
         let (mut memory, mut vcpus, mut pins, mut weight, mut cap) = (None, None, None, None, None);
         let (mut policy, mut lead) = (None, None);
         let (mut on_reset, mut on_crash) = (None, None);
-        let mut test_devices = false;
+        let (mut test_devices, mut entropy, mut read_only, mut id) = (false, false, false, None);
         for word in words {
             let (option, value) = word.split_once('=').unwrap_or((word, ""));
             match (role, option) {
@@ -429,6 +482,9 @@ impl Description {
                     set(&mut on_crash, "on-crash", restarts("on-crash", value)?)?;
                 }
                 (Role::Kernel, "test-devices") if word == option => test_devices = true,
+                (Role::Kernel, "rng") if word == option => entropy = true,
+                (Role::Disk, "ro") if word == option => read_only = true,
+                (Role::Disk, "id") => set(&mut id, "id", disk_id(value)?)?,
                 _ => {
                     return Err(Cause::UnknownOption {
                         option: word.to_owned(),
@@ -437,8 +493,8 @@ impl Description {
                 }
             }
         }
-        if role == Role::Initrd && !guest_string.is_empty() {
-            return Err(Cause::StringForInitrd);
+        if matches!(role, Role::Initrd | Role::Disk) && !guest_string.is_empty() {
+            return Err(Cause::UnwantedString(role));
         }
         Ok(Self {
             role,
@@ -455,6 +511,9 @@ impl Description {
             on_reset,
             on_crash,
             test_devices,
+            entropy,
+            read_only,
+            id,
             guest_string: guest_string.to_owned(),
         })
     }
@@ -488,6 +547,8 @@ impl Description {
             kernel,
             initrd: None,
             modules: Vec::new(),
+            disks: Vec::new(),
+            entropy: self.entropy,
             command_line: self.guest_string,
         })
     }
@@ -521,6 +582,14 @@ fn name(value: &str) -> Result<String, Cause> {
         Ok(value.to_owned())
     } else {
         Err(Cause::BadName(value.to_owned()))
+    }
+}
+
+fn disk_id(value: &str) -> Result<String, Cause> {
+    if value.len() <= ID_LENGTH && value.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Ok(value.to_owned())
+    } else {
+        Err(Cause::BadDiskId(value.to_owned()))
     }
 }
 

@@ -82,6 +82,8 @@ fn vm<'a>(memory: u64, kernel: &'a [u8], initrd: Option<&'a [u8]>) -> VmConfig<'
         suppression: crate::suppression::order::Defaults::default(),
         restart: crate::vm_config::RestartPolicy::default(),
         test_devices: false,
+        disks: Vec::new(),
+        entropy: false,
         kernel,
         initrd,
         modules: Vec::new(),

@@ -94,6 +94,8 @@ fn vm(kernel: &[u8]) -> VmConfig<'_> {
         suppression: crate::suppression::order::Defaults::default(),
         restart: RestartPolicy::default(),
         test_devices: false,
+        disks: Vec::new(),
+        entropy: false,
         kernel,
         initrd: None,
         modules: Vec::new(),

@@ -1,0 +1,112 @@
+//! What a virtio device is to its transport.
+
+use core::fmt::{self, Debug};
+
+use super::chain::BufferError;
+use super::queue::{Queue, QueueError};
+use crate::guest_memory::GuestMemory;
+
+/// Bits of the device status field (2.1).
+pub mod status {
+    /// DRIVER_OK.
+    pub const DRIVER_OK: u8 = 4;
+    /// FEATURES_OK.
+    pub const FEATURES_OK: u8 = 8;
+    /// DEVICE_NEEDS_RESET.
+    pub const NEEDS_RESET: u8 = 0x40;
+}
+
+/// Feature bits of all devices (6).
+pub mod feature {
+    /// VIRTIO_F_INDIRECT_DESC.
+    pub const INDIRECT_DESC: u64 = 1 << 28;
+    /// VIRTIO_F_EVENT_IDX.
+    pub const EVENT_IDX: u64 = 1 << 29;
+    /// VIRTIO_F_VERSION_1.
+    pub const VERSION_1: u64 = 1 << 32;
+}
+
+/// Why a device needs a reset: its driver did what no driver may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceError {
+    /// A queue is not as it must be.
+    Queue(QueueError),
+    /// A buffer is shorter than the request has it, or not in RAM.
+    Buffer(BufferError),
+    /// The size of a queue is none that a queue can have.
+    BadQueueSize(u16),
+}
+
+impl From<QueueError> for DeviceError {
+    fn from(error: QueueError) -> Self {
+        Self::Queue(error)
+    }
+}
+
+impl From<BufferError> for DeviceError {
+    fn from(error: BufferError) -> Self {
+        Self::Buffer(error)
+    }
+}
+
+impl fmt::Display for DeviceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Queue(error) => write!(f, "{error}"),
+            Self::Buffer(BufferError::TooShort) => f.write_str("a buffer is too short"),
+            Self::Buffer(BufferError::NotRam(error)) => write!(f, "{error}"),
+            Self::BadQueueSize(size) => write!(f, "a queue of {size} entries"),
+        }
+    }
+}
+
+impl core::error::Error for DeviceError {}
+
+/// How far a device got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// There is nothing more to do before the driver notifies it again.
+    Idle,
+    /// There is more to do, and the device has worked for long enough at a time.
+    Busy,
+}
+
+/// A device behind a transport.
+pub trait VirtioDevice: Debug + Send {
+    /// Its name, for messages.
+    fn name(&self) -> &'static str;
+
+    /// Returns its type (5).
+    fn device_type(&self) -> u16;
+
+    /// Returns what PCI says that it is: base class, sub-class and programming interface.
+    fn pci_class(&self) -> (u8, u8, u8);
+
+    /// Returns the features that it offers, besides those of the queues.
+    fn features(&self) -> u64;
+
+    /// Returns how many queues it has.
+    fn queues(&self) -> usize;
+
+    /// Reads a byte of its configuration; what is not there is zero.
+    fn config(&self, _offset: usize) -> u8 {
+        0
+    }
+
+    /// Is told the features that the driver has chosen of those offered.
+    fn set_features(&mut self, _features: u64) {}
+
+    /// Works on its queue `index`, until there is nothing to do or it has worked for long enough.
+    ///
+    /// # Errors
+    /// If the driver did what no driver may.
+    fn work(
+        &mut self,
+        index: usize,
+        queue: &mut Queue,
+        memory: &dyn GuestMemory,
+    ) -> Result<Progress, DeviceError>;
+
+    /// Forgets all that a driver has told it, and what it was working on.
+    fn reset(&mut self);
+}
