@@ -4,6 +4,7 @@ mod bad_input;
 mod boot;
 mod clocks;
 mod console;
+mod disks;
 mod firmware;
 mod foreign;
 mod isolation;
@@ -51,6 +52,7 @@ fn main() {
         Any: smp::no_vcpu_sees_time_go_back_under_suppression,
         Any: smp::a_vm_that_crashes_or_spins_leaves_the_others_alone,
         Any: console::debian_runs_and_the_console_answers_meanwhile,
+        Any: disks::debian_reads_and_writes_disks,
         Any: foreign::xen_starts_its_processors_and_tests_the_ioapic,
         Bochs: overhead::debian_boots_in_at_most_one_and_a_half_times_the_ticks,
         Bochs: overhead::operations_cost_no_more_than_they_may,

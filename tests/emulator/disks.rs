@@ -1,0 +1,119 @@
+//! Disks of guests: a stock Debian kernel with its own drivers finds what is there, and keeps what it
+//! writes.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tests::{Case, file, tarpit};
+use xtask::testbed::initramfs::{self, Program};
+use xtask::testbed::kernel::{self, Series};
+use xtask::testbed::module::{Guest, Module};
+
+/// What the guest does, as its first process.
+const INIT: &str = include_str!("disks.sh");
+/// The drivers, in the order in which they need each other.
+const DRIVERS: &[&str] = &[
+    "kernel/drivers/virtio/virtio.ko",
+    "kernel/drivers/virtio/virtio_ring.ko",
+    "kernel/drivers/virtio/virtio_pci_modern_dev.ko",
+    "kernel/drivers/virtio/virtio_pci_legacy_dev.ko",
+    "kernel/drivers/virtio/virtio_pci.ko",
+    "kernel/drivers/char/hw_random/virtio-rng.ko",
+    "kernel/drivers/block/virtio_blk.ko",
+];
+
+/// `web` has a disk of its own and an entropy device, with interrupts by messages; `old` can only
+/// read its disk, and has an interrupt pin and configuration by ports.
+pub(crate) fn debian_reads_and_writes_disks(case: &Case) -> Result<()> {
+    const SECTOR: usize = 512;
+    let package = kernel::fetch_with_modules(Series::default())?;
+    let mut programs = vec![
+        Program::busybox()?,
+        Program {
+            path: "init".to_owned(),
+            data: INIT.into(),
+        },
+    ];
+    for driver in DRIVERS {
+        let name = driver.rsplit('/').next().context("a name")?;
+        programs.push(Program::copy(
+            &package.module(driver)?,
+            format!("modules/{name}"),
+        )?);
+    }
+    let initrd = initramfs::pack_programs(&case.file_name(), &programs)?;
+    // The last sector is not whole; no two sectors are the same.
+    let content: Vec<u8> = (0..(4 << 20) - 100)
+        .map(|n| (n / SECTOR * 7 + n % 251) as u8 ^ (n / SECTOR >> 5) as u8)
+        .collect();
+    let disk = file(case, "disk", &content)?;
+    let mut rounded = content;
+    rounded.resize(rounded.len().next_multiple_of(SECTOR), 0);
+    let sum = sha256sum(&file(case, "rounded", &rounded)?)?;
+
+    let web = Guest {
+        vcpus: 2,
+        rng: true,
+        ..Guest::new("web").command_line("quiet")
+    };
+    let old = Guest {
+        memory_mib: 128,
+        ..Guest::new("old").command_line("quiet pci=nomsi,nommconf")
+    };
+    let mut session = tarpit(case)?
+        .linux(&package.image, &initrd, &web)
+        .linux(&package.image, &initrd, &old)
+        .module(Module::disk(&disk, "web", "id=the-root"))
+        .module(Module::disk(&disk, "old", "ro"))
+        .boot()?
+        .patience(Duration::from_secs(400));
+
+    let mut said = session.wait_for("disks: web round 5")?;
+    for command in ["pause web", "resume web"] {
+        said += &session.exchange(command)?.said;
+    }
+    said += &session.wait_for("disks: web done")?;
+    said += &session.exchange("restart web")?.said;
+    said += &session.wait_for("disks: web done")?;
+    said += &session.exchange("vms")?.said;
+    let count = |line: &str| said.matches(line).count();
+    for (line, times) in [
+        // The host bridge, the entropy device and the disk.
+        ("disks: web functions 0x0d57 0x1044 0x1042", 2),
+        ("disks: web id the-root, read-only 0", 2),
+        (&*format!("disks: web begins as {sum}"), 2),
+        ("disks: web holds what was written", 2),
+        ("disks: web holds its files", 2),
+        ("disks: old functions 0x0d57 0x1042", 1),
+        ("disks: old id , read-only 1", 1),
+        (&*format!("disks: old begins as {sum}"), 1),
+        ("disks: old cannot be written", 1),
+    ] {
+        ensure!(count(line) == times, "not {times} times `{line}`:\n{said}");
+    }
+    ensure!(
+        count("PCI-MSI") >= 4 && count("IO-APIC") >= 1,
+        "interrupts as they should not be:\n{said}"
+    );
+    for complaint in [
+        "disks: FAILED",
+        "rror",
+        "WARNING",
+        "Call Trace",
+        "needs a reset",
+    ] {
+        ensure!(count(complaint) == 0, "`{complaint}` in:\n{said}");
+    }
+    Ok(())
+}
+
+/// What the program of this name says of it, too.
+fn sha256sum(file: &Path) -> Result<String> {
+    let output = Command::new("sha256sum").arg(file).output()?;
+    ensure!(output.status.success(), "sha256sum fails");
+    let said = String::from_utf8(output.stdout)?;
+    let sum = said.split_whitespace().next().context("no sum")?;
+    Ok(sum.to_owned())
+}
