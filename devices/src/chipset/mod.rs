@@ -296,6 +296,11 @@ impl Chipset {
         vector
     }
 
+    /// Follows the arrival of something from outside for a function on the PCI bus.
+    pub fn pci_input_arrived(&mut self) {
+        self.update_deadline(Id::pci);
+    }
+
     /// Tells whether COM1 has room for a byte of input.
     #[must_use]
     pub const fn serial_can_receive(&self) -> bool {

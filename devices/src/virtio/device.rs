@@ -96,6 +96,11 @@ pub trait VirtioDevice: Debug + Send {
     /// Is told the features that the driver has chosen of those offered.
     fn set_features(&mut self, _features: u64) {}
 
+    /// Tells whether there is something for queue `index` to do of which the driver knows nothing.
+    fn has_input(&self, _index: usize) -> bool {
+        false
+    }
+
     /// Works on its queue `index`, until there is nothing to do or it has worked for long enough.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ pub mod device;
 pub mod disk;
 #[cfg(test)]
 pub(crate) mod driver;
+pub mod net;
 pub mod pci;
 pub mod queue;
 pub mod rng;

@@ -94,6 +94,8 @@ pub struct VirtioPci {
     access_capability: usize,
     /// How often the device has needed a reset.
     failures: u32,
+    /// Whether the guest lets it be a bus master, as far as it knows.
+    is_master: bool,
 }
 
 impl VirtioPci {
@@ -113,6 +115,7 @@ impl VirtioPci {
             isr: 0,
             access_capability: 0,
             failures: 0,
+            is_master: true,
         }
     }
 
@@ -276,12 +279,14 @@ impl VirtioPci {
                 return;
             }
             let slot = &mut self.queues[index];
+            self.is_master = cx.memory.is_some();
             let Some(memory) = cx.memory else {
-                // Not a bus master: it can only forget that it was notified.
+                // It can only forget that it was notified.
                 slot.pending = false;
                 continue;
             };
-            let (true, Some(queue)) = (slot.pending, &mut slot.queue) else {
+            let has_work = slot.pending || self.device.has_input(index);
+            let (true, Some(queue)) = (has_work, &mut slot.queue) else {
                 continue;
             };
             let vector = slot.vector;
@@ -480,6 +485,7 @@ impl PciFunction for VirtioPci {
         size: u8,
         cx: &mut FunctionContext<'_>,
     ) {
+        self.is_master = cx.memory.is_some();
         if self.touches_access_data(offset, size)
             && let Some((offset, size)) = self.described_access(config)
         {
@@ -490,13 +496,16 @@ impl PciFunction for VirtioPci {
     }
 
     fn next_deadline(&self) -> Option<TimerTicks> {
-        let works = self.has_status(status::DRIVER_OK) && !self.has_status(status::NEEDS_RESET);
-        let busy = self
-            .queues
-            .iter()
-            .any(|slot| slot.pending && slot.queue.is_some());
+        let works = self.is_master
+            && self.has_status(status::DRIVER_OK)
+            && !self.has_status(status::NEEDS_RESET);
+        let mut queues = self.queues.iter().enumerate();
+        let busy = works
+            && queues.any(|(index, slot)| {
+                slot.queue.is_some() && (slot.pending || self.device.has_input(index))
+            });
         // At once: but others come in between.
-        (works && busy).then_some(TimerTicks::ZERO)
+        busy.then_some(TimerTicks::ZERO)
     }
 
     fn expire(&mut self, cx: &mut FunctionContext<'_>) {

@@ -282,6 +282,11 @@ impl Vm {
         self.request(0, Requests::TIMERS);
     }
 
+    /// Tells VCPU 0 that something has come from outside for a device.
+    pub(crate) fn input_arrived(&self) {
+        self.request(0, Requests::INPUT);
+    }
+
     /// Returns the level of the PIC's output.
     #[must_use]
     #[inline]

@@ -7,18 +7,21 @@
 //! initrd vm=NAME
 //! module vm=NAME [-- STRING]
 //! disk vm=NAME [ro] [id=NAME]
+//! net vm=NAME net=NETWORK [mac=ADDRESS]
 //! ```
 //!
 //! Each `kernel` makes a VM; `initrd` and `module` (for multiboot guests) give it more
-//! files, before or after, and each `disk` a disk that begins as the file. What follows `--`
-//! is the guest's, verbatim. Boot loaders differ in whether they put the file's name first; a
-//! first word is taken for that, and skipped, if the second is one of the four.
+//! files, before or after, and each `disk` a disk that begins as the file. Each `net` plugs it into
+//! a network, which is there for all that name it; what is in the file does not matter. What follows
+//! `--` is the guest's, verbatim. Boot loaders differ in whether they put the file's name first; a
+//! first word is taken for that, and skipped, if the second is one of the five.
 #![forbid(unsafe_code)]
 
 use alloc::{borrow::ToOwned, string::String, vec::Vec};
 use core::{fmt, str::FromStr};
 
 use devices::chipset::pci::MAX_FUNCTIONS;
+use devices::switch::Mac;
 use devices::virtio::block::ID_LENGTH;
 use thiserror::Error;
 
@@ -37,8 +40,9 @@ pub(crate) const MEMORY_UNIT: u64 = 1 << 20;
 pub(crate) const DEFAULT_WEIGHT: u32 = 100;
 /// The largest weight.
 pub(crate) const MAX_WEIGHT: u32 = 10_000;
-/// The most disks that a VM can have: what the PCI bus has room for beside an entropy device.
-pub(crate) const MAX_DISKS: usize = MAX_FUNCTIONS - 1;
+/// The most disks and network devices that a VM can have: what the PCI bus has room for beside an
+/// entropy device.
+pub(crate) const MAX_DEVICES: usize = MAX_FUNCTIONS - 1;
 /// The longest name of a VM, in bytes.
 pub(crate) const MAX_NAME_LENGTH: usize = 32;
 
@@ -90,6 +94,15 @@ pub(crate) struct GuestDisk<'a> {
     pub id: String,
 }
 
+/// A network device of a VM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GuestNic {
+    /// The network that it is plugged into.
+    pub network: String,
+    /// Its address, which no other has.
+    pub mac: Mac,
+}
+
 /// A VM as the operator wants it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct VmConfig<'a> {
@@ -122,6 +135,8 @@ pub(crate) struct VmConfig<'a> {
     pub modules: Vec<GuestModule<'a>>,
     /// Its disks, in their order on the PCI bus.
     pub disks: Vec<GuestDisk<'a>>,
+    /// Its network devices, behind them.
+    pub nics: Vec<GuestNic>,
     /// Whether it has an entropy device.
     pub entropy: bool,
     /// The guest's command line.
@@ -132,7 +147,7 @@ impl VmConfig<'_> {
     /// Returns how many functions it has on its PCI bus.
     #[must_use]
     pub(crate) fn pci_functions(&self) -> usize {
-        usize::from(self.entropy) + self.disks.len()
+        usize::from(self.entropy) + self.disks.len() + self.nics.len()
     }
 }
 
@@ -154,7 +169,7 @@ pub(crate) enum Cause {
     /// A module that does not say what it is.
     #[error(
         "does not say what it is: begin its command line with `kernel vm=NAME`, \
-         `initrd vm=NAME`, `module vm=NAME` or `disk vm=NAME`"
+         `initrd vm=NAME`, `module vm=NAME`, `disk vm=NAME` or `net vm=NAME net=NETWORK`"
     )]
     NoRole,
     /// An option that does not exist, or not for this kind of module.
@@ -252,9 +267,18 @@ pub(crate) enum Cause {
     /// Not a name for a disk.
     #[error("`id={0}` is not a name for a disk: use up to {ID_LENGTH} printable characters")]
     BadDiskId(String),
-    /// More disks than there are places on the bus.
-    #[error("too many disks for VM `{0}`: there is room for {MAX_DISKS}")]
-    TooManyDisks(String),
+    /// More disks and network devices than there are places on the bus.
+    #[error("too many disks and networks for VM `{0}`: there is room for {MAX_DEVICES}")]
+    TooManyDevices(String),
+    /// A network device without a network.
+    #[error("plugs VM `{0}` into no network: say `net=NETWORK`")]
+    NoNetwork(String),
+    /// Not an address that a network device can have.
+    #[error("`mac={0}` is no address of a single device: write it as 02:00:5e:00:53:01")]
+    BadMac(String),
+    /// An address that another network device has.
+    #[error("`mac={0}`: another device has this address")]
+    DuplicateMac(Mac),
 }
 
 /// The role of a boot module for its VM.
@@ -268,6 +292,8 @@ pub(crate) enum Role {
     Module,
     /// The contents of a disk.
     Disk,
+    /// A network device.
+    Net,
 }
 
 impl Role {
@@ -278,6 +304,7 @@ impl Role {
             }
             Self::Initrd | Self::Module => "vm= only",
             Self::Disk => "vm=, ro, id=",
+            Self::Net => "vm=, net=, mac=",
         }
     }
 }
@@ -291,6 +318,7 @@ impl FromStr for Role {
             "initrd" => Ok(Self::Initrd),
             "module" => Ok(Self::Module),
             "disk" => Ok(Self::Disk),
+            "net" => Ok(Self::Net),
             _ => Err(()),
         }
     }
@@ -303,6 +331,7 @@ impl fmt::Display for Role {
             Self::Initrd => "initrd",
             Self::Module => "module",
             Self::Disk => "disk",
+            Self::Net => "net",
         })
     }
 }
@@ -361,7 +390,7 @@ pub(crate) fn parse<'a>(modules: &[BootModule<'a>]) -> Parsed<'a> {
     }
     for (fail, data, description) in files {
         let name = description.vm;
-        let Some(vm) = vms.iter_mut().find(|vm| vm.name == name) else {
+        let Some(number) = vms.iter().position(|vm| vm.name == name) else {
             if !left_out.contains(&name) {
                 errors.push(fail(Cause::UnknownVm {
                     vm: name,
@@ -370,14 +399,32 @@ pub(crate) fn parse<'a>(modules: &[BootModule<'a>]) -> Parsed<'a> {
             }
             continue;
         };
+        let vm = &mut vms[number];
         match description.role {
             Role::Module => vm.modules.push(GuestModule {
                 string: description.guest_string,
                 data,
             }),
-            Role::Disk if vm.disks.len() == MAX_DISKS => {
-                errors.push(fail(Cause::TooManyDisks(name.clone())));
+            Role::Disk | Role::Net if vm.disks.len() + vm.nics.len() == MAX_DEVICES => {
+                errors.push(fail(Cause::TooManyDevices(name.clone())));
                 left_out.push(name);
+            }
+            Role::Net => {
+                let Some(network) = description.network else {
+                    errors.push(fail(Cause::NoNetwork(name.clone())));
+                    left_out.push(name);
+                    continue;
+                };
+                let mac = description.mac.unwrap_or(own_mac(number, vm.nics.len()));
+                vm.nics.push(GuestNic { network, mac });
+                let same = vms
+                    .iter()
+                    .flat_map(|vm| &vm.nics)
+                    .filter(|nic| nic.mac == mac);
+                if same.count() > 1 {
+                    errors.push(fail(Cause::DuplicateMac(mac)));
+                    left_out.push(name);
+                }
             }
             Role::Disk => vm.disks.push(GuestDisk {
                 data,
@@ -420,6 +467,8 @@ struct Description {
     entropy: bool,
     read_only: bool,
     id: Option<String>,
+    network: Option<String>,
+    mac: Option<Mac>,
     guest_string: String,
 }
 
@@ -442,6 +491,7 @@ impl Description {
         let (mut policy, mut lead) = (None, None);
         let (mut on_reset, mut on_crash) = (None, None);
         let (mut test_devices, mut entropy, mut read_only, mut id) = (false, false, false, None);
+        let (mut network, mut address) = (None, None);
         for word in words {
             let (option, value) = word.split_once('=').unwrap_or((word, ""));
             match (role, option) {
@@ -485,6 +535,8 @@ impl Description {
                 (Role::Kernel, "rng") if word == option => entropy = true,
                 (Role::Disk, "ro") if word == option => read_only = true,
                 (Role::Disk, "id") => set(&mut id, "id", disk_id(value)?)?,
+                (Role::Net, "net") => set(&mut network, "net", name(value)?)?,
+                (Role::Net, "mac") => set(&mut address, "mac", mac(value)?)?,
                 _ => {
                     return Err(Cause::UnknownOption {
                         option: word.to_owned(),
@@ -493,7 +545,7 @@ impl Description {
                 }
             }
         }
-        if matches!(role, Role::Initrd | Role::Disk) && !guest_string.is_empty() {
+        if matches!(role, Role::Initrd | Role::Disk | Role::Net) && !guest_string.is_empty() {
             return Err(Cause::UnwantedString(role));
         }
         Ok(Self {
@@ -514,6 +566,8 @@ impl Description {
             entropy,
             read_only,
             id,
+            network,
+            mac: address,
             guest_string: guest_string.to_owned(),
         })
     }
@@ -548,6 +602,7 @@ impl Description {
             initrd: None,
             modules: Vec::new(),
             disks: Vec::new(),
+            nics: Vec::new(),
             entropy: self.entropy,
             command_line: self.guest_string,
         })
@@ -591,6 +646,28 @@ fn disk_id(value: &str) -> Result<String, Cause> {
     } else {
         Err(Cause::BadDiskId(value.to_owned()))
     }
+}
+
+fn mac(value: &str) -> Result<Mac, Cause> {
+    let mut bytes = [0; 6];
+    let mut parts = value.split(':');
+    for byte in &mut bytes {
+        let part = parts.next().filter(|part| part.len() == 2);
+        let digits = part.filter(|part| part.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        let parsed = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        *byte = parsed.ok_or_else(|| Cause::BadMac(value.to_owned()))?;
+    }
+    let mac = Mac(bytes);
+    if parts.next().is_some() || mac.is_group() || mac == Mac([0; 6]) {
+        return Err(Cause::BadMac(value.to_owned()));
+    }
+    Ok(mac)
+}
+
+/// The address of network device `device` of VM `vm`, if it is given none: one that no maker of
+/// hardware has.
+const fn own_mac(vm: usize, device: usize) -> Mac {
+    Mac([0x02, 0, 0, (vm >> 8) as u8, vm as u8, device as u8])
 }
 
 fn memory_size(value: &str) -> Result<u64, Cause> {

@@ -33,6 +33,14 @@ impl Module {
         }
     }
 
+    /// Makes a network card of a guest in this network. The file is there for the boot loader only.
+    pub fn nic(file: &Path, vm: &str, network: &str) -> Self {
+        Self {
+            file: file.to_owned(),
+            command_line: format!("net vm={vm} net={network}"),
+        }
+    }
+
     /// Reads a boot module of a multiboot guest, given as `FILE` or `FILE STRING`.
     pub fn of_guest(given: &str, vm: &str) -> Self {
         let (file, string) = given.split_once(' ').unwrap_or((given, ""));

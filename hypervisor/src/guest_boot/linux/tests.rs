@@ -83,6 +83,7 @@ fn vm<'a>(memory: u64, kernel: &'a [u8], initrd: Option<&'a [u8]>) -> VmConfig<'
         restart: crate::vm_config::RestartPolicy::default(),
         test_devices: false,
         disks: Vec::new(),
+        nics: Vec::new(),
         entropy: false,
         kernel,
         initrd,

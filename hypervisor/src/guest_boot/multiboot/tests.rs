@@ -95,6 +95,7 @@ fn vm(kernel: &[u8]) -> VmConfig<'_> {
         restart: RestartPolicy::default(),
         test_devices: false,
         disks: Vec::new(),
+        nics: Vec::new(),
         entropy: false,
         kernel,
         initrd: None,

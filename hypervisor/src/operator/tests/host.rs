@@ -135,6 +135,7 @@ fn config(name: &str, vcpus: u32) -> VmConfig<'static> {
         restart: RestartPolicy::default(),
         test_devices: false,
         disks: Vec::new(),
+        nics: Vec::new(),
         entropy: false,
         kernel: &[],
         initrd: None,

@@ -9,8 +9,7 @@ grep -q nomsi /proc/cmdline && vm=old || vm=web
 say() { echo "disks: $vm $*"; }
 fail() { say "FAILED: $*"; dmesg; }
 
-for module in virtio virtio_ring virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio-rng virtio_blk
-do
+for module in virtio virtio_ring virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio-rng virtio_blk; do
     insmod /modules/$module.ko || fail "no $module"
 done
 say "functions" $(cat /sys/bus/pci/devices/*/device)

@@ -1,7 +1,7 @@
-//! Disks of guests: a stock Debian kernel with its own drivers finds what is there, and keeps what it
-//! writes.
+//! Virtio devices of guests: a stock Debian kernel with its own drivers finds what is there, keeps what
+//! it writes, and reaches others.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -11,8 +11,6 @@ use xtask::testbed::initramfs::{self, Program};
 use xtask::testbed::kernel::{self, Series};
 use xtask::testbed::module::{Guest, Module};
 
-/// What the guest does, as its first process.
-const INIT: &str = include_str!("disks.sh");
 /// The drivers, in the order in which they need each other.
 const DRIVERS: &[&str] = &[
     "kernel/drivers/virtio/virtio.ko",
@@ -22,28 +20,34 @@ const DRIVERS: &[&str] = &[
     "kernel/drivers/virtio/virtio_pci.ko",
     "kernel/drivers/char/hw_random/virtio-rng.ko",
     "kernel/drivers/block/virtio_blk.ko",
+    "kernel/net/core/failover.ko",
+    "kernel/drivers/net/net_failover.ko",
+    "kernel/drivers/net/virtio_net.ko",
 ];
+
+/// Debian's kernel, and an initial RAM disk with busybox, the drivers, and `script` as the first
+/// process.
+fn debian(case: &Case, script: &str) -> Result<(PathBuf, PathBuf)> {
+    let package = kernel::fetch_with_modules(Series::default())?;
+    let init = Program {
+        path: "init".to_owned(),
+        data: script.into(),
+    };
+    let mut programs = vec![Program::busybox()?, init];
+    for driver in DRIVERS {
+        let name = driver.rsplit('/').next().context("a name")?;
+        let file = package.module(driver)?;
+        programs.push(Program::copy(&file, format!("modules/{name}"))?);
+    }
+    let initrd = initramfs::pack_programs(&case.file_name(), &programs)?;
+    Ok((package.image, initrd))
+}
 
 /// `web` has a disk of its own and an entropy device, with interrupts by messages; `old` can only
 /// read its disk, and has an interrupt pin and configuration by ports.
 pub(crate) fn debian_reads_and_writes_disks(case: &Case) -> Result<()> {
     const SECTOR: usize = 512;
-    let package = kernel::fetch_with_modules(Series::default())?;
-    let mut programs = vec![
-        Program::busybox()?,
-        Program {
-            path: "init".to_owned(),
-            data: INIT.into(),
-        },
-    ];
-    for driver in DRIVERS {
-        let name = driver.rsplit('/').next().context("a name")?;
-        programs.push(Program::copy(
-            &package.module(driver)?,
-            format!("modules/{name}"),
-        )?);
-    }
-    let initrd = initramfs::pack_programs(&case.file_name(), &programs)?;
+    let (kernel, initrd) = debian(case, include_str!("virtio_disks.sh"))?;
     // The last sector is not whole; no two sectors are the same.
     let content: Vec<u8> = (0..(4 << 20) - 100)
         .map(|n| (n / SECTOR * 7 + n % 251) as u8 ^ (n / SECTOR >> 5) as u8)
@@ -63,12 +67,12 @@ pub(crate) fn debian_reads_and_writes_disks(case: &Case) -> Result<()> {
         ..Guest::new("old").command_line("quiet pci=nomsi,nommconf")
     };
     let mut session = tarpit(case)?
-        .linux(&package.image, &initrd, &web)
-        .linux(&package.image, &initrd, &old)
+        .linux(&kernel, &initrd, &web)
+        .linux(&kernel, &initrd, &old)
         .module(Module::disk(&disk, "web", "id=the-root"))
         .module(Module::disk(&disk, "old", "ro"))
         .boot()?
-        .patience(Duration::from_secs(400));
+        .patience(Duration::from_secs(600));
 
     let mut said = session.wait_for("disks: web round 5")?;
     for command in ["pause web", "resume web"] {
@@ -105,6 +109,40 @@ pub(crate) fn debian_reads_and_writes_disks(case: &Case) -> Result<()> {
         "needs a reset",
     ] {
         ensure!(count(complaint) == 0, "`{complaint}` in:\n{said}");
+    }
+    Ok(())
+}
+
+/// `server` has files and `client` fetches one; `other` has the same address as the server in a
+/// network of its own.
+pub(crate) fn debians_reach_those_in_their_network(case: &Case) -> Result<()> {
+    let (kernel, initrd) = debian(case, include_str!("virtio_networks.sh"))?;
+    let no_file = file(case, "nothing", &[0])?;
+    let mut setup = tarpit(case)?;
+    for (name, network) in [("server", "lan0"), ("client", "lan0"), ("other", "lan1")] {
+        let guest = Guest {
+            memory_mib: 128,
+            ..Guest::new(name).command_line(&format!("quiet role={name}"))
+        };
+        setup = setup
+            .linux(&kernel, &initrd, &guest)
+            .module(Module::nic(&no_file, name, network));
+    }
+    let mut session = setup.boot()?.patience(Duration::from_secs(600));
+    let mut said = session.wait_for("networks: client done")?;
+    said += &session.exchange("vms")?.said;
+    let sum = |what: &str| {
+        let (_, sum) = said.split_once(what).context(what.to_owned())?;
+        Ok::<_, anyhow::Error>(sum.lines().next().unwrap_or_default().trim().to_owned())
+    };
+    let (served, fetched) = (sum("server has ")?, sum("client fetched ")?);
+    ensure!(
+        served.len() == 64 && served == fetched,
+        "served {served}, fetched {fetched}"
+    );
+    ensure!(sum("other has ")? != served, "two files are the same");
+    for complaint in ["networks: FAILED", "WARNING", "Call Trace", "needs a reset"] {
+        ensure!(!said.contains(complaint), "`{complaint}` in:\n{said}");
     }
     Ok(())
 }
