@@ -52,11 +52,13 @@ pub struct MissingChecksum {
 }
 
 impl MissingChecksum {
-    /// Where the sum goes in a frame of `length` bytes; `None` if that is not in it.
+    /// Returns where the sum goes in a frame of `length` bytes; `None` if that is not in its payload.
+    /// Least of all is it in the addresses, which have been looked at by when it is put in.
     #[must_use]
     pub fn place(self, length: usize) -> Option<usize> {
-        let place = usize::from(self.start) + usize::from(self.offset);
-        (place + 2 <= length).then_some(place)
+        let start = usize::from(self.start);
+        let place = start + usize::from(self.offset);
+        (start >= MIN_FRAME && place + 2 <= length).then_some(place)
     }
 }
 
@@ -168,12 +170,15 @@ struct Inbox {
 }
 
 impl Inbox {
-    fn new() -> Self {
-        Self {
-            frames: alloc::vec![Frame::default(); INBOX].into_boxed_slice(),
+    fn new() -> Result<Self, NoMemory> {
+        let mut frames = Vec::new();
+        frames.try_reserve_exact(INBOX).map_err(|_| NoMemory)?;
+        frames.resize_with(INBOX, Frame::default);
+        Ok(Self {
+            frames: frames.into_boxed_slice(),
             first: 0,
             count: 0,
-        }
+        })
     }
 
     /// Puts a frame in. False if there is no room.
@@ -197,6 +202,18 @@ impl Inbox {
         true
     }
 }
+
+/// There is no memory for an inbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoMemory;
+
+impl fmt::Display for NoMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no memory for frames on their way to a device")
+    }
+}
+
+impl core::error::Error for NoMemory {}
 
 /// What is called when the first frame comes into an inbox. Whoever sends may hold the locks of its
 /// own VM, and nothing else.
@@ -233,22 +250,26 @@ pub struct Switch {
 impl Switch {
     /// Plugs in a device with the address `mac`, in the place of one that has had it before.
     /// `arrival` is called when frames begin to wait for it.
-    #[must_use]
-    pub fn plug_in(self: &Arc<Self>, mac: Mac, arrival: Arrival) -> Port {
+    ///
+    /// # Errors
+    /// If there is no memory for the frames that can wait.
+    pub fn plug_in(self: &Arc<Self>, mac: Mac, arrival: Arrival) -> Result<Port, NoMemory> {
         let socket = Arc::new(Socket {
             mac,
-            inbox: Mutex::new(Inbox::new()),
+            inbox: Mutex::new(Inbox::new()?),
             arrival,
             dropped: AtomicU64::new(0),
         });
-        let mut sockets = self.sockets.write();
+        // No sender comes in any more while those that are in go out: else senders that never stop
+        // would keep others from being plugged in.
+        let mut sockets = self.sockets.upgradeable_read().upgrade();
         sockets.retain(|other| other.upgrade().is_some_and(|other| other.mac != mac));
         sockets.push(Arc::downgrade(&socket));
         drop(sockets);
-        Port {
+        Ok(Port {
             switch: self.clone(),
             socket,
-        }
+        })
     }
 }
 
@@ -278,18 +299,21 @@ impl Port {
     }
 
     /// Sends a frame to whom it is for. It goes nowhere if nobody has that address, or if it does
-    /// not say that it comes from here.
-    pub fn send(&self, frame: &Frame) {
+    /// not say that it comes from here. Returns how many it was given to.
+    pub fn send(&self, frame: &Frame) -> usize {
         if frame.source() != self.mac() {
-            return;
+            return 0;
         }
         let to = frame.destination();
+        let mut given = 0;
         let sockets = self.switch.sockets.read();
         for socket in sockets.iter().filter_map(Weak::upgrade) {
             if !Arc::ptr_eq(&socket, &self.socket) && (to.is_group() || socket.mac == to) {
                 socket.deliver(frame);
+                given += 1;
             }
         }
+        given
     }
 
     /// Tells whether a frame waits for the device.
@@ -345,15 +369,15 @@ mod tests {
         let arrival = Box::new(move || {
             count.fetch_add(1, Ordering::Relaxed);
         });
-        (switch.plug_in(mac, arrival), arrivals)
+        (switch.plug_in(mac, arrival).unwrap(), arrivals)
     }
 
     #[test]
     fn a_frame_goes_to_whom_it_is_for() {
         let switch = Arc::new(Switch::default());
         let [(a, _), (b, arrivals), (c, _)] = [A, B, C].map(|mac| plug(&switch, mac));
-        a.send(&frame(B, A, b"one"));
-        a.send(&frame(B, A, b"two"));
+        assert_eq!(a.send(&frame(B, A, b"one")), 1);
+        assert_eq!(a.send(&frame(B, A, b"two")), 1);
         assert_eq!(arrivals.load(Ordering::Relaxed), 1, "told once");
         assert_eq!(received(&b), [b"one", b"two"]);
         a.send(&frame(ALL, A, b"all"));
@@ -440,13 +464,13 @@ mod tests {
         frame.complete();
         assert_eq!(frame.bytes()[22..], [0x22, 0x0d]);
         assert_eq!(frame.missing, None);
-        // One that would be outside.
-        frame.missing = Some(MissingChecksum {
-            start: 14,
-            offset: 9,
-        });
-        frame.complete();
-        assert_eq!(frame.bytes()[22..], [0x22, 0x0d]);
+        // One that would be outside, and one that would change who it is from.
+        let whole = frame.bytes().to_vec();
+        for (start, offset) in [(14, 9), (6, 0), (13, 1), (0, 14)] {
+            frame.missing = Some(MissingChecksum { start, offset });
+            frame.complete();
+            assert_eq!(frame.bytes(), whole, "at {start} and {offset}");
+        }
     }
 
     proptest! {

@@ -192,7 +192,10 @@ impl HostFactory {
                 }
             });
             let network = self.network(&nic.network);
-            devices.push(Box::new(Net::new(network.plug_in(nic.mac, arrival))));
+            let port = network
+                .plug_in(nic.mac, arrival)
+                .map_err(|_| CreateError::Tables)?;
+            devices.push(Box::new(Net::new(port)));
         }
         Ok(devices
             .into_iter()
