@@ -2,7 +2,7 @@
 
 use core::fmt::{self, Debug};
 
-use super::chain::BufferError;
+use super::chain::{BufferError, Chain};
 use super::queue::{Queue, QueueError};
 use crate::guest_memory::GuestMemory;
 
@@ -69,6 +69,47 @@ pub enum Progress {
     Idle,
     /// There is more to do, and the device has worked for long enough at a time.
     Busy,
+}
+
+/// What a device may still do before others come in: copy so many bytes, or what takes as long.
+#[derive(Debug)]
+pub struct Budget(u64);
+
+impl Budget {
+    /// What a device may do at a time.
+    const AT_A_TIME: u64 = 256 << 10;
+    /// The least that a request takes: reading where it is, and answering it.
+    const REQUEST: u64 = 4 << 10;
+    /// What a descriptor takes.
+    const DESCRIPTOR: u64 = 64;
+
+    /// Returns what a device may do at a time.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(Self::AT_A_TIME)
+    }
+
+    /// Takes what a request takes by itself, whatever is to be done for it.
+    pub fn spend_on_request(&mut self, chain: &Chain) {
+        self.spend(Self::REQUEST + Self::DESCRIPTOR * chain.len() as u64);
+    }
+
+    /// Takes what is as much work as copying so many bytes.
+    pub const fn spend(&mut self, bytes: u64) {
+        self.0 = self.0.saturating_sub(bytes);
+    }
+
+    /// Tells whether it is time for others.
+    #[must_use]
+    pub const fn is_spent(&self) -> bool {
+        self.0 == 0
+    }
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// A device behind a transport.

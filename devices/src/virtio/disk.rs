@@ -40,7 +40,7 @@ pub struct Disk {
     has_room: fn() -> bool,
 }
 
-/// A page in memory of its own, which begins with `bytes` and goes on with zeros.
+/// Makes a page in memory of its own, which begins with `bytes` and goes on with zeros.
 fn own_page(bytes: &[u8]) -> Result<Box<[u8]>, DiskError> {
     let mut page = Vec::new();
     page.try_reserve_exact(PAGE)
@@ -191,7 +191,7 @@ impl Disk {
         self.pages.iter().filter(own).count()
     }
 
-    /// The page of byte `offset`, and where in it that is.
+    /// Returns the page of byte `offset`, and where in it that is.
     const fn locate(offset: u64) -> (usize, usize) {
         ((offset / PAGE as u64) as usize, offset as usize % PAGE)
     }

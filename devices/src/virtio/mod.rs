@@ -11,6 +11,8 @@ pub mod device;
 pub mod disk;
 #[cfg(test)]
 pub(crate) mod driver;
+#[cfg(test)]
+pub(crate) mod hostile;
 pub mod net;
 pub mod pci;
 pub mod queue;

@@ -4,7 +4,7 @@
 //! way: a frame that stays within the machine has its sum made only for a driver that wants it.
 
 use super::chain::Chain;
-use super::device::{DeviceError, Progress, VirtioDevice};
+use super::device::{Budget, DeviceError, Progress, VirtioDevice};
 use super::queue::Queue;
 use crate::guest_memory::GuestMemory;
 use crate::switch::{Frame, MissingChecksum, Port};
@@ -12,8 +12,6 @@ use crate::switch::{Frame, MissingChecksum, Port};
 /// The queues.
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
-/// How many frames are worked on before others come in.
-const FRAMES_AT_A_TIME: u32 = 64;
 
 /// Feature bits (5.1.3).
 mod feature {
@@ -23,6 +21,8 @@ mod feature {
     pub(super) const MAC: u64 = 1 << 5;
     pub(super) const STATUS: u64 = 1 << 16;
 }
+/// What it takes to give a frame to one more of those in the network, in bytes of a [`Budget`].
+const COPY: u64 = 2 << 10;
 /// The largest payload of a frame.
 const MTU: u16 = 1500;
 /// The configuration's status: the link is up.
@@ -66,7 +66,8 @@ impl Net {
         memory: &dyn GuestMemory,
     ) -> Result<Progress, DeviceError> {
         self.starved = false;
-        for _ in 0..FRAMES_AT_A_TIME {
+        let mut budget = Budget::new();
+        while !budget.is_spent() {
             if !self.port.has_frame() {
                 return Ok(Progress::Idle);
             }
@@ -74,6 +75,7 @@ impl Net {
                 self.starved = true;
                 return Ok(Progress::Idle);
             }
+            budget.spend_on_request(&self.chain);
             // Nobody else takes frames from this port.
             self.port.receive(&mut self.frame);
             let mut header = [0; HEADER as usize];
@@ -100,12 +102,16 @@ impl Net {
         queue: &mut Queue,
         memory: &dyn GuestMemory,
     ) -> Result<Progress, DeviceError> {
-        for _ in 0..FRAMES_AT_A_TIME {
+        let mut budget = Budget::new();
+        while !budget.is_spent() {
             if !queue.take(memory, &mut self.chain)? {
                 return Ok(Progress::Idle);
             }
+            budget.spend_on_request(&self.chain);
             if self.load(memory)? {
-                self.port.send(&self.frame);
+                let copies = self.port.send(&self.frame);
+                // The request has paid for one.
+                budget.spend(copies.saturating_sub(1) as u64 * COPY);
             }
             queue.give_back(memory, self.chain.head(), 0)?;
         }
@@ -210,13 +216,15 @@ mod tests {
     use super::*;
     use crate::switch::{Mac, Switch};
     use crate::virtio::driver::{BUFFERS, Driver, Layout, Ram};
+    use crate::virtio::hostile::{self, Random};
     use crate::virtio::queue::QueueFeatures;
+    use proptest::prelude::*;
 
     const A: Mac = Mac([2, 0, 0, 0, 0, 1]);
     const B: Mac = Mac([2, 0, 0, 0, 0, 2]);
 
     fn device(switch: &Arc<Switch>, mac: Mac) -> Net {
-        Net::new(switch.plug_in(mac, Box::new(|| {})))
+        Net::new(switch.plug_in(mac, Box::new(|| {})).unwrap())
     }
 
     fn queue(driver: &Driver<'_>) -> Queue {
@@ -263,6 +271,44 @@ mod tests {
         Some(ram.bytes(BUFFERS, length as usize))
     }
 
+    /// The header of a packet, and how its frame may begin.
+    fn some_header(random: &mut Random) -> [u8; 16] {
+        let mut header = [0; 16];
+        header[0] = random.pick(&[0, NEEDS_CSUM, 0xff]);
+        header[6] = random.pick(&[0, 6, 14, 34]);
+        header[8] = random.pick(&[0, 2, 16, 255]);
+        header[12..].copy_from_slice(&random.pick(&[B, Mac([0xff; 6])]).0[..4]);
+        header
+    }
+
+    proptest! {
+        /// The device ends soon each time, writes where it may, and serves a good driver afterwards;
+        /// nobody is sent a frame from another address.
+        #[test]
+        fn a_driver_that_means_harm_gets_frames_or_a_reset(seed: u64) {
+            let switch = Arc::new(Switch::default());
+            let (mut a, mut b) = (device(&switch, A), device(&switch, B));
+            let witness = switch.plug_in(Mac([2, 0, 0, 0, 0, 3]), Box::new(|| {})).unwrap();
+            let mut frame = Frame::default();
+            hostile::torment(&mut a, seed, some_header, &mut || {
+                let mut packet = packet(NEEDS_CSUM, [14, 2], b"to all");
+                packet[12..24].copy_from_slice(&[[0xff; 6], B.0].concat());
+                for _ in 0..3 {
+                    send(&mut b, &packet);
+                }
+                while witness.receive(&mut frame) {
+                    let from = frame.source();
+                    frame.complete();
+                    assert!([A, B].contains(&from) && frame.source() == from);
+                }
+            });
+            a.set_features(0);
+            while receive(&mut b).is_some() {}
+            send(&mut a, &packet(0, [0, 0], b"as ever"));
+            prop_assert!(receive(&mut b).unwrap().ends_with(b"as ever"));
+        }
+    }
+
     #[test]
     fn a_frame_comes_out_as_it_went_in() {
         let switch = Arc::new(Switch::default());
@@ -291,6 +337,8 @@ mod tests {
             &packet(0, [0, 0], &long),
             &packet(NEEDS_CSUM, [14, 0], b"?"),
             &packet(NEEDS_CSUM, [0xffff, 0xffff], b"?"),
+            // The sum would go where the sender's address is.
+            &packet(NEEDS_CSUM, [6, 4], b"????"),
             &segmented,
             short,
         ] {

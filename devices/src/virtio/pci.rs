@@ -119,7 +119,7 @@ impl VirtioPci {
         }
     }
 
-    /// The features that are offered.
+    /// Returns the features that are offered.
     fn features(&self) -> u64 {
         self.device.features() | feature::VERSION_1 | feature::INDIRECT_DESC | feature::EVENT_IDX
     }
@@ -263,7 +263,7 @@ impl VirtioPci {
         }
     }
 
-    /// The driver has notified queue `index`.
+    /// Follows the driver's notification of queue `index`.
     fn notify(&mut self, index: usize, cx: &mut FunctionContext<'_>) {
         if let Some(slot) = self.queues.get_mut(index) {
             slot.pending = true;
@@ -305,7 +305,8 @@ impl VirtioPci {
         }
     }
 
-    /// The driver did what no driver may: nothing more is done for it before it resets the device.
+    /// Gives up on a driver that did what no driver may: nothing more is done for it before it resets
+    /// the device.
     fn fail(&mut self, error: DeviceError, cx: &mut FunctionContext<'_>) {
         self.status |= status::NEEDS_RESET;
         self.failures = self.failures.saturating_add(1);
@@ -366,7 +367,7 @@ impl VirtioPci {
         }
     }
 
-    /// The access to the BAR that the driver has described in the access capability (4.1.4.9);
+    /// Returns the access to the BAR that the driver has described in the access capability (4.1.4.9);
     /// `None` if it is none that may be made.
     fn described_access(&self, config: &ConfigSpace) -> Option<(u32, u8)> {
         let field = |offset, size| config.read(self.access_capability + offset, size);
@@ -381,14 +382,14 @@ impl VirtioPci {
             .then_some((offset, size))
     }
 
-    /// Whether an access to the configuration space touches the data of the access capability.
+    /// Tells whether an access to the configuration space touches the data of the access capability.
     const fn touches_access_data(&self, offset: usize, size: u8) -> bool {
         let data = self.access_capability + 16;
         offset < data + 4 && offset + size as usize > data
     }
 }
 
-/// Word `select` of a feature register; there are two.
+/// Returns word `select` of a feature register; there are two.
 const fn word(value: u64, select: u32) -> u32 {
     match select {
         0 => value as u32,
@@ -397,7 +398,7 @@ const fn word(value: u64, select: u32) -> u32 {
     }
 }
 
-/// `register` with word `select` being `value`.
+/// Returns `register` with word `select` being `value`.
 const fn with_word(register: u64, select: u32, value: u32) -> u64 {
     match select {
         0 => register & !0xffff_ffff | value as u64,
@@ -406,7 +407,7 @@ const fn with_word(register: u64, select: u32, value: u32) -> u64 {
     }
 }
 
-/// The body of a capability: what is behind its identifier and the pointer to the next.
+/// Makes the body of a capability: what is behind its identifier and the pointer to the next.
 fn body(kind: u8, offset: u32, length: u32, extra: Option<u32>) -> Vec<u8> {
     let size = if extra.is_some() { 20 } else { 16 };
     let mut body = alloc::vec![size, kind, BAR as u8, 0, 0, 0];
@@ -449,7 +450,7 @@ impl PciFunction for VirtioPci {
         config
     }
 
-    /// A vector for each queue, and one for the configuration.
+    /// Has a vector for each queue, and one for the configuration.
     fn msix(&self) -> Option<(usize, usize)> {
         Some((MSIX_BAR, self.queues.len() + 1))
     }

@@ -52,13 +52,12 @@ impl Rng {
     fn fill(&mut self, memory: &dyn GuestMemory) -> Result<u32, DeviceError> {
         let buffers = self.chain.writable();
         let length = buffers.len().min(MOST);
-        let mut done = 0;
-        while done < length {
-            let bytes = self.source.next().to_le_bytes();
-            let piece = (length - done).min(bytes.len() as u32);
-            buffers.write(memory, done, &bytes[..piece as usize])?;
-            done += piece;
+        let mut bytes = [0; MOST as usize];
+        let bytes = &mut bytes[..length as usize];
+        for piece in bytes.chunks_mut(size_of::<u64>()) {
+            piece.copy_from_slice(&self.source.next().to_le_bytes()[..piece.len()]);
         }
+        buffers.write(memory, 0, bytes)?;
         Ok(length)
     }
 }
@@ -110,7 +109,19 @@ mod tests {
 
     use super::*;
     use crate::virtio::driver::{BUFFERS, Driver, Layout, Ram};
+    use crate::virtio::hostile;
     use crate::virtio::queue::QueueFeatures;
+    use proptest::prelude::proptest;
+    use proptest::prop_assert;
+
+    proptest! {
+        #[test]
+        fn a_driver_that_means_harm_gets_random_bytes_or_a_reset(seed: u64) {
+            let mut rng = Rng::new(Box::new(|| 0x5555_5555_5555_5555));
+            let outcome = hostile::torment(&mut rng, seed, |random| [random.next() as u8; 16], &mut || {});
+            prop_assert!(outcome.resets + outcome.idle + outcome.busy >= 8);
+        }
+    }
 
     #[test]
     fn buffers_are_filled_with_what_the_source_gives() {

@@ -26,7 +26,7 @@ enum Origin {
 }
 
 impl Origin {
-    /// The best that this processor has.
+    /// Returns the best that this processor has.
     fn best() -> Self {
         let cpuid = CpuId::new();
         if cpuid
@@ -44,7 +44,7 @@ impl Origin {
         }
     }
 
-    /// 64 bits from there; `None` if the processor has none to give.
+    /// Takes 64 bits from there; `None` if the processor has none to give.
     fn word(self) -> Option<u64> {
         (0..TRIES).find_map(|_| match self {
             // SAFETY: this processor has the instruction: that is how this origin was chosen.
@@ -56,6 +56,8 @@ impl Origin {
     }
 }
 
+/// Asks RDSEED for a number.
+///
 /// # Safety
 /// The processor has RDSEED.
 #[target_feature(enable = "rdseed")]
@@ -64,6 +66,8 @@ unsafe fn rdseed() -> Option<u64> {
     (_rdseed64_step(&mut word) == 1).then_some(word)
 }
 
+/// Asks RDRAND for a number.
+///
 /// # Safety
 /// The processor has RDRAND.
 #[target_feature(enable = "rdrand")]
@@ -72,7 +76,7 @@ unsafe fn rdrand() -> Option<u64> {
     (_rdrand64_step(&mut word) == 1).then_some(word)
 }
 
-/// What differs in how long the same takes, over and over.
+/// Returns what differs in how long the same takes, over and over.
 fn timing() -> u64 {
     const ROUNDS: u32 = 512;
     let mut word = 0x9e37_79b9_7f4a_7c15_u64;

@@ -66,7 +66,7 @@ mod global {
         arena_claimed: false,
     });
 
-    /// What of the memory that the heap has taken is free, in bytes.
+    /// Returns how much of the memory that the heap has taken is free, in bytes.
     pub(super) fn free_bytes() -> u64 {
         HEAP.lock().counters().available_bytes as u64
     }

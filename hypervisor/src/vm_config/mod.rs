@@ -664,7 +664,7 @@ fn mac(value: &str) -> Result<Mac, Cause> {
     Ok(mac)
 }
 
-/// The address of network device `device` of VM `vm`, if it is given none: one that no maker of
+/// Returns the address of network device `device` of VM `vm`, if it is given none: one that no maker of
 /// hardware has.
 const fn own_mac(vm: usize, device: usize) -> Mac {
     Mac([0x02, 0, 0, (vm >> 8) as u8, vm as u8, device as u8])

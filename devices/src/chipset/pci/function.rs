@@ -99,7 +99,7 @@ pub trait PciFunction: Debug + Send {
     /// Does what has come to be due.
     fn expire(&mut self, _cx: &mut FunctionContext<'_>) {}
 
-    /// Back to the state after power-up.
+    /// Puts it back into the state after power-up.
     fn reset(&mut self);
 }
 

@@ -36,7 +36,7 @@ const BRIDGE: Header = Header {
     revision: 0,
 };
 
-/// Which of the bus's four interrupts the INTA pin of device `device` is wired to.
+/// Returns which of the bus's four interrupts the INTA pin of device `device` is wired to.
 #[must_use]
 pub const fn interrupt_of(device: usize) -> usize {
     device % INTERRUPTS
@@ -78,6 +78,8 @@ pub struct PciHost {
     address: u32,
     slots: Vec<Slot>,
     decoded: Vec<Decoded>,
+    /// The device whose turn it is to do what is due.
+    turn: usize,
 }
 
 impl PciHost {
@@ -100,6 +102,7 @@ impl PciHost {
                 .chain(functions.map(Slot::new))
                 .collect(),
             decoded: Vec::new(),
+            turn: 0,
         };
         host.configure();
         host
@@ -147,7 +150,7 @@ impl PciHost {
         }
     }
 
-    /// The device that CONFIG_ADDRESS selects, and the register of its configuration space. `None`
+    /// Returns the device that CONFIG_ADDRESS selects, and the register of its configuration space. `None`
     /// if there is no configuration space at the data window now.
     const fn selected(&self) -> Option<(usize, usize)> {
         // One bus, and one function a device.
@@ -159,7 +162,7 @@ impl PciHost {
         Some((device, self.address as usize & 0xfc))
     }
 
-    /// The device and the register at `offset` of the memory-mapped configuration space.
+    /// Returns the device and the register at `offset` of the memory-mapped configuration space.
     const fn mapped(offset: u64) -> Option<(usize, usize)> {
         const FUNCTION: u64 = 7 << 12;
         if offset & FUNCTION != 0 {
@@ -210,7 +213,7 @@ impl PciHost {
         self.drive_interrupt(device, cx);
     }
 
-    /// The BAR at `address`, and the access to it. Of BARs that software has put in one place,
+    /// Finds the BAR at `address`, and the access to it. Of BARs that software has put in one place,
     /// the first answers.
     fn find_bar(&self, address: u64, size: u8) -> Option<(usize, BarAccess)> {
         self.decoded.iter().find_map(|decoded| {
@@ -281,7 +284,7 @@ impl Slot {
         slot
     }
 
-    /// Back to the state after power-up, with the BARs not placed.
+    /// Puts it back into the state after power-up, with the BARs not placed.
     fn reset(&mut self) {
         self.pin = false;
         let Some(function) = &mut self.function else {
@@ -384,14 +387,17 @@ impl Device for PciHost {
     }
 
     fn expire(&mut self, cx: &mut Context<'_>) {
-        for device in 0..self.slots.len() {
-            let now = cx.now.timer;
-            let slot = &mut self.slots[device];
+        // One at a time: each may work for as long as it is good for others to wait.
+        let count = self.slots.len();
+        let is_due = |slot: &Slot| {
             let deadline = slot.function.as_ref().and_then(|f| f.next_deadline());
-            if deadline.is_some_and(|deadline| deadline <= now) {
-                slot.call(cx, |function, _, cx| function.expire(cx));
-                self.drive_interrupt(device, cx);
-            }
+            deadline.is_some_and(|deadline| deadline <= cx.now.timer)
+        };
+        let mut in_turn = (0..count).map(|step| (self.turn + step) % count);
+        if let Some(device) = in_turn.find(|&device| is_due(&self.slots[device])) {
+            self.turn = device + 1;
+            self.slots[device].call(cx, |function, _, cx| function.expire(cx));
+            self.drive_interrupt(device, cx);
         }
     }
 

@@ -162,13 +162,13 @@ impl MsixTable {
         entry.words[word] = value & writable;
     }
 
-    /// Back to the state after reset.
+    /// Puts it back into the state after reset.
     pub fn reset(&mut self) {
         *self = Self::new(self.entries.len());
     }
 }
 
-/// The message that a write of `data` to `address` is to the local APICs (SDM vol. 3A, 11.11).
+/// Returns the message that a write of `data` to `address` is to the local APICs (SDM vol. 3A, 11.11).
 /// `None` for one that goes elsewhere, or that no device can send.
 fn decode([low, high, data, _]: [u32; 4]) -> Option<ApicMessage> {
     const LOGICAL: u32 = 1 << 2;

@@ -12,12 +12,13 @@ use crate::chipset::pci::{BarAccess, FunctionContext, Header};
 type Log = Arc<Mutex<Vec<(BarAccess, Option<u64>)>>>;
 
 /// A function with a BAR of 8 KiB and MSI-X in another. A write of a vector to offset 0 of the BAR
-/// interrupts by message, one of 1 or 0 to offset 8 drives the pin, and one to offset 16 tells
-/// whether there is memory to reach.
+/// interrupts by message, one of 1 or 0 to offset 8 drives the pin, one to offset 16 tells whether
+/// there is memory to reach, and one to offset 24 says how many times it has something to do.
 #[derive(Debug)]
 struct Gadget {
     log: Log,
     memory_seen: bool,
+    tasks: u64,
 }
 
 const GADGET: Header = Header {
@@ -49,8 +50,18 @@ impl PciFunction for Gadget {
             0 => cx.send_message(value as u16),
             8 => cx.set_pin(value != 0),
             16 => self.memory_seen = cx.memory.is_some(),
+            24 => self.tasks = value,
             _ => {}
         }
+    }
+
+    fn next_deadline(&self) -> Option<TimerTicks> {
+        (self.tasks != 0).then_some(TimerTicks::ZERO)
+    }
+
+    fn expire(&mut self, cx: &mut FunctionContext<'_>) {
+        self.tasks -= 1;
+        cx.report(format_args!("{} left", self.tasks));
     }
 
     fn reset(&mut self) {
@@ -67,6 +78,7 @@ fn machine_with(count: usize) -> (Machine, Vec<Log>) {
             Box::new(Gadget {
                 log: log.clone(),
                 memory_seen: false,
+                tasks: 0,
             })
         })
         .collect();
@@ -329,6 +341,24 @@ fn messages_go_where_the_table_says_once_they_are_switched_on() {
         }]
     );
     assert_eq!(logs[0].lock().unwrap().len(), 2, "the table is the bus's");
+}
+
+#[test]
+fn functions_that_have_much_to_do_take_turns() {
+    let (mut machine, _) = machine_with(2);
+    for (device, tasks) in [(1, 12), (2, 3)] {
+        let bar = machine.bar(device, 0);
+        machine.mmio_write(bar + 24, 4, tasks);
+    }
+    while machine.chipset.next_deadline().is_some() {
+        let (chipset, mut env) = machine.parts();
+        chipset.expire(&mut env);
+    }
+    let order = [11, 2, 10, 1, 9, 0, 8, 7, 6, 5, 4, 3, 2, 1, 0];
+    assert_eq!(
+        machine.board.reports,
+        order.map(|left| std::format!("{left} left"))
+    );
 }
 
 #[test]

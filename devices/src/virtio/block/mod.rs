@@ -1,20 +1,15 @@
 //! The block device (5.2), over a [`Disk`].
 //!
 //! What the driver has written is on the disk when the request is answered, so that a flush has
-//! nothing to do. A request of any length is worked on in pieces: see [`BYTES_AT_A_TIME`].
+//! nothing to do. A request of any length is worked on in pieces: see [`Budget`].
 
 use alloc::string::String;
 
 use super::chain::Chain;
-use super::device::{DeviceError, Progress, VirtioDevice};
+use super::device::{Budget, DeviceError, Progress, VirtioDevice};
 use super::disk::{Disk, DiskError, SECTOR};
 use super::queue::Queue;
 use crate::guest_memory::GuestMemory;
-
-/// How many bytes are copied before others come in.
-const BYTES_AT_A_TIME: u64 = 256 << 10;
-/// How many requests are worked on before others come in.
-const REQUESTS_AT_A_TIME: u32 = 64;
 
 /// Feature bits (5.2.3).
 mod feature {
@@ -55,8 +50,11 @@ impl From<DiskError> for Status {
 const HEADER: u32 = 16;
 /// The length of a disk's name.
 pub const ID_LENGTH: usize = 20;
-/// The most sectors of a discard: so many that it takes no longer than a large write.
-const DISCARD_SECTORS: u32 = 0x1_0000;
+/// The most sectors of a discard, which is not made in pieces: so many that it takes no longer than
+/// copying what a device copies at a time.
+const DISCARD_SECTORS: u32 = 0x4000;
+/// How many bytes are discarded in the time that it takes to copy one.
+const DISCARD_SPEED: u64 = 32;
 /// Flag of a discard's segment: unmap.
 const UNMAP: u32 = 1 << 0;
 
@@ -95,7 +93,11 @@ impl Block {
 
     /// Begins with the present chain: whatever is short is done; `None` if there is something to
     /// transfer.
-    fn begin(&mut self, memory: &dyn GuestMemory) -> Result<Option<Status>, DeviceError> {
+    fn begin(
+        &mut self,
+        memory: &dyn GuestMemory,
+        budget: &mut Budget,
+    ) -> Result<Option<Status>, DeviceError> {
         let mut header = [0; HEADER as usize];
         self.chain.readable().read(memory, 0, &mut header)?;
         let [k0, k1, k2, k3, _, _, _, _, sector @ ..] = header;
@@ -111,7 +113,9 @@ impl Block {
             request::OUT => self.begin_transfer(true, sector, data),
             request::FLUSH => Some(Status::Ok),
             request::GET_ID => Some(self.tell_id(memory, room)?),
-            request::DISCARD | request::WRITE_ZEROES => Some(self.discard(memory, kind, data)?),
+            request::DISCARD | request::WRITE_ZEROES => {
+                Some(self.discard(memory, kind, data, budget)?)
+            }
             _ => Some(Status::Unsupported),
         })
     }
@@ -146,12 +150,13 @@ impl Block {
         Ok(Status::Ok)
     }
 
-    /// A discard or a write of zeros, of one segment as the configuration has it.
+    /// Discards or writes zeros, in one segment as the configuration has it.
     fn discard(
         &mut self,
         memory: &dyn GuestMemory,
         kind: u32,
         data: u32,
+        budget: &mut Budget,
     ) -> Result<Status, DeviceError> {
         if data != HEADER {
             return Ok(Status::IoError);
@@ -173,24 +178,26 @@ impl Block {
         if count > DISCARD_SECTORS {
             return Ok(Status::IoError);
         }
+        let length = u64::from(count) * SECTOR;
+        budget.spend(length / DISCARD_SPEED);
         let result = self
             .disk
             .offset(sector, count.into())
-            .and_then(|offset| self.disk.discard(offset, u64::from(count) * SECTOR));
+            .and_then(|offset| self.disk.discard(offset, length));
         Ok(result.map_or_else(Status::from, |()| Status::Ok))
     }
 
-    /// Goes on with a transfer, for `budget` bytes. `None` if it is not finished.
+    /// Goes on with a transfer, as far as `budget` goes. `None` if it is not finished.
     fn transfer(
         &mut self,
         memory: &dyn GuestMemory,
-        budget: &mut u64,
+        budget: &mut Budget,
     ) -> Result<Option<Status>, DeviceError> {
         let Some(transfer) = &mut self.transfer else {
             return Ok(Some(Status::Ok));
         };
         while transfer.done < transfer.length {
-            if *budget == 0 {
+            if budget.is_spent() {
                 return Ok(None);
             }
             let at = transfer.offset + u64::from(transfer.done);
@@ -210,7 +217,7 @@ impl Block {
                 }
             }
             transfer.done += piece as u32;
-            *budget = budget.saturating_sub(piece as u64);
+            budget.spend(piece as u64);
         }
         Ok(Some(Status::Ok))
     }
@@ -290,12 +297,13 @@ impl VirtioDevice for Block {
         queue: &mut Queue,
         memory: &dyn GuestMemory,
     ) -> Result<Progress, DeviceError> {
-        let mut budget = BYTES_AT_A_TIME;
-        for _ in 0..REQUESTS_AT_A_TIME {
+        let mut budget = Budget::new();
+        while !budget.is_spent() {
             let status = if self.transfer.is_some() {
                 None
             } else if queue.take(memory, &mut self.chain)? {
-                self.begin(memory)?
+                budget.spend_on_request(&self.chain);
+                self.begin(memory, &mut budget)?
             } else {
                 return Ok(Progress::Idle);
             };

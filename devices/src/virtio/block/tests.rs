@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::virtio::driver::{BUFFERS, Buffer, Driver, Layout, Ram};
+use crate::virtio::hostile::{self, Random};
 use crate::virtio::queue::QueueFeatures;
 
 const FEATURES: QueueFeatures = QueueFeatures {
@@ -232,6 +233,28 @@ fn requests_that_cannot_be_answered_need_a_reset() {
     }
 }
 
+/// A header like that of a request.
+fn some_header(random: &mut Random) -> [u8; 16] {
+    let kinds = [
+        request::IN,
+        request::IN,
+        request::OUT,
+        request::OUT,
+        request::FLUSH,
+        request::GET_ID,
+        request::DISCARD,
+        request::WRITE_ZEROES,
+        u32::MAX,
+    ];
+    let far = random.next();
+    let sector = random.below(300);
+    let sector = random.pick(&[sector, sector, sector, far]);
+    let mut header = [0; 16];
+    header[..4].copy_from_slice(&random.pick(&kinds).to_le_bytes());
+    header[8..].copy_from_slice(&sector.to_le_bytes());
+    header
+}
+
 /// What a driver may ask for.
 fn any_request() -> impl Strategy<Value = (u32, u64, u32, u8)> {
     (
@@ -243,6 +266,23 @@ fn any_request() -> impl Strategy<Value = (u32, u64, u32, u8)> {
 }
 
 proptest! {
+    /// The device ends soon each time, writes where it may, and serves a good driver afterwards; a
+    /// disk that can only be read is what it was.
+    #[test]
+    fn a_driver_that_means_harm_gets_answers_or_a_reset(seed: u64, read_only: bool) {
+        const SECTORS: usize = 256;
+        let ram = Ram::new(2 << 20);
+        let mut machine = Machine::new(&ram, SECTORS * 512, read_only);
+        hostile::torment(&mut machine.block, seed, some_header, &mut || {});
+        prop_assert!(machine.block.disk.own_pages() <= SECTORS / 8);
+        let length = SECTORS as u32 * 512;
+        prop_assert_eq!(machine.request(request::IN, 0, &[(AT_DATA, length, true)]), (0, length + 1));
+        if read_only {
+            let contents = ram.bytes(AT_DATA, length as usize);
+            prop_assert!(contents.chunks(512).zip(0..).all(|(sector, n)| sector == [n; 512]));
+        }
+    }
+
     /// Against an array of sectors: reads give what was written last, and nothing else changes.
     #[test]
     fn a_disk_keeps_what_is_written(requests in proptest::collection::vec(any_request(), 0..40)) {

@@ -127,7 +127,7 @@ pub struct Queue {
     decided: u16,
 }
 
-/// The address `offset` bytes behind `base`. One past the end of the address space is not RAM.
+/// Returns the address `offset` bytes behind `base`. One past the end of the address space is not RAM.
 fn at(base: GuestPhysAddr, offset: u64) -> GuestPhysAddr {
     base.checked_add(offset).unwrap_or(GuestPhysAddr(u64::MAX))
 }

@@ -232,7 +232,7 @@ fn hpet() -> Sdt {
     table
 }
 
-/// The table of memory-mapped configuration spaces (PCI Firmware Specification 3.0, 4.1.2).
+/// Returns the table of memory-mapped configuration spaces (PCI Firmware Specification 3.0, 4.1.2).
 fn mcfg() -> Vec<u8> {
     let mut mcfg = MCFG::new(OEM, OEM_TABLE, OEM_REVISION);
     mcfg.add_ecam(mmio::PCI_CONFIG, 0, 0, 0);
