@@ -93,7 +93,7 @@ pub mod mmio {
     pub const PCI_CONFIG: u64 = 0xe000_0000;
     /// Bytes of it.
     pub const PCI_CONFIG_LENGTH: u64 = 0x10_0000;
-    /// Where the BARs of PCI functions can be.
+    /// The window for the BARs of PCI functions.
     pub const PCI_WINDOW: u64 = 0xe010_0000;
     /// Bytes of that window.
     pub const PCI_WINDOW_LENGTH: u64 = 0xfe00_0000 - PCI_WINDOW;

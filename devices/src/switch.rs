@@ -19,7 +19,7 @@ use spin::{Mutex, RwLock};
 pub const MAX_FRAME: usize = 1518;
 /// The shortest: its header.
 pub const MIN_FRAME: usize = 14;
-/// How many frames an inbox holds.
+/// The number of frames that an inbox holds.
 const INBOX: usize = 128;
 
 /// The address of a network device.
@@ -41,13 +41,13 @@ impl fmt::Display for Mac {
     }
 }
 
-/// Where the sum of a frame that has none yet begins, and how far behind that it goes: what is
+/// The place of a checksum that a frame does not have yet, and of what is summed: what is
 /// there is the sum of the pseudo-header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MissingChecksum {
     /// The first byte that is summed.
     pub start: u16,
-    /// From there to where the sum goes.
+    /// The distance from there to where the sum goes.
     pub offset: u16,
 }
 
@@ -203,7 +203,7 @@ impl Inbox {
     }
 }
 
-/// There is no memory for an inbox.
+/// An error: there is no memory for an inbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoMemory;
 
@@ -215,7 +215,7 @@ impl fmt::Display for NoMemory {
 
 impl core::error::Error for NoMemory {}
 
-/// What is called when the first frame comes into an inbox. Whoever sends may hold the locks of its
+/// A function that is called when the first frame comes into an inbox. Whoever sends may hold the locks of its
 /// own VM, and nothing else.
 pub type Arrival = Box<dyn Fn() + Send + Sync>;
 
@@ -338,9 +338,11 @@ impl Port {
 mod tests {
     extern crate std;
 
-    use super::*;
-    use proptest::prelude::*;
     use std::vec;
+
+    use proptest::prelude::*;
+
+    use super::*;
 
     const A: Mac = Mac([2, 0, 0, 0, 0, 1]);
     const B: Mac = Mac([2, 0, 0, 0, 0, 2]);

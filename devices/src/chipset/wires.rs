@@ -34,7 +34,7 @@ pub(super) struct Interrupts {
     /// The pin that each timer of the HPET holds asserted, beside IRQ 0 and 8. Timers may
     /// share one: it is as high as any of them drives it.
     hpet_pins: [Option<u8>; hpet::TIMERS],
-    /// What is on each of the interrupts of PCI.
+    /// The levels of the interrupts of PCI.
     pci: [bool; irq::PCI.len()],
 }
 

@@ -4,14 +4,13 @@ use alloc::vec::Vec;
 
 use arch::addr::GuestPhysAddr;
 
-use crate::guest_memory::{GuestMemory, NotRam};
-
 use super::queue::MAX_SIZE;
+use crate::guest_memory::{GuestMemory, NotRam};
 
 /// A buffer in guest memory. Nothing says that it is RAM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
-    /// Where it begins.
+    /// The address of its first byte.
     pub address: GuestPhysAddr,
     /// Its length in bytes; may be zero.
     pub length: u32,
@@ -24,7 +23,7 @@ pub struct Segment {
 pub struct Chain {
     head: u16,
     segments: Vec<Segment>,
-    /// How many of the segments the device reads.
+    /// The number of segments that the device reads.
     readable: usize,
 }
 

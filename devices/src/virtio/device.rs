@@ -26,7 +26,7 @@ pub mod feature {
     pub const VERSION_1: u64 = 1 << 32;
 }
 
-/// Why a device needs a reset: its driver did what no driver may.
+/// The cause of a device's need for a reset: its driver did what no driver may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceError {
     /// A queue is not as it must be.
@@ -62,25 +62,25 @@ impl fmt::Display for DeviceError {
 
 impl core::error::Error for DeviceError {}
 
-/// How far a device got.
+/// The state of a device's work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// There is nothing more to do before the driver notifies it again.
+    /// Nothing more to do before the driver notifies it again.
     Idle,
-    /// There is more to do, and the device has worked for long enough at a time.
+    /// More to do, after the device has worked for long enough at a time.
     Busy,
 }
 
-/// What a device may still do before others come in: copy so many bytes, or what takes as long.
+/// The work that a device may still do before others come in, as a number of bytes to copy.
 #[derive(Debug)]
 pub struct Budget(u64);
 
 impl Budget {
-    /// What a device may do at a time.
+    /// The work that a device may do at a time.
     const AT_A_TIME: u64 = 256 << 10;
     /// The least that a request takes: reading where it is, and answering it.
     const REQUEST: u64 = 4 << 10;
-    /// What a descriptor takes.
+    /// The work that a descriptor takes.
     const DESCRIPTOR: u64 = 64;
 
     /// Returns what a device may do at a time.

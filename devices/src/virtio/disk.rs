@@ -8,12 +8,12 @@ pub const SECTOR: u64 = 512;
 /// The unit in which a disk is copied as it is written, in bytes.
 const PAGE: usize = 4096;
 
-/// Why an access to a disk failed.
+/// The cause of a failed access to a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiskError {
-    /// It goes past the end.
+    /// An access past the end.
     OutOfRange,
-    /// There is no memory for what is written.
+    /// No memory for what is written.
     OutOfMemory,
     /// The disk cannot be written.
     ReadOnly,
@@ -22,7 +22,7 @@ pub enum DiskError {
 /// A page of a disk.
 #[derive(Clone, Debug)]
 enum Page {
-    /// As in the base, which has all of it.
+    /// A page of the base, which has all of it.
     Base,
     /// Discarded: zeros.
     Zeros,
@@ -36,7 +36,7 @@ pub struct Disk {
     base: &'static [u8],
     pages: Vec<Page>,
     read_only: bool,
-    /// See [`Disk::new`].
+    /// Whether the machine has memory for a copy: see [`Disk::new`].
     has_room: fn() -> bool,
 }
 
@@ -206,9 +206,11 @@ impl Disk {
 mod tests {
     extern crate std;
 
-    use super::*;
-    use proptest::prelude::*;
     use std::vec;
+
+    use proptest::prelude::*;
+
+    use super::*;
 
     fn base(length: usize) -> &'static [u8] {
         let bytes: Vec<u8> = (0..length).map(|n| (n / 7) as u8).collect();

@@ -10,9 +10,8 @@ use std::vec::Vec;
 
 use arch::addr::GuestPhysAddr;
 
-use crate::guest_memory::{GuestMemory, NotRam};
-
 use super::queue::Placement;
+use crate::guest_memory::{GuestMemory, NotRam};
 
 /// RAM from address zero on.
 pub(crate) struct Ram(RefCell<Vec<u8>>);
@@ -62,7 +61,7 @@ impl GuestMemory for Ram {
 /// A buffer of a request: its address, its length, and whether the device is to write it.
 pub(crate) type Buffer = (u64, u32, bool);
 
-/// What is to be done with the buffers of a request.
+/// The kind of tables that a request's buffers are in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Layout {
     /// A descriptor in the queue's table for each.
@@ -84,7 +83,7 @@ pub(crate) struct Driver<'a> {
     in_flight: BTreeMap<u16, Vec<u16>>,
     added: u16,
     seen: u16,
-    /// Where the next indirect table goes.
+    /// The address of the next indirect table.
     tables: u64,
 }
 

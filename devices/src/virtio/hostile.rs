@@ -15,11 +15,11 @@ use crate::guest_memory::{GuestMemory, NotRam};
 
 /// The size of the memory. The rings of up to two queues come first.
 const SIZE: usize = 0x1_0000;
-/// How far the rings of two queues are apart, and where they are among these.
+/// The distance between the rings of two queues, and their places within that.
 const QUEUE: u64 = 0x4000;
 const AVAILABLE: u64 = 0x1000;
 const USED: u64 = 0x1800;
-/// Where the headers of requests are, behind which there is data.
+/// The place of the headers of requests, behind which there is data.
 const HEADERS: u64 = 0x8000;
 /// The most accesses to memory, and the most bytes in all, of a device before others come in.
 const MOST_ACCESSES: usize = 12_000;
@@ -45,7 +45,7 @@ impl Random {
     }
 }
 
-/// Makes a header as requests to the device have it, more or less.
+/// A maker of headers as requests to the device have them, more or less.
 pub(crate) type MakeHeader = fn(&mut Random) -> [u8; 16];
 
 struct State {
@@ -143,7 +143,20 @@ impl State {
 
     fn put_descriptor(&mut self, table: u64, n: u64, flags: u16, next: u16) {
         const LENGTHS: [u32; 14] = [
-            0, 1, 11, 12, 16, 17, 32, 512, 513, 1024, 1530, 4096, 0x8000, u32::MAX,
+            0,
+            1,
+            11,
+            12,
+            16,
+            17,
+            32,
+            512,
+            513,
+            1024,
+            1530,
+            4096,
+            0x8000,
+            u32::MAX,
         ];
         let mut bytes = self.address().to_le_bytes().to_vec();
         bytes.extend(self.random.pick(&LENGTHS).to_le_bytes());
@@ -175,7 +188,10 @@ impl State {
         }
         let index = self.index(at).wrapping_add(1);
         let slot = u64::from(index.wrapping_sub(1)) % size;
-        self.put(at.available.0.wrapping_add(4 + 2 * slot), &(first as u16).to_le_bytes());
+        self.put(
+            at.available.0.wrapping_add(4 + 2 * slot),
+            &(first as u16).to_le_bytes(),
+        );
         self.put(at.available.0.wrapping_add(2), &index.to_le_bytes());
     }
 
@@ -256,14 +272,14 @@ impl GuestMemory for HostileMemory {
     }
 }
 
-/// What a device did for such a driver.
+/// The behavior of a device with such a driver.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outcome {
-    /// How many times it did all that there was to do.
+    /// The number of times that it did all that there was to do.
     pub(crate) idle: u32,
-    /// How many times it stopped to let others come in.
+    /// The number of times that it stopped to let others come in.
     pub(crate) busy: u32,
-    /// How many times it needed a reset.
+    /// The number of times that it needed a reset.
     pub(crate) resets: u32,
 }
 

@@ -21,7 +21,7 @@ mod feature {
     pub(super) const MAC: u64 = 1 << 5;
     pub(super) const STATUS: u64 = 1 << 16;
 }
-/// What it takes to give a frame to one more of those in the network, in bytes of a [`Budget`].
+/// The work of giving a frame to one more of those in the network, in bytes of a [`Budget`].
 const COPY: u64 = 2 << 10;
 /// The largest payload of a frame.
 const MTU: u16 = 1500;
@@ -213,12 +213,13 @@ mod tests {
     use alloc::sync::Arc;
     use std::vec::Vec;
 
+    use proptest::prelude::*;
+
     use super::*;
     use crate::switch::{Mac, Switch};
     use crate::virtio::driver::{BUFFERS, Driver, Layout, Ram};
     use crate::virtio::hostile::{self, Random};
     use crate::virtio::queue::QueueFeatures;
-    use proptest::prelude::*;
 
     const A: Mac = Mac([2, 0, 0, 0, 0, 1]);
     const B: Mac = Mac([2, 0, 0, 0, 0, 2]);

@@ -22,7 +22,7 @@ const REVISION: u8 = 1;
 /// The BAR of the structures, and that of the MSI-X table.
 const BAR: usize = 0;
 const MSIX_BAR: usize = 1;
-/// Where the structures are in their BAR, a page for each.
+/// The places of the structures in their BAR, a page for each.
 const PAGE: u32 = 0x1000;
 const COMMON: u32 = 0;
 const ISR: u32 = PAGE;
@@ -32,7 +32,7 @@ const BAR_SIZE: u32 = 4 * PAGE;
 
 /// The identifier of the capabilities: vendor-specific.
 const CAPABILITY: u8 = 0x09;
-/// What a capability is for (4.1.4).
+/// The types of capabilities (4.1.4).
 mod capability {
     pub(super) const COMMON: u8 = 1;
     pub(super) const NOTIFY: u8 = 2;
@@ -42,7 +42,7 @@ mod capability {
 }
 /// The length of the common configuration structure.
 const COMMON_LENGTH: u32 = 0x38;
-/// How far the notification addresses of two queues are apart.
+/// The distance between the notification addresses of two queues.
 const NOTIFY_MULTIPLIER: u32 = 4;
 /// No MSI-X vector.
 const NO_VECTOR: u16 = 0xffff;
@@ -51,7 +51,7 @@ const NO_VECTOR: u16 = 0xffff;
 const ISR_QUEUE: u8 = 1 << 0;
 const ISR_CONFIG: u8 = 1 << 1;
 
-/// What the driver has written of a queue, and the queue once it is enabled.
+/// The registers of a queue, and the queue once it is enabled.
 #[derive(Clone, Debug)]
 struct QueueSlot {
     size: u16,
@@ -92,7 +92,7 @@ pub struct VirtioPci {
     /// The offset of the capability by which the structures are reached through the configuration
     /// space.
     access_capability: usize,
-    /// How often the device has needed a reset.
+    /// The number of times that the device has needed a reset.
     failures: u32,
     /// Whether the guest lets it be a bus master, as far as it knows.
     is_master: bool,

@@ -13,7 +13,7 @@ const MOST: u32 = 256;
 /// The most requests at a time.
 const REQUESTS: u32 = 16;
 
-/// Where random bytes come from.
+/// A source of random bytes.
 pub trait EntropySource: Send {
     /// Returns 64 random bits.
     fn next(&mut self) -> u64;
@@ -107,12 +107,13 @@ impl VirtioDevice for Rng {
 mod tests {
     extern crate std;
 
+    use proptest::prelude::proptest;
+    use proptest::prop_assert;
+
     use super::*;
     use crate::virtio::driver::{BUFFERS, Driver, Layout, Ram};
     use crate::virtio::hostile;
     use crate::virtio::queue::QueueFeatures;
-    use proptest::prelude::proptest;
-    use proptest::prop_assert;
 
     proptest! {
         #[test]

@@ -9,19 +9,19 @@ use raw_cpuid::native_cpuid::cpuid_count;
 
 use super::host_time::host_now;
 
-/// How often an instruction is tried that may have no random number at the moment. RDRAND has one
+/// The number of times that an instruction is tried that may have no random number at the moment. RDRAND has one
 /// by the tenth try on a processor in order (SDM vol. 1, 7.3.17.1); RDSEED may be asked for faster
 /// than entropy comes.
 const TRIES: u32 = 100;
 
-/// Where a seed comes from.
+/// The origin of a seed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Origin {
     /// RDSEED: the processor's source of entropy itself.
     Rdseed,
     /// RDRAND: a generator that the processor seeds from it.
     Rdrand,
-    /// How long things take: where the processor offers neither.
+    /// The time that things take: where the processor offers neither.
     Timing,
 }
 

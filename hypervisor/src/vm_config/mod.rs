@@ -86,7 +86,7 @@ impl Default for RestartPolicy {
 /// A disk of a VM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct GuestDisk<'a> {
-    /// What it begins as.
+    /// The contents that it begins with.
     pub data: &'a [u8],
     /// Whether the guest can only read it.
     pub read_only: bool,
@@ -264,7 +264,7 @@ pub(crate) enum Cause {
     /// A string for something that takes none.
     #[error("this {0} takes no string: remove what follows `--`")]
     UnwantedString(Role),
-    /// Not a name for a disk.
+    /// A value that is no name for a disk.
     #[error("`id={0}` is not a name for a disk: use up to {ID_LENGTH} printable characters")]
     BadDiskId(String),
     /// More disks and network devices than there are places on the bus.
@@ -273,7 +273,7 @@ pub(crate) enum Cause {
     /// A network device without a network.
     #[error("plugs VM `{0}` into no network: say `net=NETWORK`")]
     NoNetwork(String),
-    /// Not an address that a network device can have.
+    /// A value that is no address that a network device can have.
     #[error("`mac={0}` is no address of a single device: write it as 02:00:5e:00:53:01")]
     BadMac(String),
     /// An address that another network device has.

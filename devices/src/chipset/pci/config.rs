@@ -19,7 +19,7 @@ pub(super) mod register {
     pub(crate) const CAPABILITIES: usize = 0x34;
     pub(crate) const INTERRUPT_LINE: usize = 0x3c;
     pub(crate) const INTERRUPT_PIN: usize = 0x3d;
-    /// Where capabilities begin.
+    /// The offset of the first capability.
     pub(crate) const FIRST_CAPABILITY: usize = 0x40;
 }
 
@@ -41,7 +41,7 @@ mod status {
 pub struct ConfigSpace {
     bytes: [u8; LENGTH],
     writable: [u8; LENGTH],
-    /// Where the next capability goes.
+    /// The offset of the next capability.
     next_capability: usize,
     /// The byte that is to point to it.
     capability_pointer: usize,

@@ -2,14 +2,13 @@
 
 use core::fmt::{Arguments, Debug};
 
-use crate::guest_memory::GuestMemory;
-
 use super::config::{ConfigSpace, register};
 use super::msix::MsixTable;
 use crate::chipset::ChipsetHost;
+use crate::guest_memory::GuestMemory;
 use crate::time::{Now, TimerTicks};
 
-/// What a function is, as its configuration space begins.
+/// The identity of a function, with which its configuration space begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     /// Vendor and device.
@@ -44,11 +43,11 @@ impl Header {
 /// An access to a BAR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BarAccess {
-    /// Which BAR.
+    /// The number of the BAR.
     pub bar: usize,
-    /// Where in it: less than its size.
+    /// The offset in it: less than its size.
     pub offset: u64,
-    /// How many bytes: 1, 2, 4 or 8.
+    /// The number of bytes: 1, 2, 4 or 8.
     pub size: u8,
 }
 
@@ -103,7 +102,7 @@ pub trait PciFunction: Debug + Send {
     fn reset(&mut self);
 }
 
-/// What a function can reach during a call.
+/// The things that a function can reach during a call.
 pub struct FunctionContext<'a> {
     /// The time.
     pub now: Now,

@@ -49,7 +49,7 @@ struct Slot {
     /// None in the host bridge.
     function: Option<Box<dyn PciFunction>>,
     msix: Option<Msix>,
-    /// What the function does with its interrupt pin.
+    /// The level of the function's interrupt pin, in its own sense.
     pin: bool,
 }
 

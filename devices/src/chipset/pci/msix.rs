@@ -17,7 +17,7 @@ const ENTRY: u64 = 16;
 /// Vector control: masked.
 const MASKED: u32 = 1 << 0;
 
-/// Where the pending bits are, behind the table, in the BAR that holds nothing else.
+/// The offset of the pending bits, behind the table, in the BAR that holds nothing else.
 const PENDING: u64 = 0x800;
 /// The size of that BAR.
 pub const BAR_SIZE: u32 = 0x1000;

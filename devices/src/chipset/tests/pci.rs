@@ -8,7 +8,7 @@ use super::*;
 use crate::chipset::pci::config::ConfigSpace;
 use crate::chipset::pci::{BarAccess, FunctionContext, Header};
 
-/// What a function has been asked for.
+/// The accesses that a function has seen.
 type Log = Arc<Mutex<Vec<(BarAccess, Option<u64>)>>>;
 
 /// A function with a BAR of 8 KiB and MSI-X in another. A write of a vector to offset 0 of the BAR

@@ -21,7 +21,7 @@ fn machine() -> Machine {
     machine
 }
 
-/// Where the structures of device 1 are.
+/// The addresses of the structures of device 1.
 #[derive(Clone, Copy, Debug)]
 struct Structures {
     common: u64,

@@ -31,7 +31,7 @@ mod request {
     pub(super) const WRITE_ZEROES: u32 = 13;
 }
 
-/// How a request ended.
+/// The end of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 enum Status {
@@ -53,7 +53,7 @@ pub const ID_LENGTH: usize = 20;
 /// The most sectors of a discard, which is not made in pieces: so many that it takes no longer than
 /// copying what a device copies at a time.
 const DISCARD_SECTORS: u32 = 0x4000;
-/// How many bytes are discarded in the time that it takes to copy one.
+/// The number of bytes that are discarded in the time that it takes to copy one.
 const DISCARD_SPEED: u64 = 32;
 /// Flag of a discard's segment: unmap.
 const UNMAP: u32 = 1 << 0;
@@ -64,7 +64,7 @@ struct Transfer {
     to_disk: bool,
     /// The byte on the disk.
     offset: u64,
-    /// How many bytes have been transferred, of how many.
+    /// The number of bytes that have been transferred, of [`Self::length`].
     done: u32,
     length: u32,
 }
@@ -75,7 +75,7 @@ pub struct Block {
     disk: Disk,
     id: String,
     chain: Chain,
-    /// What is not finished of the present chain.
+    /// The unfinished transfer of the present chain.
     transfer: Option<Transfer>,
 }
 

@@ -14,7 +14,7 @@ const FEATURES: QueueFeatures = QueueFeatures {
     indirect: true,
     event_index: true,
 };
-/// Where a driver puts the header, the status and the data of its request.
+/// The places of the header, the status and the data of a request.
 const AT_HEADER: u64 = BUFFERS;
 const AT_STATUS: u64 = BUFFERS + 16;
 const AT_DATA: u64 = BUFFERS + 0x1000;

@@ -10,14 +10,13 @@ use core::sync::atomic::{Ordering, fence};
 
 use arch::addr::GuestPhysAddr;
 
-use crate::guest_memory::{GuestMemory, NotRam};
-
 use super::chain::{Chain, Segment};
+use crate::guest_memory::{GuestMemory, NotRam};
 
 /// The most entries that a queue of ours has: a power of two.
 pub const MAX_SIZE: u16 = 256;
 
-/// What a driver did that no driver may.
+/// An offense of a driver's: what no driver may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueueError {
     /// A ring, a table or a buffer is not wholly in RAM.
@@ -92,7 +91,7 @@ const INDEX: u64 = 2;
 /// The offset of the entries in either ring.
 const ENTRIES: u64 = 4;
 
-/// What the driver and the device have agreed on that concerns queues.
+/// The features that driver and device have agreed on and that concern queues.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueueFeatures {
     /// VIRTIO_F_INDIRECT_DESC.
@@ -101,7 +100,7 @@ pub struct QueueFeatures {
     pub event_index: bool,
 }
 
-/// Where a driver has put a queue.
+/// The place where a driver has put a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Placement {
     /// The number of entries: a power of two, at most [`MAX_SIZE`].
@@ -119,9 +118,9 @@ pub struct Placement {
 pub struct Queue {
     at: Placement,
     features: QueueFeatures,
-    /// How many entries of the available ring have been taken, modulo 2^16.
+    /// The number of entries of the available ring that have been taken, modulo 2^16.
     taken: u16,
-    /// How many entries of the used ring have been written, modulo 2^16.
+    /// The number of entries of the used ring that have been written, modulo 2^16.
     returned: u16,
     /// [`Self::returned`] when it was last decided whether to interrupt.
     decided: u16,

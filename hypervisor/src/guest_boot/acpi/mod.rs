@@ -318,7 +318,7 @@ fn dsdt(vcpus: u32, pci_functions: usize) -> Sdt {
     table
 }
 
-/// Where `\_PIC` puts what the operating system says of its interrupt model: zero as long as it
+/// The variable in which `\_PIC` keeps the operating system's interrupt model: zero as long as it
 /// uses the 8259A pair (5.8.1).
 const INTERRUPT_MODEL: &str = "PICM";
 
