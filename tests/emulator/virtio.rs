@@ -11,6 +11,10 @@ use xtask::testbed::initramfs::{self, Program};
 use xtask::testbed::kernel::{self, Series};
 use xtask::testbed::module::{Guest, Module};
 
+/// The time to wait for two or three guests that boot and work, on a machine that is busy with other
+/// things, too.
+const PATIENCE: Duration = Duration::from_secs(1500);
+
 /// The drivers, in the order in which they need each other.
 const DRIVERS: &[&str] = &[
     "kernel/drivers/virtio/virtio.ko",
@@ -72,7 +76,7 @@ pub(crate) fn debian_reads_and_writes_disks(case: &Case) -> Result<()> {
         .module(Module::disk(&disk, "web", "id=the-root"))
         .module(Module::disk(&disk, "old", "ro"))
         .boot()?
-        .patience(Duration::from_secs(600));
+        .patience(PATIENCE);
 
     let mut said = session.wait_for("disks: web round 5")?;
     for command in ["pause web", "resume web"] {
@@ -101,16 +105,7 @@ pub(crate) fn debian_reads_and_writes_disks(case: &Case) -> Result<()> {
         count("PCI-MSI") >= 4 && count("IO-APIC") >= 1,
         "interrupts as they should not be:\n{said}"
     );
-    for complaint in [
-        "disks: FAILED",
-        "rror",
-        "WARNING",
-        "Call Trace",
-        "needs a reset",
-    ] {
-        ensure!(count(complaint) == 0, "`{complaint}` in:\n{said}");
-    }
-    Ok(())
+    ensure_no_complaint(&said)
 }
 
 /// `server` has files and `client` fetches one; `other` has the same address as the server in a
@@ -128,7 +123,7 @@ pub(crate) fn debians_reach_those_in_their_network(case: &Case) -> Result<()> {
             .linux(&kernel, &initrd, &guest)
             .module(Module::nic(&no_file, name, network));
     }
-    let mut session = setup.boot()?.patience(Duration::from_secs(600));
+    let mut session = setup.boot()?.patience(PATIENCE);
     let mut said = session.wait_for("networks: client done")?;
     said += &session.exchange("vms")?.said;
     let sum = |what: &str| {
@@ -141,7 +136,20 @@ pub(crate) fn debians_reach_those_in_their_network(case: &Case) -> Result<()> {
         "served {served}, fetched {fetched}"
     );
     ensure!(sum("other has ")? != served, "two files are the same");
-    for complaint in ["networks: FAILED", "WARNING", "Call Trace", "needs a reset"] {
+    ensure_no_complaint(&said)
+}
+
+/// Checks that neither the script, nor the kernel, nor tarpit had anything to complain of. (That of
+/// RETBleed, which says WARNING, is about the processor.)
+fn ensure_no_complaint(said: &str) -> Result<()> {
+    for complaint in [
+        "FAILED",
+        "rror",
+        "WARNING: CPU",
+        "BUG:",
+        "Call Trace",
+        "needs a reset",
+    ] {
         ensure!(!said.contains(complaint), "`{complaint}` in:\n{said}");
     }
     Ok(())
