@@ -18,5 +18,7 @@ pub mod guest_memory;
 pub mod lapic;
 pub mod line;
 pub mod platform_map;
+pub mod switch;
 pub mod time;
 pub mod tsc;
+pub mod virtio;

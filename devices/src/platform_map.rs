@@ -89,6 +89,14 @@ pub mod mmio {
     pub const VGA_TEXT: u64 = 0xb_8000;
     /// Bytes of it.
     pub const VGA_TEXT_LENGTH: u64 = 0x8000;
+    /// The configuration space of PCI, memory-mapped: a page for each function of bus 0.
+    pub const PCI_CONFIG: u64 = 0xe000_0000;
+    /// Bytes of it.
+    pub const PCI_CONFIG_LENGTH: u64 = 0x10_0000;
+    /// The window for the BARs of PCI functions.
+    pub const PCI_WINDOW: u64 = 0xe010_0000;
+    /// Bytes of that window.
+    pub const PCI_WINDOW_LENGTH: u64 = 0xfe00_0000 - PCI_WINDOW;
     /// IOAPIC: index register at 0, data window at 0x10, EOI register at 0x40.
     pub const IOAPIC: u64 = 0xfec0_0000;
     /// Bytes the IOAPIC decodes.
@@ -124,6 +132,9 @@ pub mod irq {
     pub const RTC: u8 = 8;
     /// ACPI system control interrupt: level-triggered, active high.
     pub const SCI: u8 = 9;
+    /// The four interrupts of PCI: inputs of the 8259A pair only, level-triggered as firmware sets
+    /// them.
+    pub const PCI: [u8; 4] = [10, 11, 10, 11];
     /// i8042 auxiliary port.
     pub const MOUSE: u8 = 12;
 }
@@ -132,6 +143,8 @@ pub mod irq {
 pub mod gsi {
     /// First interrupt of the IOAPIC.
     pub const BASE: u32 = 0;
+    /// The first of the four interrupts of PCI: level-triggered, active low.
+    pub const PCI: u32 = 16;
     /// IRQ 0 of the PIT, conforming to ISA (edge, active high).
     pub const PIT: u32 = 2;
     /// The SCI. Level-triggered, active high: the flags of its interrupt source override
@@ -163,6 +176,6 @@ pub const RTC_CENTURY_INDEX: u8 = 0x32;
 
 /// The FADT's IAPC_BOOT_ARCH (ACPI 6.5, table 5.11): legacy devices on the ISA bus (bit 0),
 /// no 8042 keyboard controller (bit 1 clear: no keyboard is attached, so no driver need
-/// probe for one; the controller is there for its reset pulse alone), no VGA (bit 2), no
-/// MSI (bit 3), a CMOS RTC (bit 5 clear).
-pub const IAPC_BOOT_ARCH: u16 = 0b00_1101;
+/// probe for one; the controller is there for its reset pulse alone), no VGA (bit 2), MSI
+/// (bit 3 clear), a CMOS RTC (bit 5 clear).
+pub const IAPC_BOOT_ARCH: u16 = 0b00_0101;

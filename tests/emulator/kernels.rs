@@ -76,5 +76,12 @@ pub(crate) fn a_triple_fault_ends_the_vm_with_a_dump(case: &Case) -> Result<()> 
         vms.len() == 1 && vms[0]["state"] == "ended",
         "the console goes on: {vms:?}"
     );
+    let screen = session.query("screen triple_fault")?;
+    ensure!(
+        screen
+            .first()
+            .is_some_and(|row| row["text"] == "triple fault"),
+        "the screen is what the guest left there: {screen:?}"
+    );
     Ok(())
 }

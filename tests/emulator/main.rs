@@ -13,6 +13,7 @@ mod overhead;
 mod smp;
 mod suppression;
 mod tracking;
+mod virtio;
 
 fn main() {
     // What each needs (see `tests::Needs`) and what it is. Long ones first, so that no machine waits
@@ -55,6 +56,8 @@ fn main() {
         Any: smp::no_vcpu_sees_time_go_back_under_suppression,
         Any: smp::a_vm_that_crashes_or_spins_leaves_the_others_alone,
         Any: console::debian_runs_and_the_console_answers_meanwhile,
+        Any: virtio::debian_reads_and_writes_disks,
+        Any: virtio::debians_reach_those_in_their_network,
         Any: foreign::xen_starts_its_processors_and_tests_the_ioapic,
         Bochs: overhead::debian_boots_in_at_most_one_and_a_half_times_the_ticks,
         Bochs: overhead::operations_cost_no_more_than_they_may,

@@ -14,7 +14,9 @@
 //!  COM1 ──────────────── IRQ 4 ─┼─ IRQ n ─┤
 //!  i8042 ─────────────── IRQ 1 ─┤         │
 //!  PM1 ───────────────── IRQ 9 ─┘         └─ IOAPIC ─┬─── messages (interrupt_message)
-//!  HPET ──────────────── pins of its choice ─────────┘
+//!  HPET ──────────────── pins of its choice ─────────┤
+//!  PCI ─┬─ INTA to INTD (and IRQ 10, 11) ────────────┘
+//!       └─ MSI-X ──────────────────────────────────────── messages
 //! ```
 
 #[macro_use]
@@ -28,7 +30,7 @@ pub mod fw_cfg;
 pub mod hpet;
 pub mod i8042;
 pub mod ioapic;
-mod pci_config;
+pub mod pci;
 pub mod pic;
 pub mod pit;
 pub mod pm1;
@@ -44,6 +46,9 @@ pub mod uart;
 pub mod vga_text;
 mod wires;
 
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
 use crate::apic_message::ApicMessage;
 use crate::platform_map::{HPET_ROUTES, IOAPIC_PINS, SLEEP_TYPE_S5, irq, mmio, port};
 use crate::time::{Hertz, Now, TimerTicks};
@@ -55,7 +60,7 @@ use fw_cfg::FwCfg;
 use hpet::Hpet;
 use i8042::I8042;
 use ioapic::IoApicWindow;
-use pci_config::PciConfig;
+use pci::{PciFunction, PciHost};
 use pic::PicPorts;
 use post_port::PostPort;
 use reset::{ResetControl, SystemControlA};
@@ -68,7 +73,7 @@ use wires::{Interrupts, Wire};
 
 pub use bus::Environment;
 
-devices! { |config, now|
+devices! { |config, functions, now|
     pic: PicPorts = PicPorts, at [
         byte_ports(port::PIC_MASTER, 2), byte_ports(port::PIC_SLAVE, 2), byte_ports(port::ELCR_MASTER, 2)
     ], wired to [];
@@ -90,8 +95,10 @@ devices! { |config, now|
     vga: VgaText = VgaText::new(config.tsc), at [
         byte_ports(port::VGA_CRTC, 2), byte_ports(port::VGA_INPUT_STATUS_1, 1), byte_ports(port::VGA_MISCELLANEOUS, 1)
     ], wired to [];
-    pci: PciConfig = PciConfig::new(),
-        at [port_of_size(port::PCI_CONFIG_ADDRESS, 4), wide_ports(port::PCI_CONFIG_DATA, 4)], wired to [];
+    pci: PciHost = PciHost::new(functions), at [
+        port_of_size(port::PCI_CONFIG_ADDRESS, 4), wide_ports(port::PCI_CONFIG_DATA, 4),
+        memory(mmio::PCI_CONFIG, mmio::PCI_CONFIG_LENGTH), memory(mmio::PCI_WINDOW, mmio::PCI_WINDOW_LENGTH)
+    ], wired to [Wire::Pci(0), Wire::Pci(1), Wire::Pci(2), Wire::Pci(3)];
     post: PostPort = PostPort::new(), at [byte_ports(port::POST, 1)], wired to [];
     debug_exit: Option<DebugExit> = config.test_devices.then_some(DebugExit), at [wide_ports(port::DEBUG_EXIT, 1)], wired to [];
     fw_cfg: Option<FwCfg> = config.test_devices.then(|| FwCfg::new(config.processors, config.ram_size)),
@@ -129,6 +136,9 @@ pub trait ChipsetHost {
     /// Hears that COM1 had no room for input ([`Chipset::serial_can_receive`]) and now has.
     fn serial_ready(&mut self) {}
 
+    /// Takes what a device has to tell the operator about what the guest did with it.
+    fn report(&mut self, _message: core::fmt::Arguments<'_>) {}
+
     /// Takes the guest's request for a change of power. The access that did it completes as usual;
     /// the guest is not to be resumed after it.
     fn power(&mut self, request: PowerRequest);
@@ -151,7 +161,7 @@ pub struct ChipsetConfig {
 }
 
 /// The chipset of one VM. See the [module documentation](self).
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Chipset {
     devices: Devices,
     interrupts: Interrupts,
@@ -179,10 +189,11 @@ fn set_of(bits: u32) -> impl Iterator<Item = Id> {
 const NEVER: TimerTicks = TimerTicks(u64::MAX);
 
 impl Chipset {
-    /// Makes a chipset as firmware leaves it: interrupts masked, timers stopped, ACPI mode on.
+    /// Makes a chipset as firmware leaves it: interrupts masked, timers stopped, ACPI mode on. On
+    /// its PCI bus are `functions`, the first of them device 1.
     #[must_use]
-    pub fn new(config: ChipsetConfig, now: Now) -> Self {
-        let mut devices = Devices::new(&config, now);
+    pub fn new(config: ChipsetConfig, functions: Vec<Box<dyn PciFunction>>, now: Now) -> Self {
+        let mut devices = Devices::new(&config, functions, now);
         let mut ports = Decoder::new();
         let mut memory = Decoder::new();
         for &id in Id::ALL {
@@ -283,6 +294,11 @@ impl Chipset {
         let vector = self.interrupts.acknowledge_pic(env.host);
         self.update_edge_sources();
         vector
+    }
+
+    /// Follows the arrival of something from outside for a function on the PCI bus.
+    pub fn pci_input_arrived(&mut self) {
+        self.update_deadline(Id::pci);
     }
 
     /// Tells whether COM1 has room for a byte of input.

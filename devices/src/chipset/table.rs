@@ -8,15 +8,15 @@
 /// ```
 ///
 /// The regions and wires are numbered in their order, for the device's `Access::region` and
-/// `Context::set_output`. The two names between the bars are those of the configuration and of
-/// the time in the values.
+/// `Context::set_output`. The names between the bars are those of the configuration, of the
+/// PCI functions and of the time in the values.
 macro_rules! devices {
     (
-        |$config:ident, $now:ident|
+        |$config:ident, $functions:ident, $now:ident|
         $($(#[$doc:meta])* $name:ident: $type:ty = $new:expr, at $regions:tt, wired to $wires:tt;)+
     ) => {
         /// All devices, by name.
-        #[derive(Clone, Debug)]
+        #[derive(Debug)]
         struct Devices {
             $($(#[$doc])* $name: $type,)+
         }
@@ -45,7 +45,11 @@ macro_rules! devices {
         }
 
         impl Devices {
-            fn new($config: &ChipsetConfig, $now: Now) -> Self {
+            fn new(
+                $config: &ChipsetConfig,
+                $functions: Vec<Box<dyn PciFunction>>,
+                $now: Now,
+            ) -> Self {
                 Self {
                     $($name: $new,)+
                 }

@@ -4,7 +4,7 @@ use super::ChipsetHost;
 use super::hpet::{self, Route};
 use super::ioapic::IoApic;
 use super::pic::PicPair;
-use crate::platform_map::{IOAPIC_ID, gsi, irq};
+use crate::platform_map::{IOAPIC_ID, gsi, irq, port};
 
 /// The input that an output of a device is soldered to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +15,9 @@ pub(super) enum Wire {
     Rtc,
     /// An ISA interrupt that no other device is wired to.
     Irq(u8),
+    /// One of the four interrupts of PCI: inputs of the IOAPIC, and, two and two, of the 8259A
+    /// pair.
+    Pci(u8),
 }
 
 /// The interrupt controllers and what is soldered to their inputs.
@@ -31,6 +34,8 @@ pub(super) struct Interrupts {
     /// The pin that each timer of the HPET holds asserted, beside IRQ 0 and 8. Timers may
     /// share one: it is as high as any of them drives it.
     hpet_pins: [Option<u8>; hpet::TIMERS],
+    /// The levels of the interrupts of PCI.
+    pci: [bool; irq::PCI.len()],
 }
 
 /// The outputs of the two timers that contend for one wire.
@@ -52,18 +57,19 @@ impl Timers {
 impl Interrupts {
     /// Returns the controllers as firmware leaves them: all masked, the IOAPIC with its ID.
     pub(super) fn new() -> Self {
-        /// No device asserts its interrupt by pulling its wire low.
-        const WIRED_LOW: u32 = 0;
+        /// The interrupts of PCI are asserted by pulling their wires low.
+        const WIRED_LOW: u32 = 0xf << gsi::PCI;
         let mut ioapic = IoApic::new(WIRED_LOW);
         set_ioapic_id(&mut ioapic);
         Self {
-            pic: PicPair::new(),
+            pic: pic_as_firmware_leaves_it(),
             pic_output: false,
             ioapic,
             legacy_replacement: false,
             irq0: Timers::default(),
             irq8: Timers::default(),
             hpet_pins: [None; hpet::TIMERS],
+            pci: [false; irq::PCI.len()],
         }
     }
 
@@ -79,6 +85,7 @@ impl Interrupts {
                 self.drive_irq8(host);
             }
             Wire::Irq(irq) => self.set_irq(irq, level, host),
+            Wire::Pci(n) => self.set_pci(n.into(), level, host),
         }
     }
 
@@ -88,6 +95,8 @@ impl Interrupts {
             Wire::Pit => !self.legacy_replacement && self.hear_irq(irq::PIT),
             Wire::Rtc => !self.legacy_replacement && self.hear_irq(irq::RTC),
             Wire::Irq(irq) => self.hear_irq(irq),
+            // Not an edge.
+            Wire::Pci(_) => true,
         }
     }
 
@@ -168,6 +177,21 @@ impl Interrupts {
         }
     }
 
+    /// Drives an interrupt of PCI.
+    fn set_pci(&mut self, n: usize, level: bool, host: &mut dyn ChipsetHost) {
+        let (Some(wire), Some(&irq)) = (self.pci.get_mut(n), irq::PCI.get(n)) else {
+            return;
+        };
+        *wire = level;
+        let shared = self.pci.iter().zip(irq::PCI);
+        let any = shared
+            .into_iter()
+            .any(|(&level, other)| level && other == irq);
+        self.pic.set_irq(irq, any);
+        self.forward_pic(host);
+        self.set_pin(gsi::PCI as usize + n, level, host);
+    }
+
     /// Drives a wire that ends at the IOAPIC alone.
     fn set_pin(&mut self, pin: usize, level: bool, host: &mut dyn ChipsetHost) {
         self.ioapic
@@ -214,7 +238,7 @@ impl Interrupts {
 
     /// Puts the 8259A pair into the state after power-up. Devices drive their wires anew.
     pub(super) fn reset_pic(&mut self, host: &mut dyn ChipsetHost) {
-        self.pic = PicPair::new();
+        self.pic = pic_as_firmware_leaves_it();
         self.forward_pic(host);
     }
 
@@ -231,6 +255,15 @@ impl Interrupts {
             host.pic_output(output);
         }
     }
+}
+
+/// Returns the 8259A pair after power-up, with the inputs of PCI's interrupts level-triggered.
+fn pic_as_firmware_leaves_it() -> PicPair {
+    let mut pic = PicPair::new();
+    let level = irq::PCI.iter().fold(0u16, |set, irq| set | 1 << irq);
+    pic.write(port::ELCR_MASTER, level as u8);
+    pic.write(port::ELCR_SLAVE, (level >> 8) as u8);
+    pic
 }
 
 /// Returns the IOAPIC pin that an ISA interrupt is also wired to.

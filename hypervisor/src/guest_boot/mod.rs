@@ -98,8 +98,8 @@ pub(crate) fn load(memory: &impl GuestMemory, vm: &VmConfig) -> Result<EntryStat
         return Err(LoadError::NotAKernel(FileKind::of(vm.kernel)));
     }
     bios_data::install(memory)?;
-    mp_tables::install(memory, vm.vcpus)?;
-    let rsdp = acpi::install(memory, vm.vcpus)?;
+    mp_tables::install(memory, vm.vcpus, vm.pci_functions())?;
+    let rsdp = acpi::install(memory, vm.vcpus, vm.pci_functions())?;
     if is_linux {
         linux::load(memory, vm, rsdp)
     } else {

@@ -3,6 +3,7 @@
 
 use alloc::vec::Vec;
 
+use devices::chipset::pci;
 use devices::platform_map::{self as map, gsi, irq, mmio};
 use vmx::addr::GuestPhysAddr;
 
@@ -19,8 +20,9 @@ const IO_APIC_VERSION: u8 = 0x20;
 /// floating-point unit and a local APIC.
 const CPU_SIGNATURE: u32 = 0x600;
 const CPU_FEATURES: u32 = 1 | 1 << 9;
-const ISA_BUS: u8 = 0;
-/// Interrupts as the bus has them: rising edge on ISA.
+const PCI_BUS: u8 = 0;
+const ISA_BUS: u8 = 1;
+/// Interrupts as the bus has them: rising edge on ISA, a low level on PCI.
 const AS_THE_BUS: u16 = 0;
 const ALL_LOCAL_APICS: u8 = 0xFF;
 
@@ -41,17 +43,22 @@ mod interrupt {
     pub(super) const EXTERNAL: u8 = 3;
 }
 
-/// Writes the tables for a VM with `vcpus` VCPUs, whose APIC IDs are 0 and up.
+/// Writes the tables for a VM with `vcpus` VCPUs, whose APIC IDs are 0 and up, and with
+/// `pci_functions` functions on its PCI bus.
 ///
 /// # Errors
 /// If the VM has no RAM there.
-pub(crate) fn install(memory: &impl GuestMemory, vcpus: u32) -> Result<(), NotRam> {
+pub(crate) fn install(
+    memory: &impl GuestMemory,
+    vcpus: u32,
+    pci_functions: usize,
+) -> Result<(), NotRam> {
     let table = layout::MP_TABLES + POINTER_SIZE;
     memory.write(
         GuestPhysAddr(layout::MP_TABLES),
         &floating_pointer(table as u32),
     )?;
-    memory.write(GuestPhysAddr(table), &configuration(vcpus))
+    memory.write(GuestPhysAddr(table), &configuration(vcpus, pci_functions))
 }
 
 /// Returns the floating pointer structure (4.1). The machine starts in virtual wire mode.
@@ -66,8 +73,8 @@ fn floating_pointer(table: u32) -> [u8; POINTER_SIZE as usize] {
 }
 
 /// Returns the configuration table (4.2).
-fn configuration(vcpus: u32) -> Vec<u8> {
-    let entries = entries(vcpus);
+fn configuration(vcpus: u32, pci_functions: usize) -> Vec<u8> {
+    let entries = entries(vcpus, pci_functions);
     let count: u16 = entries.len() as u16;
     let entries = entries.concat();
     let mut table = Vec::with_capacity(HEADER_SIZE + entries.len());
@@ -84,8 +91,10 @@ fn configuration(vcpus: u32) -> Vec<u8> {
     table
 }
 
-fn entries(vcpus: u32) -> Vec<Vec<u8>> {
+fn entries(vcpus: u32, pci_functions: usize) -> Vec<Vec<u8>> {
     let mut entries: Vec<Vec<u8>> = (0..vcpus as u8).map(processor).collect();
+    // Bus 0 is PCI's, as its own numbers have it.
+    entries.push([&[entry::BUS, PCI_BUS][..], b"PCI   "].concat());
     entries.push([&[entry::BUS, ISA_BUS][..], b"ISA   "].concat());
     let enabled = 1;
     entries.push(
@@ -105,6 +114,16 @@ fn entries(vcpus: u32) -> Vec<Vec<u8>> {
             [entry::IO_INTERRUPT, interrupt::VECTORED],
             flags,
             [ISA_BUS, irq, map::IOAPIC_ID, pin],
+        ));
+    }
+    for device in 1..=pci_functions {
+        // The source is a device and its pin, INTA being zero (appendix D.3).
+        let source = (device << 2) as u8;
+        let pin = gsi::PCI as u8 + pci::interrupt_of(device) as u8;
+        entries.push(interrupt_entry(
+            [entry::IO_INTERRUPT, interrupt::VECTORED],
+            AS_THE_BUS,
+            [PCI_BUS, source, map::IOAPIC_ID, pin],
         ));
     }
     for (kind, line) in [(interrupt::EXTERNAL, 0), (interrupt::NMI, 1)] {
@@ -145,9 +164,9 @@ mod tests {
     use crate::guest_boot::test_ram::TestRam;
 
     /// Finds the tables as an operating system does, and walks through them.
-    fn installed(vcpus: u32) -> Vec<Vec<u8>> {
+    fn installed(vcpus: u32, pci_functions: usize) -> Vec<Vec<u8>> {
         let ram = TestRam::new(2 << 20);
-        install(&ram, vcpus).unwrap();
+        install(&ram, vcpus, pci_functions).unwrap();
         let pointer = (0xF_0000..0x10_0000)
             .step_by(16)
             .map(|address| ram.bytes(address, 16))
@@ -178,7 +197,7 @@ mod tests {
 
     #[test]
     fn the_timer_is_on_pin_2_and_the_sci_is_level_triggered() {
-        let entries = installed(1);
+        let entries = installed(1, 0);
         let irq = |irq: u8| {
             entries
                 .iter()
@@ -193,7 +212,7 @@ mod tests {
 
     #[test]
     fn the_8259_pair_is_at_lint0_and_nmi_at_lint1() {
-        let local: Vec<_> = installed(1)
+        let local: Vec<_> = installed(1, 0)
             .into_iter()
             .filter(|e| e[0] == entry::LOCAL_INTERRUPT)
             .map(|e| (e[1], e[6], e[7]))
@@ -201,10 +220,27 @@ mod tests {
         assert_eq!(local, [(3, 0xFF, 0), (1, 0xFF, 1)]);
     }
 
+    #[test]
+    fn pci_functions_interrupt_at_the_pins_that_the_bus_has() {
+        let entries = installed(1, 5);
+        let buses: Vec<_> = entries
+            .iter()
+            .filter(|e| e[0] == entry::BUS)
+            .map(|e| (e[1], &e[2..5]))
+            .collect();
+        assert_eq!(buses, [(0, &b"PCI"[..]), (1, b"ISA")]);
+        let routes: Vec<_> = entries
+            .iter()
+            .filter(|e| e[0] == entry::IO_INTERRUPT && e[4] == PCI_BUS)
+            .map(|e| (e[5], e[7]))
+            .collect();
+        assert_eq!(routes, [(4, 17), (8, 18), (12, 19), (16, 16), (20, 17)]);
+    }
+
     proptest! {
         #[test]
         fn there_is_a_processor_entry_for_each_vcpu(vcpus in 1_u32..=8) {
-            let processors: Vec<_> = installed(vcpus)
+            let processors: Vec<_> = installed(vcpus, 0)
                 .into_iter()
                 .filter(|e| e[0] == entry::PROCESSOR)
                 .map(|e| (u32::from(e[1]), e[3]))

@@ -1,6 +1,18 @@
 //! The heap: a small arena in the image for the first steps of booting, growing out of the
 //! machine's free memory from then on.
 
+use crate::machine::memory;
+
+/// The memory that the machine keeps for itself, in bytes: for what must not fail.
+const RESERVE: u64 = 16 << 20;
+
+/// Tells whether there is memory on the heap for what guests take of it as they go: for others,
+/// some always stays free.
+#[must_use]
+pub(crate) fn has_room_for_guests() -> bool {
+    memory::free_bytes() + global::free_bytes() > RESERVE
+}
+
 #[cfg(target_os = "none")]
 mod global {
     use core::alloc::Layout;
@@ -53,4 +65,17 @@ mod global {
     static HEAP: TalcLock<spin::Mutex<()>, ArenaThenFrames> = TalcLock::new(ArenaThenFrames {
         arena_claimed: false,
     });
+
+    /// Returns how much of the memory that the heap has taken is free, in bytes.
+    pub(super) fn free_bytes() -> u64 {
+        HEAP.lock().counters().available_bytes as u64
+    }
+}
+
+/// On a host's own heap there is room.
+#[cfg(not(target_os = "none"))]
+mod global {
+    pub(super) const fn free_bytes() -> u64 {
+        u64::MAX / 2
+    }
 }

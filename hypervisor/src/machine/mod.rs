@@ -5,6 +5,7 @@ pub(crate) mod acpi;
 pub(crate) mod boot_info;
 pub(crate) mod console_line;
 pub(crate) mod cpu;
+pub(crate) mod entropy;
 pub(crate) mod fatal;
 pub(crate) mod heap;
 pub(crate) mod host_time;

@@ -1,14 +1,26 @@
 //! Making a VM from its configuration: RAM, memory map, devices, VCPUs, and the guest in it.
 
+use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
-use alloc::sync::Arc;
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 
+use devices::chipset::pci::PciFunction;
 use devices::chipset::rtc::NaiveDateTime;
 use devices::chipset::{Chipset, ChipsetConfig};
 use devices::clock::VirtualClock;
 use devices::lapic::{ApicConfig, LocalApic};
+use devices::switch::Switch;
 use devices::time::{Hertz, HostTicks};
+use devices::virtio::block::Block;
+use devices::virtio::device::VirtioDevice;
+use devices::virtio::disk::Disk;
+use devices::virtio::net::Net;
+use devices::virtio::pci::VirtioPci;
+use devices::virtio::rng::Rng;
+use spin::{Mutex, Once};
 use vmx::bitmaps::{IoBitmaps, MsrBitmaps};
 use vmx::capabilities::Capabilities;
 use vmx::controls::Secondary;
@@ -20,6 +32,8 @@ use super::factory::{CreateError, Load, NewVm, VmFactory};
 use crate::cpuid::{self, GuestCpuid, VmxSupport};
 use crate::guest_boot;
 use crate::ids::{MAX_VCPUS, VmId};
+use crate::machine::entropy;
+use crate::machine::heap;
 use crate::machine::host_time::host_now;
 use crate::machine::memory::{self, Frames, OutOfMemory};
 use crate::machine::rtc;
@@ -52,7 +66,12 @@ pub(crate) struct HostFactory {
     pub waker: Arc<dyn Waker>,
     /// The function that makes the far end of the serial line of a VM.
     pub serial_output: Box<dyn Fn(VmId) -> Box<dyn SerialOutput> + Send + Sync>,
+    /// The networks between VMs, by name.
+    pub networks: Mutex<BTreeMap<String, Arc<Switch>>>,
 }
+
+/// The VM that frames arrive for, once it has been made.
+type Plugs = Arc<Once<Weak<Vm>>>;
 
 impl VmFactory for HostFactory {
     fn ticks_per_second(&self) -> u64 {
@@ -95,7 +114,7 @@ impl HostFactory {
     fn make(
         &self,
         id: VmId,
-        config: &VmConfig<'_>,
+        config: &VmConfig<'static>,
         ram: GuestRam,
     ) -> Result<(Arc<Vm>, Vec<Vcpu>), CreateError> {
         let cpuid = GuestCpuid::new(cpuid::host, self.vmx_support(), config.vcpus, self.tsc);
@@ -114,6 +133,8 @@ impl HostFactory {
         let whole = self.map_ram(&ram)?;
         let guarded = self.map_ram(&ram)?;
         let apic_access_page = Page::try_new().ok_or(CreateError::Tables)?;
+        let plugs = Plugs::default();
+        let functions = self.pci_functions(config, &plugs)?;
         let clock = VirtualClock::new(start_of_time());
         let now = clock.now(host_now());
         let vm = Arc::new(Vm::new(VmParts {
@@ -128,6 +149,7 @@ impl HostFactory {
                     ram_size: config.memory,
                     test_devices: config.test_devices,
                 },
+                functions,
                 now,
             ),
             clock,
@@ -139,11 +161,52 @@ impl HostFactory {
             tsc: self.tsc,
             suppression: config.suppression,
         }));
+        plugs.call_once(|| Arc::downgrade(&vm));
         let mut vcpus = Vec::new();
         for (index, lapic) in (0..).zip(lapics) {
             vcpus.push(self.make_vcpu(&vm, index, lapic)?);
         }
         Ok((vm, vcpus))
+    }
+
+    /// Returns the devices on the PCI bus of the VM of `config`, whom `plugs` will name.
+    fn pci_functions(
+        &self,
+        config: &VmConfig<'static>,
+        plugs: &Plugs,
+    ) -> Result<Vec<Box<dyn PciFunction>>, CreateError> {
+        let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
+        if config.entropy {
+            devices.push(Box::new(Rng::new(Box::new(entropy::generator()))));
+        }
+        for disk in &config.disks {
+            let contents = Disk::new(disk.data, disk.read_only, heap::has_room_for_guests)
+                .map_err(|_| CreateError::Tables)?;
+            devices.push(Box::new(Block::new(contents, disk.id.clone())));
+        }
+        for nic in &config.nics {
+            let plugs = plugs.clone();
+            let arrival = Box::new(move || {
+                if let Some(vm) = plugs.get().and_then(Weak::upgrade) {
+                    vm.input_arrived();
+                }
+            });
+            let network = self.network(&nic.network);
+            let port = network
+                .plug_in(nic.mac, arrival)
+                .map_err(|_| CreateError::Tables)?;
+            devices.push(Box::new(Net::new(port)));
+        }
+        Ok(devices
+            .into_iter()
+            .map(|device| Box::new(VirtioPci::new(device)) as Box<dyn PciFunction>)
+            .collect())
+    }
+
+    /// Returns the network of this name.
+    fn network(&self, name: &str) -> Arc<Switch> {
+        let mut networks = self.networks.lock();
+        networks.entry(name.to_owned()).or_default().clone()
     }
 
     /// Returns what guests may use only if VMX lets them.

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use arch::cpuid::Leaf7Edx;
 use arch::msr::{IA32_ARCH_CAPABILITIES, IA32_BIOS_SIGN_ID, IA32_MCU_OPT_CTRL, McuOptCtrl};
 use devices::time::Hertz;
-use spin::Once;
+use spin::{Mutex, Once};
 use vmx::bitmaps::IoBitmaps;
 use vmx::capabilities::Capabilities;
 use vmx::controls::Secondary;
@@ -143,6 +143,7 @@ pub(super) fn run(machine: Machine) -> ! {
         exit_cost: machine.options.exit_cost,
         waker: scheduler.clone(),
         serial_output: guest_outputs(&terminal, configs.len()),
+        networks: Mutex::default(),
     };
     let manager = VmManager::new(Box::new(factory), scheduler, configs);
     let failed = manager.start_all();

@@ -282,6 +282,11 @@ impl Vm {
         self.request(0, Requests::TIMERS);
     }
 
+    /// Tells VCPU 0 that something has come from outside for a device.
+    pub(crate) fn input_arrived(&self) {
+        self.request(0, Requests::INPUT);
+    }
+
     /// Returns the level of the PIC's output.
     #[must_use]
     #[inline]
@@ -354,6 +359,10 @@ impl ChipsetHost for BoardHost<'_> {
 
     fn serial_transmit(&mut self, byte: u8) {
         self.vm.output.write(&self.vm.name, byte);
+    }
+
+    fn report(&mut self, message: core::fmt::Arguments<'_>) {
+        log::warn!("vm {}: {message}", self.vm.name);
     }
 
     fn power(&mut self, request: PowerRequest) {

@@ -27,6 +27,8 @@ bitflags! {
         const MEMORY = 1 << 4;
         /// A change of what is suppressed or traced.
         const SUPPRESSION = 1 << 5;
+        /// Something has come from outside for one of the devices that it keeps time for.
+        const INPUT = 1 << 6;
     }
 }
 

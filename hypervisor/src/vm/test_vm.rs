@@ -122,7 +122,7 @@ pub(crate) fn vm_with(
         id,
         name: name.to_string(),
         memory_map: MemoryMap::new(ept(), ept(), Page::try_new().unwrap(), vcpus),
-        chipset: Chipset::new(config, clock.now(host_now())),
+        chipset: Chipset::new(config, Vec::new(), clock.now(host_now())),
         clock,
         ports: lapics.iter().map(|lapic| lapic.port().clone()).collect(),
         output,

@@ -1,22 +1,28 @@
 //! What VMs there shall be: the operator says it on the command lines of the boot modules.
 //!
 //! ```text
-//! kernel vm=NAME [mem=SIZE] [vcpus=N] [pin=CPU,...] [weight=N] [cap=PERCENT] [test-devices]
+//! kernel vm=NAME [mem=SIZE] [vcpus=N] [pin=CPU,...] [weight=N] [cap=PERCENT] [rng] [test-devices]
 //!        [suppress-policy=bounded|paper] [suppress-lead=MS[,MS]]
 //!        [on-reset=restart|stop] [on-crash=restart|stop] [-- COMMAND LINE]
 //! initrd vm=NAME
 //! module vm=NAME [-- STRING]
+//! disk vm=NAME [ro] [id=NAME]
+//! net vm=NAME net=NETWORK [mac=ADDRESS]
 //! ```
 //!
 //! Each `kernel` makes a VM; `initrd` and `module` (for multiboot guests) give it more
-//! files, before or after. What follows `--` is the guest's, verbatim. Boot loaders
-//! differ in whether they put the file's name first; a first word is taken for
-//! that, and skipped, if the second is one of the three.
+//! files, before or after, and each `disk` a disk that begins as the file. Each `net` plugs it into
+//! a network, which is there for all that name it; what is in the file does not matter. What follows
+//! `--` is the guest's, verbatim. Boot loaders differ in whether they put the file's name first; a
+//! first word is taken for that, and skipped, if the second is one of the five.
 #![forbid(unsafe_code)]
 
 use alloc::{borrow::ToOwned, string::String, vec::Vec};
 use core::{fmt, str::FromStr};
 
+use devices::chipset::pci::MAX_FUNCTIONS;
+use devices::switch::Mac;
+use devices::virtio::block::ID_LENGTH;
 use thiserror::Error;
 
 use crate::ids::MAX_VCPUS;
@@ -34,6 +40,9 @@ pub(crate) const MEMORY_UNIT: u64 = 1 << 20;
 pub(crate) const DEFAULT_WEIGHT: u32 = 100;
 /// The largest weight.
 pub(crate) const MAX_WEIGHT: u32 = 10_000;
+/// The most disks and network devices that a VM can have: what the PCI bus has room for beside an
+/// entropy device.
+pub(crate) const MAX_DEVICES: usize = MAX_FUNCTIONS - 1;
 /// The longest name of a VM, in bytes.
 pub(crate) const MAX_NAME_LENGTH: usize = 32;
 
@@ -74,6 +83,26 @@ impl Default for RestartPolicy {
     }
 }
 
+/// A disk of a VM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GuestDisk<'a> {
+    /// The contents that it begins with.
+    pub data: &'a [u8],
+    /// Whether the guest can only read it.
+    pub read_only: bool,
+    /// Its name, by which the guest can tell disks apart; may be empty.
+    pub id: String,
+}
+
+/// A network device of a VM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GuestNic {
+    /// The network that it is plugged into.
+    pub network: String,
+    /// Its address, which no other has.
+    pub mac: Mac,
+}
+
 /// A VM as the operator wants it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct VmConfig<'a> {
@@ -104,8 +133,22 @@ pub(crate) struct VmConfig<'a> {
     pub initrd: Option<&'a [u8]>,
     /// Further files, for a multiboot guest.
     pub modules: Vec<GuestModule<'a>>,
+    /// Its disks, in their order on the PCI bus.
+    pub disks: Vec<GuestDisk<'a>>,
+    /// Its network devices, behind them.
+    pub nics: Vec<GuestNic>,
+    /// Whether it has an entropy device.
+    pub entropy: bool,
     /// The guest's command line.
     pub command_line: String,
+}
+
+impl VmConfig<'_> {
+    /// Returns how many functions it has on its PCI bus.
+    #[must_use]
+    pub(crate) fn pci_functions(&self) -> usize {
+        usize::from(self.entropy) + self.disks.len() + self.nics.len()
+    }
 }
 
 /// An error in the boot modules.
@@ -126,7 +169,7 @@ pub(crate) enum Cause {
     /// A module that does not say what it is.
     #[error(
         "does not say what it is: begin its command line with `kernel vm=NAME`, \
-         `initrd vm=NAME` or `module vm=NAME`"
+         `initrd vm=NAME`, `module vm=NAME`, `disk vm=NAME` or `net vm=NAME net=NETWORK`"
     )]
     NoRole,
     /// An option that does not exist, or not for this kind of module.
@@ -219,8 +262,23 @@ pub(crate) enum Cause {
         role: Role,
     },
     /// A string for something that takes none.
-    #[error("an initrd takes no string: remove what follows `--`")]
-    StringForInitrd,
+    #[error("this {0} takes no string: remove what follows `--`")]
+    UnwantedString(Role),
+    /// A value that is no name for a disk.
+    #[error("`id={0}` is not a name for a disk: use up to {ID_LENGTH} printable characters")]
+    BadDiskId(String),
+    /// More disks and network devices than there are places on the bus.
+    #[error("too many disks and networks for VM `{0}`: there is room for {MAX_DEVICES}")]
+    TooManyDevices(String),
+    /// A network device without a network.
+    #[error("plugs VM `{0}` into no network: say `net=NETWORK`")]
+    NoNetwork(String),
+    /// A value that is no address that a network device can have.
+    #[error("`mac={0}` is no address of a single device: write it as 02:00:5e:00:53:01")]
+    BadMac(String),
+    /// An address that another network device has.
+    #[error("`mac={0}`: another device has this address")]
+    DuplicateMac(Mac),
 }
 
 /// The role of a boot module for its VM.
@@ -232,15 +290,21 @@ pub(crate) enum Role {
     Initrd,
     /// A file for a multiboot guest.
     Module,
+    /// The contents of a disk.
+    Disk,
+    /// A network device.
+    Net,
 }
 
 impl Role {
     const fn options(self) -> &'static str {
         match self {
             Self::Kernel => {
-                "vm=, mem=, vcpus=, pin=, weight=, cap=, suppress-policy=, suppress-lead=, on-reset=, on-crash=, test-devices (guest's options follow ` -- `)"
+                "vm=, mem=, vcpus=, pin=, weight=, cap=, rng, suppress-policy=, suppress-lead=, on-reset=, on-crash=, test-devices (guest's options follow ` -- `)"
             }
             Self::Initrd | Self::Module => "vm= only",
+            Self::Disk => "vm=, ro, id=",
+            Self::Net => "vm=, net=, mac=",
         }
     }
 }
@@ -253,6 +317,8 @@ impl FromStr for Role {
             "kernel" => Ok(Self::Kernel),
             "initrd" => Ok(Self::Initrd),
             "module" => Ok(Self::Module),
+            "disk" => Ok(Self::Disk),
+            "net" => Ok(Self::Net),
             _ => Err(()),
         }
     }
@@ -264,6 +330,8 @@ impl fmt::Display for Role {
             Self::Kernel => "kernel",
             Self::Initrd => "initrd",
             Self::Module => "module",
+            Self::Disk => "disk",
+            Self::Net => "net",
         })
     }
 }
@@ -322,7 +390,7 @@ pub(crate) fn parse<'a>(modules: &[BootModule<'a>]) -> Parsed<'a> {
     }
     for (fail, data, description) in files {
         let name = description.vm;
-        let Some(vm) = vms.iter_mut().find(|vm| vm.name == name) else {
+        let Some(number) = vms.iter().position(|vm| vm.name == name) else {
             if !left_out.contains(&name) {
                 errors.push(fail(Cause::UnknownVm {
                     vm: name,
@@ -331,14 +399,43 @@ pub(crate) fn parse<'a>(modules: &[BootModule<'a>]) -> Parsed<'a> {
             }
             continue;
         };
-        if description.role == Role::Module {
-            vm.modules.push(GuestModule {
+        let vm = &mut vms[number];
+        match description.role {
+            Role::Module => vm.modules.push(GuestModule {
                 string: description.guest_string,
                 data,
-            });
-        } else if vm.initrd.replace(data).is_some() {
-            errors.push(fail(Cause::DuplicateInitrd(name.clone())));
-            left_out.push(name);
+            }),
+            Role::Disk | Role::Net if vm.disks.len() + vm.nics.len() == MAX_DEVICES => {
+                errors.push(fail(Cause::TooManyDevices(name.clone())));
+                left_out.push(name);
+            }
+            Role::Net => {
+                let Some(network) = description.network else {
+                    errors.push(fail(Cause::NoNetwork(name.clone())));
+                    left_out.push(name);
+                    continue;
+                };
+                let mac = description.mac.unwrap_or(own_mac(number, vm.nics.len()));
+                vm.nics.push(GuestNic { network, mac });
+                let same = vms
+                    .iter()
+                    .flat_map(|vm| &vm.nics)
+                    .filter(|nic| nic.mac == mac);
+                if same.count() > 1 {
+                    errors.push(fail(Cause::DuplicateMac(mac)));
+                    left_out.push(name);
+                }
+            }
+            Role::Disk => vm.disks.push(GuestDisk {
+                data,
+                read_only: description.read_only,
+                id: description.id.unwrap_or_default(),
+            }),
+            _ if vm.initrd.replace(data).is_some() => {
+                errors.push(fail(Cause::DuplicateInitrd(name.clone())));
+                left_out.push(name);
+            }
+            _ => {}
         }
     }
     vms.retain(|vm| !left_out.contains(&vm.name));
@@ -367,6 +464,11 @@ struct Description {
     on_reset: Option<bool>,
     on_crash: Option<bool>,
     test_devices: bool,
+    entropy: bool,
+    read_only: bool,
+    id: Option<String>,
+    network: Option<String>,
+    mac: Option<Mac>,
     guest_string: String,
 }
 
@@ -388,7 +490,8 @@ impl Description {
         let (mut memory, mut vcpus, mut pins, mut weight, mut cap) = (None, None, None, None, None);
         let (mut policy, mut lead) = (None, None);
         let (mut on_reset, mut on_crash) = (None, None);
-        let mut test_devices = false;
+        let (mut test_devices, mut entropy, mut read_only, mut id) = (false, false, false, None);
+        let (mut network, mut address) = (None, None);
         for word in words {
             let (option, value) = word.split_once('=').unwrap_or((word, ""));
             match (role, option) {
@@ -429,6 +532,11 @@ impl Description {
                     set(&mut on_crash, "on-crash", restarts("on-crash", value)?)?;
                 }
                 (Role::Kernel, "test-devices") if word == option => test_devices = true,
+                (Role::Kernel, "rng") if word == option => entropy = true,
+                (Role::Disk, "ro") if word == option => read_only = true,
+                (Role::Disk, "id") => set(&mut id, "id", disk_id(value)?)?,
+                (Role::Net, "net") => set(&mut network, "net", name(value)?)?,
+                (Role::Net, "mac") => set(&mut address, "mac", mac(value)?)?,
                 _ => {
                     return Err(Cause::UnknownOption {
                         option: word.to_owned(),
@@ -437,8 +545,8 @@ impl Description {
                 }
             }
         }
-        if role == Role::Initrd && !guest_string.is_empty() {
-            return Err(Cause::StringForInitrd);
+        if matches!(role, Role::Initrd | Role::Disk | Role::Net) && !guest_string.is_empty() {
+            return Err(Cause::UnwantedString(role));
         }
         Ok(Self {
             role,
@@ -455,6 +563,11 @@ impl Description {
             on_reset,
             on_crash,
             test_devices,
+            entropy,
+            read_only,
+            id,
+            network,
+            mac: address,
             guest_string: guest_string.to_owned(),
         })
     }
@@ -488,6 +601,9 @@ impl Description {
             kernel,
             initrd: None,
             modules: Vec::new(),
+            disks: Vec::new(),
+            nics: Vec::new(),
+            entropy: self.entropy,
             command_line: self.guest_string,
         })
     }
@@ -522,6 +638,36 @@ fn name(value: &str) -> Result<String, Cause> {
     } else {
         Err(Cause::BadName(value.to_owned()))
     }
+}
+
+fn disk_id(value: &str) -> Result<String, Cause> {
+    if value.len() <= ID_LENGTH && value.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Ok(value.to_owned())
+    } else {
+        Err(Cause::BadDiskId(value.to_owned()))
+    }
+}
+
+fn mac(value: &str) -> Result<Mac, Cause> {
+    let mut bytes = [0; 6];
+    let mut parts = value.split(':');
+    for byte in &mut bytes {
+        let part = parts.next().filter(|part| part.len() == 2);
+        let digits = part.filter(|part| part.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        let parsed = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        *byte = parsed.ok_or_else(|| Cause::BadMac(value.to_owned()))?;
+    }
+    let mac = Mac(bytes);
+    if parts.next().is_some() || mac.is_group() || mac == Mac([0; 6]) {
+        return Err(Cause::BadMac(value.to_owned()));
+    }
+    Ok(mac)
+}
+
+/// Returns the address of network device `device` of VM `vm`, if it is given none: one that no maker of
+/// hardware has.
+const fn own_mac(vm: usize, device: usize) -> Mac {
+    Mac([0x02, 0, 0, (vm >> 8) as u8, vm as u8, device as u8])
 }
 
 fn memory_size(value: &str) -> Result<u64, Cause> {

@@ -1,4 +1,5 @@
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
+use std::vec::Vec;
 
 use proptest::prelude::*;
 
@@ -59,8 +60,38 @@ fn all_options_of_a_vm() {
         "initrd vm=a",
         "kernel vm=a mem=2G vcpus=2 pin=3,1 weight=50 cap=150 -- console=ttyS0 -- quiet  x",
         "module vm=a -- second file",
+        "disk vm=a id=root",
+        "/boot/data.img disk vm=a ro",
+        "kernel vm=b rng test-devices",
+        "net vm=b net=lan0",
+        "net vm=b net=lan1",
+        "net vm=a net=lan0 mac=52:54:00:AB:cd:09",
     ]);
-    let [vm] = &vms[..] else { panic!("{vms:?}") };
+    let [vm, other] = &vms[..] else {
+        panic!("{vms:?}")
+    };
+    assert!(other.entropy && other.test_devices && !vm.entropy);
+    assert_eq!((vm.pci_functions(), other.pci_functions()), (3, 3));
+    let nics = |vm: &VmConfig<'_>| -> Vec<(String, String)> {
+        let nics = vm.nics.iter();
+        nics.map(|nic| (nic.network.clone(), nic.mac.to_string()))
+            .collect()
+    };
+    let pair = |network: &str, mac: &str| (network.to_string(), mac.to_string());
+    assert_eq!(nics(vm), [pair("lan0", "52:54:00:ab:cd:09")]);
+    assert_eq!(
+        nics(other),
+        [
+            pair("lan0", "02:00:00:00:01:00"),
+            pair("lan1", "02:00:00:00:01:01")
+        ]
+    );
+    let disks: Vec<_> = vm
+        .disks
+        .iter()
+        .map(|disk| (disk.id.as_str(), disk.read_only, disk.data))
+        .collect();
+    assert_eq!(disks, [("root", false, KERNEL), ("", true, KERNEL)]);
     assert_eq!((vm.memory, vm.vcpus), (2 << 30, 2));
     assert_eq!(vm.pins, [3, 1]);
     assert_eq!((vm.weight, vm.cap), (50, Some(150)));
@@ -157,7 +188,44 @@ fn each_mistake_has_its_cause() {
             role: Role::Initrd
         }
     );
-    assert_eq!(cause(&["initrd vm=a -- quiet"]), Cause::StringForInitrd);
+    assert_eq!(
+        cause(&["disk vm=a -- quiet"]),
+        Cause::UnwantedString(Role::Disk)
+    );
+    assert_eq!(
+        cause(&["kernel vm=a", "net vm=a"]),
+        Cause::NoNetwork("a".to_string())
+    );
+    for mac in [
+        "",
+        "2:0:0:0:0:1",
+        "02:00:00:00:00:01:02",
+        "01:00:00:00:00:01",
+        "00:00:00:00:00:00",
+        "+2:00:00:00:00:01",
+    ] {
+        let line = std::format!("net vm=a net=lan mac={mac}");
+        assert_eq!(cause(&[&line]), Cause::BadMac(mac.to_string()));
+    }
+    assert_eq!(
+        cause(&[
+            "kernel vm=a",
+            "net vm=a net=x mac=02:00:00:00:00:05",
+            "net vm=a net=y mac=02:00:00:00:00:05"
+        ]),
+        Cause::DuplicateMac(Mac([2, 0, 0, 0, 0, 5]))
+    );
+    for id in ["a-name-of-21-characte", "\u{e9}"] {
+        let line = std::format!("disk vm=a id={id}");
+        assert_eq!(cause(&[&line]), Cause::BadDiskId(id.to_string()));
+    }
+    let mut lines = std::vec!["kernel vm=a"];
+    lines.resize(MAX_DEVICES + 2, "disk vm=a");
+    assert_eq!(cause(&lines), Cause::TooManyDevices("a".to_string()));
+    assert_eq!(
+        cause(&["initrd vm=a -- quiet"]),
+        Cause::UnwantedString(Role::Initrd)
+    );
     assert_eq!(
         cause(&["kernel vm=a vcpus=2 pin=0,1,2"]),
         Cause::WrongPinCount { pins: 3, vcpus: 2 }
@@ -254,7 +322,7 @@ proptest! {
 
     #[test]
     fn no_option_makes_the_parser_panic(
-        line in "(kernel|initrd|module) vm=(a|b)( (mem|vcpus|pin|weight|cap|vm|--)=?[-+,0-9MG]{0,6}){0,4}"
+        line in "(kernel|initrd|module|disk|net) vm=(a|b)( (mem|vcpus|pin|weight|cap|vm|rng|ro|id|net|mac|--)=?[-+,0-9MG]{0,6}){0,4}"
     ) {
         let parsed = parse(&modules(&[&line]));
         prop_assert_eq!(parsed.vms.len() + parsed.errors.len(), 1);

@@ -1,6 +1,6 @@
 //! The guest as the user of `image` and `run` describes it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
@@ -56,6 +56,13 @@ pub(super) struct Options {
     /// Run all VCPUs on this physical CPU
     #[arg(long, value_name = "CPU")]
     pub(super) pin: Option<u32>,
+    /// A disk that begins as this file, and after a space `ro`, `id=NAME` or both. Can be given
+    /// several times
+    #[arg(long = "disk", value_name = "FILE [OPTIONS]")]
+    pub(super) disks: Vec<String>,
+    /// Give the guest an entropy device
+    #[arg(long)]
+    pub(super) rng: bool,
     /// Words for tarpit's own command line, as in "loglevel=debug on-end=poweroff"
     #[arg(
         long,
@@ -73,11 +80,21 @@ impl Options {
     /// # Errors
     /// When something cannot be built, fetched or read.
     pub(super) fn setup(&self, name: &str) -> Result<(Setup, String)> {
+        let (mut setup, vm) = self.without_disks(name)?;
+        for given in &self.disks {
+            let (file, options) = given.split_once(' ').unwrap_or((given, ""));
+            setup = setup.module(Module::disk(Path::new(file), &vm, options));
+        }
+        Ok((setup, vm))
+    }
+
+    fn without_disks(&self, name: &str) -> Result<(Setup, String)> {
         let setup = Setup::new(name).options(&self.tarpit_options);
         let guest = |name: &str| Guest {
             memory_mib: self.memory,
             vcpus: self.vcpus,
             pins: self.pin.into_iter().collect(),
+            rng: self.rng,
             ..Guest::new(name).command_line(self.append.trim())
         };
         if let Some(file) = &self.multiboot {

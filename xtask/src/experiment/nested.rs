@@ -190,14 +190,8 @@ fn programs(options: &Options, built: &Built, package: &Package) -> Result<Vec<P
             programs.push(Program::copy(built.kernel(kernel)?, ours(kernel))?);
         }
     }
-    let versions = std::fs::read_dir(&package.modules)
-        .with_context(|| format!("no modules in {}", package.modules.display()))?;
-    let version = versions
-        .flatten()
-        .next()
-        .with_context(|| format!("no modules in {}", package.modules.display()))?;
     for module in KVM_MODULES {
-        let file = version.path().join(module);
+        let file = package.module(module)?;
         programs.push(Program::copy(&file, ours(base_name(module)?))?);
     }
     for name in FIRMWARE {

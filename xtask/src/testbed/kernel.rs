@@ -108,6 +108,24 @@ pub struct Package {
     pub modules: PathBuf,
 }
 
+impl Package {
+    /// Returns the file of a module, which is named as below the directory of its version:
+    /// `kernel/drivers/virtio/virtio.ko`, for instance.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn module(&self, name: &str) -> Result<PathBuf> {
+        let versions = std::fs::read_dir(&self.modules);
+        let mut files = versions
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|version| version.path().join(name));
+        let file = files.find(|file| file.exists());
+        file.with_context(|| format!("no module {name} in {}", self.modules.display()))
+    }
+}
+
 /// Fetches as [`fetch`] does, with the modules of the same build.
 ///
 /// # Errors

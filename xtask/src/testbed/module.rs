@@ -25,6 +25,22 @@ impl Module {
         }
     }
 
+    /// Makes a disk of a guest, which begins as the file. `options` are `ro`, `id=NAME`, both or none.
+    pub fn disk(file: &Path, vm: &str, options: &str) -> Self {
+        Self {
+            file: file.to_owned(),
+            command_line: format!("disk vm={vm} {options}").trim_end().to_owned(),
+        }
+    }
+
+    /// Makes a network card of a guest in this network. The file is there for the boot loader only.
+    pub fn nic(file: &Path, vm: &str, network: &str) -> Self {
+        Self {
+            file: file.to_owned(),
+            command_line: format!("net vm={vm} net={network}"),
+        }
+    }
+
     /// Reads a boot module of a multiboot guest, given as `FILE` or `FILE STRING`.
     pub fn of_guest(given: &str, vm: &str) -> Self {
         let (file, string) = given.split_once(' ').unwrap_or((given, ""));
@@ -39,7 +55,7 @@ impl Module {
 /// A guest: the options of a `kernel` module.
 ///
 /// Its text form is the module's command line,
-/// `kernel vm=NAME mem=256M vcpus=1 [pin=0,1] [test-devices] [-- GUEST KERNEL COMMAND LINE]`.
+/// `kernel vm=NAME mem=256M vcpus=1 [pin=0,1] [rng] [test-devices] [-- GUEST KERNEL COMMAND LINE]`.
 #[derive(Clone, Debug)]
 pub struct Guest {
     /// The VM's name.
@@ -50,6 +66,8 @@ pub struct Guest {
     pub vcpus: u32,
     /// The physical CPU of each VCPU, or one for all; empty for any.
     pub pins: Vec<u32>,
+    /// Whether it has an entropy device.
+    pub rng: bool,
     /// Whether it has the devices that test kernels expect: the port by which they end with a
     /// result, above all.
     pub test_devices: bool,
@@ -65,6 +83,7 @@ impl Guest {
             memory_mib: 256,
             vcpus: 1,
             pins: Vec::new(),
+            rng: false,
             test_devices: false,
             command_line: String::new(),
         }
@@ -100,6 +119,7 @@ impl fmt::Display for Guest {
             memory_mib,
             vcpus,
             pins,
+            rng,
             test_devices,
             command_line,
         } = self;
@@ -107,6 +127,9 @@ impl fmt::Display for Guest {
         for (index, cpu) in pins.iter().enumerate() {
             let before = if index == 0 { " pin=" } else { "," };
             write!(f, "{before}{cpu}")?;
+        }
+        if *rng {
+            write!(f, " rng")?;
         }
         if *test_devices {
             write!(f, " test-devices")?;
@@ -155,5 +178,17 @@ mod tests {
                 .to_string(),
             "kernel vm=test mem=256M vcpus=1 test-devices -- verbose"
         );
+        let guest = Guest {
+            rng: true,
+            ..Guest::new("web")
+        };
+        assert_eq!(guest.to_string(), "kernel vm=web mem=256M vcpus=1 rng");
+    }
+
+    #[test]
+    fn a_disk_may_have_options() {
+        let disk = |options| Module::disk(Path::new("d"), "web", options).command_line;
+        assert_eq!(disk(""), "disk vm=web");
+        assert_eq!(disk("ro id=data"), "disk vm=web ro id=data");
     }
 }

@@ -1,38 +1,23 @@
 extern crate std;
 
-use std::{vec, vec::Vec};
-
-use arch::addr::GuestPhysAddr;
+use std::{rc::Rc, string::String, vec, vec::Vec};
 
 use super::*;
 use crate::apic_message::{DeliveryMode, Destination, Trigger};
-use crate::guest_memory::{GuestMemory, NotRam};
 use crate::platform_map::{self, gsi, port};
 use crate::time::CounterTicks;
+use crate::virtio::driver::Ram;
 
 mod interrupts;
+mod pci;
 mod ports;
 mod unheard;
+mod virtio;
 
 /// A tick of the guest's TSC is a nanosecond.
 const TSC: Hertz = Hertz::new(1_000_000_000);
 const DATE: &str = "2026-11-23T16:20:59";
 const MILLISECOND: u64 = 1_000_000;
-
-/// A machine without RAM: none of its devices needs any.
-struct NoRam;
-
-impl GuestMemory for NoRam {
-    fn read(&self, address: GuestPhysAddr, buffer: &mut [u8]) -> Result<(), NotRam> {
-        let length = buffer.len();
-        Err(NotRam { address, length })
-    }
-
-    fn write(&self, address: GuestPhysAddr, data: &[u8]) -> Result<(), NotRam> {
-        let length = data.len();
-        Err(NotRam { address, length })
-    }
-}
 
 /// A host that records what the chipset sends to it.
 #[derive(Default)]
@@ -42,6 +27,7 @@ struct Board {
     sent: Vec<u8>,
     ready: u32,
     power: Vec<PowerRequest>,
+    reports: Vec<String>,
 }
 
 impl ChipsetHost for Board {
@@ -62,6 +48,10 @@ impl ChipsetHost for Board {
         self.ready += 1;
     }
 
+    fn report(&mut self, message: core::fmt::Arguments<'_>) {
+        self.reports.push(std::format!("{message}"));
+    }
+
     fn power(&mut self, request: PowerRequest) {
         self.power.push(request);
     }
@@ -72,6 +62,7 @@ struct Machine {
     config: ChipsetConfig,
     chipset: Chipset,
     board: Board,
+    ram: Rc<Ram>,
     time: u64,
 }
 
@@ -81,6 +72,10 @@ impl Machine {
     }
 
     fn with_test_devices(test_devices: bool) -> Self {
+        Self::with_functions(test_devices, Vec::new())
+    }
+
+    fn with_functions(test_devices: bool, functions: Vec<Box<dyn PciFunction>>) -> Self {
         let config = ChipsetConfig {
             tsc: TSC,
             date: DATE.parse().unwrap(),
@@ -90,8 +85,10 @@ impl Machine {
         };
         Self {
             config,
-            chipset: Chipset::new(config, Now::default()),
+            chipset: Chipset::new(config, functions, Now::default()),
             board: Board::default(),
+            // The devices that transfer nothing by themselves need none.
+            ram: Rc::new(Ram::new(0)),
             time: 0,
         }
     }
@@ -107,7 +104,7 @@ impl Machine {
     fn parts(&mut self) -> (&mut Chipset, Environment<'_>) {
         let env = Environment {
             now: self.now(),
-            memory: &NoRam,
+            memory: &*self.ram,
             host: &mut self.board,
         };
         (&mut self.chipset, env)

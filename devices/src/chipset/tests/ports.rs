@@ -271,7 +271,7 @@ proptest! {
         let (chipset, mut env) = machine.parts();
         chipset.reset(&mut env);
         prop_assert!(!machine.board.intr);
-        let mut fresh = Chipset::new(machine.config, machine.now());
+        let mut fresh = Chipset::new(machine.config, Vec::new(), machine.now());
         for chipset in [&mut machine.chipset, &mut fresh] {
             let rtc = &mut chipset.devices.rtc;
             *rtc = Rtc::new(machine.config.date, TSC, Now::default());

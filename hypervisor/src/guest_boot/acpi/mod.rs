@@ -7,8 +7,10 @@ use acpi_tables::{
     Aml, aml,
     fadt::{FADTBuilder, Flags},
     gas::{AccessSize, AddressSpace, GAS},
+    mcfg::MCFG,
     sdt::{GenericAddress, Sdt},
 };
+use devices::chipset::pci;
 use devices::platform_map::{self as map, gsi, irq, mmio, port};
 use vmx::addr::GuestPhysAddr;
 
@@ -21,23 +23,29 @@ const OEM_REVISION: u32 = 1;
 /// The DSDT's revision: integers are 64 bits wide from 2 on.
 const DSDT_REVISION: u8 = 2;
 
-/// Writes the tables for a VM with `vcpus` VCPUs, whose APIC IDs are 0 and up, to the
-/// firmware area. Returns the address of the RSDP.
+/// Writes the tables for a VM with `vcpus` VCPUs, whose APIC IDs are 0 and up, and with
+/// `pci_functions` functions on its PCI bus, to the firmware area. Returns the address of the
+/// RSDP.
 ///
 /// # Errors
 /// If the VM has no RAM there.
-pub(crate) fn install(memory: &impl GuestMemory, vcpus: u32) -> Result<u64, NotRam> {
+pub(crate) fn install(
+    memory: &impl GuestMemory,
+    vcpus: u32,
+    pci_functions: usize,
+) -> Result<u64, NotRam> {
     let mut area = Area {
         memory,
         // The RSDP is found by its address, on a 16-byte boundary; it refers to all else.
         next: layout::ACPI + 64,
     };
     let facs = area.place(&facs())?;
-    let dsdt = area.place(dsdt(vcpus).as_slice())?;
+    let dsdt = area.place(dsdt(vcpus, pci_functions).as_slice())?;
     let fadt = area.place(&fadt(facs, dsdt))?;
     let madt = area.place(madt(vcpus).as_slice())?;
     let hpet = area.place(hpet().as_slice())?;
-    let tables = [fadt, madt, hpet];
+    let mcfg = area.place(&mcfg())?;
+    let tables = [fadt, madt, hpet, mcfg];
     let rsdt = area.place(root(*b"RSDT", tables.map(|address| address as u32)).as_slice())?;
     let xsdt = area.place(root(*b"XSDT", tables).as_slice())?;
     memory.write(GuestPhysAddr(layout::ACPI), &rsdp(rsdt as u32, xsdt))?;
@@ -55,7 +63,7 @@ impl<M: GuestMemory> Area<'_, M> {
     fn place(&mut self, table: &[u8]) -> Result<u64, NotRam> {
         let address = self.next;
         let end = address + table.len() as u64;
-        // The tables' size is bounded by MAX_VCPUS, a constant.
+        // The tables' size is bounded by MAX_VCPUS and MAX_FUNCTIONS, constants.
         debug_assert!(end <= layout::ACPI_END, "the firmware area is full");
         self.memory.write(GuestPhysAddr(address), table)?;
         self.next = end.next_multiple_of(64);
@@ -224,6 +232,15 @@ fn hpet() -> Sdt {
     table
 }
 
+/// Returns the table of memory-mapped configuration spaces (PCI Firmware Specification 3.0, 4.1.2).
+fn mcfg() -> Vec<u8> {
+    let mut mcfg = MCFG::new(OEM, OEM_TABLE, OEM_REVISION);
+    mcfg.add_ecam(mmio::PCI_CONFIG, 0, 0, 0);
+    let mut bytes = Vec::new();
+    mcfg.to_aml_bytes(&mut bytes);
+    bytes
+}
+
 /// The low half of the HPET's capabilities register: vendor 8086h, able of legacy
 /// replacement, 64-bit counter, three comparators, revision 1.
 const HPET_BLOCK_ID: u32 = 0x8086_A201;
@@ -232,7 +249,7 @@ const HPET_MINIMUM_TICK: u16 = 128;
 
 /// Returns the differentiated system description table: processors, S5, and the devices that OSs do
 /// not find by themselves.
-fn dsdt(vcpus: u32) -> Sdt {
+fn dsdt(vcpus: u32, pci_functions: usize) -> Sdt {
     let sleep_type = map::SLEEP_TYPE_S5;
     let s5 = aml::Name::new(
         "_S5_".into(),
@@ -278,11 +295,99 @@ fn dsdt(vcpus: u32) -> Sdt {
         )],
     );
 
+    pci_root(&mut devices, pci_functions);
+    // What an operating system takes from memory that nobody else describes: the configuration
+    // space of PCI.
+    device(
+        &mut devices,
+        "MRES",
+        "PNP0C02",
+        &[&aml::Memory32Fixed::new(
+            true,
+            mmio::PCI_CONFIG as u32,
+            mmio::PCI_CONFIG_LENGTH as u32,
+        )],
+    );
+
     let mut table = sdt(*b"DSDT", DSDT_REVISION);
     let mut code = Vec::new();
     s5.to_aml_bytes(&mut code);
+    interrupt_model(&mut code);
     code.extend(aml::Scope::raw("_SB_".into(), devices));
     table.append_slice(&code);
+    table
+}
+
+/// The variable in which `\_PIC` keeps the operating system's interrupt model: zero as long as it
+/// uses the 8259A pair (5.8.1).
+const INTERRUPT_MODEL: &str = "PICM";
+
+/// Adds `\_PIC`, by which the operating system says which interrupt controllers it uses.
+fn interrupt_model(code: &mut Vec<u8>) {
+    aml::Name::new(INTERRUPT_MODEL.into(), &aml::ZERO).to_aml_bytes(code);
+    let model = aml::Path::new(INTERRUPT_MODEL);
+    let store = aml::Store::new(&model, &aml::Arg(0));
+    aml::Method::new("_PIC".into(), 1, false, vec![&store]).to_aml_bytes(code);
+}
+
+/// Adds the root of PCI: its bus, its window, and where the interrupts of its devices go (6.2.13).
+fn pci_root(code: &mut Vec<u8>, functions: usize) {
+    let window_end = mmio::PCI_WINDOW + mmio::PCI_WINDOW_LENGTH - 1;
+    let bus = aml::AddressSpace::new_bus_number(0_u16, 0);
+    let ports = aml::IO::new(port::PCI_CONFIG_ADDRESS, port::PCI_CONFIG_ADDRESS, 1, 8);
+    let window = aml::AddressSpace::new_memory(
+        aml::AddressSpaceCacheable::NotCacheable,
+        true,
+        mmio::PCI_WINDOW as u32,
+        window_end as u32,
+        None,
+    );
+    let by_ioapic = routes(functions, |interrupt| gsi::PCI + interrupt as u32);
+    let by_pic = routes(functions, |interrupt| irq::PCI[interrupt].into());
+    let model = aml::Path::new(INTERRUPT_MODEL);
+    aml::Device::new(
+        "PCI0".into(),
+        vec![
+            &aml::Name::new("_HID".into(), &aml::EISAName::new("PNP0A03")),
+            &aml::Name::new("_UID".into(), &aml::ZERO),
+            &aml::Name::new("_BBN".into(), &aml::ZERO),
+            &aml::Name::new(
+                "_CRS".into(),
+                &aml::ResourceTemplate::new(vec![&bus, &ports, &window]),
+            ),
+            &aml::Method::new(
+                "_PRT".into(),
+                0,
+                false,
+                vec![
+                    &aml::If::new(
+                        &aml::Equal::new(&model, &aml::ZERO),
+                        vec![&aml::Return::new(&by_pic)],
+                    ),
+                    &aml::Return::new(&by_ioapic),
+                ],
+            ),
+        ],
+    )
+    .to_aml_bytes(code);
+}
+
+/// Returns the routing table of the PCI bus: for the INTA pin of each device, the global system interrupt
+/// or IRQ that `number` gives for the bus's interrupt that it is wired to.
+fn routes(functions: usize, number: impl Fn(usize) -> u32) -> aml::PackageBuilder {
+    /// All functions of a device.
+    const ANY_FUNCTION: u32 = 0xffff;
+    let mut table = aml::PackageBuilder::new();
+    for device in 1..=functions {
+        let address = (device as u32) << 16 | ANY_FUNCTION;
+        let number = number(pci::interrupt_of(device));
+        table.add_element(&aml::Package::new(vec![
+            &address,
+            &aml::ZERO, // INTA
+            &aml::ZERO, // not by a link device
+            &number,
+        ]));
+    }
     table
 }
 

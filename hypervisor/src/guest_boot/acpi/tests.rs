@@ -5,6 +5,7 @@ use ::acpi::{
     AcpiHandler, AcpiTables, HpetInfo, PhysicalMapping,
     fadt::Fadt,
     madt::{Madt, MadtEntry},
+    mcfg::Mcfg,
 };
 
 use super::*;
@@ -30,8 +31,12 @@ impl AcpiHandler for Firmware {
 }
 
 fn installed(vcpus: u32) -> (Vec<u8>, usize) {
+    installed_with(vcpus, 0)
+}
+
+fn installed_with(vcpus: u32, pci_functions: usize) -> (Vec<u8>, usize) {
     let ram = TestRam::new(4 << 20);
-    let rsdp = install(&ram, vcpus).unwrap();
+    let rsdp = install(&ram, vcpus, pci_functions).unwrap();
     let mut firmware = vec![0; 0x10_0000];
     firmware[layout::ACPI as usize..]
         .copy_from_slice(&ram.bytes(layout::ACPI, 0x10_0000 - layout::ACPI as usize));
@@ -39,7 +44,11 @@ fn installed(vcpus: u32) -> (Vec<u8>, usize) {
 }
 
 fn tables(vcpus: u32) -> AcpiTables<Firmware> {
-    let (firmware, rsdp) = installed(vcpus);
+    tables_with(vcpus, 0)
+}
+
+fn tables_with(vcpus: u32, pci_functions: usize) -> AcpiTables<Firmware> {
+    let (firmware, rsdp) = installed_with(vcpus, pci_functions);
     // SAFETY: the handler answers for all addresses below 1 MiB.
     unsafe { AcpiTables::from_rsdp(Firmware(Rc::new(firmware)), rsdp) }.unwrap()
 }
@@ -144,16 +153,52 @@ fn rsdt_and_xsdt_list_the_same_tables() {
 
 #[test]
 fn dsdt_is_sound() {
-    let tables = tables(8);
+    let tables = tables_with(8, pci::MAX_FUNCTIONS);
     let dsdt = tables.dsdt().unwrap();
     // The whole machine fits where ACPI tables may be.
     assert!(dsdt.address + (dsdt.length as usize) < layout::ACPI_END as usize);
 }
 
+#[test]
+fn mcfg_says_where_the_configuration_space_of_the_bus_is() {
+    let tables = tables(1);
+    let mcfg = tables.find_table::<Mcfg>().unwrap();
+    let [region] = mcfg.entries() else {
+        panic!("not one region")
+    };
+    let (base, segment) = (region.base_address, region.pci_segment_group);
+    assert_eq!((base, segment), (0xe000_0000, 0));
+    let buses = (region.bus_number_start, region.bus_number_end);
+    assert_eq!(buses, (0, 0), "one bus");
+}
+
+#[test]
+fn each_function_has_an_interrupt_of_either_controller() {
+    // A package of four: the address, pin A, no link device, and the interrupt.
+    let entry = |device: u8, number: u8| {
+        let address = [0x0c, 0xff, 0xff, device, 0];
+        let number = [0x0a, number];
+        [&address[..], &[0x00, 0x00], &number].concat()
+    };
+    for functions in [0, 1, 5, pci::MAX_FUNCTIONS] {
+        let table = dsdt(1, functions);
+        let count = |entry: &[u8]| {
+            let windows = table.as_slice().windows(entry.len());
+            windows.filter(|window| *window == entry).count()
+        };
+        for device in 1..=32 {
+            let expected = usize::from(device <= functions);
+            let n = device as u8;
+            assert_eq!(count(&entry(n, 16 + n % 4)), expected, "IOAPIC, {device}");
+            assert_eq!(count(&entry(n, 10 + n % 2)), expected, "8259A, {device}");
+        }
+    }
+}
+
 /// For `iasl -d`, by hand: `TARPIT_DUMP_DSDT=/tmp/dsdt.aml cargo test -p hypervisor dsdt`.
 #[test]
 fn dsdt_can_be_dumped() {
-    let table = dsdt(2);
+    let table = dsdt(2, 3);
     assert_eq!(checksum(table.as_slice()), 0);
     if let Ok(path) = std::env::var("TARPIT_DUMP_DSDT") {
         std::fs::write(path, table.as_slice()).unwrap();

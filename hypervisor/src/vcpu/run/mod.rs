@@ -195,6 +195,11 @@ impl<C: GuestCpu> Vcpu<C> {
             let generation = self.vm.suppression_generation.load(Ordering::Acquire);
             self.follow(now, generation);
         }
+        if wanted.contains(Requests::INPUT) {
+            self.vm.board.lock().chipset.pci_input_arrived();
+            // The devices take it in as if a timer had expired.
+            wanted |= Requests::TIMERS;
+        }
         self.observer.timer_expired = wanted.contains(Requests::TIMERS) && self.update_timers(now);
         if self.observer.timer_expired || wanted.contains(Requests::EVENT) {
             // Timers send interrupts, which are looked at now.

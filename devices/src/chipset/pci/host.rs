@@ -1,0 +1,414 @@
+//! The host bridge: from a processor's accesses to the functions on the bus.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use super::super::bus::{Access, Context, Device, Outputs};
+use super::config::{BARS, ConfigSpace, command, register};
+use super::function::{BarAccess, FunctionContext, Header, PciFunction};
+use super::msix::{self, MsixTable};
+use crate::platform_map::{irq, mmio};
+use crate::time::TimerTicks;
+
+/// The regions, in the order of the table: CONFIG_ADDRESS, the data window, the memory-mapped
+/// configuration space, and the window for BARs.
+const ADDRESS: usize = 0;
+const DATA: usize = 1;
+const ECAM: usize = 2;
+
+/// CONFIG_ADDRESS: the configuration space is enabled.
+const ENABLE: u32 = 1 << 31;
+/// CONFIG_ADDRESS: the bits that are there.
+const IMPLEMENTED: u32 = 0x80ff_fffc;
+
+/// The most functions that the bus has beside the host bridge.
+pub const MAX_FUNCTIONS: usize = 31;
+/// The interrupts that the bus has.
+const INTERRUPTS: usize = 4;
+
+/// The host bridge: vendor 8086h, device 0D57h, which other small hypervisors show, too, and for
+/// which no operating system has a driver or a workaround. Base class 06h (bridge), sub-class
+/// 00h (host).
+const BRIDGE: Header = Header {
+    id: (0x8086, 0x0d57),
+    subsystem: (0, 0),
+    class: (6, 0, 0),
+    revision: 0,
+};
+
+/// Returns which of the bus's four interrupts the INTA pin of device `device` is wired to.
+#[must_use]
+pub const fn interrupt_of(device: usize) -> usize {
+    device % INTERRUPTS
+}
+
+/// A device on the bus: the function that it has.
+#[derive(Debug)]
+struct Slot {
+    config: ConfigSpace,
+    /// None in the host bridge.
+    function: Option<Box<dyn PciFunction>>,
+    msix: Option<Msix>,
+    /// The level of the function's interrupt pin, in its own sense.
+    pin: bool,
+}
+
+/// The MSI-X table of a function.
+#[derive(Debug)]
+struct Msix {
+    table: MsixTable,
+    /// The BAR that it is in.
+    bar: usize,
+    /// The offset of its message control register.
+    control: usize,
+}
+
+/// A BAR that answers: where, and whose it is.
+#[derive(Clone, Copy, Debug)]
+struct Decoded {
+    base: u64,
+    size: u64,
+    device: usize,
+    bar: usize,
+}
+
+/// The host bridge with its bus.
+#[derive(Debug)]
+pub struct PciHost {
+    address: u32,
+    slots: Vec<Slot>,
+    decoded: Vec<Decoded>,
+    /// The device whose turn it is to do what is due.
+    turn: usize,
+}
+
+impl PciHost {
+    /// Makes a bus with these functions, the first of them device 1; what is beyond
+    /// [`MAX_FUNCTIONS`] has no place. They are as firmware leaves them: with their BARs in the
+    /// window, and switched on.
+    #[must_use]
+    pub fn new(functions: Vec<Box<dyn PciFunction>>) -> Self {
+        debug_assert!(functions.len() <= MAX_FUNCTIONS);
+        let bridge = Slot {
+            config: BRIDGE.config(),
+            function: None,
+            msix: None,
+            pin: false,
+        };
+        let functions = functions.into_iter().take(MAX_FUNCTIONS);
+        let mut host = Self {
+            address: 0,
+            slots: core::iter::once(bridge)
+                .chain(functions.map(Slot::new))
+                .collect(),
+            decoded: Vec::new(),
+            turn: 0,
+        };
+        host.configure();
+        host
+    }
+
+    /// Does what firmware does: gives each BAR a place in the window, and each function its
+    /// interrupt line, and switches the functions on.
+    fn configure(&mut self) {
+        let mut next = mmio::PCI_WINDOW;
+        for (device, slot) in self.slots.iter_mut().enumerate().skip(1) {
+            for bar in 0..BARS {
+                let Some((_, size)) = slot.config.bar(bar) else {
+                    continue;
+                };
+                next = next.next_multiple_of(size.into());
+                debug_assert!(next + u64::from(size) <= mmio::PCI_WINDOW + mmio::PCI_WINDOW_LENGTH);
+                slot.config.place_bar(bar, next as u32);
+                next += u64::from(size);
+            }
+            let line = irq::PCI[interrupt_of(device)];
+            slot.config.set(register::INTERRUPT_LINE, &[line]);
+            let on = command::MEMORY | command::BUS_MASTER;
+            slot.config.set(register::COMMAND, &on.to_le_bytes());
+        }
+        self.decode();
+    }
+
+    /// Finds out which BARs answer.
+    fn decode(&mut self) {
+        self.decoded.clear();
+        for (device, slot) in self.slots.iter().enumerate() {
+            if slot.config.command() & command::MEMORY == 0 {
+                continue;
+            }
+            for bar in 0..BARS {
+                if let Some((base, size)) = slot.config.bar(bar) {
+                    self.decoded.push(Decoded {
+                        base: base.into(),
+                        size: size.into(),
+                        device,
+                        bar,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Returns the device that CONFIG_ADDRESS selects, and the register of its configuration space. `None`
+    /// if there is no configuration space at the data window now.
+    const fn selected(&self) -> Option<(usize, usize)> {
+        // One bus, and one function a device.
+        const BUS_AND_FUNCTION: u32 = 0x00ff_0700;
+        if self.address & (ENABLE | BUS_AND_FUNCTION) != ENABLE {
+            return None;
+        }
+        let device = (self.address >> 11) as usize & 0x1f;
+        Some((device, self.address as usize & 0xfc))
+    }
+
+    /// Returns the device and the register at `offset` of the memory-mapped configuration space.
+    const fn mapped(offset: u64) -> Option<(usize, usize)> {
+        const FUNCTION: u64 = 7 << 12;
+        if offset & FUNCTION != 0 {
+            return None;
+        }
+        Some(((offset >> 15) as usize & 0x1f, offset as usize & 0xfff))
+    }
+
+    /// Reads `size` bytes (at most 4) of the configuration space of `device` from `offset` on.
+    fn read_config(&mut self, device: usize, offset: usize, size: u8, cx: &mut Context<'_>) -> u32 {
+        let Some(slot) = self.slots.get_mut(device) else {
+            return u32::MAX;
+        };
+        slot.config.set_interrupt_status(slot.pin);
+        slot.call(cx, |function, config, cx| {
+            function.before_config_read(config, offset, size, cx);
+        });
+        let value = slot.config.read(offset, size);
+        self.drive_interrupt(device, cx);
+        value
+    }
+
+    /// Writes the low `size` bytes (at most 4) of `value` to the configuration space of `device`
+    /// from `offset` on.
+    fn write_config(
+        &mut self,
+        device: usize,
+        offset: usize,
+        size: u8,
+        value: u32,
+        cx: &mut Context<'_>,
+    ) {
+        let Some(slot) = self.slots.get_mut(device) else {
+            return;
+        };
+        slot.config.write(offset, size, value);
+        if let Some(msix) = &mut slot.msix {
+            let control = slot.config.u16(msix.control);
+            let mut send = |message| cx.host.interrupt_message(message);
+            msix.table.set_control(control, &mut send);
+        }
+        slot.call(cx, |function, config, cx| {
+            function.after_config_write(config, offset, size, cx);
+        });
+        if offset < register::CAPABILITIES {
+            self.decode();
+        }
+        self.drive_interrupt(device, cx);
+    }
+
+    /// Finds the BAR at `address`, and the access to it. Of BARs that software has put in one place,
+    /// the first answers.
+    fn find_bar(&self, address: u64, size: u8) -> Option<(usize, BarAccess)> {
+        self.decoded.iter().find_map(|decoded| {
+            let offset = address.wrapping_sub(decoded.base);
+            (offset < decoded.size).then_some((
+                decoded.device,
+                BarAccess {
+                    bar: decoded.bar,
+                    offset,
+                    size,
+                },
+            ))
+        })
+    }
+
+    fn read_bar(&mut self, address: u64, size: u8, cx: &mut Context<'_>) -> u64 {
+        let Some((device, access)) = self.find_bar(address, size) else {
+            return u64::MAX;
+        };
+        let slot = &mut self.slots[device];
+        if let Some(msix) = &slot.msix
+            && msix.bar == access.bar
+        {
+            return msix.table.read(access.offset, size);
+        }
+        let value = slot.call(cx, |function, _, cx| function.read(access, cx));
+        self.drive_interrupt(device, cx);
+        value.unwrap_or(u64::MAX)
+    }
+
+    fn write_bar(&mut self, address: u64, size: u8, value: u64, cx: &mut Context<'_>) {
+        let Some((device, access)) = self.find_bar(address, size) else {
+            return;
+        };
+        let slot = &mut self.slots[device];
+        if let Some(msix) = &mut slot.msix
+            && msix.bar == access.bar
+        {
+            let mut send = |message| cx.host.interrupt_message(message);
+            return msix.table.write(access.offset, size, value, &mut send);
+        }
+        slot.call(cx, |function, _, cx| function.write(access, value, cx));
+        self.drive_interrupt(device, cx);
+    }
+
+    /// Drives the interrupt of the bus that the pin of `device` is wired to, and others' pins, too.
+    fn drive_interrupt(&self, device: usize, cx: &mut Context<'_>) {
+        let interrupt = interrupt_of(device);
+        let sharing = self.slots.iter().skip(interrupt).step_by(INTERRUPTS);
+        let asserted = sharing.into_iter().any(Slot::asserts_pin);
+        cx.set_output(interrupt, asserted);
+    }
+}
+
+impl Slot {
+    fn new(function: Box<dyn PciFunction>) -> Self {
+        let mut slot = Self {
+            config: ConfigSpace::new(),
+            msix: function.msix().map(|(bar, vectors)| Msix {
+                table: MsixTable::new(vectors),
+                bar,
+                control: 0,
+            }),
+            function: Some(function),
+            pin: false,
+        };
+        slot.reset();
+        slot
+    }
+
+    /// Puts it back into the state after power-up, with the BARs not placed.
+    fn reset(&mut self) {
+        self.pin = false;
+        let Some(function) = &mut self.function else {
+            return;
+        };
+        function.reset();
+        self.config = function.config();
+        // Software writes what firmware and it have agreed on there.
+        self.config.let_write(register::INTERRUPT_LINE, &[0xff]);
+        self.config.set(register::INTERRUPT_PIN, &[1]);
+        let command = command::MEMORY | command::BUS_MASTER | command::INTX_DISABLE;
+        self.config
+            .let_write(register::COMMAND, &command.to_le_bytes());
+        if let Some(msix) = &mut self.msix {
+            msix.table.reset();
+            self.config.add_memory_bar(msix.bar, msix::BAR_SIZE);
+            let capability = self.config.add_capability(
+                msix::CAPABILITY,
+                &msix.table.capability(msix.bar as u8),
+                &msix::CONTROL_WRITABLE.to_le_bytes(),
+            );
+            msix.control = capability + 2;
+        }
+    }
+
+    const fn asserts_pin(&self) -> bool {
+        self.pin && self.config.command() & command::INTX_DISABLE == 0
+    }
+
+    /// Calls the function with what it can reach; there is none in the host bridge.
+    fn call<R>(
+        &mut self,
+        cx: &mut Context<'_>,
+        call: impl FnOnce(&mut dyn PciFunction, &mut ConfigSpace, &mut FunctionContext<'_>) -> R,
+    ) -> Option<R> {
+        let function = self.function.as_deref_mut()?;
+        let is_master = self.config.command() & command::BUS_MASTER != 0;
+        let (memory, host) = (cx.memory, &mut *cx.host);
+        let mut context = FunctionContext {
+            now: cx.now,
+            memory: is_master.then_some(memory),
+            msix: self.msix.as_mut().map(|msix| &mut msix.table),
+            pin: &mut self.pin,
+            host,
+        };
+        Some(call(function, &mut self.config, &mut context))
+    }
+}
+
+impl Device for PciHost {
+    fn read(&mut self, access: Access, cx: &mut Context<'_>) -> u64 {
+        let found = match access.region {
+            ADDRESS => return self.address.into(),
+            DATA => self
+                .selected()
+                .map(|(device, register)| (device, register + access.offset as usize)),
+            ECAM => Self::mapped(access.offset),
+            _ => return self.read_bar(mmio::PCI_WINDOW + access.offset, access.size, cx),
+        };
+        let Some((device, offset)) = found else {
+            return u64::MAX;
+        };
+        if access.size <= 4 {
+            return self.read_config(device, offset, access.size, cx).into();
+        }
+        let low = self.read_config(device, offset, 4, cx);
+        let high = self.read_config(device, offset + 4, 4, cx);
+        u64::from(low) | u64::from(high) << 32
+    }
+
+    fn write(&mut self, access: Access, value: u64, cx: &mut Context<'_>) {
+        let found = match access.region {
+            ADDRESS => {
+                self.address = value as u32 & IMPLEMENTED;
+                return;
+            }
+            DATA => self
+                .selected()
+                .map(|(device, register)| (device, register + access.offset as usize)),
+            ECAM => Self::mapped(access.offset),
+            _ => {
+                let address = mmio::PCI_WINDOW + access.offset;
+                return self.write_bar(address, access.size, value, cx);
+            }
+        };
+        let Some((device, offset)) = found else {
+            return;
+        };
+        self.write_config(device, offset, access.size.min(4), value as u32, cx);
+        if access.size > 4 {
+            self.write_config(device, offset + 4, 4, (value >> 32) as u32, cx);
+        }
+    }
+
+    fn next_deadline(&self, _: &Outputs<'_>) -> Option<TimerTicks> {
+        let functions = self.slots.iter().filter_map(|slot| slot.function.as_ref());
+        functions
+            .filter_map(|function| function.next_deadline())
+            .min()
+    }
+
+    fn expire(&mut self, cx: &mut Context<'_>) {
+        // One at a time: each may work for as long as it is good for others to wait.
+        let count = self.slots.len();
+        let is_due = |slot: &Slot| {
+            let deadline = slot.function.as_ref().and_then(|f| f.next_deadline());
+            deadline.is_some_and(|deadline| deadline <= cx.now.timer)
+        };
+        let mut in_turn = (0..count).map(|step| (self.turn + step) % count);
+        if let Some(device) = in_turn.find(|&device| is_due(&self.slots[device])) {
+            self.turn = device + 1;
+            self.slots[device].call(cx, |function, _, cx| function.expire(cx));
+            self.drive_interrupt(device, cx);
+        }
+    }
+
+    fn reset(&mut self, cx: &mut Context<'_>) {
+        self.address = 0;
+        for slot in &mut self.slots {
+            slot.reset();
+        }
+        self.configure();
+        for interrupt in 0..INTERRUPTS {
+            cx.set_output(interrupt, false);
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! Virtio devices on the PCI bus, as a driver meets them (virtio 1.2, 3.1 and 4.1).
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::virtio::driver::{BUFFERS, Driver, Layout};
+use crate::virtio::pci::VirtioPci;
+use crate::virtio::rng::Rng;
+
+const ACKNOWLEDGE: u64 = 1;
+const DRIVER: u64 = 2;
+const DRIVER_OK: u64 = 4;
+const FEATURES_OK: u64 = 8;
+const NEEDS_RESET: u64 = 0x40;
+
+/// The machine with the entropy device as its device 1, whose every 64 bits are the same.
+fn machine() -> Machine {
+    let rng = VirtioPci::new(Box::new(Rng::new(Box::new(|| 0x0807_0605_0403_0201))));
+    let mut machine = Machine::with_functions(false, vec![Box::new(rng)]);
+    machine.ram = Rc::new(Ram::new(1 << 20));
+    machine
+}
+
+/// The addresses of the structures of device 1.
+#[derive(Clone, Copy, Debug)]
+struct Structures {
+    common: u64,
+    notify: u64,
+    notify_multiplier: u64,
+    isr: u64,
+    device: u64,
+    msix: u64,
+}
+
+impl Machine {
+    fn config_byte(&mut self, offset: u32) -> u8 {
+        (self.pci_read(1, offset & !3) >> (8 * (offset & 3))) as u8
+    }
+
+    /// Finds the structures by the capabilities.
+    fn structures(&mut self) -> Structures {
+        let mut found = [None; 6];
+        let mut multiplier = 0;
+        let mut offset = self.pci_read(1, 0x34) & 0xff;
+        while offset != 0 {
+            if self.config_byte(offset) == 0x09 {
+                let kind = self.config_byte(offset + 3);
+                let bar = self.config_byte(offset + 4);
+                let base = self.bar(1, bar.into());
+                found[usize::from(kind)] = Some(base + u64::from(self.pci_read(1, offset + 8)));
+                if kind == 2 {
+                    multiplier = self.pci_read(1, offset + 16).into();
+                }
+            }
+            offset = self.config_byte(offset + 1).into();
+        }
+        Structures {
+            common: found[1].unwrap(),
+            notify: found[2].unwrap(),
+            notify_multiplier: multiplier,
+            isr: found[3].unwrap(),
+            device: found[4].unwrap(),
+            msix: self.bar(1, 1),
+        }
+    }
+
+    fn peek(&mut self, address: u64, size: u8) -> u64 {
+        let value = self.mmio_read(address, size).unwrap();
+        value & (u64::MAX >> (64 - 8 * u32::from(size)))
+    }
+
+    fn status(&mut self, at: Structures) -> u64 {
+        self.peek(at.common + 0x14, 1)
+    }
+
+    /// Initializes the device up to DRIVER_OK, with queue 0 at the place of the driver's, as
+    /// section 3.1.1 has it. Returns the features that were offered.
+    fn initialize(&mut self, at: Structures, features: u64, queue: &Driver<'_>) -> u64 {
+        self.mmio_write(at.common + 0x14, 1, 0);
+        assert_eq!(self.status(at), 0);
+        let mut status = ACKNOWLEDGE | DRIVER;
+        self.mmio_write(at.common + 0x14, 1, status);
+        let mut offered = 0;
+        for word in 0..2 {
+            self.mmio_write(at.common, 4, word);
+            offered |= self.peek(at.common + 4, 4) << (32 * word);
+            self.mmio_write(at.common + 8, 4, word);
+            self.mmio_write(at.common + 0xc, 4, features >> (32 * word));
+        }
+        status |= FEATURES_OK;
+        self.mmio_write(at.common + 0x14, 1, status);
+        assert_eq!(self.status(at), status, "the features are taken");
+        self.mmio_write(at.common + 0x16, 2, 0);
+        assert!(self.peek(at.common + 0x18, 2) >= queue.at.size.into());
+        self.mmio_write(at.common + 0x18, 2, queue.at.size.into());
+        self.mmio_write(at.common + 0x20, 8, queue.at.descriptors.0);
+        self.mmio_write(at.common + 0x28, 4, queue.at.available.0);
+        self.mmio_write(at.common + 0x2c, 4, queue.at.available.0 >> 32);
+        self.mmio_write(at.common + 0x30, 8, queue.at.used.0);
+        self.mmio_write(at.common + 0x1c, 2, 1);
+        assert_eq!(self.peek(at.common + 0x1c, 2), 1);
+        self.mmio_write(at.common + 0x14, 1, status | DRIVER_OK);
+        offered
+    }
+
+    fn notify(&mut self, at: Structures, queue: u64) {
+        let offset = self.peek(at.common + 0x1e, 2) * at.notify_multiplier;
+        self.mmio_write(at.notify + offset, 2, queue);
+    }
+}
+
+/// VIRTIO_F_VERSION_1, with indirect descriptors and the event index.
+const FEATURES: u64 = 1 << 32 | 1 << 28 | 1 << 29;
+
+#[test]
+fn a_driver_recognizes_a_modern_entropy_device() {
+    let mut machine = machine();
+    assert_eq!(machine.pci_read(1, 0), 0x1044_1af4);
+    assert_eq!(
+        machine.pci_read(1, 8),
+        0x00ff_0001,
+        "revision 1: not transitional"
+    );
+    let at = machine.structures();
+    assert_eq!(machine.peek(at.common + 0x12, 2), 1, "one queue");
+    machine.mmio_write(at.common + 0x16, 2, 1);
+    assert_eq!(machine.peek(at.common + 0x18, 2), 0, "and no other");
+    assert_eq!(machine.peek(at.device, 4), 0, "no configuration");
+}
+
+#[test]
+fn a_request_is_answered_with_a_pin_interrupt() {
+    let mut machine = machine();
+    let ram = machine.ram.clone();
+    let mut driver = Driver::new(&ram, 16, true);
+    let at = machine.structures();
+    assert_eq!(machine.initialize(at, FEATURES, &driver), FEATURES);
+    let pin = gsi::PCI + 1;
+    machine.ioapic_write(0x10 + 2 * pin as u8, 1 << 15 | 1 << 13 | 0x60);
+    let (head, notify) = driver.add(&[(BUFFERS, 8, true)], Layout::Direct).unwrap();
+    assert!(notify);
+    assert_eq!(driver.take_back(), None);
+    machine.notify(at, 0);
+    assert_eq!(machine.take_vectors(), [0x60]);
+    assert_eq!(driver.take_back(), Some((head, 8)));
+    assert_eq!(ram.bytes(BUFFERS, 8), [1, 2, 3, 4, 5, 6, 7, 8]);
+    assert_eq!(machine.peek(at.isr, 1), 1);
+    assert_eq!(machine.peek(at.isr, 1), 0, "reading clears it");
+    machine.chipset.end_of_interrupt(0x60, &mut machine.board);
+    assert_eq!(machine.take_vectors(), [], "and lets go of the pin");
+}
+
+#[test]
+fn a_request_is_answered_with_the_message_of_its_queue() {
+    let mut machine = machine();
+    let ram = machine.ram.clone();
+    let mut driver = Driver::new(&ram, 16, false);
+    let at = machine.structures();
+    let capability = machine.capability(1, 0x11);
+    machine.pci_write(1, capability + 2, 2, 0x8000);
+    for vector in 0..2 {
+        machine.mmio_write(at.msix + 16 * vector, 4, 0xfee0_0000);
+        machine.mmio_write(at.msix + 16 * vector + 8, 4, 0x50 + vector);
+        machine.mmio_write(at.msix + 16 * vector + 12, 4, 0);
+    }
+    machine.initialize(at, 1 << 32, &driver);
+    for (vector, taken) in [(5, 0xffff), (1, 1)] {
+        machine.mmio_write(at.common + 0x1a, 2, vector);
+        assert_eq!(machine.peek(at.common + 0x1a, 2), taken);
+    }
+    driver.add(&[(BUFFERS, 8, true)], Layout::Direct).unwrap();
+    machine.notify(at, 0);
+    assert_eq!(machine.take_vectors(), [0x51]);
+    assert_eq!(machine.peek(at.isr, 1), 0, "no pin, no status");
+    assert!(driver.take_back().is_some());
+}
+
+#[test]
+fn features_that_were_not_offered_are_not_taken() {
+    for features in [0, 1 << 32 | 1, 1 << 32 | 1 << 34, u64::MAX] {
+        let mut machine = machine();
+        let at = machine.structures();
+        machine.mmio_write(at.common + 0x14, 1, ACKNOWLEDGE | DRIVER);
+        for word in 0..2 {
+            machine.mmio_write(at.common + 8, 4, word);
+            machine.mmio_write(at.common + 0xc, 4, features >> (32 * word));
+        }
+        machine.mmio_write(at.common + 0x14, 1, ACKNOWLEDGE | DRIVER | FEATURES_OK);
+        assert_eq!(machine.status(at), ACKNOWLEDGE | DRIVER, "{features:#x}");
+    }
+}
+
+#[test]
+fn what_was_made_available_before_the_driver_is_ready_is_done_when_it_is() {
+    let mut machine = machine();
+    let ram = machine.ram.clone();
+    let mut driver = Driver::new(&ram, 16, false);
+    let at = machine.structures();
+    machine.initialize(at, 1 << 32, &driver);
+    // Again, but with a request and a notification before DRIVER_OK.
+    machine.mmio_write(at.common + 0x14, 1, 0);
+    driver.add(&[(BUFFERS, 4, true)], Layout::Direct).unwrap();
+    machine.mmio_write(at.common + 0x18, 2, 16);
+    machine.mmio_write(at.common + 0x20, 8, driver.at.descriptors.0);
+    machine.mmio_write(at.common + 0x28, 8, driver.at.available.0);
+    machine.mmio_write(at.common + 0x30, 8, driver.at.used.0);
+    machine.mmio_write(at.common + 0x1c, 2, 1);
+    machine.notify(at, 0);
+    assert_eq!(driver.take_back(), None);
+    machine.mmio_write(at.common + 0x14, 1, DRIVER_OK);
+    assert!(driver.take_back().is_some());
+}
+
+#[test]
+fn a_driver_that_breaks_the_rules_is_told_that_the_device_needs_a_reset() {
+    let mut machine = machine();
+    let ram = machine.ram.clone();
+    let at = machine.structures();
+    for round in 0..10 {
+        let mut driver = Driver::new(&ram, 16, true);
+        ram.put(driver.at.available.0, &[0; 64]);
+        ram.put(driver.at.used.0, &[0; 256]);
+        machine.initialize(at, FEATURES, &driver);
+        let past_the_end = driver.add(&[(1 << 20, 8, true)], Layout::Direct).unwrap();
+        machine.notify(at, 0);
+        assert_eq!(machine.status(at) & NEEDS_RESET, NEEDS_RESET);
+        assert_eq!(machine.peek(at.isr, 1), 2, "a change of configuration");
+        assert_eq!(driver.take_back(), None);
+        // Nothing is done for it any more.
+        driver.add(&[(BUFFERS, 8, true)], Layout::Direct).unwrap();
+        machine.notify(at, 0);
+        assert_eq!(driver.take_back(), None);
+        assert_eq!(machine.chipset.next_deadline(), None);
+        let _ = (round, past_the_end);
+    }
+    // Told at the first, second, fourth and eighth time.
+    assert_eq!(machine.board.reports.len(), 4);
+    assert_eq!(
+        machine.board.reports[0],
+        "virtio-rng needs a reset: gpa:0x100000 (+8 bytes) is not RAM of the guest"
+    );
+    // After the reset it works again.
+    let mut driver = Driver::new(&ram, 16, true);
+    ram.put(driver.at.available.0, &[0; 64]);
+    ram.put(driver.at.used.0, &[0; 256]);
+    machine.initialize(at, FEATURES, &driver);
+    driver.add(&[(BUFFERS, 8, true)], Layout::Direct).unwrap();
+    machine.notify(at, 0);
+    assert!(driver.take_back().is_some());
+}
+
+#[test]
+fn much_work_is_done_in_pieces_between_which_others_come_in() {
+    let mut machine = machine();
+    let ram = machine.ram.clone();
+    let mut driver = Driver::new(&ram, 64, false);
+    let at = machine.structures();
+    machine.initialize(at, 1 << 32, &driver);
+    for _ in 0..40 {
+        driver.add(&[(BUFFERS, 8, true)], Layout::Direct).unwrap();
+    }
+    machine.notify(at, 0);
+    let mut done = 0;
+    let mut take = || {
+        while driver.take_back().is_some() {
+            done += 1;
+        }
+        done
+    };
+    assert_eq!(take(), 16);
+    let mut calls = 0;
+    while machine.chipset.next_deadline().is_some() {
+        let (chipset, mut env) = machine.parts();
+        chipset.expire(&mut env);
+        calls += 1;
+    }
+    assert_eq!((take(), calls), (40, 2));
+}
+
+#[test]
+fn a_device_that_is_no_bus_master_does_nothing() {
+    let mut machine = machine();
+    let ram = machine.ram.clone();
+    let mut driver = Driver::new(&ram, 16, true);
+    let at = machine.structures();
+    machine.initialize(at, FEATURES, &driver);
+    machine.pci_write(1, 0x04, 2, 0x0002);
+    driver.add(&[(BUFFERS, 8, true)], Layout::Direct).unwrap();
+    machine.notify(at, 0);
+    assert_eq!(driver.take_back(), None);
+    assert_eq!(machine.chipset.next_deadline(), None);
+    machine.pci_write(1, 0x04, 2, 0x0006);
+    machine.notify(at, 0);
+    assert!(driver.take_back().is_some());
+}
+
+#[test]
+fn the_structures_are_reached_through_the_configuration_space_too() {
+    let mut machine = machine();
+    let at = machine.structures();
+    let mut access = 0;
+    let mut offset = machine.pci_read(1, 0x34) & 0xff;
+    while offset != 0 {
+        if machine.config_byte(offset) == 0x09 && machine.config_byte(offset + 3) == 5 {
+            access = offset;
+        }
+        offset = machine.config_byte(offset + 1).into();
+    }
+    let describe = |machine: &mut Machine, offset: u32, length: u32| {
+        machine.pci_write(1, access + 4, 1, 0);
+        machine.pci_write(1, access + 8, 4, offset);
+        machine.pci_write(1, access + 12, 4, length);
+    };
+    describe(&mut machine, 0x12, 2);
+    assert_eq!(machine.pci_read(1, access + 16) as u16, 1, "one queue");
+    describe(&mut machine, 0x14, 1);
+    machine.pci_write(1, access + 16, 1, 3);
+    assert_eq!(machine.status(at), 3);
+    // What may not be described does nothing.
+    for (offset, length) in [(0x14, 3), (0x15, 2), (0x4000, 4), (u32::MAX, 1)] {
+        describe(&mut machine, offset, length);
+        machine.pci_write(1, access + 16, 4, 0);
+        machine.pci_read(1, access + 16);
+        assert_eq!(machine.status(at), 3);
+    }
+}
+
+proptest! {
+    /// Whatever is written to the structures and to the rings, nothing panics, the work ends, and
+    /// after a reset a good driver is served.
+    #[test]
+    fn a_hostile_driver_breaks_nothing(
+        writes in proptest::collection::vec(
+            (any::<u64>(), prop_oneof![Just(1u8), Just(2), Just(4), Just(8)], any::<u64>()),
+            0..200,
+        ),
+        garbage in proptest::collection::vec(any::<u8>(), 512),
+    ) {
+        let mut machine = machine();
+        let ram = machine.ram.clone();
+        for start in (0..0x1_0000).step_by(512) {
+            ram.put(start, &garbage);
+        }
+        let at = machine.structures();
+        for (place, size, value) in writes {
+            let address = match place % 4 {
+                0 | 1 => at.common + (place >> 2) % 0x40,
+                2 => at.notify + (place >> 2) % 8,
+                _ => at.common + (place >> 2) % 0x4000,
+            };
+            // Mostly small values, as addresses within RAM.
+            let value = if place & 1 << 40 == 0 { value } else { value & 0xffff };
+            machine.mmio_write(address, size, value);
+            for _ in 0..64 {
+                if machine.chipset.next_deadline().is_none() {
+                    break;
+                }
+                let (chipset, mut env) = machine.parts();
+                chipset.expire(&mut env);
+            }
+        }
+        ram.put(0, &[0; 0x1_0000]);
+        let mut driver = Driver::new(&ram, 16, true);
+        machine.initialize(at, FEATURES, &driver);
+        driver.add(&[(BUFFERS, 8, true)], Layout::Direct).unwrap();
+        machine.notify(at, 0);
+        prop_assert!(driver.take_back().is_some());
+    }
+}

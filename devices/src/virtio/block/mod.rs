@@ -1,0 +1,329 @@
+//! The block device (5.2), over a [`Disk`].
+//!
+//! What the driver has written is on the disk when the request is answered, so that a flush has
+//! nothing to do. A request of any length is worked on in pieces: see [`Budget`].
+
+use alloc::string::String;
+
+use super::chain::Chain;
+use super::device::{Budget, DeviceError, Progress, VirtioDevice};
+use super::disk::{Disk, DiskError, SECTOR};
+use super::queue::Queue;
+use crate::guest_memory::GuestMemory;
+
+/// Feature bits (5.2.3).
+mod feature {
+    pub(super) const SEG_MAX: u64 = 1 << 2;
+    pub(super) const RO: u64 = 1 << 5;
+    pub(super) const BLK_SIZE: u64 = 1 << 6;
+    pub(super) const FLUSH: u64 = 1 << 9;
+    pub(super) const DISCARD: u64 = 1 << 13;
+    pub(super) const WRITE_ZEROES: u64 = 1 << 14;
+}
+
+/// Types of requests (5.2.6).
+mod request {
+    pub(super) const IN: u32 = 0;
+    pub(super) const OUT: u32 = 1;
+    pub(super) const FLUSH: u32 = 4;
+    pub(super) const GET_ID: u32 = 8;
+    pub(super) const DISCARD: u32 = 11;
+    pub(super) const WRITE_ZEROES: u32 = 13;
+}
+
+/// The end of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Status {
+    Ok = 0,
+    IoError = 1,
+    Unsupported = 2,
+}
+
+impl From<DiskError> for Status {
+    fn from(_: DiskError) -> Self {
+        Self::IoError
+    }
+}
+
+/// The length of a request's header, and of a segment of a discard.
+const HEADER: u32 = 16;
+/// The length of a disk's name.
+pub const ID_LENGTH: usize = 20;
+/// The most sectors of a discard, which is not made in pieces: so many that it takes no longer than
+/// copying what a device copies at a time.
+const DISCARD_SECTORS: u32 = 0x4000;
+/// The number of bytes that are discarded in the time that it takes to copy one.
+const DISCARD_SPEED: u64 = 32;
+/// Flag of a discard's segment: unmap.
+const UNMAP: u32 = 1 << 0;
+
+/// A transfer between the disk and the buffers of the present chain.
+#[derive(Clone, Copy, Debug)]
+struct Transfer {
+    to_disk: bool,
+    /// The byte on the disk.
+    offset: u64,
+    /// The number of bytes that have been transferred, of [`Self::length`].
+    done: u32,
+    length: u32,
+}
+
+/// The block device.
+#[derive(Debug)]
+pub struct Block {
+    disk: Disk,
+    id: String,
+    chain: Chain,
+    /// The unfinished transfer of the present chain.
+    transfer: Option<Transfer>,
+}
+
+impl Block {
+    /// Makes a device of `disk`, with a name for the guest of up to [`ID_LENGTH`] bytes.
+    #[must_use]
+    pub fn new(disk: Disk, id: String) -> Self {
+        Self {
+            disk,
+            id,
+            chain: Chain::new(),
+            transfer: None,
+        }
+    }
+
+    /// Begins with the present chain: whatever is short is done; `None` if there is something to
+    /// transfer.
+    fn begin(
+        &mut self,
+        memory: &dyn GuestMemory,
+        budget: &mut Budget,
+    ) -> Result<Option<Status>, DeviceError> {
+        let mut header = [0; HEADER as usize];
+        self.chain.readable().read(memory, 0, &mut header)?;
+        let [k0, k1, k2, k3, _, _, _, _, sector @ ..] = header;
+        let sector = u64::from_le_bytes(sector);
+        let kind = u32::from_le_bytes([k0, k1, k2, k3]);
+        // The last byte to be written is the status; without it there is no answer.
+        let room = self.chain.writable().len().checked_sub(1);
+        let room = room.ok_or(super::chain::BufferError::TooShort)?;
+        let data = self.chain.readable().len() - HEADER;
+        Ok(match kind {
+            request::IN => self.begin_transfer(false, sector, room),
+            request::OUT if self.disk.is_read_only() => Some(Status::IoError),
+            request::OUT => self.begin_transfer(true, sector, data),
+            request::FLUSH => Some(Status::Ok),
+            request::GET_ID => Some(self.tell_id(memory, room)?),
+            request::DISCARD | request::WRITE_ZEROES => {
+                Some(self.discard(memory, kind, data, budget)?)
+            }
+            _ => Some(Status::Unsupported),
+        })
+    }
+
+    fn begin_transfer(&mut self, to_disk: bool, sector: u64, length: u32) -> Option<Status> {
+        if !u64::from(length).is_multiple_of(SECTOR) {
+            return Some(Status::IoError);
+        }
+        match self.disk.offset(sector, u64::from(length) / SECTOR) {
+            Ok(offset) => {
+                self.transfer = Some(Transfer {
+                    to_disk,
+                    offset,
+                    done: 0,
+                    length,
+                });
+                None
+            }
+            Err(error) => Some(error.into()),
+        }
+    }
+
+    fn tell_id(&self, memory: &dyn GuestMemory, room: u32) -> Result<Status, DeviceError> {
+        if room < ID_LENGTH as u32 {
+            return Ok(Status::IoError);
+        }
+        let mut id = [0; ID_LENGTH];
+        for (to, from) in id.iter_mut().zip(self.id.bytes()) {
+            *to = from;
+        }
+        self.chain.writable().write(memory, 0, &id)?;
+        Ok(Status::Ok)
+    }
+
+    /// Discards or writes zeros, in one segment as the configuration has it.
+    fn discard(
+        &mut self,
+        memory: &dyn GuestMemory,
+        kind: u32,
+        data: u32,
+        budget: &mut Budget,
+    ) -> Result<Status, DeviceError> {
+        if data != HEADER {
+            return Ok(Status::IoError);
+        }
+        let mut segment = [0; HEADER as usize];
+        self.chain.readable().read(memory, HEADER, &mut segment)?;
+        let [s0, s1, s2, s3, s4, s5, s6, s7, c0, c1, c2, c3, flags @ ..] = segment;
+        let sector = u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]);
+        let count = u32::from_le_bytes([c0, c1, c2, c3]);
+        let flags = u32::from_le_bytes(flags);
+        let known = if kind == request::WRITE_ZEROES {
+            UNMAP
+        } else {
+            0
+        };
+        if flags & !known != 0 {
+            return Ok(Status::Unsupported);
+        }
+        if count > DISCARD_SECTORS {
+            return Ok(Status::IoError);
+        }
+        let length = u64::from(count) * SECTOR;
+        budget.spend(length / DISCARD_SPEED);
+        let result = self
+            .disk
+            .offset(sector, count.into())
+            .and_then(|offset| self.disk.discard(offset, length));
+        Ok(result.map_or_else(Status::from, |()| Status::Ok))
+    }
+
+    /// Goes on with a transfer, as far as `budget` goes. `None` if it is not finished.
+    fn transfer(
+        &mut self,
+        memory: &dyn GuestMemory,
+        budget: &mut Budget,
+    ) -> Result<Option<Status>, DeviceError> {
+        let Some(transfer) = &mut self.transfer else {
+            return Ok(Some(Status::Ok));
+        };
+        while transfer.done < transfer.length {
+            if budget.is_spent() {
+                return Ok(None);
+            }
+            let at = transfer.offset + u64::from(transfer.done);
+            let piece = Disk::piece(at, u64::from(transfer.length - transfer.done));
+            if transfer.to_disk {
+                match self.disk.write(at, piece) {
+                    Ok(bytes) => {
+                        let offset = HEADER + transfer.done;
+                        self.chain.readable().read(memory, offset, bytes)?;
+                    }
+                    Err(error) => return Ok(Some(error.into())),
+                }
+            } else {
+                match self.disk.read(at, piece) {
+                    Ok(bytes) => self.chain.writable().write(memory, transfer.done, bytes)?,
+                    Err(error) => return Ok(Some(error.into())),
+                }
+            }
+            transfer.done += piece as u32;
+            budget.spend(piece as u64);
+        }
+        Ok(Some(Status::Ok))
+    }
+
+    /// Answers the present chain.
+    fn finish(
+        &mut self,
+        status: Status,
+        queue: &mut Queue,
+        memory: &dyn GuestMemory,
+    ) -> Result<(), DeviceError> {
+        self.transfer = None;
+        let buffers = self.chain.writable();
+        let last = buffers.len() - 1;
+        buffers.write(memory, last, &[status as u8])?;
+        // Up to the status, if all before it was written; else nothing is promised.
+        let written = if status == Status::Ok {
+            buffers.len()
+        } else {
+            0
+        };
+        queue.give_back(memory, self.chain.head(), written)?;
+        Ok(())
+    }
+}
+
+impl VirtioDevice for Block {
+    fn name(&self) -> &'static str {
+        "virtio-blk"
+    }
+
+    fn device_type(&self) -> u16 {
+        2
+    }
+
+    fn pci_class(&self) -> (u8, u8, u8) {
+        // Mass storage of another kind.
+        (0x01, 0x80, 0)
+    }
+
+    fn features(&self) -> u64 {
+        let writable = if self.disk.is_read_only() {
+            feature::RO
+        } else {
+            feature::FLUSH | feature::DISCARD | feature::WRITE_ZEROES
+        };
+        feature::SEG_MAX | feature::BLK_SIZE | writable
+    }
+
+    fn queues(&self) -> usize {
+        1
+    }
+
+    fn config(&self, offset: usize) -> u8 {
+        /// All of a queue but the header and the status.
+        const SEGMENTS: u32 = super::queue::MAX_SIZE as u32 - 2;
+        let byte = |value: u32, first: usize| value.to_le_bytes()[offset - first];
+        match offset {
+            0..8 => self.disk.sectors().to_le_bytes()[offset],
+            12..16 => byte(SEGMENTS, 12),
+            20..24 => byte(SECTOR as u32, 20),
+            // Discard: the most sectors, the most segments, the alignment.
+            36..40 => byte(DISCARD_SECTORS, 36),
+            40..44 => byte(1, 40),
+            44..48 => byte(8, 44),
+            // Writing zeros: the same, and it may unmap.
+            48..52 => byte(DISCARD_SECTORS, 48),
+            52..56 => byte(1, 52),
+            56 => 1,
+            _ => 0,
+        }
+    }
+
+    fn work(
+        &mut self,
+        _: usize,
+        queue: &mut Queue,
+        memory: &dyn GuestMemory,
+    ) -> Result<Progress, DeviceError> {
+        let mut budget = Budget::new();
+        while !budget.is_spent() {
+            let status = if self.transfer.is_some() {
+                None
+            } else if queue.take(memory, &mut self.chain)? {
+                budget.spend_on_request(&self.chain);
+                self.begin(memory, &mut budget)?
+            } else {
+                return Ok(Progress::Idle);
+            };
+            let status = match status {
+                Some(status) => status,
+                None => match self.transfer(memory, &mut budget)? {
+                    Some(status) => status,
+                    None => return Ok(Progress::Busy),
+                },
+            };
+            self.finish(status, queue, memory)?;
+        }
+        Ok(Progress::Busy)
+    }
+
+    /// Forgets what it was working on. What is on the disk stays there.
+    fn reset(&mut self) {
+        self.transfer = None;
+    }
+}
+
+#[cfg(test)]
+mod tests;

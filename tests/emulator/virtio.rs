@@ -1,0 +1,165 @@
+//! Virtio devices of guests: a stock Debian kernel with its own drivers finds what is there, keeps what
+//! it writes, and reaches others.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tests::{Case, file, tarpit};
+use xtask::testbed::initramfs::{self, Program};
+use xtask::testbed::kernel::{self, Series};
+use xtask::testbed::module::{Guest, Module};
+
+/// The time to wait for two or three guests that boot and work, on a machine that is busy with other
+/// things, too.
+const PATIENCE: Duration = Duration::from_secs(1500);
+
+/// The drivers, in the order in which they need each other.
+const DRIVERS: &[&str] = &[
+    "kernel/drivers/virtio/virtio.ko",
+    "kernel/drivers/virtio/virtio_ring.ko",
+    "kernel/drivers/virtio/virtio_pci_modern_dev.ko",
+    "kernel/drivers/virtio/virtio_pci_legacy_dev.ko",
+    "kernel/drivers/virtio/virtio_pci.ko",
+    "kernel/drivers/char/hw_random/virtio-rng.ko",
+    "kernel/drivers/block/virtio_blk.ko",
+    "kernel/net/core/failover.ko",
+    "kernel/drivers/net/net_failover.ko",
+    "kernel/drivers/net/virtio_net.ko",
+];
+
+/// Debian's kernel, and an initial RAM disk with busybox, the drivers, and `script` as the first
+/// process.
+fn debian(case: &Case, script: &str) -> Result<(PathBuf, PathBuf)> {
+    let package = kernel::fetch_with_modules(Series::default())?;
+    let init = Program {
+        path: "init".to_owned(),
+        data: script.into(),
+    };
+    let mut programs = vec![Program::busybox()?, init];
+    for driver in DRIVERS {
+        let name = driver.rsplit('/').next().context("a name")?;
+        let file = package.module(driver)?;
+        programs.push(Program::copy(&file, format!("modules/{name}"))?);
+    }
+    let initrd = initramfs::pack_programs(&case.file_name(), &programs)?;
+    Ok((package.image, initrd))
+}
+
+/// `web` has a disk of its own and an entropy device, with interrupts by messages; `old` can only
+/// read its disk, and has an interrupt pin and configuration by ports.
+pub(crate) fn debian_reads_and_writes_disks(case: &Case) -> Result<()> {
+    const SECTOR: usize = 512;
+    let (kernel, initrd) = debian(case, include_str!("virtio_disks.sh"))?;
+    // The last sector is not whole; no two sectors are the same.
+    let content: Vec<u8> = (0..(4 << 20) - 100)
+        .map(|n| (n / SECTOR * 7 + n % 251) as u8 ^ (n / SECTOR >> 5) as u8)
+        .collect();
+    let disk = file(case, "disk", &content)?;
+    let mut rounded = content;
+    rounded.resize(rounded.len().next_multiple_of(SECTOR), 0);
+    let sum = sha256sum(&file(case, "rounded", &rounded)?)?;
+
+    let web = Guest {
+        vcpus: 2,
+        rng: true,
+        ..Guest::new("web").command_line("quiet")
+    };
+    let old = Guest {
+        memory_mib: 128,
+        ..Guest::new("old").command_line("quiet pci=nomsi,nommconf")
+    };
+    let mut session = tarpit(case)?
+        .linux(&kernel, &initrd, &web)
+        .linux(&kernel, &initrd, &old)
+        .module(Module::disk(&disk, "web", "id=the-root"))
+        .module(Module::disk(&disk, "old", "ro"))
+        .boot()?
+        .patience(PATIENCE);
+
+    let mut said = session.wait_for("disks: web round 5")?;
+    for command in ["pause web", "resume web"] {
+        said += &session.exchange(command)?.said;
+    }
+    said += &session.wait_for("disks: web done")?;
+    said += &session.exchange("restart web")?.said;
+    said += &session.wait_for("disks: web done")?;
+    said += &session.exchange("vms")?.said;
+    let count = |line: &str| said.matches(line).count();
+    for (line, times) in [
+        // The host bridge, the entropy device and the disk.
+        ("disks: web functions 0x0d57 0x1044 0x1042", 2),
+        ("disks: web id the-root, read-only 0", 2),
+        (&*format!("disks: web begins as {sum}"), 2),
+        ("disks: web holds what was written", 2),
+        ("disks: web holds its files", 2),
+        ("disks: old functions 0x0d57 0x1042", 1),
+        ("disks: old id , read-only 1", 1),
+        (&*format!("disks: old begins as {sum}"), 1),
+        ("disks: old cannot be written", 1),
+    ] {
+        ensure!(count(line) == times, "not {times} times `{line}`:\n{said}");
+    }
+    ensure!(
+        count("PCI-MSI") >= 4 && count("IO-APIC") >= 1,
+        "interrupts as they should not be:\n{said}"
+    );
+    ensure_no_complaint(&said)
+}
+
+/// `server` has files and `client` fetches one; `other` has the same address as the server in a
+/// network of its own.
+pub(crate) fn debians_reach_those_in_their_network(case: &Case) -> Result<()> {
+    let (kernel, initrd) = debian(case, include_str!("virtio_networks.sh"))?;
+    let no_file = file(case, "nothing", &[0])?;
+    let mut setup = tarpit(case)?;
+    for (name, network) in [("server", "lan0"), ("client", "lan0"), ("other", "lan1")] {
+        let guest = Guest {
+            memory_mib: 128,
+            ..Guest::new(name).command_line(&format!("quiet role={name}"))
+        };
+        setup = setup
+            .linux(&kernel, &initrd, &guest)
+            .module(Module::nic(&no_file, name, network));
+    }
+    let mut session = setup.boot()?.patience(PATIENCE);
+    let mut said = session.wait_for("networks: client done")?;
+    said += &session.exchange("vms")?.said;
+    let sum = |what: &str| {
+        let (_, sum) = said.split_once(what).context(what.to_owned())?;
+        Ok::<_, anyhow::Error>(sum.lines().next().unwrap_or_default().trim().to_owned())
+    };
+    let (served, fetched) = (sum("server has ")?, sum("client fetched ")?);
+    ensure!(
+        served.len() == 64 && served == fetched,
+        "served {served}, fetched {fetched}"
+    );
+    ensure!(sum("other has ")? != served, "two files are the same");
+    ensure_no_complaint(&said)
+}
+
+/// Checks that neither the script, nor the kernel, nor tarpit had anything to complain of. (That of
+/// RETBleed, which says WARNING, is about the processor.)
+fn ensure_no_complaint(said: &str) -> Result<()> {
+    for complaint in [
+        "FAILED",
+        "rror",
+        "WARNING: CPU",
+        "BUG:",
+        "Call Trace",
+        "needs a reset",
+    ] {
+        ensure!(!said.contains(complaint), "`{complaint}` in:\n{said}");
+    }
+    Ok(())
+}
+
+/// What the program of this name says of it, too.
+fn sha256sum(file: &Path) -> Result<String> {
+    let output = Command::new("sha256sum").arg(file).output()?;
+    ensure!(output.status.success(), "sha256sum fails");
+    let said = String::from_utf8(output.stdout)?;
+    let sum = said.split_whitespace().next().context("no sum")?;
+    Ok(sum.to_owned())
+}

@@ -1,0 +1,40 @@
+#!/bin/busybox sh
+# A server of a file, or a client of it, as the kernel's command line says.
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+role=$(sed 's/.*role=\([a-z]*\).*/\1/' /proc/cmdline)
+
+say() { echo "networks: $role $*"; }
+fail() { say "FAILED: $*"; dmesg; }
+sum() { sha256sum < "$1" | cut -d ' ' -f 1; }
+
+for module in virtio virtio_ring virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci failover net_failover virtio_net; do
+    insmod /modules/$module.ko || fail "no $module"
+done
+ip link set lo up
+ip link set eth0 up
+say "address $(cat /sys/class/net/eth0/address)"
+
+if [ "$role" != client ]; then
+    ip address add 10.0.0.1/24 dev eth0
+    mkdir /www
+    dd if=/dev/urandom of=/www/file bs=1024 count=700 status=none
+    httpd -p 80 -h /www
+    say "has $(sum /www/file)"
+    while :; do sleep 1000; done
+fi
+
+ip address add 10.0.0.2/24 dev eth0
+tries=0
+until ping -c 1 -W 1 10.0.0.1 > /dev/null; do
+    tries=$((tries + 1))
+    [ $tries -lt 60 ] || fail "no answer"
+done
+# Larger than a frame: in pieces.
+ping -c 3 -s 4000 10.0.0.1 > /dev/null || fail "pieces"
+wget -q -O /file http://10.0.0.1/file || fail wget
+say "fetched $(sum /file)"
+say done
+while :; do sleep 1000; done
