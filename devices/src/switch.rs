@@ -481,7 +481,7 @@ mod tests {
             payload in proptest::collection::vec(any::<u8>(), 2..1500),
             offset in any::<u16>(),
         ) {
-            let offset = offset % (payload.len() as u16 - 1) & !1;
+            let offset = (offset % (payload.len() as u16 - 1)) & !1;
             let mut frame = frame(B, A, &payload);
             frame.missing = Some(MissingChecksum { start: 14, offset });
             // A sum of the pseudo-header, which the sum at the end is to take in.

@@ -54,7 +54,7 @@ pub(crate) fn debian_reads_and_writes_disks(case: &Case) -> Result<()> {
     let (kernel, initrd) = debian(case, include_str!("virtio_disks.sh"))?;
     // The last sector is not whole; no two sectors are the same.
     let content: Vec<u8> = (0..(4 << 20) - 100)
-        .map(|n| (n / SECTOR * 7 + n % 251) as u8 ^ (n / SECTOR >> 5) as u8)
+        .map(|n| (n / SECTOR * 7 + n % 251) as u8 ^ ((n / SECTOR) >> 5) as u8)
         .collect();
     let disk = file(case, "disk", &content)?;
     let mut rounded = content;

@@ -114,7 +114,7 @@ impl Default for Budget {
 
 /// A device behind a transport.
 pub trait VirtioDevice: Debug + Send {
-    /// Its name, for messages.
+    /// Returns its name, for messages.
     fn name(&self) -> &'static str;
 
     /// Returns its type (5).

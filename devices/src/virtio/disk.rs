@@ -132,7 +132,7 @@ impl Disk {
             .ok_or(DiskError::OutOfRange)
     }
 
-    /// As [`Disk::read`], to be written.
+    /// Does as [`Disk::read`] does, with a piece to be written.
     ///
     /// # Errors
     /// As [`Disk::read`]; and if the disk is read-only, or there is no memory for a copy.
@@ -320,7 +320,7 @@ mod tests {
                 prop_assert_eq!(disk.read(at, piece).unwrap(), &model[at as usize..at as usize + piece]);
                 at += piece as u64;
             }
-            prop_assert_eq!(&base[..], &super::tests::base(length)[..], "the base stays");
+            prop_assert_eq!(base, super::tests::base(length), "the base stays");
         }
     }
 }

@@ -87,7 +87,8 @@ pub fn new_root() -> u64 {
     root
 }
 
-/// Another root of the address space `root`, which refers to the same tables: what one of the two maps
+/// Returns another root of the address space `root`, which refers to the same tables: what one of the
+/// two maps
 /// later with tables of its own, the other does not.
 #[must_use]
 pub fn second_root(root: u64) -> u64 {

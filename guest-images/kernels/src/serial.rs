@@ -3,9 +3,10 @@
 use core::fmt;
 use core::sync::atomic::{AtomicU16, Ordering};
 
+use x86_64::instructions::port::Port;
+
 use crate::interrupts::{self, Frame};
 use crate::pic;
-use x86_64::instructions::port::Port;
 
 const COM1: u16 = 0x3f8;
 const INTERRUPT_ENABLE: u16 = COM1 + 1;

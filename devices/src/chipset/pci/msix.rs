@@ -3,6 +3,8 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
+use arch::apic::icr;
+
 use crate::apic_message::{ApicMessage, Destination, DestinationMode, Trigger};
 
 /// The capability's identifier.
@@ -172,7 +174,6 @@ impl MsixTable {
 /// `None` for one that goes elsewhere, or that no device can send.
 fn decode([low, high, data, _]: [u32; 4]) -> Option<ApicMessage> {
     const LOGICAL: u32 = 1 << 2;
-    const LEVEL: u32 = 1 << 15;
     const LOCAL_APICS: u32 = 0xfee;
     if high != 0 || low >> 20 != LOCAL_APICS {
         return None;
@@ -184,7 +185,8 @@ fn decode([low, high, data, _]: [u32; 4]) -> Option<ApicMessage> {
     } else {
         DestinationMode::Physical
     };
-    let trigger = if data & LEVEL != 0 {
+    // The data have the layout of the interrupt command register's lower half.
+    let trigger = if data & icr::LEVEL != 0 {
         Trigger::Level
     } else {
         Trigger::Edge

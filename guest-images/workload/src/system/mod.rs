@@ -212,7 +212,7 @@ pub fn own_pid() -> Pid {
     unsafe { syscall!(Sysno::getpid) }.unwrap_or(0)
 }
 
-/// The number of the process that has made this one.
+/// Returns the number of the process that has made this one.
 #[must_use]
 pub fn parent_pid() -> Pid {
     // SAFETY: no memory is involved.

@@ -228,7 +228,7 @@ fn a_switch_from_one_target_to_another_is_seen_however_often() {
     vcpu.entry_after_script();
     let last_of = |root: u64| {
         let of = |entry: &&Entry| entry.cr3_exempt == [root];
-        vcpu.cpu.entries.iter().filter(of).next_back()
+        vcpu.cpu.entries.iter().rfind(of)
     };
     assert_eq!(last_of(TARGET).unwrap().tsc.multiplier, 1000 * REAL_TIME);
     assert_eq!(last_of(OTHER).unwrap().tsc.multiplier, 500 * REAL_TIME);
