@@ -223,6 +223,8 @@ impl Suppression {
         };
         let give_way = (interval / 8) << patience;
         let give_way_until = record.interrupted_at.saturating_add(give_way);
+        // A kernel that takes no interrupts for longer than a switch has other things to do.
+        let takes_interrupts_by = record.target_since.saturating_add(interval / 2);
         let share_of = |left: i64| now.saturating_add(left.max(0).unsigned_abs() / sharers);
 
         if user_mode && is_too_far {
@@ -296,11 +298,12 @@ impl Suppression {
         } else if !user_mode
             && !record.context.interruptible
             && record.fast.is_none()
+            && now < takes_interrupts_by
             && self.latency < DEAR_EXIT
         {
             // A clock that is fast before an interrupt can come gains a lead for nothing.
             wish.limit = Limit::Clock;
-            wish.look_at = stop_at;
+            wish.look_at = stop_at.min(takes_interrupts_by);
             wish.look_when_interruptible = true;
         } else {
             wish.limit = Limit::Clock;

@@ -38,6 +38,8 @@ pub(super) struct VcpuRecord {
     pub(super) off_cpu_since: HostTicks,
     /// The slot of the target that runs, in whatever mode.
     pub(super) target: Option<usize>,
+    /// The time at which that target came in.
+    pub(super) target_since: HostTicks,
     /// Whether the root is a target's, but dormant, and the VCPU runs: the target may run at any
     /// time.
     pub(super) hides_target: bool,
@@ -79,6 +81,7 @@ impl VcpuRecord {
             on_cpu: false,
             off_cpu_since: now,
             target: None,
+            target_since: now,
             hides_target: false,
             hidden: 0,
             context: Context {

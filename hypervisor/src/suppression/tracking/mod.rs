@@ -271,6 +271,7 @@ impl Suppression {
         let record = &mut self.vcpus[vcpu];
         record.target_out();
         record.target = slot;
+        record.target_since = now;
         if let Some(target) = slot.and_then(|slot| self.targets.get_mut(slot)) {
             record.company.target_in(now);
             target.record.switch_ins += 1;
