@@ -29,6 +29,8 @@ bitflags! {
         const SUPPRESSION = 1 << 5;
         /// Something has come from outside for one of the devices that it keeps time for.
         const INPUT = 1 << 6;
+        /// A clock that is to become fast, of which the VCPU has been told last.
+        const FAST_CLOCK = 1 << 7;
     }
 }
 

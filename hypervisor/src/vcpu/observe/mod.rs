@@ -62,8 +62,6 @@ pub(super) struct Observer {
     pub(super) own_time: u64,
     /// Whether a timer of the guest's expired when the timers were last looked at.
     pub(super) timer_expired: bool,
-    /// Whether the clock is to become fast at the next entry.
-    pub(super) clock_gets_fast: bool,
     /// The root that the trace was last told of.
     traced_root: Option<Root>,
 }
@@ -90,7 +88,6 @@ impl Observer {
             reported: false,
             own_time: 0,
             timer_expired: false,
-            clock_gets_fast: false,
             traced_root: None,
         }
     }

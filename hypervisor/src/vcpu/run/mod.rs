@@ -120,11 +120,6 @@ impl<C: GuestCpu> Vcpu<C> {
                     return Err(RunExit::Preempted);
                 }
             }
-            if core::mem::take(&mut self.observer.clock_gets_fast) {
-                // As late as can be: what is done before is not to pass at a fast rate.
-                self.follow_suppression();
-                continue;
-            }
             if self.activity != Activity::Running {
                 self.update_deadline_of_halt(since);
                 return Err(RunExit::Halted);
@@ -168,10 +163,13 @@ impl<C: GuestCpu> Vcpu<C> {
     /// is first.
     #[inline]
     fn limit_stay(&mut self, now: HostTicks, limit: HostTicks) {
-        let undisturbed = now.saturating_add(self.pace.least_run());
-        let observation = self.next_observation().max(undisturbed);
-        let end = self.observer.directive.stop_at;
-        self.stay_limit = limit.min(observation).min(end);
+        self.stay_limit = limit;
+        if self.observer.watching {
+            let undisturbed = now.saturating_add(self.pace.least_run());
+            let observation = self.next_observation().max(undisturbed);
+            let end = self.observer.directive.stop_at;
+            self.stay_limit = limit.min(observation).min(end);
+        }
         self.cpu.set_time_limit(self.stay_limit.since(now));
     }
 
@@ -208,6 +206,14 @@ impl<C: GuestCpu> Vcpu<C> {
         }
         if wanted.contains(Requests::YIELD) {
             return Err(RunExit::Yielded);
+        }
+        if wanted.contains(Requests::FAST_CLOCK) {
+            // As late as can be: what is done before is not to pass at a fast rate.
+            if self.pending.is_empty() {
+                self.follow_suppression();
+            } else {
+                self.pending |= Requests::FAST_CLOCK;
+            }
         }
         if self.waits_for_line {
             self.waits_for_line = !self.vm.output.has_room();

@@ -57,7 +57,8 @@ impl<C: GuestCpu> Vcpu<C> {
         }
         self.observer.directive = directive;
         let gets_fast = directive.clock.rates.is_fast();
-        self.observer.clock_gets_fast = clock_changes && gets_fast;
+        self.pending
+            .set(Requests::FAST_CLOCK, clock_changes && gets_fast);
         if clock_changes && !gets_fast {
             self.follow_suppression();
         }
