@@ -101,7 +101,10 @@ impl Suppression {
             if !alone && (!user_mode || self.may_park_briefly(now)) {
                 last = last.min(self.comfortable_lead(fastest));
             }
-            if let Some(ticks) = time_to_reach(lead, last, fastest) {
+            // Who is there already, and goes on all the same, is not stopped over and over.
+            if let Some(ticks) = time_to_reach(lead, last, fastest)
+                && ticks > 0
+            {
                 stop_at = now.saturating_add(ticks);
             }
         }
