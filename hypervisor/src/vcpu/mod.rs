@@ -137,7 +137,7 @@ impl<C: GuestCpu> Vcpu<C> {
                 Activity::WaitingForStartUp
             },
             events: EventQueue::default(),
-            pending: Requests::all(),
+            pending: Requests::empty(),
             stay_limit: HostTicks::ZERO,
             observer: Observer::new(host_now()),
             resume_point: ResumePoint::default(),

@@ -48,7 +48,7 @@ impl<C: GuestCpu> Vcpu<C> {
             self.note_cpu(true);
         }
         // What has changed since the last time was not followed: the clock above all.
-        self.pending = Requests::EVENT | Requests::TIMERS | Requests::CLOCK | Requests::MEMORY;
+        self.pending |= Requests::EVENT | Requests::TIMERS | Requests::CLOCK | Requests::MEMORY;
         let Err(exit) = self.run_guest(until, requests);
         self.statistics.end_exit(host_now());
         if self.observer.directive.target_in && self.observer.directive.stay == Stay::Run {
@@ -204,9 +204,6 @@ impl<C: GuestCpu> Vcpu<C> {
             requests.clear(Requests::EVENT);
             self.process_events(now)?;
         }
-        if wanted.contains(Requests::YIELD) {
-            return Err(RunExit::Yielded);
-        }
         if wanted.contains(Requests::FAST_CLOCK) {
             // As late as can be: what is done before is not to pass at a fast rate.
             if self.pending.is_empty() {
@@ -214,6 +211,9 @@ impl<C: GuestCpu> Vcpu<C> {
             } else {
                 self.pending |= Requests::FAST_CLOCK;
             }
+        }
+        if wanted.contains(Requests::YIELD) {
+            return Err(RunExit::Yielded);
         }
         if self.waits_for_line {
             self.waits_for_line = !self.vm.output.has_room();
