@@ -119,12 +119,17 @@ pub(super) fn suppress(
         .iter()
         .flat_map(|usage| usage.lock().roots().collect::<Vec<_>>())
         .collect();
+    let statistics = vm.statistics.iter();
+    let exit_cost = statistics
+        .map(|it| it.lock().exit_cost())
+        .max()
+        .unwrap_or(0);
     let target = {
         let mut suppression = vm.suppression.lock();
         suppression
             .suppress(&vm.ram, root, root_format(vm), order, seen.into_iter(), now)
             .map_err(|problem| CommandError::new("no_target", problem))?;
-        suppression.set_exit_cost(vm.exit_cost.load(Ordering::Relaxed));
+        suppression.set_exit_cost(exit_cost);
         let fastest = suppression.fastest();
         let target = suppression.targets().of(root).map(TargetInfo::from);
         target.map(|target| TargetInfo {

@@ -38,7 +38,8 @@
 //! - [`lead`]: how far the guest's time is ahead; [`give_back`]: the controller of that;
 //! - [`budget`]: the CPU time of a target; [`handler`]: the guest's interrupt handlers;
 //! - [`limiter`]: changes of rate cost others little; [`cpu_share`]: VCPUs that share a CPU;
-//! - [`tracking`]: whose address space is loaded; [`decide`]: what is to be done.
+//! - [`tracking`]: whose address space is loaded; [`wish`]: what a VCPU with a target wants; [`decide`]: what
+//!   is to be done.
 
 #![forbid(unsafe_code)]
 
@@ -61,6 +62,7 @@ pub(crate) mod target;
 mod tracking;
 pub(crate) mod usage;
 mod vcpu;
+mod wish;
 
 #[cfg(test)]
 mod simulation;
@@ -232,7 +234,7 @@ impl Suppression {
             time: Account::new(now),
             give_back: GiveBack::new(tsc),
             limiter: Limiter::new(tsc, now),
-            brief_parking: Allowance::new(decide::BRIEF_PARKING, 4 * tsc.get(), now),
+            brief_parking: Allowance::new(wish::BRIEF_PARKING, 4 * tsc.get(), now),
             handlers: Lengths::new(pace.longest_handler(), pace.least_run()),
             latency: 0,
             least_run: 0,

@@ -14,7 +14,7 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
 use devices::apic_message::ApicMessage;
 use devices::chipset::{Chipset, ChipsetHost, Environment, PowerRequest};
@@ -74,8 +74,6 @@ pub(crate) struct Vm {
     pub usages: Vec<Mutex<Usage>>,
     /// The statistics of its VCPUs, as of the last time each came off its CPU.
     pub statistics: Vec<Mutex<Statistics>>,
-    /// The cost of an exit by a timer, in ticks, as its VCPUs have seen it; zero before.
-    pub exit_cost: AtomicU64,
     /// The format of its paging, as last seen: a `suppression::address_space::RootFormat` in its
     /// order, zero for long mode.
     pub root_format: AtomicU8,
@@ -150,7 +148,6 @@ impl Vm {
             suppression_generation: AtomicU32::new(0),
             guarded_targets: AtomicU32::new(0),
             statistics: parts.ports.iter().map(|_| Mutex::default()).collect(),
-            exit_cost: AtomicU64::new(0),
             root_format: AtomicU8::new(0),
             stopped_clock_at: Mutex::new(None),
             usages: parts

@@ -17,6 +17,8 @@ pub(crate) struct Statistics {
     since: HostTicks,
     /// The slot of the last exit.
     last: usize,
+    /// The cost of an exit by a timer, as last measured; zero before.
+    exit_cost: u64,
 }
 
 /// The row of one exit reason.
@@ -38,6 +40,7 @@ impl Default for Statistics {
             guest_ticks: 0,
             since: HostTicks::ZERO,
             last: OTHER,
+            exit_cost: 0,
         }
     }
 }
@@ -71,6 +74,17 @@ impl Statistics {
     #[must_use]
     pub(crate) const fn guest_ticks(&self) -> u64 {
         self.guest_ticks
+    }
+
+    /// Takes note that an exit by a timer takes `ticks` on this machine.
+    pub(crate) const fn set_exit_cost(&mut self, ticks: u64) {
+        self.exit_cost = ticks;
+    }
+
+    /// Returns what an exit by a timer takes, in ticks; zero where none has been measured.
+    #[must_use]
+    pub(crate) const fn exit_cost(&self) -> u64 {
+        self.exit_cost
     }
 
     /// Returns the number of exits of all reasons.

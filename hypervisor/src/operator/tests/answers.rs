@@ -1,8 +1,6 @@
 //! Commands that look and change nothing, or targets: tables for people, JSON for programs.
 
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering;
-
 use devices::time::HostTicks;
 use vmx::addr::GuestPhysAddr;
 use vmx::exit::basic;
@@ -54,7 +52,9 @@ fn from_finding_a_process_to_slowing_it_down_and_back() {
     assert!(host.answer("ps web").contains("  yes     0x2000\n"));
     // 4 ms of guest time pass in no less than an exit takes.
     let dear = MS / 50;
-    host.vm(WEB).exit_cost.store(dear, Ordering::Relaxed);
+    let vm = host.vm(WEB).clone();
+    let set_exit_cost = |ticks| vm.statistics[0].lock().set_exit_cost(ticks);
+    set_exit_cost(dear);
     let answer = host.answer("suppress web 0x1000");
     assert!(
         answer.contains("\nnote: exits are dear here: the clock runs at most 1"),
@@ -66,7 +66,7 @@ fn from_finding_a_process_to_slowing_it_down_and_back() {
             .answer("suppress web 0x1000 --policy paper")
             .contains("note")
     );
-    host.vm(WEB).exit_cost.store(0, Ordering::Relaxed);
+    set_exit_cost(0);
     host.answer("suppress web 0x1000 --policy bounded");
     assert!(
         host.answer("vms")

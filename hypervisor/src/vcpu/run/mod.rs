@@ -59,12 +59,10 @@ impl<C: GuestCpu> Vcpu<C> {
             vm.look.set_sleeper(self.index, self.time.next_timer);
         }
         requests.set_running_on(None);
+        self.statistics.set_exit_cost(self.pace.exit_cost());
         if let Some(published) = self.vm.statistics.get(self.index as usize) {
             published.lock().clone_from(&self.statistics);
         }
-        self.vm
-            .exit_cost
-            .store(self.pace.exit_cost(), Ordering::Relaxed);
         exit
     }
 

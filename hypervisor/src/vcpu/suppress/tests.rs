@@ -87,6 +87,20 @@ fn a_target_that_is_alone_has_its_budget_and_is_parked() {
 }
 
 #[test]
+fn a_target_that_is_on_a_cpu_again_is_entered_with_a_fast_clock() {
+    let mut vcpu = with_target(vcpu(), 1000);
+    assert!(matches!(vcpu.run_for(5_000), RunExit::Preempted));
+    for turn in 0..3 {
+        let rates = vcpu.vm().board.lock().clock.rates();
+        assert!(!rates.is_fast(), "{turn}: {rates:?}");
+        let entries = vcpu.cpu.entries.len();
+        assert!(matches!(vcpu.run_for(1_000), RunExit::Preempted));
+        let first = &vcpu.cpu.entries[entries];
+        assert!(first.tsc.multiplier > 900 * Rate::ONE.bits(), "{turn}");
+    }
+}
+
+#[test]
 fn an_interrupt_wakes_a_parked_target_and_its_handler_runs() {
     let mut vcpu = with_target(vcpu(), 1000);
     parked_for_budget(&mut vcpu);
