@@ -10,7 +10,7 @@ use super::completion::candidates;
 use super::context::Context;
 use super::dispatch::{dispatch, wanted_format};
 use super::host_facts::HostFacts;
-use super::terminal::{LineOutput, Terminal};
+use super::terminal::{AnswerOutput, Terminal};
 use crate::console::{Answer, Format, Input};
 use crate::ids::VmId;
 use crate::manager::VmManager;
@@ -156,7 +156,7 @@ impl Session {
         format: Format,
         act: impl FnOnce(&mut Context<'_>) -> R,
     ) -> R {
-        let mut out = LineOutput(self.terminal.line());
+        let mut out = AnswerOutput::new(&self.terminal);
         act(&mut Context {
             answer: Answer::new(&mut out, format),
             vms,

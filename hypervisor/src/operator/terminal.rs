@@ -2,6 +2,7 @@
 
 use alloc::string::String;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::fmt::{self, Write};
 
 use spin::Mutex;
@@ -33,8 +34,8 @@ pub(crate) trait SerialLine: Send + Sync {
     fn poll(&self);
 }
 
-/// The output for a command's answer: a serial line.
-pub(super) struct LineOutput<'a>(pub &'a dyn SerialLine);
+/// The output of the console: a serial line.
+struct LineOutput<'a>(&'a dyn SerialLine);
 
 impl Output for LineOutput<'_> {
     fn write(&mut self, bytes: &[u8]) {
@@ -43,6 +44,45 @@ impl Output for LineOutput<'_> {
 
     fn backlog(&self) -> u64 {
         self.0.written().saturating_sub(self.0.sent())
+    }
+}
+
+/// The output of a command's answer: whole lines on a terminal, between those of guests, which write from
+/// other CPUs meanwhile.
+pub(super) struct AnswerOutput<'a> {
+    terminal: &'a Terminal,
+    /// The beginning of a line, or all of it.
+    line: Vec<u8>,
+}
+
+impl<'a> AnswerOutput<'a> {
+    pub(super) const fn new(terminal: &'a Terminal) -> Self {
+        Self {
+            terminal,
+            line: Vec::new(),
+        }
+    }
+}
+
+impl Output for AnswerOutput<'_> {
+    fn write(&mut self, bytes: &[u8]) {
+        self.line.extend_from_slice(bytes);
+        if bytes.ends_with(b"\n") {
+            self.terminal.with(|_, out| out.write(&self.line));
+            self.line.clear();
+        }
+    }
+
+    fn backlog(&self) -> u64 {
+        LineOutput(self.terminal.line()).backlog()
+    }
+}
+
+impl Drop for AnswerOutput<'_> {
+    fn drop(&mut self) {
+        if !self.line.is_empty() {
+            self.terminal.with(|_, out| out.write(&self.line));
+        }
     }
 }
 

@@ -160,6 +160,7 @@ fn facts() -> HostFacts {
 pub(super) struct Host {
     pub line: Arc<Line>,
     pub vms: VmManager,
+    pub terminal: Arc<Terminal>,
     session: Session,
 }
 
@@ -189,7 +190,8 @@ impl Host {
         Self {
             line,
             vms: VmManager::new(Box::new(factory), scheduler, configs),
-            session: Session::open(terminal, facts()),
+            session: Session::open(terminal.clone(), facts()),
+            terminal,
         }
     }
 

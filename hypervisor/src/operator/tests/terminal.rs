@@ -1,7 +1,9 @@
 //! The operator's line, and what guests write beside it.
 
 use super::host::{DB, Host, WEB};
+use crate::console::Output;
 use crate::ids::VcpuId;
+use crate::operator::terminal::AnswerOutput;
 use crate::vcpu::StopReason;
 
 #[test]
@@ -33,6 +35,24 @@ fn guests_write_while_the_operator_types() {
     host.guest_writes(DB, "hello\n");
     host.types("eb\x03");
     host.shows("tarpit> ps w\r\x1b[K[db   1.500000] hello\ntarpit> ps web^C\ntarpit> ");
+}
+
+#[test]
+fn no_line_of_an_answer_is_torn_by_what_a_guest_writes_meanwhile() {
+    let host = Host::new();
+    host.screen();
+    let mut answer = AnswerOutput::new(&host.terminal);
+    answer.write(b"{\"vm\":");
+    host.guest_writes(DB, "hello\n");
+    answer.write(b"\"web\"}");
+    answer.write(b"\r\n");
+    answer.write(b"a last one");
+    host.guest_writes(DB, "again\n");
+    drop(answer);
+    let screen = host.screen();
+    for line in ["] hello\n", "{\"vm\":\"web\"}\n", "] again\n", "a last one"] {
+        assert!(screen.contains(line), "{line:?} in {screen:?}");
+    }
 }
 
 #[test]
