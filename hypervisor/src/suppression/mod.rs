@@ -38,6 +38,7 @@
 //! - [`lead`]: how far the guest's time is ahead; [`give_back`]: the controller of that;
 //! - [`budget`]: the CPU time of a target; [`handler`]: the guest's interrupt handlers;
 //! - [`limiter`]: changes of rate cost others little; [`cpu_share`]: VCPUs that share a CPU;
+//! - [`company`]: whether anybody else wants a target's VCPU;
 //! - [`tracking`]: whose address space is loaded; [`wish`]: what a VCPU with a target wants; [`decide`]: what
 //!   is to be done.
 
@@ -46,6 +47,7 @@
 pub(crate) mod address_space;
 mod allowance;
 pub(crate) mod budget;
+mod company;
 mod cpu_share;
 mod decide;
 mod factors;

@@ -6,6 +6,7 @@ use devices::clock::Rates;
 use devices::time::{Hertz, HostTicks};
 
 use super::address_space::Root;
+use super::company::Company;
 use super::cpu_share::CpuShare;
 use super::handler::{Context, Handler};
 
@@ -192,99 +193,9 @@ impl Ration {
     }
 }
 
-/// Whether anybody else wants the VCPU that a target has.
-///
-/// Nobody can be asked; but when the clock has gained a whole bound without the guest's scheduler giving
-/// others more than a moment, the target is alone there, or of a class that goes first. A fast
-/// clock is no use then. That it is not alone any more is seen when others get more than a moment.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Company {
-    /// The gain of the clock while the target was in, in ticks.
-    gained: u64,
-    /// The time for which others ran on this VCPU since `since`, in ticks.
-    others: u64,
-    since: HostTicks,
-    alone: bool,
-    /// The least time for which others are watched before it is said that the target is not alone,
-    /// in ticks.
-    least_window: u64,
-    longest_window: u64,
-}
-
-impl Company {
-    /// The length of a moment, as a divisor of the time: others are a moment if they have less.
-    const MOMENT: u64 = 4;
-
-    const fn new(tsc: Hertz, now: HostTicks) -> Self {
-        Self {
-            gained: 0,
-            others: 0,
-            since: now,
-            alone: false,
-            least_window: tsc.get() / 250,
-            longest_window: tsc.get() / 16,
-        }
-    }
-
-    pub(super) const fn is_alone(&self) -> bool {
-        self.alone
-    }
-
-    /// Notes that the clock has gained `ticks` for the target.
-    pub(super) const fn gained(&mut self, ticks: u64) {
-        self.gained = self.gained.saturating_add(ticks);
-    }
-
-    /// Others ran for `ticks`.
-    pub(super) const fn others_ran(&mut self, ticks: u64) {
-        self.others = self.others.saturating_add(ticks);
-    }
-
-    /// Notes that the lead is gone: others had time enough.
-    pub(super) const fn lead_is_gone(&mut self, now: HostTicks) {
-        if !self.alone {
-            self.start_again(now);
-        }
-    }
-
-    const fn start_again(&mut self, now: HostTicks) {
-        self.gained = 0;
-        self.others = 0;
-        self.since = now;
-    }
-
-    /// Notes that the lead has come to its `bound`, in ticks, at `now`.
-    pub(super) const fn at_bound(&mut self, bound: u64, now: HostTicks) {
-        if self.gained >= bound / 4 * 3 && self.others.saturating_mul(Self::MOMENT) < self.gained {
-            self.alone = true;
-            self.start_again(now);
-        }
-    }
-
-    /// Notes that the target is in, at `now`.
-    pub(super) const fn target_in(&mut self, now: HostTicks) {
-        if !self.alone {
-            return;
-        }
-        let window = now.since(self.since);
-        if self.others.saturating_mul(Self::MOMENT) > window && window >= self.least_window {
-            self.alone = false;
-            self.start_again(now);
-        } else if window >= self.longest_window {
-            self.start_again(now);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const MS: u64 = 1_000_000;
-
-    fn company() -> Company {
-        Company::new(Hertz::new(1_000_000_000), HostTicks(0))
-    }
 
     #[test]
     fn of_a_phase_that_is_not_fast_enough_a_target_has_its_part() {
@@ -308,39 +219,5 @@ mod tests {
                 "{factor}, {rate}: {share}"
             );
         }
-    }
-
-    #[test]
-    fn who_has_a_whole_bound_to_itself_is_alone() {
-        let mut company = company();
-        company.gained(240 * MS);
-        company.at_bound(250 * MS, HostTicks(MS));
-        assert!(company.is_alone());
-    }
-
-    #[test]
-    fn who_lets_others_have_their_share_is_not() {
-        let mut company = company();
-        company.gained(250 * MS);
-        company.others_ran(100 * MS);
-        company.at_bound(250 * MS, HostTicks(MS));
-        assert!(!company.is_alone());
-    }
-
-    #[test]
-    fn a_moment_of_others_is_no_company_but_a_slice_is() {
-        let mut company = company();
-        company.gained(250 * MS);
-        company.at_bound(250 * MS, HostTicks(0));
-        for n in 1..100 {
-            company.others_ran(MS);
-            company.target_in(HostTicks(n * 10 * MS));
-            assert!(company.is_alone());
-        }
-        company.others_ran(4 * MS);
-        company.target_in(HostTicks(1_000 * MS));
-        company.others_ran(4 * MS);
-        company.target_in(HostTicks(1_008 * MS));
-        assert!(!company.is_alone());
     }
 }
