@@ -57,6 +57,17 @@ impl Share {
             share as u64
         }
     }
+
+    /// Returns the time, in ticks, of which `ticks` are this share.
+    #[must_use]
+    pub(super) const fn time_for(self, ticks: u64) -> u64 {
+        let time = ticks as u128 * Self::ONE_CPU.0 as u128 / self.0 as u128;
+        if time > u64::MAX as u128 {
+            u64::MAX
+        } else {
+            time as u64
+        }
+    }
 }
 
 /// The CPU time that a target has used, and that it may still use.

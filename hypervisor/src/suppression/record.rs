@@ -77,6 +77,9 @@ pub(super) struct Record {
     limit_since: HostTicks,
     /// The longest time, lately, that it stayed in the kernel when it was to be stopped, in ticks.
     overrun: u64,
+    /// The end of the time for which it may go on in the kernel with nothing left, and when it may again.
+    grace_until: HostTicks,
+    grace_from: HostTicks,
 }
 
 impl Record {
@@ -94,6 +97,8 @@ impl Record {
             limit: Limit::Idle,
             limit_since: now,
             overrun: 0,
+            grace_until: now,
+            grace_from: now,
         }
     }
 
@@ -155,6 +160,25 @@ impl Record {
         self.overrun = ticks.max(self.overrun - self.overrun / 16);
     }
 
+    /// Returns until when a target with nothing left may go on in the kernel, for `moment` ticks at a time.
+    ///
+    /// # Errors
+    /// The time when it may again: its share holds in the kernel, too, and by that alone. However deep it
+    /// is in debt, it is not stuck, where others may wait for a lock that it has, or for it to switch to them.
+    pub(super) fn grace(&mut self, moment: u64, now: HostTicks) -> Result<HostTicks, HostTicks> {
+        if now >= self.grace_from {
+            let share = self.budget.as_ref().map(Budget::share);
+            let pause = share.map_or(moment, |share| share.time_for(moment));
+            self.grace_until = now.saturating_add(moment);
+            self.grace_from = now.saturating_add(pause);
+        }
+        if now < self.grace_until {
+            Ok(self.grace_until)
+        } else {
+            Err(self.grace_from)
+        }
+    }
+
     /// Takes note that `limit` limits it from `now` on.
     pub(super) fn set_limit(&mut self, limit: Limit, now: HostTicks) {
         if self.limit != limit {
@@ -174,5 +198,40 @@ impl Record {
     pub(super) fn budget(&mut self, now: HostTicks) -> Option<(Share, u64)> {
         let budget = self.budget.as_mut()?;
         Some((budget.share(), budget.recent(now)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::suppression::order::Defaults;
+    use crate::suppression::{Factor, Factors};
+
+    const TSC: Hertz = Hertz::new(1_000_000_000);
+
+    #[test]
+    fn a_kernel_in_debt_goes_on_at_its_share() {
+        let factors = Factors::both(Factor::new(1000).unwrap());
+        let order = Order::new(factors, Defaults::default());
+        let mut record = Record::new(&order, TSC, HostTicks(0));
+        record.charge(TSC.get(), HostTicks(TSC.get()));
+        let (mut now, mut ran, began) = (TSC.get(), 0, TSC.get());
+        let mut longest_wait = 0;
+        while now < began + 10 * TSC.get() {
+            assert!(record.left(HostTicks(now)) < 0);
+            match record.grace(6_000, HostTicks(now)) {
+                Ok(until) => {
+                    record.charge(until.0 - now, until);
+                    ran += until.0 - now;
+                    now = until.0;
+                }
+                Err(from) => {
+                    longest_wait = longest_wait.max(from.0 - now);
+                    now = from.0;
+                }
+            }
+        }
+        assert!((9_900_000..=10_100_000).contains(&ran), "{ran}");
+        assert!(longest_wait <= 6_000_000, "{longest_wait}");
     }
 }

@@ -42,6 +42,8 @@ const MARGIN: u64 = 64;
 /// The number of interrupts after which a kernel is not given more time to get to a place where it
 /// switches: each gives it four times what the one before did, so that is 6 ms where looks are 50 us apart.
 const MOST_PATIENCE: u32 = 5;
+/// The number of ticks, about, that a kernel takes to switch after an interrupt that asks it to.
+const SWITCH: u64 = 4_000;
 /// The lead beyond which a target is parked for a moment though others of its VM wait, as a divisor of a
 /// second: 15 ms.
 const COMFORT: u64 = 66;
@@ -72,6 +74,16 @@ pub(super) struct Wish {
     pub(super) stop_lead: Option<i64>,
     /// The cause that limits its target.
     pub(super) limit: Limit,
+}
+
+impl Wish {
+    /// Wishes that the VCPU be held until `until`, in the situation `it`, while the clock is fast.
+    fn hold(&mut self, it: &Situation, until: HostTicks) {
+        self.stop = Stop::Held;
+        self.fast = Some(it.rates);
+        self.stop_lead = it.lead.next_stop(it);
+        self.look_at = until;
+    }
 }
 
 /// The state of a VCPU with a target, as far as it bears on what it wants.
@@ -270,8 +282,8 @@ impl Suppression {
         }
     }
 
-    /// Stops a target that has used up its budget, if that can be done where it is. Returns whether it is
-    /// stopped.
+    /// Stops a target that has used up its budget, if that can be done where it is. Returns whether that
+    /// decides what becomes of it.
     fn is_stopped_by_budget(
         &mut self,
         vcpu: usize,
@@ -279,49 +291,57 @@ impl Suppression {
         wish: &mut Wish,
         now: HostTicks,
     ) -> bool {
-        let give_way_until = self.gives_way_until(vcpu, it.left);
+        let give_way_until = self.gives_way_until(vcpu);
+        let interval = self.look_interval();
         let record = &mut self.vcpus[vcpu];
         let Some(target) = record.target.and_then(|slot| self.targets.get_mut(slot)) else {
             return false;
         };
-        if !it.user_mode {
-            record.overrun_since.get_or_insert(now);
-        }
         wish.limit = if it.alone {
             Limit::Alone
         } else {
             Limit::Budget
         };
-        let clock_is_of_use = it.clock_is_of_use(now);
-        if it.user_mode && clock_is_of_use {
-            wish.stop = Stop::Held;
-            wish.fast = Some(it.rates);
-            wish.stop_lead = it.lead.next_stop(it);
-            wish.look_at = target.record.regained_at(now);
+        let mut until = target.record.regained_at(now);
+        if !it.user_mode {
+            record.overrun_since.get_or_insert(now);
+            if it.left > 0 {
+                let holds = it.clock_is_of_use(now) && it.interruptible && now >= give_way_until;
+                if holds {
+                    // An interrupt may have the kernel switch, as soon as it comes to where it looks.
+                    wish.hold(it, NEVER);
+                }
+                return holds;
+            }
+            if !it.interruptible {
+                // A fast clock would be of no use before it takes interrupts.
+                wish.look_at = now.saturating_add(interval);
+                wish.look_when_interruptible = true;
+                return true;
+            }
+            if until.since(now) > 2 * self.tsc.get() {
+                // In debt for longer than two seconds it goes on a little at a time.
+                match target.record.grace((interval / 8).max(SWITCH), now) {
+                    Ok(grace_until) => {
+                        wish.look_at = grace_until;
+                        return true;
+                    }
+                    Err(grace_from) => until = grace_from,
+                }
+            }
+        }
+        if it.clock_is_of_use(now) {
+            wish.hold(it, until);
             return true;
         }
-        if it.user_mode || it.interruptible && it.left <= 0 && !clock_is_of_use {
-            let regained_at = target.record.regained_at(now);
-            wish.stop = Stop::Parked(if it.alone {
-                regained_at
-            } else {
-                // Somebody else may be waiting for it to be switched out, and the clock can be used
-                // again soon.
-                let step = now.saturating_add(it.lead.step.unsigned_abs());
-                let soon = Some(it.change_at).filter(|at| *at > now).unwrap_or(step);
-                regained_at.min(soon)
-            });
-            return true;
+        if !it.alone {
+            // Somebody else may be waiting for it to be switched out, and the clock can be used again soon.
+            let step = now.saturating_add(it.lead.step.unsigned_abs());
+            let soon = Some(it.change_at).filter(|at| *at > now).unwrap_or(step);
+            until = until.min(soon);
         }
-        if clock_is_of_use && it.interruptible && now >= give_way_until {
-            // In the kernel it is held until an interrupt: that may have the kernel switch, as soon
-            // as it comes to where it looks.
-            wish.stop = Stop::Held;
-            wish.fast = Some(it.rates);
-            wish.stop_lead = it.lead.next_stop(it);
-            return true;
-        }
-        false
+        wish.stop = Stop::Parked(until);
+        true
     }
 
     /// Decides whether a target that runs does so in real time, and until when.
@@ -351,7 +371,7 @@ impl Suppression {
         if it.user_mode {
             return false;
         }
-        let give_way_until = self.gives_way_until(vcpu, it.left);
+        let give_way_until = self.gives_way_until(vcpu);
         if now < give_way_until {
             wish.look_at = wish.look_at.min(give_way_until);
             return true;
@@ -389,22 +409,14 @@ impl Suppression {
         }
     }
 
-    /// Returns until when a kernel has, after a handler, to get to where it switches; a target in it has
-    /// `left` ticks of its budget.
+    /// Returns until when a kernel has, after a handler, to get to where it switches.
     ///
-    /// A kernel that has been interrupted often, and still has not switched, is in something longer. It
-    /// is given time for that as long as there is some.
-    fn gives_way_until(&self, vcpu: usize, left: i64) -> HostTicks {
+    /// A kernel that has been interrupted often, and still has not switched, is in something longer, and is
+    /// given time for that.
+    fn gives_way_until(&self, vcpu: usize) -> HostTicks {
         let record = &self.vcpus[vcpu];
-        let patience = if left > 0 {
-            2 * record
-                .kernel_interrupts
-                .saturating_sub(1)
-                .min(MOST_PATIENCE)
-        } else {
-            0
-        };
-        let time = (self.look_interval() / 8) << patience;
+        let interrupts = record.kernel_interrupts.saturating_sub(1);
+        let time = (self.look_interval() / 8) << (2 * interrupts.min(MOST_PATIENCE));
         record.interrupted_at.saturating_add(time)
     }
 
