@@ -156,3 +156,26 @@ pub trait VirtioDevice: Debug + Send {
     /// Forgets all that a driver has told it, and what it was working on.
     fn reset(&mut self);
 }
+
+/// Serves the requests in `queue`, until there is none or the device has worked for long enough. `serve`
+/// does what a chain asks for, in `chain`, and returns how many bytes it has written into it.
+///
+/// # Errors
+/// If the driver did what no driver may.
+pub(super) fn serve_requests(
+    queue: &mut Queue,
+    memory: &dyn GuestMemory,
+    chain: &mut Chain,
+    mut serve: impl FnMut(&mut Chain, &mut Budget) -> Result<u32, DeviceError>,
+) -> Result<Progress, DeviceError> {
+    let mut budget = Budget::new();
+    while !budget.is_spent() {
+        if !queue.take(memory, chain)? {
+            return Ok(Progress::Idle);
+        }
+        budget.spend_on_request(chain);
+        let written = serve(chain, &mut budget)?;
+        queue.give_back(memory, chain.head(), written)?;
+    }
+    Ok(Progress::Busy)
+}

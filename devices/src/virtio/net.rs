@@ -4,7 +4,7 @@
 //! way: a frame that stays within the machine has its sum made only for a driver that wants it.
 
 use super::chain::Chain;
-use super::device::{Budget, DeviceError, Progress, VirtioDevice};
+use super::device::{Budget, DeviceError, Progress, VirtioDevice, serve_requests};
 use super::queue::Queue;
 use crate::guest_memory::GuestMemory;
 use crate::switch::{Frame, MissingChecksum, Port};
@@ -102,46 +102,41 @@ impl Net {
         queue: &mut Queue,
         memory: &dyn GuestMemory,
     ) -> Result<Progress, DeviceError> {
-        let mut budget = Budget::new();
-        while !budget.is_spent() {
-            if !queue.take(memory, &mut self.chain)? {
-                return Ok(Progress::Idle);
-            }
-            budget.spend_on_request(&self.chain);
-            if self.load(memory)? {
-                let copies = self.port.send(&self.frame);
+        let (port, frame) = (&mut self.port, &mut self.frame);
+        serve_requests(queue, memory, &mut self.chain, |chain, budget| {
+            if load(frame, chain, memory)? {
+                let copies = port.send(frame);
                 // The request has paid for one.
                 budget.spend(copies.saturating_sub(1) as u64 * COPY);
             }
-            queue.give_back(memory, self.chain.head(), 0)?;
-        }
-        Ok(Progress::Busy)
+            Ok(0)
+        })
     }
+}
 
-    /// Copies the frame out of the present chain. False if it is none that can be sent.
-    fn load(&mut self, memory: &dyn GuestMemory) -> Result<bool, DeviceError> {
-        let buffers = self.chain.readable();
-        let mut header = [0; HEADER as usize];
-        buffers.read(memory, 0, &mut header)?;
-        let length = (buffers.len() - HEADER) as usize;
-        let Some(bytes) = self.frame.resize(length) else {
-            return Ok(false);
+/// Copies `frame` out of `chain`. Returns whether it is one that can be sent.
+fn load(frame: &mut Frame, chain: &Chain, memory: &dyn GuestMemory) -> Result<bool, DeviceError> {
+    let buffers = chain.readable();
+    let mut header = [0; HEADER as usize];
+    buffers.read(memory, 0, &mut header)?;
+    let length = (buffers.len() - HEADER) as usize;
+    let Some(bytes) = frame.resize(length) else {
+        return Ok(false);
+    };
+    buffers.read(memory, HEADER, bytes)?;
+    let [flags, segmentation, _, _, _, _, s0, s1, o0, o1, _, _] = header;
+    if flags & NEEDS_CSUM != 0 {
+        let missing = MissingChecksum {
+            start: u16::from_le_bytes([s0, s1]),
+            offset: u16::from_le_bytes([o0, o1]),
         };
-        buffers.read(memory, HEADER, bytes)?;
-        let [flags, segmentation, _, _, _, _, s0, s1, o0, o1, _, _] = header;
-        if flags & NEEDS_CSUM != 0 {
-            let missing = MissingChecksum {
-                start: u16::from_le_bytes([s0, s1]),
-                offset: u16::from_le_bytes([o0, o1]),
-            };
-            if missing.place(length).is_none() {
-                return Ok(false);
-            }
-            self.frame.missing = Some(missing);
+        if missing.place(length).is_none() {
+            return Ok(false);
         }
-        // Segmentation is not offered.
-        Ok(segmentation == 0)
+        frame.missing = Some(missing);
     }
+    // Segmentation is not offered.
+    Ok(segmentation == 0)
 }
 
 impl VirtioDevice for Net {

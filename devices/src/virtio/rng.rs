@@ -4,14 +4,14 @@ use alloc::boxed::Box;
 use core::fmt;
 
 use super::chain::Chain;
-use super::device::{DeviceError, Progress, VirtioDevice};
+use super::device::{DeviceError, Progress, VirtioDevice, serve_requests};
 use super::queue::Queue;
 use crate::guest_memory::GuestMemory;
 
 /// The most bytes that a request gets: a driver that wants more asks again.
 const MOST: u32 = 256;
-/// The most requests at a time.
-const REQUESTS: u32 = 16;
+/// The work of making a request's random bytes, as a number of bytes to copy: a source may be slow.
+const WORK: u64 = 12 << 10;
 
 /// A source of random bytes.
 pub trait EntropySource: Send {
@@ -47,19 +47,23 @@ impl Rng {
             chain: Chain::new(),
         }
     }
+}
 
-    /// Fills the buffers of the chain, up to [`MOST`] bytes. Returns how many.
-    fn fill(&mut self, memory: &dyn GuestMemory) -> Result<u32, DeviceError> {
-        let buffers = self.chain.writable();
-        let length = buffers.len().min(MOST);
-        let mut bytes = [0; MOST as usize];
-        let bytes = &mut bytes[..length as usize];
-        for piece in bytes.chunks_mut(size_of::<u64>()) {
-            piece.copy_from_slice(&self.source.next().to_le_bytes()[..piece.len()]);
-        }
-        buffers.write(memory, 0, bytes)?;
-        Ok(length)
+/// Fills the buffers of `chain` with what `source` gives, up to [`MOST`] bytes. Returns how many.
+fn fill(
+    source: &mut dyn EntropySource,
+    chain: &Chain,
+    memory: &dyn GuestMemory,
+) -> Result<u32, DeviceError> {
+    let buffers = chain.writable();
+    let length = buffers.len().min(MOST);
+    let mut bytes = [0; MOST as usize];
+    let bytes = &mut bytes[..length as usize];
+    for piece in bytes.chunks_mut(size_of::<u64>()) {
+        piece.copy_from_slice(&source.next().to_le_bytes()[..piece.len()]);
     }
+    buffers.write(memory, 0, bytes)?;
+    Ok(length)
 }
 
 impl VirtioDevice for Rng {
@@ -90,14 +94,11 @@ impl VirtioDevice for Rng {
         queue: &mut Queue,
         memory: &dyn GuestMemory,
     ) -> Result<Progress, DeviceError> {
-        for _ in 0..REQUESTS {
-            if !queue.take(memory, &mut self.chain)? {
-                return Ok(Progress::Idle);
-            }
-            let written = self.fill(memory)?;
-            queue.give_back(memory, self.chain.head(), written)?;
-        }
-        Ok(Progress::Busy)
+        let source = &mut *self.source;
+        serve_requests(queue, memory, &mut self.chain, |chain, budget| {
+            budget.spend(WORK);
+            fill(source, chain, memory)
+        })
     }
 
     fn reset(&mut self) {}
