@@ -89,16 +89,20 @@ impl Company {
         self.since = now;
     }
 
-    /// Takes note that the lead has come to its `bound`, in ticks, at `now`.
+    /// Takes note that the lead is at its `bound`, in ticks, at `now`.
     pub(super) const fn at_bound(&mut self, bound: u64, now: HostTicks) {
-        if self.gained >= bound / 4 * 3 && self.others.saturating_mul(Self::MOMENT) < self.gained {
+        if self.gained < bound / 4 * 3 {
+            return;
+        }
+        if self.others.saturating_mul(Self::MOMENT) < self.gained {
             self.alone = true;
             self.turns_count_from = now.saturating_add(self.doubt);
             let doubled = self.doubt.saturating_mul(2);
             let most = self.least_doubt.saturating_mul(Self::MOST_DOUBT);
             self.doubt = if doubled < most { doubled } else { most };
-            self.start_again(now);
         }
+        // Those that were there once may not be any more.
+        self.start_again(now);
     }
 
     /// Takes note that the target comes in at `now`.
@@ -154,6 +158,18 @@ mod tests {
         company.others_ran(100 * MS);
         company.at_bound(BOUND, HostTicks(MS));
         assert!(!company.is_alone());
+    }
+
+    #[test]
+    fn who_had_company_once_is_seen_to_be_alone() {
+        let mut company = company();
+        company.others_ran(10 * BOUND);
+        for n in 1..=100 {
+            company.gained(BOUND / 50);
+            company.others_ran(BOUND / 5_000);
+            company.at_bound(BOUND, HostTicks(n * 10 * MS));
+        }
+        assert!(company.is_alone());
     }
 
     #[test]

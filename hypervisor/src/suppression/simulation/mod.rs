@@ -440,6 +440,46 @@ fn the_papers_policy_lets_the_clock_run_away() {
 
 /// The clock does not drift: after 30 s of suppression it is as right as after one.
 #[test]
+fn who_has_had_company_is_seen_to_be_alone() {
+    let weight = 88_761;
+    let mut plans = std::vec![
+        Plan {
+            weight,
+            ..Plan::new(Behavior::Hog)
+        },
+        // What the guest's kernel does there, and somebody who leaves.
+        Plan::new(Behavior::Sleeper {
+            run: 50 * US,
+            sleep: 100 * MS,
+        }),
+        Plan::new(Behavior::Sleeper {
+            run: 2 * SECOND,
+            sleep: 1_000 * SECOND,
+        }),
+    ];
+    let on_second = Plan {
+        vcpu: 1,
+        ..Plan::new(Behavior::Hog)
+    };
+    plans.extend([on_second; 4]);
+    let mut machine = Setup::new(Kind::Cfs, plans).start();
+    machine.run(200 * MS);
+    machine.suppress(0, order(1000));
+    machine.run(SECOND);
+    let limit = |machine: &mut Machine| {
+        let now = HostTicks(machine.now);
+        machine.suppression.snapshot(now).targets[0].limit
+    };
+    assert_ne!(limit(&mut machine), Limit::Alone);
+    machine.run(5 * SECOND);
+    for _ in 0..50 {
+        machine.run(SECOND / 10);
+        assert_eq!(limit(&mut machine), Limit::Alone);
+        assert_eq!(machine.lead() / MS as i64, 0);
+    }
+}
+
+#[test]
 fn there_is_no_drift() {
     for kind in [Kind::Cfs, Kind::Eevdf] {
         let mut machine = Setup::new(kind, hogs(3)).start();
