@@ -59,6 +59,7 @@ impl Suppression {
             loaded_target: record.root.and_then(|root| self.targets.slot_of(root)),
             target_in: record.target.is_some(),
             target_hidden: record.hides_target,
+            asks_thread: record.overrun_since.is_some(),
             handler_runs: record.handler.is_some(),
             timers_from: if record.fast.is_some() {
                 record.timers_from

@@ -32,6 +32,19 @@ pub(crate) struct Context {
     pub rsp: u64,
 }
 
+impl Context {
+    /// Returns whether the stack holds little more than where the kernel was entered: it is about to leave,
+    /// or has just come. The stacks of kernels end where a page does.
+    #[must_use]
+    pub(super) const fn is_near_stack_top(&self) -> bool {
+        /// The page size.
+        const PAGE: u64 = 4096;
+        /// The most that is on such a stack, in bytes: the frame of the interrupted code, and few calls.
+        const ENTRY: u64 = 384;
+        PAGE - self.rsp % PAGE <= ENTRY
+    }
+}
+
 /// A handler that runs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Handler {

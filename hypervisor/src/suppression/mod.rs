@@ -164,6 +164,8 @@ pub(crate) struct Directive {
     /// Whether a target's root is loaded, but somebody else runs: the target may at any time,
     /// without a load.
     pub target_hidden: bool,
+    /// Whether a target is to be stopped in the kernel: what runs may be a thread of the kernel's.
+    pub asks_thread: bool,
     /// Whether a handler runs: the VCPU is to report when the interrupted code goes on.
     pub handler_runs: bool,
     /// The time until which timers that are due before it are delayed.
@@ -184,6 +186,7 @@ impl Directive {
         loaded_target: None,
         target_in: false,
         target_hidden: false,
+        asks_thread: false,
         handler_runs: false,
         timers_from: HostTicks(0),
     };

@@ -39,8 +39,9 @@ pub(super) struct VcpuRecord {
     pub(super) off_cpu_since: HostTicks,
     /// The slot of the target that runs, in whatever mode.
     pub(super) target: Option<usize>,
-    /// The time at which that target came in.
+    /// The time at which that target came in, and the lead at that time, in ticks.
     pub(super) target_since: HostTicks,
+    pub(super) lead_then: i64,
     /// Whether the root is a target's, but dormant, and the VCPU runs: the target may run at any
     /// time.
     pub(super) hides_target: bool,
@@ -83,6 +84,7 @@ impl VcpuRecord {
             off_cpu_since: now,
             target: None,
             target_since: now,
+            lead_then: 0,
             hides_target: false,
             hidden: 0,
             context: Context {

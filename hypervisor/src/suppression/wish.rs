@@ -58,6 +58,13 @@ const LEAST_FAST: u64 = 16;
 /// second: a tick.
 pub(super) const LEAD_STEP: u64 = 250;
 
+/// The gain of the clock since a target has come in beyond which it is in a long turn, as a divisor of a second:
+/// three ticks.
+const LONG_TURN: u64 = 80;
+/// The fastest clock in a long turn, if other VCPUs see it. Their handlers measure how long they take: what a
+/// tick's handler does, a few thousand instructions, is to be over before the next tick.
+const FASTEST_IN_LONG_TURN: u64 = 64;
+
 /// A time that does not come.
 pub(super) const NEVER: HostTicks = HostTicks(u64::MAX);
 
@@ -212,7 +219,9 @@ impl Suppression {
     /// Returns the state of `vcpu`, which has a target by `order`.
     fn situation(&mut self, vcpu: usize, order: &Order, now: HostTicks) -> Situation {
         let wanted = self.wanted_rates(vcpu, order);
-        let rates = self.in_time(wanted);
+        let turn = self.time.lead().most() - self.vcpus[vcpu].lead_then;
+        let is_long_turn = self.count > 1 && turn > (self.tsc.get() / LONG_TURN) as i64;
+        let rates = self.in_time(wanted, is_long_turn);
         let is_fast = |record: &VcpuRecord| record.fast.is_some();
         let change_at = if self.vcpus[..self.count].iter().any(is_fast) {
             now
@@ -317,6 +326,11 @@ impl Suppression {
                 // A fast clock would be of no use before it takes interrupts.
                 wish.look_at = now.saturating_add(interval);
                 wish.look_when_interruptible = true;
+                return true;
+            }
+            let leaves_until = record.interrupted_at.saturating_add(SWITCH);
+            if record.context.is_near_stack_top() && now < leaves_until {
+                wish.look_at = leaves_until;
                 return true;
             }
             if until.since(now) > 2 * self.tsc.get() {
@@ -489,9 +503,13 @@ impl Suppression {
         (guest_time / self.exit_time()).max(LEAST_FAST)
     }
 
-    /// Returns `wanted`, but no faster than can be stopped in time.
-    fn in_time(&self, wanted: Rates) -> Rates {
-        let most = self.fastest();
+    /// Returns `wanted`, but no faster than can be stopped in time, or than others bear in a long turn of a
+    /// target.
+    fn in_time(&self, wanted: Rates, is_long_turn: bool) -> Rates {
+        let mut most = self.fastest();
+        if is_long_turn {
+            most = most.min(FASTEST_IN_LONG_TURN);
+        }
         let most = Rate::from_bits(most.saturating_mul(Rate::ONE.bits())).unwrap_or(Rate::MAX);
         Rates {
             counter: wanted.counter.min(most),

@@ -268,10 +268,12 @@ impl Suppression {
             self.end_overrun(vcpu, now);
             self.end_handler(vcpu, now, End::Switch);
         }
+        let lead = self.time.lead().most();
         let record = &mut self.vcpus[vcpu];
         record.target_out();
         record.target = slot;
         record.target_since = now;
+        record.lead_then = lead;
         if let Some(target) = slot.and_then(|slot| self.targets.get_mut(slot)) {
             record.company.target_in(now);
             target.record.switch_ins += 1;

@@ -8,7 +8,7 @@ use super::super::address_space::{Root, RootFormat};
 use super::super::handler::Context;
 use super::super::kernel_thread::Thread;
 use super::super::order::{Defaults, Order, Policy};
-use super::super::{Directive, Event, Factor, Factors, Observation, Suppression};
+use super::super::{Directive, Event, Factor, Factors, Observation, Stay, Suppression};
 use crate::test_ram::TestRam;
 
 const TSC: Hertz = Hertz::new(1_000_000_000);
@@ -271,6 +271,46 @@ fn a_kernel_thread_on_the_targets_cr3_is_not_the_target() {
         scene.seen(20_000, thread(Thread::User)),
         fast(),
         "a system call of the target's goes on"
+    );
+}
+
+#[test]
+fn a_kernel_that_is_about_to_leave_does_so_after_an_interrupt_however_deep_the_debt() {
+    let mut scene = Scene::new(1);
+    scene.suppress(TARGET, Order::new(factors(1000), Defaults::default()));
+    scene.seen(1, running(TARGET));
+    // A thousand times what it may have; and what a debtor gets at a time.
+    let second = TSC.get();
+    scene.seen(second - 10_000, still(TARGET));
+    let stopped = scene.at(second, 0, Event::Seen(still(TARGET)));
+    assert_ne!(stopped.stay, Stay::Run);
+    let leaves = Context {
+        rsp: 0xffff_c900_0000_4000 - 0xd0,
+        ..KERNEL
+    };
+    for context in [KERNEL, leaves] {
+        scene.at(second + 10, 0, Event::Interrupted(context, Thread::User));
+        let on = scene.at(second + 1_000, 0, Event::Resumed(context));
+        assert_eq!(on.stay == Stay::Run, context == leaves, "{context:?}");
+    }
+    let on = scene.at(second + 1_001, 0, Event::Time);
+    assert_eq!(on.stay, Stay::Run);
+    assert!(on.look_at <= HostTicks(second + 10_000));
+    assert!(!on.clock.rates.is_fast() && on.asks_thread);
+    let looked = Observation {
+        context: leaves,
+        ..still(TARGET)
+    };
+    let stays = scene.at(second + 10_000, 0, Event::Seen(looked));
+    assert_ne!(stays.stay, Stay::Run, "it has had its time");
+    let other = Observation {
+        thread: Thread::Kernel,
+        ..looked
+    };
+    let other = scene.at(second + 10_001, 0, Event::Seen(other));
+    assert!(
+        other.stay == Stay::Run && !other.target_in,
+        "it was not the target"
     );
 }
 

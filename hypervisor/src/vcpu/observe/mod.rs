@@ -209,13 +209,14 @@ impl<C: GuestCpu> Vcpu<C> {
         if generation != self.observer.generation {
             self.observer.clear_exempt();
         }
-        let hidden = self.observer.directive.target_hidden;
+        let directive = &self.observer.directive;
+        let asks_thread = directive.target_hidden || directive.asks_thread && !user_mode;
         let observation = Observation {
             root,
             loaded: loaded.is_some() || walked.is_some(),
             halted,
             context: self.context(),
-            thread: if hidden && !halted {
+            thread: if asks_thread && !halted {
                 self.kernel_thread()
             } else {
                 Thread::Unknown
