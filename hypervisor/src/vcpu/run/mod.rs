@@ -1,7 +1,6 @@
 //! The loop: into the guest, out, handle, again.
 
 use core::convert::Infallible;
-use core::sync::atomic::Ordering;
 
 use devices::chipset::PowerRequest;
 use devices::lapic::LocalPin;
