@@ -1,8 +1,7 @@
 //! VM entry and VM exit: the only way into the guest and back (SDM vol. 3C, ch. 27 and 28).
 
-use core::arch::global_asm;
-
-use arch::gpr;
+use core::arch::{asm, global_asm};
+use core::mem::offset_of;
 
 /// The guest's general-purpose registers, as far as the VMCS does not hold them (it holds
 /// RSP), and where VM exits find their way back.
@@ -17,10 +16,13 @@ pub struct GuestRegisters {
     path: EntryPath,
     /// The extra cost of a round trip, in host TSC ticks: see [`GuestRegisters::new`].
     exit_cost: u64,
+    /// Whether the guest has been entered since its VMCS was cleared, as a number.
+    launched: u32,
 }
 
-/// A function that enters the guest and returns after its exit: 0 then, 1 if there was no entry.
-type EntryPath = unsafe extern "C" fn(registers: *mut GuestRegisters, launched: bool) -> u32;
+/// The code that enters the guest and comes back after its exit, with flags that say how it was. It
+/// has a calling convention of its own: see [`enter`].
+type EntryPath = unsafe extern "C" fn();
 
 /// VM entry did not happen: VMLAUNCH or VMRESUME failed. (An entry that fails in loading
 /// guest state comes back as an exit instead.)
@@ -28,7 +30,7 @@ type EntryPath = unsafe extern "C" fn(registers: *mut GuestRegisters, launched: 
 pub struct EntryFailed;
 
 impl GuestRegisters {
-    /// Zeros.
+    /// Zeros, of a guest whose VMCS is cleared.
     ///
     /// `exit_cost` is a model for measuring, zero otherwise. In an emulator an exit and an entry take
     /// a tick or two; on a processor they take one to two thousand, and under another hypervisor
@@ -43,53 +45,28 @@ impl GuestRegisters {
             path: if exit_cost == 0 {
                 tarpit_vm_enter
             } else {
-                enter_at_a_cost
+                tarpit_vm_enter_at_a_cost
             },
             exit_cost,
+            launched: 0,
         }
     }
 
-    /// Forgets that the VMCS holds the host's stack pointer: after VMCLEAR, or when another
-    /// CPU takes the VCPU over.
-    pub fn forget_host(&mut self) {
+    /// Takes note that the VMCS has been cleared: the next entry is a launch, and writes the host's
+    /// stack pointer, of whatever CPU it is.
+    pub fn forget_launch(&mut self) {
+        // Every entry that finds another stack pointer looks whether it is a launch. No stack is at 0.
         self.host_rsp = 0;
-    }
-
-    /// Returns the low 64 bits of EDX:EAX.
-    #[inline]
-    #[must_use]
-    pub fn edx_eax(&self) -> u64 {
-        self.gpr[gpr::RDX] << 32 | self.gpr[gpr::RAX] & 0xffff_ffff
-    }
-
-    /// Sets EDX:EAX, which clears the high halves of RDX and RAX.
-    #[inline]
-    pub fn set_edx_eax(&mut self, value: u64) {
-        self.gpr[gpr::RAX] = value & 0xffff_ffff;
-        self.gpr[gpr::RDX] = value >> 32;
+        self.launched = 0;
     }
 }
 
+// tarpit_vm_enter: RDI has the registers, and keeps them. After a VM exit CF and ZF are both clear,
+// as VM exits load RFLAGS (SDM vol. 3C, 28.5.3) and what follows leaves flags alone; if there was no
+// entry, one of them is set (SDM vol. 3C, 31.2). RBX, RBP and RSP are kept, which the compiler cannot
+// be told to save; the rest is the caller's matter.
 global_asm!(
-    // fn tarpit_vm_enter(registers: rdi, launched: rsi) -> eax: 0 after a VM exit, else 1.
-    ".global tarpit_vm_enter",
-    ".global tarpit_vm_exit",
-    "tarpit_vm_enter:",
-    "push rbx",
-    "push rbp",
-    "push r12",
-    "push r13",
-    "push r14",
-    "push r15",
-    "push rdi",
-    // VMWRITE of the host's RSP only when it is another one: the host loop's depth is fixed.
-    "cmp rsp, [rdi + 128]",
-    "je 2f",
-    "mov [rdi + 128], rsp",
-    "mov eax, 0x6c14",
-    "vmwrite rax, rsp",
-    "2:",
-    "test esi, esi",
+    ".macro tarpit_load_guest_registers",
     "mov rax, [rdi]",
     "mov rcx, [rdi + 8]",
     "mov rdx, [rdi + 16]",
@@ -105,15 +82,36 @@ global_asm!(
     "mov r14, [rdi + 112]",
     "mov r15, [rdi + 120]",
     "mov rdi, [rdi + 56]",
-    "jz 3f",
+    ".endm",
+    ".global tarpit_vm_enter",
+    ".global tarpit_vm_enter_at_a_cost",
+    ".global tarpit_vm_exit",
+    "tarpit_vm_enter:",
+    "push rbx",
+    "push rbp",
+    "push rdi",
+    // The host's loop has a fixed depth: another stack pointer is rare, and after VMCLEAR it always is
+    // another one.
+    "cmp rsp, [rdi + {host_rsp}]",
+    "jne 3f",
+    "2:",
+    "tarpit_load_guest_registers",
     "vmresume",
     "jmp 4f",
     "3:",
+    "mov [rdi + {host_rsp}], rsp",
+    "mov eax, 0x6c14",
+    "vmwrite rax, rsp",
+    "cmp dword ptr [rdi + {launched}], 0",
+    "jne 2b",
+    "mov dword ptr [rdi + {launched}], 1",
+    "tarpit_load_guest_registers",
     "vmlaunch",
     "4:",
-    "mov eax, 1",
     "pop rdi",
-    "jmp 5f",
+    "pop rbp",
+    "pop rbx",
+    "ret",
     "tarpit_vm_exit:",
     "push rdi",
     "mov rdi, [rsp + 8]",
@@ -131,22 +129,39 @@ global_asm!(
     "mov [rdi + 104], r13",
     "mov [rdi + 112], r14",
     "mov [rdi + 120], r15",
-    "pop rax",
-    "mov [rdi + 56], rax",
-    "xor eax, eax",
+    "pop qword ptr [rdi + 56]",
     "pop rdi",
-    "5:",
-    "pop r15",
-    "pop r14",
-    "pop r13",
-    "pop r12",
     "pop rbp",
     "pop rbx",
     "ret",
+    ".purgem tarpit_load_guest_registers",
+    // The same, and each round trip takes the registers' exit cost more.
+    "tarpit_vm_enter_at_a_cost:",
+    "push rdi",
+    "mov rdi, [rdi + {exit_cost}]",
+    "shr rdi",
+    "call {burn}",
+    "mov rdi, [rsp]",
+    "call tarpit_vm_enter",
+    "pushfq",
+    "sub rsp, 8",
+    "mov rdi, [rdi + {exit_cost}]",
+    "inc rdi",
+    "shr rdi",
+    "call {burn}",
+    "add rsp, 8",
+    "popfq",
+    "pop rdi",
+    "ret",
+    host_rsp = const offset_of!(GuestRegisters, host_rsp),
+    launched = const offset_of!(GuestRegisters, launched),
+    exit_cost = const offset_of!(GuestRegisters, exit_cost),
+    burn = sym burn,
 );
 
 unsafe extern "C" {
-    fn tarpit_vm_enter(registers: *mut GuestRegisters, launched: bool) -> u32;
+    fn tarpit_vm_enter();
+    fn tarpit_vm_enter_at_a_cost();
     fn tarpit_vm_exit();
 }
 
@@ -155,19 +170,8 @@ pub(crate) fn vm_exit_address() -> u64 {
     tarpit_vm_exit as *const () as u64
 }
 
-/// Does what `tarpit_vm_enter` does, and each round trip takes the registers' exit cost more.
-unsafe extern "C" fn enter_at_a_cost(registers: *mut GuestRegisters, launched: bool) -> u32 {
-    // SAFETY: the caller's registers.
-    let cost = unsafe { (*registers).exit_cost };
-    burn(cost / 2);
-    // SAFETY: by the caller.
-    let failed = unsafe { tarpit_vm_enter(registers, launched) };
-    burn(cost - cost / 2);
-    failed
-}
-
 /// Lets so many ticks of the TSC pass.
-fn burn(ticks: u64) {
+extern "C" fn burn(ticks: u64) {
     // SAFETY: every 64-bit CPU has RDTSC, and the host leaves CR4.TSD clear.
     let now = || unsafe { core::arch::x86_64::_rdtsc() };
     let start = now();
@@ -176,27 +180,34 @@ fn burn(ticks: u64) {
     }
 }
 
-/// Enters the guest whose VMCS is current, and returns after its next VM exit. `launched`
-/// says whether it has been entered since its VMCS was cleared.
+/// Enters the guest whose VMCS is current, and returns after its next VM exit.
 ///
 /// # Errors
 /// If VMLAUNCH or VMRESUME fails; the VMCS field "VM-instruction error" says why.
 ///
 /// # Safety
 /// The current VMCS has host state that is this CPU's, and EPT and bitmaps that keep the
-/// guest to what is its own; `registers` go with this VMCS. Interrupts are disabled. The
-/// guest's floating-point, debug and syscall registers are live: the host uses none of
-/// them.
+/// guest to what is its own; `registers` go with this VMCS, and [know](GuestRegisters::forget_launch)
+/// when it was cleared. Interrupts are disabled. The guest's floating-point, debug and syscall
+/// registers are live: the host uses none of them.
 #[inline]
-pub unsafe fn enter(registers: &mut GuestRegisters, launched: bool) -> Result<(), EntryFailed> {
-    // SAFETY: by the contract above. The assembly saves what the C calling convention
-    // demands; a VM exit restores RSP and the segment registers from the host state, and
-    // clears RFLAGS (so that the direction flag is off, as Rust expects).
-    if unsafe { (registers.path)(registers, launched) } == 0 {
-        Ok(())
-    } else {
-        Err(EntryFailed)
+pub unsafe fn enter(registers: &mut GuestRegisters) -> Result<(), EntryFailed> {
+    // SAFETY: by the contract above. The code keeps RBX, RBP and RDI, and a VM exit restores RSP and
+    // the segment registers from the host state; what else the guest leaves in registers is named
+    // here. RFLAGS are cleared by a VM exit, so that the direction flag is off, as Rust expects.
+    unsafe {
+        asm!(
+            "call qword ptr [rdi + {path}]",
+            "jbe {failed}",
+            path = const offset_of!(GuestRegisters, path),
+            failed = label { return Err(EntryFailed) },
+            in("rdi") &raw mut *registers,
+            out("rax") _, out("rcx") _, out("rdx") _, out("rsi") _,
+            out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+            out("r12") _, out("r13") _, out("r14") _, out("r15") _,
+        );
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -48,6 +48,7 @@ pub use lvt::LocalPin;
 pub use page::{ApicPage, VectorRegister};
 pub use port::ApicPort;
 pub use posted::PostedInterrupts;
+pub use priority::Highest;
 pub use router::Router;
 
 /// The bus that a local APIC sends its messages to.
@@ -282,13 +283,23 @@ impl LocalApic {
     #[must_use]
     #[inline]
     pub fn pending(&self) -> Option<Pending> {
+        self.pending_of(self.highest())
+    }
+
+    /// Returns what [`LocalApic::pending`] does, from a look that the caller has had by
+    /// [`LocalApic::highest`].
+    #[must_use]
+    #[inline]
+    pub fn pending_of(&self, highest: Highest) -> Option<Pending> {
         if !self.ext_ints.is_empty() {
             return Some(Pending::ExtInt);
         }
         if self.mode == Mode::Disabled {
             return None;
         }
-        self.priority.deliverable(self.page()).map(Pending::Vector)
+        let class = |priority: u8| priority >> 4;
+        let held_back_by = class(highest.in_service).max(class(self.task_priority()));
+        (class(highest.requested) > held_back_by).then_some(Pending::Vector(highest.requested))
     }
 
     /// Returns the answer to the processor's interrupt acknowledge: the pending vector, now in
@@ -379,6 +390,22 @@ impl LocalApic {
             Some(vector) if vector >> 4 <= task => vector >> 4,
             _ => 0,
         }
+    }
+
+    /// Returns the highest vectors that are requested and in service, after a look at all of them.
+    #[must_use]
+    #[inline]
+    pub fn highest(&self) -> Highest {
+        self.priority.highest_of_both(self.page())
+    }
+
+    /// Returns which vectors were last accepted as level-triggered, if that may have changed since the
+    /// last call.
+    #[inline]
+    pub fn take_changed_modes(&mut self) -> Option<[u64; 4]> {
+        self.priority
+            .take_mode_change()
+            .then(|| self.page().bitmap(VectorRegister::Tmr))
     }
 
     /// Returns the highest requested vector: RVI of the guest interrupt status.

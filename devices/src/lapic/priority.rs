@@ -8,6 +8,17 @@ use arch::apic::Register;
 
 use super::page::{ApicPage, VectorRegister, bit};
 
+/// The highest vectors that wait and that are handled: one look at all words of the IRR and the ISR,
+/// which others than the hardware may keep until they change either. Zero stands for none: no vector
+/// below 16 is ever accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Highest {
+    /// The highest requested vector: RVI of the guest interrupt status.
+    pub requested: u8,
+    /// The highest vector in service: SVI of the guest interrupt status.
+    pub in_service: u8,
+}
+
 #[derive(Clone, Debug, Default)]
 pub(super) struct Priority {
     /// Bit `n` is set if word `n` of the IRR is not zero.
@@ -16,6 +27,8 @@ pub(super) struct Priority {
     isr_words: u32,
     /// The hardware moves vectors by itself, so that the summaries are worth nothing.
     hardware_delivers: bool,
+    /// Whether the TMR has changed since [`Priority::take_mode_change`].
+    modes_changed: bool,
 }
 
 impl Priority {
@@ -24,6 +37,7 @@ impl Priority {
         self.hardware_delivers = on;
         self.irr_words = summarize(page, VectorRegister::Irr);
         self.isr_words = summarize(page, VectorRegister::Isr);
+        self.modes_changed = true;
         self.update(page);
     }
 
@@ -36,6 +50,7 @@ impl Priority {
         }
         self.irr_words = 0;
         self.isr_words = 0;
+        self.modes_changed = true;
         self.update(page);
     }
 
@@ -59,6 +74,7 @@ impl Priority {
         };
         if changed != modes {
             page.set_vectors(VectorRegister::Tmr, word, changed);
+            self.modes_changed = true;
         }
     }
 
@@ -70,6 +86,21 @@ impl Priority {
     #[inline]
     pub(super) fn highest_in_service(&self, page: &ApicPage) -> Option<u8> {
         self.highest(page, VectorRegister::Isr, self.isr_words)
+    }
+
+    /// Returns the highest vectors of the IRR and the ISR.
+    #[inline]
+    pub(super) fn highest_of_both(&self, page: &ApicPage) -> Highest {
+        Highest {
+            requested: self.highest_request(page).unwrap_or(0),
+            in_service: self.highest_in_service(page).unwrap_or(0),
+        }
+    }
+
+    /// Returns whether the TMR may have changed since the last call.
+    #[inline]
+    pub(super) fn take_mode_change(&mut self) -> bool {
+        core::mem::take(&mut self.modes_changed)
     }
 
     #[inline]

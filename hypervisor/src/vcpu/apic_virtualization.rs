@@ -9,7 +9,7 @@
 
 use arch::apic::{self, Register};
 use arch::msr;
-use devices::lapic::{Mode, VectorRegister};
+use devices::lapic::{Highest, Mode};
 use vmx::bitmaps::MsrAccess;
 
 use super::Vcpu;
@@ -130,11 +130,11 @@ impl<C: GuestCpu> Vcpu<C> {
 
     /// Tells the processor the highest requested vector, and which EOIs we want to hear of:
     /// those of level-triggered interrupts, for the I/O APIC.
-    pub(super) fn update_virtual_interrupts(&mut self) {
-        let request = self.lapic.highest_irr().unwrap_or(0);
-        let service = self.lapic.highest_isr().unwrap_or(0);
-        self.cpu.set_virtual_interrupts(request, service);
-        let level = self.lapic.page().bitmap(VectorRegister::Tmr);
-        self.cpu.set_eoi_exits(level);
+    pub(super) fn update_virtual_interrupts(&mut self, highest: Highest) {
+        self.cpu
+            .set_virtual_interrupts(highest.requested, highest.in_service);
+        if let Some(level_triggered) = self.lapic.take_changed_modes() {
+            self.cpu.set_eoi_exits(level_triggered);
+        }
     }
 }

@@ -55,14 +55,17 @@ impl Statistics {
     /// then was the exit's.
     #[inline]
     pub(crate) fn end_exit(&mut self, now: HostTicks) {
-        self.root_ticks[self.last.min(OTHER)] += now.since(self.since);
+        // A CPU's time does not go back: `resume` has begun with this one's.
+        if let Some(ticks) = self.root_ticks.get_mut(self.last) {
+            *ticks += now.0.wrapping_sub(self.since.0);
+        }
         self.since = now;
     }
 
     /// Counts an exit at `now` by its reason. Returns how long the guest's stay has been.
     #[inline]
     pub(crate) fn count_exit(&mut self, reason: u16, now: HostTicks) -> u64 {
-        let stay = now.since(self.since);
+        let stay = now.0.wrapping_sub(self.since.0);
         self.since = now;
         self.guest_ticks += stay;
         self.last = usize::from(reason).min(OTHER);

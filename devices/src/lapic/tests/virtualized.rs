@@ -72,6 +72,50 @@ fn the_eoi_exit_bitmap_is_the_trigger_mode_register() {
     );
 }
 
+#[test]
+fn the_eoi_exit_bitmap_is_told_when_it_may_have_changed_and_not_again() {
+    let mut cpu = Cpu::xapic(0);
+    cpu.apic.set_virtual_interrupt_delivery(true);
+    assert_eq!(cpu.apic.take_changed_modes(), Some([0; 4]));
+    cpu.interrupt(0x92, false);
+    assert_eq!(cpu.apic.take_changed_modes(), None, "as it was");
+    cpu.interrupt(0x91, true);
+    assert_eq!(
+        cpu.apic.take_changed_modes(),
+        Some([0, 0, 1 << 0x11, 0]),
+        "level-triggered now"
+    );
+    assert_eq!(cpu.apic.take_changed_modes(), None);
+    cpu.interrupt(0x91, false);
+    assert_eq!(cpu.apic.take_changed_modes(), Some([0; 4]), "edge again");
+    cpu.apic.set_virtual_interrupt_delivery(true);
+    assert_eq!(
+        cpu.apic.take_changed_modes(),
+        Some([0; 4]),
+        "the hardware begins anew"
+    );
+}
+
+#[test]
+fn one_look_at_the_vectors_tells_what_is_pending() {
+    let mut cpu = Cpu::xapic(0);
+    cpu.apic.set_virtual_interrupt_delivery(true);
+    let none = cpu.apic.highest();
+    assert_eq!((none.requested, none.in_service), (0, 0));
+    assert_eq!(cpu.apic.pending_of(none), None);
+    cpu.interrupt(0x51, false);
+    let requested = cpu.apic.highest();
+    assert_eq!((requested.requested, requested.in_service), (0x51, 0));
+    assert_eq!(cpu.apic.pending_of(requested), Some(Pending::Vector(0x51)));
+    let served = Highest {
+        requested: 0x51,
+        in_service: 0x52,
+    };
+    assert_eq!(cpu.apic.pending_of(served), None, "of the same class");
+    cpu.write(Register::TPR, 0x50);
+    assert_eq!(cpu.apic.pending_of(requested), None, "the task's class");
+}
+
 /// A write that the hardware has made to the page before it exits.
 fn after_write(cpu: &mut Cpu, register: Register, value: u32) {
     cpu.apic.page().write(register, value);

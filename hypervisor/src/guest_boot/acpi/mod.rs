@@ -127,14 +127,16 @@ fn fadt(facs: u64, dsdt: u64) -> Vec<u8> {
     /// A worse latency than this means that the C state is not there.
     const NO_C2: u16 = 101;
     const NO_C3: u16 = 1001;
-    let io = |port, length: u8, access| {
-        GAS::new(
+    // A block of registers: its port, as old systems are told it, its length, and its address.
+    let block = |port: u16, length: u8, access| {
+        let address = GAS::new(
             AddressSpace::SystemIo,
             length * 8,
             0,
             access,
             u64::from(port),
-        )
+        );
+        (u32::from(port).into(), length, address)
     };
     let mut fadt = FADTBuilder::new(OEM, OEM_TABLE, OEM_REVISION)
         .firmware_ctrl_32(facs as u32)
@@ -148,23 +150,17 @@ fn fadt(facs: u64, dsdt: u64) -> Vec<u8> {
     fadt.dsdt = (dsdt as u32).into();
     fadt.x_dsdt = dsdt.into();
     fadt.sci_int = u16::from(irq::SCI).into();
-    fadt.pm1a_evt_blk = u32::from(port::PM1A_EVENT).into();
-    fadt.pm1_evt_len = port::PM1A_EVENT_LENGTH;
-    fadt.x_pm1a_evt_blk = io(
+    (fadt.pm1a_evt_blk, fadt.pm1_evt_len, fadt.x_pm1a_evt_blk) = block(
         port::PM1A_EVENT,
         port::PM1A_EVENT_LENGTH,
         AccessSize::WordAccess,
     );
-    fadt.pm1a_cnt_blk = u32::from(port::PM1A_CONTROL).into();
-    fadt.pm1_cnt_len = port::PM1A_CONTROL_LENGTH;
-    fadt.x_pm1a_cnt_blk = io(
+    (fadt.pm1a_cnt_blk, fadt.pm1_cnt_len, fadt.x_pm1a_cnt_blk) = block(
         port::PM1A_CONTROL,
         port::PM1A_CONTROL_LENGTH,
         AccessSize::WordAccess,
     );
-    fadt.pm_tmr_blk = u32::from(port::PM_TIMER).into();
-    fadt.pm_tmr_len = port::PM_TIMER_LENGTH;
-    fadt.x_pm_tmr_blk = io(
+    (fadt.pm_tmr_blk, fadt.pm_tmr_len, fadt.x_pm_tmr_blk) = block(
         port::PM_TIMER,
         port::PM_TIMER_LENGTH,
         AccessSize::DwordAccess,
@@ -173,7 +169,7 @@ fn fadt(facs: u64, dsdt: u64) -> Vec<u8> {
     fadt.p_lvl3_lat = NO_C3.into();
     fadt.century = map::RTC_CENTURY_INDEX;
     fadt.iapc_boot_arch = map::IAPC_BOOT_ARCH.into();
-    fadt.reset_reg = io(port::RESET_CONTROL, 1, AccessSize::ByteAccess);
+    (_, _, fadt.reset_reg) = block(port::RESET_CONTROL, 1, AccessSize::ByteAccess);
     fadt.reset_value = map::RESET_VALUE;
     let mut bytes = Vec::new();
     fadt.finalize().to_aml_bytes(&mut bytes);

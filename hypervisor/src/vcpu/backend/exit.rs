@@ -9,7 +9,11 @@ use vmx::event::Event;
 use crate::emulate::{SegmentRegister, Width};
 
 /// An exit of a guest.
+///
+/// Its kind is a number of its own, not one squeezed into what some kinds have besides: the compiler
+/// sees through decoding and matching then, and no value of this type is ever made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub(crate) enum Exit {
     /// CPUID.
     Cpuid,

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use arch::RFlags;
-use devices::lapic::Pending;
+use devices::lapic::{Highest, Pending};
 use vmx::event::{Event, EventKind};
 
 use super::backend::{GuestCpu, Interruptibility};
@@ -78,9 +78,9 @@ impl<C: GuestCpu> Vcpu<C> {
     }
 
     /// Chooses what the next entry delivers, and asks for an exit when the guest can take
-    /// what remains, or an interrupt if that `is_wanted`. The PIC is asked for its vector by
-    /// `acknowledge_pic`.
-    pub(super) fn prepare_events(&mut self, is_wanted: bool) {
+    /// what remains, or an interrupt if that `is_wanted`. `highest` are the LAPIC's vectors. The PIC is
+    /// asked for its vector by `acknowledge_pic`.
+    pub(super) fn prepare_events(&mut self, mut highest: Highest, is_wanted: bool) {
         // What an earlier call has injected, without an entry since, stays: VM exits clear it.
         let mut injected = self.cpu.is_injecting();
         let interrupted = self.events.interrupted.take();
@@ -107,20 +107,22 @@ impl<C: GuestCpu> Vcpu<C> {
             // What does not pass through IRR is left to us: the PIC's interrupts. And so is what comes
             // where a breakpoint waits for the interrupted instruction: the manual has interrupts
             // before breakpoints (SDM vol. 3A, table 6-2), but there are processors that have not.
-            match self.deliverable() {
+            match self.lapic.pending_of(highest) {
                 Some(Pending::ExtInt) => {
                     wants_window = !self.try_inject_interrupt(injected, state, Pending::ExtInt);
                 }
                 Some(pending) if self.resume_point.is_watched() => {
-                    self.try_inject_interrupt(injected, state, pending);
+                    if self.try_inject_interrupt(injected, state, pending) {
+                        highest = self.lapic.highest();
+                    }
                 }
                 _ => {}
             }
-            self.update_virtual_interrupts();
-        } else if let Some(pending) = self.deliverable() {
+            self.update_virtual_interrupts(highest);
+        } else if let Some(pending) = self.lapic.pending_of(highest) {
             wants_window = !self.try_inject_interrupt(injected, state, pending);
             if !wants_window {
-                wants_window = self.deliverable().is_some();
+                wants_window = self.lapic.pending().is_some();
             }
         }
         if !self.apic_virtualization.delivers_interrupts {
@@ -130,11 +132,6 @@ impl<C: GuestCpu> Vcpu<C> {
         }
         self.cpu
             .set_event_windows(wants_window || is_wanted, self.lapic.nmi_pending());
-    }
-
-    /// Returns the interrupt that the guest is to take next, by the LAPIC's priorities.
-    fn deliverable(&self) -> Option<Pending> {
-        self.lapic.pending()
     }
 
     /// Injects an interrupt if the guest can take one now. A pending debug trap comes first (SDM
@@ -182,8 +179,8 @@ impl<C: GuestCpu> Vcpu<C> {
         self.cpu.inject(event);
     }
 
-    /// Returns whether something is pending that ends HLT.
-    pub(super) fn wakes(&self) -> bool {
+    /// Returns whether something is pending that ends HLT. `highest` are the LAPIC's vectors.
+    pub(super) fn wakes(&self, highest: Highest) -> bool {
         let nmis_blocked = || {
             self.cpu
                 .interruptibility()
@@ -191,7 +188,7 @@ impl<C: GuestCpu> Vcpu<C> {
         };
         (self.lapic.nmi_pending() && !nmis_blocked())
             || self.events.exception.is_some()
-            || (self.deliverable().is_some()
+            || (self.lapic.pending_of(highest).is_some()
                 && self.cpu.rflags() & RFlags::INTERRUPT_FLAG.bits() != 0)
     }
 

@@ -351,7 +351,8 @@ fn an_init_takes_back_what_was_to_be_delivered() {
     let mut vcpu = vcpu();
     vcpu.activity = Activity::Running;
     vcpu.raise(Event::GENERAL_PROTECTION).unwrap();
-    vcpu.prepare_events(false);
+    let highest = vcpu.lapic.highest();
+    vcpu.prepare_events(highest, false);
     assert!(vcpu.cpu.is_injecting());
     send(vcpu.vm(), Init, 0);
     // The bootstrap processor finds no firmware to go on with.

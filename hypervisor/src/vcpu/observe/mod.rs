@@ -108,12 +108,12 @@ impl Observer {
 }
 
 impl<C: GuestCpu> Vcpu<C> {
-    /// Looks at the address space after the exit at `at` has been handled.
+    /// Looks at the address space after the exit at `at` has been handled. That there is something to be
+    /// observed at all is requested before.
     #[inline]
     pub(super) fn observe(&mut self, at: HostTicks) {
-        let generation = self.vm.suppression_generation.load(Ordering::Acquire);
-        if self.observer.watching || generation != self.observer.generation {
-            self.follow(at, generation);
+        if self.observer.watching {
+            self.follow(at);
         } else if self.observer.sample_due {
             self.sample(at);
         }
@@ -170,7 +170,8 @@ impl<C: GuestCpu> Vcpu<C> {
     }
 
     /// Follows the address space while there is something to be observed.
-    pub(super) fn follow(&mut self, at: HostTicks, generation: u32) {
+    pub(super) fn follow(&mut self, at: HostTicks) {
+        let generation = self.vm.suppression_generation.load(Ordering::Acquire);
         let restored = self.restore_root_guard(at);
         let loaded = self.observer.loaded_cr3.take();
         let walked = self.root_guard.walked.take();

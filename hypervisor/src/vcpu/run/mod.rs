@@ -1,7 +1,6 @@
 //! The loop: into the guest, out, handle, again.
 
 use core::convert::Infallible;
-use core::sync::atomic::Ordering;
 
 use devices::chipset::PowerRequest;
 use devices::lapic::LocalPin;
@@ -76,6 +75,7 @@ impl<C: GuestCpu> Vcpu<C> {
         requests: &VcpuRequests,
     ) -> Result<Infallible, RunExit> {
         let mut left_guest_at = host_now();
+        self.note_wake_up(left_guest_at, requests);
         self.statistics.resume(left_guest_at);
         self.load_guest(until, requests)?;
         loop {
@@ -120,6 +120,11 @@ impl<C: GuestCpu> Vcpu<C> {
             }
             if self.activity != Activity::Running {
                 self.update_deadline_of_halt(since);
+                if self.wait_for_near_timer(until, requests) {
+                    since = host_now();
+                    self.pending |= Requests::TIMERS;
+                    continue;
+                }
                 return Err(RunExit::Halted);
             }
             if self.is_kept_out() {
@@ -134,11 +139,11 @@ impl<C: GuestCpu> Vcpu<C> {
                 }
             }
             let now = host_now();
-            if now >= until {
-                return Err(RunExit::Preempted);
-            }
-            let mut first_timer = self.next_timer();
-            if now >= first_timer {
+            let mut limit = self.next_timer().min(until);
+            if now >= limit {
+                if now >= until {
+                    return Err(RunExit::Preempted);
+                }
                 if !timers_served {
                     timers_served = true;
                     self.pending |= Requests::TIMERS;
@@ -147,22 +152,22 @@ impl<C: GuestCpu> Vcpu<C> {
                 }
                 // A timer's next deadline passes while the one before it is seen to. The guest comes
                 // first now, or it would never get on, however large its share of the CPU.
-                first_timer = now.saturating_add(self.pace.least_stay());
+                limit = now.saturating_add(self.pace.least_stay()).min(until);
             }
-            self.limit_stay(now, first_timer.min(until));
-            if core::mem::take(&mut self.observer.reported) {
-                self.observer.own_time = now.since(since);
-            }
+            self.limit_stay(since, now, limit);
             return Ok(now);
         }
     }
 
     /// Has the guest, which is entered at `now`, leave at `limit`, or when it is to be observed, whichever
-    /// is first.
+    /// is first. It was left at `since`.
     #[inline]
-    fn limit_stay(&mut self, now: HostTicks, limit: HostTicks) {
+    fn limit_stay(&mut self, since: HostTicks, now: HostTicks, limit: HostTicks) {
         self.stay_limit = limit;
         if self.observer.watching {
+            if core::mem::take(&mut self.observer.reported) {
+                self.observer.own_time = now.since(since);
+            }
             let undisturbed = now.saturating_add(self.pace.least_run());
             let observation = self.next_observation().max(undisturbed);
             let end = self.observer.directive.stop_at;
@@ -188,8 +193,7 @@ impl<C: GuestCpu> Vcpu<C> {
             self.follow_memory_map();
         }
         if wanted.contains(Requests::SUPPRESSION) {
-            let generation = self.vm.suppression_generation.load(Ordering::Acquire);
-            self.follow(now, generation);
+            self.follow(now);
         }
         if wanted.contains(Requests::INPUT) {
             self.vm.board.lock().chipset.pci_input_arrived();
@@ -235,13 +239,14 @@ impl<C: GuestCpu> Vcpu<C> {
         if self.lapic.reset_pending() {
             self.handle_reset(now)?;
         }
-        if self.activity == Activity::Halted && self.wakes() {
+        let highest = self.lapic.highest();
+        if self.activity == Activity::Halted && self.wakes(highest) {
             self.activity = Activity::Running;
             self.note_wake(now);
         }
         if self.activity == Activity::Running {
-            let wants_window = self.prepare_interrupt(now);
-            self.prepare_events(wants_window);
+            let wants_window = self.prepare_interrupt(highest, now);
+            self.prepare_events(highest, wants_window);
         }
         match self.vm.take_power_request() {
             None => Ok(()),

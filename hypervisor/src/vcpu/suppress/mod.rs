@@ -7,6 +7,7 @@
 
 use arch::RFlags;
 use arch::gpr::RSP;
+use devices::lapic::Highest;
 use devices::time::HostTicks;
 use vmx::addr::GuestVirtAddr;
 
@@ -117,12 +118,13 @@ impl<C: GuestCpu> Vcpu<C> {
             || self.cpu.has_pending_debug_exception()
     }
 
-    /// Tells of an interrupt that the next entry delivers where a target may run, as of `now`. Returns whether the
+    /// Tells of an interrupt that the next entry delivers where a target may run, as of `now`; `highest`
+    /// are the LAPIC's vectors. Returns whether the
     /// guest is to come out when it can take interrupts: that is when its interrupt will be delivered, or
     /// suppression wants to know.
-    pub(super) fn prepare_interrupt(&mut self, now: HostTicks) -> bool {
-        let interrupt = self.lapic.pending().is_some();
-        if (interrupt || self.lapic.highest_irr().is_some())
+    pub(super) fn prepare_interrupt(&mut self, highest: Highest, now: HostTicks) -> bool {
+        let interrupt = self.lapic.pending_of(highest).is_some();
+        if (interrupt || highest.requested != 0)
             && core::mem::take(&mut self.observer.timer_expired)
         {
             self.trace(trace::Event::Timer);

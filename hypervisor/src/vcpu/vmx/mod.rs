@@ -51,8 +51,6 @@ pub(crate) struct VmxCpu {
     ept_pointers: [u64; 2],
     /// The guest's MAXPHYADDR.
     physical_address_bits: u32,
-    /// Whether it has been entered since its VMCS was cleared.
-    launched: bool,
     /// The primary controls as they are in the VMCS.
     primary: Primary,
     /// The TPR threshold as it is in the VMCS.
@@ -123,7 +121,6 @@ impl VmxCpu {
             vpid,
             ept_pointers,
             physical_address_bits: limits.physical_address_bits,
-            launched: false,
             primary: setup::controls(capabilities).primary,
             tpr_threshold: 0,
             eoi_exits: [0; 4],
@@ -170,7 +167,7 @@ impl GuestCpu for VmxCpu {
     }
 
     fn release(&mut self) -> Result<(), Refused> {
-        self.launched = false;
+        self.gpr.forget_launch();
         Ok(self.vmcs.clear()?)
     }
 
@@ -179,7 +176,6 @@ impl GuestCpu for VmxCpu {
         if moved {
             // SAFETY: by the contract.
             unsafe { self.vmcs.set_host_state(&cpu.host) };
-            self.gpr.forget_host();
             // What this CPU remembers of the VPID is from an earlier stay, or from another VM
             // that had it: the guest's invalidations since were executed elsewhere.
             self.flush_tlb(TlbFlush::All);
@@ -205,11 +201,10 @@ impl GuestCpu for VmxCpu {
     unsafe fn enter(&mut self) -> Result<(), EntryFailed> {
         // SAFETY: the VMCS is current, with this CPU's host state, the VM's own memory map and
         // bitmaps; interrupts are off by the contract; the registers go with the VMCS.
-        if unsafe { entry::enter(&mut self.gpr, self.launched) }.is_err() {
-            return Err(self.entry_failed());
+        match unsafe { entry::enter(&mut self.gpr) } {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self.entry_failed()),
         }
-        self.launched = true;
-        Ok(())
     }
 
     #[inline]

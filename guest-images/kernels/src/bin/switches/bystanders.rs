@@ -11,52 +11,23 @@ use crate::ways::{has_pcids, with_features};
 /// System calls of a process until the other one's turn comes.
 const CALLS_IN_TURN: u64 = 100;
 
-/// Something that others do `count` times.
-struct Activity {
-    name: &'static str,
-    features: Cr4Flags,
-    /// The bits of CR3 beside a root, of the first process and of the second.
-    marks: [u64; 2],
-    run: fn(&[Space; 2], [u64; 2], u64),
-}
+/// Something that others do `count` times, with these bits of CR3 beside a root, of the first process and
+/// of the second.
+type Activity = fn(&[Space; 2], [u64; 2], u64);
 
-const ACTIVITIES: [Activity; 6] = [
-    Activity {
-        name: "switches",
-        features: Cr4Flags::empty(),
-        marks: [0, 0],
-        run: switches,
-    },
-    Activity {
-        name: "switches-pcid",
-        features: Cr4Flags::PCID,
-        marks: [1, 2],
-        run: switches,
-    },
-    Activity {
-        name: "switches-pcid-kept",
-        features: Cr4Flags::PCID,
-        marks: [1 | CR3_NO_FLUSH, 2 | CR3_NO_FLUSH],
-        run: switches,
-    },
-    Activity {
-        name: "system-calls",
-        features: Cr4Flags::empty(),
-        marks: [0, 0],
-        run: system_calls,
-    },
-    Activity {
-        name: "system-calls-pcid",
-        features: Cr4Flags::PCID,
-        marks: [1, 2],
-        run: system_calls,
-    },
-    Activity {
-        name: "system-calls-pcid-kept",
-        features: Cr4Flags::PCID,
-        marks: [1 | CR3_NO_FLUSH, 2 | CR3_NO_FLUSH],
-        run: system_calls,
-    },
+/// The activities, by name.
+const ACTIVITIES: [(&str, Activity); 2] = [("switches", switches), ("system-calls", system_calls)];
+
+/// The ways of telling cached translations apart: the end of the name, the bits of CR4 that it needs, and
+/// the processes' bits of CR3.
+const TAGS: [(&str, Cr4Flags, [u64; 2]); 3] = [
+    ("", Cr4Flags::empty(), [0, 0]),
+    ("-pcid", Cr4Flags::PCID, [1, 2]),
+    (
+        "-pcid-kept",
+        Cr4Flags::PCID,
+        [1 | CR3_NO_FLUSH, 2 | CR3_NO_FLUSH],
+    ),
 ];
 
 /// The PCID bit that tells a process's second root from its first, as Linux has it.
@@ -90,23 +61,19 @@ pub(crate) fn run(report: &mut Report, count: u64) {
             target.visit(target.root);
             Space::load(home);
         }
-        for Activity {
-            name,
-            features,
-            marks,
-            run,
-        } in &ACTIVITIES
-        {
-            if features.contains(Cr4Flags::PCID) && !has_pcids() {
-                continue;
-            }
-            operator::measure(name, || {
-                with_features(*features, || {
-                    run(&spaces, *marks, count);
-                    Space::load(home);
+        for (activity, run) in ACTIVITIES {
+            for (tags, features, marks) in TAGS {
+                if features.contains(Cr4Flags::PCID) && !has_pcids() {
+                    continue;
+                }
+                operator::measure(format_args!("{activity}{tags}"), || {
+                    with_features(features, || {
+                        run(&spaces, marks, count);
+                        Space::load(home);
+                    });
+                    0
                 });
-                0
-            });
+            }
         }
     }
     report.equal(

@@ -60,6 +60,12 @@ pub(super) fn command(spec: &Spec, port: u16, files: &Files) -> Result<Command> 
     Ok(command)
 }
 
+/// The environment variable that names another processor for Bochs to be: a model of
+/// `bochs-bin --help cpu`.
+const CPU_MODEL: &str = "TARPIT_BOCHS_CPU";
+/// The processor that Bochs is otherwise: it has all that tarpit can make use of.
+const DEFAULT_CPU_MODEL: &str = "corei7_skylake_x";
+
 fn configuration(
     hardware: &Hardware,
     iso: &Path,
@@ -80,8 +86,10 @@ fn configuration(
     }
     let host_memory_mib = memory_mib.min(&MAX_HOST_MEMORY_MIB);
     let (iso, cmos, log) = (iso.display(), cmos.display(), log.display());
+    let model = std::env::var(CPU_MODEL);
+    let model = model.as_deref().unwrap_or(DEFAULT_CPU_MODEL);
     Ok(format!(
-        "cpu: model=corei7_skylake_x, count={cpus}, ips={ips}, reset_on_triple_fault=0\n\
+        "cpu: model={model}, count={cpus}, ips={ips}, reset_on_triple_fault=0\n\
          memory: guest={memory_mib}, host={host_memory_mib}\n\
          romimage: file={BIOS}\n\
          vgaromimage: file={VGA_BIOS}\n\
