@@ -125,7 +125,7 @@ impl CpuLoop {
         self.release();
         self.manager.work();
         if self.on_end == OnEnd::PowerOff && self.manager.all_stopped() {
-            if let Some(session) = &self.session {
+            if let Some(session) = &mut self.session {
                 session.report_stops(self.manager);
             }
             power_off();

@@ -26,16 +26,49 @@ pub(crate) struct Context<'a> {
     pub host: &'a HostFacts,
 }
 
+/// All of a command's environment but the answer.
+pub(super) struct Surroundings<'a> {
+    /// The VMs.
+    pub vms: &'a VmManager,
+    /// The host's time.
+    pub clock: &'a HostClock,
+    /// The machine.
+    pub host: &'a HostFacts,
+}
+
+impl Surroundings<'_> {
+    /// Returns the environment of a command that is to write `answer`.
+    pub(super) fn context<'a>(&'a mut self, answer: Answer<'a>) -> Context<'a> {
+        Context {
+            answer,
+            vms: self.vms,
+            clock: self.clock,
+            host: self.host,
+        }
+    }
+}
+
 impl Context<'_> {
     /// Returns the number of the VM that the argument `VM` names.
     ///
     /// # Errors
     /// If there is no VM of that name.
     pub(crate) fn vm_id(&self, arguments: &Arguments<'_>) -> Result<VmId, CommandError> {
-        let name = arguments.required("VM")?;
+        self.find_vm(arguments.required("VM")?)
+    }
+
+    fn find_vm(&self, name: &str) -> Result<VmId, CommandError> {
         self.vms
             .find(name)
             .ok_or_else(|| CommandError::unknown_vm(name, self.vms.names()))
+    }
+
+    /// Returns the VM `name`: what runs, or has run.
+    ///
+    /// # Errors
+    /// If there is no VM of that name, or it has never run.
+    pub(crate) fn vm_named(&self, name: &str) -> Result<Arc<Vm>, CommandError> {
+        Ok(self.vms.vm(self.find_vm(name)?)?)
     }
 
     /// Returns the VM that the argument `VM` names: what runs, or has run.

@@ -6,7 +6,7 @@
 //! moved just then may be missed.
 #![forbid(unsafe_code)]
 
-mod user_pages;
+pub(crate) mod pages;
 
 #[cfg(test)]
 mod tests;
@@ -19,6 +19,7 @@ use vmx::addr::{GuestPhysAddr, GuestVirtAddr};
 
 use crate::guest_memory::GuestMemory;
 use crate::suppression::address_space::{Root, RootFormat};
+use pages::Reach;
 
 /// The most bytes that a step looks at.
 const CHUNK: usize = 4096;
@@ -77,7 +78,7 @@ impl Search {
     /// Returns whether all of the address space has been searched.
     #[must_use]
     pub(crate) const fn is_complete(&self) -> bool {
-        self.next >= user_pages::end(self.format)
+        self.next >= pages::end(self.format)
     }
 
     /// Goes on by a page, or by a range that is not mapped. Returns whether there is more to
@@ -87,7 +88,7 @@ impl Search {
             return false;
         }
         let at = GuestVirtAddr(self.next);
-        let region = user_pages::region_at(memory, self.root, self.format, at);
+        let region = pages::region_at(memory, self.root, self.format, at, Reach::User);
         let Some(frame) = region.frame else {
             self.holes_left -= 1;
             self.kept = 0;

@@ -26,7 +26,9 @@ use crate::machine::speculation::Remedies;
 use crate::machine::{machine_check, memory, serial, smp};
 use crate::manager::{HostFactory, VmManager};
 use crate::msr::HostMsrs;
-use crate::operator::{GuestOutput, HostClock, HostSerial, Session, Terminal};
+use crate::operator::{
+    DetectorSerial, Door, GuestOutput, HostClock, HostSerial, Session, Terminal,
+};
 use crate::options::OnEnd;
 use crate::scheduler::{Scheduler, Settings};
 use crate::speculation::{Defenses, Processor};
@@ -157,7 +159,10 @@ pub(super) fn run(machine: Machine) -> ! {
     log::info!("{} MiB of RAM left", memory::free_bytes() >> 20);
     serial::set_buffered(true);
     let facts = host_facts::gather(machine, cpus, &defenses);
-    let session = Session::open(terminal, facts);
+    let mut session = Session::open(terminal, facts);
+    if machine.options.detector {
+        session = with_door(session);
+    }
     let shared = SHARED.call_once(|| Shared {
         capabilities,
         tsc,
@@ -167,6 +172,16 @@ pub(super) fn run(machine: Machine) -> ! {
         deadline_works,
     });
     serve(PerCpu::current(), shared, apic, Some(session))
+}
+
+/// Opens the door for detectors, if its line is there.
+fn with_door(session: Session) -> Session {
+    if !serial::detector::open() {
+        log::warn!("detector=on: COM2 is not there, or is the console's: detectors cannot come in");
+        return session;
+    }
+    log::info!("detectors may come in by COM2");
+    session.with_door(Door::open(Arc::new(DetectorSerial)))
 }
 
 /// Makes the far ends of guests' serial lines: channels of the terminal.

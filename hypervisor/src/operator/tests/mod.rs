@@ -3,6 +3,7 @@
 //! processor.
 
 mod answers;
+mod door;
 mod host;
 mod jobs;
 mod life_cycle;
