@@ -16,12 +16,16 @@ fn main() -> Result<()> {
         bail!("say where and what: ADDR VM SIGNATURE N [ROUNDS]");
     };
     let address: Address = address.parse()?;
-    let rounds: u64 = rounds.first().map_or(Ok(u64::MAX), |rounds| rounds.parse())?;
+    let rounds: u64 = rounds
+        .first()
+        .map_or(Ok(u64::MAX), |rounds| rounds.parse())?;
     let mut client = Client::connect(&address)?;
     for _ in 0..rounds {
         for found in client.command(&format!("find {vm} \"{signature}\""))? {
             let cr3 = found["cr3"].as_str().context("a match without cr3")?;
-            if holds(&mut client, vm, cr3, &found["address"], signature)? && !is_target(&mut client, vm, cr3)? {
+            if holds(&mut client, vm, cr3, &found["address"], signature)?
+                && !is_target(&mut client, vm, cr3)?
+            {
                 client.command(&format!("suppress {vm} {cr3} {n}"))?;
                 println!("suppressed {vm} {cr3}");
             }
@@ -44,7 +48,9 @@ fn holds(
     let digits = address.as_str().and_then(|text| text.strip_prefix("0x"));
     let address = u64::from_str_radix(digits.context("a match without address")?, 16)?;
     let bytes = client.read(vm, Some(cr3), address, signature.len() as u64)?;
-    Ok(bytes.iter().eq(signature.bytes().map(Some).collect::<Vec<_>>().iter()))
+    Ok(bytes
+        .iter()
+        .eq(signature.bytes().map(Some).collect::<Vec<_>>().iter()))
 }
 
 /// Returns whether the process is suppressed already.

@@ -9,6 +9,7 @@ use super::command::Outcome;
 use super::error::CommandError;
 use super::host_facts::HostFacts;
 use super::records::DoneLine;
+use super::watcher::Watcher;
 use crate::console::Answer;
 use crate::ids::VmId;
 use crate::manager::VmManager;
@@ -24,6 +25,8 @@ pub(crate) struct Context<'a> {
     pub clock: &'a HostClock,
     /// The machine.
     pub host: &'a HostFacts,
+    /// The rules.
+    pub watcher: &'a mut Watcher,
 }
 
 /// All of a command's environment but the answer.
@@ -34,6 +37,8 @@ pub(super) struct Surroundings<'a> {
     pub clock: &'a HostClock,
     /// The machine.
     pub host: &'a HostFacts,
+    /// The rules.
+    pub watcher: &'a mut Watcher,
 }
 
 impl Surroundings<'_> {
@@ -44,6 +49,7 @@ impl Surroundings<'_> {
             vms: self.vms,
             clock: self.clock,
             host: self.host,
+            watcher: self.watcher,
         }
     }
 }

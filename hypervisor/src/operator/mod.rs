@@ -29,12 +29,12 @@ mod guest_output;
 mod host_facts;
 mod host_serial;
 mod inspect;
-mod pattern;
 mod records;
 mod session;
 mod suggest;
 mod terminal;
 mod values;
+mod watcher;
 mod words;
 
 #[cfg(test)]

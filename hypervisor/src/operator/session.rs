@@ -14,9 +14,11 @@ use super::door::Door;
 use super::events::{Changes, Crash, Event, Reporter};
 use super::host_facts::HostFacts;
 use super::terminal::{AnswerOutput, Terminal};
+use super::watcher::Watcher;
 use crate::console::{Answer, Format, Input};
 use crate::ids::VmId;
 use crate::manager::VmManager;
+use crate::watch::rule::Rule;
 
 /// The most bytes that are kept of what is typed while a command goes on.
 const TYPED_AHEAD_CAPACITY: usize = 1024;
@@ -40,6 +42,7 @@ pub(crate) struct Session {
     door: Option<Door>,
     /// What programs have been told.
     changes: Changes,
+    watcher: Watcher,
 }
 
 /// A command that goes on.
@@ -58,6 +61,7 @@ impl Session {
     pub(crate) fn open(terminal: Arc<Terminal>, host: HostFacts) -> Self {
         terminal.open();
         Self {
+            watcher: Watcher::new(terminal.clock()),
             terminal,
             host,
             job: None,
@@ -65,6 +69,17 @@ impl Session {
             door: None,
             changes: Changes::default(),
         }
+    }
+
+    /// Watches VMs by rules from the beginning.
+    #[must_use]
+    pub(crate) fn with_rules(mut self, rules: impl IntoIterator<Item = (VmId, Rule)>) -> Self {
+        for (vm, rule) in rules {
+            if let Err(error) = self.watcher.add(vm, rule) {
+                log::error!("{error}");
+            }
+        }
+        self
     }
 
     /// Opens a door for programs as well.
@@ -95,6 +110,14 @@ impl Session {
         }
         vms.pass_input_on();
         self.terminal.poll(vms);
+        self.watcher.look(
+            vms,
+            self.terminal.clock(),
+            &mut Reporter {
+                terminal: &self.terminal,
+                listener: self.door.as_mut(),
+            },
+        );
         self.look_after_programs(vms)
     }
 
@@ -108,10 +131,10 @@ impl Session {
             reporter.report(&Event::VmEnded {
                 vm: vms.name(stop.vm).unwrap_or_default(),
                 reason: alloc::format!("{}", stop.reason),
-                crash: stop.dump.as_ref().map(|(vcpu, state)| Crash {
-                    vcpu: *vcpu,
-                    state,
-                }),
+                crash: stop
+                    .dump
+                    .as_ref()
+                    .map(|(vcpu, state)| Crash { vcpu: *vcpu, state }),
             });
             self.terminal.detach_from(stop.vm, vms);
         }
@@ -126,6 +149,7 @@ impl Session {
             vms,
             clock: self.terminal.clock(),
             host: &self.host,
+            watcher: &mut self.watcher,
         };
         let mut reporter = Reporter {
             terminal: &self.terminal,
@@ -191,7 +215,7 @@ impl Session {
     }
 
     fn with_context<R>(
-        &self,
+        &mut self,
         vms: &VmManager,
         format: Format,
         act: impl FnOnce(&mut Context<'_>) -> R,
@@ -201,6 +225,7 @@ impl Session {
             vms,
             clock: self.terminal.clock(),
             host: &self.host,
+            watcher: &mut self.watcher,
         };
         act(&mut surroundings.context(Answer::new(&mut out, format)))
     }

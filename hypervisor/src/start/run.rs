@@ -35,6 +35,7 @@ use crate::speculation::{Defenses, Processor};
 use crate::vcpu::HostCpu;
 use crate::vm::host::SerialOutput;
 use crate::vm_config::{self, BootModule};
+use crate::watch::rule::Rule;
 
 /// State shared by all CPUs: what each needs to begin its work.
 struct Shared {
@@ -147,6 +148,16 @@ pub(super) fn run(machine: Machine) -> ! {
         serial_output: guest_outputs(&terminal, configs.len()),
         networks: Mutex::default(),
     };
+    let rules: Vec<(VmId, Rule)> = configs
+        .iter()
+        .enumerate()
+        .flat_map(|(vm, config)| {
+            config
+                .rules
+                .iter()
+                .map(move |rule| (VmId(vm), rule.clone()))
+        })
+        .collect();
     let manager = VmManager::new(Box::new(factory), scheduler, configs);
     let failed = manager.start_all();
     for (vm, cause) in &failed {
@@ -159,7 +170,7 @@ pub(super) fn run(machine: Machine) -> ! {
     log::info!("{} MiB of RAM left", memory::free_bytes() >> 20);
     serial::set_buffered(true);
     let facts = host_facts::gather(machine, cpus, &defenses);
-    let mut session = Session::open(terminal, facts);
+    let mut session = Session::open(terminal, facts).with_rules(rules);
     if machine.options.detector {
         session = with_door(session);
     }

@@ -122,7 +122,9 @@ fn table(answer: &[Record]) -> String {
         let widths: Vec<usize> = (0..heading.len()).map(width).collect();
         for row in &rows {
             let cells = row.iter().zip(&widths);
-            let line: Vec<String> = cells.map(|(cell, width)| format!("{cell:<width$}")).collect();
+            let line: Vec<String> = cells
+                .map(|(cell, width)| format!("{cell:<width$}"))
+                .collect();
             text.push_str(line.join("  ").trim_end());
             text.push('\n');
         }
@@ -149,10 +151,17 @@ mod tests {
 
     #[test]
     fn words_stay_words() -> Result<()> {
-        let words = |words: &[&str]| line(&words.iter().map(|&it| it.to_owned()).collect::<Vec<_>>());
-        assert_eq!(words(&["find", "web", "two words"])?, "find web \"two words\"");
+        let words =
+            |words: &[&str]| line(&words.iter().map(|&it| it.to_owned()).collect::<Vec<_>>());
+        assert_eq!(
+            words(&["find", "web", "two words"])?,
+            "find web \"two words\""
+        );
         assert_eq!(words(&["find", "web", "a \"b\""])?, "find web 'a \"b\"'");
-        assert_eq!(words(&["suppress", "web", "0x1", "--cap=5"])?, "suppress web 0x1 --cap=5");
+        assert_eq!(
+            words(&["suppress", "web", "0x1", "--cap=5"])?,
+            "suppress web 0x1 --cap=5"
+        );
         assert!(words(&["a \" '"]).is_err());
         Ok(())
     }

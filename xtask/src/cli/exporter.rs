@@ -124,7 +124,10 @@ mod tests {
         let scrape = std::thread::spawn(move || -> Result<Vec<String>> {
             let get = |what: &str| {
                 let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-                write!(stream, "{what} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")?;
+                write!(
+                    stream,
+                    "{what} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+                )?;
                 let mut answer = String::new();
                 stream.read_to_string(&mut answer)?;
                 Ok(answer)

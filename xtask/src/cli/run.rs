@@ -98,7 +98,9 @@ pub(super) fn run(options: &Options) -> Result<u8> {
     };
     let mut session = Session::start(kind, &spec)?;
     let line = session.machine().take_detector();
-    let relay = line.map(|line| Relay::start(claim.name(), line)).transpose()?;
+    let relay = line
+        .map(|line| Relay::start(claim.name(), line))
+        .transpose()?;
     if let Some(relay) = &relay {
         let path = paths::shown(relay.path());
         eprintln!("Detectors: `cargo xtask ctl`, `top` and `exporter` with `--connect {path}`");

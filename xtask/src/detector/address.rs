@@ -128,7 +128,10 @@ mod tests {
     fn nobody_there_is_told_with_the_remedy() -> Result<()> {
         let error = "/nowhere".parse::<Address>()?.connect().err();
         let error = error.context("connected to nothing")?.to_string();
-        assert!(error.contains("/nowhere") && error.contains("run --detector"), "{error}");
+        assert!(
+            error.contains("/nowhere") && error.contains("run --detector"),
+            "{error}"
+        );
         Ok(())
     }
 }

@@ -289,7 +289,10 @@ pub(crate) mod tests {
             ]
         })?;
         let answer = client.command("vms")?;
-        assert_eq!(answer, [json!({"vm": "web"}), json!({"text": "and so on\n"})]);
+        assert_eq!(
+            answer,
+            [json!({"vm": "web"}), json!({"text": "and so on\n"})]
+        );
         let event = client.event(Duration::ZERO)?;
         assert_eq!(event.context("the event is lost")?["vm"], "web");
         assert_eq!(client.event(Duration::from_millis(1))?, None);

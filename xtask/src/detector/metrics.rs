@@ -65,35 +65,100 @@ const MIB: f64 = 1_048_576.0;
 const VM: &[Field] = &[
     gauge("memory_mib", MIB, "tarpit_vm_memory_bytes", "RAM of the VM"),
     gauge("vcpus", 1.0, "tarpit_vm_vcpus", "VCPUs of the VM"),
-    gauge("targets", 1.0, "tarpit_vm_targets", "Suppressed processes of the VM"),
-    gauge("lead_ms", 1e-3, "tarpit_vm_clock_lead_seconds", "Time that the VM's clock is ahead, to be given back"),
-    gauge("drift_ms", 1e-3, "tarpit_vm_clock_drift_seconds", "Time that the VM's clock is ahead for good"),
+    gauge(
+        "targets",
+        1.0,
+        "tarpit_vm_targets",
+        "Suppressed processes of the VM",
+    ),
+    gauge(
+        "lead_ms",
+        1e-3,
+        "tarpit_vm_clock_lead_seconds",
+        "Time that the VM's clock is ahead, to be given back",
+    ),
+    gauge(
+        "drift_ms",
+        1e-3,
+        "tarpit_vm_clock_drift_seconds",
+        "Time that the VM's clock is ahead for good",
+    ),
 ];
 
 /// The fields of `targets`.
 const TARGET: &[Field] = &[
-    gauge("clock", 1.0, "tarpit_target_factor", "Factor by which the process is suppressed"),
-    counter("cpu_us", 1e-6, "tarpit_target_cpu_seconds_total", "CPU time of the process as a target"),
-    gauge("recent_ppm", 1e-6, "tarpit_target_cpu_ratio", "Share of one CPU in the last second"),
-    gauge("budget_ppm", 1e-6, "tarpit_target_budget_ratio", "Share of one CPU that it may have"),
-    gauge("stopped_permille", 1e-3, "tarpit_target_stopped_ratio", "Part of the time for which its VCPUs were kept from running it"),
-    counter("switch_ins", 1.0, "tarpit_target_switches_total", "Switches to it that were seen"),
+    gauge(
+        "clock",
+        1.0,
+        "tarpit_target_factor",
+        "Factor by which the process is suppressed",
+    ),
+    counter(
+        "cpu_us",
+        1e-6,
+        "tarpit_target_cpu_seconds_total",
+        "CPU time of the process as a target",
+    ),
+    gauge(
+        "recent_ppm",
+        1e-6,
+        "tarpit_target_cpu_ratio",
+        "Share of one CPU in the last second",
+    ),
+    gauge(
+        "budget_ppm",
+        1e-6,
+        "tarpit_target_budget_ratio",
+        "Share of one CPU that it may have",
+    ),
+    gauge(
+        "stopped_permille",
+        1e-3,
+        "tarpit_target_stopped_ratio",
+        "Part of the time for which its VCPUs were kept from running it",
+    ),
+    counter(
+        "switch_ins",
+        1.0,
+        "tarpit_target_switches_total",
+        "Switches to it that were seen",
+    ),
 ];
 
 /// The fields of `rules`.
 const RULE: &[Field] = &[
-    counter("matches", 1.0, "tarpit_rule_matches_total", "Address spaces for which the rule held"),
-    counter("misses", 1.0, "tarpit_rule_misses_total", "Address spaces for which it did not"),
+    counter(
+        "matches",
+        1.0,
+        "tarpit_rule_matches_total",
+        "Address spaces for which the rule held",
+    ),
+    counter(
+        "misses",
+        1.0,
+        "tarpit_rule_misses_total",
+        "Address spaces for which it did not",
+    ),
 ];
 
 /// The fields of `stats`.
 const EXIT: &[Field] = &[
     counter("count", 1.0, "tarpit_vm_exits_total", "VM exits"),
-    counter("ticks", 1.0, "tarpit_vm_exit_ticks_total", "Ticks of the host's TSC spent on them"),
+    counter(
+        "ticks",
+        1.0,
+        "tarpit_vm_exit_ticks_total",
+        "Ticks of the host's TSC spent on them",
+    ),
 ];
 
 /// The rows of `stats` that are no reasons of exits.
-const NO_EXITS: [&str; 4] = ["all-exits", "guest", "wait-when-woken", "longest-wait-when-woken"];
+const NO_EXITS: [&str; 4] = [
+    "all-exits",
+    "guest",
+    "wait-when-woken",
+    "longest-wait-when-woken",
+];
 
 impl Metrics {
     /// Adds what `client` tells of the host `name`; that it is down if there is none, or it does not
@@ -102,7 +167,13 @@ impl Metrics {
         let answers = client.and_then(|client| Answers::fetch(client).ok());
         let up = answers.is_some();
         let host = [("host", name)];
-        self.add("tarpit_up", Kind::Gauge, "Whether the host answers", &host, f64::from(up));
+        self.add(
+            "tarpit_up",
+            Kind::Gauge,
+            "Whether the host answers",
+            &host,
+            f64::from(up),
+        );
         if let Some(answers) = answers {
             self.add_answers(name, &answers);
         }
@@ -115,10 +186,20 @@ impl Metrics {
             let labels = [host, ("vm", text(vm, "vm"))];
             self.add_fields(VM, vm, &labels);
             let state = [labels[0], labels[1], ("state", text(vm, "state"))];
-            self.add("tarpit_vm_state", Kind::Gauge, "State of the VM", &state, 1.0);
+            self.add(
+                "tarpit_vm_state",
+                Kind::Gauge,
+                "State of the VM",
+                &state,
+                1.0,
+            );
         }
         for target in &answers.targets {
-            let labels = [host, ("vm", text(target, "vm")), ("cr3", text(target, "cr3"))];
+            let labels = [
+                host,
+                ("vm", text(target, "vm")),
+                ("cr3", text(target, "cr3")),
+            ];
             self.add_fields(TARGET, target, &labels);
         }
         for rule in &answers.rules {
@@ -138,7 +219,13 @@ impl Metrics {
     fn add_fields(&mut self, fields: &[Field], record: &Value, labels: &[(&str, &str)]) {
         for field in fields {
             if let Some(value) = record[field.key].as_f64() {
-                self.add(field.name, field.kind, field.help, labels, value * field.unit);
+                self.add(
+                    field.name,
+                    field.kind,
+                    field.help,
+                    labels,
+                    value * field.unit,
+                );
             }
         }
     }
@@ -251,7 +338,10 @@ mod tests {
                 ],
                 other => panic!("{other:?}"),
             };
-            records.into_iter().map(|it| json!({"record": it})).collect()
+            records
+                .into_iter()
+                .map(|it| json!({"record": it}))
+                .collect()
         })?;
         let mut metrics = Metrics::default();
         assert!(metrics.add_host("a", Some(&mut client)));
@@ -270,7 +360,10 @@ mod tests {
         ] {
             assert!(text.lines().any(|it| it == line), "no {line} in\n{text}");
         }
-        assert!(!text.contains("all-exits") && !text.contains("vcpu0"), "{text}");
+        assert!(
+            !text.contains("all-exits") && !text.contains("vcpu0"),
+            "{text}"
+        );
         assert!(!text.contains("tarpit_target_cpu_ratio"), "not known");
         let heads = text.lines().filter(|it| it.contains("TYPE tarpit_up "));
         assert_eq!(heads.count(), 1);

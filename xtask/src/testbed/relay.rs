@@ -185,7 +185,10 @@ mod tests {
         assert_eq!(line(&mut bench.machine)?, "whole\n");
         // Who has gone is forgotten.
         for number in 0..100 {
-            bench.machine.get_mut().write_all(format!("{number}\n").as_bytes())?;
+            bench
+                .machine
+                .get_mut()
+                .write_all(format!("{number}\n").as_bytes())?;
             assert_eq!(line(&mut two)?, format!("{number}\n"));
         }
         Ok(())

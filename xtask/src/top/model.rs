@@ -116,7 +116,13 @@ impl Model {
     }
 
     /// Takes the answers to `vms`, to `ps` of all VMs, to `targets` and to `rules`.
-    pub fn update(&mut self, vms: &[Value], processes: &[Value], targets: &[Value], rules: &[Value]) {
+    pub fn update(
+        &mut self,
+        vms: &[Value],
+        processes: &[Value],
+        targets: &[Value],
+        rules: &[Value],
+    ) {
         self.vms = vms
             .iter()
             .map(|vm| VmRow {
@@ -169,7 +175,9 @@ impl Model {
             return;
         };
         let mut words = vec![text(event, "event")];
-        let rest = fields.iter().filter(|(key, _)| *key != "event" && *key != "us");
+        let rest = fields
+            .iter()
+            .filter(|(key, _)| *key != "event" && *key != "us");
         words.extend(rest.map(|(key, value)| match value {
             Value::String(text) => format!("{key}={text}"),
             other => format!("{key}={other}"),
@@ -238,9 +246,7 @@ mod tests {
 
     fn model() -> Model {
         let mut model = Model::new(500);
-        let process = |cr3: &str, permille: u64, alias: &str| {
-            json!({"vm": "web", "cr3": cr3, "cpu_permille": permille, "aliases": [alias]})
-        };
+        let process = |cr3: &str, permille: u64, alias: &str| json!({"vm": "web", "cr3": cr3, "cpu_permille": permille, "aliases": [alias]});
         model.update(
             &[json!({"vm": "web", "state": "running"})],
             &[
@@ -259,7 +265,10 @@ mod tests {
         let model = model();
         let order: Vec<_> = model.processes.iter().map(|row| row.cr3.as_str()).collect();
         assert_eq!(order, ["0x3000", "0x2000", "0x1000"]);
-        assert_eq!(model.processes[0].target.as_ref().map(|it| it.factor), Some(50));
+        assert_eq!(
+            model.processes[0].target.as_ref().map(|it| it.factor),
+            Some(50)
+        );
     }
 
     #[test]

@@ -59,13 +59,25 @@ fn show_vms(model: &Model, frame: &mut Frame<'_>, area: Rect) {
         ])
     };
     let rows = model.vms.iter().map(row).collect();
-    let heading = ["VM", "STATE", "    MEMORY", "VCPUS", "TARGETS", "     LEAD", "    DRIFT"];
+    let heading = [
+        "VM",
+        "STATE",
+        "    MEMORY",
+        "VCPUS",
+        "TARGETS",
+        "     LEAD",
+        "    DRIFT",
+    ];
     frame.render_widget(table("VMs", heading, [16, 9, 10, 5, 7, 9, 9], rows), area);
 }
 
 fn show_processes(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     let row = |process: &ProcessRow| {
-        let share = format!("{:>3}.{}", process.cpu_permille / 10, process.cpu_permille % 10);
+        let share = format!(
+            "{:>3}.{}",
+            process.cpu_permille / 10,
+            process.cpu_permille % 10
+        );
         let target = process.target.as_ref();
         let or_any = |ppm: Option<u64>| ppm.map_or_else(|| "any".to_owned(), |ppm| ppm.to_string());
         Row::new([
@@ -81,7 +93,15 @@ fn show_processes(model: &Model, frame: &mut Frame<'_>, area: Rect) {
         ])
     };
     let rows = model.processes.iter().map(row).collect();
-    let heading = ["VM", "CR3", "CPU %", "   TIME ms", "SPEED", "LIMITED", "HAD OF ITS BUDGET"];
+    let heading = [
+        "VM",
+        "CR3",
+        "CPU %",
+        "   TIME ms",
+        "SPEED",
+        "LIMITED",
+        "HAD OF ITS BUDGET",
+    ];
     let widths = [16, 16, 5, 10, 7, 8, 24];
     let mut state = TableState::new().with_selected(model.chosen());
     frame.render_stateful_widget(table("Processes", heading, widths, rows), area, &mut state);
@@ -122,16 +142,22 @@ mod tests {
     fn model() -> Model {
         let mut model = Model::new(1000);
         model.update(
-            &[json!({"vm": "web", "state": "running", "memory_mib": 512, "vcpus": 2, "targets": 1,
-                "lead_ms": 12, "drift_ms": -3})],
+            &[
+                json!({"vm": "web", "state": "running", "memory_mib": 512, "vcpus": 2, "targets": 1,
+                "lead_ms": 12, "drift_ms": -3}),
+            ],
             &[
                 json!({"vm": "web", "cr3": "0x1a2b000", "cpu_permille": 987, "cpu_ms": 4321}),
                 json!({"vm": "web", "cr3": "0x2b3c000", "cpu_permille": 1, "cpu_ms": 17}),
             ],
-            &[json!({"vm": "web", "cr3": "0x2b3c000", "clock": 1000, "limited_by": "budget",
-                "recent_ppm": 998, "budget_ppm": 1000})],
-            &[json!({"rule": 3, "vm": "web", "what": "EVIL-42", "action": "suppress 1000",
-                "matches": 1, "misses": 88})],
+            &[
+                json!({"vm": "web", "cr3": "0x2b3c000", "clock": 1000, "limited_by": "budget",
+                "recent_ppm": 998, "budget_ppm": 1000}),
+            ],
+            &[
+                json!({"rule": 3, "vm": "web", "what": "EVIL-42", "action": "suppress 1000",
+                "matches": 1, "misses": 88}),
+            ],
         );
         model.happened(&json!({"event": "rule_match", "us": 5, "cr3": "0x2b3c000"}));
         model.said("release web 0x2b3c000".to_owned());

@@ -115,11 +115,7 @@ impl Door {
     }
 
     /// Serves the request in `line`, or begins to.
-    fn begin(
-        &mut self,
-        line: &[u8],
-        surroundings: &mut Surroundings<'_>,
-    ) -> ControlFlow<PowerOff> {
+    fn begin(&mut self, line: &[u8], surroundings: &mut Surroundings<'_>) -> ControlFlow<PowerOff> {
         let line = line.trim_ascii();
         if line.is_empty() {
             return ControlFlow::Continue(());

@@ -212,9 +212,7 @@ mod tests {
         assert_eq!(request.id, RequestId::Number(7));
         assert_eq!(request.wish, Wish::Command("vms".into()));
         assert_eq!(
-            wish(
-                r#"{"id":"a","read":{"vm":"web","cr3":"0x1000","address":4096,"length":16}}"#
-            ),
+            wish(r#"{"id":"a","read":{"vm":"web","cr3":"0x1000","address":4096,"length":16}}"#),
             Wish::Read(ReadRequest {
                 vm: "web".into(),
                 cr3: Some(Number(0x1000)),

@@ -72,7 +72,11 @@ impl Changes {
         self.look_at_log(host.log_since, reporter);
     }
 
-    fn look_at_log(&mut self, since: fn(u64) -> (String, u64), reporter: &mut Reporter<'_, impl Listener>) {
+    fn look_at_log(
+        &mut self,
+        since: fn(u64) -> (String, u64),
+        reporter: &mut Reporter<'_, impl Listener>,
+    ) {
         let (new, position) = since(self.log);
         self.log = position;
         let is_warning = |line: &&str| WARNINGS.iter().any(|start| line.starts_with(start));
@@ -83,7 +87,12 @@ impl Changes {
 }
 
 impl Seen {
-    fn look_at_state(&mut self, id: VmId, vms: &VmManager, reporter: &mut Reporter<'_, impl Listener>) {
+    fn look_at_state(
+        &mut self,
+        id: VmId,
+        vms: &VmManager,
+        reporter: &mut Reporter<'_, impl Listener>,
+    ) {
         let (Ok(info), Ok(vm)) = (vms.info(id), vms.name(id)) else {
             return;
         };
@@ -142,9 +151,8 @@ impl Seen {
             (suppression.lead(now).most(), suppression.drift(now).most())
         };
         let lead = (clock.millis(lead), clock.millis(drift));
-        let is_news = |old: i64, new: i64| {
-            old.abs_diff(new) >= LEAD_STEP || (new == 0) != (old == 0)
-        };
+        let is_news =
+            |old: i64, new: i64| old.abs_diff(new) >= LEAD_STEP || (new == 0) != (old == 0);
         if is_news(self.lead.0, lead.0) || is_news(self.lead.1, lead.1) {
             self.lead = lead;
             reporter.report(&Event::ClockLead {

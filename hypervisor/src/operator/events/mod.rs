@@ -11,11 +11,12 @@
 
 mod changes;
 
+use alloc::format;
 use alloc::string::String;
 
 use serde::Serialize;
 
-use super::records::{Aliases, Cr3};
+use super::records::{Address, Aliases, Cr3};
 use super::terminal::Terminal;
 
 pub(super) use changes::Changes;
@@ -71,6 +72,25 @@ pub(super) enum Event<'a> {
         /// The part that stays, in milliseconds.
         drift_ms: i64,
     },
+    /// A process that a rule holds for.
+    RuleMatch {
+        /// The number of the rule.
+        rule: u32,
+        /// The VM's name.
+        vm: &'a str,
+        /// The root by which the process is named.
+        cr3: Cr3,
+        /// The condition of the rule, in words.
+        condition: String,
+        /// The virtual address where the pattern is; `None` for a rule of another kind.
+        address: Option<Address>,
+        /// The share of one CPU that it had, in thousandths; `None` for a rule of another kind.
+        cpu_permille: Option<u32>,
+        /// The factor by which it is suppressed now because of the rule.
+        suppressed: Option<u32>,
+        /// The reason why it is not suppressed though the rule says so.
+        refused: Option<String>,
+    },
     /// A warning or an error of tarpit's.
     Log {
         /// The message, as in the log.
@@ -98,6 +118,27 @@ impl Event<'_> {
                     ));
                 }
                 terminal.message(format_args!("vm {vm} ended: {reason}\n"));
+            }
+            Self::RuleMatch {
+                rule,
+                vm,
+                cr3,
+                condition,
+                address,
+                suppressed,
+                refused,
+                ..
+            } => {
+                let place = address.map_or_else(String::new, |at| format!(" at {at}"));
+                let outcome = match (suppressed, refused) {
+                    (Some(factor), _) => format!(": suppressed by {factor}"),
+                    (None, Some(why)) => format!(": not suppressed: {why}"),
+                    (None, None) => String::new(),
+                };
+                terminal.message(format_args!(
+                    "vm {vm}: rule {rule} ({condition}{place}) holds for {}{outcome}\n",
+                    cr3.0
+                ));
             }
             // The operator has asked for it, or sees it in lists, or it has been shown.
             Self::VmState { .. }

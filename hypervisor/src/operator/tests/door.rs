@@ -69,7 +69,14 @@ fn commands_are_those_of_the_console() {
     host.wait(10_000);
     host.process(WEB, &[0x1000], 0x8000);
     host.has_run(WEB, 500 * MS, &[(0x1000, MS, MS)]);
-    for command in ["vms", "ps web", "ps nobody", "find web x", "log", "stats db"] {
+    for command in [
+        "vms",
+        "ps web",
+        "ps nobody",
+        "find web x",
+        "log",
+        "stats db",
+    ] {
         let at_console = host.answer(&format!("{command} --json"));
         let at_console = at_console.lines().map(|line| {
             let line: Value = serde_json::from_str(line).unwrap();
@@ -86,7 +93,10 @@ fn commands_are_those_of_the_console() {
     assert!(!help.is_empty());
     let answer = ask(&mut host, &json!({"id": 1, "command": "attach web"}));
     assert_eq!(answer[0]["error"], "needs_terminal");
-    assert_eq!(ask(&mut host, &json!({"id": 1, "command": " "})), [] as [Value; 0]);
+    assert_eq!(
+        ask(&mut host, &json!({"id": 1, "command": " "})),
+        [] as [Value; 0]
+    );
 }
 
 #[test]
@@ -107,7 +117,10 @@ fn a_process_is_suppressed_and_events_tell_of_it() {
     host.process(WEB, &[0x1000, 0x2000], 0x8000);
     host.has_run(WEB, 500 * MS, &[(0x1000, MS, MS), (0x2000, MS, MS)]);
     events(&mut host);
-    let answer = ask(&mut host, &json!({"id": 1, "command": "suppress web 0x1000 50"}));
+    let answer = ask(
+        &mut host,
+        &json!({"id": 1, "command": "suppress web 0x1000 50"}),
+    );
     assert_eq!(answer[0]["record"]["clock"], 50);
     host.client_says("{\"id\":2,\"command\":\"release web all\"}\n");
     let told = events(&mut host);
@@ -139,9 +152,15 @@ fn states_and_ends_of_vms_are_told() {
     let told = events(&mut host);
     assert_eq!(told[0]["event"], "vm_ended");
     assert_eq!(told[0]["reason"], "triple fault");
-    assert_eq!(told[0]["crash"], json!({"vcpu": 1, "state": "RIP 0x1000\n"}));
+    assert_eq!(
+        told[0]["crash"],
+        json!({"vcpu": 1, "state": "RIP 0x1000\n"})
+    );
     assert_eq!(told[1]["state"], "stopping");
-    assert_eq!(ask(&mut host, &json!({"id": 1, "events": false})), [] as [Value; 0]);
+    assert_eq!(
+        ask(&mut host, &json!({"id": 1, "events": false})),
+        [] as [Value; 0]
+    );
     host.vms.stop(WEB).unwrap();
     assert_eq!(events(&mut host), [] as [Value; 0]);
 }
@@ -165,11 +184,17 @@ fn memory_is_read_by_address_space() {
             json!({"id": 1, "record": {"address": "0x2000", "length": 8, "data": null}}),
         ]
     );
-    let answer = read(&mut host, json!({"vm": "web", "address": 0x8fff, "length": 4}));
+    let answer = read(
+        &mut host,
+        json!({"vm": "web", "address": 0x8fff, "length": 4}),
+    );
     assert_eq!(answer[0]["record"]["data"], "56");
     // The first entry of the table there.
     assert_eq!(answer[1]["record"]["data"], "67a000");
-    let answer = read(&mut host, json!({"vm": "web", "address": "0x8000", "length": 65536}));
+    let answer = read(
+        &mut host,
+        json!({"vm": "web", "address": "0x8000", "length": 65536}),
+    );
     let length = |line: &Value| line["record"]["length"].as_u64().unwrap();
     assert_eq!(answer.iter().map(length).sum::<u64>(), 65536);
     // Behind RAM, and where no address is.
@@ -187,9 +212,18 @@ fn memory_is_read_by_address_space() {
         assert_eq!(answer[0]["record"]["length"], 16);
     }
     for (what, error) in [
-        (json!({"vm": "webb", "address": 0, "length": 1}), "unknown_vm"),
-        (json!({"vm": "web", "address": 0, "length": 0}), "bad_length"),
-        (json!({"vm": "web", "address": 0, "length": 65537}), "bad_length"),
+        (
+            json!({"vm": "webb", "address": 0, "length": 1}),
+            "unknown_vm",
+        ),
+        (
+            json!({"vm": "web", "address": 0, "length": 0}),
+            "bad_length",
+        ),
+        (
+            json!({"vm": "web", "address": 0, "length": 65537}),
+            "bad_length",
+        ),
         (
             json!({"vm": "web", "address": u64::MAX, "length": 2}),
             "bad_address",
@@ -232,7 +266,10 @@ fn a_long_read_goes_on_in_steps() {
     }
     let begun = host.client_hears();
     let records = begun.iter().filter(|line| line["id"] == 1).count();
-    assert!((1..=4).contains(&records), "{records} of 128 pieces in three turns");
+    assert!(
+        (1..=4).contains(&records),
+        "{records} of 128 pieces in three turns"
+    );
 }
 
 #[test]
@@ -269,7 +306,10 @@ fn registers_are_what_the_vcpu_has_copied() {
     assert_eq!(record["general"]["r15"], "0xf");
     assert_eq!(record["cr3"], "0x1000");
     assert_eq!(record["segments"][0]["limit"], "0xffffffff");
-    let answer = ask(&mut host, &json!({"id": 2, "registers": {"vm": "db", "vcpu": 2}}));
+    let answer = ask(
+        &mut host,
+        &json!({"id": 2, "registers": {"vm": "db", "vcpu": 2}}),
+    );
     assert_eq!(answer[0]["error"], "no_vcpu");
     // Nobody answers.
     host.client_says("{\"id\":3,\"registers\":{\"vm\":\"db\"}}\n");
@@ -291,7 +331,10 @@ fn nonsense_is_answered_with_errors_and_the_next_request_as_ever() {
         ("\u{fffd}\0\x7f\n".into(), Value::Null),
         ("{\"id\":5}\n".into(), json!(5)),
         (format!("{}\n", "[".repeat(4000)), Value::Null),
-        (format!("{{\"id\":9,\"command\":{}}}\n", "9".repeat(3000)), json!(9)),
+        (
+            format!("{{\"id\":9,\"command\":{}}}\n", "9".repeat(3000)),
+            json!(9),
+        ),
     ] {
         host.client_says(&nonsense);
         for _ in 0..200 {
@@ -323,7 +366,10 @@ fn who_never_reads_costs_a_bounded_room_and_is_told_what_it_missed() {
         let vm = if round % 2 == 0 { "pause" } else { "resume" };
         host.answer(&format!("{vm} web"));
     }
-    assert!(host.client_heard_bytes() <= 4096, "more than the line takes");
+    assert!(
+        host.client_heard_bytes() <= 4096,
+        "more than the line takes"
+    );
     host.detector_is_stuck(false);
     let mut heard = Vec::new();
     for _ in 0..1000 {
@@ -336,7 +382,9 @@ fn who_never_reads_costs_a_bounded_room_and_is_told_what_it_missed() {
     // The first states of the two VMs besides.
     assert_eq!(count.unwrap_or(0) + told.count() as u64, 2002);
     assert!(
-        heard.iter().any(|line| line["error"] == "too_many_requests"),
+        heard
+            .iter()
+            .any(|line| line["error"] == "too_many_requests"),
         "a flood of requests"
     );
     assert_eq!(ask(&mut host, &json!({"id": 2, "command": "vms"})).len(), 2);

@@ -28,6 +28,7 @@ use crate::suppression::usage::Usage;
 use crate::vm::ram::GuestRam;
 use crate::vm::{Vm, test_vm};
 use crate::vm_config::{RestartPolicy, VmConfig};
+use crate::watch::rule::Rule;
 
 pub(super) const WEB: VmId = VmId(0);
 pub(super) const DB: VmId = VmId(1);
@@ -176,6 +177,7 @@ fn config(name: &str, vcpus: u32) -> VmConfig<'static> {
         weight: 100,
         cap: None,
         suppression: crate::suppression::order::Defaults::default(),
+        rules: Vec::new(),
         restart: RestartPolicy::default(),
         test_devices: false,
         disks: Vec::new(),
@@ -205,6 +207,31 @@ fn facts() -> HostFacts {
     }
 }
 
+/// Checks that a line from the door is of a kind that the documents of the protocol have.
+fn assert_is_documented(line: &serde_json::Value) {
+    const SCHEMA: &str = include_str!("../../../../docs/protocol.schema.json");
+    const TEXT: &str = include_str!("../../../../docs/protocol.md");
+    let schema: serde_json::Value = serde_json::from_str(SCHEMA).unwrap();
+    let fields = line.as_object().unwrap();
+    if let Some(event) = fields.get("event") {
+        let known = schema["$defs"]["event"]["properties"]["event"]["enum"].as_array();
+        assert!(known.unwrap().contains(event), "{line}");
+        let name = alloc::format!("| `{}` |", event.as_str().unwrap());
+        assert!(TEXT.contains(&name), "{line}");
+        return;
+    }
+    let kind = if fields.contains_key("hello") {
+        "hello"
+    } else {
+        "answer"
+    };
+    let known = schema["$defs"][kind]["properties"].as_object().unwrap();
+    assert!(
+        fields.keys().all(|field| known.contains_key(field)),
+        "{line}"
+    );
+}
+
 /// The machine, and the operator's session.
 pub(super) struct Host {
     pub line: Arc<Line>,
@@ -228,6 +255,14 @@ impl Host {
         let mut host = Self::new();
         let door = Door::open(host.detector.clone());
         host.session = host.session.with_door(door);
+        host
+    }
+
+    /// As [`Host::with_door`], with rules for `web` from the beginning.
+    pub(super) fn with_rules(rules: &[Rule]) -> Self {
+        let mut host = Self::with_door();
+        let rules = rules.iter().map(|rule| (WEB, rule.clone()));
+        host.session = host.session.with_rules(rules);
         host
     }
 
@@ -265,7 +300,11 @@ impl Host {
         let end = heard.iter().rposition(|byte| *byte == b'\n');
         let lines: Vec<u8> = heard.drain(..end.map_or(0, |at| at + 1)).collect();
         let lines = String::from_utf8(lines).unwrap();
-        let value = |line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"));
+        let value = |line| {
+            let value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"));
+            assert_is_documented(&value);
+            value
+        };
         lines.lines().map(value).collect()
     }
 
@@ -292,6 +331,11 @@ impl Host {
     /// From now on a millisecond passes with each look at the clock.
     pub(super) fn let_time_pass(&self) {
         TICK.set(MS);
+    }
+
+    /// From now on so many ticks pass with each look at the clock.
+    pub(super) fn let_ticks_pass(&self, ticks: u64) {
+        TICK.set(ticks);
     }
 
     /// The host's time.

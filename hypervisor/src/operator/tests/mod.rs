@@ -9,3 +9,4 @@ mod jobs;
 mod life_cycle;
 mod parsing;
 mod terminal;
+mod watch;
