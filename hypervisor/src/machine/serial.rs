@@ -40,10 +40,12 @@ struct Counts {
 }
 
 impl Counts {
-    const ZERO: Self = Self {
-        written: AtomicU64::new(0),
-        sent: AtomicU64::new(0),
-    };
+    const fn new() -> Self {
+        Self {
+            written: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+        }
+    }
 }
 
 struct Serial {
@@ -64,8 +66,8 @@ struct Serial {
 static mut RING: [u8; RING_SIZE] = [0; RING_SIZE];
 static mut DETECTOR_RING: [u8; DETECTOR_RING_SIZE] = [0; DETECTOR_RING_SIZE];
 
-static COUNTS: Counts = Counts::ZERO;
-static DETECTOR_COUNTS: Counts = Counts::ZERO;
+static COUNTS: Counts = Counts::new();
+static DETECTOR_COUNTS: Counts = Counts::new();
 
 static SERIAL: Mutex<Serial> = {
     let ring = &raw mut RING;

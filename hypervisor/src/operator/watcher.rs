@@ -14,10 +14,10 @@ use super::inspect::{self, Processes};
 use super::records::{Address, Cr3};
 use crate::ids::VmId;
 use crate::manager::VmManager;
-use crate::suppression::Factors;
 use crate::suppression::address_space::{Root, RootFormat};
 use crate::suppression::order::Order;
 use crate::suppression::usage::Process;
+use crate::suppression::{Factor, Factors};
 use crate::vm::Vm;
 use crate::watch::hogs::Hogs;
 use crate::watch::limiter::Limiter;
@@ -264,7 +264,7 @@ impl Watcher {
         entry.matches += 1;
         let (mut suppressed, mut refused) = (None, None);
         if let Action::Suppress(factor) = entry.rule.action {
-            match suppress(vm, found.root, Factors::both(factor), clock.now()) {
+            match suppress(vm, found.root, factor, clock.now()) {
                 Ok(()) => suppressed = Some(factor.get()),
                 Err(why) => refused = Some(why),
             }
@@ -283,7 +283,7 @@ impl Watcher {
 }
 
 /// Suppresses a process as a rule says, unless it is suppressed already.
-fn suppress(vm: &Vm, root: Root, factors: Factors, now: HostTicks) -> Result<(), String> {
+fn suppress(vm: &Vm, root: Root, factor: Factor, now: HostTicks) -> Result<(), String> {
     let (is_target, defaults) = {
         let suppression = vm.suppression.lock();
         (
@@ -294,7 +294,15 @@ fn suppress(vm: &Vm, root: Root, factors: Factors, now: HostTicks) -> Result<(),
     if is_target {
         return Err("it is suppressed already".into());
     }
-    let order = Order::new(factors, defaults);
+    let order = Order {
+        factors: Factors {
+            interval: factor,
+            clock: factor,
+        },
+        policy: defaults.policy,
+        cap: None,
+        bounds: defaults.bounds,
+    };
     let suppressed = inspect::suppress(vm, root, order, now);
     suppressed.map(|_| ()).map_err(|error| error.to_string())
 }

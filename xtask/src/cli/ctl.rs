@@ -64,12 +64,14 @@ pub(super) fn run(options: &Options) -> Result<()> {
             out.write_all(table(&answer).as_bytes())?;
         }
     }
-    while options.follow {
+    if !options.follow {
+        return Ok(());
+    }
+    loop {
         if let Some(event) = client.event(Duration::from_secs(1))? {
             writeln!(out, "{event}")?;
         }
     }
-    Ok(())
 }
 
 /// Returns the words as tarpit's console takes them apart again.
