@@ -40,7 +40,7 @@ pub(crate) struct Session {
     typed_ahead: VecDeque<u8>,
     /// The door for programs, if it is open.
     door: Option<Door>,
-    /// What programs have been told.
+    /// The state of things as programs have been told it.
     changes: Changes,
     watcher: Watcher,
 }

@@ -53,10 +53,10 @@ pub(super) struct RuleEntry {
     hogs: Hogs,
 }
 
-/// What is known of a VM that is watched.
+/// A VM that is watched.
 struct Watched {
     id: VmId,
-    /// What its VCPUs share: another one after a restart.
+    /// The state that its VCPUs share: another one after a restart.
     vm: Option<Arc<Vm>>,
     format: RootFormat,
     patterns: PatternSet,

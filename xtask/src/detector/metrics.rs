@@ -268,7 +268,7 @@ impl Metrics {
     }
 }
 
-/// What a host answers.
+/// The answers of a host.
 #[derive(Clone, Debug, Default)]
 struct Answers {
     vms: Vec<Value>,

@@ -18,7 +18,6 @@ mod client;
 pub mod metrics;
 
 pub use address::Address;
-pub use client::{Client, Record, Refused};
-
 #[cfg(test)]
 pub(crate) use client::tests;
+pub use client::{Client, Record, Refused};

@@ -17,7 +17,7 @@ pub(super) struct Refused {
     pub too_many: u64,
 }
 
-/// What has come and has not been looked at.
+/// The bytes that have come and have not been looked at.
 #[derive(Debug)]
 pub(super) struct Input {
     /// Whole lines with their ends, and the beginning of the last.
