@@ -54,7 +54,7 @@ pub(super) struct ProcessRow {
     pub(super) cr3: String,
     pub(super) cpu_permille: u64,
     pub(super) cpu_ms: u64,
-    /// How it is suppressed, if it is.
+    /// The state of its suppression, if it is suppressed.
     pub(super) target: Option<TargetCells>,
 }
 
@@ -78,7 +78,7 @@ pub(super) struct RuleRow {
     pub(super) misses: u64,
 }
 
-/// What is known, and what the user has chosen.
+/// The state of the table: what is known, and what the user has chosen.
 #[derive(Clone, Debug)]
 pub struct Model {
     factor: u32,
