@@ -228,6 +228,7 @@ impl CpuLoop {
 
 fn power_off() -> ! {
     serial::flush();
+    serial::detector::flush();
     power::off()
 }
 

@@ -377,6 +377,13 @@ pub(crate) mod detector {
         DETECTOR_COUNTS.sent.load(Ordering::Relaxed)
     }
 
+    /// Waits until all output is on the wire.
+    pub(crate) fn flush() {
+        if let Some(mut line) = lock_line(&DETECTOR) {
+            line.flush();
+        }
+    }
+
     /// Gives the UART as much waiting output as it takes at once.
     pub(crate) fn poll() {
         if let Some(mut line) = lock_line(&DETECTOR)
