@@ -33,6 +33,7 @@ mod trace;
 mod vcpu;
 mod vm;
 mod vm_config;
+mod watch;
 
 pub use machine::fatal::panicked;
 pub use machine::image::{ImageLayout, Trampoline};

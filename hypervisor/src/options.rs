@@ -45,6 +45,8 @@ pub(crate) struct Options {
     /// `pci-leave=BUS:DEVICE.FUNCTION[,...]`: PCI functions that may go on writing to memory and
     /// interrupting.
     pub pci_leave: Vec<Function>,
+    /// `detector=on|off`: whether detectors may talk to tarpit by COM2.
+    pub detector: bool,
     /// `exit-cost=TICKS`: the additional cost of each round trip into a guest and back, in ticks of
     /// the host's TSC. A model for measuring what an emulator hides, by default 0: see
     /// [`vmx::entry::GuestRegisters::new`].
@@ -63,6 +65,7 @@ impl Default for Options {
             tsc_scaling: true,
             smt: false,
             pci_leave: Vec::new(),
+            detector: false,
             exit_cost: 0,
         }
     }
@@ -71,7 +74,7 @@ impl Default for Options {
 /// Every option with its values, as shown to the operator.
 const KNOWN: &str = "loglevel=error|warn|info|debug, console=com1|com2|com3|com4|0xPORT[,BAUD], \
      quiet, on-end=stay|poweroff, \
-     on-fatal=stay|reboot[:SECONDS], virtual-apic=on|off, tsc-scaling=on|off, exit-cost=TICKS, smt=on|off, pci-leave=BUS:DEVICE.FUNCTION[,...]";
+     on-fatal=stay|reboot[:SECONDS], virtual-apic=on|off, tsc-scaling=on|off, detector=on|off, exit-cost=TICKS, smt=on|off, pci-leave=BUS:DEVICE.FUNCTION[,...]";
 
 /// The values that stand for a serial line, as shown to the operator.
 const CONSOLES: &str = "com1|com2|com3|com4|0xPORT[,BAUD]";
@@ -196,6 +199,9 @@ impl Options {
                 }
                 "smt" => {
                     options.smt = on_off(value).ok_or_else(|| bad_value("on|off"))?;
+                }
+                "detector" => {
+                    options.detector = on_off(value).ok_or_else(|| bad_value("on|off"))?;
                 }
                 "pci-leave" => {
                     let functions = value.split(',').map(str::parse);
@@ -328,6 +334,14 @@ mod tests {
             let message = Options::parse(line).unwrap_err().to_string();
             assert!(message.contains("0 to 10000000"), "{message}");
         }
+    }
+
+    #[test]
+    fn detectors_have_no_door_unless_it_is_opened() {
+        assert!(!Options::default().detector);
+        assert!(Options::parse("detector=on").unwrap().detector);
+        assert!(!Options::parse("detector=on detector=off").unwrap().detector);
+        assert!(Options::parse("detector").is_err());
     }
 
     #[test]

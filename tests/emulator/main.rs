@@ -4,6 +4,7 @@ mod bad_input;
 mod boot;
 mod clocks;
 mod console;
+mod detector;
 mod firmware;
 mod foreign;
 mod isolation;
@@ -54,6 +55,7 @@ fn main() {
         Any: smp::eight_vcpus_start_on_two_cpus,
         Any: smp::no_vcpu_sees_time_go_back_under_suppression,
         Any: smp::a_vm_that_crashes_or_spins_leaves_the_others_alone,
+        Any: detector::a_program_finds_a_process_and_a_rule_another,
         Any: console::debian_runs_and_the_console_answers_meanwhile,
         Any: virtio::debian_reads_and_writes_disks,
         Any: virtio::debians_reach_those_in_their_network,

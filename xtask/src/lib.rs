@@ -6,7 +6,12 @@
 //!   puts a machine with guests together.
 //! - [`experiment`]: what is measured on them, one file or folder each.
 //! - [`cli`]: `cargo xtask`, the command line.
+//!
+//! Beside them, for a tarpit that runs anywhere: [`detector`] is a client of its protocol, and [`top`]
+//! a live table made with that.
 
 pub mod cli;
+pub mod detector;
 pub mod experiment;
 pub mod testbed;
+pub mod top;

@@ -1,5 +1,6 @@
 //! How answers are written: as a table for people, or as JSON, one object a line, for programs.
 
+use alloc::string::String;
 use core::fmt::{self, Display, Write};
 
 use serde::Serialize;
@@ -28,17 +29,44 @@ pub(crate) enum Format {
     Json,
 }
 
+/// A program's name for a request of its own, which every line of the answer bears.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub(crate) enum RequestId {
+    /// A number.
+    Number(u64),
+    /// A word.
+    Word(String),
+}
+
 /// A writer of the answer to a command.
 pub(crate) struct Answer<'a> {
     out: &'a mut dyn Output,
     format: Format,
+    /// The request that is answered, where answers to several share a line with other things. All is
+    /// JSON then, text too.
+    request: Option<&'a RequestId>,
 }
 
 impl<'a> Answer<'a> {
     /// Begins an answer that goes to `out` in the given format.
     #[must_use]
     pub(crate) fn new(out: &'a mut dyn Output, format: Format) -> Self {
-        Self { out, format }
+        Self {
+            out,
+            format,
+            request: None,
+        }
+    }
+
+    /// Begins an answer in JSON to `request`, whose id is in each line, that goes to `out`.
+    #[must_use]
+    pub(crate) fn to_request(out: &'a mut dyn Output, request: &'a RequestId) -> Self {
+        Self {
+            out,
+            format: Format::Json,
+            request: Some(request),
+        }
     }
 
     /// Returns the format of the answer.
@@ -82,24 +110,44 @@ impl<'a> Answer<'a> {
     pub(crate) fn error(&mut self, kind: &str, message: impl Display) {
         match self.format {
             Format::Table => self.text(format_args!("error: {message}\n")),
-            Format::Json => self.json(&ErrorLine {
-                error: kind,
-                message: &alloc::format!("{message}"),
-            }),
+            Format::Json => {
+                let id = self.request;
+                self.line(&ErrorLine {
+                    id,
+                    error: kind,
+                    message: &alloc::format!("{message}"),
+                });
+            }
         }
     }
 
     /// Writes text, whatever the format.
     pub(crate) fn text(&mut self, text: fmt::Arguments<'_>) {
-        // An output takes everything.
-        let _ = Text(self.out).write_fmt(text);
+        match self.request {
+            Some(id) => self.line(&TextLine {
+                id,
+                text: &alloc::format!("{text}"),
+            }),
+            // An output takes everything.
+            None => {
+                let _ = Text(self.out).write_fmt(text);
+            }
+        }
     }
 
-    fn json(&mut self, value: &impl Serialize) {
+    /// Writes a value as an object of its own, whatever the format.
+    pub(crate) fn json(&mut self, value: &impl Serialize) {
+        match self.request {
+            Some(id) => self.line(&RecordLine { id, record: value }),
+            None => self.line(value),
+        }
+    }
+
+    fn line(&mut self, value: &impl Serialize) {
         match serde_json::to_string(value) {
-            Ok(text) => {
+            Ok(mut text) => {
+                text.push_str("\r\n");
                 self.out.write(text.as_bytes());
-                self.out.write(b"\r\n");
             }
             Err(error) => debug_assert!(false, "a record that JSON cannot hold: {error}"),
         }
@@ -118,8 +166,24 @@ impl<R: Record> Display for Row<'_, R> {
 /// The reason why a command was not carried out, in JSON.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct ErrorLine<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a RequestId>,
     error: &'a str,
     message: &'a str,
+}
+
+/// A record of the answer to a request.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct RecordLine<'a, R> {
+    id: &'a RequestId,
+    record: &'a R,
+}
+
+/// Text of the answer to a request.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct TextLine<'a> {
+    id: &'a RequestId,
+    text: &'a str,
 }
 
 #[cfg(test)]
@@ -169,6 +233,22 @@ mod tests {
         assert_eq!(
             written(Format::Json, |answer| answer.records(ANIMALS)),
             "{\"name\":\"ant\",\"legs\":6}\r\n{\"name\":\"owl\",\"legs\":2}\r\n"
+        );
+    }
+
+    #[test]
+    fn answers_to_requests_bear_their_ids() {
+        let id = RequestId::Word("a".into());
+        let mut out = Vec::new();
+        let mut answer = Answer::to_request(&mut out, &id);
+        answer.records([&ANIMALS[0]].into_iter().map(|it| Animal { ..*it }));
+        answer.text(format_args!("two\nlines"));
+        answer.error("no_owl", "none");
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "{\"id\":\"a\",\"record\":{\"name\":\"ant\",\"legs\":6}}\r\n\
+             {\"id\":\"a\",\"text\":\"two\\nlines\"}\r\n\
+             {\"id\":\"a\",\"error\":\"no_owl\",\"message\":\"none\"}\r\n"
         );
     }
 

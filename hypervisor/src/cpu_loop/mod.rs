@@ -125,7 +125,7 @@ impl CpuLoop {
         self.release();
         self.manager.work();
         if self.on_end == OnEnd::PowerOff && self.manager.all_stopped() {
-            if let Some(session) = &self.session {
+            if let Some(session) = &mut self.session {
                 session.report_stops(self.manager);
             }
             power_off();
@@ -228,6 +228,7 @@ impl CpuLoop {
 
 fn power_off() -> ! {
     serial::flush();
+    serial::detector::flush();
     power::off()
 }
 

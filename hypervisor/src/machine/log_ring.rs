@@ -16,6 +16,8 @@ struct Ring<const N: usize> {
     /// The position of the oldest byte, and the number of bytes.
     first: usize,
     count: usize,
+    /// The number of bytes that have ever been kept.
+    total: u64,
 }
 
 static RING: Mutex<Ring<CAPACITY>> = Mutex::new(Ring::EMPTY);
@@ -25,9 +27,11 @@ impl<const N: usize> Ring<N> {
         bytes: [0; N],
         first: 0,
         count: 0,
+        total: 0,
     };
 
     fn push(&mut self, byte: u8) {
+        self.total += 1;
         self.bytes[(self.first + self.count) % N] = byte;
         if self.count < N {
             self.count += 1;
@@ -48,6 +52,16 @@ impl<const N: usize> Ring<N> {
             newline.map_or(0, |at| at + 1)
         };
         String::from_utf8_lossy(&bytes[start..]).into_owned()
+    }
+
+    /// Returns what has been kept since `position`, as far as it is still there, and the position of
+    /// what comes next.
+    fn since(&self, position: u64) -> (String, u64) {
+        let new = self.total.saturating_sub(position).min(self.count as u64) as usize;
+        let bytes: Vec<u8> = (self.count - new..self.count)
+            .map(|index| self.bytes[(self.first + index) % N])
+            .collect();
+        (String::from_utf8_lossy(&bytes).into_owned(), self.total)
     }
 }
 
@@ -77,6 +91,13 @@ pub(crate) fn lines() -> String {
     RING.lock().lines()
 }
 
+/// Returns the messages that have been kept since `position`, which is 0 or was returned by an earlier
+/// call, as far as they are still there, and the position of what comes next.
+#[must_use]
+pub(crate) fn since(position: u64) -> (String, u64) {
+    RING.lock().since(position)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,5 +111,20 @@ mod tests {
             writeln!(ring, "line {number}").unwrap();
         }
         assert_eq!(ring.lines(), "line 98\nline 99\n");
+    }
+
+    #[test]
+    fn what_is_new_since_a_position_is_given_once() {
+        let mut ring = Ring::<20>::EMPTY;
+        ring.write_str("one\ntwo\n").unwrap();
+        let (lines, position) = ring.since(0);
+        assert_eq!(lines, "one\ntwo\n");
+        assert_eq!(ring.since(position), (String::new(), position));
+        ring.write_str("three\n").unwrap();
+        let (lines, position) = ring.since(position);
+        assert_eq!(lines, "three\n");
+        ring.write_str("a line longer than all the ring\n").unwrap();
+        let (lines, _) = ring.since(position);
+        assert_eq!(lines, "r than all the ring\n");
     }
 }

@@ -1,5 +1,6 @@
-//! The host's serial console, by default the first of COM1 to COM4 that there is: 8 data bits, no parity,
-//! 1 stop bit. Without any, all output vanishes and no input comes.
+//! The host's serial lines, 8 data bits, no parity, 1 stop bit: the console, by default the first of COM1
+//! to COM4 that there is, and the line for detectors, COM2, if it is opened. Without a UART, all output
+//! vanishes and no input comes.
 //!
 //! Output goes through a ring. While booting, every write waits until the UART has taken
 //! it all, so that nothing is lost if the next step fails. Once [`set_buffered`] is on, a
@@ -29,53 +30,89 @@ const FIFO_POLLS: u32 = 1_000_000;
 /// Attempts at the lock before a line is dropped, or the lock broken.
 const LOCK_ATTEMPTS: u32 = 10_000_000;
 
+/// The size of the ring of the line for detectors: what goes there has a queue of its own.
+const DETECTOR_RING_SIZE: usize = 4 << 10;
+
+/// The number of bytes that have gone into a ring, and of those out of it, since the start.
+struct Counts {
+    written: AtomicU64,
+    sent: AtomicU64,
+}
+
+impl Counts {
+    const fn new() -> Self {
+        Self {
+            written: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+        }
+    }
+}
+
 struct Serial {
     uart: Uart16550<PioBackend>,
+    /// The first I/O port of the UART.
+    port: u16,
     working: bool,
     buffered: bool,
-    ring: &'static mut [u8; RING_SIZE],
+    ring: &'static mut [u8],
     /// The position of the oldest byte in the ring.
     first: usize,
     /// The number of bytes in the ring.
     count: usize,
+    counts: &'static Counts,
 }
 
-/// The ring's bytes, apart from [`Serial`] to be in the BSS rather than in the image.
+/// The rings' bytes, apart from [`Serial`] to be in the BSS rather than in the image.
 static mut RING: [u8; RING_SIZE] = [0; RING_SIZE];
+static mut DETECTOR_RING: [u8; DETECTOR_RING_SIZE] = [0; DETECTOR_RING_SIZE];
 
-static SERIAL: Mutex<Serial> = Mutex::new(Serial::new());
+static COUNTS: Counts = Counts::new();
+static DETECTOR_COUNTS: Counts = Counts::new();
 
-/// The number of bytes that have gone into the ring, and of those out of it, since the start.
-static WRITTEN: AtomicU64 = AtomicU64::new(0);
-static SENT: AtomicU64 = AtomicU64::new(0);
+static SERIAL: Mutex<Serial> = {
+    let ring = &raw mut RING;
+    // SAFETY: the only use of the ring.
+    Mutex::new(Serial::new(COM_PORTS[0], unsafe { &mut *ring }, &COUNTS))
+};
+
+/// The line for detectors.
+static DETECTOR: Mutex<Serial> = {
+    let ring = &raw mut DETECTOR_RING;
+    // SAFETY: the only use of the ring.
+    let ring = unsafe { &mut *ring };
+    Mutex::new(Serial::new(DETECTOR_PORT, ring, &DETECTOR_COUNTS))
+};
+
+/// The port of the line for detectors: COM2.
+pub(crate) const DETECTOR_PORT: u16 = COM_PORTS[1];
 
 /// Returns how many bytes have been written since the start.
 #[must_use]
 pub(crate) fn written() -> u64 {
-    WRITTEN.load(Ordering::Relaxed)
+    COUNTS.written.load(Ordering::Relaxed)
 }
 
 /// Returns how many of the bytes that were [`written`] the UART has taken.
 #[must_use]
 pub(crate) fn sent() -> u64 {
-    SENT.load(Ordering::Relaxed)
+    COUNTS.sent.load(Ordering::Relaxed)
 }
 
 impl Serial {
-    const fn new() -> Self {
-        let ring = &raw mut RING;
+    const fn new(port: u16, ring: &'static mut [u8], counts: &'static Counts) -> Self {
         Self {
-            // SAFETY: COM1 is tarpit's; guests only ever see an emulated one.
-            uart: match unsafe { Uart16550::new_port(COM_PORTS[0]) } {
+            // SAFETY: the machine's serial lines are tarpit's; guests only ever see emulated ones.
+            uart: match unsafe { Uart16550::new_port(port) } {
                 Ok(uart) => uart,
-                Err(_) => panic!("COM1's registers lie within the I/O port space"),
+                Err(_) => panic!("a COM port's registers lie within the I/O port space"),
             },
+            port,
             working: false,
             buffered: false,
-            // SAFETY: the only use of the ring, in the only value of this type.
-            ring: unsafe { &mut *ring },
+            ring,
             first: 0,
             count: 0,
+            counts,
         }
     }
 
@@ -96,6 +133,7 @@ impl Serial {
         if works {
             self.flush();
             self.uart = uart;
+            self.port = line.port;
             self.working = true;
         }
         works
@@ -103,11 +141,11 @@ impl Serial {
 
     /// Gives the UART what it takes now.
     fn poll(&mut self) -> usize {
-        let end = (self.first + self.count).min(RING_SIZE);
+        let end = (self.first + self.count).min(self.ring.len());
         let sent = self.uart.send_bytes(&self.ring[self.first..end]);
-        self.first = (self.first + sent) % RING_SIZE;
+        self.first = (self.first + sent) % self.ring.len();
         self.count -= sent;
-        SENT.fetch_add(sent as u64, Ordering::Relaxed);
+        self.counts.sent.fetch_add(sent as u64, Ordering::Relaxed);
         sent
     }
 
@@ -122,7 +160,8 @@ impl Serial {
             polls += 1;
             if polls == FIFO_POLLS {
                 self.working = false;
-                SENT.fetch_add(self.count as u64, Ordering::Relaxed);
+                let lost = self.count as u64;
+                self.counts.sent.fetch_add(lost, Ordering::Relaxed);
                 self.count = 0;
             }
             core::hint::spin_loop();
@@ -144,13 +183,15 @@ impl Serial {
             return;
         }
         for &byte in bytes {
-            if self.count == RING_SIZE {
-                self.drain_to(RING_SIZE / 2);
+            let size = self.ring.len();
+            if self.count == size {
+                self.drain_to(size / 2);
             }
-            self.ring[(self.first + self.count) % RING_SIZE] = byte;
+            self.ring[(self.first + self.count) % size] = byte;
             self.count += 1;
         }
-        WRITTEN.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        let length = bytes.len() as u64;
+        self.counts.written.fetch_add(length, Ordering::Relaxed);
         if self.buffered {
             self.poll();
         } else {
@@ -178,8 +219,12 @@ impl Write for Terminal<'_> {
 }
 
 fn lock() -> Option<MutexGuard<'static, Serial>> {
+    lock_line(&SERIAL)
+}
+
+fn lock_line(line: &'static Mutex<Serial>) -> Option<MutexGuard<'static, Serial>> {
     (0..LOCK_ATTEMPTS).find_map(|_| {
-        let guard = SERIAL.try_lock();
+        let guard = line.try_lock();
         if guard.is_none() {
             core::hint::spin_loop();
         }
@@ -274,5 +319,77 @@ pub(crate) fn flush() {
 pub(crate) fn set_buffered(buffered: bool) {
     if let Some(mut serial) = lock() {
         serial.buffered = buffered;
+    }
+}
+
+/// The line for detectors, which carries what programs say to each other: raw bytes, never waited for.
+pub(crate) mod detector {
+    use super::{
+        ConsoleLine, DETECTOR, DETECTOR_COUNTS, DETECTOR_PORT, DETECTOR_RING_SIZE, Ordering, lock,
+        lock_line,
+    };
+
+    /// Opens the line. Returns false, and does nothing, if there is no UART at COM2, or it is the
+    /// console's.
+    #[must_use]
+    pub(crate) fn open() -> bool {
+        if lock().is_none_or(|console| console.working && console.port == DETECTOR_PORT) {
+            return false;
+        }
+        lock_line(&DETECTOR).is_some_and(|mut line| {
+            line.buffered = true;
+            line.use_line(ConsoleLine::at(DETECTOR_PORT))
+        })
+    }
+
+    /// Writes raw bytes, which wait in the ring; more than it has room for take as long as the line.
+    pub(crate) fn write(bytes: &[u8]) {
+        if let Some(mut line) = lock_line(&DETECTOR) {
+            line.write(bytes);
+        }
+    }
+
+    /// Returns the next byte of input, if one has come.
+    #[must_use]
+    pub(crate) fn try_read_byte() -> Option<u8> {
+        let mut line = lock_line(&DETECTOR)?;
+        if !line.working {
+            return None;
+        }
+        line.uart.try_receive_byte().ok()
+    }
+
+    /// Returns the size of the ring.
+    #[must_use]
+    pub(crate) const fn capacity() -> u64 {
+        DETECTOR_RING_SIZE as u64
+    }
+
+    /// Returns how many bytes have been written since the start.
+    #[must_use]
+    pub(crate) fn written() -> u64 {
+        DETECTOR_COUNTS.written.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many of the bytes that were [`written`] the UART has taken.
+    #[must_use]
+    pub(crate) fn sent() -> u64 {
+        DETECTOR_COUNTS.sent.load(Ordering::Relaxed)
+    }
+
+    /// Waits until all output is on the wire.
+    pub(crate) fn flush() {
+        if let Some(mut line) = lock_line(&DETECTOR) {
+            line.flush();
+        }
+    }
+
+    /// Gives the UART as much waiting output as it takes at once.
+    pub(crate) fn poll() {
+        if let Some(mut line) = lock_line(&DETECTOR)
+            && line.count > 0
+        {
+            line.poll();
+        }
     }
 }

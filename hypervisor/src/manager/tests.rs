@@ -214,6 +214,7 @@ fn config(name: &str, vcpus: u32) -> VmConfig<'static> {
         weight: 100,
         cap: None,
         suppression: crate::suppression::order::Defaults::default(),
+        rules: Vec::new(),
         restart: RestartPolicy::default(),
         test_devices: false,
         disks: Vec::new(),

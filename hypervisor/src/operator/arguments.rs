@@ -40,9 +40,13 @@ impl<'a> Arguments<'a> {
                     .zip(&mut options)
                     .find(|(option, _)| option.name == name)
                     .ok_or_else(|| CommandError::unknown_option(command, word))?;
-                let value = value
-                    .or_else(|| words.next())
-                    .ok_or_else(|| CommandError::no_value(option.name, option.example))?;
+                let value = match (option.is_flag(), value) {
+                    (true, None) => "",
+                    (true, Some(_)) => return Err(CommandError::unknown_option(command, word)),
+                    (false, value) => value
+                        .or_else(|| words.next())
+                        .ok_or_else(|| CommandError::no_value(option.name, option.example))?,
+                };
                 if place.replace(value).is_some() {
                     return Err(CommandError::repeated(option.name));
                 }

@@ -30,6 +30,12 @@ impl HostClock {
         }
     }
 
+    /// Returns the frequency of the TSC.
+    #[must_use]
+    pub(crate) const fn frequency(&self) -> Hertz {
+        self.tsc
+    }
+
     /// Returns the TSC's value.
     #[must_use]
     pub(crate) fn now(&self) -> HostTicks {

@@ -84,13 +84,21 @@ pub(crate) enum Candidates {
     Words(&'static [&'static str]),
 }
 
-/// An argument with a name in front: `--name VALUE` or `--name=VALUE`.
+/// An argument with a name in front: `--name VALUE` or `--name=VALUE`, or the name alone.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OptionParameter {
     /// The name, with its hyphens.
     pub name: &'static str,
-    /// A value, for messages.
+    /// A value, for messages; empty if it has none.
     pub example: &'static str,
+}
+
+impl OptionParameter {
+    /// Returns whether it has no value.
+    #[must_use]
+    pub(crate) const fn is_flag(&self) -> bool {
+        self.example.is_empty()
+    }
 }
 
 /// The outcome of a command that has been begun.

@@ -9,6 +9,7 @@ use super::command::Outcome;
 use super::error::CommandError;
 use super::host_facts::HostFacts;
 use super::records::DoneLine;
+use super::watcher::Watcher;
 use crate::console::Answer;
 use crate::ids::VmId;
 use crate::manager::VmManager;
@@ -24,6 +25,33 @@ pub(crate) struct Context<'a> {
     pub clock: &'a HostClock,
     /// The machine.
     pub host: &'a HostFacts,
+    /// The rules.
+    pub watcher: &'a mut Watcher,
+}
+
+/// All of a command's environment but the answer.
+pub(super) struct Surroundings<'a> {
+    /// The VMs.
+    pub vms: &'a VmManager,
+    /// The host's time.
+    pub clock: &'a HostClock,
+    /// The machine.
+    pub host: &'a HostFacts,
+    /// The rules.
+    pub watcher: &'a mut Watcher,
+}
+
+impl Surroundings<'_> {
+    /// Returns the environment of a command that is to write `answer`.
+    pub(super) fn context<'a>(&'a mut self, answer: Answer<'a>) -> Context<'a> {
+        Context {
+            answer,
+            vms: self.vms,
+            clock: self.clock,
+            host: self.host,
+            watcher: self.watcher,
+        }
+    }
 }
 
 impl Context<'_> {
@@ -32,10 +60,21 @@ impl Context<'_> {
     /// # Errors
     /// If there is no VM of that name.
     pub(crate) fn vm_id(&self, arguments: &Arguments<'_>) -> Result<VmId, CommandError> {
-        let name = arguments.required("VM")?;
+        self.find_vm(arguments.required("VM")?)
+    }
+
+    fn find_vm(&self, name: &str) -> Result<VmId, CommandError> {
         self.vms
             .find(name)
             .ok_or_else(|| CommandError::unknown_vm(name, self.vms.names()))
+    }
+
+    /// Returns the VM `name`: what runs, or has run.
+    ///
+    /// # Errors
+    /// If there is no VM of that name, or it has never run.
+    pub(crate) fn vm_named(&self, name: &str) -> Result<Arc<Vm>, CommandError> {
+        Ok(self.vms.vm(self.find_vm(name)?)?)
     }
 
     /// Returns the VM that the argument `VM` names: what runs, or has run.

@@ -33,4 +33,7 @@ pub(crate) struct HostFacts {
     pub now: fn() -> Vec<Fact>,
     /// The function that returns tarpit's last messages, in lines.
     pub log: fn() -> String,
+    /// The function that returns the messages since a position, which is 0 at first, and the position
+    /// of what comes next.
+    pub log_since: fn(u64) -> (String, u64),
 }

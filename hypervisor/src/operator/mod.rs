@@ -10,6 +10,9 @@
 //! A [`Session`] is the operator at a [`Terminal`] on a serial line: it feeds the dispatcher with
 //! lines, and lets commands that take their time ([`Job`](command::Job)) go on in steps while
 //! guests run. Guests' serial output comes to the terminal by [`GuestOutput`].
+//!
+//! Programs come by the [`door`], if it is open: to the same commands, by the same dispatcher. What
+//! happens is told to both as [`events`].
 #![forbid(unsafe_code)]
 
 mod arguments;
@@ -19,25 +22,28 @@ mod commands;
 mod completion;
 mod context;
 mod dispatch;
+mod door;
 mod error;
+mod events;
 mod guest_output;
 mod host_facts;
 mod host_serial;
 mod inspect;
-mod pattern;
 mod records;
 mod session;
 mod suggest;
 mod terminal;
 mod values;
+mod watcher;
 mod words;
 
 #[cfg(test)]
 mod tests;
 
 pub(crate) use clock::HostClock;
+pub(crate) use door::Door;
 pub(crate) use guest_output::GuestOutput;
 pub(crate) use host_facts::{Fact, HostFacts};
-pub(crate) use host_serial::HostSerial;
+pub(crate) use host_serial::{DetectorSerial, HostSerial};
 pub(crate) use session::Session;
 pub(crate) use terminal::Terminal;

@@ -19,6 +19,22 @@ impl Serialize for Cr3 {
     }
 }
 
+/// An address, in JSON as a hexadecimal number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Address(pub u64);
+
+impl Serialize for Address {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{:#x}", self.0))
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
 /// The other roots of a process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Aliases<'a>(pub &'a [Root]);

@@ -1,4 +1,5 @@
-//! The operator at the terminal: what is typed is carried out, command by command.
+//! The operator at the terminal: what is typed is carried out, command by command. Programs at the door
+//! are looked after besides.
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -7,13 +8,17 @@ use core::ops::ControlFlow;
 
 use super::command::{Job, Outcome, Progress};
 use super::completion::candidates;
-use super::context::Context;
+use super::context::{Context, Surroundings};
 use super::dispatch::{dispatch, wanted_format};
+use super::door::Door;
+use super::events::{Changes, Crash, Event, Reporter};
 use super::host_facts::HostFacts;
 use super::terminal::{AnswerOutput, Terminal};
+use super::watcher::Watcher;
 use crate::console::{Answer, Format, Input};
 use crate::ids::VmId;
 use crate::manager::VmManager;
+use crate::watch::rule::Rule;
 
 /// The most bytes that are kept of what is typed while a command goes on.
 const TYPED_AHEAD_CAPACITY: usize = 1024;
@@ -33,6 +38,11 @@ pub(crate) struct Session {
     job: Option<RunningJob>,
     /// The bytes typed meanwhile.
     typed_ahead: VecDeque<u8>,
+    /// The door for programs, if it is open.
+    door: Option<Door>,
+    /// The state of things as programs have been told it.
+    changes: Changes,
+    watcher: Watcher,
 }
 
 /// A command that goes on.
@@ -51,10 +61,33 @@ impl Session {
     pub(crate) fn open(terminal: Arc<Terminal>, host: HostFacts) -> Self {
         terminal.open();
         Self {
+            watcher: Watcher::new(terminal.clock()),
             terminal,
             host,
             job: None,
             typed_ahead: VecDeque::new(),
+            door: None,
+            changes: Changes::default(),
+        }
+    }
+
+    /// Watches VMs by rules from the beginning.
+    #[must_use]
+    pub(crate) fn with_rules(mut self, rules: impl IntoIterator<Item = (VmId, Rule)>) -> Self {
+        for (vm, rule) in rules {
+            if let Err(error) = self.watcher.add(vm, rule) {
+                log::error!("{error}");
+            }
+        }
+        self
+    }
+
+    /// Opens a door for programs as well.
+    #[must_use]
+    pub(crate) fn with_door(self, door: Door) -> Self {
+        Self {
+            door: Some(door),
+            ..self
         }
     }
 
@@ -77,22 +110,53 @@ impl Session {
         }
         vms.pass_input_on();
         self.terminal.poll(vms);
-        ControlFlow::Continue(())
+        self.watcher.look(
+            vms,
+            self.terminal.clock(),
+            &mut Reporter {
+                terminal: &self.terminal,
+                listener: self.door.as_mut(),
+            },
+        );
+        self.look_after_programs(vms)
     }
 
     /// Tells which VMs have come to their end.
-    pub(crate) fn report_stops(&self, vms: &VmManager) {
+    pub(crate) fn report_stops(&mut self, vms: &VmManager) {
+        let mut reporter = Reporter {
+            terminal: &self.terminal,
+            listener: self.door.as_mut(),
+        };
         for stop in vms.take_stops() {
-            let name = vms.name(stop.vm).unwrap_or_default();
-            if let Some((vcpu, dump)) = stop.dump {
-                self.terminal.message(format_args!(
-                    "vm {name}: state of VCPU {vcpu} at its end:\n{dump}"
-                ));
-            }
-            self.terminal
-                .message(format_args!("vm {name} ended: {}\n", stop.reason));
+            reporter.report(&Event::VmEnded {
+                vm: vms.name(stop.vm).unwrap_or_default(),
+                reason: alloc::format!("{}", stop.reason),
+                crash: stop
+                    .dump
+                    .as_ref()
+                    .map(|(vcpu, state)| Crash { vcpu: *vcpu, state }),
+            });
             self.terminal.detach_from(stop.vm, vms);
         }
+    }
+
+    /// Tells programs what has changed, and serves them.
+    fn look_after_programs(&mut self, vms: &VmManager) -> ControlFlow<PowerOff> {
+        let Some(door) = &mut self.door else {
+            return ControlFlow::Continue(());
+        };
+        let mut surroundings = Surroundings {
+            vms,
+            clock: self.terminal.clock(),
+            host: &self.host,
+            watcher: &mut self.watcher,
+        };
+        let mut reporter = Reporter {
+            terminal: &self.terminal,
+            listener: Some(&mut *door),
+        };
+        self.changes.look(&surroundings, &mut reporter);
+        door.poll(&mut surroundings)
     }
 
     /// Returns the next byte to be looked at; none while a command goes on.
@@ -151,17 +215,18 @@ impl Session {
     }
 
     fn with_context<R>(
-        &self,
+        &mut self,
         vms: &VmManager,
         format: Format,
         act: impl FnOnce(&mut Context<'_>) -> R,
     ) -> R {
         let mut out = AnswerOutput::new(&self.terminal);
-        act(&mut Context {
-            answer: Answer::new(&mut out, format),
+        let mut surroundings = Surroundings {
             vms,
             clock: self.terminal.clock(),
             host: &self.host,
-        })
+            watcher: &mut self.watcher,
+        };
+        act(&mut surroundings.context(Answer::new(&mut out, format)))
     }
 }

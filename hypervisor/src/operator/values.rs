@@ -1,6 +1,7 @@
 //! Values that are typed: from words to numbers.
 
 use super::error::CommandError;
+use crate::search::pattern::Pattern;
 use crate::suppression::Factor;
 use crate::suppression::budget::Share;
 use crate::suppression::order::{Bounds, Policy};
@@ -90,6 +91,13 @@ pub(super) fn lead_bounds(word: &str) -> Result<Bounds, CommandError> {
                 Bounds::MOST
             ),
         )
+    })
+}
+
+/// Parses what is looked for in memory.
+pub(super) fn pattern(word: &str) -> Result<Pattern, CommandError> {
+    Pattern::parse(word).map_err(|why| {
+        CommandError::new("bad_pattern", format_args!("`{word}` is no pattern: {why}"))
     })
 }
 

@@ -6,13 +6,6 @@ pub(super) fn words(line: &str) -> impl Iterator<Item = &str> + Clone {
     Words(line)
 }
 
-/// Returns what is in the quotes of `word`; `None` if it is not in quotes.
-pub(super) fn quoted(word: &str) -> Option<&str> {
-    ['"', '\'']
-        .into_iter()
-        .find_map(|quote| word.strip_prefix(quote)?.strip_suffix(quote))
-}
-
 #[derive(Clone)]
 struct Words<'a>(&'a str);
 
@@ -68,14 +61,5 @@ mod tests {
     fn a_lone_quote_is_a_character() {
         assert_eq!(split("find web \"a b"), ["find", "web", "\"a", "b"]);
         assert_eq!(split("\""), ["\""]);
-    }
-
-    #[test]
-    fn quotes_come_off_in_pairs() {
-        assert_eq!(quoted("\"a b\""), Some("a b"));
-        assert_eq!(quoted("''"), Some(""));
-        assert_eq!(quoted("\"a'"), None);
-        assert_eq!(quoted("\""), None);
-        assert_eq!(quoted("plain"), None);
     }
 }

@@ -6,7 +6,8 @@
 //! moved just then may be missed.
 #![forbid(unsafe_code)]
 
-mod user_pages;
+pub(crate) mod pages;
+pub(crate) mod pattern;
 
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use vmx::addr::{GuestPhysAddr, GuestVirtAddr};
 
 use crate::guest_memory::GuestMemory;
 use crate::suppression::address_space::{Root, RootFormat};
+use pages::Reach;
 
 /// The most bytes that a step looks at.
 const CHUNK: usize = 4096;
@@ -26,9 +28,9 @@ const CHUNK: usize = 4096;
 /// has a tenth of it; page tables made to keep a searcher busy have no end otherwise.
 const MAX_HOLES: u32 = 1 << 20;
 
-/// A search through one address space.
+/// A way through all that user mode can reach in one address space.
 #[derive(Clone, Debug)]
-pub(crate) struct Search {
+pub(crate) struct Walk {
     root: Root,
     format: RootFormat,
     /// The virtual address where the next step begins.
@@ -38,14 +40,12 @@ pub(crate) struct Search {
     buffer: Vec<u8>,
     /// The length of that, if what comes next follows in virtual space.
     kept: usize,
-    first: Option<GuestVirtAddr>,
-    matches: u64,
     holes_left: u32,
     bytes_left: u64,
 }
 
-impl Search {
-    /// Begins a search through the address space of `root`, in a guest with `ram` bytes of memory.
+impl Walk {
+    /// Begins a way through the address space of `root`, in a guest with `ram` bytes of memory.
     /// It ends early when it has looked at four times as much.
     #[must_use]
     pub(crate) fn new(root: Root, format: RootFormat, ram: u64) -> Self {
@@ -55,39 +55,38 @@ impl Search {
             next: 0,
             buffer: vec![0; CHUNK],
             kept: 0,
-            first: None,
-            matches: 0,
             holes_left: MAX_HOLES,
             bytes_left: ram.saturating_mul(4),
         }
     }
 
-    /// Returns the virtual address of the first match so far.
+    /// Returns the root of the address space.
     #[must_use]
-    pub(crate) const fn first(&self) -> Option<GuestVirtAddr> {
-        self.first
+    pub(crate) const fn root(&self) -> Root {
+        self.root
     }
 
-    /// Returns the number of matches so far, overlapping ones included.
-    #[must_use]
-    pub(crate) const fn matches(&self) -> u64 {
-        self.matches
-    }
-
-    /// Returns whether all of the address space has been searched.
+    /// Returns whether it has been gone to the end.
     #[must_use]
     pub(crate) const fn is_complete(&self) -> bool {
-        self.next >= user_pages::end(self.format)
+        self.next >= pages::end(self.format)
     }
 
-    /// Goes on by a page, or by a range that is not mapped. Returns whether there is more to
-    /// do: if not, all has been searched, or the bounds are reached.
-    pub(crate) fn step(&mut self, memory: &impl GuestMemory, pattern: &Finder<'_>) -> bool {
+    /// Goes on by a page, or by a range that is not mapped. Calls `look` with what is there: bytes, the
+    /// virtual address of the first, and how many of them it has been called with before: up to
+    /// `overlap`. Returns whether there is more to do: if not, all has been gone through, or the bounds
+    /// are reached.
+    pub(crate) fn step(
+        &mut self,
+        memory: &impl GuestMemory,
+        overlap: usize,
+        look: impl FnOnce(&[u8], u64, usize),
+    ) -> bool {
         if self.is_complete() || self.bytes_left == 0 || self.holes_left == 0 {
             return false;
         }
         let at = GuestVirtAddr(self.next);
-        let region = user_pages::region_at(memory, self.root, self.format, at);
+        let region = pages::region_at(memory, self.root, self.format, at, Reach::User);
         let Some(frame) = region.frame else {
             self.holes_left -= 1;
             self.kept = 0;
@@ -112,17 +111,69 @@ impl Search {
             return true;
         }
         let start = at.0.wrapping_sub(self.kept as u64);
-        let mut from = 0;
-        while let Some(found) = pattern.find(&self.buffer[from..end]) {
-            let place = GuestVirtAddr(start.wrapping_add((from + found) as u64));
-            self.first.get_or_insert(place);
-            self.matches += 1;
-            from += found + 1;
-        }
-        // Too short for a match of its own: none is counted twice.
-        let kept = (pattern.needle().len().saturating_sub(1)).min(end);
+        look(&self.buffer[..end], start, self.kept);
+        let kept = overlap.min(end);
         self.buffer.copy_within(end - kept..end, 0);
         self.kept = kept;
         true
+    }
+}
+
+/// A search through one address space.
+#[derive(Clone, Debug)]
+pub(crate) struct Search {
+    walk: Walk,
+    first: Option<GuestVirtAddr>,
+    matches: u64,
+}
+
+impl Search {
+    /// Begins a search, with the bounds of a [`Walk`].
+    #[must_use]
+    pub(crate) fn new(root: Root, format: RootFormat, ram: u64) -> Self {
+        Self {
+            walk: Walk::new(root, format, ram),
+            first: None,
+            matches: 0,
+        }
+    }
+
+    /// Returns the virtual address of the first match so far.
+    #[must_use]
+    pub(crate) const fn first(&self) -> Option<GuestVirtAddr> {
+        self.first
+    }
+
+    /// Returns the number of matches so far, overlapping ones included.
+    #[must_use]
+    pub(crate) const fn matches(&self) -> u64 {
+        self.matches
+    }
+
+    /// Returns whether all of the address space has been searched.
+    #[must_use]
+    pub(crate) const fn is_complete(&self) -> bool {
+        self.walk.is_complete()
+    }
+
+    /// Goes on by a page, or by a range that is not mapped. Returns whether there is more to
+    /// do: if not, all has been searched, or the bounds are reached.
+    pub(crate) fn step(&mut self, memory: &impl GuestMemory, pattern: &Finder<'_>) -> bool {
+        // Too short for a match of its own: none is counted twice.
+        let overlap = pattern.needle().len().saturating_sub(1);
+        let Self {
+            walk,
+            first,
+            matches,
+        } = self;
+        walk.step(memory, overlap, |bytes, start, _| {
+            let mut from = 0;
+            while let Some(found) = bytes.get(from..).and_then(|rest| pattern.find(rest)) {
+                let place = GuestVirtAddr(start.wrapping_add((from + found) as u64));
+                first.get_or_insert(place);
+                *matches += 1;
+                from += found + 1;
+            }
+        })
     }
 }

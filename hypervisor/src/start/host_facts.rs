@@ -32,6 +32,7 @@ pub(super) fn gather(machine: &Machine, cpus: u32, defenses: &Defenses) -> HostF
         found,
         now,
         log: log_ring::lines,
+        log_since: log_ring::since,
     }
 }
 

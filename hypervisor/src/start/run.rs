@@ -26,13 +26,16 @@ use crate::machine::speculation::Remedies;
 use crate::machine::{machine_check, memory, serial, smp};
 use crate::manager::{HostFactory, VmManager};
 use crate::msr::HostMsrs;
-use crate::operator::{GuestOutput, HostClock, HostSerial, Session, Terminal};
+use crate::operator::{
+    DetectorSerial, Door, GuestOutput, HostClock, HostSerial, Session, Terminal,
+};
 use crate::options::OnEnd;
 use crate::scheduler::{Scheduler, Settings};
 use crate::speculation::{Defenses, Processor};
 use crate::vcpu::HostCpu;
 use crate::vm::host::SerialOutput;
 use crate::vm_config::{self, BootModule};
+use crate::watch::rule::Rule;
 
 /// State shared by all CPUs: what each needs to begin its work.
 struct Shared {
@@ -145,6 +148,16 @@ pub(super) fn run(machine: Machine) -> ! {
         serial_output: guest_outputs(&terminal, configs.len()),
         networks: Mutex::default(),
     };
+    let rules: Vec<(VmId, Rule)> = configs
+        .iter()
+        .enumerate()
+        .flat_map(|(vm, config)| {
+            config
+                .rules
+                .iter()
+                .map(move |rule| (VmId(vm), rule.clone()))
+        })
+        .collect();
     let manager = VmManager::new(Box::new(factory), scheduler, configs);
     let failed = manager.start_all();
     for (vm, cause) in &failed {
@@ -157,7 +170,10 @@ pub(super) fn run(machine: Machine) -> ! {
     log::info!("{} MiB of RAM left", memory::free_bytes() >> 20);
     serial::set_buffered(true);
     let facts = host_facts::gather(machine, cpus, &defenses);
-    let session = Session::open(terminal, facts);
+    let mut session = Session::open(terminal, facts).with_rules(rules);
+    if machine.options.detector {
+        session = with_door(session);
+    }
     let shared = SHARED.call_once(|| Shared {
         capabilities,
         tsc,
@@ -167,6 +183,16 @@ pub(super) fn run(machine: Machine) -> ! {
         deadline_works,
     });
     serve(PerCpu::current(), shared, apic, Some(session))
+}
+
+/// Opens the door for detectors, if its line is there.
+fn with_door(session: Session) -> Session {
+    if !serial::detector::open() {
+        log::warn!("detector=on: COM2 is not there, or is the console's: detectors cannot come in");
+        return session;
+    }
+    log::info!("detectors may come in by COM2");
+    session.with_door(Door::open(Arc::new(DetectorSerial)))
 }
 
 /// Makes the far ends of guests' serial lines: channels of the terminal.

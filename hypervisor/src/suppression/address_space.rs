@@ -88,7 +88,7 @@ impl core::fmt::Display for Root {
 
 /// Returns the table that entry `index` of `root` refers to; zero if it refers to none. An entry
 /// outside RAM refers to none.
-pub(super) fn referred_table(
+pub(crate) fn referred_table(
     memory: &impl GuestMemory,
     root: Root,
     format: RootFormat,
@@ -110,7 +110,7 @@ pub(super) fn referred_table(
 }
 
 /// Returns the entries of `root`'s user half that refer to a table: index and table.
-pub(super) fn user_tables(
+pub(crate) fn user_tables(
     memory: &impl GuestMemory,
     root: Root,
     format: RootFormat,

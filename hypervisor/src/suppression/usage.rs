@@ -147,6 +147,16 @@ impl Usage {
         self.entries.iter().flatten().map(|entry| entry.root)
     }
 
+    /// Returns the roots that have been seen to run since `since`, and when last.
+    pub(crate) fn seen_since(
+        &self,
+        since: HostTicks,
+    ) -> impl Iterator<Item = (Root, HostTicks)> + '_ {
+        let entries = self.entries.iter().flatten();
+        let seen = entries.map(|entry| (entry.root, entry.last_seen));
+        seen.filter(move |(_, at)| *at >= since)
+    }
+
     /// Returns the entries as they are at `now`, and the length of time that their windows cover.
     fn at(&mut self, now: HostTicks) -> (impl Iterator<Item = Entry> + '_, u64) {
         if now > self.window_end {

@@ -1,4 +1,5 @@
-//! A VCPU's state for the engineer who has to find out why its guest died.
+//! A VCPU's state for those who look at it from outside: the engineer who has to find out why its guest
+//! died, and detectors.
 #![forbid(unsafe_code)]
 
 use core::fmt;
@@ -6,9 +7,48 @@ use core::fmt;
 use vmx::addr::GuestVirtAddr;
 use vmx::segment::SegmentRegister;
 
+use super::Vcpu;
 use super::backend::GuestCpu;
 use crate::guest_memory::GuestMemory;
 use crate::guest_paging::{Access, AccessKind, Paging};
+use crate::vm::registers::{RegisterCopy, SegmentCopy};
+
+impl<C: GuestCpu> Vcpu<C> {
+    /// Leaves a copy of the registers where others can look at it.
+    #[cold]
+    pub(super) fn copy_registers(&self) {
+        if let Some(place) = self.vm.registers.get(self.index as usize) {
+            *place.lock() = Some(copy_registers(&self.cpu));
+        }
+    }
+}
+
+fn copy_registers(cpu: &impl GuestCpu) -> RegisterCopy {
+    let mut general = [0; 16];
+    for (index, register) in general.iter_mut().enumerate() {
+        *register = cpu.gpr(index);
+    }
+    RegisterCopy {
+        general,
+        rip: cpu.rip(),
+        rflags: cpu.rflags(),
+        cpl: cpu.cpl(),
+        cr0: cpu.cr0(),
+        cr3: cpu.cr3(),
+        cr4: cpu.cr4(),
+        efer: cpu.efer(),
+        segments: SegmentRegister::ALL.map(|register| {
+            let segment = cpu.segment(register);
+            SegmentCopy {
+                name: name(register),
+                selector: segment.selector,
+                base: segment.base,
+                limit: segment.limit,
+                rights: segment.rights.bits(),
+            }
+        }),
+    }
+}
 
 /// Writes the registers of a VCPU, the code at RIP, and what only its processor's vendor knows.
 ///

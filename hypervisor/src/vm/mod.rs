@@ -4,6 +4,7 @@ pub(crate) mod clock_gate;
 pub(crate) mod host;
 pub(crate) mod memory_map;
 pub(crate) mod ram;
+pub(crate) mod registers;
 pub(crate) mod requests;
 pub(crate) mod statistics;
 pub(crate) mod suppressing;
@@ -35,6 +36,7 @@ use clock_gate::ClockGate;
 use host::{SerialOutput, Waker};
 use memory_map::MemoryMap;
 use ram::GuestRam;
+use registers::RegisterCopy;
 use requests::{Requests, VcpuRequests};
 use statistics::Statistics;
 use suppressing::Look;
@@ -74,6 +76,9 @@ pub(crate) struct Vm {
     pub usages: Vec<Mutex<Usage>>,
     /// The statistics of its VCPUs, as of the last time each came off its CPU.
     pub statistics: Vec<Mutex<Statistics>>,
+    /// The copies of its VCPUs' registers, as of when each was last [asked](Requests::REGISTERS) to make
+    /// one; `None` before it has.
+    pub registers: Vec<Mutex<Option<RegisterCopy>>>,
     /// The format of its paging, as last seen: a `suppression::address_space::RootFormat` in its
     /// order, zero for long mode.
     pub root_format: AtomicU8,
@@ -148,6 +153,7 @@ impl Vm {
             suppression_generation: AtomicU32::new(0),
             guarded_targets: AtomicU32::new(0),
             statistics: parts.ports.iter().map(|_| Mutex::default()).collect(),
+            registers: parts.ports.iter().map(|_| Mutex::new(None)).collect(),
             root_format: AtomicU8::new(0),
             stopped_clock_at: Mutex::new(None),
             usages: parts

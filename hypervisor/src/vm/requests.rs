@@ -31,6 +31,8 @@ bitflags! {
         const INPUT = 1 << 6;
         /// A clock that is to become fast, of which the VCPU has been told last.
         const FAST_CLOCK = 1 << 7;
+        /// A wish for a copy of its registers.
+        const REGISTERS = 1 << 8;
     }
 }
 

@@ -3,6 +3,7 @@
 //! ```text
 //! kernel vm=NAME [mem=SIZE] [vcpus=N] [pin=CPU,...] [weight=N] [cap=PERCENT] [rng] [test-devices]
 //!        [suppress-policy=bounded|paper] [suppress-lead=MS[,MS]]
+//!        [watch=PATTERN[,N]]... [hog=PERCENT,SECONDS[,N]]...
 //!        [on-reset=restart|stop] [on-crash=restart|stop] [-- COMMAND LINE]
 //! initrd vm=NAME
 //! module vm=NAME [-- STRING]
@@ -27,6 +28,8 @@ use thiserror::Error;
 
 use crate::ids::MAX_VCPUS;
 use crate::suppression::order::{Bounds, Defaults, Policy};
+use crate::watch::patterns::MAX_PATTERNS;
+use crate::watch::rule::{NoRule, Rule};
 
 /// The RAM of a VM whose `mem=` is not given, in bytes.
 pub(crate) const DEFAULT_MEMORY: u64 = 256 << 20;
@@ -121,6 +124,8 @@ pub(crate) struct VmConfig<'a> {
     pub cap: Option<u32>,
     /// The defaults for its targets of suppression, unless the operator says otherwise.
     pub suppression: Defaults,
+    /// The rules by which its processes are watched from the beginning.
+    pub rules: Vec<Rule>,
     /// Whether it is started again when it ends.
     pub restart: RestartPolicy,
     /// Whether it has the devices that test kernels expect, and no machine for rent should have:
@@ -237,6 +242,21 @@ pub(crate) enum Cause {
         max = Bounds::MOST
     )]
     BadLead(String),
+    /// A value that is no rule.
+    #[error(
+        "`watch={0}` is no rule: use a pattern of up to 64 bytes without spaces, as text or as \
+         hexadecimal digits behind 0x, and perhaps a factor of suppression, like `watch=EVIL-42,1000`"
+    )]
+    BadWatch(String),
+    /// A value that is no rule.
+    #[error(
+        "`hog={0}` is no rule: use percent of one CPU, seconds, and perhaps a factor of suppression, \
+         like `hog=90,30,1000`"
+    )]
+    BadHog(String),
+    /// More patterns than can be looked for at once.
+    #[error("too many patterns: a VM is watched for {MAX_PATTERNS} at most")]
+    TooManyPatterns,
     /// A list of CPUs that does not fit the number of VCPUs.
     #[error("`pin=` names {pins} CPUs for {vcpus} VCPUs: name one for each VCPU, or one for all")]
     WrongPinCount {
@@ -300,7 +320,7 @@ impl Role {
     const fn options(self) -> &'static str {
         match self {
             Self::Kernel => {
-                "vm=, mem=, vcpus=, pin=, weight=, cap=, rng, suppress-policy=, suppress-lead=, on-reset=, on-crash=, test-devices (guest's options follow ` -- `)"
+                "vm=, mem=, vcpus=, pin=, weight=, cap=, rng, suppress-policy=, suppress-lead=, watch=, hog=, on-reset=, on-crash=, test-devices (guest's options follow ` -- `)"
             }
             Self::Initrd | Self::Module => "vm= only",
             Self::Disk => "vm=, ro, id=",
@@ -461,6 +481,7 @@ struct Description {
     weight: Option<u32>,
     cap: Option<u32>,
     suppression: Defaults,
+    rules: Vec<Rule>,
     on_reset: Option<bool>,
     on_crash: Option<bool>,
     test_devices: bool,
@@ -489,6 +510,7 @@ impl Description {
         let mut vm = None;
         let (mut memory, mut vcpus, mut pins, mut weight, mut cap) = (None, None, None, None, None);
         let (mut policy, mut lead) = (None, None);
+        let mut rules = Vec::new();
         let (mut on_reset, mut on_crash) = (None, None);
         let (mut test_devices, mut entropy, mut read_only, mut id) = (false, false, false, None);
         let (mut network, mut address) = (None, None);
@@ -525,6 +547,17 @@ impl Description {
                 (Role::Kernel, "suppress-lead") => {
                     set(&mut lead, "suppress-lead", lead_bounds(value)?)?;
                 }
+                (Role::Kernel, "watch") => {
+                    let rule = Rule::watch(value);
+                    rules.push(rule.map_err(|NoRule| Cause::BadWatch(value.to_owned()))?);
+                    if rules.iter().filter(|rule| rule.pattern().is_some()).count() > MAX_PATTERNS {
+                        return Err(Cause::TooManyPatterns);
+                    }
+                }
+                (Role::Kernel, "hog") => {
+                    let rule = Rule::hog(value);
+                    rules.push(rule.map_err(|NoRule| Cause::BadHog(value.to_owned()))?);
+                }
                 (Role::Kernel, "on-reset") => {
                     set(&mut on_reset, "on-reset", restarts("on-reset", value)?)?;
                 }
@@ -560,6 +593,7 @@ impl Description {
                 policy: policy.unwrap_or_default(),
                 bounds: lead.unwrap_or_default(),
             },
+            rules,
             on_reset,
             on_crash,
             test_devices,
@@ -593,6 +627,7 @@ impl Description {
             weight: self.weight.unwrap_or(DEFAULT_WEIGHT),
             cap: self.cap,
             suppression: self.suppression,
+            rules: self.rules,
             restart: RestartPolicy {
                 after_reset: self.on_reset.unwrap_or(default.after_reset),
                 after_crash: self.on_crash.unwrap_or(default.after_crash),

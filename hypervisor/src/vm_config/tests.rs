@@ -55,6 +55,40 @@ fn a_kernel_needs_no_more_than_a_name() {
 }
 
 #[test]
+fn a_vm_is_watched_from_the_beginning() {
+    let vms = vms(&["kernel vm=a watch=EVIL-42,1000 hog=90,30 watch=0x7f454c46 -- watch=x"]);
+    let rules: Vec<String> = vms[0]
+        .rules
+        .iter()
+        .map(|rule| std::format!("{}: {}", rule.condition, rule.action))
+        .collect();
+    assert_eq!(
+        rules,
+        [
+            "EVIL-42: suppress 1000",
+            "hog 90 % for 30 s: tell",
+            "0x7f454c46: tell"
+        ]
+    );
+    assert_eq!(cause(&["kernel vm=a watch="]), Cause::BadWatch("".into()));
+    assert_eq!(cause(&["kernel vm=a hog=90"]), Cause::BadHog("90".into()));
+    assert_eq!(
+        cause(&["kernel vm=a", "initrd vm=a watch=x"]),
+        Cause::UnknownOption {
+            option: "watch=x".into(),
+            role: Role::Initrd,
+        }
+    );
+    let many: String = (0..17)
+        .map(|number| std::format!(" watch=x{number}"))
+        .collect();
+    assert_eq!(
+        cause(&[&std::format!("kernel vm=a{many}")]),
+        Cause::TooManyPatterns
+    );
+}
+
+#[test]
 fn all_options_of_a_vm() {
     let vms = vms(&[
         "initrd vm=a",

@@ -10,12 +10,15 @@ use crate::experiment::{self, Experiment, baseline, bench, nested};
 use crate::testbed::{build, paths};
 
 mod clean;
+mod ctl;
 mod dependencies;
+mod exporter;
 mod guest;
 mod run;
 mod tally;
 mod terminal;
 mod test;
+mod top;
 
 /// Builds, runs and tests tarpit
 ///
@@ -78,6 +81,15 @@ enum Command {
     /// Make an experiment on a guest, and write what came out to target/experiments
     #[command(subcommand)]
     Experiment(Experiment),
+    /// Give a command to a tarpit that runs, by its line for detectors, and print the answer
+    ///
+    /// For a tarpit with the option `detector=on`: that of `cargo xtask run --detector`, or any other,
+    /// by --connect. Exit status 2 where the command is refused.
+    Ctl(ctl::Options),
+    /// Watch a tarpit that runs: its VMs, processes, targets and rules, with keys to suppress and release
+    Top(top::Options),
+    /// Serve Prometheus the metrics of one or many tarpits, by HTTP
+    Exporter(exporter::Options),
     /// Remove images and logs (and downloads, if told)
     Clean(clean::Options),
 }
@@ -127,6 +139,9 @@ fn dispatch(command: Command) -> Result<u8> {
         Command::Experiment(experiment) => {
             return Ok(u8::from(!experiment::run(&experiment)?));
         }
+        Command::Ctl(options) => ctl::run(&options)?,
+        Command::Top(options) => top::run(&options)?,
+        Command::Exporter(options) => exporter::run(&options)?,
         Command::Clean(options) => clean::run(options)?,
     }
     Ok(0)
@@ -141,6 +156,17 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_command_for_tarpit_is_all_that_follows() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' ')).map(|_| ());
+        assert!(parse("xtask ctl suppress web 0x1000 50 --cap 0.5").is_ok());
+        assert!(parse("xtask ctl --connect host:1 --json vms").is_ok());
+        assert!(parse("xtask ctl").is_err());
+        assert!(parse("xtask ctl --follow").is_ok());
+        assert!(parse("xtask exporter --connect a=host:1 --connect /dev/ttyS1").is_ok());
+        assert!(parse("xtask run --detector").is_ok());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::guest;
 use super::terminal::{self, Left};
 use crate::testbed::claim::Claim;
 use crate::testbed::machine::{Boot, End, Hardware, Kind, Spec};
+use crate::testbed::relay::Relay;
 use crate::testbed::serial::{Fatal, Session, fatal_line};
 use crate::testbed::verdict::VmEnd;
 use crate::testbed::{options, paths};
@@ -23,6 +24,10 @@ minute), more gives a shortened tick of the guest room for more instructions";
 pub(super) struct Options {
     #[command(flatten)]
     machine: MachineOptions,
+    /// Let detectors talk to tarpit by COM2: `ctl`, `top`, `exporter` and your own connect to a socket
+    /// in target/logs (a CD given by --iso needs the option `detector=on`)
+    #[arg(long)]
+    detector: bool,
     /// Boot this CD as it is, and build nothing
     #[arg(long, value_name = "FILE", conflicts_with_all = ["guest", "kernel", "initrd", "multiboot", "ticks"])]
     iso: Option<PathBuf>,
@@ -58,9 +63,13 @@ pub(super) fn run(options: &Options) -> Result<u8> {
         Some(iso) => (iso.clone(), None),
         None => {
             let (setup, vm) = options.guest.setup(claim.name())?;
-            let iso = setup
-                .exit_cost(options.machine.exit_cost.ticks)
-                .image(None)?;
+            let setup = setup.exit_cost(options.machine.exit_cost.ticks);
+            let iso = if options.detector {
+                setup.detector()
+            } else {
+                setup
+            }
+            .image(None)?;
             eprintln!("Image: {}", paths::shown(&iso));
             (iso, options.guest.multiboot.is_some().then_some(vm))
         }
@@ -85,8 +94,17 @@ pub(super) fn run(options: &Options) -> Result<u8> {
             cpus,
             ips: speed.ips,
         },
+        detector: options.detector,
     };
     let mut session = Session::start(kind, &spec)?;
+    let line = session.machine().take_detector();
+    let relay = line
+        .map(|line| Relay::start(claim.name(), line))
+        .transpose()?;
+    if let Some(relay) = &relay {
+        let path = paths::shown(relay.path());
+        eprintln!("Detectors: `cargo xtask ctl`, `top` and `exporter` with `--connect {path}`");
+    }
     eprintln!(
         "Console (Ctrl-A x quits; transcript in {}):",
         paths::shown(&session.machine().files().console)

@@ -76,6 +76,7 @@ pub fn measure(options: &Options) -> Result<BootTicks> {
             ips: options.speed.ips,
             ..Hardware::default()
         },
+        detector: false,
     };
     let step = Step::begin(format!(
         "Booting Linux {} in Bochs without tarpit, {} instructions a second",

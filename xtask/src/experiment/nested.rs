@@ -255,6 +255,7 @@ pub fn run(options: &Options) -> Result<bool> {
             ips: options.speed.ips,
             ..Hardware::default()
         },
+        detector: false,
     };
     let step = Step::begin("Running tarpit in QEMU/KVM in Linux in Bochs");
     let mut session = Session::start(Kind::Bochs, &spec)?.patience(PATIENCE);

@@ -2,7 +2,7 @@
 //!
 //! From the bottom: packages and toolchains ([`provision`]); programs, kernels and RAM disks
 //! ([`build`], [`kernel`], [`initramfs`]); bootable CDs ([`image`]) with boot modules ([`module`]);
-//! emulated machines ([`machine`]) and their serial lines ([`serial`]). On top, [`setup`] puts a
+//! emulated machines ([`machine`]) and their serial lines ([`serial`], and [`relay`] for detectors). On top, [`setup`] puts a
 //! machine with guests together, [`choice`] says which emulator to use here, and [`options`] is what
 //! a user can say about both.
 
@@ -19,6 +19,7 @@ pub mod options;
 pub mod paths;
 pub mod progress;
 pub mod provision;
+pub mod relay;
 pub mod screen;
 pub mod serial;
 pub mod setup;

@@ -46,6 +46,7 @@ pub struct Setup {
     loader: Loader,
     options: String,
     modules: Vec<Module>,
+    detector: bool,
     before_boot: Vec<String>,
 }
 
@@ -60,6 +61,7 @@ impl Setup {
             loader: Loader::Grub,
             options: String::new(),
             modules: Vec::new(),
+            detector: false,
             before_boot: Vec::new(),
         }
     }
@@ -102,6 +104,13 @@ impl Setup {
             self.options.push_str(word);
         }
         self
+    }
+
+    /// Gives it a second serial line, where detectors talk to tarpit.
+    #[must_use]
+    pub fn detector(mut self) -> Self {
+        self.detector = true;
+        self.options("detector=on")
     }
 
     /// Adds one more line of GRUB's script language, which GRUB carries out right before it boots:
@@ -199,6 +208,7 @@ impl Setup {
             name: self.name,
             boot,
             hardware: self.hardware,
+            detector: self.detector,
         };
         Session::start(self.kind, &spec)
     }

@@ -80,6 +80,7 @@ fn vm<'a>(memory: u64, kernel: &'a [u8], initrd: Option<&'a [u8]>) -> VmConfig<'
         weight: 100,
         cap: None,
         suppression: crate::suppression::order::Defaults::default(),
+        rules: Vec::new(),
         restart: crate::vm_config::RestartPolicy::default(),
         test_devices: false,
         disks: Vec::new(),

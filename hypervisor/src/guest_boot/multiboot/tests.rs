@@ -92,6 +92,7 @@ fn vm(kernel: &[u8]) -> VmConfig<'_> {
         weight: 100,
         cap: None,
         suppression: crate::suppression::order::Defaults::default(),
+        rules: Vec::new(),
         restart: RestartPolicy::default(),
         test_devices: false,
         disks: Vec::new(),

@@ -7,15 +7,16 @@ use core::fmt;
 
 use devices::time::HostTicks;
 use memchr::memmem::Finder;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use super::{Arguments, Command, CommandError, Context, Outcome, Parameter};
 use crate::console::{Format, Record};
 use crate::operator::command::{Job, Progress};
 use crate::operator::inspect::{self, Processes};
-use crate::operator::pattern::Pattern;
-use crate::operator::records::{Aliases, Cr3};
+use crate::operator::records::{Address, Aliases, Cr3};
+use crate::operator::values;
 use crate::search::Search;
+use crate::search::pattern::Pattern;
 use crate::suppression::address_space::{Root, RootFormat};
 use crate::vm::Vm;
 
@@ -57,10 +58,7 @@ fn run(arguments: &Arguments<'_>, context: &mut Context<'_>) -> Result<Outcome, 
 
 /// Parses what is looked for.
 fn pattern(arguments: &Arguments<'_>) -> Result<Pattern, CommandError> {
-    let word = arguments.required("PATTERN")?;
-    Pattern::parse(word).map_err(|why| {
-        CommandError::new("bad_pattern", format_args!("`{word}` is no pattern: {why}"))
-    })
+    values::pattern(arguments.required("PATTERN")?)
 }
 
 /// A search through the processes of a VM.
@@ -133,16 +131,6 @@ impl Find {
             })
         });
         context.answer.records(lines);
-    }
-}
-
-/// An address, in JSON as a hexadecimal number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Address(u64);
-
-impl Serialize for Address {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{:#x}", self.0))
     }
 }
 

@@ -20,6 +20,7 @@ mod ps;
 mod release;
 mod restart;
 mod resume;
+mod rules;
 mod screen;
 mod shutdown;
 mod start;
@@ -28,7 +29,9 @@ mod stop;
 mod suppress;
 mod targets;
 mod trace;
+mod unwatch;
 mod vms;
+mod watch;
 
 /// All commands, in the order in which `help` lists them.
 pub(crate) static COMMANDS: &[&Command] = &[
@@ -42,6 +45,9 @@ pub(crate) static COMMANDS: &[&Command] = &[
     &release::COMMAND,
     &stats::COMMAND,
     &find::COMMAND,
+    &watch::COMMAND,
+    &rules::COMMAND,
+    &unwatch::COMMAND,
     &trace::COMMAND,
     &attach::COMMAND,
     &screen::COMMAND,

@@ -20,7 +20,7 @@ use crate::manager::factory::{CreateError, Load, NewVm, VmFactory};
 use crate::operator::host_facts::{Fact, HostFacts};
 use crate::operator::session::{PowerOff, Session};
 use crate::operator::terminal::{SerialLine, Terminal};
-use crate::operator::{GuestOutput, HostClock};
+use crate::operator::{Door, GuestOutput, HostClock};
 use crate::scheduler::idle_vcpu::IdleVcpu;
 use crate::scheduler::{Runnable, Scheduler, Settings};
 use crate::suppression::address_space::{Root, RootFormat};
@@ -28,6 +28,7 @@ use crate::suppression::usage::Usage;
 use crate::vm::ram::GuestRam;
 use crate::vm::{Vm, test_vm};
 use crate::vm_config::{RestartPolicy, VmConfig};
+use crate::watch::rule::Rule;
 
 pub(super) const WEB: VmId = VmId(0);
 pub(super) const DB: VmId = VmId(1);
@@ -81,6 +82,50 @@ impl SerialLine for Line {
     fn poll(&self) {}
 }
 
+/// The line for detectors: takes what it has room for, like a serial line.
+#[derive(Default)]
+struct DetectorLine {
+    said: Mutex<VecDeque<u8>>,
+    heard: Mutex<Vec<u8>>,
+    written: Mutex<u64>,
+    sent: Mutex<u64>,
+    stuck: Mutex<bool>,
+}
+
+/// The bytes that may wait in the line, and that it takes at a time.
+const DETECTOR_ROOM: u64 = 4096;
+
+impl SerialLine for DetectorLine {
+    fn write(&self, bytes: &[u8]) {
+        self.heard.lock().extend_from_slice(bytes);
+        *self.written.lock() += bytes.len() as u64;
+        let waiting = *self.written.lock() - *self.sent.lock();
+        assert!(waiting <= DETECTOR_ROOM, "the line would be waited for");
+    }
+
+    fn read(&self) -> Option<u8> {
+        self.said.lock().pop_front()
+    }
+
+    fn capacity(&self) -> u64 {
+        DETECTOR_ROOM
+    }
+
+    fn written(&self) -> u64 {
+        *self.written.lock()
+    }
+
+    fn sent(&self) -> u64 {
+        *self.sent.lock()
+    }
+
+    fn poll(&self) {
+        if !*self.stuck.lock() {
+            *self.sent.lock() = *self.written.lock();
+        }
+    }
+}
+
 struct IdleFactory {
     scheduler: Arc<Scheduler>,
     terminal: Arc<Terminal>,
@@ -132,6 +177,7 @@ fn config(name: &str, vcpus: u32) -> VmConfig<'static> {
         weight: 100,
         cap: None,
         suppression: crate::suppression::order::Defaults::default(),
+        rules: Vec::new(),
         restart: RestartPolicy::default(),
         test_devices: false,
         disks: Vec::new(),
@@ -153,7 +199,37 @@ fn facts() -> HostFacts {
         ],
         now: || alloc::vec![Fact::new("nmis", "7")],
         log: || "tarpit: one\ntarpit: two\n".into(),
+        log_since: |position| {
+            let log = "tarpit: one\ntarpit: warning: two\n";
+            let new = log.get(position as usize..).unwrap_or_default();
+            (new.into(), log.len() as u64)
+        },
     }
+}
+
+/// Checks that a line from the door is of a kind that the documents of the protocol have.
+fn assert_is_documented(line: &serde_json::Value) {
+    const SCHEMA: &str = include_str!("../../../../docs/protocol.schema.json");
+    const TEXT: &str = include_str!("../../../../docs/protocol.md");
+    let schema: serde_json::Value = serde_json::from_str(SCHEMA).unwrap();
+    let fields = line.as_object().unwrap();
+    if let Some(event) = fields.get("event") {
+        let known = schema["$defs"]["event"]["properties"]["event"]["enum"].as_array();
+        assert!(known.unwrap().contains(event), "{line}");
+        let name = alloc::format!("| `{}` |", event.as_str().unwrap());
+        assert!(TEXT.contains(&name), "{line}");
+        return;
+    }
+    let kind = if fields.contains_key("hello") {
+        "hello"
+    } else {
+        "answer"
+    };
+    let known = schema["$defs"][kind]["properties"].as_object().unwrap();
+    assert!(
+        fields.keys().all(|field| known.contains_key(field)),
+        "{line}"
+    );
 }
 
 /// The machine, and the operator's session.
@@ -162,6 +238,7 @@ pub(super) struct Host {
     pub vms: VmManager,
     pub terminal: Arc<Terminal>,
     session: Session,
+    detector: Arc<DetectorLine>,
 }
 
 impl Host {
@@ -170,6 +247,22 @@ impl Host {
     pub(super) fn new() -> Self {
         let host = Self::with_vms_defined();
         assert_eq!(host.vms.start_all(), []);
+        host
+    }
+
+    /// As [`Host::new`], with a door for programs.
+    pub(super) fn with_door() -> Self {
+        let mut host = Self::new();
+        let door = Door::open(host.detector.clone());
+        host.session = host.session.with_door(door);
+        host
+    }
+
+    /// As [`Host::with_door`], with rules for `web` from the beginning.
+    pub(super) fn with_rules(rules: &[Rule]) -> Self {
+        let mut host = Self::with_door();
+        let rules = rules.iter().map(|rule| (WEB, rule.clone()));
+        host.session = host.session.with_rules(rules);
         host
     }
 
@@ -192,7 +285,37 @@ impl Host {
             vms: VmManager::new(Box::new(factory), scheduler, configs),
             session: Session::open(terminal.clone(), facts()),
             terminal,
+            detector: Arc::default(),
         }
+    }
+
+    /// A program writes to the door.
+    pub(super) fn client_says(&self, text: &str) {
+        self.detector.said.lock().extend(text.bytes());
+    }
+
+    /// What has come out of the door since the last look: whole lines.
+    pub(super) fn client_hears(&self) -> Vec<serde_json::Value> {
+        let mut heard = self.detector.heard.lock();
+        let end = heard.iter().rposition(|byte| *byte == b'\n');
+        let lines: Vec<u8> = heard.drain(..end.map_or(0, |at| at + 1)).collect();
+        let lines = String::from_utf8(lines).unwrap();
+        let value = |line| {
+            let value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"));
+            assert_is_documented(&value);
+            value
+        };
+        lines.lines().map(value).collect()
+    }
+
+    /// How much has come out of it since the last look.
+    pub(super) fn client_heard_bytes(&self) -> usize {
+        self.detector.heard.lock().len()
+    }
+
+    /// From now on nobody reads what comes out of the door, or somebody does again.
+    pub(super) fn detector_is_stuck(&self, stuck: bool) {
+        *self.detector.stuck.lock() = stuck;
     }
 
     /// What the VCPUs of a VM share.
@@ -208,6 +331,11 @@ impl Host {
     /// From now on a millisecond passes with each look at the clock.
     pub(super) fn let_time_pass(&self) {
         TICK.set(MS);
+    }
+
+    /// From now on so many ticks pass with each look at the clock.
+    pub(super) fn let_ticks_pass(&self, ticks: u64) {
+        TICK.set(ticks);
     }
 
     /// The host's time.

@@ -3,8 +3,10 @@
 //! processor.
 
 mod answers;
+mod door;
 mod host;
 mod jobs;
 mod life_cycle;
 mod parsing;
 mod terminal;
+mod watch;

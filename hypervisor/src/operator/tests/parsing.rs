@@ -167,7 +167,8 @@ fn every_command_that_takes_a_vm_knows_when_there_is_none() {
         if takes_vm {
             // An argument that some command takes in each place.
             let rest = match command.name {
-                "suppress" | "release" | "find" => " 0x5000",
+                "suppress" | "release" | "find" | "watch" => " 0x5000",
+                "unwatch" => " all",
                 "pin" => " 0 0",
                 _ => "",
             };

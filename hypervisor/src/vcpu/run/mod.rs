@@ -200,6 +200,9 @@ impl<C: GuestCpu> Vcpu<C> {
             // The devices take it in as if a timer had expired.
             wanted |= Requests::TIMERS;
         }
+        if wanted.contains(Requests::REGISTERS) {
+            self.copy_registers();
+        }
         self.observer.timer_expired = wanted.contains(Requests::TIMERS) && self.update_timers(now);
         if self.observer.timer_expired || wanted.contains(Requests::EVENT) {
             // Timers send interrupts, which are looked at now.

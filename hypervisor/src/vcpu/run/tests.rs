@@ -366,3 +366,20 @@ fn an_exit_that_nothing_asks_for_stops_the_vm_and_is_named() {
         })
     );
 }
+
+#[test]
+fn registers_are_copied_for_others_when_asked_for() {
+    const R8: usize = 8;
+    let mut vcpu = vcpu();
+    vcpu.then(Stay::until(1_000, Exit::Cpuid).having(|cpu| cpu.gprs[R8] = 0x1234));
+    let vm = vcpu.vm().clone();
+    assert_eq!(vcpu.run(at(5_000)), RunExit::Preempted);
+    assert_eq!(*vm.registers[0].lock(), None, "nobody has asked");
+    vm.request(0, Requests::REGISTERS);
+    assert_eq!(vcpu.run(at(6_000)), RunExit::Preempted);
+    let copy = vm.registers[0].lock().unwrap();
+    assert_eq!(copy.general[R8], 0x1234);
+    assert_eq!(copy.general, vcpu.cpu.gprs);
+    assert_eq!((copy.rip, copy.cr3), (vcpu.cpu.rip, vcpu.cpu.cr3));
+    assert_eq!(copy.segments[1].name, "cs");
+}

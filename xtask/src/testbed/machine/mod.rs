@@ -22,6 +22,15 @@ pub use spec::{Boot, DEFAULT_IPS, Hardware, Kind, Spec};
 /// The longest time to wait for other machines that start.
 const TURN_WITHIN: Duration = Duration::from_secs(600);
 
+/// The TCP ports at which the machine's serial lines are waited for.
+#[derive(Clone, Copy, Debug)]
+struct Ports {
+    /// COM1.
+    console: u16,
+    /// COM2, if it has one.
+    detector: Option<u16>,
+}
+
 /// The longest time that an emulator may take to open the serial line.
 const CONNECT_WITHIN: Duration = Duration::from_secs(60);
 
@@ -31,6 +40,8 @@ pub struct Machine {
     kind: Kind,
     child: Child,
     serial: TcpStream,
+    /// The second serial line, until it is taken.
+    detector: Option<TcpStream>,
     files: Files,
 }
 
@@ -61,11 +72,21 @@ impl Machine {
         let files = Files::new(&spec.name)?;
         // The emulator connects to us: no port has to be guessed, so any number can run.
         let listener = TcpListener::bind(("127.0.0.1", 0))?;
-        let port = listener.local_addr()?.port();
+        let second = match spec.detector {
+            true => Some(TcpListener::bind(("127.0.0.1", 0))?),
+            false => None,
+        };
+        let ports = Ports {
+            console: listener.local_addr()?.port(),
+            detector: match &second {
+                Some(second) => Some(second.local_addr()?.port()),
+                None => None,
+            },
+        };
         let mut command = match kind {
-            Kind::Bochs => bochs::command(spec, port, &files)?,
-            Kind::QemuKvm => qemu::command(spec, port, true),
-            Kind::QemuTcg => qemu::command(spec, port, false),
+            Kind::Bochs => bochs::command(spec, ports, &files)?,
+            Kind::QemuKvm => qemu::command(spec, ports, true),
+            Kind::QemuTcg => qemu::command(spec, ports, false),
         };
         let output = File::create(&files.output)?;
         command
@@ -93,11 +114,17 @@ impl Machine {
             None => Ok(()),
         };
         drop(turn);
-        match display.and_then(|()| accept(&listener, &mut child)) {
-            Ok(serial) => Ok(Self {
+        let connected = display.and_then(|()| {
+            let serial = accept(&listener, &mut child)?;
+            let second = second.map(|second| accept(&second, &mut child));
+            Ok((serial, second.transpose()?))
+        });
+        match connected {
+            Ok((serial, detector)) => Ok(Self {
                 kind,
                 child,
                 serial,
+                detector,
                 files,
             }),
             Err(error) => {
@@ -107,6 +134,11 @@ impl Machine {
                 Err(error.context(format!("{kind} did not start:\n{said}")))
             }
         }
+    }
+
+    /// Takes the second serial line, for detectors, if it has one that has not been taken.
+    pub fn take_detector(&mut self) -> Option<TcpStream> {
+        self.detector.take()
     }
 
     /// Returns what runs it.

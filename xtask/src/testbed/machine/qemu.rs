@@ -5,10 +5,11 @@ use std::process::{Child, Command};
 
 use anyhow::{Context, Result};
 
+use super::Ports;
 use super::end::{End, Files};
 use super::spec::{Boot, Spec};
 
-pub(super) fn command(spec: &Spec, port: u16, kvm: bool) -> Command {
+pub(super) fn command(spec: &Spec, ports: Ports, kvm: bool) -> Command {
     let mut command = Command::new("qemu-system-x86_64");
     command.args([
         "-nodefaults",
@@ -29,7 +30,9 @@ pub(super) fn command(spec: &Spec, port: u16, kvm: bool) -> Command {
         "-smp",
         &spec.hardware.cpus.to_string(),
     ]);
-    command.args(["-serial", &format!("tcp:127.0.0.1:{port}")]);
+    for port in std::iter::once(ports.console).chain(ports.detector) {
+        command.args(["-serial", &format!("tcp:127.0.0.1:{port}")]);
+    }
     match &spec.boot {
         Boot::Iso(iso) => command.args(["-boot", "d", "-cdrom"]).arg(iso),
         Boot::Multiboot {

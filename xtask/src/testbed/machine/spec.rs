@@ -72,4 +72,6 @@ pub struct Spec {
     pub boot: Boot,
     /// The size and the speed of the machine.
     pub hardware: Hardware,
+    /// Whether it has a second serial line, for detectors.
+    pub detector: bool,
 }

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use regex::Regex;
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::testbed::machine::Ports;
 use crate::testbed::machine::end::{End, Files};
 use crate::testbed::machine::spec::{Boot, Hardware, Spec};
 
@@ -33,7 +34,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 /// The time after which the debugger is asked once more.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
-pub(super) fn command(spec: &Spec, port: u16, files: &Files) -> Result<Command> {
+pub(super) fn command(spec: &Spec, ports: Ports, files: &Files) -> Result<Command> {
     let Boot::Iso(iso) = &spec.boot else {
         bail!("Bochs boots CDs only; QEMU can load a multiboot image by itself");
     };
@@ -41,7 +42,7 @@ pub(super) fn command(spec: &Spec, port: u16, files: &Files) -> Result<Command> 
     let go = files.configuration.with_extension("debugger");
     std::fs::write(
         &files.configuration,
-        configuration(&spec.hardware, iso, port, &cmos, files)?,
+        configuration(&spec.hardware, iso, ports, &cmos, files)?,
     )?;
     let Hardware {
         memory_mib, cpus, ..
@@ -69,7 +70,7 @@ const DEFAULT_CPU_MODEL: &str = "corei7_skylake_x";
 fn configuration(
     hardware: &Hardware,
     iso: &Path,
-    port: u16,
+    ports: Ports,
     cmos: &Path,
     files: &Files,
 ) -> Result<String> {
@@ -88,6 +89,10 @@ fn configuration(
     let (iso, cmos, log) = (iso.display(), cmos.display(), log.display());
     let model = std::env::var(CPU_MODEL);
     let model = model.as_deref().unwrap_or(DEFAULT_CPU_MODEL);
+    let console = ports.console;
+    let detector = ports.detector.map_or_else(String::new, |port| {
+        format!("com2: enabled=1, mode=socket-client, dev=localhost:{port}\n")
+    });
     Ok(format!(
         "cpu: model={model}, count={cpus}, ips={ips}, reset_on_triple_fault=0\n\
          memory: guest={memory_mib}, host={host_memory_mib}\n\
@@ -99,7 +104,8 @@ fn configuration(
          ata0-master: type=cdrom, path=\"{iso}\", status=inserted\n\
          ata1: enabled=0\n\
          boot: cdrom\n\
-         com1: enabled=1, mode=socket-client, dev=localhost:{port}\n\
+         com1: enabled=1, mode=socket-client, dev=localhost:{console}\n\
+         {detector}\
          sound: waveoutdrv=dummy\n\
          speaker: enabled=0\n\
          panic: action=fatal\n\

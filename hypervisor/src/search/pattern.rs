@@ -1,8 +1,7 @@
-//! What `find` looks for.
+//! What is looked for.
+#![forbid(unsafe_code)]
 
 use core::fmt;
-
-use super::words::quoted;
 
 /// A few bytes to be found in memory.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -88,10 +87,36 @@ impl Pattern {
     }
 }
 
+impl fmt::Display for Pattern {
+    /// Writes it as it can be given again: as text where that is plain, else as bytes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_plain = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\'' | b',');
+        let text = core::str::from_utf8(self.bytes()).ok();
+        match text
+            .filter(|text| text.bytes().all(|byte| is_plain(&byte)) && !text.starts_with("0x"))
+        {
+            Some(text) => f.write_str(text),
+            None => {
+                f.write_str("0x")?;
+                self.bytes()
+                    .iter()
+                    .try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+        }
+    }
+}
+
 impl fmt::Debug for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:x?}", self.bytes())
     }
+}
+
+/// Returns what is in the quotes of `word`; `None` if it is not in quotes.
+fn quoted(word: &str) -> Option<&str> {
+    ['"', '\'']
+        .into_iter()
+        .find_map(|quote| word.strip_prefix(quote)?.strip_suffix(quote))
 }
 
 fn hex(digit: u8) -> Option<u8> {
@@ -117,10 +142,40 @@ mod tests {
     }
 
     #[test]
+    fn quotes_come_off_in_pairs() {
+        assert_eq!(quoted("\"a b\""), Some("a b"));
+        assert_eq!(quoted("''"), Some(""));
+        assert_eq!(quoted("\"a'"), None);
+        assert_eq!(quoted("\""), None);
+        assert_eq!(quoted("plain"), None);
+    }
+
+    #[test]
     fn hexadecimal_digits_are_bytes() {
         assert_eq!(bytes("0x7f454C46").unwrap(), b"\x7fELF");
         assert_eq!(bytes("0x123"), Err(PatternError::BadHex));
         assert_eq!(bytes("0x+1"), Err(PatternError::BadHex));
+    }
+
+    #[test]
+    fn it_is_shown_as_it_can_be_given() {
+        for word in ["EVIL-42", "0x7f454c46", "0x2030", "0x"] {
+            let word = if word == "0x" { "'0x'" } else { word };
+            let pattern = Pattern::parse(word).unwrap();
+            assert_eq!(
+                Pattern::parse(&std::format!("{pattern}")),
+                Ok(pattern),
+                "{word}"
+            );
+        }
+        assert_eq!(
+            std::format!("{}", Pattern::parse("EVIL-42").unwrap()),
+            "EVIL-42"
+        );
+        assert_eq!(
+            std::format!("{}", Pattern::parse("'a b'").unwrap()),
+            "0x612062"
+        );
     }
 
     #[test]

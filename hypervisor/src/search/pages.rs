@@ -1,4 +1,5 @@
-//! The part of an address space that user mode can reach, by its page tables alone.
+//! What an address space maps, to user mode or at all, by its page tables alone. Nothing is written: no
+//! accessed flag is set.
 
 use arch::PageTableFlags;
 use arch::paging::ADDRESS;
@@ -7,18 +8,27 @@ use vmx::addr::{GuestPhysAddr, GuestVirtAddr};
 use crate::guest_memory::GuestMemory;
 use crate::suppression::address_space::{Root, RootFormat};
 
+/// The part of an address space that is of interest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// The pages that user mode can read.
+    User,
+    /// All pages.
+    All,
+}
+
 const PRESENT: u64 = PageTableFlags::PRESENT.bits();
 const USER: u64 = PageTableFlags::USER_ACCESSIBLE.bits();
 const LARGE: u64 = PageTableFlags::HUGE_PAGE.bits();
 
 /// A range of virtual addresses that one entry of a paging structure decides about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Region {
+pub(crate) struct Region {
     /// Its first address.
     pub start: u64,
-    /// The address behind it.
+    /// The address behind it; the highest address of all if there is none behind.
     pub end: u64,
-    /// The guest-physical address that it is mapped to, if user mode can read it.
+    /// The guest-physical address that it is mapped to, if it is mapped for whom it is asked for.
     pub frame: Option<GuestPhysAddr>,
 }
 
@@ -32,15 +42,16 @@ pub(super) const fn end(format: RootFormat) -> u64 {
     }
 }
 
-/// Returns the region around `address`, which is below [`end`]. Rights to write and to execute do not
+/// Returns the region around `address`, mapped for `reach`. Rights to write and to execute do not
 /// matter; reserved bits are not looked at, 4 MiB pages are taken to be switched on, and
 /// 64-bit roots to have four levels, as all guests' do. A paging structure outside RAM maps
 /// nothing.
-pub(super) fn region_at(
+pub(crate) fn region_at(
     memory: &impl GuestMemory,
     root: Root,
     format: RootFormat,
     address: GuestVirtAddr,
+    reach: Reach,
 ) -> Region {
     let address = address.0;
     let bits = if format == RootFormat::Narrow { 10 } else { 9 };
@@ -63,12 +74,16 @@ pub(super) fn region_at(
         let start = address >> shift << shift;
         let mut region = Region {
             start,
-            end: start + (1 << shift),
+            end: start.saturating_add(1 << shift),
             frame: None,
         };
         // PDPTEs of PAE paging have no rights and no size (SDM vol. 3A, table 4-8).
         let is_pdpte = format == RootFormat::Pae && shift == 30;
-        let rights = if is_pdpte { PRESENT } else { PRESENT | USER };
+        let rights = if is_pdpte || reach == Reach::All {
+            PRESENT
+        } else {
+            PRESENT | USER
+        };
         let Ok(entry) = entry else { return region };
         if entry & rights != rights {
             return region;

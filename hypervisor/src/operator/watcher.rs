@@ -1,0 +1,428 @@
+//! Rules, and what becomes of them while guests run: searches in small steps, of which all together
+//! cost at most a hundredth of the time of the CPU that makes them.
+
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use devices::time::HostTicks;
+
+use super::clock::HostClock;
+use super::error::CommandError;
+use super::events::{Event, Listener, Reporter};
+use super::inspect::{self, Processes};
+use super::records::{Address, Cr3};
+use crate::ids::VmId;
+use crate::manager::VmManager;
+use crate::suppression::address_space::{Root, RootFormat};
+use crate::suppression::order::Order;
+use crate::suppression::usage::Process;
+use crate::suppression::{Factor, Factors};
+use crate::vm::Vm;
+use crate::watch::hogs::Hogs;
+use crate::watch::limiter::Limiter;
+use crate::watch::patterns::{MAX_PATTERNS, PatternSet};
+use crate::watch::rule::{Action, Condition, Rule};
+use crate::watch::searcher::{Found, Guest, Searcher, Step};
+
+/// The most rules.
+const MAX_RULES: usize = 128;
+/// The longest turn, as a divisor of a second.
+const TURNS_PER_SECOND: u64 = 8000;
+/// The number of times a second that shares of the CPU are looked at.
+const SHARES_PER_SECOND: u64 = 2;
+/// The time before the last look that is looked at again, as a divisor of a second.
+const OVERLAPS_PER_SECOND: u64 = 1000;
+/// The time after which an address space is searched again, as a divisor of a second.
+const AGAIN_PER_SECOND: u64 = 1;
+
+/// A rule, and what has come of it.
+#[derive(Clone, Debug)]
+pub(super) struct RuleEntry {
+    /// Its number, by which it is known.
+    pub number: u32,
+    /// The VM that it is for.
+    pub vm: VmId,
+    /// The rule.
+    pub rule: Rule,
+    /// The number of processes that it held for.
+    pub matches: u64,
+    /// The number of address spaces that were searched and do not hold the pattern, or of processes that
+    /// had much CPU time for less long.
+    pub misses: u64,
+    hogs: Hogs,
+}
+
+/// A VM that is watched.
+struct Watched {
+    id: VmId,
+    /// The state that its VCPUs share: another one after a restart.
+    vm: Option<Arc<Vm>>,
+    format: RootFormat,
+    patterns: PatternSet,
+    searcher: Searcher,
+    /// The time of the last look at what has run.
+    looked_at: HostTicks,
+    /// The processes, while they are being put together.
+    processes: Option<Processes>,
+    shares_at: HostTicks,
+}
+
+/// The rules, and the state of their application. See the [module documentation](self).
+pub(crate) struct Watcher {
+    rules: Vec<RuleEntry>,
+    next_number: u32,
+    watched: Vec<Watched>,
+    /// The place in `watched` of the one whose turn is next.
+    next: usize,
+    limiter: Limiter,
+}
+
+/// A match, before anything is done about it.
+struct Match {
+    rule: u32,
+    root: Root,
+    /// All roots of the process that are known.
+    roots: Vec<Root>,
+    address: Option<u64>,
+    permille: Option<u32>,
+}
+
+impl Watcher {
+    /// Makes one without rules.
+    #[must_use]
+    pub(super) fn new(clock: &HostClock) -> Self {
+        Self {
+            rules: Vec::new(),
+            next_number: 1,
+            watched: Vec::new(),
+            next: 0,
+            limiter: Limiter::new(clock.frequency(), clock.now()),
+        }
+    }
+
+    /// Adds a rule for a VM. Returns its number.
+    ///
+    /// # Errors
+    /// If there are too many.
+    pub(super) fn add(&mut self, vm: VmId, rule: Rule) -> Result<u32, CommandError> {
+        let of_vm = self.rules.iter().filter(|entry| entry.vm == vm);
+        let patterns = of_vm.filter(|entry| entry.rule.pattern().is_some()).count();
+        if self.rules.len() >= MAX_RULES || rule.pattern().is_some() && patterns >= MAX_PATTERNS {
+            return Err(CommandError::new(
+                "too_many_rules",
+                format_args!(
+                    "there can be {MAX_PATTERNS} patterns for a VM and {MAX_RULES} rules in all: \
+                     `unwatch` removes some"
+                ),
+            ));
+        }
+        let number = self.next_number;
+        self.next_number += 1;
+        self.rules.push(RuleEntry {
+            number,
+            vm,
+            rule,
+            matches: 0,
+            misses: 0,
+            hogs: Hogs::default(),
+        });
+        self.rules_changed(vm);
+        Ok(number)
+    }
+
+    /// Removes the rule of this number, if it is one of the VM's.
+    pub(super) fn remove(&mut self, vm: VmId, number: u32) -> Option<RuleEntry> {
+        let is_it = |entry: &RuleEntry| entry.vm == vm && entry.number == number;
+        let at = self.rules.iter().position(is_it)?;
+        let removed = self.rules.remove(at);
+        self.rules_changed(vm);
+        Some(removed)
+    }
+
+    /// Removes all rules of a VM, and returns how many there were.
+    pub(super) fn remove_all(&mut self, vm: VmId) -> usize {
+        let before = self.rules.len();
+        self.rules.retain(|entry| entry.vm != vm);
+        self.rules_changed(vm);
+        before - self.rules.len()
+    }
+
+    /// Returns all rules, the oldest first.
+    pub(super) fn rules(&self) -> impl Iterator<Item = &RuleEntry> {
+        self.rules.iter()
+    }
+
+    fn rules_changed(&mut self, vm: VmId) {
+        let of_vm = || self.rules.iter().filter(|entry| entry.vm == vm);
+        if of_vm().next().is_none() {
+            self.watched.retain(|watched| watched.id != vm);
+            return;
+        }
+        let patterns = of_vm().filter_map(|entry| Some((entry.number, entry.rule.pattern()?)));
+        let patterns = PatternSet::new(patterns);
+        match self.watched.iter_mut().find(|watched| watched.id == vm) {
+            Some(watched) => {
+                watched.patterns = patterns;
+                watched.searcher.begin_anew();
+            }
+            None => self.watched.push(Watched {
+                id: vm,
+                vm: None,
+                format: RootFormat::Long,
+                patterns,
+                searcher: Searcher::default(),
+                looked_at: HostTicks(0),
+                processes: None,
+                shares_at: HostTicks(0),
+            }),
+        }
+    }
+
+    /// Applies the rules for a moment, if they may cost some time now. Matches are reported.
+    pub(super) fn look(
+        &mut self,
+        vms: &VmManager,
+        clock: &HostClock,
+        reporter: &mut Reporter<'_, impl Listener>,
+    ) {
+        if self.watched.is_empty() {
+            return;
+        }
+        let begin = clock.now();
+        let left = self.limiter.left(begin);
+        if left == 0 {
+            return;
+        }
+        let turn = clock.fraction_of_second(TURNS_PER_SECOND).min(left);
+        let until = begin.saturating_add(turn);
+        for _ in 0..self.watched.len() {
+            self.next = (self.next + 1) % self.watched.len();
+            self.look_at_vm(self.next, vms, clock, until, reporter);
+            if clock.now() >= until {
+                break;
+            }
+        }
+        self.limiter.charge(clock.now().since(begin));
+    }
+
+    fn look_at_vm(
+        &mut self,
+        at: usize,
+        vms: &VmManager,
+        clock: &HostClock,
+        until: HostTicks,
+        reporter: &mut Reporter<'_, impl Listener>,
+    ) {
+        let Some(watched) = self.watched.get_mut(at) else {
+            return;
+        };
+        let Ok(vm) = vms.vm(watched.id) else { return };
+        let id = watched.id;
+        let of_vm = |entry: &&mut RuleEntry| entry.vm == id;
+        let mut matches = Vec::new();
+        watched.follow(&vm, clock);
+        if watched.patterns.is_empty() {
+            // Only shares are looked at.
+        } else if let Some(first) = watched.search(&vm, clock, until, &mut matches) {
+            let rules = self.rules.iter_mut().filter(of_vm);
+            for entry in rules.filter(|entry| entry.rule.pattern().is_some()) {
+                entry.misses += first
+                    .iter()
+                    .filter(|it| !it.contains(&entry.number))
+                    .count() as u64;
+            }
+        }
+        let rules = self.rules.iter_mut().filter(of_vm);
+        let hogs = rules.filter(|entry| matches!(entry.rule.condition, Condition::Hogs(_)));
+        watched.look_at_shares(&vm, hogs, clock, until, &mut matches);
+        for found in matches {
+            self.act(&vm, &found, clock, reporter);
+        }
+    }
+
+    /// Does what a rule says about a match, and reports it.
+    fn act(
+        &mut self,
+        vm: &Vm,
+        found: &Match,
+        clock: &HostClock,
+        reporter: &mut Reporter<'_, impl Listener>,
+    ) {
+        let mut entries = self.rules.iter_mut();
+        let Some(entry) = entries.find(|entry| entry.number == found.rule) else {
+            return;
+        };
+        let format = inspect::root_format(vm);
+        let is_exception = |cr3: &u64| {
+            let root = Root::new(*cr3, format);
+            root == found.root || found.roots.contains(&root)
+        };
+        if entry.rule.exceptions.iter().any(is_exception) {
+            return;
+        }
+        entry.matches += 1;
+        let (mut suppressed, mut refused) = (None, None);
+        if let Action::Suppress(factor) = entry.rule.action {
+            match suppress(vm, found.root, factor, clock.now()) {
+                Ok(()) => suppressed = Some(factor.get()),
+                Err(why) => refused = Some(why),
+            }
+        }
+        reporter.report(&Event::RuleMatch {
+            rule: entry.number,
+            vm: &vm.name,
+            cr3: Cr3(found.root),
+            condition: entry.rule.condition.to_string(),
+            address: found.address.map(Address),
+            cpu_permille: found.permille,
+            suppressed,
+            refused,
+        });
+    }
+}
+
+/// Suppresses a process as a rule says, unless it is suppressed already.
+fn suppress(vm: &Vm, root: Root, factor: Factor, now: HostTicks) -> Result<(), String> {
+    let (is_target, defaults) = {
+        let suppression = vm.suppression.lock();
+        (
+            suppression.targets().of(root).is_some(),
+            suppression.defaults(),
+        )
+    };
+    if is_target {
+        return Err("it is suppressed already".into());
+    }
+    let order = Order {
+        factors: Factors {
+            interval: factor,
+            clock: factor,
+        },
+        policy: defaults.policy,
+        cap: None,
+        bounds: defaults.bounds,
+    };
+    let suppressed = inspect::suppress(vm, root, order, now);
+    suppressed.map(|_| ()).map_err(|error| error.to_string())
+}
+
+impl Watched {
+    /// Takes note of what has run since the last look.
+    fn follow(&mut self, vm: &Arc<Vm>, clock: &HostClock) {
+        let now = clock.now();
+        let format = inspect::root_format(vm);
+        let is_same = self.vm.as_ref().is_some_and(|known| Arc::ptr_eq(known, vm));
+        if !is_same || format != self.format {
+            self.vm = Some(vm.clone());
+            self.format = format;
+            self.searcher = Searcher::default();
+            self.processes = None;
+            self.looked_at = HostTicks(0);
+        }
+        if self.patterns.is_empty() {
+            return;
+        }
+        let guest = self.guest(vm);
+        // What a VCPU has just seen it may note a little later.
+        let overlap = clock.fraction_of_second(OVERLAPS_PER_SECOND);
+        let since = core::mem::replace(&mut self.looked_at, now);
+        let since = HostTicks(since.0.saturating_sub(overlap));
+        let mut seen = Vec::new();
+        for usage in &vm.usages {
+            seen.extend(usage.lock().seen_since(since));
+        }
+        for (root, at) in seen {
+            self.searcher.see(&guest, root, at);
+        }
+    }
+
+    fn guest<'a>(&self, vm: &'a Vm) -> Guest<'a, crate::vm::ram::GuestRam> {
+        Guest {
+            memory: &vm.ram,
+            ram: vm.ram.ranges().map(|range| range.length).sum(),
+            format: self.format,
+        }
+    }
+
+    /// Searches until then. Returns what the address spaces have matched whose first search has ended;
+    /// `None` if there is none.
+    fn search(
+        &mut self,
+        vm: &Vm,
+        clock: &HostClock,
+        until: HostTicks,
+        matches: &mut Vec<Match>,
+    ) -> Option<Vec<Vec<u32>>> {
+        let guest = self.guest(vm);
+        let again_after = clock.fraction_of_second(AGAIN_PER_SECOND);
+        let mut ended = Vec::new();
+        let mut now = clock.now();
+        while now < until {
+            let found = |found: Found| {
+                matches.push(Match {
+                    rule: found.rule,
+                    root: found.root,
+                    roots: Vec::new(),
+                    address: Some(found.address),
+                    permille: None,
+                });
+            };
+            match self
+                .searcher
+                .step(&guest, &self.patterns, now, again_after, found)
+            {
+                Step::Idle => break,
+                Step::Piece => {}
+                Step::First(matched) => ended.push(matched),
+            }
+            now = clock.now();
+        }
+        (!ended.is_empty()).then_some(ended)
+    }
+
+    /// Looks at shares of the CPU, a few times a second.
+    fn look_at_shares<'a>(
+        &mut self,
+        vm: &Vm,
+        rules: impl Iterator<Item = &'a mut RuleEntry>,
+        clock: &HostClock,
+        until: HostTicks,
+        matches: &mut Vec<Match>,
+    ) {
+        let mut rules = rules.peekable();
+        let now = clock.now();
+        if rules.peek().is_none() || self.processes.is_none() && now < self.shares_at {
+            return;
+        }
+        let processes = self.processes.get_or_insert_with(|| {
+            let interval = clock.fraction_of_second(SHARES_PER_SECOND);
+            self.shares_at = now.saturating_add(interval);
+            Processes::begin(vm, now)
+        });
+        let Some(list) = processes.step(vm, || clock.now() >= until) else {
+            return;
+        };
+        self.processes = None;
+        for entry in rules {
+            let Condition::Hogs(hog) = entry.rule.condition else {
+                continue;
+            };
+            let ticks = u64::from(hog.seconds).saturating_mul(clock.fraction_of_second(1));
+            let rule = entry.number;
+            let found = |process: &Process| {
+                if let Some(root) = process.roots.first() {
+                    matches.push(Match {
+                        rule,
+                        root: *root,
+                        roots: process.roots.clone(),
+                        address: None,
+                        permille: Some(process.share),
+                    });
+                }
+            };
+            let permille = hog.percent.saturating_mul(10);
+            entry.misses += entry.hogs.look(&list, permille, ticks, now, found);
+        }
+    }
+}

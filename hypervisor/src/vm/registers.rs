@@ -1,0 +1,41 @@
+//! A VCPU's registers as others see them: its own CPU copies them on [request](super::requests).
+#![forbid(unsafe_code)]
+
+/// A segment register, with its hidden part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentCopy {
+    /// Its name, in lower case.
+    pub name: &'static str,
+    /// The selector.
+    pub selector: u16,
+    /// The base address.
+    pub base: u64,
+    /// The limit in bytes.
+    pub limit: u32,
+    /// The access rights, as VMX encodes them.
+    pub rights: u32,
+}
+
+/// A copy of a VCPU's registers, all of one moment at which it was out of the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RegisterCopy {
+    /// The general registers, in the order of their encoding: RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI,
+    /// R8 to R15.
+    pub general: [u64; 16],
+    /// The instruction pointer.
+    pub rip: u64,
+    /// The flags.
+    pub rflags: u64,
+    /// The current privilege level.
+    pub cpl: u8,
+    /// CR0, as the guest has it.
+    pub cr0: u64,
+    /// CR3.
+    pub cr3: u64,
+    /// CR4, as the guest has it.
+    pub cr4: u64,
+    /// IA32_EFER.
+    pub efer: u64,
+    /// The segment registers, and the two that refer to tables.
+    pub segments: [SegmentCopy; 8],
+}

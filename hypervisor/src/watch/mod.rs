@@ -1,0 +1,18 @@
+//! Rules by which processes are found without an operator: a pattern in their memory, or much CPU time
+//! for long.
+//!
+//! - [`rule`]: what a rule says;
+//! - [`patterns`]: the patterns of a VM's rules, looked for at once;
+//! - [`searcher`]: which address space is searched next;
+//! - [`hogs`]: who has taken much for how long;
+//! - [`limiter`]: what all this may cost.
+//!
+//! All is pure: whoever has the VMs tells what runs in them and when, and does what follows from a
+//! match.
+#![forbid(unsafe_code)]
+
+pub(crate) mod hogs;
+pub(crate) mod limiter;
+pub(crate) mod patterns;
+pub(crate) mod rule;
+pub(crate) mod searcher;

@@ -1,0 +1,456 @@
+//! Which address space is searched next, a page at a time.
+//!
+//! A new address space comes first, the newest of all: its process may live for a moment only. Those
+//! that have been searched are searched again, some time later, if they have run since: memory changes
+//! and grows.
+//!
+//! A root's page is used again by another process soon after its own has ended. So an address space is
+//! known by the first few tables that its root refers to besides: where none of them is left, it is
+//! another process's.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use devices::time::HostTicks;
+
+use super::patterns::PatternSet;
+use crate::guest_memory::GuestMemory;
+use crate::search::Walk;
+use crate::suppression::address_space::{Root, RootFormat, referred_table, user_tables};
+
+/// The most address spaces that are remembered.
+const MOST: usize = 1024;
+/// The tables by which an address space is known.
+const TABLES: usize = 4;
+/// The turns of which one is for the address space that waits while a newer one is searched.
+const TURNS: u32 = 4;
+
+/// The guest that is searched.
+#[derive(Debug)]
+pub(crate) struct Guest<'a, M> {
+    /// Its memory.
+    pub memory: &'a M,
+    /// The number of bytes of that.
+    pub ram: u64,
+    /// The format of its roots.
+    pub format: RootFormat,
+}
+
+/// Some tables of an address space's user half: index and address; address zero for none.
+type Tables = [(u16, u64); TABLES];
+
+/// An address space.
+#[derive(Clone, Debug)]
+struct Space {
+    tables: Tables,
+    first_seen: HostTicks,
+    last_seen: HostTicks,
+    /// The end of the last search through it.
+    searched: Option<HostTicks>,
+    /// Whether it has been searched wholly since it is known: it has missed rules, or not.
+    counted: bool,
+    /// Whether it is the second root of a process that is known by another, or maps nothing.
+    passed_over: bool,
+    /// The rules whose patterns it holds.
+    matched: Vec<u32>,
+}
+
+/// A match that has not been found before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// The number of the rule.
+    pub rule: u32,
+    /// The root of the process.
+    pub root: Root,
+    /// The virtual address of the pattern.
+    pub address: u64,
+}
+
+/// The outcome of a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Nothing to do for now.
+    Idle,
+    /// A piece of a search.
+    Piece,
+    /// The end of the first search through an address space, which holds the patterns of these rules.
+    First(Vec<u32>),
+}
+
+/// The searches in a VM.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Searcher {
+    spaces: BTreeMap<Root, Space>,
+    /// The search through the newest address space.
+    fresh: Option<Walk>,
+    /// One through another.
+    other: Option<Walk>,
+    turn: u32,
+    /// Whether there may be a newer one than that of `fresh`.
+    is_news: bool,
+}
+
+fn tables<M: GuestMemory>(guest: &Guest<'_, M>, root: Root) -> Tables {
+    let mut tables = [(0, 0); TABLES];
+    let found = user_tables(guest.memory, root, guest.format);
+    for (place, (index, table)) in tables.iter_mut().zip(found) {
+        *place = (index as u16, table);
+    }
+    tables
+}
+
+impl Space {
+    /// Returns whether `root`, whose space it was, is still of the same process, as far as can be told.
+    fn is_there<M: GuestMemory>(&self, guest: &Guest<'_, M>, root: Root) -> bool {
+        let mut known = self.tables.iter().filter(|(_, table)| *table != 0);
+        known.any(|&(index, table)| {
+            referred_table(guest.memory, root, guest.format, index.into()) == table
+        })
+    }
+}
+
+impl Searcher {
+    /// Takes note that `root` was loaded at `at`.
+    pub(crate) fn see<M: GuestMemory>(&mut self, guest: &Guest<'_, M>, root: Root, at: HostTicks) {
+        if let Some(space) = self.spaces.get_mut(&root)
+            && space.is_there(guest, root)
+        {
+            space.last_seen = at;
+            return;
+        }
+        self.forget(root);
+        let tables = tables(guest, root);
+        let is_alias = |(other, space): (&Root, &Space)| {
+            space.tables == tables && space.is_there(guest, *other)
+        };
+        let passed_over = tables == [(0, 0); TABLES] || self.spaces.iter().any(is_alias);
+        if self.spaces.len() >= MOST {
+            let oldest = self.spaces.iter().min_by_key(|(_, space)| space.last_seen);
+            if let Some(oldest) = oldest.map(|(root, _)| *root) {
+                self.forget(oldest);
+            }
+        }
+        self.is_news |= !passed_over;
+        self.spaces.insert(
+            root,
+            Space {
+                tables,
+                first_seen: at,
+                last_seen: at,
+                searched: None,
+                counted: false,
+                passed_over,
+                matched: Vec::new(),
+            },
+        );
+    }
+
+    /// Begins all searches anew: what is looked for has changed. What has been found stays known.
+    pub(crate) fn begin_anew(&mut self) {
+        self.fresh = None;
+        self.other = None;
+        for space in self.spaces.values_mut() {
+            space.searched = None;
+            space.counted = false;
+        }
+    }
+
+    fn forget(&mut self, root: Root) {
+        self.spaces.remove(&root);
+        for walk in [&mut self.fresh, &mut self.other] {
+            if walk.as_ref().is_some_and(|walk| walk.root() == root) {
+                *walk = None;
+            }
+        }
+    }
+
+    /// Goes on by a page or so at `now`. An address space is searched again `again_after` ticks after it
+    /// was, if it has run since. Calls `found` with matches.
+    pub(crate) fn step<M: GuestMemory>(
+        &mut self,
+        guest: &Guest<'_, M>,
+        patterns: &PatternSet,
+        now: HostTicks,
+        again_after: u64,
+        mut found: impl FnMut(Found),
+    ) -> Step {
+        self.choose(guest, now, again_after);
+        self.turn = (self.turn + 1) % TURNS;
+        let take_other = self.fresh.is_none() || self.turn == 0 && self.other.is_some();
+        let lane = if take_other {
+            &mut self.other
+        } else {
+            &mut self.fresh
+        };
+        let Some(walk) = lane else {
+            return Step::Idle;
+        };
+        let root = walk.root();
+        let Some(space) = self.spaces.get_mut(&root) else {
+            *lane = None;
+            return Step::Piece;
+        };
+        let more = walk.step(guest.memory, patterns.overlap(), |bytes, start, known| {
+            patterns.find(bytes, known, |rule, at| {
+                if !space.matched.contains(&rule) {
+                    space.matched.push(rule);
+                    let address = start.wrapping_add(at as u64);
+                    found(Found {
+                        rule,
+                        root,
+                        address,
+                    });
+                }
+            });
+        });
+        if more {
+            return Step::Piece;
+        }
+        *lane = None;
+        if !space.is_there(guest, root) {
+            // It has ended meanwhile: nothing is known of the rest.
+            self.forget(root);
+            return Step::Piece;
+        }
+        space.searched = Some(now);
+        if core::mem::replace(&mut space.counted, true) {
+            Step::Piece
+        } else {
+            Step::First(space.matched.clone())
+        }
+    }
+
+    /// Chooses what is searched, if that is to change.
+    fn choose<M: GuestMemory>(&mut self, guest: &Guest<'_, M>, now: HostTicks, again_after: u64) {
+        let walk = |root: &Root| Walk::new(*root, guest.format, guest.ram);
+        let busy = |walk: &Option<Walk>, root: &Root| {
+            walk.as_ref().is_some_and(|walk| walk.root() == *root)
+        };
+        let unsearched = || {
+            self.spaces.iter().filter(|(root, space)| {
+                space.searched.is_none() && !space.passed_over && !busy(&self.other, root)
+            })
+        };
+        if core::mem::take(&mut self.is_news) {
+            let newest = unsearched().max_by_key(|(_, space)| space.first_seen);
+            if let Some((root, _)) = newest
+                && !busy(&self.fresh, root)
+            {
+                let before = self.fresh.replace(walk(root));
+                if self.other.is_none() {
+                    self.other = before;
+                }
+            }
+        } else if self.fresh.is_none() {
+            let oldest = unsearched().min_by_key(|(_, space)| space.first_seen);
+            self.fresh = oldest.map(|(root, _)| walk(root));
+            if self.fresh.is_none() && self.other.is_none() {
+                let is_due = |(_, space): &(&Root, &Space)| {
+                    space.searched.is_some_and(|searched| {
+                        space.last_seen > searched && now.since(searched) >= again_after
+                    })
+                };
+                let due = self.spaces.iter().filter(is_due);
+                let longest = due.min_by_key(|(_, space)| space.searched);
+                self.other = longest.map(|(root, _)| walk(root));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::search::pattern::Pattern;
+    use crate::test_ram::TestRam;
+
+    const AGAIN: u64 = 1000;
+
+    /// A guest whose processes have a root, three tables, and code at the virtual address 0x1000.
+    struct Bench {
+        ram: TestRam,
+        searcher: Searcher,
+        patterns: PatternSet,
+        now: u64,
+        found: Vec<(u32, u64)>,
+        firsts: usize,
+    }
+
+    fn root(address: u64) -> Root {
+        Root::new(address, RootFormat::Long)
+    }
+
+    impl Bench {
+        fn new(words: &[&str]) -> Self {
+            let patterns: Vec<Pattern> =
+                words.iter().map(|it| Pattern::parse(it).unwrap()).collect();
+            Self {
+                ram: TestRam::new(0x40_0000),
+                searcher: Searcher::default(),
+                patterns: PatternSet::new((1..).zip(&patterns)),
+                now: 1,
+                found: Vec::new(),
+                firsts: 0,
+            }
+        }
+
+        fn write(&mut self, at: u64, bytes: &[u8]) {
+            self.ram
+                .write(arch::addr::GuestPhysAddr(at), bytes)
+                .unwrap();
+        }
+
+        /// A process with this root, tables from `page` on, and this in its memory.
+        fn process(&mut self, root: u64, page: u64, content: &[u8]) {
+            for (at, entry) in [
+                (root, page),
+                (page, page + 0x1000),
+                (page + 0x1000, page + 0x2000),
+                (page + 0x2008, page + 0x3000),
+            ] {
+                self.write(at, &(entry | 0x67).to_le_bytes());
+            }
+            self.write(page + 0x3100, content);
+        }
+
+        fn see(&mut self, at: u64) {
+            self.now += 1;
+            let guest = Guest {
+                memory: &self.ram,
+                ram: 0x40_0000,
+                format: RootFormat::Long,
+            };
+            self.searcher.see(&guest, root(at), HostTicks(self.now));
+        }
+
+        /// Steps until there is nothing to do, at most so many; returns how many were made.
+        fn steps(&mut self, most: usize) -> usize {
+            let guest = Guest {
+                memory: &self.ram,
+                ram: 0x40_0000,
+                format: RootFormat::Long,
+            };
+            for done in 0..most {
+                self.now += 1;
+                let found = &mut self.found;
+                let now = HostTicks(self.now);
+                let step = self
+                    .searcher
+                    .step(&guest, &self.patterns, now, AGAIN, |it| {
+                        found.push((it.rule, it.root.address().0));
+                    });
+                match step {
+                    Step::Idle => return done,
+                    Step::Piece => {}
+                    Step::First(_) => self.firsts += 1,
+                }
+            }
+            most
+        }
+    }
+
+    #[test]
+    fn a_process_is_searched_once_it_is_seen_and_its_second_root_is_not() {
+        let mut bench = Bench::new(&["EVIL", "VILE"]);
+        bench.process(0x1000, 0x8000, b"an EVILE thing");
+        bench.process(0x2000, 0x8000, b"an EVILE thing");
+        bench.process(0x3000, 0x10_000, b"nothing");
+        assert_eq!(bench.steps(9), 0);
+        for root in [0x1000, 0x2000, 0x3000] {
+            bench.see(root);
+        }
+        bench.steps(usize::MAX);
+        assert_eq!(bench.found, [(1, 0x1000), (2, 0x1000)]);
+        assert_eq!(bench.firsts, 2);
+    }
+
+    #[test]
+    fn the_newest_comes_first_and_the_others_in_the_end() {
+        let mut bench = Bench::new(&["EVIL"]);
+        for number in 1..=50 {
+            bench.process(number << 12, 0x10_0000 + (number << 14), b"");
+            bench.see(number << 12);
+        }
+        bench.steps(10);
+        bench.process(0x3f_000, 0x30_0000, b"EVIL");
+        bench.see(0x3f_000);
+        // The page is its second, and every fourth step goes to the one that was interrupted.
+        bench.steps(4);
+        assert_eq!(bench.found, [(1, 0x3f_000)]);
+        bench.steps(usize::MAX);
+        assert_eq!(bench.firsts, 51);
+    }
+
+    #[test]
+    fn a_root_that_is_used_again_is_another_process() {
+        let mut bench = Bench::new(&["EVIL"]);
+        bench.process(0x1000, 0x8000, b"EVIL");
+        bench.see(0x1000);
+        bench.steps(usize::MAX);
+        bench.see(0x1000);
+        assert_eq!(bench.steps(9), 0, "it is known");
+        bench.process(0x1000, 0x10_000, b"EVIL");
+        bench.see(0x1000);
+        bench.steps(usize::MAX);
+        assert_eq!(bench.found, [(1, 0x1000), (1, 0x1000)]);
+    }
+
+    #[test]
+    fn who_runs_on_is_searched_again_and_found_once() {
+        let mut bench = Bench::new(&["EVIL"]);
+        bench.process(0x1000, 0x8000, b"unpacks");
+        bench.see(0x1000);
+        bench.steps(usize::MAX);
+        bench.write(0xb800, b"EVIL");
+        bench.see(0x1000);
+        assert_eq!(bench.steps(9), 0, "not so soon");
+        bench.now += AGAIN;
+        bench.steps(usize::MAX);
+        assert_eq!(bench.found, [(1, 0x1000)]);
+        bench.now += AGAIN;
+        assert_eq!(bench.steps(9), 0, "it has not run since");
+        bench.see(0x1000);
+        bench.now += AGAIN;
+        assert!(bench.steps(usize::MAX) > 0);
+        assert_eq!(bench.found.len(), 1);
+        assert_eq!(bench.firsts, 1);
+    }
+
+    #[test]
+    fn who_ends_meanwhile_is_no_miss() {
+        let mut bench = Bench::new(&["EVIL"]);
+        bench.process(0x1000, 0x8000, b"");
+        bench.see(0x1000);
+        bench.steps(1);
+        bench.write(0x1000, &[0; 8]);
+        bench.steps(usize::MAX);
+        assert_eq!(bench.firsts, 0);
+    }
+
+    #[test]
+    fn when_the_rules_change_all_are_searched_but_what_was_found_is_not_told_again() {
+        let mut bench = Bench::new(&["EVIL"]);
+        bench.process(0x1000, 0x8000, b"EVIL and WORSE");
+        bench.see(0x1000);
+        bench.steps(usize::MAX);
+        let patterns = ["EVIL", "WORSE"].map(|it| Pattern::parse(it).unwrap());
+        bench.patterns = PatternSet::new((1..).zip(&patterns));
+        bench.searcher.begin_anew();
+        bench.steps(usize::MAX);
+        assert_eq!(bench.found, [(1, 0x1000), (2, 0x1000)]);
+    }
+
+    #[test]
+    fn a_crowd_is_remembered_as_far_as_there_is_room() {
+        let mut bench = Bench::new(&["EVIL"]);
+        bench.process(0x1000, 0x8000, b"");
+        for number in 0..3000 {
+            // Different tables, all of them nonsense.
+            let at = 0x10_0000 + ((number % 700) << 12);
+            bench.write(at, &((number << 12) | 0x67).to_le_bytes());
+            bench.see(at);
+            bench.steps(2);
+        }
+        assert!(bench.searcher.spaces.len() <= MOST);
+    }
+}
