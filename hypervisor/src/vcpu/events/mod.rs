@@ -112,7 +112,8 @@ impl<C: GuestCpu> Vcpu<C> {
                     wants_window = !self.try_inject_interrupt(injected, state, Pending::ExtInt);
                 }
                 Some(pending) if self.resume_point.is_watched() => {
-                    if self.try_inject_interrupt(injected, state, pending) {
+                    let is_taken = self.try_inject_interrupt(injected, state, pending);
+                    if is_taken {
                         highest = self.lapic.highest();
                     }
                 }
