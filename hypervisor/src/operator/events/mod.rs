@@ -7,7 +7,7 @@
 //! To add a kind of event: a variant of [`Event`], with what programs are to know; a line in
 //! [`Event::show`], if people are to be told; and who reports it. What the suppression has to tell of
 //! its targets (that one has ended, has a new member, has no effect) is to be taken from it in
-//! [`Changes::look_at_targets`].
+//! [`Changes`], where it looks at targets.
 
 mod changes;
 
