@@ -26,7 +26,6 @@ mod suppress;
 mod timekeeping;
 mod vector_registers;
 pub(crate) mod vmx;
-mod wake_latency;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -131,7 +130,7 @@ impl<C: GuestCpu> Vcpu<C> {
             lapic: config.lapic,
             apic_virtualization: ApicVirtualization::new(may_virtualize_apic),
             msrs: config.msrs,
-            time: Timekeeping::new(config.tsc),
+            time: Timekeeping::new(),
             activity: if config.index == 0 {
                 Activity::Running
             } else {
@@ -184,8 +183,8 @@ impl<C: GuestCpu> Vcpu<C> {
 
     /// Returns when it wants to run next although it is halted: `u64::MAX` for never.
     #[must_use]
-    pub(crate) fn deadline(&self) -> HostTicks {
-        self.time.wake_latency.wake_at(self.time.deadline)
+    pub(crate) const fn deadline(&self) -> HostTicks {
+        self.time.deadline
     }
 
     /// Returns what it has done.

@@ -4,15 +4,13 @@
 
 use arch::RFlags;
 use devices::clock::Rates;
-use devices::time::{Hertz, HostTicks, Now, TimerTicks};
+use devices::time::{HostTicks, Now, TimerTicks};
 use devices::tsc::Tsc;
 
 use super::backend::GuestCpu;
-use super::wake_latency::WakeLatency;
 use super::{Activity, Vcpu};
-use crate::machine::host_time::host_now;
 use crate::vm::BoardHost;
-use crate::vm::requests::{Requests, VcpuRequests};
+use crate::vm::requests::Requests;
 
 /// The time of a VCPU.
 #[derive(Debug)]
@@ -25,19 +23,16 @@ pub(super) struct Timekeeping {
     pub(super) next_timer: Option<TimerTicks>,
     /// The same in host time; of sleeping VCPUs as well, while the clock may change.
     pub(super) deadline: HostTicks,
-    /// The time that it takes to wake it.
-    pub(super) wake_latency: WakeLatency,
 }
 
 impl Timekeeping {
-    /// Makes the time of a VCPU after power-up, on a host whose TSC counts at `host_tsc`.
-    pub(super) const fn new(host_tsc: Hertz) -> Self {
+    /// Makes the time of a VCPU after power-up.
+    pub(super) const fn new() -> Self {
         Self {
             tsc: Tsc::new(),
             clock_seen: 0,
             next_timer: None,
             deadline: HostTicks(u64::MAX),
-            wake_latency: WakeLatency::new(host_tsc),
         }
     }
 }
@@ -148,37 +143,5 @@ impl<C: GuestCpu> Vcpu<C> {
             Some(deadline) => board.clock.host_deadline(deadline).max(host),
             None => HostTicks(u64::MAX),
         };
-    }
-
-    /// Takes note that the VCPU gets a CPU at `now`. If it was halted, it is its timer that has woken it, or
-    /// one of the `requests`.
-    pub(super) fn note_wake_up(&mut self, now: HostTicks, requests: &VcpuRequests) {
-        if self.activity == Activity::Halted && !requests.are_pending() {
-            let wanted = self.deadline();
-            self.time.wake_latency.note(wanted, now);
-        }
-    }
-
-    /// Waits for the first timer of a VCPU that is halted, if it is so near that nothing else could be
-    /// done meanwhile; until `until` or a request at the longest. Returns whether it has waited.
-    pub(super) fn wait_for_near_timer(
-        &mut self,
-        until: HostTicks,
-        requests: &VcpuRequests,
-    ) -> bool {
-        let deadline = self.time.deadline;
-        let now = host_now();
-        if now >= until || !self.time.wake_latency.is_near(deadline, now) {
-            return false;
-        }
-        // Time of waiting is no exit's.
-        self.statistics.end_exit(now);
-        let mut now = now;
-        while now < deadline.min(until) && !requests.are_pending() {
-            self.cpu.pause();
-            now = host_now();
-        }
-        self.statistics.resume(now);
-        true
     }
 }

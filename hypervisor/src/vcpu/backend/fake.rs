@@ -132,8 +132,6 @@ pub(in crate::vcpu) struct FakeCpu {
     cr3_exempt: Vec<u64>,
     view: View,
     exit: Exit,
-    /// What happens elsewhere during the next pause.
-    pub(in crate::vcpu) at_pause: Option<Box<dyn FnOnce() + Send>>,
 }
 
 /// The length of the fake processor's instructions.
@@ -197,7 +195,6 @@ impl FakeCpu {
             cr3_exempt: Vec::new(),
             view: View::Whole,
             exit: Exit::Unexpected,
-            at_pause: None,
         }
     }
 
@@ -474,9 +471,6 @@ impl GuestCpu for FakeCpu {
 
     fn pause(&mut self) {
         host_clock::advance(10);
-        if let Some(effect) = self.at_pause.take() {
-            effect();
-        }
     }
 
     fn set_tsc(&mut self, scaling: TscScaling, _: bool) {

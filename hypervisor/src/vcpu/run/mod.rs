@@ -75,7 +75,6 @@ impl<C: GuestCpu> Vcpu<C> {
         requests: &VcpuRequests,
     ) -> Result<Infallible, RunExit> {
         let mut left_guest_at = host_now();
-        self.note_wake_up(left_guest_at, requests);
         self.statistics.resume(left_guest_at);
         self.load_guest(until, requests)?;
         loop {
@@ -120,11 +119,6 @@ impl<C: GuestCpu> Vcpu<C> {
             }
             if self.activity != Activity::Running {
                 self.update_deadline_of_halt(since);
-                if self.wait_for_near_timer(until, requests) {
-                    since = host_now();
-                    self.pending |= Requests::TIMERS;
-                    continue;
-                }
                 return Err(RunExit::Halted);
             }
             if self.is_kept_out() {

@@ -1,7 +1,5 @@
 //! How long the guest runs, and when and why the loop ends.
 
-use alloc::boxed::Box;
-
 use arch::apic::{Register, lvt};
 use arch::gpr::{RAX, RCX, RDX};
 use devices::apic_message::DeliveryMode::{Fixed, Nmi};
@@ -186,44 +184,6 @@ fn a_halted_guest_names_its_next_deadline_and_wakes_at_it() {
     crate::machine::host_time::fake::set(at(3_000));
     assert_eq!(vcpu.run(at(10_000)), RunExit::Preempted);
     assert_eq!(vcpu.cpu.entries[2].event, Some(Event::interrupt(0x60)));
-}
-
-#[test]
-fn what_waking_a_halted_guest_takes_is_noted() {
-    let mut vcpu = vcpu_with_timer();
-    vcpu.then(arm(3_000)).then(Stay::until(10, Exit::Hlt));
-    assert_eq!(vcpu.run(at(10_000)), RunExit::Halted);
-    crate::machine::host_time::fake::set(at(3_700));
-    assert_eq!(vcpu.run(at(4_000)), RunExit::Preempted);
-    assert_eq!(vcpu.time.wake_latency.wake_at(at(3_000)), at(2_300));
-}
-
-#[test]
-fn a_guest_that_is_woken_early_waits_and_its_timer_interrupts_when_it_is_due() {
-    let mut vcpu = vcpu_with_timer();
-    vcpu.time.wake_latency.note(at(0), at(700));
-    vcpu.then(arm(3_000)).then(Stay::until(10, Exit::Hlt));
-    assert_eq!(vcpu.run(at(10_000)), RunExit::Halted);
-    assert_eq!(vcpu.deadline(), at(2_300));
-    // Its way takes a little less than usual.
-    crate::machine::host_time::fake::set(at(2_900));
-    assert_eq!(vcpu.run(at(10_000)), RunExit::Preempted);
-    let woken = &vcpu.cpu.entries[2];
-    assert_eq!(
-        (woken.at, woken.event),
-        (at(3_000), Some(Event::interrupt(0x60)))
-    );
-}
-
-#[test]
-fn a_request_ends_the_wait_for_a_near_timer() {
-    let mut vcpu = vcpu_with_timer();
-    vcpu.time.wake_latency.note(at(0), at(700));
-    vcpu.then(arm(3_000)).then(Stay::until(2_500, Exit::Hlt));
-    let vm = vcpu.vm().clone();
-    vcpu.cpu.at_pause = Some(Box::new(move || vm.request(0, Requests::YIELD)));
-    assert_eq!(vcpu.run(at(5_000)), RunExit::Yielded);
-    assert!(host_now() < at(3_000), "{:?}", host_now());
 }
 
 #[test]
