@@ -13,7 +13,7 @@
 
 use devices::time::{Hertz, HostTicks};
 
-/// What is known of those that share a VCPU with a target.
+/// The record of those that share a VCPU with a target.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Company {
     /// The gain of the clock while the target was in, in ticks.

@@ -1,6 +1,7 @@
 //! Commands that look and change nothing, or targets: tables for people, JSON for programs.
 
 use alloc::vec::Vec;
+
 use devices::time::HostTicks;
 use vmx::addr::GuestPhysAddr;
 use vmx::exit::basic;
