@@ -15,19 +15,8 @@ use xtask::testbed::module::{Guest, Module};
 /// things, too.
 const PATIENCE: Duration = Duration::from_secs(1500);
 
-/// The drivers, in the order in which they need each other.
-const DRIVERS: &[&str] = &[
-    "kernel/drivers/virtio/virtio.ko",
-    "kernel/drivers/virtio/virtio_ring.ko",
-    "kernel/drivers/virtio/virtio_pci_modern_dev.ko",
-    "kernel/drivers/virtio/virtio_pci_legacy_dev.ko",
-    "kernel/drivers/virtio/virtio_pci.ko",
-    "kernel/drivers/char/hw_random/virtio-rng.ko",
-    "kernel/drivers/block/virtio_blk.ko",
-    "kernel/net/core/failover.ko",
-    "kernel/drivers/net/net_failover.ko",
-    "kernel/drivers/net/virtio_net.ko",
-];
+/// The drivers.
+const DRIVERS: &[&str] = &["virtio_pci", "virtio_rng", "virtio_blk", "virtio_net"];
 
 /// Debian's kernel, and an initial RAM disk with busybox, the drivers, and `script` as the first
 /// process.
@@ -37,12 +26,8 @@ fn debian(case: &Case, script: &str) -> Result<(PathBuf, PathBuf)> {
         path: "init".to_owned(),
         data: script.into(),
     };
-    let mut programs = vec![Program::busybox()?, init];
-    for driver in DRIVERS {
-        let name = driver.rsplit('/').next().context("a name")?;
-        let file = package.module(driver)?;
-        programs.push(Program::copy(&file, format!("modules/{name}"))?);
-    }
+    let mut programs = Program::modules(&package.modules(DRIVERS)?)?;
+    programs.extend([Program::busybox()?, init]);
     let initrd = initramfs::pack_programs(&case.file_name(), &programs)?;
     Ok((package.image, initrd))
 }

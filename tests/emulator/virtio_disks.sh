@@ -9,8 +9,8 @@ grep -q nomsi /proc/cmdline && vm=old || vm=web
 say() { echo "disks: $vm $*"; }
 fail() { say "FAILED: $*"; dmesg; }
 
-for module in virtio virtio_ring virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio-rng virtio_blk; do
-    insmod /modules/$module.ko || fail "no $module"
+for module in /modules/*.ko; do
+    insmod $module || fail "no $module"
 done
 say "functions" $(cat /sys/bus/pci/devices/*/device)
 say "id $(cat /sys/block/vda/serial), read-only $(cat /sys/block/vda/ro)"

@@ -10,8 +10,8 @@ say() { echo "networks: $role $*"; }
 fail() { say "FAILED: $*"; dmesg; }
 sum() { sha256sum < "$1" | cut -d ' ' -f 1; }
 
-for module in virtio virtio_ring virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci failover net_failover virtio_net; do
-    insmod /modules/$module.ko || fail "no $module"
+for module in /modules/*.ko; do
+    insmod $module || fail "no $module"
 done
 ip link set lo up
 ip link set eth0 up

@@ -26,12 +26,8 @@ use crate::testbed::progress::Step;
 use crate::testbed::serial::Session;
 use crate::testbed::{Setup, options};
 
-/// KVM's modules below the directory of a kernel's modules, each after those that it needs.
-const KVM_MODULES: [&str; 3] = [
-    "kernel/virt/lib/irqbypass.ko",
-    "kernel/arch/x86/kvm/kvm.ko",
-    "kernel/arch/x86/kvm/kvm-intel.ko",
-];
+/// KVM, as modprobe names it.
+const KVM: &str = "kvm_intel";
 
 /// The firmware that QEMU loads to start a multiboot kernel.
 const FIRMWARE: [&str; 4] = [
@@ -84,11 +80,9 @@ impl Options {
     fn init(&self) -> Result<String> {
         let mut script = String::from(
             "#!/bin/busybox sh\n/bin/busybox --install -s /bin\n\
-             mount -t proc proc /proc\nmount -t sysfs sys /sys\nmount -t devtmpfs dev /dev\n",
+             mount -t proc proc /proc\nmount -t sysfs sys /sys\nmount -t devtmpfs dev /dev\n\
+             for module in /modules/*.ko; do insmod $module; done\n",
         );
-        for module in KVM_MODULES {
-            writeln!(script, "insmod /{OURS}/{}", base_name(module)?)?;
-        }
         for kernel in &self.kernels {
             // QEMU's commas are between modules.
             let modules: Vec<String> = modules(kernel)
@@ -143,13 +137,6 @@ fn words(kernel: &str) -> &'static str {
     }
 }
 
-fn base_name(path: &str) -> Result<&str> {
-    Path::new(path)
-        .file_name()
-        .and_then(|name| name.to_str())
-        .with_context(|| format!("no file name in {path}"))
-}
-
 /// Returns the files that a dynamically linked program needs at run time, as ldd(1) names them.
 fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     let output = Command::new("ldd")
@@ -190,10 +177,7 @@ fn programs(options: &Options, built: &Built, package: &Package) -> Result<Vec<P
             programs.push(Program::copy(built.kernel(kernel)?, ours(kernel))?);
         }
     }
-    for module in KVM_MODULES {
-        let file = package.module(module)?;
-        programs.push(Program::copy(&file, ours(base_name(module)?))?);
-    }
+    programs.extend(Program::modules(&package.modules(&[KVM])?)?);
     for name in FIRMWARE {
         let file = FIRMWARE_DIRECTORIES
             .iter()
@@ -299,8 +283,8 @@ mod tests {
             "-initrd '/tarpit/apic kernel vm=apic mem=32M vcpus=1 test-devices -- no-nmi'"
         ));
         assert!(script.contains("virtual-apic=off"));
-        let kvm = script.find("insmod /tarpit/kvm.ko");
-        assert!(kvm.is_some() && kvm < script.find("insmod /tarpit/kvm-intel.ko"));
+        let kvm = script.find("insmod");
+        assert!(kvm.is_some() && kvm < script.find("qemu-system"));
         Ok(())
     }
 

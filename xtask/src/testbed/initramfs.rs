@@ -53,6 +53,18 @@ impl Program {
         provision::ensure_packages(provision::INITRAMFS_PACKAGES)?;
         Self::copy(Path::new("/bin/busybox"), "bin/busybox")
     }
+
+    /// Makes entries of the kernel's modules `files`, which are in the order in which they are to be
+    /// loaded: a shell finds them so as `/modules/*.ko`.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub fn modules(files: &[PathBuf]) -> Result<Vec<Self>> {
+        let numbered = files.iter().enumerate();
+        numbered
+            .map(|(number, file)| Self::copy(file, format!("modules/{number:03}.ko")))
+            .collect()
+    }
 }
 
 /// Packs the workload into `target/images/NAME.cpio.gz`.

@@ -1,11 +1,15 @@
 //! Stock kernels of Debian's: the newest of a series of Linux, and Xen; fetched and unpacked but never
 //! installed.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
+use elf::ElfBytes;
+use elf::endian::AnyEndian;
 use flate2::read::GzDecoder;
 use xshell::{Shell, cmd};
 
@@ -92,7 +96,7 @@ pub fn fetch_xen() -> Result<PathBuf> {
         // Under its name only when it is whole: other runs use it, too.
         let mut temporary = tempfile::NamedTempFile::new_in(&directory)?;
         let mut decoder = GzDecoder::new(File::open(&compressed)?);
-        std::io::copy(&mut decoder, &mut temporary)
+        io::copy(&mut decoder, &mut temporary)
             .with_context(|| format!("cannot unpack {}", compressed.display()))?;
         temporary.persist(&image)?;
     }
@@ -109,21 +113,79 @@ pub struct Package {
 }
 
 impl Package {
-    /// Returns the file of a module, which is named as below the directory of its version:
-    /// `kernel/drivers/virtio/virtio.ko`, for instance.
+    /// Returns the files of these modules and of all that they need, in the order in which they can be
+    /// loaded. `names` are those of modprobe: `virtio_blk`, for instance. Which module needs which differs
+    /// between builds of one series.
     ///
     /// # Errors
-    /// When there is none.
-    pub fn module(&self, name: &str) -> Result<PathBuf> {
-        let versions = std::fs::read_dir(&self.modules);
-        let mut files = versions
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|version| version.path().join(name));
-        let file = files.find(|file| file.exists());
-        file.with_context(|| format!("no module {name} in {}", self.modules.display()))
+    /// When there is no such module, or one cannot be read.
+    pub fn modules(&self, names: &[&str]) -> Result<Vec<PathBuf>> {
+        let mut all = BTreeMap::new();
+        find_modules(&self.modules, &mut all)
+            .with_context(|| format!("cannot look through {}", self.modules.display()))?;
+        let file = |name: &str| {
+            let file = all.get(name);
+            file.with_context(|| format!("no module {name} in {}", self.modules.display()))
+        };
+        let order = load_order(names, |name| {
+            let file = file(name)?;
+            needs_of(&std::fs::read(file)?)
+                .with_context(|| format!("cannot read {}", file.display()))
+        })?;
+        order.iter().map(|name| file(name).cloned()).collect()
     }
+}
+
+/// Adds the files of all modules below `directory` to `modules`, by modprobe's names.
+fn find_modules(directory: &Path, modules: &mut BTreeMap<String, PathBuf>) -> io::Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            find_modules(&path, modules)?;
+        } else if path.extension().is_some_and(|extension| extension == "ko")
+            && let Some(name) = path.file_stem()
+        {
+            modules.insert(name.to_string_lossy().replace('-', "_"), path);
+        }
+    }
+    Ok(())
+}
+
+/// Returns the names of the modules that one needs, from its file: `depends` in its section
+/// `.modinfo`.
+fn needs_of(module: &[u8]) -> Result<Vec<String>> {
+    let elf = ElfBytes::<AnyEndian>::minimal_parse(module)?;
+    let section = elf.section_header_by_name(".modinfo")?;
+    let section = section.context("no section .modinfo: is this a module of Linux?")?;
+    let (facts, _) = elf.section_data(&section)?;
+    let depends = facts
+        .split(|&byte| byte == 0)
+        .find_map(|fact| fact.strip_prefix(b"depends="));
+    let names = String::from_utf8_lossy(depends.context("does not say what it depends on")?);
+    let names = names.split(',').filter(|name| !name.is_empty());
+    Ok(names.map(|name| name.replace('-', "_")).collect())
+}
+
+/// Returns `wanted` and what they need, each after what it needs itself.
+fn load_order(wanted: &[&str], needs: impl Fn(&str) -> Result<Vec<String>>) -> Result<Vec<String>> {
+    let mut order = Vec::<String>::new();
+    // What is still to be loaded, the next one last; true where its needs lie above it.
+    let mut stack: Vec<_> = wanted
+        .iter()
+        .rev()
+        .map(|&name| (name.to_owned(), false))
+        .collect();
+    let mut begun = BTreeSet::new();
+    while let Some((name, is_expanded)) = stack.pop() {
+        if is_expanded {
+            order.push(name);
+        } else if begun.insert(name.clone()) {
+            let needs = needs(&name)?;
+            stack.push((name, true));
+            stack.extend(needs.into_iter().rev().map(|need| (need, false)));
+        }
+    }
+    Ok(order)
 }
 
 /// Fetches as [`fetch`] does, with the modules of the same build.
@@ -259,6 +321,40 @@ linux-image-6.12.88+deb12-cloud-amd64-unsigned - Linux 6.12
             newest(listing).as_deref(),
             Some("linux-image-6.12.117+deb12-cloud-amd64-unsigned")
         );
+    }
+
+    #[test]
+    fn modules_are_loaded_after_those_that_they_need() -> Result<()> {
+        // As in 6.1.0-48 and in 6.1.0-56: the one needs the other the other way round.
+        for (a, b) in [("virtio", "virtio_ring"), ("virtio_ring", "virtio")] {
+            let order = load_order(&["virtio_blk", "virtio_pci"], |name| {
+                Ok(match name {
+                    "virtio_blk" => vec![a.to_owned(), b.to_owned()],
+                    "virtio_pci" => vec![
+                        b.to_owned(),
+                        "virtio_pci_modern_dev".to_owned(),
+                        a.to_owned(),
+                    ],
+                    it if it == a => vec![b.to_owned()],
+                    _ => Vec::new(),
+                })
+            })?;
+            let expected = [b, a, "virtio_blk", "virtio_pci_modern_dev", "virtio_pci"];
+            assert_eq!(order, expected);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_module_that_is_not_there_is_named() -> Result<()> {
+        let none = tempfile::tempdir()?;
+        let package = Package {
+            image: PathBuf::new(),
+            modules: none.path().to_owned(),
+        };
+        let error = package.modules(&["virtio_blk"]).unwrap_err().to_string();
+        assert!(error.starts_with("no module virtio_blk in "), "{error}");
+        Ok(())
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! A unit is a thousand instructions, none of which exits. Every `interval_ms=N` (50) a line
 //! `meter: units=N` says how many there have been. With `every_ms=N` it works for one unit only
 //! and then halts until the next multiple of N, by the local APIC's timer; so units count how often
-//! it has been woken.
+//! it has been woken, and the line ends with ` late_us=N`: the longest that it has been woken late
+//! since the last line.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 use core::arch::asm;
@@ -12,7 +13,7 @@ use arch::apic::{Register, lvt};
 use arch::msr::IA32_TSC_DEADLINE;
 use kernels::interrupts::{Frame, set_handler};
 use kernels::lapic::{self, Lapic, Mode};
-use kernels::{Report, multiboot, println, tsc};
+use kernels::{Report, multiboot, print, tsc};
 use x86_64::registers::model_specific::Msr;
 
 /// Turns of a loop of two instructions.
@@ -38,14 +39,15 @@ fn prepare_sleep() {
     );
 }
 
-/// Halts until the TSC is at `wake_at`.
-fn sleep_until(wake_at: u64) {
+/// Halts until the TSC is at `wake_at`. Returns how much later it was woken, in ticks.
+fn sleep_until(wake_at: u64) -> u64 {
     // SAFETY: the timer's handler keeps all registers. STI lets HLT begin before anything comes
     // in; should the time be over already, the interrupt ends HLT at once.
     unsafe {
         Msr::new(IA32_TSC_DEADLINE).write(wake_at);
         asm!("sti", "hlt", "cli");
     }
+    tsc::now().saturating_sub(wake_at)
 }
 
 fn run(report: &mut Report) {
@@ -61,17 +63,23 @@ fn run(report: &mut Report) {
         prepare_sleep();
     }
     let mut units = 0_u64;
+    let mut latest = 0;
     let mut next_line = tsc::now() + interval;
     loop {
         unit();
         units += 1;
         let now = tsc::now();
         if now >= next_line {
-            println!("meter: units={units}");
+            print!("meter: units={units}");
+            if every.is_some() {
+                print!(" late_us={}", latest * 1_000_000 / hertz);
+                latest = 0;
+            }
+            print!("\n");
             next_line = now + interval;
         }
         if let Some(every) = every {
-            sleep_until((now / every + 1) * every);
+            latest = latest.max(sleep_until((now / every + 1) * every));
         }
     }
 }

@@ -140,17 +140,6 @@ impl Outcome {
         Some(self.sum_of_others(&self.during) / self.sum_of_others(without))
     }
 
-    /// Returns the part of all CPUs that the guest's scheduler lets the others have, however little the target
-    /// takes: it leaves the VCPU of a target that it prefers to that alone, as long as there are others.
-    /// Nobody but the guest can change that, and what the target does not use there is a neighbor's.
-    fn attainable(&self) -> f64 {
-        let vcpus = f64::from(self.place.vcpus);
-        match self.case.relation {
-            Relation::Preferred if vcpus > 1.0 => (vcpus - 1.0) / vcpus,
-            _ => 1.0,
-        }
-    }
-
     /// Returns the part of all CPUs that the others and a neighbor have together.
     fn used_by_others(&self) -> Option<f64> {
         let cpus = f64::from(self.place.vcpus);
@@ -229,14 +218,11 @@ impl Outcome {
         };
         let (what, share) = match self.used_by_others() {
             Some(share) => ("the others and the neighbor together", Some(share)),
-            None => {
-                let share = self.of_ideal().map(|share| share / self.attainable());
-                ("the others", share)
-            }
+            None => ("the others", self.of_ideal()),
         };
         if let Some(share) = share.filter(|share| *share < least) {
             misses.push(format!(
-                "lost: {what} had {share:.4} of what there is for them without the target, not {least} or more"
+                "lost: {what} had {share:.4} of what there is without the target, not {least} or more"
             ));
         }
         if let (Relation::Alone, Some(neighbor)) = (self.case.relation, self.neighbor) {
