@@ -256,7 +256,7 @@ impl Outcome {
                 clock.reported_ms
             ));
         }
-        if clock.drift_ms > MOST_DRIFT * most {
+        if clock.drift_ms.abs() > MOST_DRIFT * most {
             misses.push(format!(
                 "time: the clock drifted by {:.1} ms (it ran at {:.4} x)",
                 clock.drift_ms, clock.rate
