@@ -43,7 +43,8 @@ impl Reading {
         let line = session.wait_for_match(&format!(
             r"\[{vm} +(\d+\.\d+)\] meter: units=(\d+)(?: late_us=(\d+))?$"
         ))?;
-        let late = line.get(3).map(|micros| micros.as_str().parse());
+        let late = Some(&line[3]).filter(|micros| !micros.is_empty());
+        let late = late.map(|micros| micros.parse());
         Ok(Self {
             seconds: line[1].parse()?,
             units: line[2].parse()?,
