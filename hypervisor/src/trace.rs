@@ -15,6 +15,7 @@ use devices::time::HostTicks;
 use spin::Mutex;
 
 use crate::suppression::address_space::Root;
+use crate::suppression::notice::Notice;
 
 /// The events that a trace holds: those of some seconds of a busy guest.
 pub(crate) const CAPACITY: usize = 8192;
@@ -34,6 +35,8 @@ pub(crate) enum Event {
     Halt,
     /// The end of its wait by an interrupt.
     Wake,
+    /// Something that the operator is told of a target.
+    Notice(Notice),
 }
 
 /// An event with its circumstances.

@@ -5,6 +5,7 @@ mod boot;
 mod clocks;
 mod console;
 mod detector;
+mod families;
 mod firmware;
 mod foreign;
 mod isolation;
@@ -52,6 +53,8 @@ fn main() {
         Bochs: isolation::a_paused_vm_stands_still_and_a_restarted_one_begins_anew,
         Any: tracking::others_exit_no_more_beside_a_target_that_sleeps,
         Any: tracking::each_switch_to_a_target_is_seen,
+        Bochs: families::a_process_that_hops_by_fork_stays_suppressed,
+        Bochs: families::a_process_that_hops_by_exec_stays_suppressed,
         Any: smp::eight_vcpus_start_on_two_cpus,
         Any: smp::no_vcpu_sees_time_go_back_under_suppression,
         Any: smp::a_vm_that_crashes_or_spins_leaves_the_others_alone,

@@ -18,6 +18,7 @@ pub const COMMAND_LINE: usize = 2048;
 /// Runs the workload. As the first process it sets the guest up and takes its parameters from the
 /// kernel command line; otherwise (to try it on a developer's machine) from `arguments`.
 pub fn run(arguments: Arguments) -> ! {
+    behaviors::execs::go_on(arguments.clone());
     say!("userland");
     let is_first = system::own_pid() == 1;
     let parameters = if is_first {

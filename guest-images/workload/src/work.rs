@@ -45,6 +45,18 @@ impl Work {
         self.number
     }
 
+    /// Returns the index of the process.
+    #[must_use]
+    pub const fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Returns the steps of a unit.
+    #[must_use]
+    pub const fn unit(&self) -> u64 {
+        self.unit
+    }
+
     /// Counts a unit.
     pub fn count(&self) {
         self.slot.count(true);

@@ -155,7 +155,7 @@ impl<'a> Answer<'a> {
 }
 
 /// A record as a table's row.
-struct Row<'a, R>(&'a R);
+pub(crate) struct Row<'a, R>(pub &'a R);
 
 impl<R: Record> Display for Row<'_, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -17,7 +17,7 @@ mod tests;
 use line_editor::{Edited, LineEditor};
 use mux::{Around, Mux};
 
-pub(crate) use answer::{Answer, Format, Record, RequestId};
+pub(crate) use answer::{Answer, Format, Record, RequestId, Row};
 pub(crate) use mux::ChannelNames;
 pub(crate) use output::{Output, Text};
 

@@ -26,6 +26,7 @@ use spin::Mutex;
 use crate::ids::{VcpuId, VmId};
 use crate::machine::host_time::host_now;
 use crate::scheduler::{CpuUsage, Scheduler};
+use crate::suppression::notice::Notice;
 use crate::vcpu::StopReason;
 use crate::vm::Vm;
 use crate::vm_config::VmConfig;
@@ -336,6 +337,19 @@ impl VmManager {
     /// Takes the ends of VMs that have not been told to the operator yet, in their order.
     pub(crate) fn take_stops(&self) -> Vec<VmStop> {
         core::mem::take(&mut *self.stops.lock())
+    }
+
+    /// Takes what there is to be told of the targets of all VMs, each VM's in its order.
+    #[must_use]
+    pub(crate) fn take_notices(&self) -> Vec<(VmId, Notice)> {
+        let of = |id| {
+            let notices = self.vm(id).map(|vm| vm.take_notices());
+            notices
+                .unwrap_or_default()
+                .into_iter()
+                .map(move |notice| (id, notice))
+        };
+        self.ids().flat_map(of).collect()
     }
 
     /// Returns whether [`VmManager::work`] is to be called.

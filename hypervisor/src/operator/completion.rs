@@ -64,6 +64,7 @@ mod tests {
                 "--policy",
                 "--cap",
                 "--lead",
+                "--follow",
                 "--json"
             ]
         );

@@ -28,7 +28,7 @@ pub(super) struct TargetInfo {
 impl From<&Target> for TargetInfo {
     fn from(target: &Target) -> Self {
         Self {
-            roots: target.roots().collect(),
+            roots: target.named_roots().collect(),
             order: *target.order(),
             slower_clock: None,
         }
@@ -131,7 +131,7 @@ pub(super) fn suppress(
             .map_err(|problem| CommandError::new("no_target", problem))?;
         suppression.set_exit_cost(exit_cost);
         let fastest = suppression.fastest();
-        let target = suppression.targets().of(root).map(TargetInfo::from);
+        let target = suppression.targets().named(root).map(TargetInfo::from);
         target.map(|target| TargetInfo {
             slower_clock: target
                 .order

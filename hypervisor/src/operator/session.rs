@@ -95,6 +95,7 @@ impl Session {
     /// To be called once in a millisecond, between two turns of a VCPU.
     pub(crate) fn poll(&mut self, vms: &VmManager) -> ControlFlow<PowerOff> {
         self.report_stops(vms);
+        self.report_notices(vms);
         self.continue_job(vms);
         while let Some(byte) = self.next_byte() {
             // The console is not held while a command runs: guests write meanwhile.
@@ -157,6 +158,18 @@ impl Session {
         };
         self.changes.look(&surroundings, &mut reporter);
         door.poll(&mut surroundings)
+    }
+
+    /// Tells what has become of targets.
+    fn report_notices(&mut self, vms: &VmManager) {
+        let mut reporter = Reporter {
+            terminal: &self.terminal,
+            listener: self.door.as_mut(),
+        };
+        for (vm, notice) in vms.take_notices() {
+            let name = vms.name(vm).unwrap_or_default();
+            reporter.report(&Event::of_target(name, &notice));
+        }
     }
 
     /// Returns the next byte to be looked at; none while a command goes on.

@@ -4,7 +4,7 @@ use super::error::CommandError;
 use crate::search::pattern::Pattern;
 use crate::suppression::Factor;
 use crate::suppression::budget::Share;
-use crate::suppression::order::{Bounds, Policy};
+use crate::suppression::order::{Bounds, Follow, Policy};
 
 /// Parses a value of CR3: hexadecimal digits, with or without `0x`.
 pub(super) fn cr3(word: &str) -> Result<u64, CommandError> {
@@ -101,6 +101,18 @@ pub(super) fn pattern(word: &str) -> Result<Pattern, CommandError> {
     })
 }
 
+/// Parses which descendants are to be followed.
+pub(super) fn follow(word: &str) -> Result<Follow, CommandError> {
+    Follow::from_name(word).ok_or_else(|| {
+        CommandError::new(
+            "bad_follow",
+            format_args!(
+                "`{word}` does not say who is to be followed: it must be all, none, fork or exec"
+            ),
+        )
+    })
+}
+
 /// Parses the number of a VCPU or a CPU.
 pub(super) fn cpu_number(word: &str) -> Result<u32, CommandError> {
     // `from_str` would let a sign pass.
@@ -155,6 +167,8 @@ mod tests {
         assert_eq!(policy("none").unwrap_err().kind(), "bad_policy");
         assert_eq!(lead_bounds("250,1000"), Ok(Bounds::default()));
         assert_eq!(lead_bounds("7").unwrap_err().kind(), "bad_lead");
+        assert_eq!(follow("exec"), Ok(Follow::Exec));
+        assert_eq!(follow("child").unwrap_err().kind(), "bad_follow");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::records::{Address, Cr3};
 use crate::ids::VmId;
 use crate::manager::VmManager;
 use crate::suppression::address_space::{Root, RootFormat};
-use crate::suppression::order::Order;
+use crate::suppression::order::{Follow, Order};
 use crate::suppression::usage::Process;
 use crate::suppression::{Factor, Factors};
 use crate::vm::Vm;
@@ -302,6 +302,7 @@ fn suppress(vm: &Vm, root: Root, factor: Factor, now: HostTicks) -> Result<(), S
         policy: defaults.policy,
         cap: None,
         bounds: defaults.bounds,
+        follow: Follow::All,
     };
     let suppressed = inspect::suppress(vm, root, order, now);
     suppressed.map(|_| ()).map_err(|error| error.to_string())

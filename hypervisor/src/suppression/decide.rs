@@ -13,7 +13,7 @@ use super::lead::Booking;
 use super::order::Policy;
 use super::vcpu::Stop;
 use super::wish::{LEAD_STEP, NEVER};
-use super::{Directive, Stay, Suppression};
+use super::{Directive, Stay, Suppression, non_targets};
 
 impl Suppression {
     /// Decides for `vcpu`, and for the VM's clock.
@@ -45,7 +45,8 @@ impl Suppression {
             .stop_lead
             .and_then(|level| time_to_reach(lead, level, fastest))
             .map_or(NEVER, |ticks| now.saturating_add(ticks));
-        let look_at = wish.look_at.min(stop_at);
+        let lookout = self.lookout.at(now);
+        let look_at = wish.look_at.min(stop_at).min(lookout.unwrap_or(NEVER));
         let record = &self.vcpus[vcpu];
         Directive {
             clock: self.clock,
@@ -53,10 +54,19 @@ impl Suppression {
             look_at,
             stop_at,
             vm_look_at: self.vm_look_at,
-            report_when_interruptible: record.awaits_interrupts || wish.look_when_interruptible,
+            report_when_interruptible: record.awaits_interrupts
+                || record.exchange.is_some()
+                || wish.look_when_interruptible,
             report: self.is_active(),
             has_targets: !self.targets.is_empty(),
-            loaded_target: record.root.and_then(|root| self.targets.slot_of(root)),
+            loaded_member: record.root.and_then(|root| self.targets.member_of(root)),
+            lookout,
+            exchanged: record.exchange.is_some(),
+            judged_until: if self.follows_forks() {
+                now.saturating_add(self.tsc.get() / non_targets::GOOD_FOR)
+            } else {
+                NEVER
+            },
             target_in: record.target.is_some(),
             target_hidden: record.hides_target,
             asks_thread: record.overrun_since.is_some(),

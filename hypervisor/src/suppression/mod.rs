@@ -50,14 +50,23 @@ pub(crate) mod budget;
 mod company;
 mod cpu_share;
 mod decide;
+mod descent;
+mod effect;
 mod factors;
+mod following;
 mod give_back;
 pub(crate) mod handler;
 pub(crate) mod kernel_thread;
 mod lead;
+mod left_frames;
 mod limiter;
+pub(crate) mod member;
+mod non_targets;
+pub(crate) mod notice;
 pub(crate) mod order;
 pub(crate) mod pace;
+mod pages;
+mod private_pages;
 mod record;
 pub(crate) mod snapshot;
 pub(crate) mod target;
@@ -77,16 +86,18 @@ use crate::guest_memory::GuestMemory;
 use crate::ids::MAX_VCPUS;
 use address_space::{Root, RootFormat};
 use allowance::Allowance;
+use following::{Loaded, Lookout};
 use give_back::GiveBack;
 use handler::{Context, Lengths};
 use kernel_thread::Thread;
 use lead::{Account, Booking, Lead};
 use limiter::Limiter;
+use non_targets::NonTargets;
+use notice::{Notice, Notices};
 use order::{Defaults, Order};
 use pace::Pace;
 use record::Record;
 use target::{Target, TargetError, Targets};
-use tracking::NonTargets;
 use vcpu::VcpuRecord;
 
 pub(crate) use factors::{Factor, Factors};
@@ -157,8 +168,17 @@ pub(crate) struct Directive {
     pub report: bool,
     /// Whether there are targets, whose switches are to be seen.
     pub has_targets: bool,
-    /// The slot of the target whose root is loaded, whoever runs; `None` for no target's.
-    pub loaded_target: Option<usize>,
+    /// The slot of the target whose root is loaded, and the number of its member, whoever runs; `None` for no
+    /// target's.
+    pub loaded_member: Option<(usize, u32)>,
+    /// The time until which loads of CR3 are to exit, whoever runs, as a child of a target's may be about to
+    /// run; `None` if they need not.
+    pub lookout: Option<HostTicks>,
+    /// Whether a target's root has just been exchanged for the one that is loaded: it may be that of a new
+    /// program of the same process.
+    pub exchanged: bool,
+    /// The time until which it is known whether the root that is loaded is a target's.
+    pub judged_until: HostTicks,
     /// Whether a target runs: loads of other roots are of interest then, of its own not.
     pub target_in: bool,
     /// Whether a target's root is loaded, but somebody else runs: the target may at any time,
@@ -183,7 +203,10 @@ impl Directive {
         report_when_interruptible: false,
         report: false,
         has_targets: false,
-        loaded_target: None,
+        loaded_member: None,
+        lookout: None,
+        exchanged: false,
+        judged_until: HostTicks(u64::MAX),
         target_in: false,
         target_hidden: false,
         asks_thread: false,
@@ -199,6 +222,10 @@ pub(crate) struct Suppression {
     defaults: Defaults,
     targets: Targets,
     non_targets: NonTargets,
+    lookout: Lookout,
+    /// Whether copies of any target are followed.
+    follows: bool,
+    notices: Notices,
     vcpus: [VcpuRecord; MAX_VCPUS],
     /// The number of entries of `vcpus` that are in use.
     count: usize,
@@ -234,6 +261,9 @@ impl Suppression {
             defaults,
             targets: Targets::new(),
             non_targets: NonTargets::new(),
+            lookout: Lookout::new(tsc, now),
+            follows: false,
+            notices: Notices::new(tsc, now),
             vcpus: [VcpuRecord::new(tsc, now); MAX_VCPUS],
             count: vcpus.min(MAX_VCPUS),
             time: Account::new(now),
@@ -267,22 +297,46 @@ impl Suppression {
     /// given back.
     #[must_use]
     pub(crate) fn is_active(&self) -> bool {
-        !self.targets.is_empty() || self.clock != Course::REAL_TIME
+        !self.targets.are_forgotten() || self.clock != Course::REAL_TIME
     }
 
-    /// Takes note that the guest has accessed the root at `address`: it may be of use to somebody else
-    /// now, and is no target's then.
-    pub(crate) fn root_accessed(&mut self, memory: &impl GuestMemory, address: GuestPhysAddr) {
+    /// Takes note that the guest has accessed the root at `address` up to `now`: it may be of use to somebody
+    /// else now, and is no target's then.
+    pub(crate) fn root_accessed(
+        &mut self,
+        memory: &impl GuestMemory,
+        address: GuestPhysAddr,
+        now: HostTicks,
+    ) {
         let at = |root: Root| root.address().page() == address.page();
         let roots = self.targets.iter().flat_map(Target::roots);
         let Some(root) = roots.into_iter().find(|&root| at(root)) else {
             return;
         };
-        if let Some(slot) = self.targets.slot_of(root)
-            && self.targets.drop_if_gone(memory, root).is_some()
-        {
-            self.forget(slot);
-        }
+        self.end_if_gone(memory, root, Loaded::Maybe, now);
+    }
+
+    /// Returns a number that differs from what it was if loads of CR3 are to exit on all VCPUs for a while.
+    #[must_use]
+    pub(crate) const fn lookout_generation(&self) -> u32 {
+        self.lookout.generation
+    }
+
+    /// Returns whether there is something to be told.
+    #[must_use]
+    pub(crate) const fn has_notices(&self) -> bool {
+        !self.notices.is_empty()
+    }
+
+    /// Returns what there is to be told that was not returned before, for a trace.
+    pub(crate) fn untraced_notices(&mut self) -> impl Iterator<Item = Notice> + '_ {
+        self.notices.untraced()
+    }
+
+    /// Takes what there is to be told at `now`, in its order.
+    pub(crate) fn take_notices(&mut self, now: HostTicks) -> impl Iterator<Item = Notice> + use<> {
+        self.forget_gone(now);
+        self.notices.take(now)
     }
 
     /// Makes the address space of `root` a target, or changes its order. `seen` are roots among
@@ -299,42 +353,80 @@ impl Suppression {
         seen: impl Iterator<Item = Root>,
         now: HostTicks,
     ) -> Result<(), TargetError> {
+        let seen: alloc::vec::Vec<Root> = seen.collect();
         if self.targets.is_empty() {
             self.others_since = None;
         }
         let record = Record::new(&order, self.tsc, now);
-        let slot = self
-            .targets
-            .add(memory, root, format, order, record, seen)?;
+        let slot = self.targets.add(
+            memory,
+            root,
+            format,
+            order,
+            record,
+            seen.iter().copied(),
+            now,
+        )?;
         if let Some(target) = self.targets.get_mut(slot) {
             target.record.set_order(&order, self.tsc, now);
         }
         self.non_targets.clear();
+        // What those have who are there already is shared on purpose.
+        for other in seen {
+            if self.targets.slot_of(other).is_none() {
+                self.relation_of(memory, other, now);
+            }
+        }
+        self.note_what_is_followed();
         Ok(())
     }
 
     /// Ends the suppression of the target that has `root`, and returns it.
     pub(crate) fn release(&mut self, root: Root) -> Option<Target> {
-        let slot = self.targets.slot_of(root)?;
-        self.forget(slot);
-        self.targets.release(root)
+        let released = self.targets.release(root)?;
+        self.note_released();
+        Some(released)
     }
 
     /// Ends all suppression, and returns how many targets there were.
     pub(crate) fn release_all(&mut self) -> usize {
-        for slot in 0..target::MAX_TARGETS {
-            self.forget(slot);
-        }
-        self.targets.release_all()
+        let count = self.targets.release_all();
+        self.note_released();
+        count
     }
 
-    /// Lets no VCPU run the target in `slot` any more, as far as is known.
-    fn forget(&mut self, slot: usize) {
+    /// Lets no VCPU run a target that is not there any more.
+    fn note_released(&mut self) {
         for vcpu in &mut self.vcpus {
-            if vcpu.target == Some(slot) {
+            if vcpu
+                .target
+                .is_some_and(|slot| self.targets.get(slot).is_none())
+            {
+                vcpu.target_out();
+            }
+            vcpu.exchange = None;
+        }
+        self.non_targets.clear();
+        if self.targets.are_forgotten() {
+            self.lookout.end(self.time.accounted_until());
+        }
+        self.note_what_is_followed();
+    }
+
+    /// Lets no VCPU run member `member` of the target in `slot` any more, as far as is known.
+    fn forget_member(&mut self, slot: usize, member: u32) {
+        for vcpu in &mut self.vcpus {
+            if vcpu.target == Some(slot) && vcpu.member == Some(member) {
                 vcpu.target_out();
             }
         }
+    }
+
+    fn note_what_is_followed(&mut self) {
+        self.follows = self
+            .targets
+            .iter_mut()
+            .any(|target| target.order().follow.forks());
     }
 
     /// Takes note of whether another VM wants a CPU that this one has.
@@ -383,7 +475,10 @@ impl Suppression {
         }
         self.account(vcpu, now);
         self.take(memory, vcpu, event, now);
-        self.decide(vcpu, now)
+        self.forget_gone(now);
+        let directive = self.decide(vcpu, now);
+        self.see_effect(vcpu, now);
+        directive
     }
 
     /// Returns the course on which the VM's clock is to run.

@@ -47,6 +47,54 @@ impl fmt::Display for Policy {
     }
 }
 
+/// The descendants of a process that become targets with it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Follow {
+    /// All: copies, and the programs that it or they become.
+    #[default]
+    All,
+    /// None.
+    None,
+    /// Its copies, and theirs.
+    Fork,
+    /// The programs that it becomes.
+    Exec,
+}
+
+impl Follow {
+    /// All there are.
+    pub(crate) const ALL: [Self; 4] = [Self::All, Self::None, Self::Fork, Self::Exec];
+
+    /// Returns its name, as the operator writes it.
+    #[must_use]
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::None => "none",
+            Self::Fork => "fork",
+            Self::Exec => "exec",
+        }
+    }
+
+    /// Returns what has this name.
+    #[must_use]
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|follow| follow.name() == name)
+    }
+
+    /// Returns whether copies are followed.
+    #[must_use]
+    pub(crate) const fn forks(self) -> bool {
+        matches!(self, Self::All | Self::Fork)
+    }
+
+    /// Returns whether programs that it becomes are followed.
+    #[must_use]
+    pub(crate) const fn execs(self) -> bool {
+        matches!(self, Self::All | Self::Exec)
+    }
+}
+
 /// The most that a guest's clock may be ahead of real time, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Bounds {
@@ -130,6 +178,8 @@ pub(crate) struct Order {
     pub cap: Option<Share>,
     /// The bounds of the clock's lead.
     pub bounds: Bounds,
+    /// The descendants that are suppressed with it.
+    pub follow: Follow,
 }
 
 impl Order {
@@ -142,6 +192,7 @@ impl Order {
             policy: defaults.policy,
             cap: None,
             bounds: defaults.bounds,
+            follow: Follow::All,
         }
     }
 
@@ -187,6 +238,10 @@ mod tests {
             assert_eq!(Policy::from_name(policy.name()), Some(policy));
         }
         assert_eq!(Policy::from_name("none"), None);
+        for follow in Follow::ALL {
+            assert_eq!(Follow::from_name(follow.name()), Some(follow));
+        }
+        assert_eq!(Follow::from_name("paper"), None);
     }
 
     #[test]

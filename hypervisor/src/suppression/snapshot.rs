@@ -12,13 +12,19 @@ use super::budget::Share;
 use super::order::Order;
 
 pub(crate) use super::lead::Lead;
+use super::member::Sign;
+use super::notice::End;
 pub(crate) use super::record::Limit;
 
 /// A target, as the operator sees it. Times are in host ticks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TargetSnapshot {
-    /// Its roots, the one that the operator named first.
+    /// The roots of the process that the operator named, that one first.
+    pub named_roots: Vec<Root>,
+    /// The roots of all members that live.
     pub roots: Vec<Root>,
+    /// The members, those that came first at the front.
+    pub members: Vec<MemberSnapshot>,
     /// The operator's order.
     pub order: Order,
     /// The CPU time that it may have of each second, and what it has had of the last; `None` if that
@@ -38,6 +44,23 @@ pub(crate) struct TargetSnapshot {
     pub limit: Limit,
     /// The time for which that limit has been in effect.
     pub limit_age: u64,
+}
+
+/// A member of a target, as the operator sees it. Times are in host ticks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MemberSnapshot {
+    /// Its first root.
+    pub root: Root,
+    /// The first root of the member that it descends from.
+    pub parent: Option<Root>,
+    /// The sign by which it was known.
+    pub sign: Sign,
+    /// The time for which it has been a member.
+    pub age: u64,
+    /// The CPU time that it has had since then.
+    pub used: u64,
+    /// Its end, if that has come.
+    pub ended: Option<End>,
 }
 
 /// The suppression in a VM, as the operator sees it.
@@ -62,11 +85,28 @@ impl Suppression {
             .iter_mut()
             .map(|target| {
                 let roots = target.roots().collect();
+                let named_roots = target.named_roots().collect();
+                let mut members: Vec<_> = target.members().iter().collect();
+                members.sort_unstable_by_key(|member| member.id);
+                let format = target.format();
+                let members = members
+                    .into_iter()
+                    .map(|member| MemberSnapshot {
+                        root: member.root(format),
+                        parent: member.origin.parent,
+                        sign: member.origin.sign,
+                        age: now.since(member.origin.at),
+                        used: member.used,
+                        ended: member.ended,
+                    })
+                    .collect();
                 let order = *target.order();
                 let record = &mut target.record;
                 let (limit, limit_since) = record.limit();
                 TargetSnapshot {
+                    named_roots,
                     roots,
+                    members,
                     order,
                     budget: record.budget(now),
                     switch_ins: record.switch_ins,

@@ -1,36 +1,62 @@
 //! The address spaces that are suppressed.
 //!
-//! A target lives as long as its process. A root is just a page, and when the process is gone
-//! the page is used again, so each target remembers a few of the tables that its user half
+//! A target is a family: the process that the operator named, and those that have come of it. They
+//! have one order and one budget: what is promised of a target holds of all of them together.
+//!
+//! A member lives as long as its process. A root is just a page, and when the process is gone
+//! the page is used again, so each member remembers a few of the tables that its user half
 //! refers to, its *witnesses*. When none of them is there any more, the process is gone. An
 //! operating system clears the user half while the process still is the current one, so
-//! looking at the witnesses when a target is switched out (and in) is often enough.
+//! looking at the witnesses when a target is switched out (and in) is often enough. While a processor has the
+//! root, whatever it refers to is the process's: it may move to where it likes.
+//!
+//! A family whose last member is gone is remembered for a while: its descendants may not have been seen
+//! yet.
 
 #![forbid(unsafe_code)]
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 
-use super::address_space::{Root, RootFormat, referred_table, same_process, user_tables};
-use super::order::Order;
+use devices::time::HostTicks;
+
+use super::address_space::{Root, RootFormat};
+use super::left_frames::LeftFrames;
+use super::member::{Member, Origin, Sign, witnesses};
+use super::notice::End;
+use super::order::{Follow, Order};
 use super::record::Record;
 use crate::guest_memory::GuestMemory;
 
 /// The most targets a VM can have.
 pub(crate) const MAX_TARGETS: usize = 16;
-/// The most roots that one process has.
-const MAX_ROOTS: usize = 4;
-const WITNESSES: usize = 4;
+/// The most living members that a family can have.
+pub(crate) const MAX_MEMBERS: usize = 64;
+/// The members that are remembered, living and gone.
+const REMEMBERED_MEMBERS: usize = MAX_MEMBERS + 16;
 
-/// An entry of a root's user half, and the table it refers to. Table zero: none.
-type Witness = (usize, u64);
-
-/// A suppressed process.
+/// A suppressed family of processes.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
     format: RootFormat,
-    /// Its roots, the one that the operator named first.
-    roots: [Option<Root>; MAX_ROOTS],
-    witnesses: [Witness; WITNESSES],
+    /// The first root of the process that the operator named.
+    named: Root,
+    /// The members: the one that the operator named first, then the others, in no order. For all there is
+    /// room from the beginning.
+    members: Vec<Member>,
+    living: usize,
+    next_id: u32,
+    pub(super) left: LeftFrames,
+    /// The time at which the last member ended, and how.
+    gone: Option<(HostTicks, End)>,
+    /// The member that is to be looked at next, though it does not run.
+    pub(super) swept: usize,
+    /// Whether the operator was told that there are as many members as there may be.
+    pub(super) told_full: bool,
+    pub(super) told_budget: bool,
+    pub(super) told_no_effect: bool,
+    /// The time since which its effect is measured, and the CPU time that it had had then.
+    pub(super) effect_since: (HostTicks, u64),
     order: Order,
     /// The record of what it has had, and of what limits it.
     pub(super) record: Record,
@@ -43,6 +69,8 @@ pub(crate) enum TargetError {
     NoUserSpace(Root),
     /// A target too many: there are [`MAX_TARGETS`] already.
     TooMany,
+    /// A lack of memory for the target's record.
+    NoMemory,
 }
 
 impl core::fmt::Display for TargetError {
@@ -56,24 +84,31 @@ impl core::fmt::Display for TargetError {
                 f,
                 "there are {MAX_TARGETS} targets already: `release` one first"
             ),
+            Self::NoMemory => {
+                f.write_str("no memory for a target: a VM with less would leave some")
+            }
         }
     }
 }
 
 impl core::error::Error for TargetError {}
 
-fn witnesses(
-    memory: &impl GuestMemory,
+/// A member that has come to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Departure {
+    /// The slot of its family.
+    pub(super) slot: usize,
+    /// The number of the member.
+    pub(super) member: u32,
     root: Root,
-    format: RootFormat,
-) -> Option<[Witness; WITNESSES]> {
-    let mut witnesses = [(0, 0); WITNESSES];
-    let mut tables = user_tables(memory, root, format);
-    witnesses[0] = tables.next()?;
-    for (witness, table) in witnesses[1..].iter_mut().zip(tables) {
-        *witness = table;
+    pub(super) end: End,
+}
+
+impl Departure {
+    /// Returns its first root.
+    pub(super) const fn root(&self) -> Root {
+        self.root
     }
-    Some(witnesses)
 }
 
 impl Target {
@@ -85,14 +120,76 @@ impl Target {
 
     /// Returns the root that the operator named.
     #[must_use]
-    pub(crate) fn root(&self) -> Root {
-        // A target is made with its first root, and never loses it.
-        self.roots[0].unwrap_or(Root::new(0, self.format))
+    pub(crate) const fn root(&self) -> Root {
+        self.named
     }
 
-    /// Returns all its roots known so far.
+    /// Returns the roots known so far of all members that live.
     pub(crate) fn roots(&self) -> impl Iterator<Item = Root> + '_ {
-        self.roots.iter().flatten().copied()
+        self.living().flat_map(Member::roots)
+    }
+
+    /// Returns the roots of the process that the operator named, that one first.
+    pub(crate) fn named_roots(&self) -> impl Iterator<Item = Root> + '_ {
+        self.members.iter().take(1).flat_map(Member::roots)
+    }
+
+    /// Returns all members that are remembered, the one that the operator named first.
+    pub(super) fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    /// Returns the members that live.
+    pub(super) fn living(&self) -> impl Iterator<Item = &Member> + '_ {
+        self.members.iter().filter(|member| member.lives())
+    }
+
+    /// Returns how many they are.
+    pub(super) const fn living_count(&self) -> usize {
+        self.living
+    }
+
+    /// Returns the member of this number.
+    pub(super) fn member(&self, id: u32) -> Option<&Member> {
+        self.members.iter().find(|member| member.id == id)
+    }
+
+    /// Returns the member of this number, to be changed, and the frames that members have left.
+    pub(super) fn member_and_left(&mut self, id: u32) -> Option<(&mut Member, &mut LeftFrames)> {
+        let member = self.members.iter_mut().find(|member| member.id == id)?;
+        Some((member, &mut self.left))
+    }
+
+    /// Lets `change` change the record, and books the CPU time that it charges to member `id` as well.
+    pub(super) fn with_record<R>(
+        &mut self,
+        id: Option<u32>,
+        change: impl FnOnce(&mut Record) -> R,
+    ) -> R {
+        let before = self.record.used;
+        let result = change(&mut self.record);
+        let ticks = self.record.used.saturating_sub(before);
+        if ticks > 0
+            && let Some(id) = id
+            && let Some(member) = self.members.iter_mut().find(|member| member.id == id)
+        {
+            member.used = member.used.saturating_add(ticks);
+        }
+        result
+    }
+
+    /// Returns whether there is anything by which a copy of one of its processes would be known.
+    pub(super) fn has_signs(&self) -> bool {
+        let mut living = self.living();
+        self.left.iter().next().is_some() || living.any(|it| it.pages.iter().next().is_some())
+    }
+
+    /// Forgets the page at `address` as a sign: it is shared on purpose.
+    pub(super) fn forget_page(&mut self, address: u64) {
+        self.left.forget(address);
+        for member in &mut self.members {
+            member.pages.forget(address);
+        }
     }
 
     /// Returns how it is suppressed.
@@ -102,44 +199,58 @@ impl Target {
     }
 
     fn has(&self, root: Root) -> bool {
-        self.roots.contains(&Some(root))
+        self.living > 0 && self.member_of(root).is_some()
     }
 
-    /// Takes `root` in if it is another root of this process.
+    fn member_of(&self, root: Root) -> Option<&Member> {
+        self.members.iter().find(|member| member.has(root))
+    }
+
+    /// Takes `root` in if it is another root of one of its processes.
     fn adopt(&mut self, memory: &impl GuestMemory, root: Root) -> bool {
-        if !same_process(memory, self.root(), root, self.format) {
-            return false;
-        }
-        if let Some(free) = self.roots.iter_mut().find(|known| known.is_none()) {
-            *free = Some(root);
-        }
-        true
+        let format = self.format;
+        self.members
+            .iter_mut()
+            .any(|member| member.adopt(memory, root, format))
     }
 
-    /// Returns whether the process is still there; keeps the witnesses up to date.
-    fn is_alive(&mut self, memory: &impl GuestMemory) -> bool {
-        let (root, format) = (self.root(), self.format);
-        let stands = |&(index, table): &Witness| {
-            table != 0 && referred_table(memory, root, format, index) == table
+    /// Makes the process of `root` a member; `None` if it has no user space, or there are too many.
+    fn join(&mut self, memory: &impl GuestMemory, root: Root, origin: Origin) -> Option<u32> {
+        let witnesses = witnesses(memory, root, self.format)?;
+        if self.living >= MAX_MEMBERS {
+            return None;
+        }
+        let gone = |member: &Member| !member.lives();
+        if self.members.len() >= REMEMBERED_MEMBERS
+            && let Some(oldest) = (1..self.members.len())
+                .filter(|&index| gone(&self.members[index]))
+                .min_by_key(|&index| self.members[index].id)
+        {
+            self.members.swap_remove(oldest);
+        }
+        let id = self.next_id;
+        self.next_id = self.next_id.wrapping_add(1);
+        self.members.push(Member::new(id, root, witnesses, origin));
+        self.living += 1;
+        self.gone = None;
+        Some(id)
+    }
+
+    /// Takes note of the end of member `id` at `now`: its pages may be a descendant's.
+    fn end(&mut self, memory: &impl GuestMemory, id: u32, end: End, now: HostTicks) {
+        let Some((member, left)) = self.member_and_left(id) else {
+            return;
         };
-        let missing = self
-            .witnesses
-            .iter()
-            .filter(|it| it.1 != 0 && !stands(it))
-            .count();
-        if missing == 0 {
-            return true;
+        if !member.lives() {
+            return;
         }
-        if !self.witnesses.iter().any(stands) {
-            return false;
+        member.ended = Some(end);
+        for page in member.pages.iter() {
+            left.add(memory, page, id, now);
         }
-        // The process has let go of a part of its address space: look for other witnesses.
-        match witnesses(memory, root, format) {
-            Some(current) => {
-                self.witnesses = current;
-                true
-            }
-            None => false,
+        self.living -= 1;
+        if self.living == 0 {
+            self.gone = Some((now, end));
         }
     }
 }
@@ -149,7 +260,10 @@ impl Target {
 pub(crate) struct Targets {
     /// The slots of the targets: on the heap, as VMs are made on the stack.
     slots: [Option<Box<Target>>; MAX_TARGETS],
+    /// The number of those with a living member.
     count: usize,
+    /// The number of the others.
+    remembered: usize,
     /// A number that differs from what it was if roots have come or gone.
     generation: u32,
 }
@@ -167,14 +281,21 @@ impl Targets {
         Self {
             slots: [const { None }; MAX_TARGETS],
             count: 0,
+            remembered: 0,
             generation: 0,
         }
     }
 
-    /// Returns whether there is none.
+    /// Returns whether none lives.
     #[must_use]
     pub(crate) const fn is_empty(&self) -> bool {
         self.count == 0
+    }
+
+    /// Returns whether none lives, and none is remembered.
+    #[must_use]
+    pub(super) const fn are_forgotten(&self) -> bool {
+        self.count == 0 && self.remembered == 0
     }
 
     /// Returns a number that differs from what it was if roots have come or gone.
@@ -183,9 +304,18 @@ impl Targets {
         self.generation
     }
 
-    /// Returns the targets, in the order of their slots.
+    /// Returns the targets of which somebody lives, in the order of their slots.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Target> + '_ {
-        self.slots.iter().flatten().map(Box::as_ref)
+        let targets = self.slots.iter().flatten().map(Box::as_ref);
+        targets.filter(|target| target.living > 0)
+    }
+
+    /// Takes note that roots have come or gone.
+    fn changed(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
+        let living = |slot: &&Option<Box<Target>>| slot.as_ref().is_some_and(|it| it.living > 0);
+        self.count = self.slots.iter().filter(living).count();
+        self.remembered = self.slots.iter().flatten().count() - self.count;
     }
 
     /// Makes the address space of `root` a target with a fresh `record`, or changes its order if it
@@ -193,7 +323,8 @@ impl Targets {
     /// slot.
     ///
     /// # Errors
-    /// If it has no user space, or if there are too many targets. Then nothing has changed.
+    /// If it has no user space, if there are too many targets, or no memory. Then nothing has changed.
+    #[expect(clippy::too_many_arguments, reason = "each is one fact of its own")]
     pub(super) fn add(
         &mut self,
         memory: &impl GuestMemory,
@@ -202,36 +333,64 @@ impl Targets {
         order: Order,
         record: Record,
         seen: impl Iterator<Item = Root>,
+        now: HostTicks,
     ) -> Result<usize, TargetError> {
-        let witnesses = witnesses(memory, root, format).ok_or(TargetError::NoUserSpace(root))?;
-        if let Some(slot) = self.slot_of(root) {
+        let known = self.named_slot(root);
+        if known.is_none() && witnesses(memory, root, format).is_none() {
+            return Err(TargetError::NoUserSpace(root));
+        }
+        if let Some(slot) = known {
             if let Some(target) = self.get_mut(slot) {
                 target.order = order;
+                target.told_budget = false;
+                target.told_no_effect = false;
+                target.effect_since = (now, target.record.used);
             }
             return Ok(slot);
         }
-        let (slot, free) = self
-            .slots
-            .iter_mut()
-            .enumerate()
-            .find(|(_, slot)| slot.is_none())
-            .ok_or(TargetError::TooMany)?;
-        let mut roots = [None; MAX_ROOTS];
-        roots[0] = Some(root);
-        let target = free.insert(Box::new(Target {
+        // One of which nobody lives makes way.
+        let is_free = |slot: &Option<Box<Target>>| slot.is_none();
+        let is_gone = |slot: &Option<Box<Target>>| slot.as_ref().is_some_and(|it| it.living == 0);
+        let slot = self.slots.iter().position(is_free);
+        let slot = slot.or_else(|| self.slots.iter().position(is_gone));
+        let slot = slot.ok_or(TargetError::TooMany)?;
+        let mut members = Vec::new();
+        members
+            .try_reserve_exact(REMEMBERED_MEMBERS)
+            .map_err(|_| TargetError::NoMemory)?;
+        let target = self.slots[slot].insert(Box::new(Target {
             format,
-            roots,
-            witnesses,
+            named: root,
+            members,
+            living: 0,
+            next_id: 0,
+            left: LeftFrames::NONE,
+            gone: None,
+            swept: 0,
+            told_full: false,
+            told_budget: false,
+            told_no_effect: false,
+            effect_since: (now, 0),
             order,
             record,
         }));
+        let origin = Origin {
+            sign: Sign::Named,
+            parent: None,
+            at: now,
+        };
+        let id = target.join(memory, root, origin);
         for other in seen {
             if !target.has(other) {
                 target.adopt(memory, other);
             }
         }
-        self.count += 1;
-        self.generation = self.generation.wrapping_add(1);
+        if order.follow != Follow::None
+            && let Some((member, _)) = id.and_then(|id| target.member_and_left(id))
+        {
+            member.pages.gather(memory, root, format);
+        }
+        self.changed();
         Ok(slot)
     }
 
@@ -246,7 +405,7 @@ impl Targets {
         self.slots.get_mut(slot)?.as_deref_mut()
     }
 
-    /// Returns all targets, to be changed.
+    /// Returns all targets, with those of which nobody lives, to be changed.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Target> + '_ {
         self.slots.iter_mut().flatten().map(Box::as_mut)
     }
@@ -261,6 +420,30 @@ impl Targets {
         self.slots.iter().position(has)
     }
 
+    /// Returns the slot of the target that has `root`, and the number of its member, if any.
+    #[must_use]
+    pub(super) fn member_of(&self, root: Root) -> Option<(usize, u32)> {
+        let slot = self.slot_of(root)?;
+        let member = self.get(slot)?.member_of(root)?;
+        Some((slot, member.id))
+    }
+
+    /// Returns the slot of the target that the operator means by `root`: one that has it, or was named by
+    /// it. The process that was named may be gone, and its descendants live, or are not known yet: who hops
+    /// from process to process can be named at any time.
+    fn named_slot(&self, root: Root) -> Option<usize> {
+        let is_named =
+            |slot: &Option<Box<Target>>| slot.as_ref().is_some_and(|it| it.named == root);
+        let slot = self.slot_of(root);
+        slot.or_else(|| self.slots.iter().position(is_named))
+    }
+
+    /// Returns the target that the operator means by `root`, if any.
+    #[must_use]
+    pub(crate) fn named(&self, root: Root) -> Option<&Target> {
+        self.get(self.named_slot(root)?)
+    }
+
     /// Returns the target that has `root`, if any.
     #[must_use]
     pub(crate) fn of(&self, root: Root) -> Option<&Target> {
@@ -270,42 +453,86 @@ impl Targets {
     /// Looks at a root seen for the first time: if it is an alias of a target, it becomes one
     /// of its roots. Tells whether it did.
     pub(crate) fn learn(&mut self, memory: &impl GuestMemory, root: Root) -> bool {
-        let mut targets = self.slots.iter_mut().flatten();
-        if targets.any(|target| target.has(root)) {
+        if self.slot_of(root).is_some() {
             return true;
         }
         let mut targets = self.slots.iter_mut().flatten();
         let is_new = targets.any(|target| target.adopt(memory, root));
         if is_new {
-            self.generation = self.generation.wrapping_add(1);
+            self.changed();
         }
         is_new
     }
 
-    /// Drops the target that has `root` if its process is gone, and returns it then. To be
-    /// called when it is switched in and out.
-    pub(crate) fn drop_if_gone(&mut self, memory: &impl GuestMemory, root: Root) -> Option<Target> {
-        let slot = self
-            .slots
-            .iter_mut()
-            .find(|slot| slot.as_ref().is_some_and(|target| target.has(root)))?;
-        if slot.as_mut().is_none_or(|target| target.is_alive(memory)) {
-            return None;
-        }
-        self.count -= 1;
-        self.generation = self.generation.wrapping_add(1);
-        slot.take().map(|target| *target)
+    /// Makes the process of `root` a member of the target in `slot`, and returns its number; `None` if it
+    /// has no user space, or the family has as many members as it may have.
+    pub(super) fn join(
+        &mut self,
+        memory: &impl GuestMemory,
+        slot: usize,
+        root: Root,
+        origin: Origin,
+    ) -> Option<u32> {
+        let id = self.get_mut(slot)?.join(memory, root, origin)?;
+        self.changed();
+        Some(id)
     }
 
-    /// Ends the suppression of the target that has `root`, and returns it.
+    /// Takes note that the member that has `root` is gone, if its process is, and returns it then.
+    /// `is_loaded`: a processor has the root, or had until now.
+    pub(super) fn drop_if_gone(
+        &mut self,
+        memory: &impl GuestMemory,
+        root: Root,
+        is_loaded: bool,
+        now: HostTicks,
+    ) -> Option<Departure> {
+        let (slot, member) = self.member_of(root)?;
+        let target = self.get_mut(slot)?;
+        let format = target.format;
+        let (it, _) = target.member_and_left(member)?;
+        let end = if is_loaded {
+            it.look_while_loaded(memory, format)?
+        } else {
+            it.look_after_a_while(memory, format)?
+        };
+        let root = it.root(format);
+        target.end(memory, member, end, now);
+        if target.living == 0 && target.order.follow == Follow::None {
+            self.slots[slot] = None;
+        }
+        self.changed();
+        Some(Departure {
+            slot,
+            member,
+            root,
+            end,
+        })
+    }
+
+    /// Forgets a family of which nobody has lived for `most` ticks, and returns the root that the
+    /// operator named, and how the last member ended.
+    pub(super) fn forget_gone(&mut self, most: u64, now: HostTicks) -> Option<(Root, End)> {
+        if self.remembered == 0 {
+            return None;
+        }
+        let mut slots = self.slots.iter().enumerate();
+        let (slot, gone) = slots.find_map(|(slot, target)| {
+            let target = target.as_ref()?;
+            let (since, end) = target.gone.filter(|_| target.living == 0)?;
+            (now.since(since) > most).then_some((slot, (target.named, end)))
+        })?;
+        self.slots[slot] = None;
+        self.changed();
+        Some(gone)
+    }
+
+    /// Ends the suppression of the target that has `root`, or had it when it was named, and returns it.
     pub(crate) fn release(&mut self, root: Root) -> Option<Target> {
-        let slot = self
-            .slots
-            .iter_mut()
-            .find(|slot| slot.as_ref().is_some_and(|target| target.has(root)))?;
-        self.count -= 1;
-        self.generation = self.generation.wrapping_add(1);
-        slot.take().map(|target| *target)
+        let slot = self.named_slot(root)?;
+        let target = self.slots[slot].take().map(|target| *target);
+        self.changed();
+        target
     }
 
     /// Ends all suppression, and returns how many targets there were.
@@ -321,7 +548,7 @@ impl Targets {
 
 #[cfg(test)]
 mod tests {
-    use devices::time::{Hertz, HostTicks};
+    use devices::time::Hertz;
 
     use super::super::order::Defaults;
     use super::super::{Factor, Factors};
@@ -329,6 +556,7 @@ mod tests {
     use crate::test_ram::TestRam;
 
     const LONG: RootFormat = RootFormat::Long;
+    const NOW: HostTicks = HostTicks(0);
 
     fn root(cr3: u64) -> Root {
         Root::new(cr3, LONG)
@@ -346,7 +574,7 @@ mod tests {
     fn add(targets: &mut Targets, ram: &TestRam, root: Root, n: u32) -> Result<(), TargetError> {
         let seen = core::iter::empty();
         targets
-            .add(ram, root, LONG, order(n), record(), seen)
+            .add(ram, root, LONG, order(n), record(), seen, NOW)
             .map(|_| ())
     }
 
@@ -401,6 +629,7 @@ mod tests {
                 order(2),
                 record(),
                 seen.into_iter(),
+                NOW,
             )
             .unwrap();
         let roots: std::vec::Vec<_> = targets.iter().flat_map(Target::roots).collect();
@@ -420,12 +649,15 @@ mod tests {
         let (ram, mut targets) = suppressed();
         let at = root(0x1000);
         process(&ram, 0x1000, &[(0, 0xa000), (100, 0xc000), (255, 0xb000)]);
-        assert!(targets.drop_if_gone(&ram, at).is_none());
+        assert!(targets.drop_if_gone(&ram, at, false, NOW).is_none());
         process(&ram, 0x1000, &[(100, 0xc000), (255, 0xb000)]);
-        assert!(targets.drop_if_gone(&ram, at).is_none(), "one witness left");
+        assert!(
+            targets.drop_if_gone(&ram, at, false, NOW).is_none(),
+            "one witness left"
+        );
         process(&ram, 0x1000, &[(100, 0xc000)]);
         assert!(
-            targets.drop_if_gone(&ram, at).is_none(),
+            targets.drop_if_gone(&ram, at, false, NOW).is_none(),
             "the new entry has become a witness"
         );
     }
@@ -434,7 +666,7 @@ mod tests {
     fn a_process_that_ends_takes_its_suppression_along() {
         let (ram, mut targets) = suppressed();
         process(&ram, 0x1000, &[]);
-        let gone = targets.drop_if_gone(&ram, root(0x1000));
+        let gone = targets.drop_if_gone(&ram, root(0x1000), false, NOW);
         assert_eq!(gone.map(|it| it.root()), Some(root(0x1000)));
         assert!(targets.is_empty());
     }
@@ -443,7 +675,11 @@ mod tests {
     fn a_recycled_page_is_another_process() {
         let (ram, mut targets) = suppressed();
         process(&ram, 0x1000, &[(0, 0xb000), (255, 0xa000)]);
-        assert!(targets.drop_if_gone(&ram, root(0x1000)).is_some());
+        assert!(
+            targets
+                .drop_if_gone(&ram, root(0x1000), false, NOW)
+                .is_some()
+        );
     }
 
     #[test]

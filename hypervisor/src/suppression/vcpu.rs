@@ -8,6 +8,7 @@ use devices::time::{Hertz, HostTicks};
 use super::address_space::Root;
 use super::company::Company;
 use super::cpu_share::CpuShare;
+use super::following::Exchange;
 use super::handler::{Context, Handler};
 
 /// The reason why a VCPU that has a target does not run it.
@@ -39,6 +40,12 @@ pub(super) struct VcpuRecord {
     pub(super) off_cpu_since: HostTicks,
     /// The slot of the target that runs, in whatever mode.
     pub(super) target: Option<usize>,
+    /// The number of its member that runs.
+    pub(super) member: Option<u32>,
+    /// The stack pointer with which the process that has the root was seen in user mode last.
+    pub(super) user_stack: Option<u64>,
+    /// The exchange of a member's root for the one that it has, if it may be that of a new program.
+    pub(super) exchange: Option<Exchange>,
     /// The time at which that target came in, and the lead at that time, in ticks.
     pub(super) target_since: HostTicks,
     pub(super) lead_then: i64,
@@ -83,6 +90,9 @@ impl VcpuRecord {
             on_cpu: false,
             off_cpu_since: now,
             target: None,
+            member: None,
+            user_stack: None,
+            exchange: None,
             target_since: now,
             lead_then: 0,
             hides_target: false,
@@ -112,6 +122,7 @@ impl VcpuRecord {
     /// Notes that the target is out.
     pub(super) const fn target_out(&mut self) {
         self.target = None;
+        self.member = None;
         self.handler = None;
         self.stop = Stop::No;
         self.fast = None;

@@ -72,6 +72,10 @@ pub(crate) struct Vm {
     pub suppression_generation: AtomicU32,
     /// The generation of the targets whose roots the memory map guards.
     guarded_targets: AtomicU32,
+    /// The generation of the lookout for children that its VCPUs have been told of.
+    lookout_generation: AtomicU32,
+    /// Whether its suppression has something to tell the operator.
+    has_notices: AtomicBool,
     /// The address spaces seen, by VCPU.
     pub usages: Vec<Mutex<Usage>>,
     /// The statistics of its VCPUs, as of the last time each came off its CPU.
@@ -152,6 +156,8 @@ impl Vm {
             trace: Trace::default(),
             suppression_generation: AtomicU32::new(0),
             guarded_targets: AtomicU32::new(0),
+            lookout_generation: AtomicU32::new(0),
+            has_notices: AtomicBool::new(false),
             statistics: parts.ports.iter().map(|_| Mutex::default()).collect(),
             registers: parts.ports.iter().map(|_| Mutex::new(None)).collect(),
             root_format: AtomicU8::new(0),

@@ -2,6 +2,7 @@
 //! the VM's clock, and telling VCPUs when to report.
 #![forbid(unsafe_code)]
 
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use devices::clock::Rates;
@@ -11,7 +12,9 @@ use super::Vm;
 use super::requests::{Requests, VcpuRequests};
 use crate::ids::MAX_VCPUS;
 use crate::machine::host_time::host_now;
+use crate::suppression::Suppression;
 use crate::suppression::address_space::RootFormat;
+use crate::suppression::notice::Notice;
 use crate::suppression::target::{Target, Targets};
 use crate::trace::Event;
 
@@ -157,6 +160,36 @@ impl Vm {
     #[inline]
     pub(crate) fn roots_changed(&self, targets: &Targets) -> bool {
         targets.generation() != self.guarded_targets.load(Ordering::Acquire)
+    }
+
+    /// Returns whether loads of CR3 are to exit on all VCPUs for a while from now on, of which they are to be
+    /// told.
+    #[inline]
+    pub(crate) fn lookout_begins(&self, suppression: &Suppression) -> bool {
+        let generation = suppression.lookout_generation();
+        self.lookout_generation.load(Ordering::Relaxed) != generation
+            && self.lookout_generation.swap(generation, Ordering::Relaxed) != generation
+    }
+
+    /// Takes note that there is something to be told of the VM's targets, which VCPU `vcpu` has found, and
+    /// tells the trace.
+    #[cold]
+    pub(crate) fn note_notices(&self, suppression: &mut Suppression, vcpu: Option<u32>) {
+        for notice in suppression.untraced_notices() {
+            if self.trace.is_on() {
+                self.trace.record(vcpu, Event::Notice(notice), host_now);
+            }
+        }
+        self.has_notices.store(true, Ordering::Release);
+    }
+
+    /// Takes what there is to be told of the VM's targets, in its order.
+    #[must_use]
+    pub(crate) fn take_notices(&self) -> Vec<Notice> {
+        if !self.has_notices.swap(false, Ordering::AcqRel) {
+            return Vec::new();
+        }
+        self.suppression.lock().take_notices(host_now()).collect()
     }
 
     /// Has all VCPUs look at what is suppressed, or traced: it has changed.

@@ -4,6 +4,8 @@
 //! *unit*. How the kernel schedules the process is no part of it: see [`crate::schedule`].
 
 mod calls;
+pub mod execs;
+mod forks;
 mod hog;
 mod interrupted_call;
 mod mappings;
@@ -13,6 +15,7 @@ mod ping_pong;
 mod random;
 mod signals;
 mod sleeper;
+mod spawns;
 mod threads;
 mod wakes;
 mod yields;
@@ -43,7 +46,7 @@ impl PartialEq for Behavior {
 impl Eq for Behavior {}
 
 /// All there are. The first is that of processes that are asked for nothing else.
-pub const ALL: [&Behavior; 14] = [
+pub const ALL: [&Behavior; 17] = [
     &hog::BEHAVIOR,
     &naps::BEHAVIOR,
     &wakes::BEHAVIOR,
@@ -58,6 +61,9 @@ pub const ALL: [&Behavior; 14] = [
     &page_cache::BEHAVIOR,
     &calls::BEHAVIOR,
     &ping_pong::BEHAVIOR,
+    &spawns::BEHAVIOR,
+    &forks::BEHAVIOR,
+    &execs::BEHAVIOR,
 ];
 
 /// Returns the behavior of this name.

@@ -42,13 +42,41 @@ pub fn with_private<T>(length: usize, user: impl FnOnce(&mut [u8]) -> T) -> Resu
     }
 }
 
-/// Returns the page that this process and all that it forks share.
+/// The descriptor of the file that the counters are in: a new program that a process becomes finds
+/// them by it.
+const COUNTERS_FILE: usize = 100;
+
+/// Returns the page that this process shares with all that it forks, and with all programs that these
+/// become.
 ///
 /// # Errors
-/// What `mmap(2)` says.
+/// What `memfd_create(2)`, `ftruncate(2)`, `dup2(2)` and `mmap(2)` say.
 pub fn shared_counters() -> Result<&'static Counters, Errno> {
-    let start = map(size_of::<Counters>(), MAP_SHARED)?;
-    // SAFETY: the mapping is new, page-aligned, never unmapped, and zeroed, which is what a new
-    // slot is; all of it is atomics, so sharing it is sound.
-    Ok(unsafe { &*start.cast::<Counters>() })
+    let length = size_of::<Counters>();
+    // SAFETY: the name ends with a zero byte, and the descriptors are nobody's property.
+    let file = unsafe {
+        let file = syscall!(Sysno::memfd_create, c"counters".as_ptr(), 0)?;
+        syscall!(Sysno::ftruncate, file, length)?;
+        syscall!(Sysno::dup2, file, COUNTERS_FILE)?;
+        file
+    };
+    map_counters(file)
+}
+
+/// Returns that page to a new program.
+///
+/// # Errors
+/// What `mmap(2)` says, as it does where there are no counters.
+pub fn inherited_counters() -> Result<&'static Counters, Errno> {
+    map_counters(COUNTERS_FILE)
+}
+
+fn map_counters(file: usize) -> Result<&'static Counters, Errno> {
+    let (length, protection) = (size_of::<Counters>(), PROT_READ | PROT_WRITE);
+    // SAFETY: a new mapping where the kernel likes it overlaps nothing.
+    let start = unsafe { syscall!(Sysno::mmap, 0, length, protection, MAP_SHARED, file, 0) }?;
+    let start = core::ptr::with_exposed_provenance::<Counters>(start);
+    // SAFETY: the mapping is new, page-aligned, never unmapped, and of a file of that length that holds
+    // slots, or zeros, which are what new slots are; all of it is atomics, so sharing it is sound.
+    Ok(unsafe { &*start })
 }

@@ -128,6 +128,18 @@ pub fn fork() -> Result<Fork, Errno> {
     }
 }
 
+/// Makes a copy of this process, which may live longer than this one.
+///
+/// # Errors
+/// What `fork(2)` says.
+pub fn fork_to_outlive() -> Result<Fork, Errno> {
+    // SAFETY: the process has one thread, so its copy is whole.
+    Ok(match unsafe { syscall!(Sysno::fork) }? {
+        0 => Fork::Child,
+        child => Fork::Parent(child),
+    })
+}
+
 /// Ends this process.
 pub fn exit(status: i32) -> ! {
     loop {
@@ -270,7 +282,7 @@ pub fn take_down(how: Down) -> Errno {
 }
 
 /// The arguments that the kernel gave the program.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Arguments {
     next: *const *const c_char,
     left: usize,

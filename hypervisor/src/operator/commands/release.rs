@@ -10,7 +10,9 @@ pub(super) static COMMAND: Command = Command {
     name: "release",
     usage: "release VM CR3|all",
     summary: "let a process, or all of a VM, run at full speed again",
-    details: "A target that ends is released by itself.",
+    details: "\
+With a process all of its family are released, whichever of them is named. A target is released by
+itself when it has ended, and nobody of its family is left.",
     parameters: &[
         Parameter::VM,
         Parameter::required("CR3").with(Candidates::Words(&[ALL])),

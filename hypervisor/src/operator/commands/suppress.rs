@@ -12,7 +12,7 @@ use crate::suppression::{Factor, Factors};
 
 pub(super) static COMMAND: Command = Command {
     name: "suppress",
-    usage: "suppress VM CR3 [N] [--interval N] [--clock N] [--policy P] [--cap PERCENT] [--lead MS]",
+    usage: "suppress VM CR3 [N] [--interval N] [--clock N] [--policy P] [--cap %] [--lead T] [--follow W]",
     summary: "slow a process down to at most 1/N of its speed",
     details: "\
 While the process runs, the VM's timer interrupts come at 1/N of their interval, and its clocks
@@ -24,9 +24,14 @@ gains is given back while others run, and the process has a budget of CPU time.
   --interval N    just the divisor of the interval
   --clock N       just the multiplier of the clock
   --policy P      `bounded`, or `paper`: no budget, and the clock stays ahead by what it gains
-  --cap PERCENT   the CPU time that it may have, of one CPU; 100/N if not given
-  --lead MS[,MS]  how far the clock may be ahead: while another VM wants the CPU, and while none
+  --cap %         the CPU time that it may have, of one CPU; 100/N if not given
+  --lead T[,T]    how far the clock may be ahead: while another VM wants the CPU, and while none
                   does; 8 to 1000 milliseconds, 250,1000 if not given
+  --follow W      the descendants that are suppressed with it: `all`, which is so if it is not
+                  given, `none`, those that it `fork`s, or the programs that it becomes by `exec`
+
+The process and its descendants are one target, of at most 64 that live: they have one budget, all
+together. `targets` shows them. When one comes or goes, the console tells.
 
 Of --interval and --clock, one that is not given is as N, or else as the other. The policy and the
 lead that are not given are those of the VM. Suppressing a target again changes what is given.
@@ -39,7 +44,7 @@ lead that are not given are those of the VM. Suppressing a target again changes 
         Parameter::required("CR3"),
         Parameter::optional("N"),
     ],
-    options: &[INTERVAL, CLOCK, POLICY, CAP, LEAD],
+    options: &[INTERVAL, CLOCK, POLICY, CAP, LEAD, FOLLOW],
     run,
 };
 
@@ -66,6 +71,11 @@ const CAP: OptionParameter = OptionParameter {
 const LEAD: OptionParameter = OptionParameter {
     name: "--lead",
     example: "250,1000",
+};
+
+const FOLLOW: OptionParameter = OptionParameter {
+    name: "--follow",
+    example: "none",
 };
 
 fn run(arguments: &Arguments<'_>, context: &mut Context<'_>) -> Result<Outcome, CommandError> {
@@ -97,11 +107,13 @@ fn order(arguments: &Arguments<'_>, defaults: Defaults) -> Result<Order, Command
     let option = |parameter: OptionParameter| arguments.option(parameter.name);
     let policy = option(POLICY).map(values::policy).transpose()?;
     let bounds = option(LEAD).map(values::lead_bounds).transpose()?;
+    let follow = option(FOLLOW).map(values::follow).transpose()?;
     Ok(Order {
         factors: factors(arguments)?,
         policy: policy.unwrap_or(defaults.policy),
         cap: option(CAP).map(values::cap).transpose()?,
         bounds: bounds.unwrap_or(defaults.bounds),
+        follow: follow.unwrap_or_default(),
     })
 }
 
@@ -124,7 +136,7 @@ mod tests {
     use super::*;
     use crate::operator::dispatch::parse;
     use crate::suppression::budget::Share;
-    use crate::suppression::order::Policy;
+    use crate::suppression::order::{Follow, Policy};
 
     fn suppressed(line: &str) -> (u32, u32) {
         let arguments = parse(line).unwrap().unwrap();
@@ -156,6 +168,9 @@ mod tests {
         assert_eq!(all.policy, Policy::Bounded);
         assert_eq!(all.cap, Share::from_millionths(2_500));
         assert_eq!(all.bounds, "100,100".parse().unwrap());
+        assert_eq!((plain.follow, all.follow), (Follow::All, Follow::All));
+        let none = parsed("suppress web 0x5000 --follow none").unwrap();
+        assert_eq!(none.follow, Follow::None);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::{Arguments, Candidates, Command, CommandError, Context, Outcome, Parameter};
 use crate::console::Record;
 use crate::operator::clock::HostClock;
+use crate::operator::family_tree::Members;
 use crate::operator::inspect;
 use crate::operator::records::{Aliases, Cr3};
 use crate::suppression::snapshot::TargetSnapshot;
@@ -25,6 +26,9 @@ its VCPU wants the CPU, and the budget alone holds it; `changes` that a fast clo
 VCPUs too much; `idle` that it does not run. USED is its real CPU time, RECENT its share of one CPU
 in the last second, in parts of a million, of at most BUDGET. LEAD is how far its guest's clock is
 ahead, and was at most. STOPPED is the part of the time for which its VCPUs were kept from running.
+A target of more than one process is shown as a tree: by which sign each came into it (`fork`: its
+private memory is its parent's; `exec`: its address space took the place of the other on a kernel
+stack), for how long it has been there, its CPU time, and whether it is alive, has died or is lost.
 SWITCHES is how often a VCPU was seen to switch to it, and SEEN BY by what: by page `walks` through
 its root, which cost other processes nothing, or by `loads` of CR3, all of which exit then.",
     parameters: &[Parameter::optional("VM").with(Candidates::Vms)],
@@ -73,6 +77,8 @@ struct StatusLine<'a> {
     cr3: Cr3,
     /// Its other roots, as far as they are known.
     aliases: Aliases<'a>,
+    /// The processes that belong to it, with those that are gone.
+    members: Members<'a>,
     /// The divisor of timer intervals.
     interval: u32,
     /// The factor by which time is multiplied.
@@ -104,8 +110,8 @@ struct StatusLine<'a> {
 }
 
 impl<'a> StatusLine<'a> {
-    fn new(about: About<'a>, target: &'a TargetSnapshot, clock: &HostClock) -> Option<Self> {
-        let (first, aliases) = target.roots.split_first()?;
+    fn new(about: About<'a>, target: &'a TargetSnapshot, clock: &'a HostClock) -> Option<Self> {
+        let (first, aliases) = target.named_roots.split_first()?;
         let micros = |ticks: u64| clock.micros_of(i64::try_from(ticks).unwrap_or(i64::MAX));
         let second = clock.fraction_of_second(1);
         let of = |part: u64, all: u64, scale: u64| {
@@ -116,6 +122,10 @@ impl<'a> StatusLine<'a> {
             vm: about.vm,
             cr3: Cr3(*first),
             aliases: Aliases(aliases),
+            members: Members {
+                members: &target.members,
+                clock,
+            },
             interval: factors.interval.get(),
             clock: factors.clock.get(),
             policy: target.order.policy.name(),
@@ -153,7 +163,7 @@ impl Record for StatusLine<'_> {
         };
         write!(
             f,
-            "{:<16} {:<14} {:>6}  {:<8} {:<8} {:>9} {:>9} {:>8} {:>8} {:>7}.{:01} ({:>4}) {:>6}.{:01} %  {:>8}  {:<7}  {}",
+            "{:<16} {:<14} {:>6}  {:<8} {:<8} {:>9} {:>9} {:>8} {:>8} {:>7}.{:01} ({:>4}) {:>6}.{:01} %  {:>8}  {:<7}  {}{}",
             self.vm,
             self.cr3.0.to_string(),
             self.factor(),
@@ -170,7 +180,8 @@ impl Record for StatusLine<'_> {
             self.stopped_permille % 10,
             self.switch_ins,
             self.seen_by,
-            self.aliases
+            self.aliases,
+            self.members
         )
     }
 }
@@ -183,8 +194,10 @@ mod tests {
     use crate::console::{Answer, Format};
     use crate::suppression::address_space::{Root, RootFormat};
     use crate::suppression::budget::Share;
+    use crate::suppression::member::Sign;
+    use crate::suppression::notice::End;
     use crate::suppression::order::{Defaults, Order, Policy};
-    use crate::suppression::snapshot::Limit;
+    use crate::suppression::snapshot::{Limit, MemberSnapshot};
     use crate::suppression::{Factor, Factors};
 
     const MS: u64 = 1_000_000;
@@ -202,11 +215,49 @@ mod tests {
         alloc::string::String::from_utf8(screen).unwrap()
     }
 
+    fn member(cr3: u64, parent: Option<u64>, sign: Sign, ended: Option<End>) -> MemberSnapshot {
+        let root = |cr3| Root::new(cr3, RootFormat::Long);
+        MemberSnapshot {
+            root: root(cr3),
+            parent: parent.map(root),
+            sign,
+            age: 3 * MS,
+            used: 2 * MS,
+            ended,
+        }
+    }
+
+    #[test]
+    fn a_family_is_a_tree() {
+        let mut target = target();
+        target.members.extend([
+            member(0x5000, Some(0x1000), Sign::Fork, Some(End::Died)),
+            member(0x6000, Some(0x1000), Sign::Fork, None),
+            member(0x7000, Some(0x5000), Sign::Exec, None),
+        ]);
+        let table = shown(&target, Format::Table);
+        let tree: alloc::vec::Vec<_> = table.lines().skip(2).collect();
+        assert_eq!(
+            tree,
+            [
+                "  0x1000 named for 3 ms, used 2 ms, alive",
+                "    0x5000 fork for 3 ms, used 2 ms, died",
+                "      0x7000 exec for 3 ms, used 2 ms, alive",
+                "    0x6000 fork for 3 ms, used 2 ms, alive",
+            ]
+        );
+        let json = shown(&target, Format::Json);
+        let last = r#"{"cr3":"0x7000","parent":"0x5000","sign":"exec","age_ms":3,"cpu_us":2000,"state":"alive"}]"#;
+        assert!(json.contains(last), "{json}");
+    }
+
     fn target() -> TargetSnapshot {
         let factors = Factors::both(Factor::new(1000).unwrap());
         let root = |cr3| Root::new(cr3, RootFormat::Long);
         TargetSnapshot {
+            named_roots: alloc::vec![root(0x1000), root(0x2000)],
             roots: alloc::vec![root(0x1000), root(0x2000)],
+            members: alloc::vec![member(0x1000, None, Sign::Named, None)],
             order: Order::new(factors, Defaults::default()),
             budget: Some((Share::of_one_cpu(1000), MS / 2)),
             switch_ins: 321,

@@ -11,6 +11,7 @@ use super::{Arguments, Candidates, Command, CommandError, Context, Outcome, Para
 use crate::console::Record;
 use crate::operator::command::{Job, Progress};
 use crate::operator::error::did_you_mean;
+use crate::operator::notices::event_name;
 use crate::operator::records::Cr3;
 use crate::trace::{Entry, Event};
 
@@ -21,7 +22,8 @@ pub(super) static COMMAND: Command = Command {
     details: "\
 The last events are kept, 8192 at most, and shown from the oldest (with COUNT, the latest so many).
 Switches are those of CR3, so each costs an exit while the trace is on; a process with two roots
-switches between them. Times are since tarpit's start, as in front of guests' lines.
+switches between them. What the console tells of targets is among the events. Times are since
+tarpit's start, as in front of guests' lines.
 
   trace web on
   trace web off
@@ -198,6 +200,7 @@ impl EventLine {
         let (root, rates) = match event {
             Event::SwitchIn(root) | Event::SwitchOut(root) => (Some(Cr3(root)), None),
             Event::Rates(rates) => (None, Some(rates)),
+            Event::Notice(notice) => (Some(Cr3(notice.target)), None),
             Event::Timer | Event::Halt | Event::Wake => (None, None),
         };
         Self {
@@ -210,6 +213,7 @@ impl EventLine {
                 Event::Rates(_) => "rates",
                 Event::Halt => "halt",
                 Event::Wake => "wake",
+                Event::Notice(notice) => event_name(&notice),
             },
             root,
             interval: rates.map(|rates| times(rates.timer)),

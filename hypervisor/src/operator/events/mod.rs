@@ -6,8 +6,7 @@
 //!
 //! To add a kind of event: a variant of [`Event`], with what programs are to know; a line in
 //! [`Event::show`], if people are to be told; and who reports it. What the suppression has to tell of
-//! its targets (that one has ended, has a new member, has no effect) is to be taken from it in
-//! [`Changes`], where it looks at targets.
+//! its targets comes as notices ([`crate::suppression::notice`]).
 
 mod changes;
 
@@ -16,8 +15,11 @@ use alloc::string::String;
 
 use serde::Serialize;
 
+use super::notices::NoticeLine;
 use super::records::{Address, Aliases, Cr3};
 use super::terminal::Terminal;
+use crate::console::Row;
+use crate::suppression::notice::{Notice, Subject};
 
 pub(super) use changes::Changes;
 
@@ -63,6 +65,20 @@ pub(super) enum Event<'a> {
         /// The root by which it was named.
         cr3: Cr3,
     },
+    /// A process that has come into a target's family.
+    MemberJoined(NoticeLine<'a>),
+    /// The end of a member of a target's family.
+    MemberEnded(NoticeLine<'a>),
+    /// The end of the last member, of which no descendant was found.
+    TargetEnded(NoticeLine<'a>),
+    /// A descendant that is not followed, as its family is full.
+    FamilyFull(NoticeLine<'a>),
+    /// A suppression without effect.
+    WithoutEffect(NoticeLine<'a>),
+    /// A target that its budget holds back.
+    LimitedByBudget(NoticeLine<'a>),
+    /// The number of events about targets that were left out.
+    NoticesLeftOut(NoticeLine<'a>),
     /// The distance by which a VM's clock is ahead, when that has changed.
     ClockLead {
         /// The VM's name.
@@ -107,6 +123,22 @@ pub(super) struct Crash<'a> {
     pub state: &'a str,
 }
 
+impl<'a> Event<'a> {
+    /// Returns the event that `notice` tells of, in the VM of this name.
+    pub(super) const fn of_target(vm: &'a str, notice: &Notice) -> Self {
+        let line = NoticeLine::new(vm, notice);
+        match notice.subject {
+            Subject::Joined { .. } => Self::MemberJoined(line),
+            Subject::MemberEnded { .. } => Self::MemberEnded(line),
+            Subject::Ended(_) => Self::TargetEnded(line),
+            Subject::Full { .. } => Self::FamilyFull(line),
+            Subject::WithoutEffect { .. } => Self::WithoutEffect(line),
+            Subject::LimitedByBudget => Self::LimitedByBudget(line),
+            Subject::LeftOut(_) => Self::NoticesLeftOut(line),
+        }
+    }
+}
+
 impl Event<'_> {
     /// Shows people what they are to know of it.
     fn show(&self, terminal: &Terminal) {
@@ -140,6 +172,13 @@ impl Event<'_> {
                     cr3.0
                 ));
             }
+            Self::MemberJoined(line)
+            | Self::MemberEnded(line)
+            | Self::TargetEnded(line)
+            | Self::FamilyFull(line)
+            | Self::WithoutEffect(line)
+            | Self::LimitedByBudget(line)
+            | Self::NoticesLeftOut(line) => terminal.message(format_args!("{}\n", Row(line))),
             // The operator has asked for it, or sees it in lists, or it has been shown.
             Self::VmState { .. }
             | Self::TargetIn { .. }

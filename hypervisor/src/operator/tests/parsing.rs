@@ -87,7 +87,7 @@ fn errors_tell_the_cause_and_the_remedy() {
         (
             "suppress web",
             "`suppress` needs CR3: usage: suppress VM CR3 [N] [--interval N] [--clock N] [--policy P] \
-             [--cap PERCENT] [--lead MS]",
+             [--cap %] [--lead T] [--follow W]",
         ),
         (
             "suppress web 0x5000 --intervall 5",

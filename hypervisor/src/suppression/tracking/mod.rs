@@ -10,20 +10,11 @@
 
 use devices::time::HostTicks;
 
-use super::address_space::Root;
 use super::handler::Context;
 use super::kernel_thread::Thread;
 use super::vcpu::Stop;
 use super::{Event, Observation, Suppression};
 use crate::guest_memory::GuestMemory;
-
-/// The number of roots that are remembered as no target's.
-const CAPACITY: usize = 64;
-
-/// A cache of roots that have been looked at and are no target's: the next switch to one of them
-/// costs one comparison. Good until the targets change: the roots of a process are made together.
-#[derive(Clone, Debug)]
-pub(super) struct NonTargets([Option<Root>; CAPACITY]);
 
 /// The most that a target may save up of its ration in fast phases, as a divisor of a second.
 const RATIONS_PER_SECOND: u64 = 2_000;
@@ -37,28 +28,6 @@ enum End {
     Found,
     /// A switch of the guest to something else.
     Switch,
-}
-
-impl NonTargets {
-    pub(super) const fn new() -> Self {
-        Self([None; CAPACITY])
-    }
-
-    const fn slot(root: Root) -> usize {
-        (root.address().0 >> 12) as usize % CAPACITY
-    }
-
-    fn has(&self, root: Root) -> bool {
-        self.0[Self::slot(root)] == Some(root)
-    }
-
-    fn add(&mut self, root: Root) {
-        self.0[Self::slot(root)] = Some(root);
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.0.fill(None);
-    }
 }
 
 impl Suppression {
@@ -86,21 +55,22 @@ impl Suppression {
             && let Some(target) = self.targets.get_mut(slot)
         {
             let lead = self.time.lead().most();
-            let known = &mut target.record;
-            known.highest_lead = known.highest_lead.max(lead);
+            target.record.highest_lead = target.record.highest_lead.max(lead);
             if record.fast.is_some() {
                 record.company.gained(gain);
                 let ran = record.stop == Stop::No;
                 record.ration.pass(elapsed, fastest, ran, most_saved);
             }
             if record.stop != Stop::No {
-                known.stopped = known.stopped.saturating_add(elapsed);
+                target.record.stopped = target.record.stopped.saturating_add(elapsed);
             } else if record.on_cpu
                 && !record.halted
                 && !record.handler.is_some_and(|handler| handler.free)
             {
                 // An exit that a report takes is not the target's doing.
-                known.charge_but_for(own, elapsed.saturating_sub(latency), now);
+                target.with_record(record.member, |known| {
+                    known.charge_but_for(own, elapsed.saturating_sub(latency), now);
+                });
             }
         } else if record.runs() && !record.hides_target {
             record.company.others_ran(elapsed);
@@ -177,6 +147,9 @@ impl Suppression {
         record.halted = observation.halted;
         record.awaits_interrupts = false;
         record.context = observation.context;
+        if observation.context.user_mode {
+            record.user_stack = Some(observation.context.rsp);
+        }
         if let Some(handler) = &mut record.handler {
             handler.not_resumed = observation.not_resumed;
         }
@@ -185,19 +158,31 @@ impl Suppression {
         } else if observation.loaded || changed || observation.context.user_mode {
             record.dormant = false;
         }
-        if let Some(left) = before
-            && changed
-            && let Some(slot) = self.targets.slot_of(left)
-            && self.targets.drop_if_gone(memory, left).is_some()
-        {
-            self.forget(slot);
+        let was_in = self.vcpus[vcpu].target;
+        if let Some(left) = before.filter(|_| changed) {
+            let stack = self.vcpus[vcpu].user_stack.take();
+            self.look_at_member(memory, left, stack, true, now);
         }
         if observation.loaded {
             // What ran before did not have the address space that runs now.
             self.vcpus[vcpu].hidden = 0;
         }
-        let was_in = self.vcpus[vcpu].target;
         self.find_target(memory, vcpu, changed, now);
+        if let Some(left) = before.filter(|_| changed) {
+            self.note_exchange(vcpu, left, was_in, observation);
+        }
+        self.see_exchange(memory, vcpu, observation, now);
+        if self.vcpus[vcpu].target.is_none() {
+            // A new program, or nobody's.
+            self.find_target(memory, vcpu, false, now);
+        }
+        if let Some(slot) = self.vcpus[vcpu].target.or(was_in) {
+            self.sweep(memory, slot, now);
+        }
+        if let Some(root) = root.filter(|_| !changed && self.vcpus[vcpu].target.is_some()) {
+            let stack = self.vcpus[vcpu].user_stack;
+            self.look_at_member(memory, root, stack, false, now);
+        }
         if !observation.context.user_mode {
             self.see_thread(memory, vcpu, observation.context, observation.thread, now);
         }
@@ -257,11 +242,11 @@ impl Suppression {
         now: HostTicks,
     ) {
         let root = self.vcpus[vcpu].root;
-        let slot = root.and_then(|root| self.target_of(memory, root, switched_in));
+        let known = root.and_then(|root| self.target_of(memory, vcpu, root, switched_in, now));
         let record = &mut self.vcpus[vcpu];
-        record.hides_target = slot.is_some() && record.dormant && !record.halted;
-        let slot = slot.filter(|_| !record.dormant);
-        if slot == record.target {
+        record.hides_target = known.is_some() && record.dormant && !record.halted;
+        let (slot, member) = known.filter(|_| !record.dormant).unzip();
+        if slot == record.target && member == record.member {
             return;
         }
         if record.target.is_some() {
@@ -272,40 +257,16 @@ impl Suppression {
         let record = &mut self.vcpus[vcpu];
         record.target_out();
         record.target = slot;
+        record.member = member;
         record.target_since = now;
         record.lead_then = lead;
         if let Some(target) = slot.and_then(|slot| self.targets.get_mut(slot)) {
             record.company.target_in(now);
             target.record.switch_ins += 1;
             // It may have run since the VCPU was last looked at.
-            target.record.charge(record.hidden, now);
-            record.hidden = 0;
+            let hidden = core::mem::take(&mut record.hidden);
+            target.with_record(member, |known| known.charge(hidden, now));
         }
-    }
-
-    /// Returns the slot of the target that `root` belongs to, if any.
-    fn target_of(
-        &mut self,
-        memory: &impl GuestMemory,
-        root: Root,
-        switched_in: bool,
-    ) -> Option<usize> {
-        if self.targets.is_empty() || self.non_targets.has(root) {
-            return None;
-        }
-        let slot = match self.targets.slot_of(root) {
-            Some(slot) if switched_in && self.targets.drop_if_gone(memory, root).is_some() => {
-                self.forget(slot);
-                None
-            }
-            Some(slot) => Some(slot),
-            None if self.targets.learn(memory, root) => self.targets.slot_of(root),
-            None => None,
-        };
-        if slot.is_none() {
-            self.non_targets.add(root);
-        }
-        slot
     }
 
     fn begin_handler(&mut self, vcpu: usize, frame: Context, now: HostTicks) {
@@ -356,7 +317,7 @@ impl Suppression {
         {
             // The target has run on unseen, as long as that took longer than handlers do.
             let unseen = length.saturating_sub(self.handlers.usual());
-            target.record.charge(unseen, now);
+            target.with_record(record.member, |known| known.charge(unseen, now));
         }
         // Timers that the target has set by the microsecond would have the guest do nothing but
         // handle them: half of the time goes to the code that is interrupted.

@@ -41,10 +41,12 @@ pub(super) struct Observer {
     cr3_exits: (bool, usize),
     /// The operands of MOV to CR3 with which a target came in, bit 63 and PCID included.
     exempt: [u64; EXEMPT],
-    /// The slot of that target: another one's loads of them are switches.
-    exempt_slot: Option<usize>,
+    /// That target's slot and member: another one's loads of them are switches.
+    exempt_member: Option<(usize, u32)>,
     exempt_count: usize,
     next_exempt: usize,
+    /// The root that suppression was told of last.
+    judged: Option<Root>,
     /// The operand of the MOV to CR3 that has just exited.
     pub(super) loaded_cr3: Option<u64>,
     /// Whether the VCPU was last seen halted.
@@ -77,7 +79,8 @@ impl Observer {
             watching: false,
             cr3_exits: (false, 0),
             exempt: [0; EXEMPT],
-            exempt_slot: None,
+            exempt_member: None,
+            judged: None,
             exempt_count: 0,
             next_exempt: 0,
             loaded_cr3: None,
@@ -178,7 +181,9 @@ impl<C: GuestCpu> Vcpu<C> {
         let halted = self.activity != Activity::Running;
         let cr3 = self.cpu.cr3();
         let user_mode = self.cpu.cpl() == 3;
-        let unchanged = generation == self.observer.generation
+        let is_to_be_judged = self.observer.sample_due && self.is_to_be_judged(at);
+        let unchanged = !is_to_be_judged
+            && generation == self.observer.generation
             // Behind the guard whatever is loaded is no target's.
             && (cr3 == self.observer.cr3 || self.root_guard.is_up())
             && loaded.is_none()
@@ -211,7 +216,8 @@ impl<C: GuestCpu> Vcpu<C> {
             self.observer.clear_exempt();
         }
         let directive = &self.observer.directive;
-        let asks_thread = directive.target_hidden || directive.asks_thread && !user_mode;
+        let asks_thread =
+            directive.target_hidden || directive.exchanged || directive.asks_thread && !user_mode;
         let observation = Observation {
             root,
             loaded: loaded.is_some() || walked.is_some(),
@@ -225,13 +231,14 @@ impl<C: GuestCpu> Vcpu<C> {
             not_resumed: loaded.is_some() && self.is_not_resumed(),
         };
         self.report(Report::Seen(observation), at);
+        self.observer.judged = root.map(|(root, _)| root);
         self.observer.generation = generation;
         self.observer.cr3 = cr3;
         self.observer.halted = halted;
         self.observer.user_mode = user_mode;
-        let loaded_target = self.observer.directive.loaded_target;
-        if loaded_target.is_some() && loaded_target != self.observer.exempt_slot {
-            self.observer.exempt_slot = loaded_target;
+        let loaded_member = self.observer.directive.loaded_member;
+        if loaded_member.is_some() && loaded_member != self.observer.exempt_member {
+            self.observer.exempt_member = loaded_member;
             self.observer.clear_exempt();
         }
         if self.observer.directive.target_in
@@ -246,21 +253,28 @@ impl<C: GuestCpu> Vcpu<C> {
             self.pending |= Requests::TIMERS;
         }
         let has_targets = self.observer.directive.has_targets;
-        let guard =
-            has_targets && !tracing && loaded_target.is_none() && self.vm.memory_map.is_guarding();
+        let lookout = self.observer.directive.lookout.is_some();
+        let guard = has_targets
+            && !tracing
+            && !lookout
+            && loaded_member.is_none()
+            && self.vm.memory_map.is_guarding();
         self.set_root_guard(guard);
         if let Some(address) = walked {
             // If it is still up, the walk was no target's, and has to be let through.
             self.let_through_root_guard(address);
         }
         let behind_guard = guard && self.let_through_until().is_none();
-        self.set_cr3_exits(!behind_guard && (tracing || has_targets));
+        self.set_cr3_exits(!behind_guard && (tracing || has_targets || lookout));
     }
 
     /// Returns whether suppression wants to know what the VCPU does now, in user mode or not,
     /// although it has the same address space as before.
     fn is_of_interest(&self, user_mode: bool) -> bool {
         let directive = &self.observer.directive;
+        if directive.exchanged {
+            return user_mode || self.context().interruptible;
+        }
         if !directive.target_in && !directive.target_hidden {
             return false;
         }
@@ -268,6 +282,14 @@ impl<C: GuestCpu> Vcpu<C> {
             || (directive.handler_runs || directive.report_when_interruptible)
                 && self.context().interruptible
             || directive.stay != Stay::Run
+    }
+
+    /// Returns whether it is to be found out at `at` whose root the VCPU has: it was not the same when that was
+    /// done last, or that is a while ago.
+    fn is_to_be_judged(&self, at: HostTicks) -> bool {
+        let judged_until = self.observer.directive.judged_until;
+        judged_until.0 != u64::MAX
+            && (at >= judged_until || self.root().map(|(root, _)| root) != self.observer.judged)
     }
 
     /// Has loads of CR3 exit, or not; those between the roots of a target that runs do not.

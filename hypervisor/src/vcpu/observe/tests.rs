@@ -1,13 +1,17 @@
 //! What is seen of the address space, and what follows from it.
 
+use arch::RFlags;
+use arch::gpr::{RAX, RSP};
 use devices::clock::Rates;
+use vmx::addr::GuestPhysAddr;
 
 use super::*;
+use crate::guest_memory::GuestMemory;
 use crate::suppression::address_space::{Root, RootFormat};
 use crate::suppression::order::Policy;
 use crate::suppression::usage::report;
 use crate::vcpu::backend::exit::Exit;
-use crate::vcpu::backend::fake::{FakeCpu, Stay};
+use crate::vcpu::backend::fake::{Entry, FakeCpu, Stay};
 use crate::vcpu::fixture::{OTHER, TARGET, at, load, suppress, vcpu, with_processes};
 
 /// A VCPU of a VM with a target by the paper's policy and another process, which runs, in user mode.
@@ -81,4 +85,60 @@ fn how_the_guest_pages_is_seen_beside_a_target_as_well() {
     vcpu.entry_after_script();
     let format = vcpu.vm().root_format.load(Ordering::Relaxed);
     assert_eq!(format, 1, "32-bit paging");
+}
+
+/// The root of a program that is new.
+const NEW: u64 = 0x5000;
+
+/// The guest's kernel loads the new program's root with interrupts off, its stack pointer at `rsp`.
+fn exchange(rsp: u64) -> Stay {
+    load(NEW).having(move |cpu| {
+        cpu.gprs[RAX] = NEW;
+        cpu.gprs[RSP] = rsp;
+        cpu.set_cpl(0);
+        cpu.rflags &= !RFlags::INTERRUPT_FLAG.bits();
+    })
+}
+
+/// It takes interrupts with its stack pointer at `rsp`.
+fn takes_interrupts(rsp: u64) -> Stay {
+    Stay::until(20, Exit::InterruptWindow).having(move |cpu| {
+        cpu.gprs[RSP] = rsp;
+        cpu.rflags |= RFlags::INTERRUPT_FLAG.bits();
+    })
+}
+
+/// The entries after a target's root was exchanged for another one with the stack pointer at 0x8000, and
+/// after interrupts were on with it at `then`.
+fn exchanged(then: u64) -> ([Entry; 2], Vcpu<FakeCpu>) {
+    let mut vcpu = vcpu_with_target();
+    let entry = (NEW + 0x7000) | 0x67;
+    vcpu.vm()
+        .ram
+        .write(GuestPhysAddr(NEW + 8 * 85), &entry.to_le_bytes())
+        .unwrap();
+    vcpu.then(Stay::until(10, Exit::Cpuid)).then(load(TARGET));
+    vcpu.then(exchange(0x8000)).then(takes_interrupts(then));
+    let last = vcpu.entry_after_script();
+    let entries = &vcpu.cpu.entries;
+    let before = entries[entries.len() - 2].clone();
+    ([before, last], vcpu)
+}
+
+#[test]
+fn a_new_program_on_the_kernel_stack_that_goes_on_is_the_target() {
+    let ([exchanged, after], vcpu) = exchanged(0x8040);
+    assert!(exchanged.interrupt_window);
+    assert_eq!(exchanged.tsc.multiplier, Rates::REAL_TIME.counter.bits());
+    assert!(!after.interrupt_window && after.cr3_exits);
+    assert!(vcpu.observer.directive.target_in);
+}
+
+#[test]
+fn a_switch_to_another_kernel_stack_costs_one_exit_and_is_no_new_program() {
+    let ([exchanged, after], vcpu) = exchanged(0xc000);
+    assert!(exchanged.interrupt_window);
+    assert!(!after.interrupt_window && !after.cr3_exits);
+    assert_eq!(after.tsc.multiplier, Rates::REAL_TIME.counter.bits());
+    assert!(!vcpu.observer.directive.target_in);
 }

@@ -136,7 +136,10 @@ impl<C: GuestCpu> Vcpu<C> {
         self.cpu.set_memory_view(View::Guarded);
         let changed = {
             let mut suppression = self.vm.suppression.lock();
-            suppression.root_accessed(&self.vm.ram, address);
+            suppression.root_accessed(&self.vm.ram, address, now);
+            if suppression.has_notices() {
+                self.vm.note_notices(&mut suppression, Some(self.index));
+            }
             self.vm.roots_changed(suppression.targets())
         };
         if changed {

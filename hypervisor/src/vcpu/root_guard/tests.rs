@@ -153,7 +153,7 @@ fn a_target_that_was_loaded_before_it_is_seen() {
     let target_in = vcpu.entry_after_script();
     assert!(!is_guarded(&target_in) && target_in.cr3_exits);
     assert!(target_in.cr3_exempt.is_empty());
-    assert!(vcpu.observer.directive.loaded_target.is_some());
+    assert!(vcpu.observer.directive.loaded_member.is_some());
 }
 
 #[test]

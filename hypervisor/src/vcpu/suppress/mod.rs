@@ -29,7 +29,7 @@ impl<C: GuestCpu> Vcpu<C> {
     /// Tells suppression what has happened at `now`, and carries out what it says.
     pub(super) fn report(&mut self, event: Event, now: HostTicks) {
         let vm = &self.vm;
-        let roots_changed;
+        let (roots_changed, lookout_begins);
         let (directive, clock_changes) = {
             let mut suppression = vm.suppression.lock();
             suppression.adapt(&self.pace);
@@ -38,9 +38,15 @@ impl<C: GuestCpu> Vcpu<C> {
             suppression.set_contended(vm.look.is_contended(now));
             let directive = suppression.report(&vm.ram, self.index as usize, event, now);
             roots_changed = vm.roots_changed(suppression.targets());
+            if suppression.has_notices() {
+                vm.note_notices(&mut suppression, Some(self.index));
+            }
+            lookout_begins = vm.lookout_begins(&suppression);
             (directive, suppression.clock_is_to_change())
         };
-        if roots_changed {
+        if lookout_begins {
+            vm.suppression_changed();
+        } else if roots_changed {
             vm.guard_roots();
         }
         self.observer.reported = true;
@@ -131,7 +137,8 @@ impl<C: GuestCpu> Vcpu<C> {
         }
         let directive = &self.observer.directive;
         if !directive.target_in && !directive.target_hidden {
-            return false;
+            // A new program may be about to take interrupts.
+            return directive.exchanged;
         }
         let nmi = self.lapic.nmi_pending()
             && !self

@@ -1,0 +1,299 @@
+//! How a process maps its memory: walks through its paging structures that change nothing, in all
+//! formats of roots. Processors are not offered five levels.
+
+#![forbid(unsafe_code)]
+
+use arch::PageTableFlags;
+use arch::paging::{ADDRESS, ADDRESS_32};
+use vmx::addr::GuestPhysAddr;
+
+use super::address_space::{Root, RootFormat};
+use crate::guest_memory::GuestMemory;
+
+const PRESENT: u64 = PageTableFlags::PRESENT.bits();
+const WRITABLE: u64 = PageTableFlags::WRITABLE.bits();
+const USER: u64 = PageTableFlags::USER_ACCESSIBLE.bits();
+const LARGE: u64 = PageTableFlags::HUGE_PAGE.bits();
+
+/// The size of the smallest pages, in bytes.
+pub(super) const PAGE: u64 = 4096;
+
+/// The memory behind a page of user space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mapping {
+    /// The guest-physical address of the page's 4 KiB.
+    pub frame: u64,
+    /// Whether user mode may write there.
+    pub writable: bool,
+}
+
+/// The end of a search for a page that can be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Search {
+    /// A page at this address, and its memory.
+    Found(u64, Mapping),
+    /// The address at which to go on: as many entries were looked at as may be.
+    Unfinished(u64),
+    /// The end of user space.
+    End,
+}
+
+/// A step of a walk.
+enum Step {
+    /// A page that spans `1 << .1` bytes.
+    Page(Mapping, u32),
+    /// Nothing for user mode, for `1 << .0` bytes.
+    Nothing(u32),
+}
+
+impl RootFormat {
+    /// Returns the shifts of linear addresses at each level of tables, and the bits of an index.
+    const fn levels(self) -> (&'static [u32], u32) {
+        match self {
+            Self::Long => (&[39, 30, 21, 12], 9),
+            Self::Pae => (&[30, 21, 12], 9),
+            Self::Narrow => (&[22, 12], 10),
+        }
+    }
+
+    /// Returns the end of the addresses that user space may have. (32-bit kernels give it more than
+    /// half.)
+    const fn user_end(self) -> u64 {
+        match self {
+            Self::Long => 1 << 47,
+            Self::Pae | Self::Narrow => 1 << 32,
+        }
+    }
+}
+
+/// Walks from `root` to what is at `address`, and counts the entries that it reads in `reads`.
+fn walk(
+    memory: &impl GuestMemory,
+    root: Root,
+    format: RootFormat,
+    address: u64,
+    reads: &mut u32,
+) -> Step {
+    let (shifts, index_bits) = format.levels();
+    let narrow = matches!(format, RootFormat::Narrow);
+    let mut table = root.address().0;
+    let mut writable = true;
+    for &shift in shifts {
+        let index = address >> shift & ((1 << index_bits) - 1);
+        *reads += 1;
+        let entry = if narrow {
+            let slot = GuestPhysAddr(table.wrapping_add(index * 4));
+            memory.read_u32(slot).map(u64::from)
+        } else {
+            memory.read_u64(GuestPhysAddr(table.wrapping_add(index * 8)))
+        };
+        let Ok(entry) = entry else {
+            return Step::Nothing(shift);
+        };
+        // The four entries of a PAE root have no rights (SDM vol. 3A, table 4-8).
+        let is_pdpte = matches!(format, RootFormat::Pae) && shift == 30;
+        if entry & PRESENT == 0 || !is_pdpte && entry & USER == 0 {
+            return Step::Nothing(shift);
+        }
+        writable &= is_pdpte || entry & WRITABLE != 0;
+        let is_large = entry & LARGE != 0 && !is_pdpte && shift < 39;
+        if shift == 12 || is_large {
+            let offset = (1 << shift) - 1;
+            let base = if narrow && is_large {
+                // PSE-36: bits 20:13 are bits 39:32 of the address (SDM vol. 3A, table 4-4).
+                entry & 0xffc0_0000 | (entry >> 13 & 0xff) << 32
+            } else if narrow {
+                entry & ADDRESS_32
+            } else {
+                entry & ADDRESS & !offset
+            };
+            let frame = base | address & offset & !(PAGE - 1);
+            return Step::Page(Mapping { frame, writable }, shift);
+        }
+        table = entry & if narrow { ADDRESS_32 } else { ADDRESS };
+    }
+    Step::Nothing(12)
+}
+
+/// Returns what `root` maps for user mode at `address`, if anything.
+pub(super) fn mapping(
+    memory: &impl GuestMemory,
+    root: Root,
+    format: RootFormat,
+    address: u64,
+) -> Option<Mapping> {
+    if address >= format.user_end() {
+        return None;
+    }
+    match walk(memory, root, format, address, &mut 0) {
+        Step::Page(mapping, _) => Some(mapping),
+        Step::Nothing(_) => None,
+    }
+}
+
+/// Looks for a page that user mode may write, from address `from` on; reads about `most` entries.
+pub(super) fn next_writable(
+    memory: &impl GuestMemory,
+    root: Root,
+    format: RootFormat,
+    from: u64,
+    most: u32,
+) -> Search {
+    let mut at = from & !(PAGE - 1);
+    let mut reads = 0;
+    while at < format.user_end() {
+        if reads >= most {
+            return Search::Unfinished(at);
+        }
+        let span = match walk(memory, root, format, at, &mut reads) {
+            Step::Page(mapping, _) if mapping.writable => return Search::Found(at, mapping),
+            Step::Page(_, shift) | Step::Nothing(shift) => shift,
+        };
+        at = ((at >> span) + 1) << span;
+    }
+    Search::End
+}
+
+/// Returns a digest of the page at `frame`; `None` if that is no RAM.
+pub(super) fn digest(memory: &impl GuestMemory, frame: u64) -> Option<u64> {
+    const PIECE: usize = 256;
+    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut digest = ODD;
+    let mut piece = [0; PIECE];
+    for at in (frame..frame.checked_add(PAGE)?).step_by(PIECE) {
+        memory.read(GuestPhysAddr(at), &mut piece).ok()?;
+        for word in piece.as_chunks::<8>().0 {
+            digest = (digest.rotate_left(23) ^ u64::from_le_bytes(*word)).wrapping_mul(ODD);
+        }
+    }
+    Some(digest)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::vec::Vec;
+
+    use super::*;
+    use crate::test_ram::TestRam;
+
+    /// Maps the page at `address` to `frame` with `flags` in address space `root` of long mode; tables come from
+    /// `next_table` on where there are none yet.
+    pub(in crate::suppression) fn map(
+        ram: &TestRam,
+        root: u64,
+        address: u64,
+        entry: u64,
+        next_table: &mut u64,
+    ) {
+        let mut table = root;
+        for shift in [39, 30, 21] {
+            let slot = GuestPhysAddr(table + (address >> shift & 0x1ff) * 8);
+            let mut next = ram.read_u64(slot).unwrap();
+            if next == 0 {
+                next = *next_table | 0x67;
+                *next_table += PAGE;
+                ram.write_u64(slot.0, next);
+            }
+            table = next & ADDRESS;
+        }
+        ram.write_u64(table + (address >> 12 & 0x1ff) * 8, entry);
+    }
+
+    fn all_writable(ram: &TestRam, root: Root, format: RootFormat, most: u32) -> Vec<(u64, u64)> {
+        let mut from = 0;
+        let mut found = Vec::new();
+        loop {
+            match next_writable(ram, root, format, from, most) {
+                Search::Found(address, mapping) => {
+                    found.push((address, mapping.frame));
+                    from = address + PAGE;
+                }
+                Search::Unfinished(at) => {
+                    assert!(at > from || at == from && most < 4);
+                    from = at;
+                }
+                Search::End => return found,
+            }
+        }
+    }
+
+    #[test]
+    fn rights_and_frames_of_long_mode() {
+        let ram = TestRam::new(0x20000);
+        let root = Root::new(0x1000, RootFormat::Long);
+        let mut tables = 0x10000;
+        map(&ram, 0x1000, 0x40_0000, 0x7065, &mut tables);
+        map(&ram, 0x1000, 0x40_1000, 0x8067, &mut tables);
+        map(&ram, 0x1000, 0x7fff_ffff_e000, 0x9067, &mut tables);
+        map(&ram, 0x1000, 0x7fff_ffff_f000, 0xa063, &mut tables);
+        let at = |address| mapping(&ram, root, RootFormat::Long, address);
+        let page = |frame, writable| Some(Mapping { frame, writable });
+        assert_eq!(at(0x40_0123), page(0x7000, false));
+        assert_eq!(at(0x40_1fff), page(0x8000, true));
+        assert_eq!(at(0x40_2000), None);
+        assert_eq!(at(0x7fff_ffff_f000), None, "the kernel's");
+        assert_eq!(at(1 << 47), None);
+        let expected = [(0x40_1000, 0x8000), (0x7fff_ffff_e000, 0x9000)];
+        for most in [4, 7, 10_000] {
+            assert_eq!(all_writable(&ram, root, RootFormat::Long, most), expected);
+        }
+    }
+
+    #[test]
+    fn large_pages_are_as_many_small_ones() {
+        let ram = TestRam::new(0x20000);
+        let root = Root::new(0x1000, RootFormat::Long);
+        ram.write_u64(0x1000, 0x2067);
+        ram.write_u64(0x2000, 0x3067);
+        ram.write_u64(0x3008, 0x4000_00e7);
+        let page = mapping(&ram, root, RootFormat::Long, 0x21_2345);
+        let expected = Mapping {
+            frame: 0x4001_2000,
+            writable: true,
+        };
+        assert_eq!(page, Some(expected));
+    }
+
+    #[test]
+    fn pages_of_32_bit_guests() {
+        let ram = TestRam::new(0x20000);
+        let narrow = Root::new(0x1000, RootFormat::Narrow);
+        ram.write_u32(0x1000 + 4 * 32, 0x2067);
+        ram.write_u32(0x2000 + 4 * 5, 0x7067);
+        ram.write_u32(0x1000 + 4 * 700, 0x0080_00e7);
+        let found = all_writable(&ram, narrow, RootFormat::Narrow, 50);
+        assert_eq!(found[0], (0x0800_5000, 0x7000));
+        assert_eq!(found[1], (0xaf00_0000, 0x0080_0000));
+
+        let pae = Root::new(0x5020, RootFormat::Pae);
+        ram.write_u64(0x5020 + 16, 0x6001);
+        ram.write_u64(0x6000, 0x8067);
+        ram.write_u64(0x8000 + 8, 0x9067);
+        let found = all_writable(&ram, pae, RootFormat::Pae, 50);
+        assert_eq!(found, [(0x8000_1000, 0x9000)]);
+    }
+
+    #[test]
+    fn tables_outside_ram_map_nothing() {
+        let ram = TestRam::new(0x2000);
+        ram.write_u64(0x1000, 0x10_0067);
+        for cr3 in [0x1000, 0xf_ffff_ffff_f000] {
+            let root = Root::new(cr3, RootFormat::Long);
+            assert_eq!(mapping(&ram, root, RootFormat::Long, 0), None);
+        }
+        assert_eq!(digest(&ram, 0x2000), None);
+        assert_eq!(digest(&ram, u64::MAX), None);
+    }
+
+    #[test]
+    fn digests_tell_pages_apart_by_any_word() {
+        let ram = TestRam::new(0x4000);
+        let zero = digest(&ram, 0x1000);
+        assert_eq!(zero, digest(&ram, 0x2000));
+        for at in [0x1000, 0x1800, 0x1ff8] {
+            ram.write_u64(at, 1);
+            assert_ne!(digest(&ram, 0x1000), zero);
+            ram.write_u64(at, 0);
+        }
+    }
+}

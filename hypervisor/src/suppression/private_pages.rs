@@ -1,0 +1,230 @@
+//! The private memory of a process, of which a few pages are remembered: by them its copies are known.
+//!
+//! A page that the process could write, when it was looked at, is its own, or shared on purpose. A fork
+//! takes the right to write its own pages away from it, and gives the copy the same pages at the same
+//! addresses, without that right too: whoever writes first gets a page of its own. Memory that is
+//! shared on purpose stays writable, and is never taken for a sign ([`super::descent`]).
+
+#![forbid(unsafe_code)]
+
+use super::address_space::{Root, RootFormat};
+use super::pages::{Mapping, PAGE, Search, mapping, next_writable};
+use crate::guest_memory::GuestMemory;
+
+/// The pages of a process that are remembered.
+const PAGES: usize = 8;
+/// The pages of which it is remembered that they are shared on purpose.
+const SHARED: usize = 8;
+/// The pages of one region that are remembered at most, so that they are spread; the stack's not
+/// counted.
+const PAGES_OF_A_REGION: usize = 3;
+const REGION: u64 = 2 << 20;
+/// The entries of page tables that are looked at in the search for more pages, each time.
+const SEARCH_STEPS: u32 = 64;
+/// The same for a process that has just been named, for which there is time.
+const FIRST_SEARCH_STEPS: u32 = 8192;
+
+/// A page that the process could write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PrivatePage {
+    /// Its address.
+    pub address: u64,
+    /// The guest-physical address of its memory.
+    pub frame: u64,
+    /// Whether it was seen to have lost the right to write it since.
+    pub is_frozen: bool,
+}
+
+/// The pages of a process that are remembered. The first is where its stack pointer was.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PrivatePages {
+    pages: [Option<PrivatePage>; PAGES],
+    /// The address at which the search for more goes on.
+    cursor: u64,
+    /// The addresses of pages that are shared on purpose, the latest ones.
+    shared: [u64; SHARED],
+    next_shared: usize,
+}
+
+/// The changes that a look has found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Changes {
+    /// Whether the process has lost the right to write some, or has got others in their place: it may
+    /// have forked.
+    pub may_have_forked: bool,
+}
+
+impl PrivatePages {
+    pub(super) const NONE: Self = Self {
+        pages: [None; PAGES],
+        cursor: 0,
+        shared: [u64::MAX; SHARED],
+        next_shared: 0,
+    };
+
+    /// Returns the pages.
+    pub(super) fn iter(&self) -> impl Iterator<Item = PrivatePage> + '_ {
+        self.pages.iter().flatten().copied()
+    }
+
+    /// Forgets the page at `address`: it is shared on purpose.
+    pub(super) fn forget(&mut self, address: u64) {
+        for page in &mut self.pages {
+            page.take_if(|page| page.address == address);
+        }
+        if !self.shared.contains(&address) {
+            self.shared[self.next_shared] = address;
+            self.next_shared = (self.next_shared + 1) % SHARED;
+        }
+    }
+
+    /// Takes the addresses over from another process, of which this one is a copy, with what this one
+    /// has there. They are remembered once it can write them.
+    pub(super) fn inherit(&mut self, of: &Self) {
+        *self = *of;
+        for page in self.pages.iter_mut().flatten() {
+            page.is_frozen = true;
+        }
+    }
+
+    /// Returns whether the pages that the process had when it was left are not there any more, none of
+    /// them, but others. Nobody but itself could have changed all of them.
+    pub(super) fn are_exchanged(
+        &self,
+        memory: &impl GuestMemory,
+        root: Root,
+        format: RootFormat,
+    ) -> bool {
+        let mut exchanged = 0;
+        for page in self.iter() {
+            match mapping(memory, root, format, page.address) {
+                Some(there) if there.frame == page.frame => return false,
+                Some(_) => exchanged += 1,
+                None => {}
+            }
+        }
+        exchanged >= 2
+    }
+
+    /// Looks for pages of a process that has just been named, for as long as that takes.
+    pub(super) fn gather(&mut self, memory: &impl GuestMemory, root: Root, format: RootFormat) {
+        self.search(memory, root, format, FIRST_SEARCH_STEPS);
+    }
+
+    /// Looks at the pages. `left` is told of each page that the process does not have any more.
+    pub(super) fn look(
+        &mut self,
+        memory: &impl GuestMemory,
+        root: Root,
+        format: RootFormat,
+        mut left: impl FnMut(PrivatePage),
+    ) -> Changes {
+        let mut changes = Changes::default();
+        for place in &mut self.pages {
+            let Some(page) = place else {
+                continue;
+            };
+            match mapping(memory, root, format, page.address) {
+                Some(Mapping { frame, writable }) if frame == page.frame => {
+                    changes.may_have_forked |= !writable && !page.is_frozen;
+                    page.is_frozen = !writable;
+                }
+                Some(Mapping { frame, writable }) => {
+                    changes.may_have_forked |= !page.is_frozen;
+                    left(*page);
+                    *place = writable.then_some(PrivatePage {
+                        frame,
+                        is_frozen: false,
+                        ..*page
+                    });
+                }
+                None => *place = None,
+            }
+        }
+        changes
+    }
+
+    /// Looks for some more pages. The process's stack pointer is `stack`, if it is known.
+    pub(super) fn look_for_more(
+        &mut self,
+        memory: &impl GuestMemory,
+        root: Root,
+        format: RootFormat,
+        stack: Option<u64>,
+    ) {
+        if let Some(stack) = stack {
+            self.note_stack(memory, root, format, stack);
+        }
+        if self.pages[1..].iter().any(Option::is_none) {
+            self.search(memory, root, format, SEARCH_STEPS);
+        }
+    }
+
+    /// Returns whether the page at `address` is remembered already, or is not to be.
+    fn has(&self, address: u64) -> bool {
+        self.iter().any(|page| page.address == address) || self.shared.contains(&address)
+    }
+
+    fn note_stack(
+        &mut self,
+        memory: &impl GuestMemory,
+        root: Root,
+        format: RootFormat,
+        stack: u64,
+    ) {
+        let address = stack & !(PAGE - 1);
+        // A page that a fork has frozen is kept: the copy may be seen any moment.
+        if self.has(address) || self.pages[0].is_some_and(|page| page.is_frozen) {
+            return;
+        }
+        if let Some(page) = new_page(address, mapping(memory, root, format, address)) {
+            self.pages[0] = Some(page);
+        }
+    }
+
+    fn search(
+        &mut self,
+        memory: &impl GuestMemory,
+        root: Root,
+        format: RootFormat,
+        mut steps: u32,
+    ) {
+        while steps > 0
+            && let Some(free) = self.pages[1..].iter().position(Option::is_none)
+        {
+            match next_writable(memory, root, format, self.cursor, steps) {
+                Search::Found(address, found) => {
+                    // Whatever it took, the next ones are looked for as well.
+                    steps = steps.saturating_sub(8);
+                    self.cursor = address + PAGE;
+                    let region = address / REGION;
+                    let of_region = self.pages[1..].iter().flatten();
+                    let of_region = of_region.filter(|it| it.address / REGION == region).count();
+                    if of_region >= PAGES_OF_A_REGION {
+                        self.cursor = (region + 1) * REGION;
+                    } else if !self.has(address) {
+                        self.pages[1 + free] = new_page(address, Some(found));
+                    }
+                }
+                Search::Unfinished(at) => {
+                    self.cursor = at;
+                    return;
+                }
+                Search::End => {
+                    self.cursor = 0;
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Returns the page at `address` with this mapping, if it can be written.
+fn new_page(address: u64, mapping: Option<Mapping>) -> Option<PrivatePage> {
+    let mapping = mapping.filter(|it| it.writable)?;
+    Some(PrivatePage {
+        address,
+        frame: mapping.frame,
+        is_frozen: false,
+    })
+}

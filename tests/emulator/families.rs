@@ -1,0 +1,107 @@
+//! Nobody slips away: processes that are others all the time stay suppressed, and nobody else is.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tests::{Case, tarpit};
+use xtask::experiment::common::countdown::Countdown;
+use xtask::experiment::common::reports::Speeds;
+use xtask::experiment::common::subject::{Linux, Subject, VM, expected_host_seconds};
+use xtask::testbed::kernel::Series;
+
+/// Instructions a second: a hop takes about 2 ms.
+const IPS: u64 = 250_000_000;
+/// The steps of a unit, of four instructions each.
+const UNIT: u32 = 100_000;
+/// The units before the first hop, in which the process is found.
+const UNITS_BEFORE: u64 = 300;
+/// The hops that are seen at full speed.
+const HOPS: u64 = 200;
+/// The processes of the workload, by number: one that computes, one that makes others, and the hopper.
+const SPAWNER: usize = 1;
+const HOPPER: usize = 2;
+/// The most of its speed that the hopper's family may have.
+const MOST: f64 = 0.002;
+/// The least of its speed that the other that makes processes must have. (It does not gain: the one that computes gets
+/// what there is to be had, as new processes wait for its whole turns.)
+const LEAST: f64 = 0.7;
+/// The least of its speed that the one that computes must have: it gains.
+const LEAST_OF_COMPUTING: f64 = 1.3;
+
+/// A process that forks after each unit, and ends.
+pub(crate) fn a_process_that_hops_by_fork_stays_suppressed(case: &Case) -> Result<()> {
+    hopper_stays_suppressed(case, "forks", "fork")
+}
+
+/// A process that becomes a new program after each unit.
+pub(crate) fn a_process_that_hops_by_exec_stays_suppressed(case: &Case) -> Result<()> {
+    hopper_stays_suppressed(case, "execs", "exec")
+}
+
+/// Returns the one target.
+fn target(subject: &mut Subject) -> Result<Value> {
+    let targets = subject.session().query(&format!("targets {VM}"))?;
+    ensure!(targets.len() == 1, "not one target: {targets:?}");
+    Ok(targets[0].clone())
+}
+
+/// Returns how many members live, and by how many signs of this name members were known.
+fn members(target: &Value, sign: &str) -> Result<(usize, usize)> {
+    let members = target["members"].as_array().context("no members")?;
+    let count = |key: &str, value: &str| members.iter().filter(|it| it[key] == value).count();
+    Ok((count("state", "alive"), count("sign", sign)))
+}
+
+fn hopper_stays_suppressed(case: &Case, behavior: &str, sign: &str) -> Result<()> {
+    let mut countdown = Countdown::begin(
+        &case.file_name(),
+        &format!("{behavior}, followed"),
+        expected_host_seconds(2, 3.0),
+    );
+    let setup = tarpit(case)?.ips(IPS);
+    let linux = Linux::new(0);
+    let mut subject = Subject::boot(setup, Series::default(), &[linux], &mut countdown)?;
+    subject.start_process(0, "hog")?;
+    subject.start_process(SPAWNER, &format!("spawns unit={UNIT}"))?;
+    let start = format!("{behavior} n={UNITS_BEFORE} unit={UNIT}");
+    subject.start_process(HOPPER, &start)?;
+    let root = subject.find_process(HOPPER)?;
+    let found_at = subject.report()?;
+    ensure!(
+        found_at.counts[HOPPER] < UNITS_BEFORE,
+        "it hops already: {found_at:?}"
+    );
+    // Followed, but at full speed.
+    subject.order(&format!("suppress {VM} {root} 1"))?;
+    while subject.report()?.counts[HOPPER] < UNITS_BEFORE + HOPS {}
+    let before = Speeds::over(&subject.watch(2.0, &mut countdown)?)?;
+    let hopping = target(&mut subject)?;
+    println!("at full speed: {hopping}");
+    subject.order(&format!("suppress {VM} {root} 1000"))?;
+    let after = Speeds::over(&subject.watch(3.0, &mut countdown)?)?;
+    let suppressed = target(&mut subject)?;
+    println!("suppressed: {suppressed}");
+    let ratio = |process: usize| after.per_second[process] / before.per_second[process];
+    println!(
+        "{behavior}: hopper {:.5}, spawner {:.3}, computing {:.3} of the speed before",
+        ratio(HOPPER),
+        ratio(SPAWNER),
+        ratio(0)
+    );
+    let (living, known) = members(&hopping, sign)?;
+    ensure!(
+        living <= 3 && known > 5,
+        "{living} live, {known} by {sign}: {hopping}"
+    );
+    let (living, known) = members(&suppressed, sign)?;
+    ensure!(
+        (1..=3).contains(&living) && known > 5,
+        "{living} live: {suppressed}"
+    );
+    ensure!(ratio(HOPPER) <= MOST, "the hopper is not slow");
+    ensure!(ratio(SPAWNER) >= LEAST, "who makes processes is slow");
+    ensure!(ratio(0) >= LEAST_OF_COMPUTING, "who computes is slow");
+    let log = subject.dmesg()?;
+    let complaints = xtask::experiment::common::dmesg::complaints(&log);
+    ensure!(complaints.is_empty(), "{complaints:#?}");
+    subject.shut_down()
+}
