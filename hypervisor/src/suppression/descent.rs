@@ -21,6 +21,9 @@
 //!   those of others do for a while, so a copy is mostly seen before it has run at all.
 //! - Shared memory that becomes read-only in all who share it, such as a mapped file that is written
 //!   back, looks like frozen memory. Where those who share it were seen before, it is known as shared.
+//! - Memory that was freed and is given to the same program, at the same address and with the same contents,
+//!   which then forks: all of that, and within the few seconds for which left memory counts. Memory
+//!   of nothing but zeros never counts.
 //! - Kernels that merge equal pages (KSM) make them read-only in several processes, at addresses that
 //!   may be equal by chance. It takes a program that asks for it, in several processes of
 //!   the same layout.
@@ -32,11 +35,13 @@ use devices::time::HostTicks;
 use super::address_space::{Root, RootFormat};
 use super::left_frames::LeftFrames;
 use super::member::Member;
-use super::pages::mapping;
+use super::pages::{Mapping, PAGE, mapping};
 use crate::guest_memory::GuestMemory;
 
-/// The pages that are looked at for one root at most, on the way of an exit.
-const MOST_PAGES: usize = 160;
+/// The walks through page tables that are made for one root at most, on the way of an exit.
+const MOST_WALKS: u32 = 256;
+/// The walks that are remembered for as long as a root is looked at.
+const KNOWN_WALKS: usize = 32;
 
 /// The relation of a process to a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +54,55 @@ pub(super) enum Relation {
     Stranger,
 }
 
-/// Returns the relation of the process of `root` to a family of these living `members`. `left` are
-/// the pages that members do not have any more, which count for `most` ticks.
+/// The walks that may still be made.
+pub(super) struct Walks(u32);
+
+impl Walks {
+    /// Returns those of one exit.
+    pub(super) const fn of_one_exit() -> Self {
+        Self(MOST_WALKS)
+    }
+
+    /// Takes one, if there are any left.
+    const fn take(&mut self) -> bool {
+        let is_left = self.0 > 0;
+        self.0 = self.0.saturating_sub(1);
+        is_left
+    }
+}
+
+/// A process that may be a copy: what it has at an address is walked to once. The members of a family
+/// are known by the same few addresses.
+struct Candidate<'a, M> {
+    memory: &'a M,
+    root: Root,
+    format: RootFormat,
+    known: [Option<(u64, Option<Mapping>)>; KNOWN_WALKS],
+}
+
+impl<M: GuestMemory> Candidate<'_, M> {
+    /// Returns what it has at `address`, if it is not found out that it is nothing, and there are
+    /// `walks` left.
+    fn at(&mut self, address: u64, walks: &mut Walks) -> Option<Mapping> {
+        let page = address / PAGE;
+        // Stacks and data begin at round addresses.
+        let place = (page ^ page >> 9 ^ page >> 18) as usize % KNOWN_WALKS;
+        match self.known[place] {
+            Some((known, mapping)) if known == address => mapping,
+            _ => {
+                let mapping = walks
+                    .take()
+                    .then(|| mapping(self.memory, self.root, self.format, address))?;
+                self.known[place] = Some((address, mapping));
+                mapping
+            }
+        }
+    }
+}
+
+/// Returns the relation of the process of `root` to a family of these living `members`, as far as
+/// `walks` tell. `left` are the pages that members do not have any more, which count for `most` ticks.
+#[expect(clippy::too_many_arguments, reason = "each is one fact of its own")]
 pub(super) fn relation<'a>(
     memory: &impl GuestMemory,
     root: Root,
@@ -58,43 +110,50 @@ pub(super) fn relation<'a>(
     members: impl Iterator<Item = &'a Member>,
     left: &LeftFrames,
     most: u64,
+    walks: &mut Walks,
     now: HostTicks,
 ) -> Relation {
-    let mut pages = 0;
+    let mut candidate = Candidate {
+        memory,
+        root,
+        format,
+        known: [None; KNOWN_WALKS],
+    };
     let mut parent = None;
     for member in members {
         for page in member.pages.iter() {
-            if pages >= MOST_PAGES {
-                break;
-            }
-            pages += 1;
-            let Some(there) = mapping(memory, root, format, page.address) else {
+            let there = candidate.at(page.address, walks);
+            let Some(there) = there.filter(|it| it.frame == page.frame) else {
                 continue;
             };
-            if there.frame != page.frame {
+            if !walks.take() {
                 continue;
             }
-            match mapping(memory, member.root(format), format, page.address) {
-                Some(own) if own.frame == page.frame && own.writable => {
-                    return Relation::Sharer(page.address);
-                }
+            let own = mapping(memory, member.root(format), format, page.address);
+            let is_copy = match own.filter(|own| own.frame == page.frame) {
+                Some(own) if own.writable => return Relation::Sharer(page.address),
+                Some(_) => true,
+                // The member has come to its end, unseen, or runs elsewhere at this moment. The memory may
+                // be somebody else's by now.
+                None => page.stands(memory),
+            };
+            if is_copy && !there.writable {
                 // Of two that have it, the one that is looked at first is as good as the other.
-                Some(_) if !there.writable => parent = parent.or(Some(member.id)),
-                _ => {}
+                parent = parent.or(Some(member.id));
             }
         }
     }
-    let has_left = || {
+    let mut has_left = || {
         let mut frames = left.iter();
         frames.find_map(|frame| {
-            let there = mapping(memory, root, format, frame.page.address)?;
+            let there = candidate.at(frame.page.address, walks)?;
             let is_copy = there.frame == frame.page.frame
                 && !there.writable
                 && frame.stands(memory, most, now);
             is_copy.then_some(frame.member)
         })
     };
-    match parent.or_else(has_left) {
+    match parent.or_else(&mut has_left) {
         Some(parent) => Relation::Child(parent),
         None => Relation::Stranger,
     }

@@ -2,7 +2,8 @@
 //! have come to their end. A copy may still have it.
 //!
 //! Nobody can write what a fork has frozen, for as long as a copy has it. So its contents say whether it
-//! is what it was: memory that is free is filled anew before anybody else gets it.
+//! is what it was: memory that is free is filled anew before anybody else gets it. The contents are those
+//! of a time at which the member had it, or had it just before: later they may be somebody else's.
 
 #![forbid(unsafe_code)]
 
@@ -45,7 +46,7 @@ impl LeftFrames {
         next: 0,
     };
 
-    /// Takes note that member `member` does not have `page` any more since `now`.
+    /// Takes note that member `member`, which has run until `now`, does not have `page` any more.
     pub(super) fn add(
         &mut self,
         memory: &impl GuestMemory,
@@ -53,7 +54,22 @@ impl LeftFrames {
         member: u32,
         now: HostTicks,
     ) {
-        let Some(digest) = digest(memory, page.frame) else {
+        let contents = if page.is_frozen {
+            page.digest
+        } else {
+            digest(memory, page.frame)
+        };
+        self.push(page, member, contents, now);
+    }
+
+    /// Takes note that member `member` does not have `page` any more, since some time before `now`: only
+    /// if it was frozen then, it is known what it had.
+    pub(super) fn add_late(&mut self, page: PrivatePage, member: u32, now: HostTicks) {
+        self.push(page, member, page.digest, now);
+    }
+
+    fn push(&mut self, page: PrivatePage, member: u32, digest: Option<u64>, now: HostTicks) {
+        let Some(digest) = digest else {
             return;
         };
         self.frames[self.next] = Some(LeftFrame {

@@ -154,19 +154,23 @@ pub(super) fn next_writable(
     Search::End
 }
 
-/// Returns a digest of the page at `frame`; `None` if that is no RAM.
+/// Returns a digest of the page at `frame`; `None` if that is no RAM, or holds nothing but zeros, as all
+/// memory does that has just been given away.
 pub(super) fn digest(memory: &impl GuestMemory, frame: u64) -> Option<u64> {
     const PIECE: usize = 256;
     const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
     let mut digest = ODD;
+    let mut bits = 0;
     let mut piece = [0; PIECE];
     for at in (frame..frame.checked_add(PAGE)?).step_by(PIECE) {
         memory.read(GuestPhysAddr(at), &mut piece).ok()?;
         for word in piece.as_chunks::<8>().0 {
-            digest = (digest.rotate_left(23) ^ u64::from_le_bytes(*word)).wrapping_mul(ODD);
+            let word = u64::from_le_bytes(*word);
+            bits |= word;
+            digest = (digest.rotate_left(23) ^ word).wrapping_mul(ODD);
         }
     }
-    Some(digest)
+    (bits != 0).then_some(digest)
 }
 
 #[cfg(test)]
@@ -288,11 +292,16 @@ pub(super) mod tests {
     #[test]
     fn digests_tell_pages_apart_by_any_word() {
         let ram = TestRam::new(0x4000);
-        let zero = digest(&ram, 0x1000);
-        assert_eq!(zero, digest(&ram, 0x2000));
+        assert_eq!(digest(&ram, 0x1000), None, "only zeros");
+        for page in [0x1000, 0x2000] {
+            ram.write_u64(page + 0x10, 7);
+        }
+        let one = digest(&ram, 0x1000);
+        assert!(one.is_some());
+        assert_eq!(one, digest(&ram, 0x2000));
         for at in [0x1000, 0x1800, 0x1ff8] {
             ram.write_u64(at, 1);
-            assert_ne!(digest(&ram, 0x1000), zero);
+            assert_ne!(digest(&ram, 0x1000), one);
             ram.write_u64(at, 0);
         }
     }

@@ -8,7 +8,7 @@
 #![forbid(unsafe_code)]
 
 use super::address_space::{Root, RootFormat};
-use super::pages::{Mapping, PAGE, Search, mapping, next_writable};
+use super::pages::{Mapping, PAGE, Search, digest, mapping, next_writable};
 use crate::guest_memory::GuestMemory;
 
 /// The pages of a process that are remembered.
@@ -33,6 +33,17 @@ pub(super) struct PrivatePage {
     pub frame: u64,
     /// Whether it was seen to have lost the right to write it since.
     pub is_frozen: bool,
+    /// The digest of its contents when that was seen; `None` if they tell nothing, or while it can
+    /// write the page. Nobody can change them for as long as a copy has the page.
+    pub digest: Option<u64>,
+}
+
+impl PrivatePage {
+    /// Returns whether the page's memory has what it had when it was frozen, so that who has it now has had
+    /// it since.
+    pub(super) fn stands(&self, memory: &impl GuestMemory) -> bool {
+        self.digest.is_some() && digest(memory, self.frame) == self.digest
+    }
 }
 
 /// The pages of a process that are remembered. The first is where its stack pointer was.
@@ -80,11 +91,20 @@ impl PrivatePages {
 
     /// Takes the addresses over from another process, of which this one is a copy, with what this one
     /// has there. They are remembered once it can write them.
-    pub(super) fn inherit(&mut self, of: &Self) {
+    pub(super) fn inherit(
+        &mut self,
+        of: &Self,
+        memory: &impl GuestMemory,
+        root: Root,
+        format: RootFormat,
+    ) {
         *self = *of;
         for page in self.pages.iter_mut().flatten() {
-            page.is_frozen = true;
+            page.is_frozen = false;
+            page.digest = None;
         }
+        // What it has in their place by now is its own, and its parent's have not been left.
+        self.look(memory, root, format, |_| ());
     }
 
     /// Returns whether the pages that the process had when it was left are not there any more, none of
@@ -111,7 +131,8 @@ impl PrivatePages {
         self.search(memory, root, format, FIRST_SEARCH_STEPS);
     }
 
-    /// Looks at the pages. `left` is told of each page that the process does not have any more.
+    /// Looks at the pages of a process that has just run. `left` is told of each page that it does not
+    /// have any more.
     pub(super) fn look(
         &mut self,
         memory: &impl GuestMemory,
@@ -126,7 +147,12 @@ impl PrivatePages {
             };
             match mapping(memory, root, format, page.address) {
                 Some(Mapping { frame, writable }) if frame == page.frame => {
-                    changes.may_have_forked |= !writable && !page.is_frozen;
+                    if writable {
+                        page.digest = None;
+                    } else if !page.is_frozen {
+                        changes.may_have_forked = true;
+                        page.digest = digest(memory, frame);
+                    }
                     page.is_frozen = !writable;
                 }
                 Some(Mapping { frame, writable }) => {
@@ -135,6 +161,7 @@ impl PrivatePages {
                     *place = writable.then_some(PrivatePage {
                         frame,
                         is_frozen: false,
+                        digest: None,
                         ..*page
                     });
                 }
@@ -226,5 +253,6 @@ fn new_page(address: u64, mapping: Option<Mapping>) -> Option<PrivatePage> {
         address,
         frame: mapping.frame,
         is_frozen: false,
+        digest: None,
     })
 }

@@ -236,8 +236,16 @@ impl Target {
         Some(id)
     }
 
-    /// Takes note of the end of member `id` at `now`: its pages may be a descendant's.
-    fn end(&mut self, memory: &impl GuestMemory, id: u32, end: End, now: HostTicks) {
+    /// Takes note of the end of member `id`, which is found at `now`: its pages may be a descendant's.
+    /// `is_loaded`: it had run until then.
+    fn end(
+        &mut self,
+        memory: &impl GuestMemory,
+        id: u32,
+        end: End,
+        is_loaded: bool,
+        now: HostTicks,
+    ) {
         let Some((member, left)) = self.member_and_left(id) else {
             return;
         };
@@ -246,7 +254,11 @@ impl Target {
         }
         member.ended = Some(end);
         for page in member.pages.iter() {
-            left.add(memory, page, id, now);
+            if is_loaded {
+                left.add(memory, page, id, now);
+            } else {
+                left.add_late(page, id, now);
+            }
         }
         self.living -= 1;
         if self.living == 0 {
@@ -497,7 +509,7 @@ impl Targets {
             it.look_after_a_while(memory, format)?
         };
         let root = it.root(format);
-        target.end(memory, member, end, now);
+        target.end(memory, member, end, is_loaded, now);
         if target.living == 0 && target.order.follow == Follow::None {
             self.slots[slot] = None;
         }

@@ -29,7 +29,7 @@ use devices::time::{Hertz, HostTicks};
 
 use super::address_space::Root;
 use super::allowance::Allowance;
-use super::descent::{Relation, relation};
+use super::descent::{Relation, Walks, relation};
 use super::handler::Context;
 use super::kernel_thread::Thread;
 use super::member::{Origin, Sign};
@@ -195,6 +195,7 @@ impl Suppression {
         /// The pages that are found to be shared at one look.
         const MOST_SHARED: usize = 8;
         let most = self.tsc.get() * REMEMBERED_FOR;
+        let mut walks = Walks::of_one_exit();
         for slot in 0..super::target::MAX_TARGETS {
             for _ in 0..MOST_SHARED {
                 let Some(target) = self.targets.get_mut(slot) else {
@@ -204,7 +205,8 @@ impl Suppression {
                     break;
                 }
                 let (format, members) = (target.format(), target.living());
-                match relation(memory, root, format, members, &target.left, most, now) {
+                let left = &target.left;
+                match relation(memory, root, format, members, left, most, &mut walks, now) {
                     Relation::Child(parent) => return Some((slot, parent)),
                     Relation::Sharer(address) => target.forget_page(address),
                     Relation::Stranger => break,
@@ -250,9 +252,7 @@ impl Suppression {
         if let (Sign::Fork, Some((_, pages))) = (sign, inherited)
             && let Some((member, _)) = self.targets.get_mut(slot)?.member_and_left(id)
         {
-            member.pages.inherit(&pages);
-            // What it has by now is its own.
-            member.pages.look(memory, root, format, |_| ());
+            member.pages.inherit(&pages, memory, root, format);
         }
         self.non_targets.clear();
         if takes_over {
