@@ -41,6 +41,8 @@ struct Process {
     tables: Vec<u64>,
     kernel_stack: u64,
     lives: bool,
+    /// Whether it has been loaded since it was made.
+    has_run: bool,
     /// Whether it descends from the process that was named.
     is_family: bool,
     /// The time at which it was made, or became a new program; `None` if its root was nobody's just
@@ -99,6 +101,7 @@ impl Kernel {
         for _ in 0..count {
             kernel.start();
         }
+        kernel.processes[0].has_run = true;
         kernel.report(Event::OnCpu);
         kernel
     }
@@ -129,6 +132,7 @@ impl Kernel {
             // The stacks are beside each other, as close as they get.
             kernel_stack: 0xffff_c900_0000_0000 + number * 0x4000 + 0x3c00,
             lives: true,
+            has_run: false,
             is_family: false,
         }
     }
@@ -330,6 +334,7 @@ impl Kernel {
     /// takes interrupts.
     fn load_cr3(&mut self, rsp: u64, then: u64, thread: Thread) {
         self.now += 2_000;
+        self.processes[self.current].has_run = true;
         let root = root(self.processes[self.current].root);
         let is_walked = self.suppression.targets().of(root).is_some();
         if self.directive.loaded_member.is_some() || self.directive.lookout.is_some() || is_walked {
@@ -423,11 +428,16 @@ impl Kernel {
             })
     }
 
-    /// No living process is a member that is not of the family.
+    /// No living process is a member, and none runs as one, that is not of the family.
+    ///
+    /// One that has not run yet may have the root of a member that has ended unseen, as a new program leaves
+    /// its old root behind. It is not taken for that member: a load of such a root always exits, and
+    /// is looked at before the process has executed anything. Then this holds.
     fn no_other_is_a_member(&self) -> bool {
-        let living = self.processes.iter().filter(|it| it.lives);
-        let mut others = living.filter(|it| !it.is_family);
+        let have_run = self.processes.iter().filter(|it| it.lives && it.has_run);
+        let mut others = have_run.filter(|it| !it.is_family);
         others.all(|it| self.suppression.targets().of(root(it.root)).is_none())
+            && (self.processes[self.current].is_family || !self.directive.target_in)
     }
 
     fn notices(&mut self) -> Vec<Subject> {
@@ -932,7 +942,7 @@ impl Kernel {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(300))]
 
     /// Whatever processes do, nobody is taken in who is not of the family; and whoever is, is found when it is
     /// seen with a page left that is its parent's.
