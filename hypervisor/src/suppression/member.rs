@@ -173,7 +173,8 @@ impl Member {
 
     /// Looks at the process, whose root no processor has had for a while: its page may be in use for
     /// something else. It is gone when none of the tables that it is known by is there any more, or
-    /// when these are, but none of its pages.
+    /// when these are, but none of its pages, and others are: a kernel may take away memory from a process that
+    /// does not run, and may move a page.
     pub(super) fn look_after_a_while(
         &mut self,
         memory: &impl GuestMemory,
@@ -196,10 +197,13 @@ impl Member {
                 return Some(End::Lost);
             }
             // The process has let go of a part of its address space.
+            if self.pages.are_exchanged(memory, root, format, 1) {
+                return Some(End::Lost);
+            }
             self.witnesses = current;
         }
         self.pages
-            .are_exchanged(memory, root, format)
+            .are_exchanged(memory, root, format, 2)
             .then_some(End::Lost)
     }
 }

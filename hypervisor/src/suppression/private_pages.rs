@@ -108,12 +108,13 @@ impl PrivatePages {
     }
 
     /// Returns whether the pages that the process had when it was left are not there any more, none of
-    /// them, but others. Nobody but itself could have changed all of them.
+    /// them, but others in the place of `least` of them.
     pub(super) fn are_exchanged(
         &self,
         memory: &impl GuestMemory,
         root: Root,
         format: RootFormat,
+        least: usize,
     ) -> bool {
         let mut exchanged = 0;
         for page in self.iter() {
@@ -123,7 +124,7 @@ impl PrivatePages {
                 None => {}
             }
         }
-        exchanged >= 2
+        exchanged >= least
     }
 
     /// Looks for pages of a process that has just been named, for as long as that takes.

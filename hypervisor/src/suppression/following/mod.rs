@@ -384,13 +384,17 @@ impl Suppression {
         let Some(target) = self.targets.get_mut(slot) else {
             return;
         };
-        let count = target.members().len();
-        if count < 2 {
+        if target.living_count() < 2 {
             return;
         }
-        target.swept = (target.swept + 1) % count;
-        let member = &target.members()[target.swept];
-        let root = member.roots().next().filter(|_| member.lives());
+        let members = target.members();
+        let count = members.len();
+        let mut following = (1..=count).map(|step| (target.swept + step) % count);
+        let Some(next) = following.find(|&index| members[index].lives()) else {
+            return;
+        };
+        let root = members[next].roots().next();
+        target.swept = next;
         if let Some(root) = root {
             self.end_if_gone(memory, root, Loaded::Maybe, now);
         }
