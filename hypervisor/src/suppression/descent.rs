@@ -4,9 +4,10 @@
 //! A member could write a page, and so it was its own, or shared on purpose. Later a root is seen that
 //! refers to the same memory at the same address, and may not write it. That is what a fork leaves: both
 //! have the page, neither may write, and who writes gets another. It counts where the member cannot
-//! write the page either, or has got another in its place since; then the page's contents are what they
-//! were, which nobody can have changed as long as there is a copy. Memory that is freed is not: it is
-//! filled anew before somebody else has it.
+//! write the page either. It counts as well where the member does not have the page any more, as it has
+//! got another in its place or has ended, if the page's contents are what they were: nobody can have
+//! changed them as long as there is a copy, and memory that is freed is filled anew before somebody else
+//! has it.
 //!
 //! Where the member can still write the page, and somebody else has it as well, it is shared on
 //! purpose. Such a page never counts again.

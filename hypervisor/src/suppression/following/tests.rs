@@ -607,6 +607,44 @@ fn a_new_program_on_the_same_kernel_stack_is_a_member() {
 }
 
 #[test]
+fn a_child_of_one_that_has_become_a_new_program_since_is_a_member() {
+    let mut kernel = followed(Follow::All);
+    let child = kernel.fork();
+    kernel.exec();
+    kernel.compute();
+    // The address space that both had is gone; nobody has looked at it since.
+    kernel.switch(child);
+    assert!(kernel.is_member(child) && kernel.directive.target_in);
+    assert!(kernel.no_other_is_a_member());
+}
+
+#[test]
+fn the_next_owner_of_memory_that_a_family_has_left_is_no_member() {
+    for is_filled in [false, true] {
+        let mut kernel = followed(Follow::All);
+        // It has become a new program, and its old memory is free.
+        kernel.fork();
+        let left: Vec<_> = kernel.processes[0].pages.clone().into_iter().collect();
+        kernel.exec();
+        kernel.compute();
+        // Another one has it at the same addresses, with other contents or none, and forks.
+        for (address, page) in left {
+            let contents = [u8::from(is_filled); PAGE_SIZE as usize];
+            let at = vmx::addr::GuestPhysAddr(page.frame);
+            kernel.ram.write(at, &contents).unwrap();
+            let frozen = Page {
+                writable: false,
+                ..page
+            };
+            kernel.set_page(1, address, frozen);
+        }
+        kernel.switch(1);
+        kernel.compute();
+        assert!(!kernel.is_member(1), "filled: {is_filled}");
+    }
+}
+
+#[test]
 fn a_switch_to_another_stack_is_no_new_program() {
     let mut kernel = followed(Follow::All);
     for _ in 0..10 {
