@@ -8,7 +8,7 @@ use devices::time::HostTicks;
 
 use super::address_space::{Root, RootFormat, referred_table, same_process, user_tables};
 use super::notice::End;
-use super::private_pages::PrivatePages;
+use super::private_pages::{Fate, PrivatePages};
 use crate::guest_memory::GuestMemory;
 
 /// The most roots that one process has.
@@ -172,38 +172,31 @@ impl Member {
     }
 
     /// Looks at the process, whose root no processor has had for a while: its page may be in use for
-    /// something else. It is gone when none of the tables that it is known by is there any more, or
-    /// when these are, but none of its pages, and others are: a kernel may take away memory from a process that
-    /// does not run, and may move a page.
+    /// something else. While a process does not run, its kernel may take pages away from it, and may move
+    /// one, but does not take its tables. So the process is gone when none of its tables is there any
+    /// more, or some are not and none of its pages, or there are others in the place of its pages.
     pub(super) fn look_after_a_while(
         &mut self,
         memory: &impl GuestMemory,
         format: RootFormat,
     ) -> Option<End> {
         let root = self.root(format);
-        let stands = |&(index, table): &Witness| {
+        let stands = |&&(index, table): &&Witness| {
             table != 0 && referred_table(memory, root, format, index) == table
         };
-        let missing = self
-            .witnesses
-            .iter()
-            .filter(|it| it.1 != 0 && !stands(it))
-            .count();
-        if missing > 0 {
+        let known = self.witnesses.iter().filter(|it| it.1 != 0).count();
+        let standing = self.witnesses.iter().filter(stands).count();
+        let pages = self.pages.fate(memory, root, format);
+        if standing < known {
             let Some(current) = witnesses(memory, root, format) else {
                 return Some(End::Died);
             };
-            if !self.witnesses.iter().any(stands) {
+            if standing == 0 || pages.kept == 0 && pages != Fate::default() {
                 return Some(End::Lost);
             }
             // The process has let go of a part of its address space.
-            if self.pages.are_exchanged(memory, root, format, 1) {
-                return Some(End::Lost);
-            }
             self.witnesses = current;
         }
-        self.pages
-            .are_exchanged(memory, root, format, 2)
-            .then_some(End::Lost)
+        (pages.kept == 0 && pages.exchanged >= 2).then_some(End::Lost)
     }
 }

@@ -65,6 +65,17 @@ pub(super) struct Changes {
     pub may_have_forked: bool,
 }
 
+/// The numbers of pages of a process by what has become of them while it did not run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Fate {
+    /// Those that are what they were.
+    pub kept: usize,
+    /// Those in whose place there are others.
+    pub exchanged: usize,
+    /// Those in whose place there is nothing.
+    pub taken: usize,
+}
+
 impl PrivatePages {
     pub(super) const NONE: Self = Self {
         pages: [None; PAGES],
@@ -107,24 +118,17 @@ impl PrivatePages {
         self.look(memory, root, format, |_| ());
     }
 
-    /// Returns whether the pages that the process had when it was left are not there any more, none of
-    /// them, but others in the place of `least` of them.
-    pub(super) fn are_exchanged(
-        &self,
-        memory: &impl GuestMemory,
-        root: Root,
-        format: RootFormat,
-        least: usize,
-    ) -> bool {
-        let mut exchanged = 0;
+    /// Returns what has become of the pages since the process was left.
+    pub(super) fn fate(&self, memory: &impl GuestMemory, root: Root, format: RootFormat) -> Fate {
+        let mut fate = Fate::default();
         for page in self.iter() {
             match mapping(memory, root, format, page.address) {
-                Some(there) if there.frame == page.frame => return false,
-                Some(_) => exchanged += 1,
-                None => {}
+                Some(there) if there.frame == page.frame => fate.kept += 1,
+                Some(_) => fate.exchanged += 1,
+                None => fate.taken += 1,
             }
         }
-        exchanged >= least
+        fate
     }
 
     /// Looks for pages of a process that has just been named, for as long as that takes.
