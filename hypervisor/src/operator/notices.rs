@@ -43,7 +43,7 @@ pub(crate) struct NoticeLine<'a> {
     /// The number of notices that were left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub left_out: Option<u32>,
-    /// What it is about, in the words of the hypervisor.
+    /// The subject, in the words of the hypervisor.
     #[serde(skip)]
     subject: Subject,
 }

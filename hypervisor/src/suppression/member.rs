@@ -192,7 +192,9 @@ impl Member {
                 return Some(End::Died);
             };
             if standing == 0 || pages.kept == 0 && pages != Fate::default() {
-                return Some(End::Lost);
+                // A kernel that frees an address space unmaps its pages, and then the tables.
+                let is_emptied = pages.taken > 0 && pages.exchanged == 0;
+                return Some(if is_emptied { End::Died } else { End::Lost });
             }
             // The process has let go of a part of its address space.
             self.witnesses = current;

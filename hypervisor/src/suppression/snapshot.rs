@@ -9,11 +9,11 @@ use devices::time::HostTicks;
 use super::Suppression;
 use super::address_space::Root;
 use super::budget::Share;
+use super::member::Sign;
+use super::notice::End;
 use super::order::Order;
 
 pub(crate) use super::lead::Lead;
-use super::member::Sign;
-use super::notice::End;
 pub(crate) use super::record::Limit;
 
 /// A target, as the operator sees it. Times are in host ticks.

@@ -510,7 +510,8 @@ impl Targets {
         };
         let root = it.root(format);
         target.end(memory, member, end, is_loaded, now);
-        if target.living == 0 && target.order.follow == Follow::None {
+        // Who is gone becomes no new program: only a copy may still be found.
+        if target.living == 0 && !target.order.follow.forks() {
             self.slots[slot] = None;
         }
         self.changed();

@@ -41,7 +41,7 @@ pub(super) struct Observer {
     cr3_exits: (bool, usize),
     /// The operands of MOV to CR3 with which a target came in, bit 63 and PCID included.
     exempt: [u64; EXEMPT],
-    /// That target's slot and member: another one's loads of them are switches.
+    /// The slot and the number of that member: another one's loads of them are switches.
     exempt_member: Option<(usize, u32)>,
     exempt_count: usize,
     next_exempt: usize,
