@@ -13,7 +13,7 @@ use super::lead::Booking;
 use super::order::Policy;
 use super::vcpu::Stop;
 use super::wish::{LEAD_STEP, NEVER};
-use super::{Directive, Stay, Suppression, non_targets};
+use super::{Directive, Stay, Suppression};
 
 impl Suppression {
     /// Decides for `vcpu`, and for the VM's clock.
@@ -62,11 +62,8 @@ impl Suppression {
             loaded_member: record.root.and_then(|root| self.targets.member_of(root)),
             lookout,
             exchanged: record.exchange.is_some(),
-            judged_until: if self.follows_forks() {
-                now.saturating_add(self.tsc.get() / non_targets::GOOD_FOR)
-            } else {
-                NEVER
-            },
+            judged_until: self.judged_until(now),
+            judges_new_roots: self.expects_copies(now),
             target_in: record.target.is_some(),
             target_hidden: record.hides_target,
             asks_thread: record.overrun_since.is_some(),

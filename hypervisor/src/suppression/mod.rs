@@ -179,6 +179,9 @@ pub(crate) struct Directive {
     pub exchanged: bool,
     /// The time until which it is known whether the root that is loaded is a target's.
     pub judged_until: HostTicks,
+    /// Whether another root that is sampled until then is to be judged at once: a member may have
+    /// forked lately.
+    pub judges_new_roots: bool,
     /// Whether a target runs: loads of other roots are of interest then, of its own not.
     pub target_in: bool,
     /// Whether a target's root is loaded, but somebody else runs: the target may at any time,
@@ -207,6 +210,7 @@ impl Directive {
         lookout: None,
         exchanged: false,
         judged_until: HostTicks(u64::MAX),
+        judges_new_roots: false,
         target_in: false,
         target_hidden: false,
         asks_thread: false,
@@ -225,6 +229,8 @@ pub(crate) struct Suppression {
     lookout: Lookout,
     /// Whether copies of any target are followed.
     follows: bool,
+    /// The time until which copies may be about that have not been seen.
+    copies_until: HostTicks,
     notices: Notices,
     vcpus: [VcpuRecord; MAX_VCPUS],
     /// The number of entries of `vcpus` that are in use.
@@ -263,6 +269,7 @@ impl Suppression {
             non_targets: NonTargets::new(),
             lookout: Lookout::new(tsc, now),
             follows: false,
+            copies_until: HostTicks(0),
             notices: Notices::new(tsc, now),
             vcpus: [VcpuRecord::new(tsc, now); MAX_VCPUS],
             count: vcpus.min(MAX_VCPUS),
@@ -378,6 +385,7 @@ impl Suppression {
             }
         }
         self.note_what_is_followed();
+        self.expect_copies(now);
         Ok(())
     }
 

@@ -19,7 +19,8 @@
 //!
 //! # How new roots are seen
 //! While a member's root is loaded, loads of CR3 exit. Else the roots of others are sampled when a
-//! timer interrupts them, which takes an exit anyway. When a member may have forked, or has come to its
+//! timer interrupts them, which takes an exit anyway: often while a copy may be about, as a member may have
+//! forked lately, and now and then otherwise, since a report costs others their time. When a member may have forked, or has come to its
 //! end, loads exit for a little longer, with a bound ([`Lookout`]): the child is seen before it
 //! has run.
 
@@ -51,6 +52,11 @@ const LOOKOUT_SHARE: u64 = 25;
 /// row.
 const LOOKOUTS_PER_SECOND: u64 = 40;
 const LOOKOUT_EARNINGS: u64 = 4;
+/// The time after a sign of a fork, or of an end, in which a copy may be about that has not been seen, in
+/// seconds.
+const COPIES_EXPECTED_FOR: u64 = 1;
+/// The rate at which sampled roots are judged otherwise, as a divisor of a second.
+const JUDGMENTS_PER_SECOND: u64 = 50;
 
 /// A member's root that was exchanged for another one, on a kernel stack.
 #[derive(Clone, Copy, Debug)]
@@ -140,6 +146,30 @@ impl Suppression {
     /// interest.
     pub(super) fn follows_forks(&self) -> bool {
         !self.targets.are_forgotten() && self.follows
+    }
+
+    /// Takes note that a copy may be about that has not been seen.
+    pub(super) fn expect_copies(&mut self, now: HostTicks) {
+        let length = self.tsc.get().saturating_mul(COPIES_EXPECTED_FOR);
+        self.copies_until = self.copies_until.max(now.saturating_add(length));
+    }
+
+    /// Returns whether a copy may be about that has not been seen.
+    pub(super) fn expects_copies(&self, now: HostTicks) -> bool {
+        self.follows_forks() && now < self.copies_until
+    }
+
+    /// Returns until when a root that is sampled at `now` need not be looked at again.
+    pub(super) fn judged_until(&self, now: HostTicks) -> HostTicks {
+        if !self.follows_forks() {
+            return HostTicks(u64::MAX);
+        }
+        let rate = if self.expects_copies(now) {
+            super::non_targets::GOOD_FOR
+        } else {
+            JUDGMENTS_PER_SECOND
+        };
+        now.saturating_add(self.tsc.get() / rate)
     }
 
     /// Returns the target that the root of `vcpu` belongs to, if any: its slot and the number of the member.
@@ -255,6 +285,7 @@ impl Suppression {
             member.pages.inherit(&pages, memory, root, format);
         }
         self.non_targets.clear();
+        self.expect_copies(now);
         if takes_over {
             self.lookout.end(now);
         }
@@ -310,6 +341,7 @@ impl Suppression {
     fn note_departure(&mut self, departure: &Departure, named: Root, now: HostTicks) {
         self.forget_member(departure.slot, departure.member);
         self.non_targets.clear();
+        self.expect_copies(now);
         let subject = match self.targets.get(departure.slot) {
             None => Subject::Ended(departure.end),
             Some(target) => {
@@ -375,6 +407,7 @@ impl Suppression {
         if changes.may_have_forked {
             // A child may have the page of a root that was looked at before.
             self.non_targets.clear();
+            self.expect_copies(now);
             self.lookout.begin(now);
         }
     }

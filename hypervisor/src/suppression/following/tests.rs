@@ -358,7 +358,8 @@ impl Kernel {
     fn tick(&mut self, ticks: u64) {
         self.now += ticks;
         let current = Some(root(self.processes[self.current].root));
-        let is_judged = self.judged == current && HostTicks(self.now) < self.directive.judged_until;
+        let is_known = self.judged == current || !self.directive.judges_new_roots;
+        let is_judged = is_known && HostTicks(self.now) < self.directive.judged_until;
         if self.directive.loaded_member.is_some()
             || self.directive.lookout.is_some()
             || !is_judged && self.directive.judged_until.0 != u64::MAX

@@ -284,12 +284,12 @@ impl<C: GuestCpu> Vcpu<C> {
             || directive.stay != Stay::Run
     }
 
-    /// Returns whether it is to be found out at `at` whose root the VCPU has: it was not the same when that was
-    /// done last, or that is a while ago.
+    /// Returns whether it is to be found out at `at` whose root the VCPU has: that was done a while ago, or for
+    /// another one, while new ones may be a target's.
     fn is_to_be_judged(&self, at: HostTicks) -> bool {
-        let judged_until = self.observer.directive.judged_until;
-        judged_until.0 != u64::MAX
-            && (at >= judged_until || self.root().map(|(root, _)| root) != self.observer.judged)
+        let directive = &self.observer.directive;
+        let is_another = || self.root().map(|(root, _)| root) != self.observer.judged;
+        at >= directive.judged_until || directive.judges_new_roots && is_another()
     }
 
     /// Has loads of CR3 exit, or not; those between the roots of a target that runs do not.
