@@ -34,9 +34,8 @@
 use devices::time::HostTicks;
 
 use super::address_space::{Root, RootFormat};
-use super::left_frames::LeftFrames;
-use super::member::Member;
 use super::pages::{Mapping, PAGE, mapping};
+use super::target::Target;
 use crate::guest_memory::GuestMemory;
 
 /// The walks through page tables that are made for one root at most, on the way of an exit.
@@ -101,19 +100,19 @@ impl<M: GuestMemory> Candidate<'_, M> {
     }
 }
 
-/// Returns the relation of the process of `root` to a family of these living `members`, as far as
-/// `walks` tell. `left` are the pages that members do not have any more, which count for `most` ticks.
-#[expect(clippy::too_many_arguments, reason = "each is one fact of its own")]
-pub(super) fn relation<'a>(
+/// Returns the relation of the process of `root` to the family `target`, as far as `walks` tell. Pages
+/// that members do not have any more count for `most` ticks. `is_loaded` tells of the member of a number whether a
+/// VCPU has its root.
+pub(super) fn relation(
     memory: &impl GuestMemory,
     root: Root,
-    format: RootFormat,
-    members: impl Iterator<Item = &'a Member>,
-    left: &LeftFrames,
+    target: &Target,
+    is_loaded: impl Fn(u32) -> bool,
     most: u64,
     walks: &mut Walks,
     now: HostTicks,
 ) -> Relation {
+    let format = target.format();
     let mut candidate = Candidate {
         memory,
         root,
@@ -121,7 +120,7 @@ pub(super) fn relation<'a>(
         known: [None; KNOWN_WALKS],
     };
     let mut parent = None;
-    for member in members {
+    for member in target.living() {
         for page in member.pages.iter() {
             let there = candidate.at(page.address, walks);
             let Some(there) = there.filter(|it| it.frame == page.frame) else {
@@ -133,7 +132,10 @@ pub(super) fn relation<'a>(
             let own = mapping(memory, member.root(format), format, page.address);
             let is_copy = match own.filter(|own| own.frame == page.frame) {
                 Some(own) if own.writable => return Relation::Sharer(page.address),
-                Some(_) => true,
+                // It runs elsewhere at this moment, and has forked since it was looked at. One that does
+                // not run does not fork: its root is somebody else's by now.
+                Some(_) if !page.is_frozen => is_loaded(member.id),
+                Some(_) => page.has_same_contents(memory),
                 // The member has come to its end, unseen, or runs elsewhere at this moment. The memory may
                 // be somebody else's by now.
                 None => page.stands(memory),
@@ -145,7 +147,7 @@ pub(super) fn relation<'a>(
         }
     }
     let mut has_left = || {
-        let mut frames = left.iter();
+        let mut frames = target.left.iter();
         frames.find_map(|frame| {
             let there = candidate.at(frame.page.address, walks)?;
             let is_copy = there.frame == frame.page.frame

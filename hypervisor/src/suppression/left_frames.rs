@@ -54,12 +54,7 @@ impl LeftFrames {
         member: u32,
         now: HostTicks,
     ) {
-        let contents = if page.is_frozen {
-            page.digest
-        } else {
-            digest(memory, page.frame)
-        };
-        self.push(page, member, contents, now);
+        self.push(page, member, digest(memory, page.frame), now);
     }
 
     /// Takes note that member `member` does not have `page` any more, since some time before `now`: only

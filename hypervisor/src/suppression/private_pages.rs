@@ -42,7 +42,12 @@ impl PrivatePage {
     /// Returns whether the page's memory has what it had when it was frozen, so that who has it now has had
     /// it since.
     pub(super) fn stands(&self, memory: &impl GuestMemory) -> bool {
-        self.digest.is_some() && digest(memory, self.frame) == self.digest
+        self.digest.is_some() && self.has_same_contents(memory)
+    }
+
+    /// Returns whether the page's memory has what it had when it was frozen, be that nothing but zeros.
+    pub(super) fn has_same_contents(&self, memory: &impl GuestMemory) -> bool {
+        digest(memory, self.frame) == self.digest
     }
 }
 
@@ -115,7 +120,7 @@ impl PrivatePages {
             page.digest = None;
         }
         // What it has in their place by now is its own, and its parent's have not been left.
-        self.look(memory, root, format, |_| ());
+        self.look(memory, root, format, false, |_| ());
     }
 
     /// Returns what has become of the pages since the process was left.
@@ -136,13 +141,18 @@ impl PrivatePages {
         self.search(memory, root, format, FIRST_SEARCH_STEPS);
     }
 
-    /// Looks at the pages of a process that has just run. `left` is told of each page that it does not
-    /// have any more.
+    /// Looks at the pages of a process that has just run, and runs no more if `is_left`. `left` is told of
+    /// each page that it does not have any more.
+    ///
+    /// A page that was frozen before may have been written, and frozen by another fork, meanwhile: whoever
+    /// was left alone with it could write it. That is looked for when the process is left, as it may not
+    /// be there any more when a copy is seen.
     pub(super) fn look(
         &mut self,
         memory: &impl GuestMemory,
         root: Root,
         format: RootFormat,
+        is_left: bool,
         mut left: impl FnMut(PrivatePage),
     ) -> Changes {
         let mut changes = Changes::default();
@@ -154,9 +164,10 @@ impl PrivatePages {
                 Some(Mapping { frame, writable }) if frame == page.frame => {
                     if writable {
                         page.digest = None;
-                    } else if !page.is_frozen {
-                        changes.may_have_forked = true;
-                        page.digest = digest(memory, frame);
+                    } else if is_left || !page.is_frozen {
+                        let contents = digest(memory, frame);
+                        changes.may_have_forked |= !page.is_frozen || contents != page.digest;
+                        page.digest = contents;
                     }
                     page.is_frozen = !writable;
                 }

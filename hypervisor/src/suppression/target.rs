@@ -202,7 +202,8 @@ impl Target {
         self.living > 0 && self.member_of(root).is_some()
     }
 
-    fn member_of(&self, root: Root) -> Option<&Member> {
+    /// Returns the member that has `root`, if any.
+    pub(super) fn member_of(&self, root: Root) -> Option<&Member> {
         self.members.iter().find(|member| member.has(root))
     }
 

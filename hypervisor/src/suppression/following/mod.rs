@@ -226,6 +226,7 @@ impl Suppression {
         const MOST_SHARED: usize = 8;
         let most = self.tsc.get() * REMEMBERED_FOR;
         let mut walks = Walks::of_one_exit();
+        let vcpus = &self.vcpus[..self.count];
         for slot in 0..super::target::MAX_TARGETS {
             for _ in 0..MOST_SHARED {
                 let Some(target) = self.targets.get_mut(slot) else {
@@ -234,9 +235,11 @@ impl Suppression {
                 if !target.order().follow.forks() {
                     break;
                 }
-                let (format, members) = (target.format(), target.living());
-                let left = &target.left;
-                match relation(memory, root, format, members, left, most, &mut walks, now) {
+                let is_loaded = |id| {
+                    let mut loaded = vcpus.iter().filter_map(|vcpu| target.member_of(vcpu.root?));
+                    loaded.any(|it| it.id == id)
+                };
+                match relation(memory, root, target, is_loaded, most, &mut walks, now) {
                     Relation::Child(parent) => return Some((slot, parent)),
                     Relation::Sharer(address) => target.forget_page(address),
                     Relation::Stranger => break,
@@ -397,7 +400,7 @@ impl Suppression {
             return;
         }
         let first = member.root(format);
-        let changes = member.pages.look(memory, first, format, |page| {
+        let changes = member.pages.look(memory, first, format, is_left, |page| {
             left.add(memory, page, id, now);
         });
         if is_time {

@@ -12,6 +12,8 @@ use proptest::prelude::*;
 use super::super::address_space::RootFormat;
 use super::super::notice::{End, Subject};
 use super::super::order::{Defaults, Follow, Order};
+use super::super::pages::mapping;
+use super::super::private_pages::PrivatePage;
 use super::super::{Directive, Event, Factor, Factors};
 use super::*;
 use crate::test_ram::TestRam;
@@ -409,7 +411,9 @@ impl Kernel {
         target.is_some()
     }
 
-    /// There is a page of the process, which it may not write, that a member has as well, or had.
+    /// There is a page of the process, which it may not write, that a member has as well, or had, and that has
+    /// been the same memory since. (What a member had may be free and be somebody else's by now, of the family
+    /// or not, and its root too: then it is no sign, and its contents are others, or it was not frozen.)
     fn is_recognizable(&self, number: usize) -> bool {
         let Some(target) = self.suppression.targets.get(0) else {
             return false;
@@ -421,7 +425,20 @@ impl Kernel {
                 .is_some_and(|page| page.frame == frame && page.private && !page.writable)
         };
         let now = HostTicks(self.now);
-        let mut members = target.living().flat_map(|it| it.pages.iter());
+        let mut members = target.living().flat_map(|it| {
+            let root = it.root(LONG);
+            let is_loaded = self.processes[self.current].root == root.address().0;
+            let is_kept = move |page: &PrivatePage| {
+                let own = mapping(&self.ram, root, LONG, page.address);
+                let is_same = own.is_some_and(|own| own.frame == page.frame && !own.writable);
+                if is_same && page.is_frozen {
+                    page.has_same_contents(&self.ram)
+                } else {
+                    is_same && is_loaded || page.stands(&self.ram)
+                }
+            };
+            it.pages.iter().filter(is_kept)
+        });
         let mut left = target.left.iter();
         members.any(|it| has(it.address, it.frame))
             || left.any(|it| {
@@ -617,6 +634,20 @@ fn a_child_of_one_that_has_become_a_new_program_since_is_a_member() {
     kernel.switch(child);
     assert!(kernel.is_member(child) && kernel.directive.target_in);
     assert!(kernel.no_other_is_a_member());
+}
+
+#[test]
+fn a_page_that_is_written_and_frozen_again_between_two_looks_is_a_sign() {
+    let mut kernel = followed(Follow::All);
+    let first = kernel.fork();
+    // The first fork is seen, and its child ends: the page is the target's alone.
+    kernel.switch(first);
+    kernel.exit(0);
+    kernel.write(STACK);
+    let second = kernel.fork();
+    kernel.exec();
+    kernel.switch(second);
+    assert!(kernel.is_member(second) && kernel.directive.target_in);
 }
 
 #[test]
