@@ -415,18 +415,23 @@ impl Suppression {
         }
     }
 
-    /// Looks whether one of the members that do not run is gone, one after the other.
-    pub(super) fn sweep(&mut self, memory: &impl GuestMemory, slot: usize, now: HostTicks) {
+    /// Looks whether one of the members that `vcpu` does not run is gone, one after the other.
+    pub(super) fn sweep(
+        &mut self,
+        memory: &impl GuestMemory,
+        vcpu: usize,
+        slot: usize,
+        now: HostTicks,
+    ) {
+        let runs = self.vcpus[vcpu].member;
         let Some(target) = self.targets.get_mut(slot) else {
             return;
         };
-        if target.living_count() < 2 {
-            return;
-        }
         let members = target.members();
         let count = members.len();
         let mut following = (1..=count).map(|step| (target.swept + step) % count);
-        let Some(next) = following.find(|&index| members[index].lives()) else {
+        let is_next = |&index: &usize| members[index].lives() && Some(members[index].id) != runs;
+        let Some(next) = following.find(is_next) else {
             return;
         };
         let root = members[next].roots().next();

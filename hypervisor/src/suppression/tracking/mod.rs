@@ -177,7 +177,7 @@ impl Suppression {
             self.find_target(memory, vcpu, false, now);
         }
         if let Some(slot) = self.vcpus[vcpu].target.or(was_in) {
-            self.sweep(memory, slot, now);
+            self.sweep(memory, vcpu, slot, now);
         }
         if let Some(root) = root.filter(|_| !changed && self.vcpus[vcpu].target.is_some()) {
             let stack = self.vcpus[vcpu].user_stack;
