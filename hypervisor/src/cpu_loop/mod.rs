@@ -228,7 +228,7 @@ impl CpuLoop {
 
 fn power_off() -> ! {
     serial::flush();
-    serial::detector::flush();
+    serial::DETECTORS.flush();
     power::off()
 }
 
