@@ -52,6 +52,7 @@ fn main() {
         Bochs: isolation::a_paused_vm_stands_still_and_a_restarted_one_begins_anew,
         Any: tracking::others_exit_no_more_beside_a_target_that_sleeps,
         Any: tracking::each_switch_to_a_target_is_seen,
+        Any: tracking::each_switch_of_two_vcpus_is_seen,
         Any: smp::eight_vcpus_start_on_two_cpus,
         Any: smp::no_vcpu_sees_time_go_back_under_suppression,
         Any: smp::a_vm_that_crashes_or_spins_leaves_the_others_alone,
