@@ -150,7 +150,7 @@ impl Cpu {
 
     fn turn(&mut self, manager: &VmManager) {
         let scheduler = manager.scheduler();
-        match scheduler.next(self.index, host_now()) {
+        match scheduler.next(self.index, host_now(), 0) {
             Decision::Idle { .. } => {}
             Decision::Release(id) => {
                 self.release(scheduler);

@@ -161,10 +161,10 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Decides what `cpu` is to do now.
+    /// Decides what `cpu` is to do now; see [`Policy::next`].
     #[must_use]
-    pub(crate) fn next(&self, cpu: u32, now: HostTicks) -> Decision {
-        self.queues.lock().policy.next(cpu, now)
+    pub(crate) fn next(&self, cpu: u32, now: HostTicks, lead: u64) -> Decision {
+        self.queues.lock().policy.next(cpu, now, lead)
     }
 
     /// Returns the VCPU that `target` names, unless its VM has been removed.
