@@ -130,7 +130,12 @@ pub(super) fn run(machine: Machine) -> ! {
     let apic = unsafe { LocalApic::enable() };
     smp::init();
     let cpus = start_other_cpus(machine, &used.others);
-    let scheduler = Arc::new(Scheduler::new(Settings::for_tsc(tsc), cpus, smp::kick));
+    let scheduler = Arc::new(Scheduler::new(
+        Settings::for_tsc(tsc),
+        cpus,
+        smp::kick,
+        smp::insist,
+    ));
     let host_msrs = host_msrs();
     let deadline_works = host_msrs.deadline_mode_works(crate::cpuid::host(1, 0).eax);
     if !deadline_works {
