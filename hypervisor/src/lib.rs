@@ -19,6 +19,7 @@ mod ids;
 mod machine;
 mod manager;
 mod msr;
+mod numbers;
 mod operator;
 mod options;
 mod scheduler;

@@ -10,6 +10,7 @@ use log::LevelFilter;
 use crate::machine::console_line::ConsoleLine;
 use crate::machine::fatal::OnFatal;
 use crate::machine::pci::Function;
+use crate::numbers::decimal;
 
 /// The action of tarpit when the last VM has ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -141,9 +142,7 @@ fn on_fatal(value: &str) -> Option<OnFatal> {
             after: REBOOT_AFTER,
         }),
         ("reboot", Some(seconds)) => {
-            // `from_str` would let a sign pass.
-            let is_number = seconds.bytes().all(|digit| digit.is_ascii_digit());
-            let after = seconds.parse().ok().filter(|_| is_number)?;
+            let after = decimal(seconds)?;
             Some(OnFatal::Reboot { after })
         }
         _ => None,

@@ -53,6 +53,7 @@ fn main() {
         Bochs: isolation::a_paused_vm_stands_still_and_a_restarted_one_begins_anew,
         Any: tracking::others_exit_no_more_beside_a_target_that_sleeps,
         Any: tracking::each_switch_to_a_target_is_seen,
+        Any: tracking::each_switch_of_two_vcpus_is_seen,
         Bochs: families::a_process_that_hops_by_fork_stays_suppressed,
         Bochs: families::a_process_that_hops_by_exec_stays_suppressed,
         Any: smp::eight_vcpus_start_on_two_cpus,

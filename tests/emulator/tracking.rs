@@ -26,3 +26,8 @@ pub(crate) fn others_exit_no_more_beside_a_target_that_sleeps(case: &Case) -> Re
 pub(crate) fn each_switch_to_a_target_is_seen(case: &Case) -> Result<()> {
     meets_requirements(case, Part::Ways, 2_000)
 }
+
+/// The same where two VCPUs switch at the same time, and one of them writes to the target's root.
+pub(crate) fn each_switch_of_two_vcpus_is_seen(case: &Case) -> Result<()> {
+    meets_requirements(case, Part::Company, 1_000)
+}

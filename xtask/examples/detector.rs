@@ -48,9 +48,7 @@ fn holds(
     let digits = address.as_str().and_then(|text| text.strip_prefix("0x"));
     let address = u64::from_str_radix(digits.context("a match without address")?, 16)?;
     let bytes = client.read(vm, Some(cr3), address, signature.len() as u64)?;
-    Ok(bytes
-        .iter()
-        .eq(signature.bytes().map(Some).collect::<Vec<_>>().iter()))
+    Ok(bytes.into_iter().eq(signature.bytes().map(Some)))
 }
 
 /// Returns whether the process is suppressed already.

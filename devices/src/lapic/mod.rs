@@ -297,9 +297,7 @@ impl LocalApic {
         if self.mode == Mode::Disabled {
             return None;
         }
-        let class = |priority: u8| priority >> 4;
-        let held_back_by = class(highest.in_service).max(class(self.task_priority()));
-        (class(highest.requested) > held_back_by).then_some(Pending::Vector(highest.requested))
+        Priority::deliverable_of(self.page(), highest).map(Pending::Vector)
     }
 
     /// Returns the answer to the processor's interrupt acknowledge: the pending vector, now in

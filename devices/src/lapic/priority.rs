@@ -132,8 +132,16 @@ impl Priority {
     /// Returns the vector that the processor would take now.
     #[inline]
     pub(super) fn deliverable(&self, page: &ApicPage) -> Option<u8> {
-        let vector = self.highest_request(page)?;
-        (vector >> 4 > self.processor_priority(page) >> 4).then_some(vector)
+        Self::deliverable_of(page, self.highest_of_both(page))
+    }
+
+    /// Returns the vector that the processor would take now if these are the highest.
+    #[inline]
+    pub(super) fn deliverable_of(page: &ApicPage, highest: Highest) -> Option<u8> {
+        let class = |priority: u8| priority >> 4;
+        let task = page.read(Register::TPR) as u8;
+        let held_back_by = class(highest.in_service).max(class(task));
+        (class(highest.requested) > held_back_by).then_some(highest.requested)
     }
 
     /// Puts the deliverable vector in service.

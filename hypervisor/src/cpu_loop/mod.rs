@@ -2,6 +2,7 @@
 //! it. The boot CPU looks after the console and the VMs besides.
 
 mod tenants;
+mod wake_latency;
 
 use alloc::sync::Arc;
 
@@ -19,6 +20,7 @@ use crate::options::OnEnd;
 use crate::scheduler::{Decision, Scheduler, VcpuCell};
 use crate::vcpu::{HostCpu, RunExit};
 use tenants::Tenants;
+use wake_latency::WakeLatency;
 
 /// The number of times a second that the console's line is looked at: its FIFO of 16 bytes fills in
 /// 1.4 ms.
@@ -38,6 +40,10 @@ pub(crate) struct CpuLoop {
     /// The measures that keep VMs from each other's traces in this processor.
     remedies: Remedies,
     tenants: Tenants,
+    /// The time that it takes this CPU to wake.
+    wake_latency: WakeLatency,
+    /// The time until which it has slept, when it has done nothing since.
+    slept_until: Option<HostTicks>,
     /// The VCPU whose state is in the processor.
     loaded: Option<(VcpuId, Arc<VcpuCell>)>,
     /// The operator's session, on the boot CPU.
@@ -71,6 +77,8 @@ impl CpuLoop {
             },
             session,
             poll_interval: timer.tsc().get() / POLLS_PER_SECOND,
+            wake_latency: WakeLatency::new(timer.tsc()),
+            slept_until: None,
             timer,
             remedies,
             tenants: Tenants::default(),
@@ -92,24 +100,31 @@ impl CpuLoop {
                     self.work();
                 }
             }
-            match self.scheduler.next(self.tables.index, now) {
+            let lead = self.wake_latency.ticks();
+            match self.scheduler.next(self.tables.index, now, lead) {
                 Decision::Run {
                     vcpu,
                     until,
                     contended,
-                } => self.run_vcpu(vcpu, until, contended.then_some(now)),
+                    not_before,
+                } => self.run_vcpu(vcpu, until, contended.then_some(now), not_before),
                 Decision::Release(vcpu) => {
                     self.release();
                     // Also if it had gone before.
                     self.scheduler.released(self.tables.index, vcpu);
                 }
-                Decision::Idle { until } => self.timer.sleep_until(until.min(self.next_poll)),
+                Decision::Idle { until } => {
+                    let until = until.min(self.next_poll);
+                    self.slept_until = (until > host_now()).then_some(until);
+                    self.timer.sleep_until(until);
+                }
             }
         }
     }
 
     /// Looks after the operator's session.
     fn poll(&mut self, now: HostTicks) {
+        self.slept_until = None;
         self.tenants.mix();
         if let Some(session) = &mut self.session
             && session.poll(self.manager).is_break()
@@ -132,12 +147,25 @@ impl CpuLoop {
         }
     }
 
-    /// Runs a VCPU until the scheduler has to be asked again. `contended` tells when another VM was
-    /// seen to wait for this CPU, if one was.
-    fn run_vcpu(&mut self, target: VcpuId, until: HostTicks, contended: Option<HostTicks>) {
+    /// Runs a VCPU, from `not_before` on, until the scheduler has to be asked again. `contended` tells
+    /// when another VM was seen to wait for this CPU, if one was.
+    fn run_vcpu(
+        &mut self,
+        target: VcpuId,
+        until: HostTicks,
+        contended: Option<HostTicks>,
+        not_before: HostTicks,
+    ) {
         let Some(cell) = self.switch_to(target) else {
             return;
         };
+        if let Some(slept_until) = self.slept_until.take() {
+            self.wake_latency.note(slept_until, host_now());
+        }
+        // No longer than the lead; and if somebody wants it or the CPU, not at all.
+        while host_now() < not_before && !cell.requests().are_pending() {
+            core::hint::spin_loop();
+        }
         if let Some(now) = contended {
             let memory = self.poll_interval * POLLS_PER_SECOND / CONTENTION_PER_SECOND;
             cell.vm().look.note_contention(now.saturating_add(memory));
@@ -228,7 +256,7 @@ impl CpuLoop {
 
 fn power_off() -> ! {
     serial::flush();
-    serial::detector::flush();
+    serial::DETECTORS.flush();
     power::off()
 }
 

@@ -4,6 +4,8 @@
 use core::fmt;
 use core::str::FromStr;
 
+use crate::numbers::{decimal, hexadecimal};
+
 /// A serial line with a UART of the 16550 kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ConsoleLine {
@@ -73,18 +75,13 @@ impl FromStr for ConsoleLine {
             "com4" => COM_PORTS[3],
             _ => {
                 let digits = port.strip_prefix("0x").ok_or(NoLine)?;
-                // `from_str_radix` would let a sign pass.
-                let is_number = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-                let port = u16::from_str_radix(digits, 16).ok();
-                port.filter(|_| is_number).ok_or(NoLine)?
+                let port = hexadecimal(digits).ok_or(NoLine)?;
+                u16::try_from(port).map_err(|_| NoLine)?
             }
         };
         let baud = match baud {
             None => DEFAULT_BAUD,
-            Some(baud) if baud.bytes().all(|digit| digit.is_ascii_digit()) => {
-                baud.parse().map_err(|_| NoLine)?
-            }
-            Some(_) => return Err(NoLine),
+            Some(baud) => decimal(baud).ok_or(NoLine)?,
         };
         Self::new(port, baud).ok_or(NoLine)
     }

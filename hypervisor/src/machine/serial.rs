@@ -4,7 +4,7 @@
 //!
 //! Output goes through a ring. While booting, every write waits until the UART has taken
 //! it all, so that nothing is lost if the next step fails. Once [`set_buffered`] is on, a
-//! write gives the UART what it takes at once and leaves the rest to [`poll`]: on the wire
+//! write gives the UART what it takes at once and leaves the rest to [`Line::poll`]: on the wire
 //! a byte takes 87 us, and the exit path must not wait for that.
 //!
 //! Nothing here waits for ever: the lock and the UART are waited for a bounded number of
@@ -23,7 +23,7 @@ use super::console_line::{COM_PORTS, ConsoleLine};
 
 /// The size of the ring, with room for what guests may have on their way, and for a burst of
 /// console output of a whole `--json` listing besides.
-pub(crate) const RING_SIZE: usize = 256 << 10;
+const RING_SIZE: usize = 256 << 10;
 /// Polls of the line status register (about 1 us each on hardware) for a FIFO of 16 bytes
 /// to empty, which takes 1.4 ms. A UART that takes longer is broken and given up.
 const FIFO_POLLS: u32 = 1_000_000;
@@ -69,33 +69,111 @@ static mut DETECTOR_RING: [u8; DETECTOR_RING_SIZE] = [0; DETECTOR_RING_SIZE];
 static COUNTS: Counts = Counts::new();
 static DETECTOR_COUNTS: Counts = Counts::new();
 
-static SERIAL: Mutex<Serial> = {
+/// The console's line.
+pub(crate) static CONSOLE: Line = {
     let ring = &raw mut RING;
     // SAFETY: the only use of the ring.
-    Mutex::new(Serial::new(COM_PORTS[0], unsafe { &mut *ring }, &COUNTS))
+    Line::new(COM_PORTS[0], unsafe { &mut *ring }, &COUNTS)
 };
 
-/// The line for detectors.
-static DETECTOR: Mutex<Serial> = {
+/// The line for detectors, which carries what programs say to each other.
+pub(crate) static DETECTORS: Line = {
     let ring = &raw mut DETECTOR_RING;
     // SAFETY: the only use of the ring.
-    let ring = unsafe { &mut *ring };
-    Mutex::new(Serial::new(DETECTOR_PORT, ring, &DETECTOR_COUNTS))
+    Line::new(DETECTOR_PORT, unsafe { &mut *ring }, &DETECTOR_COUNTS)
 };
 
 /// The port of the line for detectors: COM2.
-pub(crate) const DETECTOR_PORT: u16 = COM_PORTS[1];
+const DETECTOR_PORT: u16 = COM_PORTS[1];
 
-/// Returns how many bytes have been written since the start.
-#[must_use]
-pub(crate) fn written() -> u64 {
-    COUNTS.written.load(Ordering::Relaxed)
+/// A serial line, as raw bytes in both directions.
+pub(crate) struct Line {
+    serial: Mutex<Serial>,
+    capacity: u64,
+    counts: &'static Counts,
 }
 
-/// Returns how many of the bytes that were [`written`] the UART has taken.
-#[must_use]
-pub(crate) fn sent() -> u64 {
-    COUNTS.sent.load(Ordering::Relaxed)
+impl Line {
+    const fn new(port: u16, ring: &'static mut [u8], counts: &'static Counts) -> Self {
+        Self {
+            capacity: ring.len() as u64,
+            serial: Mutex::new(Serial::new(port, ring, counts)),
+            counts,
+        }
+    }
+
+    fn lock(&self) -> Option<MutexGuard<'_, Serial>> {
+        (0..LOCK_ATTEMPTS).find_map(|_| {
+            let guard = self.serial.try_lock();
+            if guard.is_none() {
+                core::hint::spin_loop();
+            }
+            guard
+        })
+    }
+
+    /// Returns the lock, taken from its holder if need be, for reports after which this CPU does
+    /// nothing any more.
+    fn break_lock(&self) -> MutexGuard<'_, Serial> {
+        self.lock().unwrap_or_else(|| {
+            // SAFETY: the holder is what this CPU was doing before the fatal error, which will
+            // never go on; or a CPU stuck for seconds, whose unlocking a free lock is harmless.
+            unsafe { self.serial.force_unlock() };
+            self.serial.lock()
+        })
+    }
+
+    /// Writes raw bytes, which wait in the ring once the line is buffered; more than it has room for
+    /// take as long as the line.
+    pub(crate) fn write(&self, bytes: &[u8]) {
+        if let Some(mut serial) = self.lock() {
+            serial.write(bytes);
+        }
+    }
+
+    /// Returns the next byte of input, if one has come.
+    #[must_use]
+    pub(crate) fn try_read_byte(&self) -> Option<u8> {
+        let mut serial = self.lock()?;
+        if !serial.working {
+            return None;
+        }
+        serial.uart.try_receive_byte().ok()
+    }
+
+    /// Returns the size of the ring.
+    #[must_use]
+    pub(crate) const fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    /// Returns how many bytes have been written since the start.
+    #[must_use]
+    pub(crate) fn written(&self) -> u64 {
+        self.counts.written.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many of the bytes that were [`written`](Line::written) the UART has taken.
+    #[must_use]
+    pub(crate) fn sent(&self) -> u64 {
+        self.counts.sent.load(Ordering::Relaxed)
+    }
+
+    /// Gives the UART as much waiting output as it takes at once.
+    pub(crate) fn poll(&self) {
+        if let Some(mut serial) = self.lock()
+            && serial.count > 0
+        {
+            serial.poll();
+        }
+    }
+
+    /// Waits until all output is on the wire.
+    pub(crate) fn flush(&self) {
+        if let Some(mut serial) = self.lock() {
+            serial.flush();
+        }
+    }
 }
 
 impl Serial {
@@ -218,34 +296,9 @@ impl Write for Terminal<'_> {
     }
 }
 
-fn lock() -> Option<MutexGuard<'static, Serial>> {
-    lock_line(&SERIAL)
-}
-
-fn lock_line(line: &'static Mutex<Serial>) -> Option<MutexGuard<'static, Serial>> {
-    (0..LOCK_ATTEMPTS).find_map(|_| {
-        let guard = line.try_lock();
-        if guard.is_none() {
-            core::hint::spin_loop();
-        }
-        guard
-    })
-}
-
-/// Returns the lock, taken from its holder if need be, for reports after which this CPU does
-/// nothing any more.
-fn break_lock() -> MutexGuard<'static, Serial> {
-    lock().unwrap_or_else(|| {
-        // SAFETY: the holder is what this CPU was doing before the fatal error, which will
-        // never go on; or a CPU stuck for seconds, whose unlocking a free lock is harmless.
-        unsafe { SERIAL.force_unlock() };
-        SERIAL.lock()
-    })
-}
-
 /// Sets up the first serial line of a PC's that there is.
 pub(crate) fn init() {
-    let mut serial = SERIAL.lock();
+    let mut serial = CONSOLE.serial.lock();
     let mut lines = COM_PORTS.into_iter().map(ConsoleLine::at);
     let _ = lines.any(|line| serial.use_line(line));
 }
@@ -254,19 +307,14 @@ pub(crate) fn init() {
 /// there is no UART.
 #[must_use]
 pub(crate) fn use_line(line: ConsoleLine) -> bool {
-    lock().is_some_and(|mut serial| serial.use_line(line))
-}
-
-/// Writes raw bytes, as a guest's terminal session wants.
-pub(crate) fn write(bytes: &[u8]) {
-    if let Some(mut serial) = lock() {
-        serial.write(bytes);
-    }
+    CONSOLE
+        .lock()
+        .is_some_and(|mut serial| serial.use_line(line))
 }
 
 /// Writes text, with line feeds made fit for a terminal.
 pub(crate) fn print(text: fmt::Arguments<'_>) {
-    if let Some(mut serial) = lock() {
+    if let Some(mut serial) = CONSOLE.lock() {
         // The writer itself never fails, and a failing Display loses just its own text.
         let _ = Terminal(&mut serial).write_fmt(text);
     }
@@ -275,7 +323,7 @@ pub(crate) fn print(text: fmt::Arguments<'_>) {
 /// Prints as [`print`], from a context that may have interrupted the holder of the lock and will
 /// never return to it; waits until all is out.
 pub(crate) fn emergency_print(text: fmt::Arguments<'_>) {
-    let mut serial = break_lock();
+    let mut serial = CONSOLE.break_lock();
     let _ = Terminal(&mut serial).write_fmt(text);
     serial.flush();
 }
@@ -283,113 +331,33 @@ pub(crate) fn emergency_print(text: fmt::Arguments<'_>) {
 /// Flushes as [`flush`], from a context that may have interrupted the holder of the lock and will
 /// never return to it.
 pub(crate) fn emergency_flush() {
-    break_lock().flush();
+    CONSOLE.break_lock().flush();
 }
 
-/// Returns the next byte of input, if one has come.
-#[must_use]
-pub(crate) fn try_read_byte() -> Option<u8> {
-    let mut serial = lock()?;
-    if !serial.working {
-        return None;
-    }
-    serial.uart.try_receive_byte().ok()
-}
-
-/// Gives the UART as much waiting output as it takes at once. Returns whether output is
-/// still waiting, so that an idle CPU knows to come back.
-pub(crate) fn poll() -> bool {
-    lock().is_some_and(|mut serial| {
-        if serial.count > 0 {
-            serial.poll();
-        }
-        serial.count > 0
-    })
-}
-
-/// Waits until all output is on the wire.
+/// Waits until all of the console's output is on the wire.
 pub(crate) fn flush() {
-    if let Some(mut serial) = lock() {
-        serial.flush();
-    }
+    CONSOLE.flush();
 }
 
-/// Has writes leave, from now on, to [`poll`] what the UART does not take at once (or, with
+/// Has writes leave, from now on, to [`Line::poll`] what the UART does not take at once (or, with
 /// `false`, wait for all of it again).
 pub(crate) fn set_buffered(buffered: bool) {
-    if let Some(mut serial) = lock() {
+    if let Some(mut serial) = CONSOLE.lock() {
         serial.buffered = buffered;
     }
 }
 
-/// The line for detectors, which carries what programs say to each other: raw bytes, never waited for.
-pub(crate) mod detector {
-    use super::{
-        ConsoleLine, DETECTOR, DETECTOR_COUNTS, DETECTOR_PORT, DETECTOR_RING_SIZE, Ordering, lock,
-        lock_line,
-    };
-
-    /// Opens the line. Returns false, and does nothing, if there is no UART at COM2, or it is the
-    /// console's.
-    #[must_use]
-    pub(crate) fn open() -> bool {
-        if lock().is_none_or(|console| console.working && console.port == DETECTOR_PORT) {
-            return false;
-        }
-        lock_line(&DETECTOR).is_some_and(|mut line| {
-            line.buffered = true;
-            line.use_line(ConsoleLine::at(DETECTOR_PORT))
-        })
+/// Opens the line for detectors. Returns false, and does nothing, if there is no UART at COM2, or it is
+/// the console's.
+#[must_use]
+pub(crate) fn open_detectors() -> bool {
+    let is_console =
+        |console: MutexGuard<'_, Serial>| console.working && console.port == DETECTOR_PORT;
+    if CONSOLE.lock().is_none_or(is_console) {
+        return false;
     }
-
-    /// Writes raw bytes, which wait in the ring; more than it has room for take as long as the line.
-    pub(crate) fn write(bytes: &[u8]) {
-        if let Some(mut line) = lock_line(&DETECTOR) {
-            line.write(bytes);
-        }
-    }
-
-    /// Returns the next byte of input, if one has come.
-    #[must_use]
-    pub(crate) fn try_read_byte() -> Option<u8> {
-        let mut line = lock_line(&DETECTOR)?;
-        if !line.working {
-            return None;
-        }
-        line.uart.try_receive_byte().ok()
-    }
-
-    /// Returns the size of the ring.
-    #[must_use]
-    pub(crate) const fn capacity() -> u64 {
-        DETECTOR_RING_SIZE as u64
-    }
-
-    /// Returns how many bytes have been written since the start.
-    #[must_use]
-    pub(crate) fn written() -> u64 {
-        DETECTOR_COUNTS.written.load(Ordering::Relaxed)
-    }
-
-    /// Returns how many of the bytes that were [`written`] the UART has taken.
-    #[must_use]
-    pub(crate) fn sent() -> u64 {
-        DETECTOR_COUNTS.sent.load(Ordering::Relaxed)
-    }
-
-    /// Waits until all output is on the wire.
-    pub(crate) fn flush() {
-        if let Some(mut line) = lock_line(&DETECTOR) {
-            line.flush();
-        }
-    }
-
-    /// Gives the UART as much waiting output as it takes at once.
-    pub(crate) fn poll() {
-        if let Some(mut line) = lock_line(&DETECTOR)
-            && line.count > 0
-        {
-            line.poll();
-        }
-    }
+    DETECTORS.lock().is_some_and(|mut line| {
+        line.buffered = true;
+        line.use_line(ConsoleLine::at(DETECTOR_PORT))
+    })
 }

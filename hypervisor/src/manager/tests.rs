@@ -150,7 +150,7 @@ impl Cpu {
 
     fn turn(&mut self, manager: &VmManager) {
         let scheduler = manager.scheduler();
-        match scheduler.next(self.index, host_now()) {
+        match scheduler.next(self.index, host_now(), 0) {
             Decision::Idle { .. } => {}
             Decision::Release(id) => {
                 self.release(scheduler);
@@ -230,7 +230,7 @@ fn config(name: &str, vcpus: u32) -> VmConfig<'static> {
 impl Host {
     fn new(cpus: u32, configs: Vec<VmConfig<'static>>) -> Self {
         let settings = Settings::for_tsc(test_vm::TSC);
-        let scheduler = Arc::new(Scheduler::new(settings, cpus, |_| {}));
+        let scheduler = Arc::new(Scheduler::new(settings, cpus, |_| {}, |_| {}));
         let workshop = Arc::<Mutex<Workshop>>::default();
         let factory = ScriptedFactory {
             workshop: workshop.clone(),

@@ -46,6 +46,6 @@ pub(crate) use clock::HostClock;
 pub(crate) use door::Door;
 pub(crate) use guest_output::GuestOutput;
 pub(crate) use host_facts::{Fact, HostFacts};
-pub(crate) use host_serial::{DetectorSerial, HostSerial};
+pub(crate) use host_serial::HostSerial;
 pub(crate) use session::Session;
 pub(crate) use terminal::Terminal;

@@ -19,17 +19,17 @@ impl Serialize for Cr3 {
     }
 }
 
-/// An address, in JSON as a hexadecimal number.
+/// A number of 64 bits, in JSON as a string of hexadecimal digits: its own are often not exact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Address(pub u64);
+pub(crate) struct Hex(pub u64);
 
-impl Serialize for Address {
+impl Serialize for Hex {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{:#x}", self.0))
+        serializer.collect_str(self)
     }
 }
 
-impl fmt::Display for Address {
+impl fmt::Display for Hex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:#x}", self.0)
     }

@@ -1,6 +1,7 @@
 //! Values that are typed: from words to numbers.
 
 use super::error::CommandError;
+use crate::numbers::{decimal, hexadecimal};
 use crate::search::pattern::Pattern;
 use crate::suppression::Factor;
 use crate::suppression::budget::Share;
@@ -12,10 +13,7 @@ pub(super) fn cr3(word: &str) -> Result<u64, CommandError> {
         .strip_prefix("0x")
         .or_else(|| word.strip_prefix("0X"))
         .unwrap_or(word);
-    // `from_str_radix` would let a sign pass.
-    let is_number = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-    let value = u64::from_str_radix(digits, 16).ok();
-    value.filter(|_| is_number).ok_or_else(|| {
+    hexadecimal(digits).ok_or_else(|| {
         CommandError::new(
             "bad_cr3",
             format_args!(
@@ -115,10 +113,7 @@ pub(super) fn follow(word: &str) -> Result<Follow, CommandError> {
 
 /// Parses the number of a VCPU or a CPU.
 pub(super) fn cpu_number(word: &str) -> Result<u32, CommandError> {
-    // `from_str` would let a sign pass.
-    let is_number = word.bytes().all(|digit| digit.is_ascii_digit());
-    let value = word.parse().ok();
-    value.filter(|_| is_number).ok_or_else(|| {
+    decimal(word).ok_or_else(|| {
         CommandError::new(
             "bad_number",
             format_args!("`{word}` is no number of a VCPU or CPU: they are counted from 0"),

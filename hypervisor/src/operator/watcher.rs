@@ -11,11 +11,11 @@ use super::clock::HostClock;
 use super::error::CommandError;
 use super::events::{Event, Listener, Reporter};
 use super::inspect::{self, Processes};
-use super::records::{Address, Cr3};
+use super::records::{Cr3, Hex};
 use crate::ids::VmId;
 use crate::manager::VmManager;
 use crate::suppression::address_space::{Root, RootFormat};
-use crate::suppression::order::{Follow, Order};
+use crate::suppression::order::Order;
 use crate::suppression::usage::Process;
 use crate::suppression::{Factor, Factors};
 use crate::vm::Vm;
@@ -224,7 +224,8 @@ impl Watcher {
         watched.follow(&vm, clock);
         if watched.patterns.is_empty() {
             // Only shares are looked at.
-        } else if let Some(first) = watched.search(&vm, clock, until, &mut matches) {
+        } else {
+            let first = watched.search(&vm, clock, until, &mut matches);
             let rules = self.rules.iter_mut().filter(of_vm);
             for entry in rules.filter(|entry| entry.rule.pattern().is_some()) {
                 entry.misses += first
@@ -274,7 +275,7 @@ impl Watcher {
             vm: &vm.name,
             cr3: Cr3(found.root),
             condition: entry.rule.condition.to_string(),
-            address: found.address.map(Address),
+            address: found.address.map(Hex),
             cpu_permille: found.permille,
             suppressed,
             refused,
@@ -294,16 +295,7 @@ fn suppress(vm: &Vm, root: Root, factor: Factor, now: HostTicks) -> Result<(), S
     if is_target {
         return Err("it is suppressed already".into());
     }
-    let order = Order {
-        factors: Factors {
-            interval: factor,
-            clock: factor,
-        },
-        policy: defaults.policy,
-        cap: None,
-        bounds: defaults.bounds,
-        follow: Follow::All,
-    };
+    let order = Order::new(Factors::both(factor), defaults);
     let suppressed = inspect::suppress(vm, root, order, now);
     suppressed.map(|_| ()).map_err(|error| error.to_string())
 }
@@ -346,15 +338,14 @@ impl Watched {
         }
     }
 
-    /// Searches until then. Returns what the address spaces have matched whose first search has ended;
-    /// `None` if there is none.
+    /// Searches until then. Returns what the address spaces have matched whose first search has ended.
     fn search(
         &mut self,
         vm: &Vm,
         clock: &HostClock,
         until: HostTicks,
         matches: &mut Vec<Match>,
-    ) -> Option<Vec<Vec<u32>>> {
+    ) -> Vec<Vec<u32>> {
         let guest = self.guest(vm);
         let again_after = clock.fraction_of_second(AGAIN_PER_SECOND);
         let mut ended = Vec::new();
@@ -379,7 +370,7 @@ impl Watched {
             }
             now = clock.now();
         }
-        (!ended.is_empty()).then_some(ended)
+        ended
     }
 
     /// Looks at shares of the CPU, a few times a second.

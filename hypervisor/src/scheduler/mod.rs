@@ -69,19 +69,21 @@ pub(crate) struct CpuUsage {
 pub(crate) struct Scheduler {
     queues: Mutex<Queues>,
     kick: fn(u32),
+    insist: fn(u32),
 }
 
 impl Scheduler {
     /// Makes a scheduler for `cpus` CPUs, numbered from 0. `kick` makes a CPU leave its guest or
-    /// its sleep, and does nothing on that CPU itself.
+    /// its sleep, and does nothing on that CPU itself; `insist` does what [`Waker::insist`] says.
     #[must_use]
-    pub(crate) fn new(settings: Settings, cpus: u32, kick: fn(u32)) -> Self {
+    pub(crate) fn new(settings: Settings, cpus: u32, kick: fn(u32), insist: fn(u32)) -> Self {
         Self {
             queues: Mutex::new(Queues {
                 policy: Policy::new(settings, cpus, host_now()),
                 cells: Vec::new(),
             }),
             kick,
+            insist,
         }
     }
 
@@ -161,10 +163,10 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Decides what `cpu` is to do now.
+    /// Decides what `cpu` is to do now; see [`Policy::next`].
     #[must_use]
-    pub(crate) fn next(&self, cpu: u32, now: HostTicks) -> Decision {
-        self.queues.lock().policy.next(cpu, now)
+    pub(crate) fn next(&self, cpu: u32, now: HostTicks, lead: u64) -> Decision {
+        self.queues.lock().policy.next(cpu, now, lead)
     }
 
     /// Returns the VCPU that `target` names, unless its VM has been removed.
@@ -216,6 +218,10 @@ impl Scheduler {
 impl Waker for Scheduler {
     fn kick(&self, cpu: u32) {
         (self.kick)(cpu);
+    }
+
+    fn insist(&self, cpu: u32) {
+        (self.insist)(cpu);
     }
 
     fn wake(&self, vcpu: VcpuId) {

@@ -26,9 +26,7 @@ use crate::machine::speculation::Remedies;
 use crate::machine::{machine_check, memory, serial, smp};
 use crate::manager::{HostFactory, VmManager};
 use crate::msr::HostMsrs;
-use crate::operator::{
-    DetectorSerial, Door, GuestOutput, HostClock, HostSerial, Session, Terminal,
-};
+use crate::operator::{Door, GuestOutput, HostClock, HostSerial, Session, Terminal};
 use crate::options::OnEnd;
 use crate::scheduler::{Scheduler, Settings};
 use crate::speculation::{Defenses, Processor};
@@ -122,13 +120,22 @@ pub(super) fn run(machine: Machine) -> ! {
     }
     let tsc = machine.tsc.frequency;
     let clock = HostClock::start(tsc);
-    let terminal = Arc::new(Terminal::new(Arc::new(HostSerial), clock, configs.len()));
+    let terminal = Arc::new(Terminal::new(
+        Arc::new(HostSerial(&serial::CONSOLE)),
+        clock,
+        configs.len(),
+    ));
     crate::emulate::prepare();
     // SAFETY: interrupts are off, and the LAPIC is ours.
     let apic = unsafe { LocalApic::enable() };
     smp::init();
     let cpus = start_other_cpus(machine, &used.others);
-    let scheduler = Arc::new(Scheduler::new(Settings::for_tsc(tsc), cpus, smp::kick));
+    let scheduler = Arc::new(Scheduler::new(
+        Settings::for_tsc(tsc),
+        cpus,
+        smp::kick,
+        smp::insist,
+    ));
     let host_msrs = host_msrs();
     let deadline_works = host_msrs.deadline_mode_works(crate::cpuid::host(1, 0).eax);
     if !deadline_works {
@@ -187,12 +194,12 @@ pub(super) fn run(machine: Machine) -> ! {
 
 /// Opens the door for detectors, if its line is there.
 fn with_door(session: Session) -> Session {
-    if !serial::detector::open() {
+    if !serial::open_detectors() {
         log::warn!("detector=on: COM2 is not there, or is the console's: detectors cannot come in");
         return session;
     }
     log::info!("detectors may come in by COM2");
-    session.with_door(Door::open(Arc::new(DetectorSerial)))
+    session.with_door(Door::open(Arc::new(HostSerial(&serial::DETECTORS))))
 }
 
 /// Makes the far ends of guests' serial lines: channels of the terminal.

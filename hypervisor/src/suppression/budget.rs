@@ -70,6 +70,17 @@ impl Share {
     }
 }
 
+/// The use of a budget. The times are in ticks, and those of a second include up to a sixteenth before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BudgetUse {
+    /// The share of one CPU that may be used.
+    pub share: Share,
+    /// The time used in the last second.
+    pub recent: u64,
+    /// The most that was used in any second.
+    pub highest: u64,
+}
+
 /// The CPU time that a target has used, and that it may still use.
 #[derive(Clone, Debug)]
 pub(crate) struct Budget {
@@ -83,6 +94,8 @@ pub(crate) struct Budget {
     used: [u64; SLOTS],
     /// The sum of `used`.
     in_window: u64,
+    /// The largest that it has been.
+    highest: u64,
     /// The number of the current slot.
     current: u64,
     /// The content of the bucket, in millionths of a tick: at most a second's allowance.
@@ -101,6 +114,7 @@ impl Budget {
             slot,
             used: [0; SLOTS],
             in_window: 0,
+            highest: 0,
             current: now.0 / slot,
             bucket: 0,
             filled_at: now,
@@ -109,12 +123,13 @@ impl Budget {
         budget
     }
 
-    /// Goes on with another share.
+    /// Goes on with another share. What was the most in a second before does not count any more.
     pub(crate) fn set_share(&mut self, share: Share, now: HostTicks) {
         self.advance(now);
         self.share = share;
         self.allowance = share.of(self.slot * SLOTS_PER_SECOND);
         self.bucket = self.bucket.min(self.depth());
+        self.highest = self.in_window;
     }
 
     /// Returns the share.
@@ -129,11 +144,14 @@ impl Budget {
         self.allowance
     }
 
-    /// Returns what was used in the last second (and up to a sixteenth before that) up to `now`, in
-    /// ticks.
-    pub(crate) fn recent(&mut self, now: HostTicks) -> u64 {
+    /// Returns what has been made of it up to `now`.
+    pub(crate) fn usage(&mut self, now: HostTicks) -> BudgetUse {
         self.advance(now);
-        self.in_window
+        BudgetUse {
+            share: self.share,
+            recent: self.in_window,
+            highest: self.highest,
+        }
     }
 
     /// Takes note that `ticks` were used up to `now`.
@@ -144,6 +162,7 @@ impl Budget {
         // than it was, so no window is told less than it had.
         self.used[self.current as usize % SLOTS] += ticks;
         self.in_window += ticks;
+        self.highest = self.highest.max(self.in_window);
     }
 
     /// Returns what may still be used at `now`, in ticks; negative for a debt.
@@ -270,8 +289,11 @@ mod tests {
     #[test]
     fn a_smaller_share_holds_at_once() {
         let mut budget = Budget::new(Share::ONE_CPU, TSC, HostTicks(0));
-        budget.set_share(Share::of_one_cpu(1000), HostTicks(10));
-        assert_eq!(budget.left(HostTicks(10)), (SECOND / 1000) as i64);
+        budget.charge(SECOND, HostTicks(SECOND));
+        let now = HostTicks(3 * SECOND);
+        budget.set_share(Share::of_one_cpu(1000), now);
+        assert_eq!(budget.left(now), (SECOND / 1000) as i64);
+        assert_eq!(budget.usage(now).highest, 0);
     }
 
     proptest! {
@@ -299,6 +321,7 @@ mod tests {
                     .map(|&(from, to)| to.min(end).saturating_sub(from.max(start)))
                     .sum();
                 prop_assert!(used <= budget.allowance());
+                prop_assert!(used <= budget.usage(HostTicks(now)).highest);
             }
         }
 

@@ -54,7 +54,6 @@ pub(crate) struct Factors {
 
 impl Factors {
     /// Returns the same factor for both.
-    #[cfg(test)]
     #[must_use]
     pub(crate) const fn both(factor: Factor) -> Self {
         Self {

@@ -8,6 +8,7 @@ use devices::time::Hertz;
 
 use super::Factors;
 use super::budget::Share;
+use crate::numbers::decimal;
 
 /// The way in which a target is suppressed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -135,11 +136,8 @@ impl core::str::FromStr for Bounds {
     /// first.
     fn from_str(text: &str) -> Result<Self, NoBounds> {
         let number = |digits: &str| {
-            // Rust's own parser would accept a sign.
-            let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
-            let value = digits.parse().ok().filter(|_| is_number);
             let in_range = |value: &u32| (Self::LEAST..=Self::MOST).contains(value);
-            value.filter(in_range).ok_or(NoBounds)
+            decimal(digits).filter(in_range).ok_or(NoBounds)
         };
         let (contended, uncontended) = text.split_once(',').unwrap_or((text, text));
         Ok(Self {
@@ -184,7 +182,6 @@ pub(crate) struct Order {
 
 impl Order {
     /// Makes an order of suppression by `factors`, all else by `defaults`.
-    #[cfg(test)]
     #[must_use]
     pub(crate) const fn new(factors: Factors, defaults: Defaults) -> Self {
         Self {

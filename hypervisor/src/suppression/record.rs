@@ -7,7 +7,7 @@ use core::fmt;
 use devices::time::{Hertz, HostTicks};
 
 use super::allowance::Allowance;
-use super::budget::{Budget, Share};
+use super::budget::{Budget, BudgetUse};
 use super::order::Order;
 
 /// The share of a budget that is kept for the kernel at least, as a divisor: a target in user mode
@@ -193,11 +193,9 @@ impl Record {
         (self.limit, self.limit_since)
     }
 
-    /// Returns its share, and what it has used of it in the last second, in ticks; `None` if it has
-    /// no budget.
-    pub(super) fn budget(&mut self, now: HostTicks) -> Option<(Share, u64)> {
-        let budget = self.budget.as_mut()?;
-        Some((budget.share(), budget.recent(now)))
+    /// Returns what it has made of its budget; `None` if it has none.
+    pub(super) fn budget(&mut self, now: HostTicks) -> Option<BudgetUse> {
+        Some(self.budget.as_mut()?.usage(now))
     }
 }
 

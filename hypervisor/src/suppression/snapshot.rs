@@ -8,11 +8,11 @@ use devices::time::HostTicks;
 
 use super::Suppression;
 use super::address_space::Root;
-use super::budget::Share;
 use super::member::Sign;
 use super::notice::End;
 use super::order::Order;
 
+pub(crate) use super::budget::BudgetUse;
 pub(crate) use super::lead::Lead;
 pub(crate) use super::record::Limit;
 
@@ -27,9 +27,9 @@ pub(crate) struct TargetSnapshot {
     pub members: Vec<MemberSnapshot>,
     /// The operator's order.
     pub order: Order,
-    /// The CPU time that it may have of each second, and what it has had of the last; `None` if that
-    /// is not limited.
-    pub budget: Option<(Share, u64)>,
+    /// The CPU time that it may have of each second, and what it has had; `None` if that is not
+    /// limited.
+    pub budget: Option<BudgetUse>,
     /// The number of times that a VCPU was seen to switch to it since it is a target.
     pub switch_ins: u64,
     /// The CPU time that it has had since it is a target.

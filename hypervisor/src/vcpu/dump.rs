@@ -11,7 +11,7 @@ use super::Vcpu;
 use super::backend::GuestCpu;
 use crate::guest_memory::GuestMemory;
 use crate::guest_paging::{Access, AccessKind, Paging};
-use crate::vm::registers::{RegisterCopy, SegmentCopy};
+use crate::vm::registers::{GENERAL_NAMES, RegisterCopy, SegmentCopy};
 
 impl<C: GuestCpu> Vcpu<C> {
     /// Leaves a copy of the registers where others can look at it.
@@ -59,39 +59,26 @@ pub(crate) fn write_dump(
     memory: &impl GuestMemory,
     out: &mut impl fmt::Write,
 ) -> fmt::Result {
-    const NAMES: [&str; 16] = [
-        "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8 ", "r9 ", "r10", "r11", "r12",
-        "r13", "r14", "r15",
-    ];
-    for (index, name) in NAMES.iter().enumerate() {
+    let copy = copy_registers(cpu);
+    for (index, (name, value)) in GENERAL_NAMES.iter().zip(copy.general).enumerate() {
         let end = if index % 4 == 3 { "\n" } else { "  " };
-        write!(out, "{name} {:016x}{end}", cpu.gpr(index))?;
+        write!(out, "{name:<3} {value:016x}{end}")?;
     }
     writeln!(
         out,
         "rip {:016x}  rflags {:08x}  cpl {}",
-        cpu.rip(),
-        cpu.rflags(),
-        cpu.cpl()
+        copy.rip, copy.rflags, copy.cpl
     )?;
     writeln!(
         out,
         "cr0 {:08x}  cr3 {:016x}  cr4 {:08x}  efer {:04x}",
-        cpu.cr0(),
-        cpu.cr3(),
-        cpu.cr4(),
-        cpu.efer()
+        copy.cr0, copy.cr3, copy.cr4, copy.efer
     )?;
-    for register in SegmentRegister::ALL {
-        let segment = cpu.segment(register);
+    for segment in copy.segments {
         writeln!(
             out,
             "{:<4} {:04x}  base {:016x}  limit {:08x}  rights {:05x}",
-            name(register),
-            segment.selector,
-            segment.base,
-            segment.limit,
-            segment.rights.bits()
+            segment.name, segment.selector, segment.base, segment.limit, segment.rights
         )?;
     }
     write_code(cpu, memory, out)?;

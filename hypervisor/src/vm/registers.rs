@@ -1,6 +1,12 @@
 //! A VCPU's registers as others see them: its own CPU copies them on [request](super::requests).
 #![forbid(unsafe_code)]
 
+/// The names of the general registers, in the order of their encoding.
+pub(crate) const GENERAL_NAMES: [&str; 16] = [
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13",
+    "r14", "r15",
+];
+
 /// A segment register, with its hidden part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentCopy {
@@ -19,8 +25,7 @@ pub(crate) struct SegmentCopy {
 /// A copy of a VCPU's registers, all of one moment at which it was out of the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RegisterCopy {
-    /// The general registers, in the order of their encoding: RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI,
-    /// R8 to R15.
+    /// The general registers, in the order of [`GENERAL_NAMES`].
     pub general: [u64; 16],
     /// The instruction pointer.
     pub rip: u64,

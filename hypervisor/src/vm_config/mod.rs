@@ -27,6 +27,7 @@ use devices::virtio::block::ID_LENGTH;
 use thiserror::Error;
 
 use crate::ids::MAX_VCPUS;
+use crate::numbers::decimal;
 use crate::suppression::order::{Bounds, Defaults, Policy};
 use crate::watch::patterns::MAX_PATTERNS;
 use crate::watch::rule::{NoRule, Rule};
@@ -754,15 +755,6 @@ fn cpu_list(value: &str) -> Result<Vec<u32>, Cause> {
         .map(decimal)
         .collect::<Option<Vec<u32>>>()
         .ok_or_else(|| Cause::BadPins(value.to_owned()))
-}
-
-/// Returns a number in digits only: Rust's own parser would accept a sign.
-fn decimal<T: FromStr>(digits: &str) -> Option<T> {
-    if digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        digits.parse().ok()
-    } else {
-        None
-    }
 }
 
 #[cfg(test)]

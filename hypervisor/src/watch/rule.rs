@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 use core::fmt;
 
+use crate::numbers::decimal;
 use crate::search::pattern::Pattern;
 use crate::suppression::Factor;
 
@@ -33,12 +34,8 @@ impl Hog {
     /// Returns one of numbers in digits.
     #[must_use]
     pub(crate) fn parse(percent: &str, seconds: &str) -> Option<Self> {
-        let number = |digits: &str, most: u32| {
-            // `from_str` would let a sign pass.
-            let is_number = digits.bytes().all(|digit| digit.is_ascii_digit());
-            let number = digits.parse().ok().filter(|_| is_number);
-            number.filter(|number| (1..=most).contains(number))
-        };
+        let number =
+            |digits: &str, most: u32| decimal(digits).filter(|number| (1..=most).contains(number));
         let percent = percent.strip_suffix('%').unwrap_or(percent);
         Some(Self {
             percent: number(percent, Self::MOST_PERCENT)?,

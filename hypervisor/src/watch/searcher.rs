@@ -265,6 +265,7 @@ mod tests {
     use crate::test_ram::TestRam;
 
     const AGAIN: u64 = 1000;
+    const RAM: u64 = 0x40_0000;
 
     /// A guest whose processes have a root, three tables, and code at the virtual address 0x1000.
     struct Bench {
@@ -280,12 +281,20 @@ mod tests {
         Root::new(address, RootFormat::Long)
     }
 
+    fn guest(ram: &TestRam) -> Guest<'_, TestRam> {
+        Guest {
+            memory: ram,
+            ram: RAM,
+            format: RootFormat::Long,
+        }
+    }
+
     impl Bench {
         fn new(words: &[&str]) -> Self {
             let patterns: Vec<Pattern> =
                 words.iter().map(|it| Pattern::parse(it).unwrap()).collect();
             Self {
-                ram: TestRam::new(0x40_0000),
+                ram: TestRam::new(RAM as usize),
                 searcher: Searcher::default(),
                 patterns: PatternSet::new((1..).zip(&patterns)),
                 now: 1,
@@ -315,21 +324,13 @@ mod tests {
 
         fn see(&mut self, at: u64) {
             self.now += 1;
-            let guest = Guest {
-                memory: &self.ram,
-                ram: 0x40_0000,
-                format: RootFormat::Long,
-            };
+            let guest = guest(&self.ram);
             self.searcher.see(&guest, root(at), HostTicks(self.now));
         }
 
         /// Steps until there is nothing to do, at most so many; returns how many were made.
         fn steps(&mut self, most: usize) -> usize {
-            let guest = Guest {
-                memory: &self.ram,
-                ram: 0x40_0000,
-                format: RootFormat::Long,
-            };
+            let guest = guest(&self.ram);
             for done in 0..most {
                 self.now += 1;
                 let found = &mut self.found;

@@ -176,12 +176,12 @@ mod tests {
             json!({"done": "2 released"}),
             json!({"text": "two\nlines\n"}),
         ];
-        // The order of fields is serde_json's.
+        // In the order in which tarpit tells them.
         assert_eq!(
             table(&answer),
-            "aliases        cpu  cr3\n\
-             0x2000,0x3000  7    0x1000\n\
-             -              -    0x40000\n\
+            "cr3      aliases        cpu\n\
+             0x1000   0x2000,0x3000  7\n\
+             0x40000  -              -\n\
              2 released\n\
              two\nlines\n"
         );

@@ -91,7 +91,7 @@ fn answer(request: Request, hosts: &mut [Host]) {
     };
 }
 
-/// Asks all hosts, at the same time.
+/// Connects to all hosts that are not connected, at the same time, and asks one after the other.
 fn collect(hosts: &mut [Host]) -> Metrics {
     std::thread::scope(|scope| {
         for host in hosts.iter_mut().filter(|host| host.client.is_none()) {

@@ -35,7 +35,7 @@ pub struct Metrics {
 /// A field of a record that is a metric.
 struct Field {
     key: &'static str,
-    /// The factor that makes of it what Prometheus wants: seconds, bytes, shares of 1.
+    /// The number of its units in one of those that Prometheus wants: seconds, bytes, shares of 1.
     unit: f64,
     name: &'static str,
     kind: Kind,
@@ -59,7 +59,7 @@ const fn counter(key: &'static str, unit: f64, name: &'static str, help: &'stati
     }
 }
 
-const MIB: f64 = 1_048_576.0;
+const MIB: f64 = 1.0 / 1_048_576.0;
 
 /// The fields of `vms`.
 const VM: &[Field] = &[
@@ -73,13 +73,13 @@ const VM: &[Field] = &[
     ),
     gauge(
         "lead_ms",
-        1e-3,
+        1e3,
         "tarpit_vm_clock_lead_seconds",
         "Time that the VM's clock is ahead, to be given back",
     ),
     gauge(
         "drift_ms",
-        1e-3,
+        1e3,
         "tarpit_vm_clock_drift_seconds",
         "Time that the VM's clock is ahead for good",
     ),
@@ -95,25 +95,25 @@ const TARGET: &[Field] = &[
     ),
     counter(
         "cpu_us",
-        1e-6,
+        1e6,
         "tarpit_target_cpu_seconds_total",
         "CPU time of the process as a target",
     ),
     gauge(
         "recent_ppm",
-        1e-6,
+        1e6,
         "tarpit_target_cpu_ratio",
         "Share of one CPU in the last second",
     ),
     gauge(
         "budget_ppm",
-        1e-6,
+        1e6,
         "tarpit_target_budget_ratio",
         "Share of one CPU that it may have",
     ),
     gauge(
         "stopped_permille",
-        1e-3,
+        1e3,
         "tarpit_target_stopped_ratio",
         "Part of the time for which its VCPUs were kept from running it",
     ),
@@ -224,7 +224,7 @@ impl Metrics {
                     field.kind,
                     field.help,
                     labels,
-                    value * field.unit,
+                    value / field.unit,
                 );
             }
         }
@@ -327,9 +327,9 @@ mod tests {
         let mut client = fake(|request| {
             let records = match request["command"].as_str() {
                 Some("vms") => vec![json!({"vm": "web", "state": "running", "memory_mib": 2,
-                    "vcpus": 1, "targets": 1, "lead_ms": -3, "drift_ms": 0})],
+                    "vcpus": 1, "targets": 1, "lead_ms": 18, "drift_ms": 0})],
                 Some("targets") => vec![json!({"vm": "web", "cr3": "0x1000", "clock": 1000,
-                    "cpu_us": 2_500_000, "recent_ppm": null})],
+                    "cpu_us": 2_500_000, "recent_ppm": null, "budget_ppm": 648})],
                 Some("rules") => vec![json!({"rule": 1, "vm": "web", "matches": 2, "misses": 7})],
                 Some("stats web") => vec![
                     json!({"vm": "web", "what": "HLT", "count": 5, "ticks": 50}),
@@ -352,9 +352,10 @@ mod tests {
             "tarpit_up{host=\"a\"} 1",
             "tarpit_up{host=\"b\\\"\"} 0",
             "tarpit_vm_memory_bytes{host=\"a\",vm=\"web\"} 2097152",
-            "tarpit_vm_clock_lead_seconds{host=\"a\",vm=\"web\"} -0.003",
+            "tarpit_vm_clock_lead_seconds{host=\"a\",vm=\"web\"} 0.018",
             "tarpit_vm_state{host=\"a\",vm=\"web\",state=\"running\"} 1",
             "tarpit_target_cpu_seconds_total{host=\"a\",vm=\"web\",cr3=\"0x1000\"} 2.5",
+            "tarpit_target_budget_ratio{host=\"a\",vm=\"web\",cr3=\"0x1000\"} 0.000648",
             "tarpit_rule_misses_total{host=\"a\",vm=\"web\",rule=\"1\"} 7",
             "tarpit_vm_exits_total{host=\"a\",vm=\"web\",reason=\"HLT\"} 5",
         ] {

@@ -53,7 +53,7 @@ const KNOWN: [Known; 16] = [
     known("cr8_read", Some(7), Some(7)),
     known("deadline_arm", None, Some(480)),
     known("deadline_arm_and_interrupt", None, Some(750)),
-    known("deadline_lateness", None, Some(1_420)),
+    known("deadline_lateness", None, Some(640)),
     known("context_switch", None, Some(2)),
     known("context_switch_beside_target", None, Some(2)),
 ];

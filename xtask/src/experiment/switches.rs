@@ -59,6 +59,8 @@ pub enum Part {
     Bystanders,
     /// Switches to a target in all ways.
     Ways,
+    /// The same by two CPUs.
+    Company,
 }
 
 impl Part {
@@ -66,6 +68,7 @@ impl Part {
         match self {
             Self::Bystanders => "bystanders",
             Self::Ways => "ways tasks moving",
+            Self::Company => "company others=1",
         }
     }
 }
@@ -130,7 +133,7 @@ impl Outcome {
         }
         let has_measured = match self.part {
             Part::Bystanders => self.pairs().count() >= 3,
-            Part::Ways => self.phases.iter().any(|phase| phase.switched > 0),
+            Part::Ways | Part::Company => self.phases.iter().any(|phase| phase.switched > 0),
         };
         if !has_measured {
             misses.push("nothing was measured".to_owned());
@@ -178,7 +181,7 @@ impl Outcome {
                 };
                 self.pairs().map(row).collect()
             }
-            Part::Ways => {
+            Part::Ways | Part::Company => {
                 let each = |phase: &Phase, number: u64| number as f64 / phase.switched as f64;
                 let row = |phase: &Phase| {
                     cells(&[
@@ -205,7 +208,7 @@ impl Outcome {
                           | --- | --- | --- | --- | --- |",
                 keys: 1,
             },
-            Part::Ways => results::Table {
+            Part::Ways | Part::Company => results::Table {
                 name: "switches",
                 title: "Switches to a target",
                 heading: "| Way | Switches | Seen | Exits each | Ticks in tarpit each | |\n\
@@ -224,7 +227,9 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let titles: &[&str] = match self.part {
             Part::Bystanders => &["Others do", "times", "exits without", "beside target", ""],
-            Part::Ways => &["Way", "switches", "seen", "exits each", "ticks each", ""],
+            Part::Ways | Part::Company => {
+                &["Way", "switches", "seen", "exits each", "ticks each", ""]
+            }
         };
         let heading = titles.iter().map(|&title| title.to_owned()).collect();
         let rows = std::iter::once(heading).chain(self.rows());
@@ -427,7 +432,11 @@ pub fn run(options: &Options) -> Result<bool> {
     let kind = options.machine.pick()?;
     let claim = Claim::new("switches")?;
     let mut passed = true;
-    for (part, times) in [(Part::Bystanders, TIMES_BETWEEN_OTHERS), (Part::Ways, 1)] {
+    for (part, times) in [
+        (Part::Bystanders, TIMES_BETWEEN_OTHERS),
+        (Part::Ways, 1),
+        (Part::Company, 1),
+    ] {
         let switches = options.switches.saturating_mul(times);
         let outcome = measure(claim.name(), kind, part, switches, options.exit_cost.ticks)?;
         let table = outcome.table();

@@ -17,9 +17,9 @@ mod trampoline;
 pub(crate) mod tsc_sync;
 
 use core::fmt;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use arch::ExceptionVector;
+use arch::{ExceptionVector, RFlags};
 use devices::time::Hertz;
 use spin::{Mutex, Once};
 use vmx::addr::PAGE_SIZE;
@@ -46,8 +46,10 @@ const KICK_VECTOR: u8 = 0xf1;
 
 /// The APIC ID of each CPU, by its index.
 static APIC_IDS: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
-/// NMIs that have struck.
+/// NMIs that have struck, but for those of [`insist`].
 static NMIS: AtomicU64 = AtomicU64::new(0);
+/// Whether an NMI of [`insist`] is on its way to each CPU.
+static INSISTED: [AtomicBool; MAX_CPUS] = [const { AtomicBool::new(false) }; MAX_CPUS];
 
 /// Returns how many NMIs the host has taken: none is expected, all are survived.
 #[must_use]
@@ -55,13 +57,23 @@ pub(crate) fn nmis() -> u64 {
     NMIS.load(Ordering::Relaxed)
 }
 
-fn on_kick(_: &mut TrapFrame) {
-    LocalApic::current().end_interrupt();
+fn on_kick(frame: &mut TrapFrame) {
+    let apic = LocalApic::current();
+    apic.end_interrupt();
+    if frame.rflags & RFlags::INTERRUPT_FLAG.bits() == 0 {
+        // This cannot be on a processor. In Bochs (2.7 and later) interrupts are let in after the exit of
+        // a guest that had RFLAGS.IF set, although it is clear now. A VCPU may have looked at its requests
+        // already and be about to enter: it is to be kicked out again.
+        apic.interrupt_self(KICK_VECTOR);
+    }
 }
 
 fn on_nmi(frame: &mut TrapFrame) {
     stop::stop_if_asked(frame);
-    NMIS.fetch_add(1, Ordering::Relaxed);
+    let own = PerCpu::try_current().and_then(|cpu| INSISTED.get(cpu.index as usize));
+    if !own.is_some_and(|insisted| insisted.swap(false, Ordering::AcqRel)) {
+        NMIS.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// Lets interrupts from other CPUs, and NMIs, be handled; on the boot CPU, before others start.
@@ -79,6 +91,21 @@ pub(crate) fn kick(index: u32) {
     }
     if let Some(id) = APIC_IDS.get(index as usize) {
         LocalApic::current().send_interrupt(id.load(Ordering::Relaxed), KICK_VECTOR);
+    }
+}
+
+/// Makes CPU `index`, which runs and has been kicked, leave its guest by an NMI. That comes even where
+/// interrupts wait, but does nothing if the guest is not entered yet. Does nothing on that CPU itself,
+/// and while one is on its way.
+pub(crate) fn insist(index: u32) {
+    if index == PerCpu::current().index {
+        return;
+    }
+    let cpu = index as usize;
+    if let (Some(id), Some(insisted)) = (APIC_IDS.get(cpu), INSISTED.get(cpu))
+        && !insisted.swap(true, Ordering::AcqRel)
+    {
+        LocalApic::current().send_nmi(id.load(Ordering::Relaxed));
     }
 }
 

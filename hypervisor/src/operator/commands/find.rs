@@ -13,7 +13,7 @@ use super::{Arguments, Command, CommandError, Context, Outcome, Parameter};
 use crate::console::{Format, Record};
 use crate::operator::command::{Job, Progress};
 use crate::operator::inspect::{self, Processes};
-use crate::operator::records::{Address, Aliases, Cr3};
+use crate::operator::records::{Aliases, Cr3, Hex};
 use crate::operator::values;
 use crate::search::Search;
 use crate::search::pattern::Pattern;
@@ -125,7 +125,7 @@ impl Find {
                 vm: &self.vm.name,
                 cr3: Cr3(*first),
                 aliases: Aliases(aliases),
-                address: Address(search.first()?.0),
+                address: Hex(search.first()?.0),
                 matches: search.matches(),
                 complete: search.is_complete(),
             })
@@ -144,7 +144,7 @@ struct MatchLine<'a> {
     /// Its other roots.
     aliases: Aliases<'a>,
     /// The virtual address of the first match.
-    address: Address,
+    address: Hex,
     /// The number of matches.
     matches: u64,
     /// Whether all its memory was searched: not so if it maps far more than the VM has.

@@ -95,6 +95,8 @@ struct StatusLine<'a> {
     cpu_us: i64,
     /// The CPU time that it has had in the last second, in millionths of one CPU.
     recent_ppm: Option<u64>,
+    /// The most that it has had in any second, in millionths of one CPU.
+    highest_ppm: Option<u64>,
     /// The CPU time that it may have, in millionths of one CPU; `None` for any.
     budget_ppm: Option<u32>,
     /// The lead of its guest's clock, to be given back, in microseconds.
@@ -133,8 +135,9 @@ impl<'a> StatusLine<'a> {
             limited_ms: micros(target.limit_age) / 1000,
             age_ms: micros(target.age) / 1000,
             cpu_us: micros(target.used),
-            recent_ppm: target.budget.map(|(_, used)| of(used, second, 1_000_000)),
-            budget_ppm: target.budget.map(|(share, _)| share.millionths()),
+            recent_ppm: target.budget.map(|it| of(it.recent, second, 1_000_000)),
+            highest_ppm: target.budget.map(|it| of(it.highest, second, 1_000_000)),
+            budget_ppm: target.budget.map(|it| it.share.millionths()),
             lead_us: clock.micros_of(about.lead),
             highest_lead_us: clock.micros_of(target.highest_lead),
             stopped_permille: of(target.stopped, target.age, 1000),
@@ -197,7 +200,7 @@ mod tests {
     use crate::suppression::member::Sign;
     use crate::suppression::notice::End;
     use crate::suppression::order::{Defaults, Order, Policy};
-    use crate::suppression::snapshot::{Limit, MemberSnapshot};
+    use crate::suppression::snapshot::{BudgetUse, Limit, MemberSnapshot};
     use crate::suppression::{Factor, Factors};
 
     const MS: u64 = 1_000_000;
@@ -259,7 +262,11 @@ mod tests {
             roots: alloc::vec![root(0x1000), root(0x2000)],
             members: alloc::vec![member(0x1000, None, Sign::Named, None)],
             order: Order::new(factors, Defaults::default()),
-            budget: Some((Share::of_one_cpu(1000), MS / 2)),
+            budget: Some(BudgetUse {
+                share: Share::of_one_cpu(1000),
+                recent: MS / 2,
+                highest: MS * 3 / 4,
+            }),
             switch_ins: 321,
             used: 12 * MS,
             stopped: 125 * MS,
@@ -286,7 +293,7 @@ mod tests {
         let json = shown(&target(), Format::Json);
         for part in [
             "\"limited_by\":\"budget\",\"limited_ms\":42,\"age_ms\":10000,\"cpu_us\":12000",
-            "\"recent_ppm\":500,\"budget_ppm\":1000,\"lead_us\":-1500,\"highest_lead_us\":7000",
+            "\"recent_ppm\":500,\"highest_ppm\":750,\"budget_ppm\":1000,\"lead_us\":-1500,\"highest_lead_us\":7000",
             "\"stopped_permille\":12,\"switch_ins\":321,\"seen_by\":\"walks\"",
         ] {
             assert!(json.contains(part), "{json}");

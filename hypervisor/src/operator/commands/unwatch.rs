@@ -1,6 +1,7 @@
 //! `unwatch`: removes a rule.
 
 use super::{Arguments, Candidates, Command, CommandError, Context, Outcome, Parameter};
+use crate::numbers::decimal;
 
 pub(super) static COMMAND: Command = Command {
     name: "unwatch",
@@ -40,10 +41,7 @@ fn run(arguments: &Arguments<'_>, context: &mut Context<'_>) -> Result<Outcome, 
 }
 
 fn number(word: &str) -> Result<u32, CommandError> {
-    // `from_str` would let a sign pass.
-    let is_number = word.bytes().all(|digit| digit.is_ascii_digit());
-    let number = word.parse().ok().filter(|_| is_number);
-    number.ok_or_else(|| {
+    decimal(word).ok_or_else(|| {
         CommandError::new(
             "bad_number",
             format_args!("`{word}` is no number of a rule: `rules` lists them"),

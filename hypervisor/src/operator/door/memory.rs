@@ -1,12 +1,13 @@
 //! Reading a guest's memory for a client, a little at a time.
 
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::sync::Arc;
-use core::fmt::{self, Write};
+use core::fmt::Write;
 
 use arch::addr::{GuestPhysAddr, GuestVirtAddr};
 use devices::time::HostTicks;
 use serde::Serialize;
+use vmx::addr::PAGE_SIZE;
 
 use super::request::ReadRequest;
 use crate::guest_memory::GuestMemory;
@@ -14,6 +15,7 @@ use crate::operator::command::{Job, Progress};
 use crate::operator::context::Context;
 use crate::operator::error::CommandError;
 use crate::operator::inspect;
+use crate::operator::records::Hex;
 use crate::search::pages::{self, Reach};
 use crate::suppression::address_space::{Root, RootFormat};
 use crate::vm::Vm;
@@ -24,7 +26,6 @@ pub(crate) const MOST: u64 = 64 << 10;
 const CHUNK: u64 = 512;
 /// The output that may wait before more is made, in bytes.
 const BACKLOG: u64 = 8 << 10;
-const PAGE: u64 = 4096;
 
 /// The meaning of the addresses.
 #[derive(Clone, Copy, Debug)]
@@ -86,7 +87,7 @@ impl Reading {
     /// Reads the next bytes that lie together, into `bytes` if they are there. Returns their number
     /// and whether they are.
     fn read(&self, bytes: &mut [u8; CHUNK as usize]) -> (u64, bool) {
-        let to_page_end = PAGE - self.next % PAGE;
+        let to_page_end = PAGE_SIZE - self.next % PAGE_SIZE;
         let length = self.left.min(CHUNK).min(to_page_end);
         let physical = match self.space {
             Space::Physical => self.next,
@@ -126,7 +127,7 @@ impl Job for Reading {
             let (length, there) = self.read(&mut bytes);
             let read = bytes.get(..length as usize).filter(|_| there);
             context.answer.json(&Piece {
-                address: Hex(self.next).to_string(),
+                address: Hex(self.next),
                 length,
                 data: read.map(hexadecimal),
             });
@@ -144,15 +145,6 @@ impl Job for Reading {
     }
 }
 
-/// A number in hexadecimal digits.
-struct Hex(u64);
-
-impl fmt::Display for Hex {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#x}", self.0)
-    }
-}
-
 fn hexadecimal(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(2 * bytes.len());
     for byte in bytes {
@@ -166,7 +158,7 @@ fn hexadecimal(bytes: &[u8]) -> String {
 #[derive(Serialize)]
 struct Piece {
     /// Its first address.
-    address: String,
+    address: Hex,
     /// Its length in bytes.
     length: u64,
     /// Its contents, two digits a byte; `None` if nothing is mapped there, or no RAM.

@@ -10,18 +10,13 @@ use super::request::RegistersRequest;
 use crate::operator::command::{Job, Progress};
 use crate::operator::context::Context;
 use crate::operator::error::CommandError;
+use crate::operator::records::Hex;
 use crate::vm::Vm;
-use crate::vm::registers::RegisterCopy;
+use crate::vm::registers::{GENERAL_NAMES, RegisterCopy};
 use crate::vm::requests::Requests;
 
 /// The longest wait, in seconds: a VCPU that waits for a CPU has one sooner.
 const PATIENCE: u64 = 2;
-
-/// The names of the general registers.
-const GENERAL: [&str; 16] = [
-    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13",
-    "r14", "r15",
-];
 
 /// Registers that are being waited for.
 pub(super) struct Waiting {
@@ -78,15 +73,6 @@ impl Job for Waiting {
     }
 }
 
-/// A register's value, in hexadecimal digits.
-struct Hex(u64);
-
-impl Serialize for Hex {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{:#x}", self.0))
-    }
-}
-
 /// The registers of a VCPU.
 #[derive(Serialize)]
 struct Registers<'a> {
@@ -115,7 +101,7 @@ struct Segment {
 }
 
 fn named<S: Serializer>(values: &[u64; 16], serializer: S) -> Result<S::Ok, S::Error> {
-    let names = GENERAL.iter().zip(values);
+    let names = GENERAL_NAMES.iter().zip(values);
     serializer.collect_map(names.map(|(name, value)| (name, Hex(*value))))
 }
 

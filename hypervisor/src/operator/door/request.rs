@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 
 use crate::console::RequestId;
+use crate::numbers::hexadecimal;
 
 /// The longest word that names a request, in bytes.
 const ID_LENGTH: usize = 64;
@@ -66,12 +67,8 @@ impl<'de> Deserialize<'de> for Number {
             }
 
             fn visit_str<E: de::Error>(self, word: &str) -> Result<Number, E> {
-                let digits = word.strip_prefix("0x").filter(|digits| {
-                    // `from_str_radix` would let a sign pass.
-                    digits.bytes().all(|digit| digit.is_ascii_hexdigit())
-                });
-                digits
-                    .and_then(|digits| u64::from_str_radix(digits, 16).ok())
+                word.strip_prefix("0x")
+                    .and_then(hexadecimal)
                     .map(Number)
                     .ok_or_else(|| E::invalid_value(de::Unexpected::Str(""), &self))
             }

@@ -16,7 +16,7 @@ use alloc::string::String;
 use serde::Serialize;
 
 use super::notices::NoticeLine;
-use super::records::{Address, Aliases, Cr3};
+use super::records::{Aliases, Cr3, Hex};
 use super::terminal::Terminal;
 use crate::console::Row;
 use crate::suppression::notice::{Notice, Subject};
@@ -99,7 +99,7 @@ pub(super) enum Event<'a> {
         /// The condition of the rule, in words.
         condition: String,
         /// The virtual address where the pattern is; `None` for a rule of another kind.
-        address: Option<Address>,
+        address: Option<Hex>,
         /// The share of one CPU that it had, in thousandths; `None` for a rule of another kind.
         cpu_permille: Option<u32>,
         /// The factor by which it is suppressed now because of the rule.

@@ -47,6 +47,8 @@ struct CpuState {
     accounted: HostTicks,
     /// Whether a VCPU has woken that is to replace the running one.
     preempt: bool,
+    /// The time before which the running VCPU has nothing to do.
+    not_before: HostTicks,
     /// The virtual time up to which VMs have been served; never goes back.
     floor: u128,
 }
@@ -72,6 +74,7 @@ impl Policy {
             slice_start: now,
             accounted: now,
             preempt: false,
+            not_before: HostTicks::ZERO,
             floor: 0,
         };
         Self {
@@ -205,7 +208,8 @@ impl Policy {
         self.account(home, woken_at);
         if let Some(running) = self.cpus[home].running
             && self.is_eligible(target, home)
-            && self.key(target, home) < self.key(running, home)
+            && (self.key(target, home) < self.key(running, home)
+                || woken_at < self.cpus[home].not_before)
         {
             self.cpus[home].preempt = true;
         }
@@ -251,8 +255,9 @@ impl Policy {
         kicks
     }
 
-    /// Decides what `cpu` does from `now` on.
-    pub(crate) fn next(&mut self, cpu: u32, now: HostTicks) -> Decision {
+    /// Decides what `cpu` does from `now` on. If it is nothing, it gets a VCPU that sleeps `lead` ticks
+    /// before its timer is due, so that it need not wait for the CPU to wake up and decide.
+    pub(crate) fn next(&mut self, cpu: u32, now: HostTicks, lead: u64) -> Decision {
         let number = cpu;
         let cpu = cpu as usize;
         self.account(cpu, now);
@@ -268,24 +273,31 @@ impl Policy {
             let ran = now.since(self.cpus[cpu].slice_start);
             let replaced = self.cpus[cpu].preempt && ran >= self.settings.granularity;
             if ran < self.settings.slice && !replaced && self.may_run(running.vm) {
-                return self.run(running, cpu, now);
+                return self.run(running, cpu, now, HostTicks::ZERO);
             }
             self.put_back(cpu);
         }
         self.steal(cpu);
+        let mut not_before = HostTicks::ZERO;
+        if self.best(cpu).is_none()
+            && let Some(due) = self.wake_first(cpu, now, lead)
+        {
+            not_before = due;
+        }
         match self.best(cpu) {
             Some(vcpu) => {
                 self.start(vcpu, cpu, now);
-                self.run(vcpu, cpu, now)
+                self.cpus[cpu].not_before = not_before;
+                self.run(vcpu, cpu, now, not_before)
             }
             None => Decision::Idle {
-                until: self.next_event(number),
+                until: self.next_event(number, lead),
             },
         }
     }
 
-    /// Returns the decision to let `vcpu` go on.
-    fn run(&self, vcpu: VcpuId, cpu: usize, now: HostTicks) -> Decision {
+    /// Returns the decision to let `vcpu` go on, which has nothing to do before `not_before`.
+    fn run(&self, vcpu: VcpuId, cpu: usize, now: HostTicks, not_before: HostTicks) -> Decision {
         let state = &self.cpus[cpu];
         let length = if state.preempt {
             self.settings.granularity
@@ -303,6 +315,7 @@ impl Policy {
             vcpu,
             until,
             contended: self.is_contended(vcpu.vm, cpu),
+            not_before,
         }
     }
 

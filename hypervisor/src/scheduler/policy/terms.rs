@@ -39,6 +39,8 @@ pub(crate) enum Decision {
         until: HostTicks,
         /// Whether a VCPU of another VM waits for this CPU.
         contended: bool,
+        /// The time before which it has nothing to do: it comes early, as nobody else wants the CPU.
+        not_before: HostTicks,
     },
     /// The removal of this VCPU's state from the processor: say so with
     /// [`Policy::released`](super::Policy::released), and ask again.

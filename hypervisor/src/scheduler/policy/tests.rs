@@ -78,7 +78,7 @@ impl Simulation {
     fn ask(&mut self, cpu: u32) {
         loop {
             let before = self.policy.cpus[cpu as usize].loaded;
-            match self.policy.next(cpu, HostTicks(self.now)) {
+            match self.policy.next(cpu, HostTicks(self.now), 0) {
                 Decision::Run { vcpu, until, .. } => {
                     assert!(
                         until.0 <= self.now + SETTINGS.slice,
@@ -468,7 +468,7 @@ fn a_cpu_is_contended_while_a_vcpu_of_another_vm_waits_for_it() {
     simulation.pass(5 * MS);
     let contended = |simulation: &mut Simulation, cpu| {
         let now = HostTicks(simulation.now);
-        match simulation.policy.next(cpu, now) {
+        match simulation.policy.next(cpu, now, 0) {
             Decision::Run { contended, .. } => contended,
             other => panic!("{other:?}"),
         }
@@ -479,4 +479,91 @@ fn a_cpu_is_contended_while_a_vcpu_of_another_vm_waits_for_it() {
     simulation.pass(5 * MS);
     assert!(contended(&mut simulation, 0));
     assert!(!contended(&mut simulation, 1));
+}
+
+/// A CPU whose only VCPU sleeps until 10 ms, and a second one, likewise.
+fn sleepers() -> Policy {
+    let mut policy = Policy::new(SETTINGS, 2, HostTicks(0));
+    policy
+        .add_vm(VmId(0), 100, None, &[Some(0), Some(1)])
+        .unwrap();
+    for cpu in 0..2 {
+        policy.wake(vcpu(0, cpu), HostTicks(0));
+        policy.next(cpu, HostTicks(0), 0);
+        policy.block(cpu, HostTicks(10 * MS), HostTicks(0));
+    }
+    policy
+}
+
+#[test]
+fn an_idle_cpu_gets_a_sleeper_ahead_of_its_timer_and_is_told_when_that_is_due() {
+    let mut policy = sleepers();
+    let wake_up = Decision::Idle {
+        until: HostTicks(10 * MS - 30),
+    };
+    assert_eq!(policy.next(0, HostTicks(MS), 30), wake_up);
+    assert_eq!(policy.next(0, HostTicks(10 * MS - 31), 30), wake_up);
+    let now = HostTicks(10 * MS - 30);
+    let Decision::Run {
+        vcpu: woken,
+        not_before,
+        ..
+    } = policy.next(0, now, 30)
+    else {
+        panic!("the timer is near");
+    };
+    assert_eq!((woken, not_before), (vcpu(0, 0), HostTicks(10 * MS)));
+    assert_eq!(
+        policy.latency(vcpu(0, 0)).unwrap().max,
+        0,
+        "it has not waited"
+    );
+    // Without a lead the other one sleeps on.
+    assert_eq!(
+        policy.next(1, now, 0),
+        Decision::Idle {
+            until: HostTicks(10 * MS)
+        }
+    );
+}
+
+#[test]
+fn a_cpu_that_has_work_lets_sleepers_sleep_until_their_timers_are_due() {
+    let mut policy = sleepers();
+    policy.add_vm(VmId(1), 100, None, &[Some(0)]).unwrap();
+    policy.wake(vcpu(1, 0), HostTicks(9 * MS));
+    for now in [9 * MS, 10 * MS - 1] {
+        let Decision::Run {
+            vcpu: running,
+            not_before,
+            until,
+            ..
+        } = policy.next(0, HostTicks(now), 30)
+        else {
+            panic!("there is work");
+        };
+        assert_eq!((running, not_before), (vcpu(1, 0), HostTicks(0)));
+        assert_eq!(until, HostTicks(10 * MS));
+    }
+}
+
+#[test]
+fn one_that_comes_early_gives_way_to_whoever_has_something_to_do() {
+    let mut policy = sleepers();
+    policy.add_vm(VmId(1), 100, None, &[Some(0)]).unwrap();
+    policy.next(0, HostTicks(10 * MS - 30), 30);
+    assert_eq!(policy.running_on(0), Some(vcpu(0, 0)));
+    let now = HostTicks(10 * MS - 20);
+    let kicks = policy.wake(vcpu(1, 0), now);
+    assert!(kicks.iter().eq([0]), "{kicks:?}");
+    // It is not made to wait again, finds that its timer is not due, and halts.
+    let Decision::Run { not_before, .. } = policy.next(0, now, 30) else {
+        panic!("two want to run");
+    };
+    assert_eq!(not_before, HostTicks::ZERO);
+    policy.block(0, HostTicks(10 * MS), now);
+    let Decision::Run { vcpu: other, .. } = policy.next(0, now, 30) else {
+        panic!("one wants to run");
+    };
+    assert_eq!(other, vcpu(1, 0));
 }

@@ -26,24 +26,40 @@ impl Policy {
         }
     }
 
-    /// Returns when the first timer of a blocked VCPU of `cpu` is due.
-    pub(super) fn next_timer(&self, cpu: usize) -> HostTicks {
-        self.vms
-            .iter()
-            .flatten()
-            .flat_map(|vm| &vm.vcpus)
-            .filter(|vcpu| vcpu.home == cpu)
-            .filter_map(|vcpu| match vcpu.state {
-                RunState::Blocked { wake_at } => Some(wake_at),
-                _ => None,
-            })
-            .min()
-            .unwrap_or(HostTicks(u64::MAX))
+    /// Wakes the VCPU of `cpu` whose timer is due first, if that is in no more than `lead` ticks. Returns
+    /// when.
+    pub(super) fn wake_first(
+        &mut self,
+        cpu: usize,
+        now: HostTicks,
+        lead: u64,
+    ) -> Option<HostTicks> {
+        let (due, target) = self.timers(cpu).min_by_key(|&(due, _)| due)?;
+        if due.since(now) > lead {
+            return None;
+        }
+        self.make_runnable(target, cpu, due.min(now));
+        Some(due)
     }
 
-    /// Returns when an idle CPU has to look again: for a timer, or for a VM whose budget is
-    /// renewed.
-    pub(super) fn next_event(&self, cpu: u32) -> HostTicks {
+    /// Returns the blocked VCPUs of `cpu`, with the times at which their timers are due.
+    fn timers(&self, cpu: usize) -> impl Iterator<Item = (HostTicks, VcpuId)> {
+        self.all()
+            .filter_map(move |(target, vcpu)| match vcpu.state {
+                RunState::Blocked { wake_at } if vcpu.home == cpu => Some((wake_at, target)),
+                _ => None,
+            })
+    }
+
+    /// Returns when the first timer of a blocked VCPU of `cpu` is due.
+    pub(super) fn next_timer(&self, cpu: usize) -> HostTicks {
+        let first = self.timers(cpu).map(|(due, _)| due).min();
+        first.unwrap_or(HostTicks(u64::MAX))
+    }
+
+    /// Returns when an idle CPU has to look again: `lead` ticks before a timer is due, or for a VM whose
+    /// budget is renewed.
+    pub(super) fn next_event(&self, cpu: u32, lead: u64) -> HostTicks {
         let cpu = cpu as usize;
         let throttled = self.vms.iter().flatten().any(|vm| {
             vm.is_throttled()
@@ -52,7 +68,10 @@ impl Policy {
                     .iter()
                     .any(|vcpu| vcpu.home == cpu && matches!(vcpu.state, RunState::Waiting))
         });
-        let timer = self.next_timer(cpu);
+        let mut timer = self.next_timer(cpu);
+        if timer.0 != u64::MAX {
+            timer = HostTicks(timer.0.saturating_sub(lead));
+        }
         if throttled {
             timer.min(self.period_end)
         } else {

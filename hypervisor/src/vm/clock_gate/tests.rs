@@ -8,6 +8,7 @@ use devices::clock::{Rate, Rates, TscScaling, VirtualClock};
 use devices::time::HostTicks;
 
 use super::*;
+use crate::ids::VcpuId;
 
 const VCPUS: usize = 3;
 
@@ -22,7 +23,24 @@ struct Vm {
     changes: AtomicU32,
 }
 
-fn host_now() -> HostTicks {
+/// Calls of CPUs, by what is done at each; true for one that insists.
+struct Calls<F: Fn(u32, bool)>(F);
+
+impl<F: Fn(u32, bool) + Send + Sync> Waker for Calls<F> {
+    fn kick(&self, cpu: u32) {
+        (self.0)(cpu, false);
+    }
+
+    fn insist(&self, cpu: u32) {
+        (self.0)(cpu, true);
+    }
+
+    fn wake(&self, vcpu: VcpuId) {
+        panic!("{vcpu:?} need not be woken");
+    }
+}
+
+fn fenced_now() -> HostTicks {
     // SAFETY: reads a counter.
     HostTicks(unsafe {
         core::arch::x86_64::_mm_lfence();
@@ -36,18 +54,13 @@ impl Vm {
     fn set_rate(&self, own: Option<u32>, factor: u32) {
         let rate = Rate::times(factor).unwrap();
         // Threads cannot be kicked: a guest of these looks at its requests by itself.
-        self.gate.change(
-            &self.vcpus,
-            own,
-            |_| {},
-            || {
-                let rates = Rates {
-                    counter: rate,
-                    timer: rate,
-                };
-                self.clock.lock().unwrap().set_rates(host_now(), rates);
-            },
-        );
+        self.gate.change(&self.vcpus, own, &Calls(|_, _| {}), || {
+            let rates = Rates {
+                counter: rate,
+                timer: rate,
+            };
+            self.clock.lock().unwrap().set_rates(fenced_now(), rates);
+        });
         self.changes.fetch_add(1, SeqCst);
     }
 
@@ -55,7 +68,7 @@ impl Vm {
     /// told it.
     fn guest_turn(&self, scaling: TscScaling) {
         let told = self.latest.load(SeqCst);
-        let read = scaling.apply(host_now()).0;
+        let read = scaling.apply(fenced_now()).0;
         assert!(read >= told, "read {read} after being told {told}");
         self.latest.fetch_max(read, SeqCst);
         self.readings.fetch_add(1, SeqCst);
@@ -94,7 +107,7 @@ fn no_vcpu_reads_a_time_before_one_that_another_has_read_however_the_rates_chang
     let vm = Arc::new(Vm {
         gate: ClockGate::default(),
         vcpus: (0..VCPUS).map(|_| VcpuRequests::default()).collect(),
-        clock: Mutex::new(VirtualClock::new(host_now())),
+        clock: Mutex::new(VirtualClock::new(fenced_now())),
         latest: AtomicU64::new(0),
         stop: AtomicBool::new(false),
         readings: AtomicU64::new(0),
@@ -131,7 +144,7 @@ fn a_vcpu_that_is_on_no_cpu_is_not_waited_for_and_learns_of_the_change_later() {
     gate.change(
         &vcpus,
         Some(0),
-        |cpu| panic!("CPU {cpu} has no VCPU"),
+        &Calls(|cpu, _| panic!("CPU {cpu} has no VCPU")),
         || {},
     );
     assert!(vcpus[1].are_pending());
@@ -143,12 +156,37 @@ fn a_vcpu_on_a_cpu_is_interrupted_there() {
     let gate = ClockGate::default();
     let vcpus = [VcpuRequests::default(), VcpuRequests::default()];
     vcpus[1].set_running_on(Some(5));
-    let kicked = core::cell::Cell::new(None);
-    let kick = |cpu| {
-        kicked.set(Some(cpu));
+    let kicks = AtomicU32::new(0);
+    let calls = Calls(|cpu, insists| {
+        assert_eq!((cpu, insists), (5, false));
+        kicks.fetch_add(1, SeqCst);
         // Its turn ends.
         vcpus[1].set_running_on(None);
-    };
-    gate.change(&vcpus, None, kick, || {});
-    assert_eq!(kicked.get(), Some(5));
+    });
+    gate.change(&vcpus, None, &calls, || {});
+    assert_eq!(kicks.into_inner(), 1);
+}
+
+#[test]
+fn a_vcpu_that_a_kick_does_not_bring_is_called_again_and_again() {
+    let gate = ClockGate::default();
+    let vcpus = [VcpuRequests::default(), VcpuRequests::default()];
+    vcpus[1].set_running_on(Some(5));
+    let began = host_now();
+    let times = Mutex::new(Vec::new());
+    let calls = Calls(|_, insists| {
+        let mut times = times.lock().unwrap();
+        if insists {
+            times.push(host_now());
+        }
+        // The first one came too early to count.
+        if times.len() == 2 {
+            vcpus[1].set_running_on(None);
+        }
+    });
+    gate.change(&vcpus, Some(0), &calls, || {});
+    let times = times.into_inner().unwrap();
+    assert_eq!(times.len(), 2);
+    assert!(times[0].since(began) > PATIENCE);
+    assert!(times[1].since(times[0]) > 2 * PATIENCE);
 }

@@ -351,6 +351,7 @@ impl Run<'_> {
     }
 
     fn sample_cpu(&mut self, source: &CpuSource) -> Result<()> {
+        let mut highest_share = None;
         let (cpu_us, highest_lead_ms) = match source {
             CpuSource::None => return Ok(()),
             CpuSource::Processes(roots) => {
@@ -363,6 +364,9 @@ impl Run<'_> {
                 let used = used
                     .sum::<Option<f64>>()
                     .context("`targets` without `cpu_us`")?;
+                // Of all together, each in its own second: no less than they had in one.
+                let highest = answer.iter().map(|line| line["highest_ppm"].as_f64());
+                highest_share = highest.sum::<Option<f64>>().map(|ppm| ppm / 1e6);
                 let leads = answer
                     .iter()
                     .filter_map(|it| it["highest_lead_us"].as_f64());
@@ -375,6 +379,7 @@ impl Run<'_> {
             host_us,
             cpu_us,
             highest_lead_ms,
+            highest_share,
         });
         Ok(())
     }
@@ -466,6 +471,7 @@ impl Run<'_> {
             host_us,
             cpu_us: 0.0,
             highest_lead_ms: None,
+            highest_share: None,
         });
         Ok(CpuSource::Targets)
     }

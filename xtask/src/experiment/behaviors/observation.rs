@@ -53,6 +53,9 @@ pub(super) struct CpuSample {
     pub cpu_us: f64,
     /// The most that the guest's clock was ahead while it was to be fast, in milliseconds, if it is told.
     pub highest_lead_ms: Option<f64>,
+    /// The most CPU time that the targets have had in any second of their suppression, as a part of a CPU,
+    /// if tarpit tells.
+    pub highest_share: Option<f64>,
 }
 
 /// A neighbor VM's line: units of work done so far.
@@ -168,11 +171,16 @@ impl Observation {
         share_between(first, within.next_back()?)
     }
 
-    /// Returns the targets' largest part of a CPU over any second (or a little more, as the samples
-    /// lie) in a span; over all of it where it is shorter.
+    /// Returns the targets' largest part of a CPU over any second of a span: as tarpit has counted, whose
+    /// seconds begin everywhere and include up to a sixteenth before them, or else as the samples lie,
+    /// over a little more than a second, or all of the span where it is shorter.
     pub(super) fn worst_cpu_share(&self, span: Span) -> Option<f64> {
         const SECOND: u64 = 1_000_000;
         let within: Vec<&CpuSample> = self.cpu.iter().filter(|it| span.has(it.host_us)).collect();
+        let counted = within.iter().filter_map(|it| it.highest_share);
+        if let Some(highest) = counted.max_by(f64::total_cmp) {
+            return Some(highest);
+        }
         let over_a_second = within.iter().enumerate().filter_map(|(at, first)| {
             let is_over = |later: &&&CpuSample| later.host_us >= first.host_us + SECOND;
             share_between(first, within[at..].iter().find(is_over)?)
@@ -274,6 +282,7 @@ vms --json
                 host_us: step * 100_000,
                 cpu_us,
                 highest_lead_ms: Some(cpu_us / 100.0),
+                highest_share: None,
             };
             cpu_us += 100.0 * per_ms * if (10..12).contains(&step) { 5.0 } else { 1.0 };
             sample
@@ -301,5 +310,18 @@ vms --json
         };
         assert_eq!(seen.worst_cpu_share(short), seen.cpu_share(short));
         assert_eq!(seen.cpu_share(Span { from: 0, to: 0 }), None);
+    }
+
+    #[test]
+    fn the_worst_second_is_what_tarpit_has_counted_if_it_tells() {
+        let all = Span {
+            from: 0,
+            to: 3_000_000,
+        };
+        let mut seen = usage(1.0);
+        for (sample, highest) in seen.cpu.iter_mut().zip(0_u32..) {
+            sample.highest_share = Some(f64::from(highest.min(4)) / 1000.0);
+        }
+        assert_eq!(seen.worst_cpu_share(all), Some(0.004));
     }
 }

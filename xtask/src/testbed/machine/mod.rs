@@ -71,17 +71,13 @@ impl Machine {
     fn start_once(kind: Kind, spec: &Spec) -> Result<Self> {
         let files = Files::new(&spec.name)?;
         // The emulator connects to us: no port has to be guessed, so any number can run.
-        let listener = TcpListener::bind(("127.0.0.1", 0))?;
-        let second = match spec.detector {
-            true => Some(TcpListener::bind(("127.0.0.1", 0))?),
-            false => None,
-        };
+        let listen = || TcpListener::bind(("127.0.0.1", 0));
+        let port = |listener: &TcpListener| listener.local_addr().map(|address| address.port());
+        let listener = listen()?;
+        let second = spec.detector.then(listen).transpose()?;
         let ports = Ports {
-            console: listener.local_addr()?.port(),
-            detector: match &second {
-                Some(second) => Some(second.local_addr()?.port()),
-                None => None,
-            },
+            console: port(&listener)?,
+            detector: second.as_ref().map(port).transpose()?,
         };
         let mut command = match kind {
             Kind::Bochs => bochs::command(spec, ports, &files)?,

@@ -3,11 +3,12 @@
 //! the lines of `operator`.
 //!
 //! The command line says what is to be done: `bystanders` (nobody switches to the target), `ways` (all
-//! ways of one CPU to switch to it), `tasks` (hardware tasks), `moving` (until the operator has moved this CPU about often
-//! enough); and `switches=N` how often.
+//! ways of one CPU to switch to it), `tasks` (hardware tasks), `company` (another CPU does so, too),
+//! `moving` (until the operator has moved this CPU about often enough); and `switches=N` how often.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 mod bystanders;
+mod company;
 mod operator;
 mod space;
 #[cfg(target_os = "none")]
@@ -33,6 +34,9 @@ fn run(report: &mut Report) {
     #[cfg(target_os = "none")]
     if multiboot::has_word("tasks") {
         tasks::run(report, count);
+    }
+    if multiboot::has_word("company") {
+        company::run(report, count);
     }
 }
 
