@@ -267,7 +267,16 @@ impl Watcher {
         if let Action::Suppress(factor) = entry.rule.action {
             match suppress(vm, found.root, factor, clock.now()) {
                 Ok(()) => suppressed = Some(factor.get()),
-                Err(why) => refused = Some(why),
+                Err(why) => {
+                    // It may have ended, and the next process have it at the same place.
+                    let mut watched = self.watched.iter_mut();
+                    if let (Some(address), Some(watched)) =
+                        (found.address, watched.find(|it| it.id == entry.vm))
+                    {
+                        watched.searcher.begin_at(address);
+                    }
+                    refused = Some(why);
+                }
             }
         }
         reporter.report(&Event::RuleMatch {

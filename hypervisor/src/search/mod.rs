@@ -35,6 +35,10 @@ pub(crate) struct Walk {
     format: RootFormat,
     /// The virtual address where the next step begins.
     next: u64,
+    /// The virtual address where it ends: that where it began, once it has been at the end of all.
+    end: u64,
+    /// The virtual address where it began, while it has not been at the end of all.
+    begin: u64,
     /// The bytes that the last step ended with, in front of those that the next one reads: a match
     /// may lie across.
     buffer: Vec<u8>,
@@ -53,11 +57,24 @@ impl Walk {
             root,
             format,
             next: 0,
+            end: pages::end(format),
+            begin: 0,
             buffer: vec![0; CHUNK],
             kept: 0,
             holes_left: MAX_HOLES,
             bytes_left: ram.saturating_mul(4),
         }
+    }
+
+    /// Makes it begin at the page of `address`, and come to what is before that in the end.
+    #[must_use]
+    pub(crate) fn starting_at(mut self, address: u64) -> Self {
+        let page = address - address % CHUNK as u64;
+        if page < self.end {
+            self.next = page;
+            self.begin = page;
+        }
+        self
     }
 
     /// Returns the root of the address space.
@@ -66,10 +83,16 @@ impl Walk {
         self.root
     }
 
+    /// Returns the virtual address where the next step begins.
+    #[must_use]
+    pub(crate) const fn place(&self) -> u64 {
+        self.next
+    }
+
     /// Returns whether it has been gone to the end.
     #[must_use]
     pub(crate) const fn is_complete(&self) -> bool {
-        self.next >= pages::end(self.format)
+        self.next >= self.end && self.begin == 0
     }
 
     /// Goes on by a page, or by a range that is not mapped. Calls `look` with what is there: bytes, the
@@ -82,6 +105,13 @@ impl Walk {
         overlap: usize,
         look: impl FnOnce(&[u8], u64, usize),
     ) -> bool {
+        if self.next >= self.end && self.begin > 0 {
+            // With the page where it began once more: a match may lie across.
+            self.end = self.begin.saturating_add(CHUNK as u64).min(self.end);
+            self.begin = 0;
+            self.next = 0;
+            self.kept = 0;
+        }
         if self.is_complete() || self.bytes_left == 0 || self.holes_left == 0 {
             return false;
         }

@@ -245,3 +245,32 @@ fn a_root_that_holds_no_tables_finds_nothing() {
         assert_eq!(space.find(b"EVIL"), (None, 0));
     }
 }
+
+#[test]
+fn a_walk_that_starts_in_the_middle_comes_to_all_and_to_what_lies_across_its_start() {
+    for format in [RootFormat::Long, RootFormat::Pae, RootFormat::Narrow] {
+        let mut space = Space::new(format);
+        for page in [0x10, 0x11, 0x12, 0x40] {
+            space.map(page << 12, 12, 0x10_0000 + (page << 12) | USER);
+        }
+        // At the beginning, the end, and across the page at which it starts.
+        for address in [0x1_0000, 0x1_1ffe, 0x4_0ffc] {
+            space.put(0x10_0000 + address, b"EVIL");
+        }
+        for start in [0, 0x1_2000, 0x1_2abc, 0x20_0000, u64::MAX] {
+            let mut walk = Walk::new(space.root, format, RAM as u64).starting_at(start);
+            let mut found = Vec::new();
+            let mut more = true;
+            while more {
+                more = walk.step(&space.ram, 3, |bytes, at, _| {
+                    let matches = memchr::memmem::find_iter(bytes, b"EVIL");
+                    found.extend(matches.map(|it| at + it as u64));
+                });
+            }
+            assert!(walk.is_complete());
+            found.sort_unstable();
+            found.dedup();
+            assert_eq!(found, [0x1_0000, 0x1_1ffe, 0x4_0ffc], "{start:#x}");
+        }
+    }
+}

@@ -1,6 +1,8 @@
 //! Which address space is searched next, a page at a time.
 //!
-//! A new address space comes first, the newest of all: its process may live for a moment only. Those
+//! A new address space comes first, the newest of all: its process may live for a moment only. When it
+//! has ended, the search through the next new one begins at the address where that was: of a chain of processes that
+//! live for a moment each is searched a little, and so all that they have in common is. Those
 //! that have been searched are searched again, some time later, if they have run since: memory changes
 //! and grows.
 //!
@@ -86,6 +88,8 @@ pub(crate) struct Searcher {
     /// One through another.
     other: Option<Walk>,
     turn: u32,
+    /// The virtual address at which the search through the next new address space begins.
+    begin: u64,
     /// Whether there may be a newer one than that of `fresh`.
     is_news: bool,
 }
@@ -155,11 +159,16 @@ impl Searcher {
         }
     }
 
+    /// Has the next new address space searched from `address` on: something was found there too late.
+    pub(crate) const fn begin_at(&mut self, address: u64) {
+        self.begin = address;
+    }
+
     fn forget(&mut self, root: Root) {
         self.spaces.remove(&root);
-        for walk in [&mut self.fresh, &mut self.other] {
-            if walk.as_ref().is_some_and(|walk| walk.root() == root) {
-                *walk = None;
+        for lane in [&mut self.fresh, &mut self.other] {
+            if let Some(walk) = lane.take_if(|walk| walk.root() == root) {
+                self.begin = walk.place();
             }
         }
     }
@@ -174,6 +183,12 @@ impl Searcher {
         again_after: u64,
         mut found: impl FnMut(Found),
     ) -> Step {
+        if self.is_news
+            && let Some(root) = self.fresh.as_ref().map(Walk::root)
+            && !self.is_there(guest, root)
+        {
+            self.forget(root);
+        }
         self.choose(guest, now, again_after);
         self.turn = (self.turn + 1) % TURNS;
         let take_other = self.fresh.is_none() || self.turn == 0 && self.other.is_some();
@@ -186,8 +201,13 @@ impl Searcher {
             return Step::Idle;
         };
         let root = walk.root();
-        let Some(space) = self.spaces.get_mut(&root) else {
-            *lane = None;
+        let Some(space) = self
+            .spaces
+            .get_mut(&root)
+            .filter(|it| it.is_there(guest, root))
+        else {
+            // It has ended meanwhile: nothing is known of the rest.
+            self.forget(root);
             return Step::Piece;
         };
         let more = walk.step(guest.memory, patterns.overlap(), |bytes, start, known| {
@@ -207,11 +227,7 @@ impl Searcher {
             return Step::Piece;
         }
         *lane = None;
-        if !space.is_there(guest, root) {
-            // It has ended meanwhile: nothing is known of the rest.
-            self.forget(root);
-            return Step::Piece;
-        }
+        self.begin = 0;
         space.searched = Some(now);
         if core::mem::replace(&mut space.counted, true) {
             Step::Piece
@@ -220,9 +236,15 @@ impl Searcher {
         }
     }
 
+    fn is_there<M: GuestMemory>(&self, guest: &Guest<'_, M>, root: Root) -> bool {
+        self.spaces
+            .get(&root)
+            .is_some_and(|space| space.is_there(guest, root))
+    }
+
     /// Chooses what is searched, if that is to change.
     fn choose<M: GuestMemory>(&mut self, guest: &Guest<'_, M>, now: HostTicks, again_after: u64) {
-        let walk = |root: &Root| Walk::new(*root, guest.format, guest.ram);
+        let walk = |root: &Root| Walk::new(*root, guest.format, guest.ram).starting_at(self.begin);
         let busy = |walk: &Option<Walk>, root: &Root| {
             walk.as_ref().is_some_and(|walk| walk.root() == *root)
         };
@@ -426,6 +448,53 @@ mod tests {
         bench.write(0x1000, &[0; 8]);
         bench.steps(usize::MAX);
         assert_eq!(bench.firsts, 0);
+    }
+
+    /// A process with so many pages, of which one has this in it.
+    fn large(bench: &mut Bench, root: u64, pages: u64, at: u64, content: &[u8]) {
+        let page = 0x20_0000;
+        for (slot, entry) in [
+            (root, page),
+            (page, page + 0x1000),
+            (page + 0x1000, page + 0x2000),
+        ] {
+            bench.write(slot, &(entry | 0x67).to_le_bytes());
+        }
+        for number in 0..pages {
+            let frame = 0x28_0000 + (number << 12);
+            bench.write(page + 0x2000 + 8 * number, &(frame | 0x67).to_le_bytes());
+        }
+        bench.write(0x28_0000 + (at << 12) + 0x700, content);
+    }
+
+    #[test]
+    fn a_chain_of_processes_that_live_for_a_moment_is_searched_one_after_the_other() {
+        const LIVES: u64 = 60;
+        let mut bench = Bench::new(&["EVIL"]);
+        for life in 0..LIVES {
+            let root = 0x1000 + ((life % 7) << 12);
+            large(&mut bench, root, 100, 80, b"EVIL");
+            bench.see(root);
+            bench.steps(3);
+            bench.write(root, &[0; 8]);
+            if !bench.found.is_empty() {
+                break;
+            }
+        }
+        assert_eq!(bench.found.len(), 1);
+        assert_eq!(bench.firsts, 0, "none was searched wholly");
+    }
+
+    #[test]
+    fn what_was_found_too_late_is_looked_for_there_in_the_next_one() {
+        let mut bench = Bench::new(&["EVIL"]);
+        large(&mut bench, 0x1000, 100, 80, b"EVIL");
+        bench.see(0x1000);
+        bench.searcher.begin_at(80 << 12);
+        bench.steps(1);
+        assert_eq!(bench.found, [(1, 0x1000)]);
+        bench.steps(usize::MAX);
+        assert_eq!((bench.found.len(), bench.firsts), (1, 1), "and the rest");
     }
 
     #[test]
