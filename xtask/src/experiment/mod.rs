@@ -14,6 +14,7 @@ pub mod behaviors;
 pub mod bench;
 pub mod bystanders;
 pub mod common;
+pub mod evasion;
 mod exits;
 pub mod figure1;
 pub mod neighbors;
@@ -58,4 +59,5 @@ experiments! {
     Behaviors(behaviors),
     Switches(switches),
     Bystanders(bystanders),
+    Evasion(evasion),
 }
