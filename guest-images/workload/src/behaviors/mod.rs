@@ -5,6 +5,7 @@
 //! that was started, and each of them ends when that is asked to. How the kernel schedules the process
 //! is no part of it: see [`crate::schedule`].
 
+mod builds;
 mod calls;
 mod clones;
 mod daemons;
@@ -21,6 +22,8 @@ mod ping_pong;
 pub mod program;
 mod ptraces;
 mod random;
+mod script;
+mod serves;
 pub mod shell;
 mod shells;
 mod signals;
@@ -57,7 +60,7 @@ impl PartialEq for Behavior {
 impl Eq for Behavior {}
 
 /// All there are. The first is that of processes that are asked for nothing else.
-pub const ALL: [&Behavior; 24] = [
+pub const ALL: [&Behavior; 27] = [
     &hog::BEHAVIOR,
     &naps::BEHAVIOR,
     &wakes::BEHAVIOR,
@@ -82,6 +85,9 @@ pub const ALL: [&Behavior; 24] = [
     &movers::BEHAVIOR,
     &clones::BEHAVIOR,
     &halves::BEHAVIOR,
+    &script::BEHAVIOR,
+    &builds::BEHAVIOR,
+    &serves::BEHAVIOR,
 ];
 
 /// Returns the behavior of this name.
@@ -101,7 +107,7 @@ mod tests {
     const MS: u64 = 1_000_000;
 
     /// The behaviors that start this program anew, which here is the tests' and not the workload.
-    const NEEDS_PROGRAM: [&str; 1] = ["shells"];
+    const NEEDS_PROGRAM: [&str; 4] = ["shells", "script", "builds", "serves"];
 
     /// Runs a behavior in a process of its own for `ms` milliseconds at least, and until it has
     /// done a unit; asks it to end, and waits until all that have come of the process have ended. Gives
