@@ -119,8 +119,9 @@ impl Workers {
         }
     }
 
-    /// Ends all processes at once, and forgets them: the next one is process 0. Where some do not end,
-    /// they keep their slots, so that they do not count in others'.
+    /// Ends all processes at once, and forgets them: the next one is process 0. Those that have come of them are
+    /// ended, too, where this is the system's first process, and asked to end elsewhere. Where some do not end, all
+    /// keep their slots, so that they do not count in others'.
     ///
     /// # Errors
     /// What `kill(2)` says, or [`Errno::ETIMEDOUT`] where one has not ended after a minute.
