@@ -18,7 +18,7 @@ fn run(work: Work) -> Result<(), Errno> {
     go_on(Stacks::new()?, Clone { work, computation })
 }
 
-/// What a process hands on to the next.
+/// The state that a process hands on to the next.
 #[derive(Clone, Copy, Debug)]
 struct Clone {
     work: Work,

@@ -30,7 +30,7 @@ impl Stacks {
     }
 }
 
-/// What a new process begins with, at the top of its stack.
+/// The function of a new process and its arguments, at the top of its stack.
 struct Beginning<T> {
     run: fn(Stacks, T) -> !,
     stacks: Stacks,

@@ -33,7 +33,7 @@ impl SlotPage {
         Self::map_with(slot, PROT_READ | PROT_WRITE)
     }
 
-    /// As [`Self::map`], with a page that can be executed.
+    /// Maps a page as [`Self::map`] does, which can be executed, too.
     ///
     /// # Errors
     /// As [`Self::map`].
