@@ -7,9 +7,9 @@
 use core::arch::asm;
 
 /// Knuth's MMIX multiplier.
-const MULTIPLIER: u64 = 6_364_136_223_846_793_005;
+pub const MULTIPLIER: u64 = 6_364_136_223_846_793_005;
 /// Knuth's MMIX increment.
-const INCREMENT: u64 = 1_442_695_040_888_963_407;
+pub const INCREMENT: u64 = 1_442_695_040_888_963_407;
 
 /// Returns one unit of work: the state after `rounds` steps from `seed`, step by step.
 #[must_use]

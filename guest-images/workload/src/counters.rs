@@ -14,6 +14,13 @@ pub struct Slot {
 }
 
 impl Slot {
+    /// The offset of the units finished, for code that is not Rust's; a `u64`, as [`Self::WRONG`].
+    pub const FINISHED: usize = core::mem::offset_of!(Self, finished);
+    /// The offset of the units whose result was wrong.
+    pub const WRONG: usize = core::mem::offset_of!(Self, wrong);
+    /// The offset of a byte that is not 0 where the slot's process was asked to end.
+    pub const ASKED_TO_END: usize = core::mem::offset_of!(Self, asked_to_end);
+
     /// Returns a place with nothing counted.
     #[must_use]
     pub const fn new() -> Self {

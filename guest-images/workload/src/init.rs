@@ -4,22 +4,28 @@ use core::sync::atomic::{Ordering, compiler_fence};
 
 use linux_raw_sys::general::SCHED_FIFO;
 
+use crate::behaviors::shell::BUSYBOX;
 use crate::command::{Command, LineBuffer, SYNOPSIS};
 use crate::parameters::{Mode, Parameters, Unknown};
 use crate::start::Start;
 use crate::system::time::{Clock, now};
-use crate::system::{self, Arguments, Down, Errno, Fork, files, scheduling};
+use crate::system::{self, Arguments, Down, Errno, Fork, families, files, scheduling};
 use crate::workers::{Refusal, Workers};
 use crate::{behaviors, inquiry, say};
 
 /// Longest command line that Linux takes on x86, in bytes.
 pub const COMMAND_LINE: usize = 2048;
 
+/// Longest time between two looks at who has ended, in nanoseconds.
+const BURIALS: u64 = 1_000_000_000;
+
 /// Runs the workload. As the first process it sets the guest up and takes its parameters from the
 /// kernel command line; otherwise (to try it on a developer's machine) from `arguments`.
 pub fn run(arguments: Arguments) -> ! {
-    behaviors::execs::go_on(arguments.clone());
+    behaviors::program::go_on(arguments.clone());
     say!("userland");
+    // `forget` waits for all that have come of a process, and finds them as children.
+    families::adopt_orphans();
     let is_first = system::own_pid() == 1;
     let parameters = if is_first {
         set_up_guest();
@@ -132,6 +138,9 @@ impl Program {
         loop {
             if system::wait_for_console(self.wait_time()) && !self.take_input() && !is_first {
                 // The end of a developer's terminal. The first process of a guest must not end.
+                if let Err(refusal) = self.workers.forget() {
+                    say!("processes are left: {refusal}");
+                }
                 system::exit(0);
             }
             self.workers.bury();
@@ -146,10 +155,16 @@ impl Program {
         }
     }
 
-    /// Returns how long to wait for input: forever where there is nothing to report.
+    /// Returns how long to wait for input: forever where there is nothing to report, and nobody to bury.
     fn wait_time(&self) -> Option<u64> {
-        (self.interval != 0 && self.workers.any())
-            .then(|| self.next_report.saturating_sub(now(Clock::Monotonic)))
+        if !self.workers.any() {
+            return None;
+        }
+        // A process that is another one all the time leaves many that have ended.
+        Some(match self.interval {
+            0 => BURIALS,
+            _ => BURIALS.min(self.next_report.saturating_sub(now(Clock::Monotonic))),
+        })
     }
 
     /// Reports each `ms` milliseconds from now on; 0 for never.
@@ -225,7 +240,6 @@ impl Program {
 
 /// Runs a shell on the console until it ends. Nothing is reported meanwhile.
 fn shell() -> Result<(), Refusal> {
-    const BUSYBOX: &core::ffi::CStr = c"/bin/busybox";
     if !files::exists(BUSYBOX) {
         return Err(Refusal::Kernel(Errno::ENOENT));
     }

@@ -2,7 +2,7 @@
 //!
 //! The text for process 3 is `workload-process-3.`. It is put together in that process and nowhere
 //! else: a search of all guest memory finds it in one address space only (and in those that the
-//! process forks).
+//! process forks, and in the programs that go on for it).
 
 use crate::system::memory;
 
@@ -18,6 +18,9 @@ const HIDDEN: [u8; 17] = {
     hidden
 };
 const KEY: u8 = 0xa5;
+
+/// Bytes that hold every text and a zero.
+pub const LENGTH: usize = HIDDEN.len() + 22;
 
 /// Writes the text of process `index` to `memory`, as far as it fits.
 fn write(memory: &mut [u8], index: usize) {
@@ -39,6 +42,14 @@ fn write(memory: &mut [u8], index: usize) {
     for (place, byte) in memory.iter_mut().zip(text) {
         *place = byte;
     }
+}
+
+/// Returns the text of process `index`, with zeros behind it.
+#[must_use]
+pub fn text(index: usize) -> [u8; LENGTH] {
+    let mut text = [0; LENGTH];
+    write(&mut text, index);
+    text
 }
 
 /// Puts the text in the memory of this process, which is process `index`, for as long as it lives.

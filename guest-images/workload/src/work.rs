@@ -57,6 +57,12 @@ impl Work {
         self.unit
     }
 
+    /// Returns the counters of the process.
+    #[must_use]
+    pub const fn slot(&self) -> &'static Slot {
+        self.slot
+    }
+
     /// Counts a unit.
     pub fn count(&self) {
         self.slot.count(true);
@@ -73,13 +79,23 @@ impl Work {
 }
 
 /// A computation that goes on for as long as its process lives.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Computation {
     work: Work,
     seed: u64,
 }
 
 impl Computation {
+    /// Computes so many units, or as many as there are until the process is asked to end.
+    pub fn do_units(&mut self, units: u32) {
+        for _ in 0..units {
+            if !self.work.goes_on() {
+                break;
+            }
+            self.do_unit();
+        }
+    }
+
     /// Computes one unit, and counts it.
     pub fn do_unit(&mut self) {
         let Self {

@@ -4,9 +4,15 @@ use crate::counters::{Counters, Slot};
 use crate::parameters::{self, MAX_PROCESSES, Parameters};
 use crate::start::Start;
 use crate::system::memory::{self, shared_counters};
-use crate::system::{self, Errno, Fork, Pid};
+use crate::system::time::{Clock, now, sleep_for};
+use crate::system::{self, Errno, Fork, Pid, families};
 use crate::work::Work;
 use crate::{init, say, tag};
+
+/// The time that [`Workers::forget`] gives processes to end, in nanoseconds.
+const PATIENCE: u64 = 60_000_000_000;
+/// The time between two looks at who has ended meanwhile, in nanoseconds.
+const PAUSE: u64 = 1_000_000;
 
 /// All processes that were started since the last [`Workers::forget`]; process `i` has slot `i` of
 /// the counters.
@@ -24,7 +30,7 @@ pub struct Workers {
 pub enum Refusal {
     /// A start when all slots have been used.
     Full,
-    /// An index that no living process has.
+    /// An index that no process has.
     NoSuchProcess,
     /// An error of the kernel's.
     Kernel(Errno),
@@ -86,42 +92,59 @@ impl Workers {
         }
     }
 
-    /// Asks process `index` to end; [`Self::bury`] tells when it has.
+    /// Asks process `index`, and all that have come of it, to end; [`Self::bury`] tells when it has.
     ///
     /// # Errors
     /// [`Refusal::NoSuchProcess`].
     pub fn end(&self, index: usize) -> Result<(), Refusal> {
-        let lives = self.pids.get(index).is_some_and(Option::is_some);
-        let slot = self
-            .counters
+        let started = self.counters.get(..self.started).unwrap_or_default();
+        // What has come of a process may live where the process itself has ended.
+        started
             .get(index)
-            .filter(|_| lives)
-            .ok_or(Refusal::NoSuchProcess)?;
-        slot.ask_to_end();
+            .ok_or(Refusal::NoSuchProcess)?
+            .ask_to_end();
         Ok(())
     }
 
-    /// Ends process `index` at once; [`Self::bury`] tells when it has.
+    /// Ends process `index` at once, and asks all that have come of it to end; [`Self::bury`] tells when
+    /// it has.
     ///
     /// # Errors
     /// [`Refusal::NoSuchProcess`], or what `kill(2)` says.
     pub fn kill(&self, index: usize) -> Result<(), Refusal> {
-        let pid = self.pids.get(index).copied().flatten();
-        system::kill(pid.ok_or(Refusal::NoSuchProcess)?).map_err(Refusal::Kernel)
+        self.end(index)?;
+        match self.pids.get(index).copied().flatten() {
+            Some(pid) => system::kill(pid).map_err(Refusal::Kernel),
+            None => Ok(()),
+        }
     }
 
-    /// Ends all processes at once, and forgets them: the next one is process 0.
+    /// Ends all processes at once, and forgets them: the next one is process 0. Those that have come of them are
+    /// ended, too, where this is the system's first process, and asked to end elsewhere. Where some do not end, all
+    /// keep their slots, so that they do not count in others'.
     ///
     /// # Errors
-    /// What `kill(2)` says.
+    /// What `kill(2)` says, or [`Errno::ETIMEDOUT`] where one has not ended after a minute.
     pub fn forget(&mut self) -> Result<(), Refusal> {
+        let slots = self.counters.get(..self.started).unwrap_or_default();
+        slots.iter().for_each(Slot::ask_to_end);
         for pid in self.pids.iter_mut().filter_map(Option::take) {
             system::kill(pid).map_err(Refusal::Kernel)?;
-            system::wait_for(pid);
         }
-        for slot in self.counters.iter().take(self.started) {
-            slot.clear();
+        if families::is_first() {
+            families::kill_all_others().map_err(Refusal::Kernel)?;
         }
+        let deadline = now(Clock::Monotonic).saturating_add(PATIENCE);
+        // All that live have come of a child of this process: see `families::adopt_orphans`.
+        while families::has_children() {
+            if system::ended_child().is_none() {
+                if now(Clock::Monotonic) > deadline {
+                    return Err(Refusal::Kernel(Errno::ETIMEDOUT));
+                }
+                sleep_for(PAUSE);
+            }
+        }
+        slots.iter().for_each(Slot::clear);
         self.started = 0;
         say!("forgotten");
         Ok(())
@@ -142,10 +165,10 @@ impl Workers {
         }
     }
 
-    /// Returns whether any process lives.
+    /// Returns whether any process lives, be it one that has come of another.
     #[must_use]
     pub fn any(&self) -> bool {
-        self.pids.iter().any(Option::is_some)
+        families::has_children()
     }
 
     /// Returns how many units each process has finished, by index, as text: `12,34,56`.
@@ -201,4 +224,49 @@ fn hold_pattern() {
             core::hint::black_box(memory);
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::behaviors::by_name;
+    use crate::system::files;
+
+    /// Starts processes that leave others behind, forgets them, and says whether nobody lives and nothing
+    /// more is counted.
+    fn forget_hoppers() -> Option<()> {
+        files::open_as_console(c"/dev/null").ok()?;
+        families::adopt_orphans();
+        let parameters = Parameters::parse("workload.unit=500", |_| {});
+        let mut workers = Workers::new(&parameters).ok()?;
+        for name in ["daemons", "storm", "clones", "forks"] {
+            let mut start = Start::new(by_name(name)?);
+            start.number = Some(2);
+            workers.start(&start).ok()?;
+        }
+        let counters = workers.counters;
+        while counters[..4].iter().any(|slot| slot.finished() < 10) {
+            sleep_for(PAUSE);
+            workers.bury();
+        }
+        workers.forget().ok()?;
+        sleep_for(20 * PAUSE);
+        let counted = counters.iter().any(|slot| slot.finished() > 0);
+        (!counted && !workers.any()).then_some(())
+    }
+
+    #[test]
+    fn nobody_counts_who_has_come_of_a_forgotten_process() {
+        let child = match system::fork().expect("a process") {
+            Fork::Child => system::exit(i32::from(forget_hoppers().is_none())),
+            Fork::Parent(child) => child,
+        };
+        let ended = loop {
+            match system::ended(child) {
+                Some(ended) => break ended,
+                None => sleep_for(PAUSE),
+            }
+        };
+        assert_eq!(ended.status, 0);
+    }
 }

@@ -166,6 +166,26 @@ pub fn exists(path: &CStr) -> bool {
     unsafe { syscall!(Sysno::access, path.as_ptr(), 0) }.is_ok()
 }
 
+/// Reads this program's path into `buffer`.
+///
+/// # Errors
+/// What `readlink(2)` says, and `ENAMETOOLONG`.
+pub fn own_program(buffer: &mut [u8]) -> Result<&CStr, Errno> {
+    let link = c"/proc/self/exe";
+    // SAFETY: the path ends with a zero byte, and the kernel writes within the slice.
+    let length = unsafe {
+        syscall!(
+            Sysno::readlink,
+            link.as_ptr(),
+            buffer.as_mut_ptr(),
+            buffer.len()
+        )
+    }?;
+    // The kernel writes none.
+    *buffer.get_mut(length).ok_or(Errno::ENAMETOOLONG)? = 0;
+    CStr::from_bytes_until_nul(buffer).map_err(|_| Errno::ENAMETOOLONG)
+}
+
 /// Mounts the kernel's file system of type `kind` at `path`, which is made if it is not there.
 ///
 /// # Errors

@@ -1,10 +1,15 @@
 //! The system calls of the workload, as safe functions.
 
+pub mod clones;
+pub mod families;
 pub mod files;
 pub mod memory;
+pub mod mover;
 pub mod scheduling;
 pub mod threads;
 pub mod time;
+pub mod top_level;
+pub mod tracing;
 
 use core::ffi::{CStr, c_char};
 use core::fmt;
@@ -199,8 +204,8 @@ pub fn kill(child: Pid) -> Result<(), Errno> {
 
 /// Becomes the program `arguments[0]`. Returns only if that fails.
 pub fn execute<const N: usize>(arguments: [&CStr; N]) -> Errno {
-    let mut pointers = [core::ptr::null::<c_char>(); 8];
-    const { assert!(N < 8, "the list of arguments ends with a null") };
+    let mut pointers = [core::ptr::null::<c_char>(); 9];
+    const { assert!(N < 9, "the list of arguments ends with a null") };
     for (pointer, argument) in pointers.iter_mut().zip(arguments) {
         *pointer = argument.as_ptr();
     }
