@@ -31,8 +31,6 @@ const MAX_RULES: usize = 128;
 const TURNS_PER_SECOND: u64 = 8000;
 /// The number of times a second that shares of the CPU are looked at.
 const SHARES_PER_SECOND: u64 = 2;
-/// The time before the last look that is looked at again, as a divisor of a second.
-const OVERLAPS_PER_SECOND: u64 = 1000;
 /// The time after which an address space is searched again, as a divisor of a second.
 const AGAIN_PER_SECOND: u64 = 1;
 
@@ -61,8 +59,10 @@ struct Watched {
     format: RootFormat,
     patterns: PatternSet,
     searcher: Searcher,
-    /// The time of the last look at what has run.
-    looked_at: HostTicks,
+    /// The changes of roots of each VCPU up to the last look at what has run.
+    changes: Vec<u64>,
+    /// What one has run since then: kept for its room.
+    seen: Vec<(Root, HostTicks)>,
     /// The processes, while they are being put together.
     processes: Option<Processes>,
     shares_at: HostTicks,
@@ -172,7 +172,8 @@ impl Watcher {
                 format: RootFormat::Long,
                 patterns,
                 searcher: Searcher::default(),
-                looked_at: HostTicks(0),
+                changes: Vec::new(),
+                seen: Vec::new(),
                 processes: None,
                 shares_at: HostTicks(0),
             }),
@@ -221,7 +222,7 @@ impl Watcher {
         let id = watched.id;
         let of_vm = |entry: &&mut RuleEntry| entry.vm == id;
         let mut matches = Vec::new();
-        watched.follow(&vm, clock);
+        watched.follow(&vm);
         if watched.patterns.is_empty() {
             // Only shares are looked at.
         } else {
@@ -311,8 +312,7 @@ fn suppress(vm: &Vm, root: Root, factor: Factor, now: HostTicks) -> Result<(), S
 
 impl Watched {
     /// Takes note of what has run since the last look.
-    fn follow(&mut self, vm: &Arc<Vm>, clock: &HostClock) {
-        let now = clock.now();
+    fn follow(&mut self, vm: &Arc<Vm>) {
         let format = inspect::root_format(vm);
         let is_same = self.vm.as_ref().is_some_and(|known| Arc::ptr_eq(known, vm));
         if !is_same || format != self.format {
@@ -320,22 +320,24 @@ impl Watched {
             self.format = format;
             self.searcher = Searcher::default();
             self.processes = None;
-            self.looked_at = HostTicks(0);
+            self.changes.clear();
         }
         if self.patterns.is_empty() {
             return;
         }
         let guest = self.guest(vm);
-        // What a VCPU has just seen it may note a little later.
-        let overlap = clock.fraction_of_second(OVERLAPS_PER_SECOND);
-        let since = core::mem::replace(&mut self.looked_at, now);
-        let since = HostTicks(since.0.saturating_sub(overlap));
-        let mut seen = Vec::new();
-        for usage in &vm.usages {
-            seen.extend(usage.lock().seen_since(since));
-        }
-        for (root, at) in seen {
-            self.searcher.see(&guest, root, at);
+        self.changes.resize(vm.usages.len(), 0);
+        for (usage, changes) in vm.usages.iter().zip(&mut self.changes) {
+            self.seen.clear();
+            {
+                let usage = usage.lock();
+                let (seen, now) = usage.seen_since(*changes);
+                self.seen.extend(seen);
+                *changes = now;
+            }
+            for &(root, at) in &self.seen {
+                self.searcher.see(&guest, root, at);
+            }
         }
     }
 

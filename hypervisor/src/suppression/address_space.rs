@@ -86,6 +86,19 @@ impl core::fmt::Display for Root {
     }
 }
 
+/// Returns the table that `entry` of a root refers to; zero if it refers to none.
+const fn table_of(entry: u64, format: RootFormat) -> u64 {
+    // Rights and flags differ between the roots of one process: Linux marks the user half
+    // no-execute in the kernel's.
+    if entry & PRESENT == 0 {
+        return 0;
+    }
+    match format {
+        RootFormat::Narrow => entry & ADDRESS_32,
+        RootFormat::Pae | RootFormat::Long => entry & ADDRESS,
+    }
+}
+
 /// Returns the table that entry `index` of `root` refers to; zero if it refers to none. An entry
 /// outside RAM refers to none.
 pub(crate) fn referred_table(
@@ -96,17 +109,12 @@ pub(crate) fn referred_table(
 ) -> u64 {
     let (_, size) = format.user_half();
     let slot = GuestPhysAddr(root.0.wrapping_add((index * size) as u64));
-    let (entry, address) = if size == 8 {
-        (memory.read_u64(slot), ADDRESS)
+    let entry = if size == 8 {
+        memory.read_u64(slot)
     } else {
-        (memory.read_u32(slot).map(u64::from), ADDRESS_32)
+        memory.read_u32(slot).map(u64::from)
     };
-    // Rights and flags differ between the roots of one process: Linux marks the user half
-    // no-execute in the kernel's.
-    match entry {
-        Ok(entry) if entry & PRESENT != 0 => entry & address,
-        _ => 0,
-    }
+    entry.map_or(0, |entry| table_of(entry, format))
 }
 
 /// Returns the entries of `root`'s user half that refer to a table: index and table.
@@ -115,9 +123,24 @@ pub(crate) fn user_tables(
     root: Root,
     format: RootFormat,
 ) -> impl Iterator<Item = (usize, u64)> {
-    (0..format.user_half().0)
-        .map(move |index| (index, referred_table(memory, root, format, index)))
-        .filter(|(_, table)| *table != 0)
+    /// The entries that are read at once: one by one each would be looked up in RAM.
+    const CHUNK: usize = 64;
+    let (count, size) = format.user_half();
+    (0..count).step_by(CHUNK).flat_map(move |first| {
+        let mut buffer = [0; CHUNK * 8];
+        let bytes = &mut buffer[..CHUNK.min(count - first) * size];
+        let start = root.0.wrapping_add((first * size) as u64);
+        let mut tables = [(0, 0); CHUNK];
+        if memory.read(GuestPhysAddr(start), bytes).is_ok() {
+            for (at, (place, entry)) in tables.iter_mut().zip(bytes.chunks_exact(size)).enumerate()
+            {
+                let mut word = [0; 8];
+                word[..size].copy_from_slice(entry);
+                *place = (first + at, table_of(u64::from_le_bytes(word), format));
+            }
+        }
+        tables.into_iter().filter(|(_, table)| *table != 0)
+    })
 }
 
 /// Returns a digest of the user half of `root`, by which roots of one process know each other: those

@@ -15,6 +15,8 @@ use super::address_space::Root;
 const CAPACITY: usize = 256;
 /// The number of entries, from its place on, in which a root is looked for.
 const PROBES: usize = 8;
+/// The changes of roots that are remembered in their order.
+const CHANGES: usize = 32;
 
 /// One address space on one VCPU.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +54,10 @@ pub(crate) struct Usage {
     entries: [Option<Entry>; CAPACITY],
     /// The index of the root that was recorded last: mostly it is also the next.
     latest: usize,
+    /// The number of times that another root was recorded than before.
+    changes: u64,
+    /// The indices of the roots recorded at the latest of these.
+    changed_to: [u16; CHANGES],
     window: u64,
     /// The last point of the current window.
     window_end: HostTicks,
@@ -67,6 +73,8 @@ impl Usage {
         Self {
             entries: [None; CAPACITY],
             latest: 0,
+            changes: 0,
+            changed_to: [0; CHANGES],
             window: 0,
             window_end: now.saturating_add(window_length),
             window_length,
@@ -104,7 +112,7 @@ impl Usage {
                     entry.current += ran;
                     entry.total += ran;
                     entry.last_seen = now;
-                    self.latest = index;
+                    self.change_to(index);
                     return false;
                 }
                 Some(entry) if entry.last_seen < oldest => {
@@ -128,8 +136,14 @@ impl Usage {
             window: self.window,
             last_seen: now,
         });
-        self.latest = victim;
+        self.change_to(victim);
         true
+    }
+
+    fn change_to(&mut self, index: usize) {
+        self.latest = index;
+        self.changed_to[self.changes as usize % CHANGES] = index as u16;
+        self.changes += 1;
     }
 
     #[cold]
@@ -147,14 +161,23 @@ impl Usage {
         self.entries.iter().flatten().map(|entry| entry.root)
     }
 
-    /// Returns the roots that have been seen to run since `since`, and when last.
+    /// Returns the roots that have been seen to run since there were `changes` changes of them, and when
+    /// last; and how many changes there are now. If there were many, all that are remembered.
     pub(crate) fn seen_since(
         &self,
-        since: HostTicks,
-    ) -> impl Iterator<Item = (Root, HostTicks)> + '_ {
-        let entries = self.entries.iter().flatten();
+        changes: u64,
+    ) -> (impl Iterator<Item = (Root, HostTicks)> + '_, u64) {
+        let new = self.changes.saturating_sub(changes);
+        let is_forgotten = new > CHANGES as u64;
+        let all = self.entries.iter().filter(move |_| is_forgotten);
+        // With the one that has run on.
+        let from = self.changes.saturating_sub(new.max(1));
+        let latest = (from..self.changes).filter(move |_| !is_forgotten);
+        let latest =
+            latest.map(|at| &self.entries[usize::from(self.changed_to[at as usize % CHANGES])]);
+        let entries = all.chain(latest).flatten();
         let seen = entries.map(|entry| (entry.root, entry.last_seen));
-        seen.filter(move |(_, at)| *at >= since)
+        (seen, self.changes)
     }
 
     /// Returns the entries as they are at `now`, and the length of time that their windows cover.
@@ -432,6 +455,34 @@ mod tests {
         let list = report([&mut one, &mut two], HostTicks(2500), strangers);
         assert_eq!(list[0].share, 1000);
         assert_eq!(list.len(), 3);
+    }
+
+    #[test]
+    fn who_has_run_since_is_told_once_and_who_runs_on_each_time() {
+        let mut usage = Usage::new(HostTicks(0), 1000);
+        let mut changes = 0;
+        let mut seen = |usage: &Usage| -> Vec<Root> {
+            let (seen, now) = usage.seen_since(changes);
+            changes = now;
+            let mut seen: Vec<_> = seen.map(|(root, _)| root).collect();
+            seen.dedup();
+            seen
+        };
+        assert_eq!(seen(&usage), []);
+        for (number, now) in [(1, 10), (2, 20), (3, 30)] {
+            usage.record(root(number), 10, HostTicks(now));
+        }
+        assert_eq!(seen(&usage), [1, 2, 3].map(root));
+        assert_eq!(seen(&usage), [root(3)]);
+        usage.record(root(3), 10, HostTicks(40));
+        usage.record(root(1), 10, HostTicks(50));
+        assert_eq!(seen(&usage), [root(1)]);
+        // More than are remembered in their order: none of them is left out.
+        for number in 0..CHANGES as u64 + 1 {
+            usage.record(root(number + 100), 1, HostTicks(60 + number));
+        }
+        let seen = seen(&usage);
+        assert!((100..=100 + CHANGES as u64).all(|it| seen.contains(&root(it))));
     }
 
     #[test]

@@ -10,8 +10,9 @@
 //! known by the first few tables that its root refers to besides: where none of them is left, it is
 //! another process's.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
+use core::ops::Bound;
 
 use devices::time::HostTicks;
 
@@ -24,6 +25,9 @@ use crate::suppression::address_space::{Root, RootFormat, referred_table, user_t
 const MOST: usize = 1024;
 /// The tables by which an address space is known.
 const TABLES: usize = 4;
+/// The number of times that it is looked whether one is to be searched again, in the time after which
+/// that is so.
+const LOOKS_EACH: u64 = 16;
 /// The turns of which one is for the address space that waits while a newer one is searched.
 const TURNS: u32 = 4;
 
@@ -83,6 +87,14 @@ pub(crate) enum Step {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Searcher {
     spaces: BTreeMap<Root, Space>,
+    /// Those that are not passed over, by their tables.
+    by_tables: BTreeMap<Tables, Root>,
+    /// Those that have not been searched and are not passed over, by when they were first seen.
+    unsearched: BTreeSet<(HostTicks, Root)>,
+    /// The root behind which those that have ended are looked for next.
+    swept: Option<Root>,
+    /// The time before which none is to be searched again, if nothing is new.
+    nothing_before: HostTicks,
     /// The search through the newest address space.
     fresh: Option<Walk>,
     /// One through another.
@@ -123,18 +135,22 @@ impl Searcher {
             return;
         }
         self.forget(root);
+        self.sweep(guest);
         let tables = tables(guest, root);
-        let is_alias = |(other, space): (&Root, &Space)| {
-            space.tables == tables && space.is_there(guest, *other)
-        };
-        let passed_over = tables == [(0, 0); TABLES] || self.spaces.iter().any(is_alias);
+        let same = self.by_tables.get(&tables).copied();
+        let is_alias = same.is_some_and(|other| self.is_there(guest, other));
+        let passed_over = tables == [(0, 0); TABLES] || is_alias;
         if self.spaces.len() >= MOST {
             let oldest = self.spaces.iter().min_by_key(|(_, space)| space.last_seen);
             if let Some(oldest) = oldest.map(|(root, _)| *root) {
                 self.forget(oldest);
             }
         }
-        self.is_news |= !passed_over;
+        if !passed_over {
+            self.is_news = true;
+            self.by_tables.insert(tables, root);
+            self.unsearched.insert((at, root));
+        }
         self.spaces.insert(
             root,
             Space {
@@ -153,9 +169,12 @@ impl Searcher {
     pub(crate) fn begin_anew(&mut self) {
         self.fresh = None;
         self.other = None;
-        for space in self.spaces.values_mut() {
+        for (root, space) in &mut self.spaces {
             space.searched = None;
             space.counted = false;
+            if !space.passed_over {
+                self.unsearched.insert((space.first_seen, *root));
+            }
         }
     }
 
@@ -165,7 +184,13 @@ impl Searcher {
     }
 
     fn forget(&mut self, root: Root) {
-        self.spaces.remove(&root);
+        let Some(space) = self.spaces.remove(&root) else {
+            return;
+        };
+        self.unsearched.remove(&(space.first_seen, root));
+        if self.by_tables.get(&space.tables) == Some(&root) {
+            self.by_tables.remove(&space.tables);
+        }
         for lane in [&mut self.fresh, &mut self.other] {
             if let Some(walk) = lane.take_if(|walk| walk.root() == root) {
                 self.begin = walk.place();
@@ -229,6 +254,7 @@ impl Searcher {
         *lane = None;
         self.begin = 0;
         space.searched = Some(now);
+        self.unsearched.remove(&(space.first_seen, root));
         if core::mem::replace(&mut space.counted, true) {
             Step::Piece
         } else {
@@ -242,31 +268,41 @@ impl Searcher {
             .is_some_and(|space| space.is_there(guest, root))
     }
 
+    /// Forgets one or two that have ended, if the next ones have: more are not made meanwhile.
+    fn sweep<M: GuestMemory>(&mut self, guest: &Guest<'_, M>) {
+        const AT_ONCE: usize = 2;
+        for _ in 0..AT_ONCE {
+            let behind = self.swept.map_or(Bound::Unbounded, Bound::Excluded);
+            let next = self.spaces.range((behind, Bound::Unbounded)).next();
+            let next = next.map(|(root, space)| (*root, space.is_there(guest, *root)));
+            self.swept = next.map(|(root, _)| root);
+            if let Some((ended, false)) = next {
+                self.forget(ended);
+            }
+        }
+    }
+
     /// Chooses what is searched, if that is to change.
     fn choose<M: GuestMemory>(&mut self, guest: &Guest<'_, M>, now: HostTicks, again_after: u64) {
-        let walk = |root: &Root| Walk::new(*root, guest.format, guest.ram).starting_at(self.begin);
-        let busy = |walk: &Option<Walk>, root: &Root| {
-            walk.as_ref().is_some_and(|walk| walk.root() == *root)
-        };
-        let unsearched = || {
-            self.spaces.iter().filter(|(root, space)| {
-                space.searched.is_none() && !space.passed_over && !busy(&self.other, root)
-            })
-        };
+        let walk = |root: Root| Walk::new(root, guest.format, guest.ram).starting_at(self.begin);
+        let is_searched =
+            |walk: &Option<Walk>, root: Root| walk.as_ref().is_some_and(|walk| walk.root() == root);
+        let mut unsearched = self.unsearched.iter().map(|(_, root)| *root);
+        let mut unsearched = unsearched
+            .by_ref()
+            .filter(|root| !is_searched(&self.other, *root));
         if core::mem::take(&mut self.is_news) {
-            let newest = unsearched().max_by_key(|(_, space)| space.first_seen);
-            if let Some((root, _)) = newest
-                && !busy(&self.fresh, root)
+            if let Some(newest) = unsearched.next_back()
+                && !is_searched(&self.fresh, newest)
             {
-                let before = self.fresh.replace(walk(root));
+                let before = self.fresh.replace(walk(newest));
                 if self.other.is_none() {
                     self.other = before;
                 }
             }
         } else if self.fresh.is_none() {
-            let oldest = unsearched().min_by_key(|(_, space)| space.first_seen);
-            self.fresh = oldest.map(|(root, _)| walk(root));
-            if self.fresh.is_none() && self.other.is_none() {
+            self.fresh = unsearched.next().map(walk);
+            if self.fresh.is_none() && self.other.is_none() && now >= self.nothing_before {
                 let is_due = |(_, space): &(&Root, &Space)| {
                     space.searched.is_some_and(|searched| {
                         space.last_seen > searched && now.since(searched) >= again_after
@@ -274,7 +310,10 @@ impl Searcher {
                 };
                 let due = self.spaces.iter().filter(is_due);
                 let longest = due.min_by_key(|(_, space)| space.searched);
-                self.other = longest.map(|(root, _)| walk(root));
+                self.other = longest.map(|(root, _)| walk(*root));
+                if self.other.is_none() {
+                    self.nothing_before = now.saturating_add(again_after / LOOKS_EACH);
+                }
             }
         }
     }

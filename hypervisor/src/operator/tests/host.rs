@@ -456,4 +456,14 @@ impl Host {
             usage.record(root, lately, HostTicks(now - 2 * MS));
         }
     }
+
+    /// Has a VM's VCPU run each of `roots` for a moment just now.
+    pub(super) fn runs_on(&self, id: VmId, roots: impl Iterator<Item = u64>) {
+        let now = self.now();
+        let vm = self.vm(id);
+        let mut usage = vm.usages[0].lock();
+        for root in roots {
+            usage.record(Root::new(root, RootFormat::Long), 1, now);
+        }
+    }
 }
