@@ -361,7 +361,8 @@ impl Watched {
         let again_after = clock.fraction_of_second(AGAIN_PER_SECOND);
         let mut ended = Vec::new();
         let mut now = clock.now();
-        while now < until {
+        // Once at least: to take note of who has run may have taken all the time, each time.
+        loop {
             let found = |found: Found| {
                 matches.push(Match {
                     rule: found.rule,
@@ -380,6 +381,9 @@ impl Watched {
                 Step::First(matched) => ended.push(matched),
             }
             now = clock.now();
+            if now >= until {
+                break;
+            }
         }
         ended
     }

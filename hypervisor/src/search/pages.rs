@@ -21,7 +21,8 @@ const PRESENT: u64 = PageTableFlags::PRESENT.bits();
 const USER: u64 = PageTableFlags::USER_ACCESSIBLE.bits();
 const LARGE: u64 = PageTableFlags::HUGE_PAGE.bits();
 
-/// A range of virtual addresses that one entry of a paging structure decides about.
+/// A range of virtual addresses that one entry of a paging structure maps, or one or more that follow each
+/// other do not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Region {
     /// Its first address.
@@ -63,19 +64,16 @@ pub(crate) fn region_at(
     let mut table = root.address().0;
     loop {
         let index = address >> shift & ((1 << bits) - 1);
-        let entry = match format {
-            RootFormat::Narrow => memory
-                .read_u32(GuestPhysAddr(table.wrapping_add(index * 4)))
-                .map(u64::from),
-            RootFormat::Pae | RootFormat::Long => {
-                memory.read_u64(GuestPhysAddr(table.wrapping_add(index * 8)))
-            }
-        };
-        let start = address >> shift << shift;
-        let mut region = Region {
-            start,
-            end: start.saturating_add(1 << shift),
-            frame: None,
+        let entry_at = |index: u64| {
+            let entry = match format {
+                RootFormat::Narrow => memory
+                    .read_u32(GuestPhysAddr(table.wrapping_add(index * 4)))
+                    .map(u64::from),
+                RootFormat::Pae | RootFormat::Long => {
+                    memory.read_u64(GuestPhysAddr(table.wrapping_add(index * 8)))
+                }
+            };
+            entry.unwrap_or(0)
         };
         // PDPTEs of PAE paging have no rights and no size (SDM vol. 3A, table 4-8).
         let is_pdpte = format == RootFormat::Pae && shift == 30;
@@ -84,8 +82,19 @@ pub(crate) fn region_at(
         } else {
             PRESENT | USER
         };
-        let Ok(entry) = entry else { return region };
+        let start = address >> shift << shift;
+        let mut region = Region {
+            start,
+            end: start.saturating_add(1 << shift),
+            frame: None,
+        };
+        let entry = entry_at(index);
         if entry & rights != rights {
+            // Most tables are nearly empty, and looking them up from the root for each entry takes long.
+            let entries = if is_pdpte { 4 } else { 1 << bits };
+            let hole = (index + 1..entries).take_while(|&next| entry_at(next) & rights != rights);
+            let length = (1 + hole.count() as u64) << shift;
+            region.end = start.saturating_add(length);
             return region;
         }
         let is_large = entry & LARGE != 0 && shift <= 30 && !is_pdpte;

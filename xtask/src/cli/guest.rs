@@ -119,7 +119,7 @@ impl Options {
                 Some(file) => file.clone(),
                 None => {
                     let workload = &build::all()?.workload;
-                    initramfs::pack("workload-shell", workload, Shell::Busybox)?
+                    initramfs::of_workload(workload, Shell::Busybox)?
                 }
             };
             Ok((setup.linux(&kernel, &initrd, &guest), guest.name))

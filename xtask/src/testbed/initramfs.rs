@@ -67,6 +67,18 @@ impl Program {
     }
 }
 
+/// Packs the workload into the archive that all guests with or without a shell have.
+///
+/// # Errors
+/// As [`pack`].
+pub fn of_workload(workload: &Path, shell: Shell) -> Result<PathBuf> {
+    let name = match shell {
+        Shell::None => "workload",
+        Shell::Busybox => "workload-shell",
+    };
+    pack(name, workload, shell)
+}
+
 /// Packs the workload into `target/images/NAME.cpio.gz`.
 ///
 /// # Errors

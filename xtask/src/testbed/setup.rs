@@ -47,6 +47,7 @@ pub struct Setup {
     options: String,
     modules: Vec<Module>,
     detector: bool,
+    shell: Shell,
     before_boot: Vec<String>,
 }
 
@@ -62,6 +63,7 @@ impl Setup {
             options: String::new(),
             modules: Vec::new(),
             detector: false,
+            shell: Shell::None,
             before_boot: Vec::new(),
         }
     }
@@ -113,6 +115,13 @@ impl Setup {
         self.options("detector=on")
     }
 
+    /// Gives the Debian guests that come a shell and its programs, besides the workload.
+    #[must_use]
+    pub fn busybox(mut self) -> Self {
+        self.shell = Shell::Busybox;
+        self
+    }
+
     /// Adds one more line of GRUB's script language, which GRUB carries out right before it boots:
     /// `write_dword ADDRESS VALUE`, for instance, leaves a device as firmware might.
     #[must_use]
@@ -153,7 +162,7 @@ impl Setup {
     /// When the kernel cannot be fetched, or the workload does not compile.
     pub fn debian(self, series: Series, guest: &Guest) -> Result<Self> {
         let kernel = kernel::fetch(series)?;
-        let initrd = initramfs::pack("workload", &build::all()?.workload, Shell::None)?;
+        let initrd = initramfs::of_workload(&build::all()?.workload, self.shell)?;
         Ok(self.linux(&kernel, &initrd, guest))
     }
 

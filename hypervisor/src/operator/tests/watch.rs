@@ -225,6 +225,31 @@ fn bad_rules_are_refused() {
     assert!(!host.answer("watch db one-more --json").contains("error"));
 }
 
+/// As where hundreds of processes a second come and go: with what may be spent there is time for nothing but
+/// taking note of them.
+#[test]
+fn who_lives_for_a_moment_is_searched_though_taking_note_takes_all_the_time() {
+    let mut host = Host::new();
+    host.wait(10_000);
+    host.answer("watch web EVIL --suppress 1000");
+    // More than a poll earns.
+    host.let_ticks_pass(20 * MS / 1000);
+    let mut is_found = |life: u64, page: u64, content: &[u8]| {
+        let root = 0x1000 + (life % 5) * 0x1000;
+        process(&host, root, page, content);
+        host.runs_on(WEB, core::iter::once(root));
+        host.types("");
+        let found = host.vm(WEB).suppression.lock().targets().iter().count() == 1;
+        let empty = [0; 8];
+        host.vm(WEB).ram.write(GuestPhysAddr(root), &empty).unwrap();
+        host.wait(1);
+        found
+    };
+    // Until nothing is left that was saved up.
+    assert!((0..1000).all(|life| !is_found(life, 0x2_0000, b"good")));
+    assert!((0..1000).any(|life| is_found(life, 0x4_0000, b"EVIL")));
+}
+
 /// Time passes with each look at the clock, which there is one of for each page or hole.
 #[test]
 fn searching_costs_at_most_a_hundredth_of_the_time() {
@@ -238,12 +263,15 @@ fn searching_costs_at_most_a_hundredth_of_the_time() {
             }
         }
         for number in 0..20 {
-            process(
-                &host,
-                0x1000 + number * 0x1000,
-                0x2_0000 + number * 0x4000,
-                b"",
-            );
+            let page = 0x2_0000 + number * 0x4000;
+            process(&host, 0x1000 + number * 0x1000, page, b"");
+            // Pages enough for more than a second of searching at this rate, all of them the same one.
+            let tables = (0..4).map(|it| (page + 0x2000 + it * 8, page + 0x3000));
+            let pages = (0..512).map(|it| (page + 0x3000 + it * 8, page));
+            for (slot, entry) in tables.chain(pages) {
+                let entry = (entry | 0x67).to_le_bytes();
+                host.vm(WEB).ram.write(GuestPhysAddr(slot), &entry).unwrap();
+            }
         }
         host.let_ticks_pass(400);
         let mut spent = 0;

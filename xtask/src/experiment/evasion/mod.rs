@@ -101,7 +101,7 @@ impl Options {
     }
 
     fn setup(&self, name: &str, kind: Kind) -> Setup {
-        let setup = Setup::new(name).on(kind).ips(self.speed.ips);
+        let setup = Setup::new(name).on(kind).ips(self.speed.ips).busybox();
         setup.exit_cost(self.exit_cost.ticks)
     }
 }
