@@ -251,7 +251,7 @@ fn a_walk_that_starts_in_the_middle_comes_to_all_and_to_what_lies_across_its_sta
     for format in [RootFormat::Long, RootFormat::Pae, RootFormat::Narrow] {
         let mut space = Space::new(format);
         for page in [0x10, 0x11, 0x12, 0x40] {
-            space.map(page << 12, 12, 0x10_0000 + (page << 12) | USER);
+            space.map(page << 12, 12, (0x10_0000 + (page << 12)) | USER);
         }
         // At the beginning, the end, and across the page at which it starts.
         for address in [0x1_0000, 0x1_1ffe, 0x4_0ffc] {

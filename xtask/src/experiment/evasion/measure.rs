@@ -203,7 +203,7 @@ impl Run<'_> {
         for rule in 0..RULES {
             // 32 bytes that nobody has in memory.
             let bytes: String = (0..32)
-                .map(|at| format!("{:02x}", 0x80 | at * 3 + rule))
+                .map(|at| format!("{:02x}", 0x80 | (at * 3 + rule)))
                 .collect();
             self.subject.order(&format!("watch {VM} 0x{bytes}"))?;
         }
