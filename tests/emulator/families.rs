@@ -27,14 +27,23 @@ const LEAST: f64 = 0.7;
 /// The least of its speed that the one that computes must have: it gains.
 const LEAST_OF_COMPUTING: f64 = 1.3;
 
-/// A process that forks after each unit, and ends.
-pub(crate) fn a_process_that_hops_by_fork_stays_suppressed(case: &Case) -> Result<()> {
-    hopper_stays_suppressed(case, "forks", "fork")
-}
-
-/// A process that becomes a new program after each unit.
-pub(crate) fn a_process_that_hops_by_exec_stays_suppressed(case: &Case) -> Result<()> {
-    hopper_stays_suppressed(case, "execs", "exec")
+/// A process that forks after each unit, and ends; and one that becomes a new program after each unit.
+pub(crate) fn processes_that_hop_by_fork_and_by_exec_stay_suppressed(case: &Case) -> Result<()> {
+    let mut countdown = Countdown::begin(
+        &case.file_name(),
+        "hoppers, followed",
+        expected_host_seconds(4, 3.0),
+    );
+    let setup = tarpit(case)?.ips(IPS);
+    let mut subject = Subject::boot(setup, Series::default(), &[Linux::new(0)], &mut countdown)?;
+    hopper_stays_suppressed(&mut subject, &mut countdown, "forks", "fork")?;
+    subject.release()?;
+    subject.ask("forget", "workload: forgotten\n")?;
+    hopper_stays_suppressed(&mut subject, &mut countdown, "execs", "exec")?;
+    let log = subject.dmesg()?;
+    let complaints = xtask::experiment::common::dmesg::complaints(&log);
+    ensure!(complaints.is_empty(), "{complaints:#?}");
+    subject.shut_down()
 }
 
 /// Returns the one target.
@@ -51,15 +60,12 @@ fn members(target: &Value, sign: &str) -> Result<(usize, usize)> {
     Ok((count("state", "alive"), count("sign", sign)))
 }
 
-fn hopper_stays_suppressed(case: &Case, behavior: &str, sign: &str) -> Result<()> {
-    let mut countdown = Countdown::begin(
-        &case.file_name(),
-        &format!("{behavior}, followed"),
-        expected_host_seconds(2, 3.0),
-    );
-    let setup = tarpit(case)?.ips(IPS);
-    let linux = Linux::new(0);
-    let mut subject = Subject::boot(setup, Series::default(), &[linux], &mut countdown)?;
+fn hopper_stays_suppressed(
+    subject: &mut Subject,
+    countdown: &mut Countdown,
+    behavior: &str,
+    sign: &str,
+) -> Result<()> {
     subject.start_process(0, "hog")?;
     subject.start_process(SPAWNER, &format!("spawns unit={UNIT}"))?;
     let start = format!("{behavior} n={UNITS_BEFORE} unit={UNIT}");
@@ -73,12 +79,12 @@ fn hopper_stays_suppressed(case: &Case, behavior: &str, sign: &str) -> Result<()
     // Followed, but at full speed.
     subject.order(&format!("suppress {VM} {root} 1"))?;
     while subject.report()?.counts[HOPPER] < UNITS_BEFORE + HOPS {}
-    let before = Speeds::over(&subject.watch(2.0, &mut countdown)?)?;
-    let hopping = target(&mut subject)?;
+    let before = Speeds::over(&subject.watch(2.0, countdown)?)?;
+    let hopping = target(subject)?;
     println!("at full speed: {hopping}");
     subject.order(&format!("suppress {VM} {root} 1000"))?;
-    let after = Speeds::over(&subject.watch(3.0, &mut countdown)?)?;
-    let suppressed = target(&mut subject)?;
+    let after = Speeds::over(&subject.watch(3.0, countdown)?)?;
+    let suppressed = target(subject)?;
     println!("suppressed: {suppressed}");
     let ratio = |process: usize| after.per_second[process] / before.per_second[process];
     println!(
@@ -100,8 +106,5 @@ fn hopper_stays_suppressed(case: &Case, behavior: &str, sign: &str) -> Result<()
     ensure!(ratio(HOPPER) <= MOST, "the hopper is not slow");
     ensure!(ratio(SPAWNER) >= LEAST, "who makes processes is slow");
     ensure!(ratio(0) >= LEAST_OF_COMPUTING, "who computes is slow");
-    let log = subject.dmesg()?;
-    let complaints = xtask::experiment::common::dmesg::complaints(&log);
-    ensure!(complaints.is_empty(), "{complaints:#?}");
-    subject.shut_down()
+    Ok(())
 }

@@ -61,7 +61,7 @@ struct Watched {
     searcher: Searcher,
     /// The changes of roots of each VCPU up to the last look at what has run.
     changes: Vec<u64>,
-    /// What one has run since then: kept for its room.
+    /// A buffer for the roots that one has run since then.
     seen: Vec<(Root, HostTicks)>,
     /// The processes, while they are being put together.
     processes: Option<Processes>,

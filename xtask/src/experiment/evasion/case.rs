@@ -1,7 +1,7 @@
 //! The cases: processes that try to slip away, and busy systems beside a target that have nothing to do
 //! with it.
 
-/// What is measured in a case.
+/// The kind of a case, by what is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// A process that tries to slip away: what its family still gets.
@@ -24,7 +24,7 @@ pub(super) struct Case {
     pub title: &'static str,
     /// The words that the workload's `start` gets for the process that the case is about.
     pub start: &'static str,
-    /// What is measured.
+    /// The kind of the case.
     pub kind: Kind,
 }
 

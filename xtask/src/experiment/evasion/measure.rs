@@ -120,7 +120,7 @@ impl Bench {
     }
 }
 
-/// What was measured.
+/// The measurements that a kind of cases makes.
 struct Measured {
     /// The process of the workload that the case is about.
     subject: usize,
@@ -140,7 +140,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Others that compute, and a process that tries to slip away: it is named by a rule while it does.
+    /// Measures a process that tries to slip away beside others that compute: it is named by a rule while it does.
     fn evader(&mut self, case: Case, place: Place, n: u32, length: Length) -> Result<Measured> {
         for _ in 0..place.vcpus {
             self.start("hog")?;
@@ -163,7 +163,7 @@ impl Run<'_> {
         })
     }
 
-    /// A system that is busy, without and beside a family that is suppressed.
+    /// Measures a system that is busy, without and beside a family that is suppressed.
     fn bystander(&mut self, case: Case, least: u64, n: u32, length: Length) -> Result<Measured> {
         let others = self.start(case.start)?;
         self.phase("alone");
@@ -194,7 +194,7 @@ impl Run<'_> {
         })
     }
 
-    /// Processes under rules that hold for nobody.
+    /// Measures processes without, and under rules that hold for nobody.
     fn watched(&mut self, case: Case, length: Length) -> Result<Measured> {
         let watched = self.start(case.start)?;
         self.phase("without rules");

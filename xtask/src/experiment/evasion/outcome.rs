@@ -18,7 +18,7 @@ pub(super) struct Place {
     pub vcpus: u32,
 }
 
-/// Who is taken for a family.
+/// The processes that are taken for a family.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Family {
     /// The number of targets: one, but if a descendant was not known as one, and found by the rule.
@@ -47,7 +47,7 @@ pub(super) struct Outcome {
     pub units: u64,
     /// The host seconds after which the rule had found it.
     pub named_after: Option<f64>,
-    /// Who was taken for the family in the end.
+    /// The processes taken for the family in the end.
     pub family: Option<Family>,
     /// The complaints of the kernel's log.
     pub complaints: Vec<String>,
