@@ -31,10 +31,11 @@
 
 #![forbid(unsafe_code)]
 
+use arch::paging::PAGE_SIZE;
 use devices::time::HostTicks;
 
 use super::address_space::{Root, RootFormat};
-use super::pages::{Mapping, PAGE, mapping};
+use super::pages::{Mapping, mapping};
 use super::target::Target;
 use crate::guest_memory::GuestMemory;
 
@@ -84,7 +85,7 @@ impl<M: GuestMemory> Candidate<'_, M> {
     /// Returns what it has at `address`, if it is not found out that it is nothing, and there are
     /// `walks` left.
     fn at(&mut self, address: u64, walks: &mut Walks) -> Option<Mapping> {
-        let page = address / PAGE;
+        let page = address / PAGE_SIZE;
         // Stacks and data begin at round addresses.
         let place = (page ^ page >> 9 ^ page >> 18) as usize % KNOWN_WALKS;
         match self.known[place] {

@@ -15,6 +15,7 @@
 
 #![forbid(unsafe_code)]
 
+use arch::paging::PAGE_SIZE;
 use devices::time::HostTicks;
 
 /// The most that a kernel's stack is taken to hold, in bytes: two stack pointers that are further
@@ -37,11 +38,9 @@ impl Context {
     /// or has just come. The stacks of kernels end where a page does.
     #[must_use]
     pub(super) const fn is_near_stack_top(&self) -> bool {
-        /// The page size.
-        const PAGE: u64 = 4096;
         /// The most that is on such a stack, in bytes: the frame of the interrupted code, and few calls.
         const ENTRY: u64 = 384;
-        PAGE - self.rsp % PAGE <= ENTRY
+        PAGE_SIZE - self.rsp % PAGE_SIZE <= ENTRY
     }
 }
 

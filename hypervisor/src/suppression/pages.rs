@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 
 use arch::PageTableFlags;
-use arch::paging::{ADDRESS, ADDRESS_32};
+use arch::paging::{ADDRESS, ADDRESS_32, PAGE_SIZE};
 use vmx::addr::GuestPhysAddr;
 
 use super::address_space::{Root, RootFormat};
@@ -14,9 +14,6 @@ const PRESENT: u64 = PageTableFlags::PRESENT.bits();
 const WRITABLE: u64 = PageTableFlags::WRITABLE.bits();
 const USER: u64 = PageTableFlags::USER_ACCESSIBLE.bits();
 const LARGE: u64 = PageTableFlags::HUGE_PAGE.bits();
-
-/// The size of the smallest pages, in bytes.
-pub(super) const PAGE: u64 = 4096;
 
 /// The memory behind a page of user space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +104,7 @@ fn walk(
             } else {
                 entry & ADDRESS & !offset
             };
-            let frame = base | address & offset & !(PAGE - 1);
+            let frame = base | address & offset & !(PAGE_SIZE - 1);
             return Step::Page(Mapping { frame, writable }, shift);
         }
         table = entry & if narrow { ADDRESS_32 } else { ADDRESS };
@@ -139,7 +136,7 @@ pub(super) fn next_writable(
     from: u64,
     most: u32,
 ) -> Search {
-    let mut at = from & !(PAGE - 1);
+    let mut at = from & !(PAGE_SIZE - 1);
     let mut reads = 0;
     while at < format.user_end() {
         if reads >= most {
@@ -162,7 +159,7 @@ pub(super) fn digest(memory: &impl GuestMemory, frame: u64) -> Option<u64> {
     let mut digest = ODD;
     let mut bits = 0;
     let mut piece = [0; PIECE];
-    for at in (frame..frame.checked_add(PAGE)?).step_by(PIECE) {
+    for at in (frame..frame.checked_add(PAGE_SIZE)?).step_by(PIECE) {
         memory.read(GuestPhysAddr(at), &mut piece).ok()?;
         for word in piece.as_chunks::<8>().0 {
             let word = u64::from_le_bytes(*word);
@@ -195,7 +192,7 @@ pub(super) mod tests {
             let mut next = ram.read_u64(slot).unwrap();
             if next == 0 {
                 next = *next_table | 0x67;
-                *next_table += PAGE;
+                *next_table += PAGE_SIZE;
                 ram.write_u64(slot.0, next);
             }
             table = next & ADDRESS;
@@ -210,7 +207,7 @@ pub(super) mod tests {
             match next_writable(ram, root, format, from, most) {
                 Search::Found(address, mapping) => {
                     found.push((address, mapping.frame));
-                    from = address + PAGE;
+                    from = address + PAGE_SIZE;
                 }
                 Search::Unfinished(at) => {
                     assert!(at > from || at == from && most < 4);

@@ -7,8 +7,10 @@
 
 #![forbid(unsafe_code)]
 
+use arch::paging::PAGE_SIZE;
+
 use super::address_space::{Root, RootFormat};
-use super::pages::{Mapping, PAGE, Search, digest, mapping, next_writable};
+use super::pages::{Mapping, Search, digest, mapping, next_writable};
 use crate::guest_memory::GuestMemory;
 
 /// The pages of a process that are remembered.
@@ -215,7 +217,7 @@ impl PrivatePages {
         format: RootFormat,
         stack: u64,
     ) {
-        let address = stack & !(PAGE - 1);
+        let address = stack & !(PAGE_SIZE - 1);
         // A page that a fork has frozen is kept: the copy may be seen any moment.
         if self.has(address) || self.pages[0].is_some_and(|page| page.is_frozen) {
             return;
@@ -239,7 +241,7 @@ impl PrivatePages {
                 Search::Found(address, found) => {
                     // Whatever it took, the next ones are looked for as well.
                     steps = steps.saturating_sub(8);
-                    self.cursor = address + PAGE;
+                    self.cursor = address + PAGE_SIZE;
                     let region = address / REGION;
                     let of_region = self.pages[1..].iter().flatten();
                     let of_region = of_region.filter(|it| it.address / REGION == region).count();

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::vec::Vec;
 
+use arch::paging::PAGE_SIZE;
 use devices::time::{Hertz, HostTicks};
 use proptest::prelude::*;
 
@@ -467,8 +468,6 @@ impl Kernel {
             .collect()
     }
 }
-
-const PAGE_SIZE: u64 = 4096;
 
 /// A kernel in which the first of three processes is a target and runs.
 fn followed(follow: Follow) -> Kernel {
