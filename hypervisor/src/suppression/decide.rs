@@ -61,12 +61,12 @@ impl Suppression {
             has_targets: !self.targets.is_empty(),
             loaded_member: record.root.and_then(|root| self.targets.member_of(root)),
             lookout,
-            exchanged: record.exchange.is_some(),
+            exchanged_at: record.exchange.map(|exchange| exchange.rsp),
             judged_until: self.judged_until(now),
             judges_new_roots: self.expects_copies(now),
             target_in: record.target.is_some(),
             target_hidden: record.hides_target,
-            asks_thread: record.overrun_since.is_some(),
+            stops_in_kernel: record.overrun_since.is_some(),
             handler_runs: record.handler.is_some(),
             timers_from: if record.fast.is_some() {
                 record.timers_from

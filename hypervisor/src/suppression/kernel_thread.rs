@@ -103,7 +103,7 @@ fn search(
     // Threads are seldom deep in the kernel: the first look is a short one.
     let mut piece = [0; PIECE as usize];
     let mut last = [0; 5];
-    let mut seen = 0;
+    let mut seen = 0_u32;
     let mut word_at = rsp;
     let end = rsp.saturating_add(DEPTH);
     while word_at < end {
@@ -116,10 +116,15 @@ fn search(
             break;
         }
         for word in piece.as_chunks::<8>().0 {
-            last.rotate_left(1);
-            last[4] = u64::from_le_bytes(*word);
+            let word = u64::from_le_bytes(*word);
+            last = [last[1], last[2], last[3], last[4], word];
             seen += 1;
-            if seen >= 5 && returns_to_user_mode(last, linear_address_bits) {
+            // Few words are a selector of user mode's.
+            if word < 0x1_0000
+                && word & 3 == 3
+                && seen >= 5
+                && returns_to_user_mode(last, linear_address_bits)
+            {
                 let [rip, _, _, rsp, _] = last;
                 return Stack::Holds(UserFrame { rip, rsp });
             }

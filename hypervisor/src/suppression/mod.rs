@@ -174,9 +174,9 @@ pub(crate) struct Directive {
     /// The time until which loads of CR3 are to exit, whoever runs, as a child of a target's may be about to
     /// run; `None` if they need not.
     pub lookout: Option<HostTicks>,
-    /// Whether a target's root has just been exchanged for the one that is loaded: it may be that of a new
-    /// program of the same process.
-    pub exchanged: bool,
+    /// The stack pointer at which a target's root has just been exchanged for the one that is loaded, if it may
+    /// be that of a new program of the same process.
+    pub exchanged_at: Option<u64>,
     /// The time until which it is known whether the root that is loaded is a target's.
     pub judged_until: HostTicks,
     /// Whether another root that is sampled until then is to be judged at once: a member may have
@@ -188,7 +188,7 @@ pub(crate) struct Directive {
     /// without a load.
     pub target_hidden: bool,
     /// Whether a target is to be stopped in the kernel: what runs may be a thread of the kernel's.
-    pub asks_thread: bool,
+    pub stops_in_kernel: bool,
     /// Whether a handler runs: the VCPU is to report when the interrupted code goes on.
     pub handler_runs: bool,
     /// The time until which timers that are due before it are delayed.
@@ -208,15 +208,25 @@ impl Directive {
         has_targets: false,
         loaded_member: None,
         lookout: None,
-        exchanged: false,
+        exchanged_at: None,
         judged_until: HostTicks(u64::MAX),
         judges_new_roots: false,
         target_in: false,
         target_hidden: false,
-        asks_thread: false,
+        stops_in_kernel: false,
         handler_runs: false,
         timers_from: HostTicks(0),
     };
+
+    /// Returns whether it is of interest whose thread a VCPU in `context` runs: to find that out takes long.
+    #[must_use]
+    pub(crate) const fn asks_thread(&self, context: Context) -> bool {
+        let goes_on = match self.exchanged_at {
+            Some(rsp) => context.interruptible && following::is_same_place(rsp, context.rsp),
+            None => false,
+        };
+        self.target_hidden || (self.stops_in_kernel || goes_on) && !context.user_mode
+    }
 }
 
 /// The suppression in a VM.

@@ -58,6 +58,11 @@ const COPIES_EXPECTED_FOR: u64 = 1;
 /// The rate at which sampled roots are judged otherwise, as a divisor of a second.
 const JUDGMENTS_PER_SECOND: u64 = 50;
 
+/// Returns whether stack pointer `then` is on the stack on which it was `before`, about where it was.
+pub(super) const fn is_same_place(before: u64, then: u64) -> bool {
+    then.abs_diff(before) <= SAME_PLACE
+}
+
 /// A member's root that was exchanged for another one, on a kernel stack.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Exchange {
@@ -66,7 +71,7 @@ pub(super) struct Exchange {
     /// The other root.
     pub(super) root: Root,
     /// The stack pointer at the exchange.
-    rsp: u64,
+    pub(super) rsp: u64,
 }
 
 impl Exchange {
@@ -79,7 +84,7 @@ impl Exchange {
         if !context.interruptible {
             return None;
         }
-        Some(context.rsp.abs_diff(self.rsp) <= SAME_PLACE && !matches!(thread, Thread::Kernel))
+        Some(is_same_place(self.rsp, context.rsp) && !matches!(thread, Thread::Kernel))
     }
 }
 

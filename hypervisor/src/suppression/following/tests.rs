@@ -344,7 +344,7 @@ impl Kernel {
             self.see(true, Self::kernel(rsp, false), Thread::Unknown);
         }
         self.now += 200;
-        if self.directive.exchanged {
+        if self.directive.exchanged_at.is_some() {
             self.see(false, Self::kernel(then, true), thread);
         }
     }

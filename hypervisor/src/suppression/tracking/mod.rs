@@ -183,7 +183,9 @@ impl Suppression {
             let stack = self.vcpus[vcpu].user_stack;
             self.look_at_member(memory, root, stack, false, now);
         }
-        if !observation.context.user_mode {
+        let record = &self.vcpus[vcpu];
+        // Of others it is of no interest: it may be known for what has just been exchanged.
+        if !observation.context.user_mode && (record.target.is_some() || record.hides_target) {
             self.see_thread(memory, vcpu, observation.context, observation.thread, now);
         }
         let record = &mut self.vcpus[vcpu];

@@ -296,7 +296,7 @@ fn a_kernel_that_is_about_to_leave_does_so_after_an_interrupt_however_deep_the_d
     let on = scene.at(second + 1_001, 0, Event::Time);
     assert_eq!(on.stay, Stay::Run);
     assert!(on.look_at <= HostTicks(second + 10_000));
-    assert!(!on.clock.rates.is_fast() && on.asks_thread);
+    assert!(!on.clock.rates.is_fast() && on.stops_in_kernel);
     let looked = Observation {
         context: leaves,
         ..still(TARGET)

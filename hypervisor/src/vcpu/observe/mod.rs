@@ -216,13 +216,13 @@ impl<C: GuestCpu> Vcpu<C> {
             self.observer.clear_exempt();
         }
         let directive = &self.observer.directive;
-        let asks_thread =
-            directive.target_hidden || directive.exchanged || directive.asks_thread && !user_mode;
+        let context = self.context();
+        let asks_thread = directive.asks_thread(context);
         let observation = Observation {
             root,
             loaded: loaded.is_some() || walked.is_some(),
             halted,
-            context: self.context(),
+            context,
             thread: if asks_thread && !halted {
                 self.kernel_thread()
             } else {
@@ -272,7 +272,7 @@ impl<C: GuestCpu> Vcpu<C> {
     /// although it has the same address space as before.
     fn is_of_interest(&self, user_mode: bool) -> bool {
         let directive = &self.observer.directive;
-        if directive.exchanged {
+        if directive.exchanged_at.is_some() {
             return user_mode || self.context().interruptible;
         }
         if !directive.target_in && !directive.target_hidden {

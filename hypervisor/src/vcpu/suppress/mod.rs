@@ -138,7 +138,7 @@ impl<C: GuestCpu> Vcpu<C> {
         let directive = &self.observer.directive;
         if !directive.target_in && !directive.target_hidden {
             // A new program may be about to take interrupts.
-            return directive.exchanged;
+            return directive.exchanged_at.is_some();
         }
         let nmi = self.lapic.nmi_pending()
             && !self
