@@ -1,4 +1,4 @@
-//! A VM and its [`Suppression`](crate::suppression::Suppression): carrying out what it decides for
+//! A VM and its [`Suppression`]: carrying out what it decides for
 //! the VM's clock, and telling VCPUs when to report.
 #![forbid(unsafe_code)]
 
