@@ -20,7 +20,7 @@ use vmx::addr::{GuestPhysAddr, GuestVirtAddr};
 
 use crate::guest_memory::GuestMemory;
 use crate::suppression::address_space::{Root, RootFormat};
-use pages::Reach;
+use pages::{Reach, Region};
 
 /// The most bytes that a step looks at.
 const CHUNK: usize = 4096;
@@ -95,7 +95,28 @@ impl Walk {
         self.next >= self.end && self.begin == 0
     }
 
-    /// Goes on by a page, or by a range that is not mapped. Calls `look` with what is there: bytes, the
+    /// Goes on through some ranges that are not mapped, if there are, to a page, which is returned if it is
+    /// found.
+    fn next_page(&mut self, memory: &impl GuestMemory) -> Option<(Region, GuestPhysAddr)> {
+        /// The levels of tables, each of which may have one, and the one between two mappings.
+        const HOLES_AT_ONCE: u32 = 5;
+        for _ in 0..HOLES_AT_ONCE.min(self.holes_left) {
+            if self.next >= self.end {
+                return None;
+            }
+            let at = GuestVirtAddr(self.next);
+            let region = pages::region_at(memory, self.root, self.format, at, Reach::User);
+            if let Some(frame) = region.frame {
+                return Some((region, frame));
+            }
+            self.holes_left -= 1;
+            self.kept = 0;
+            self.next = region.end;
+        }
+        None
+    }
+
+    /// Goes on by a page, or by ranges that are not mapped. Calls `look` with what is there: bytes, the
     /// virtual address of the first, and how many of them it has been called with before: up to
     /// `overlap`. Returns whether there is more to do: if not, all has been gone through, or the bounds
     /// are reached.
@@ -115,14 +136,10 @@ impl Walk {
         if self.is_complete() || self.bytes_left == 0 || self.holes_left == 0 {
             return false;
         }
-        let at = GuestVirtAddr(self.next);
-        let region = pages::region_at(memory, self.root, self.format, at, Reach::User);
-        let Some(frame) = region.frame else {
-            self.holes_left -= 1;
-            self.kept = 0;
-            self.next = region.end;
+        let Some((region, frame)) = self.next_page(memory) else {
             return true;
         };
+        let at = GuestVirtAddr(self.next);
         let offset = self.next - region.start;
         let length = (region.end - self.next).min(CHUNK as u64);
         self.next += length;

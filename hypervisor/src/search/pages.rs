@@ -6,7 +6,7 @@ use arch::paging::ADDRESS;
 use vmx::addr::{GuestPhysAddr, GuestVirtAddr};
 
 use crate::guest_memory::GuestMemory;
-use crate::suppression::address_space::{Root, RootFormat};
+use crate::suppression::address_space::{Root, RootFormat, table_entries};
 
 /// The part of an address space that is of interest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,16 +64,13 @@ pub(crate) fn region_at(
     let mut table = root.address().0;
     loop {
         let index = address >> shift & ((1 << bits) - 1);
-        let entry_at = |index: u64| {
-            let entry = match format {
-                RootFormat::Narrow => memory
-                    .read_u32(GuestPhysAddr(table.wrapping_add(index * 4)))
-                    .map(u64::from),
-                RootFormat::Pae | RootFormat::Long => {
-                    memory.read_u64(GuestPhysAddr(table.wrapping_add(index * 8)))
-                }
-            };
-            entry.unwrap_or(0)
+        let entry = match format {
+            RootFormat::Narrow => memory
+                .read_u32(GuestPhysAddr(table.wrapping_add(index * 4)))
+                .map(u64::from),
+            RootFormat::Pae | RootFormat::Long => {
+                memory.read_u64(GuestPhysAddr(table.wrapping_add(index * 8)))
+            }
         };
         // PDPTEs of PAE paging have no rights and no size (SDM vol. 3A, table 4-8).
         let is_pdpte = format == RootFormat::Pae && shift == 30;
@@ -88,11 +85,14 @@ pub(crate) fn region_at(
             end: start.saturating_add(1 << shift),
             frame: None,
         };
-        let entry = entry_at(index);
+        let entry = entry.unwrap_or(0);
         if entry & rights != rights {
             // Most tables are nearly empty, and looking them up from the root for each entry takes long.
             let entries = if is_pdpte { 4 } else { 1 << bits };
-            let hole = (index + 1..entries).take_while(|&next| entry_at(next) & rights != rights);
+            let size = if format == RootFormat::Narrow { 4 } else { 8 };
+            let behind = (index + 1) as usize..entries;
+            let hole = table_entries(memory, GuestPhysAddr(table), size, behind)
+                .take_while(|&(_, next)| next & rights != rights);
             let length = (1 + hole.count() as u64) << shift;
             region.end = start.saturating_add(length);
             return region;

@@ -6,6 +6,8 @@
 //! refer to the same tables, and no two processes share those: so roots are told to be
 //! [aliases](same_process) by looking at them, whatever the operating system.
 
+use core::ops::Range;
+
 use arch::paging::{ADDRESS, ADDRESS_32, PDPT_ADDRESS};
 use arch::{Cr0Flags, Cr4Flags, EferFlags, PageTableFlags};
 use vmx::addr::GuestPhysAddr;
@@ -117,30 +119,47 @@ pub(crate) fn referred_table(
     entry.map_or(0, |entry| table_of(entry, format))
 }
 
+/// Returns the entries of a paging structure at these indices, which have `size` bytes each: index and
+/// entry. Entries outside RAM are zero.
+///
+/// # Panics
+/// If `size` is neither 4 nor 8.
+pub(crate) fn table_entries(
+    memory: &impl GuestMemory,
+    table: GuestPhysAddr,
+    size: usize,
+    indices: Range<usize>,
+) -> impl Iterator<Item = (usize, u64)> {
+    /// The entries that are read at once: one by one each would be looked up in RAM.
+    const CHUNK: usize = 64;
+    let end = indices.end;
+    indices.step_by(CHUNK).flat_map(move |first| {
+        let count = CHUNK.min(end - first);
+        let mut buffer = [0; CHUNK * 8];
+        let bytes = &mut buffer[..count * size];
+        let start = table.0.wrapping_add((first * size) as u64);
+        if memory.read(GuestPhysAddr(start), bytes).is_err() {
+            bytes.fill(0);
+        }
+        let entry = move |at: usize| {
+            let mut word = [0; 8];
+            word[..size].copy_from_slice(&buffer[at * size..(at + 1) * size]);
+            (first + at, u64::from_le_bytes(word))
+        };
+        (0..count).map(entry)
+    })
+}
+
 /// Returns the entries of `root`'s user half that refer to a table: index and table.
 pub(crate) fn user_tables(
     memory: &impl GuestMemory,
     root: Root,
     format: RootFormat,
 ) -> impl Iterator<Item = (usize, u64)> {
-    /// The entries that are read at once: one by one each would be looked up in RAM.
-    const CHUNK: usize = 64;
     let (count, size) = format.user_half();
-    (0..count).step_by(CHUNK).flat_map(move |first| {
-        let mut buffer = [0; CHUNK * 8];
-        let bytes = &mut buffer[..CHUNK.min(count - first) * size];
-        let start = root.0.wrapping_add((first * size) as u64);
-        let mut tables = [(0, 0); CHUNK];
-        if memory.read(GuestPhysAddr(start), bytes).is_ok() {
-            for (at, (place, entry)) in tables.iter_mut().zip(bytes.chunks_exact(size)).enumerate()
-            {
-                let mut word = [0; 8];
-                word[..size].copy_from_slice(entry);
-                *place = (first + at, table_of(u64::from_le_bytes(word), format));
-            }
-        }
-        tables.into_iter().filter(|(_, table)| *table != 0)
-    })
+    table_entries(memory, root.address(), size, 0..count)
+        .map(move |(index, entry)| (index, table_of(entry, format)))
+        .filter(|(_, table)| *table != 0)
 }
 
 /// Returns a digest of the user half of `root`, by which roots of one process know each other: those
