@@ -1,12 +1,11 @@
 //! What others pay for a target that sleeps, on a Linux whose exits cost what they do on hardware:
 //! processes that make system calls, and that switch to each other, beside it and without it.
 
-use std::fmt;
-
 use anyhow::{Context, Error, Result};
 use clap::Args;
 use serde_json::json;
 
+use super::common::cells::Cells;
 use super::common::countdown::Countdown;
 use super::common::exits::Exits;
 use super::common::reports::{Report, Speeds};
@@ -172,11 +171,11 @@ impl Outcome {
     }
 
     /// Returns the rows of the table, by cell.
-    fn rows(&self) -> Vec<Vec<String>> {
+    fn rows(&self) -> Vec<[String; COLUMNS.len()]> {
         let row = |measured: &Measured| {
             let [loads, accesses] = measured.tracking_exits();
             let is_good = measured.misses().is_empty() && self.complaints.is_empty();
-            vec![
+            [
                 self.place.series.name().to_owned(),
                 self.place.isolation().to_owned(),
                 measured.others.to_owned(),
@@ -234,24 +233,10 @@ const COLUMNS: [&str; 10] = [
     "",
 ];
 
-/// The table of all guests, for people.
-struct Table<'a>(&'a [&'a Outcome]);
-
-impl fmt::Display for Table<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let heading = COLUMNS.map(str::to_owned).to_vec();
-        let rows = self.0.iter().flat_map(|outcome| outcome.rows());
-        let rows: Vec<_> = std::iter::once(heading).chain(rows).collect();
-        let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
-        for (at, row) in rows.iter().enumerate() {
-            if at > 0 {
-                writeln!(f)?;
-            }
-            for (column, cell) in row.iter().enumerate() {
-                write!(f, "{cell:<0$}  ", width(column).unwrap_or(0))?;
-            }
-        }
-        Ok(())
+fn table<'a>(outcomes: impl Iterator<Item = &'a Outcome>) -> Cells<{ COLUMNS.len() }> {
+    Cells {
+        titles: COLUMNS,
+        rows: outcomes.flat_map(Outcome::rows).collect(),
     }
 }
 
@@ -360,8 +345,7 @@ pub fn run(options: &Options) -> Result<bool> {
     let save = |so_far: &[&Result<Outcome>]| save(options, kind, so_far);
     let (made, saved) = batch::run(&places, options.jobs.jobs, |_| 1.0, one, save);
     saved?;
-    let outcomes: Vec<&Outcome> = made.iter().flatten().collect();
-    println!("{}", Table(&outcomes));
+    println!("{}", table(made.iter().flatten()));
     let mut passed = true;
     for (place, made) in places.iter().zip(&made) {
         for miss in misses(made) {
@@ -398,23 +382,14 @@ fn save(options: &Options, kind: Kind, made: &[&Result<Outcome>]) -> Result<()> 
         }),
     )?;
     if options.results.update {
-        let outcomes = made.iter().filter_map(|made| made.as_ref().ok());
-        let rows: Vec<String> = outcomes
-            .flat_map(Outcome::rows)
-            .map(|row| format!("| {} |", row.join(" | ")))
-            .collect();
-        let heading = format!(
-            "| {} |\n|{}",
-            COLUMNS.join(" | "),
-            " --- |".repeat(COLUMNS.len())
-        );
+        let cells = table(made.iter().filter_map(|made| made.as_ref().ok()));
         let table = results::Table {
             name: "bystanders",
             title: "Others beside a target that sleeps, on Linux",
-            heading: &heading,
+            heading: &cells.heading(),
             keys: 4,
         };
-        table.update(&rows)?;
+        table.update(&cells.lines())?;
     }
     Ok(())
 }
@@ -454,7 +429,6 @@ mod tests {
     fn others_that_keep_their_speed_and_do_not_exit_pass() {
         let outcome = outcome(phase(995.0, 9, 3));
         assert_eq!(outcome.misses(), Vec::<String>::new());
-        assert_eq!(outcome.rows()[0].len(), COLUMNS.len());
         assert_eq!(outcome.rows()[0][9], "passed");
     }
 

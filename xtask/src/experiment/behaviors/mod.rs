@@ -1,7 +1,6 @@
 //! Suppression of processes of every kind: whatever the target does, is it bounded, do the others get
 //! what it gives up, and does the guest's clock stay right?
 
-use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Error, Result, ensure};
@@ -10,8 +9,10 @@ use serde_json::json;
 
 use self::case::Case;
 use self::measure::{Bench, Length, PAPER, Suppression};
-use self::outcome::{COLUMNS, Outcome, Place};
+use self::outcome::{COLUMNS, Outcome};
+use super::common::cells::Cells;
 use super::common::countdown::Countdown;
+use super::common::place::Place;
 use super::common::{batch, font, record, results};
 use crate::testbed::claim::Claim;
 use crate::testbed::kernel::Series;
@@ -102,15 +103,8 @@ fn case_name(name: &str) -> Result<String, String> {
 impl Options {
     /// Returns the machines, one of which is made for each kernel and number of VCPUs.
     fn places(&self) -> Vec<Place> {
-        let mut places = Vec::new();
-        for &vcpus in &self.vcpus {
-            for &series in &self.kernels {
-                let place = Place { series, vcpus };
-                if !places.contains(&place) && !self.cases(place).is_empty() {
-                    places.push(place);
-                }
-            }
-        }
+        let mut places = Place::all(&self.kernels, &self.vcpus);
+        places.retain(|place| !self.cases(*place).is_empty());
         places
     }
 
@@ -240,25 +234,10 @@ fn measure(
     Ok(outcome)
 }
 
-/// A table for people.
-struct Table<'a>(&'a [&'a Outcome]);
-
-impl fmt::Display for Table<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let heading = COLUMNS.map(str::to_owned);
-        let rows: Vec<_> = std::iter::once(heading)
-            .chain(self.0.iter().map(|outcome| outcome.cells()))
-            .collect();
-        let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
-        for (at, row) in rows.iter().enumerate() {
-            if at > 0 {
-                writeln!(f)?;
-            }
-            for (column, cell) in row.iter().enumerate() {
-                write!(f, "{cell:<0$}  ", width(column).unwrap_or(0))?;
-            }
-        }
-        Ok(())
+fn table(outcomes: &[&Outcome]) -> Cells<{ COLUMNS.len() }> {
+    Cells {
+        titles: COLUMNS,
+        rows: outcomes.iter().map(|outcome| outcome.cells()).collect(),
     }
 }
 
@@ -292,7 +271,7 @@ pub fn run(options: &Options) -> Result<bool> {
         .into_inner()
         .unwrap_or_else(PoisonError::into_inner);
     let outcomes: Vec<&Outcome> = made.iter().flatten().collect();
-    println!("{}", Table(&outcomes));
+    println!("{}", table(&outcomes));
     write(options, kind, &made)?;
     let base = record::directory()?.join(options.name());
     for ending in ["json", "svg", "png"] {
@@ -335,21 +314,15 @@ fn write(options: &Options, kind: Kind, made: &[Made]) -> Result<()> {
     )?;
     let outcomes: Vec<&Outcome> = made.iter().flatten().collect();
     if options.update_results {
-        let row = |cells: &[String]| format!("| {} |", cells.join(" | "));
-        let rules = COLUMNS.map(|_| "---".to_owned());
-        let heading = format!("{}\n{}", row(&COLUMNS.map(str::to_owned)), row(&rules));
-        let rows: Vec<_> = outcomes
-            .iter()
-            .map(|outcome| row(&outcome.cells()))
-            .collect();
+        let cells = table(&outcomes);
         let name = options.name();
         let table = results::Table {
             name: &name,
             title: "Targets of every kind",
-            heading: &heading,
+            heading: &cells.heading(),
             keys: 3,
         };
-        table.update(&rows)?;
+        table.update(&cells.lines())?;
     }
     picture::draw(&record::directory()?.join(options.name()), &outcomes)
 }

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use super::case::{Case, Relation};
 use super::clock::ClockError;
 use super::latency::Latency;
+use crate::experiment::common::place::Place;
 use crate::experiment::common::reports::Speeds;
-use crate::testbed::kernel::Series;
 
 /// The most CPU time that a target may get over any second, in parts of 1/N of one CPU.
 const MOST_CPU: f64 = 1.1;
@@ -36,13 +36,6 @@ const MOST_LATER_MEDIAN: f64 = 1.0;
 const MOST_LATER: f64 = 20.0;
 /// The most by which the target's speed after the release may miss that before, in parts of it.
 const MOST_AFTER: f64 = 0.1;
-
-/// The machine that a case was measured on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    pub series: Series,
-    pub vcpus: u32,
-}
 
 /// A neighbor VM's units a second.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -408,6 +401,7 @@ pub(super) const COLUMNS: [&str; 12] = [
 mod tests {
     use super::*;
     use crate::experiment::behaviors::case::CASES;
+    use crate::testbed::kernel::Series;
 
     fn case(name: &str) -> Case {
         let found = CASES.into_iter().find(|case| case.name == name);

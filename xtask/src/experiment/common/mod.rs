@@ -3,11 +3,13 @@
 
 pub mod address_space;
 pub(super) mod batch;
+pub(super) mod cells;
 pub mod countdown;
 pub mod dmesg;
 pub(super) mod exits;
 pub(super) mod font;
 pub(super) mod picture;
+pub(super) mod place;
 pub(super) mod record;
 pub mod reports;
 pub(super) mod results;

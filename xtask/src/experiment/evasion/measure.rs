@@ -4,9 +4,10 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::case::{Case, FAMILY, FAMILY_SIZE, Kind};
-use super::outcome::{Family, Outcome, Place};
+use super::outcome::{Family, Outcome};
 use crate::experiment::common::countdown::Countdown;
 use crate::experiment::common::dmesg;
+use crate::experiment::common::place::Place;
 use crate::experiment::common::reports::{Report, Speeds};
 use crate::experiment::common::subject::{Linux, Subject, VM};
 use crate::testbed::Setup;

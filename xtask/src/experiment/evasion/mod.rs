@@ -1,6 +1,5 @@
 //! Processes that try to slip away: are they followed? And is everybody else left alone?
 
-use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Error, Result};
@@ -9,8 +8,10 @@ use serde_json::json;
 
 use self::case::Case;
 use self::measure::{Bench, Length};
-use self::outcome::{COLUMNS, Outcome, Place};
+use self::outcome::{COLUMNS, Outcome};
+use super::common::cells::Cells;
 use super::common::countdown::Countdown;
+use super::common::place::Place;
 use super::common::{batch, record, results};
 use crate::testbed::claim::Claim;
 use crate::testbed::kernel::Series;
@@ -78,18 +79,8 @@ fn case_name(name: &str) -> Result<String, String> {
 }
 
 impl Options {
-    /// Returns the machines, one of which is made for each kernel and number of VCPUs.
     fn places(&self) -> Vec<Place> {
-        let mut places = Vec::new();
-        for &vcpus in &self.vcpus {
-            for &series in &self.kernels {
-                let place = Place { series, vcpus };
-                if !places.contains(&place) {
-                    places.push(place);
-                }
-            }
-        }
-        places
+        Place::all(&self.kernels, &self.vcpus)
     }
 
     fn length(&self) -> Length {
@@ -189,25 +180,10 @@ fn measure(
     Ok(outcome)
 }
 
-/// A table for people.
-struct Table<'a>(&'a [&'a Outcome]);
-
-impl fmt::Display for Table<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let heading = COLUMNS.map(str::to_owned);
-        let rows: Vec<_> = std::iter::once(heading)
-            .chain(self.0.iter().map(|outcome| outcome.cells()))
-            .collect();
-        let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
-        for (at, row) in rows.iter().enumerate() {
-            if at > 0 {
-                writeln!(f)?;
-            }
-            for (column, cell) in row.iter().enumerate() {
-                write!(f, "{cell:<0$}  ", width(column).unwrap_or(0))?;
-            }
-        }
-        Ok(())
+fn table(made: &[Made]) -> Cells<{ COLUMNS.len() }> {
+    Cells {
+        titles: COLUMNS,
+        rows: made.iter().flatten().map(Outcome::cells).collect(),
     }
 }
 
@@ -238,8 +214,7 @@ pub fn run(options: &Options) -> Result<bool> {
         .made
         .into_inner()
         .unwrap_or_else(PoisonError::into_inner);
-    let outcomes: Vec<&Outcome> = made.iter().flatten().collect();
-    println!("{}", Table(&outcomes));
+    println!("{}", table(&made));
     write(options, kind, &made)?;
     let mut passed = true;
     for made in &made {
@@ -276,21 +251,14 @@ fn write(options: &Options, kind: Kind, made: &[Made]) -> Result<()> {
         }),
     )?;
     if options.results.update {
-        let row = |cells: &[String]| format!("| {} |", cells.join(" | "));
-        let heading = format!(
-            "{}\n{}",
-            row(&COLUMNS.map(str::to_owned)),
-            row(&COLUMNS.map(|_| "---".to_owned()))
-        );
-        let outcomes = made.iter().flatten();
-        let rows: Vec<_> = outcomes.map(|outcome| row(&outcome.cells())).collect();
+        let cells = table(made);
         let table = results::Table {
             name: "evasion",
             title: "Processes that try to slip away, and others",
-            heading: &heading,
+            heading: &cells.heading(),
             keys: 3,
         };
-        table.update(&rows)?;
+        table.update(&cells.lines())?;
     }
     Ok(())
 }
@@ -328,13 +296,12 @@ mod tests {
 
     #[test]
     fn each_kernel_has_one_and_two_vcpus() {
-        use Series::{V6_1, V6_12};
-        let places = |line| -> Vec<(Series, u32)> {
-            let places = options(line).expect("options").places();
-            places.iter().map(|it| (it.series, it.vcpus)).collect()
-        };
-        assert_eq!(places(""), [(V6_1, 1), (V6_12, 1), (V6_1, 2), (V6_12, 2)]);
-        assert_eq!(places("--kernels 6.12,6.12 --vcpus 1"), [(V6_12, 1)]);
+        let places = options("").expect("options").places();
+        let places: Vec<_> = places
+            .iter()
+            .map(|it| (it.series.name(), it.vcpus))
+            .collect();
+        assert_eq!(places, [("6.1", 1), ("6.12", 1), ("6.1", 2), ("6.12", 2)]);
     }
 
     #[test]

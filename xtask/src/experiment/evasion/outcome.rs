@@ -3,20 +3,13 @@
 use serde_json::{Value, json};
 
 use super::case::{Case, FAMILY_SIZE, Kind};
+use crate::experiment::common::place::Place;
 use crate::experiment::common::reports::Speeds;
-use crate::testbed::kernel::Series;
 
 /// The most speed that a family may have, of that before.
 const MOST_OF_FAMILY: f64 = 0.002;
 /// The least speed that others may have, of that without a target, and without rules.
 const LEAST_OF_OTHERS: f64 = 0.99;
-
-/// The machine that a case was measured on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    pub series: Series,
-    pub vcpus: u32,
-}
 
 /// The processes that are taken for a family.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -176,6 +169,7 @@ pub(super) const COLUMNS: [&str; 9] = [
 mod tests {
     use super::super::case;
     use super::*;
+    use crate::testbed::kernel::Series;
 
     fn speeds(per_second: &[f64]) -> Speeds {
         Speeds {
