@@ -1,9 +1,7 @@
 //! Suppression of processes of every kind: whatever the target does, is it bounded, do the others get
 //! what it gives up, and does the guest's clock stay right?
 
-use std::sync::{Mutex, PoisonError};
-
-use anyhow::{Error, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
 use serde_json::json;
 
@@ -12,6 +10,7 @@ use self::measure::{Bench, Length, PAPER, Suppression};
 use self::outcome::{COLUMNS, Outcome};
 use super::common::cells::Cells;
 use super::common::countdown::Countdown;
+use super::common::made::{self, Failure, Results};
 use super::common::place::Place;
 use super::common::{batch, font, record, results};
 use crate::testbed::claim::Claim;
@@ -146,50 +145,25 @@ impl Options {
     }
 }
 
-/// The outcome of a case, or the reason why it could not be measured.
-type Made = Result<Outcome, (Case, Place, Error)>;
-
-/// All that there is so far.
-struct Results<'a> {
-    options: &'a Options,
-    kind: Kind,
-    made: Mutex<Vec<Made>>,
-}
-
-impl Results<'_> {
-    /// Adds a result, and writes all that there are.
-    fn add(&self, made: Made) {
-        let mut all = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        match &made {
-            Ok(outcome) => eprintln!("{}", outcome.cells().join("  ")),
-            Err((case, place, error)) => eprintln!(
-                "{} {} {}: {error:#}",
-                place.series.name(),
-                place.vcpus,
-                case.name
-            ),
-        }
-        all.push(made);
-        if let Err(error) = write(self.options, self.kind, &all) {
-            eprintln!("cannot save what there is so far: {error:#}");
-        }
-    }
-}
+type Made = made::Made<Outcome>;
 
 /// Measures all cases on a machine; boots it again where a case leaves a guest that is of no more
 /// use.
-fn measure_all(place: Place, results: &Results<'_>) {
-    let Results { options, kind, .. } = results;
+fn measure_all(place: Place, options: &Options, kind: Kind, add: impl Fn(Made)) {
     let cases = options.cases(place);
     let with_neighbor = cases.iter().any(|case| case.neighbor);
     let mut bench = None;
     for (at, &case) in cases.iter().enumerate() {
         let left = cases.len() - at;
-        let made = measure(case, place, &mut bench, with_neighbor, left, options, *kind);
+        let made = measure(case, place, &mut bench, with_neighbor, left, options, kind);
         let is_spoiled = made
             .as_ref()
             .map_or(true, |outcome| !outcome.complaints.is_empty());
-        results.add(made.map_err(|error| (case, place, error)));
+        add(made.map_err(|error| Failure {
+            case: case.name,
+            place,
+            error,
+        }));
         if (is_spoiled || options.fresh || left == 1)
             && let Some((bench, ..)) = bench.take()
             && let Err(error) = Bench::shut_down(bench)
@@ -256,20 +230,13 @@ pub fn run(options: &Options) -> Result<bool> {
     for place in &places {
         kernel::fetch(place.series)?;
     }
-    let results = Results {
-        options,
-        kind,
-        made: Mutex::new(Vec::new()),
-    };
+    let results = Results::new(|made: &[Made]| write(options, kind, made));
     let cost = |place: Place| f64::from(place.vcpus) * options.cases(place).len() as f64;
-    let one = |place| measure_all(place, &results);
+    let one = |place| measure_all(place, options, kind, |made| results.add(made));
     // Each case is saved when it is made.
     let (_, saved) = batch::run(&places, options.jobs.jobs, cost, one, |_| Ok(()));
     saved?;
-    let made = results
-        .made
-        .into_inner()
-        .unwrap_or_else(PoisonError::into_inner);
+    let made = results.into_made();
     let outcomes: Vec<&Outcome> = made.iter().flatten().collect();
     println!("{}", table(&outcomes));
     write(options, kind, &made)?;
@@ -278,28 +245,12 @@ pub fn run(options: &Options) -> Result<bool> {
         let file = format!("{}.{ending}", base.display());
         println!("Written to {}", paths::shown(file.as_ref()));
     }
-    let mut passed = true;
-    for made in &made {
-        let (case, place, misses) = match made {
-            Ok(outcome) => (outcome.case, outcome.place, outcome.misses()),
-            Err((case, place, error)) => (*case, *place, vec![format!("{error:#}")]),
-        };
-        for miss in misses {
-            passed = false;
-            println!(
-                "MISSED: {} on Linux {}, VCPUs: {}: {miss}",
-                case.name,
-                place.series.name(),
-                place.vcpus
-            );
-        }
-    }
-    Ok(passed)
+    Ok(made::print_misses(&made))
 }
 
 /// Writes what there is: the files, and the table if it is wanted.
 fn write(options: &Options, kind: Kind, made: &[Made]) -> Result<()> {
-    let cases: Vec<_> = made.iter().map(json_of).collect();
+    let cases: Vec<_> = made.iter().map(made::json_of).collect();
     let passed = cases.iter().all(|case| case["passed"] == true);
     record::write_json(
         &options.name(),
@@ -325,20 +276,6 @@ fn write(options: &Options, kind: Kind, made: &[Made]) -> Result<()> {
         table.update(&cells.lines())?;
     }
     picture::draw(&record::directory()?.join(options.name()), &outcomes)
-}
-
-/// Returns a case, for programs: one that could not be measured has not passed.
-fn json_of(made: &Made) -> serde_json::Value {
-    match made {
-        Ok(outcome) => outcome.json(),
-        Err((case, place, error)) => json!({
-            "case": case.name,
-            "kernel_series": place.series.name(),
-            "vcpus": place.vcpus,
-            "error": format!("{error:#}"),
-            "passed": false,
-        }),
-    }
 }
 
 #[cfg(test)]
@@ -396,7 +333,12 @@ mod tests {
             series: Series::V6_1,
             vcpus: 2,
         };
-        let json = json_of(&Err((case::CASES[0], place, Error::msg("no boot"))));
+        let made: Made = Err(Failure {
+            case: case::CASES[0].name,
+            place,
+            error: anyhow::Error::msg("no boot"),
+        });
+        let json = made::json_of(&made);
         assert_eq!(json["passed"], false);
         assert_eq!(json["error"], "no boot");
     }

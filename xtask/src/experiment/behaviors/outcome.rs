@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::case::{Case, Relation};
 use super::clock::ClockError;
 use super::latency::Latency;
+use crate::experiment::common::made::CaseOutcome;
 use crate::experiment::common::place::Place;
 use crate::experiment::common::reports::Speeds;
 
@@ -378,6 +379,24 @@ impl Outcome {
                 format!("missed: {}", kinds.join(", "))
             },
         ]
+    }
+}
+
+impl CaseOutcome for Outcome {
+    fn case(&self) -> (&'static str, Place) {
+        (self.case.name, self.place)
+    }
+
+    fn row(&self) -> Vec<String> {
+        self.cells().into()
+    }
+
+    fn misses(&self) -> Vec<String> {
+        self.misses()
+    }
+
+    fn json(&self) -> Value {
+        self.json()
     }
 }
 

@@ -8,6 +8,7 @@ pub mod countdown;
 pub mod dmesg;
 pub(super) mod exits;
 pub(super) mod font;
+pub(super) mod made;
 pub(super) mod picture;
 pub(super) mod place;
 pub(super) mod record;

@@ -1,8 +1,6 @@
 //! Processes that try to slip away: are they followed? And is everybody else left alone?
 
-use std::sync::{Mutex, PoisonError};
-
-use anyhow::{Error, Result};
+use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 
@@ -11,6 +9,7 @@ use self::measure::{Bench, Length};
 use self::outcome::{COLUMNS, Outcome};
 use super::common::cells::Cells;
 use super::common::countdown::Countdown;
+use super::common::made::{self, Failure, Results};
 use super::common::place::Place;
 use super::common::{batch, record, results};
 use crate::testbed::claim::Claim;
@@ -97,45 +96,20 @@ impl Options {
     }
 }
 
-/// The outcome of a case, or the reason why it could not be measured.
-type Made = Result<Outcome, (Case, Place, Error)>;
-
-/// All that there is so far.
-struct Results<'a> {
-    options: &'a Options,
-    kind: Kind,
-    made: Mutex<Vec<Made>>,
-}
-
-impl Results<'_> {
-    /// Adds a result, and writes all that there are.
-    fn add(&self, made: Made) {
-        let mut all = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        match &made {
-            Ok(outcome) => eprintln!("{}", outcome.cells().join("  ")),
-            Err((case, place, error)) => eprintln!(
-                "{} {} {}: {error:#}",
-                place.series.name(),
-                place.vcpus,
-                case.name
-            ),
-        }
-        all.push(made);
-        if let Err(error) = write(self.options, self.kind, &all) {
-            eprintln!("cannot save what there is so far: {error:#}");
-        }
-    }
-}
+type Made = made::Made<Outcome>;
 
 /// Measures all cases on a machine; boots it again where a case could not be measured.
-fn measure_all(place: Place, results: &Results<'_>) {
-    let Results { options, kind, .. } = results;
+fn measure_all(place: Place, options: &Options, kind: Kind, add: impl Fn(Made)) {
     let cases = case::chosen(&options.cases);
     let mut bench = None;
     for (at, &case) in cases.iter().enumerate() {
         let left = cases.len() - at;
-        let made = measure(case, place, &mut bench, left, options, *kind);
-        results.add(made.map_err(|error| (case, place, error)));
+        let made = measure(case, place, &mut bench, left, options, kind);
+        add(made.map_err(|error| Failure {
+            case: case.name,
+            place,
+            error,
+        }));
         if left == 1
             && let Some((bench, ..)) = bench.take()
             && let Err(error) = Bench::shut_down(bench)
@@ -200,44 +174,21 @@ pub fn run(options: &Options) -> Result<bool> {
     for place in &places {
         kernel::fetch(place.series)?;
     }
-    let results = Results {
-        options,
-        kind,
-        made: Mutex::new(Vec::new()),
-    };
+    let results = Results::new(|made: &[Made]| write(options, kind, made));
     let cost = |place: Place| f64::from(place.vcpus);
-    let one = |place| measure_all(place, &results);
+    let one = |place| measure_all(place, options, kind, |made| results.add(made));
     // Each case is saved when it is made.
     let (_, saved) = batch::run(&places, options.jobs.jobs, cost, one, |_| Ok(()));
     saved?;
-    let made = results
-        .made
-        .into_inner()
-        .unwrap_or_else(PoisonError::into_inner);
+    let made = results.into_made();
     println!("{}", table(&made));
     write(options, kind, &made)?;
-    let mut passed = true;
-    for made in &made {
-        let (case, place, misses) = match made {
-            Ok(outcome) => (outcome.case, outcome.place, outcome.misses()),
-            Err((case, place, error)) => (*case, *place, vec![format!("{error:#}")]),
-        };
-        for miss in misses {
-            passed = false;
-            println!(
-                "MISSED: {} on Linux {}, VCPUs: {}: {miss}",
-                case.name,
-                place.series.name(),
-                place.vcpus
-            );
-        }
-    }
-    Ok(passed)
+    Ok(made::print_misses(&made))
 }
 
 /// Writes what there is: the file, and the table if it is wanted.
 fn write(options: &Options, kind: Kind, made: &[Made]) -> Result<()> {
-    let cases: Vec<_> = made.iter().map(json_of).collect();
+    let cases: Vec<_> = made.iter().map(made::json_of).collect();
     let passed = cases.iter().all(|case| case["passed"] == true);
     record::write_json(
         "evasion",
@@ -261,20 +212,6 @@ fn write(options: &Options, kind: Kind, made: &[Made]) -> Result<()> {
         table.update(&cells.lines())?;
     }
     Ok(())
-}
-
-/// Returns a case, for programs: one that could not be measured has not passed.
-fn json_of(made: &Made) -> serde_json::Value {
-    match made {
-        Ok(outcome) => outcome.json(),
-        Err((case, place, error)) => json!({
-            "case": case.name,
-            "kernel_series": place.series.name(),
-            "vcpus": place.vcpus,
-            "error": format!("{error:#}"),
-            "passed": false,
-        }),
-    }
 }
 
 #[cfg(test)]
@@ -317,7 +254,12 @@ mod tests {
             series: Series::V6_1,
             vcpus: 2,
         };
-        let json = json_of(&Err((case::CASES[0], place, Error::msg("no boot"))));
+        let made: Made = Err(Failure {
+            case: case::CASES[0].name,
+            place,
+            error: anyhow::Error::msg("no boot"),
+        });
+        let json = made::json_of(&made);
         assert_eq!(json["passed"], false);
         assert_eq!(json["error"], "no boot");
     }

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::case::{Case, FAMILY_SIZE, Kind};
+use crate::experiment::common::made::CaseOutcome;
 use crate::experiment::common::place::Place;
 use crate::experiment::common::reports::Speeds;
 
@@ -149,6 +150,24 @@ impl Outcome {
             "misses": self.misses(),
             "passed": self.misses().is_empty(),
         })
+    }
+}
+
+impl CaseOutcome for Outcome {
+    fn case(&self) -> (&'static str, Place) {
+        (self.case.name, self.place)
+    }
+
+    fn row(&self) -> Vec<String> {
+        self.cells().into()
+    }
+
+    fn misses(&self) -> Vec<String> {
+        self.misses()
+    }
+
+    fn json(&self) -> Value {
+        self.json()
     }
 }
 
