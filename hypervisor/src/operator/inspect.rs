@@ -114,11 +114,7 @@ pub(super) fn suppress(
     order: Order,
     now: HostTicks,
 ) -> Result<Option<TargetInfo>, CommandError> {
-    let seen: Vec<Root> = vm
-        .usages
-        .iter()
-        .flat_map(|usage| usage.lock().roots().collect::<Vec<_>>())
-        .collect();
+    let seen = seen(vm);
     let statistics = vm.statistics.iter();
     let exit_cost = statistics
         .map(|it| it.lock().exit_cost())
@@ -142,6 +138,38 @@ pub(super) fn suppress(
     };
     vm.suppression_changed();
     Ok(target)
+}
+
+/// Makes the process of `root` a member of the family of the target that was named by `with`. Returns
+/// whether there is such a target.
+///
+/// # Errors
+/// If `root` is no process's, or the family has as many members as it may have.
+pub(super) fn suppress_with(
+    vm: &Vm,
+    with: Root,
+    root: Root,
+    now: HostTicks,
+) -> Result<bool, CommandError> {
+    let seen = seen(vm);
+    let is_there = {
+        let mut suppression = vm.suppression.lock();
+        let is_there = suppression.suppress_with(&vm.ram, with, root, seen.into_iter(), now);
+        if suppression.has_notices() {
+            vm.note_notices(&mut suppression, None);
+        }
+        is_there
+    };
+    vm.suppression_changed();
+    is_there.map_err(|problem| CommandError::new("no_target", problem))
+}
+
+/// Returns the roots that VCPUs of `vm` have been seen to have.
+fn seen(vm: &Vm) -> Vec<Root> {
+    let usages = vm.usages.iter();
+    usages
+        .flat_map(|usage| usage.lock().roots().collect::<Vec<_>>())
+        .collect()
 }
 
 /// Ends the suppression of the target that has `root`; `None` if there is none.

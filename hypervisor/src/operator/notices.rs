@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::records::Cr3;
 use crate::console::Record;
+use crate::suppression::member::Sign;
 use crate::suppression::notice::{End, Notice, Subject};
 
 /// A notice of a VM's: a line for people, and a record for programs, which has what belongs to it and,
@@ -135,7 +136,10 @@ impl Record for NoticeLine<'_> {
                 } else {
                     "is suppressed with it"
                 };
-                write!(f, "{member} comes of {parent} by {sign}, and {with}")
+                match sign {
+                    Sign::Rule => write!(f, "{member} was found by the same rule, and {with}"),
+                    _ => write!(f, "{member} comes of {parent} by {sign}, and {with}"),
+                }
             }
             Subject::MemberEnded {
                 member,
@@ -175,7 +179,6 @@ mod tests {
     use super::*;
     use crate::console::{Answer, Format};
     use crate::suppression::address_space::{Root, RootFormat};
-    use crate::suppression::member::Sign;
 
     fn root(cr3: u64) -> Root {
         Root::new(cr3, RootFormat::Long)

@@ -49,6 +49,9 @@ pub(super) struct RuleEntry {
     /// had much CPU time for less long.
     pub misses: u64,
     hogs: Hogs,
+    /// The target that was made of the first process that it held for: those that are found to hold the same pattern
+    /// later belong to that one's family.
+    family: Option<Root>,
 }
 
 /// A VM that is watched.
@@ -126,6 +129,7 @@ impl Watcher {
             matches: 0,
             misses: 0,
             hogs: Hogs::default(),
+            family: None,
         });
         self.rules_changed(vm);
         Ok(number)
@@ -266,8 +270,12 @@ impl Watcher {
         entry.matches += 1;
         let (mut suppressed, mut refused) = (None, None);
         if let Action::Suppress(factor) = entry.rule.action {
-            match suppress(vm, found.root, factor, clock.now()) {
-                Ok(()) => suppressed = Some(factor.get()),
+            let family = entry.family.filter(|_| entry.rule.pattern().is_some());
+            match suppress(vm, found.root, family, factor, clock.now()) {
+                Ok(named) => {
+                    entry.family = Some(named);
+                    suppressed = Some(factor.get());
+                }
                 Err(why) => {
                     // It may have ended, and the next process have it at the same place.
                     let mut watched = self.watched.iter_mut();
@@ -293,8 +301,15 @@ impl Watcher {
     }
 }
 
-/// Suppresses a process as a rule says, unless it is suppressed already.
-fn suppress(vm: &Vm, root: Root, factor: Factor, now: HostTicks) -> Result<(), String> {
+/// Suppresses a process as a rule says, unless it is suppressed already: with the `family` of the target of this
+/// name, if there is one. Returns the name of the target.
+fn suppress(
+    vm: &Vm,
+    root: Root,
+    family: Option<Root>,
+    factor: Factor,
+    now: HostTicks,
+) -> Result<Root, String> {
     let (is_target, defaults) = {
         let suppression = vm.suppression.lock();
         (
@@ -305,9 +320,15 @@ fn suppress(vm: &Vm, root: Root, factor: Factor, now: HostTicks) -> Result<(), S
     if is_target {
         return Err("it is suppressed already".into());
     }
+    let text = |error: CommandError| error.to_string();
+    if let Some(named) = family
+        && inspect::suppress_with(vm, named, root, now).map_err(text)?
+    {
+        return Ok(named);
+    }
     let order = Order::new(Factors::both(factor), defaults);
-    let suppressed = inspect::suppress(vm, root, order, now);
-    suppressed.map(|_| ()).map_err(|error| error.to_string())
+    inspect::suppress(vm, root, order, now).map_err(text)?;
+    Ok(root)
 }
 
 impl Watched {

@@ -28,6 +28,30 @@ const CHUNK: usize = 4096;
 /// has a tenth of it; page tables made to keep a searcher busy have no end otherwise.
 const MAX_HOLES: u32 = 1 << 20;
 
+/// A piece of memory that a step of a [`Walk`] comes to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Piece<'a> {
+    /// What is there.
+    pub bytes: &'a [u8],
+    /// The virtual address of the first byte.
+    pub start: u64,
+    /// The number of bytes that were in the piece before as well, at the beginning.
+    pub known: usize,
+    /// The page that the others are in.
+    pub page: Page,
+    /// Whether all of that page is there.
+    pub is_whole: bool,
+}
+
+/// A page that user mode can reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Page {
+    /// The guest-physical address of its memory.
+    pub frame: GuestPhysAddr,
+    /// Whether the process can write it.
+    pub writable: bool,
+}
+
 /// A way through all that user mode can reach in one address space.
 #[derive(Clone, Debug)]
 pub(crate) struct Walk {
@@ -116,15 +140,16 @@ impl Walk {
         None
     }
 
-    /// Goes on by a page, or by ranges that are not mapped. Calls `look` with what is there: bytes, the
-    /// virtual address of the first, and how many of them it has been called with before: up to
-    /// `overlap`. Returns whether there is more to do: if not, all has been gone through, or the bounds
-    /// are reached.
+    /// Goes on by a page, or by ranges that are not mapped. Calls `look` with what is there, and up to `overlap`
+    /// bytes before it. Of a page that `skips` says is known, just what a match may be in that goes on from the
+    /// page before is looked at. Returns whether there is more to do: if not, all has been gone through, or the
+    /// bounds are reached.
     pub(crate) fn step(
         &mut self,
         memory: &impl GuestMemory,
         overlap: usize,
-        look: impl FnOnce(&[u8], u64, usize),
+        skips: impl FnOnce(Page) -> bool,
+        look: impl FnOnce(&Piece<'_>),
     ) -> bool {
         if self.next >= self.end && self.begin > 0 {
             // With the page where it began once more: a match may lie across.
@@ -139,29 +164,47 @@ impl Walk {
         let Some((region, frame)) = self.next_page(memory) else {
             return true;
         };
-        let at = GuestVirtAddr(self.next);
-        let offset = self.next - region.start;
-        let length = (region.end - self.next).min(CHUNK as u64);
-        self.next += length;
-        self.bytes_left = self.bytes_left.saturating_sub(length);
-        let end = self.kept + length as usize;
+        let at = self.next;
+        let length = (region.end - at).min(CHUNK as u64) as usize;
+        let page = Page {
+            frame: GuestPhysAddr(frame.0.wrapping_add(at - region.start)),
+            writable: region.writable,
+        };
+        self.next += length as u64;
+        self.bytes_left = self.bytes_left.saturating_sub(length as u64);
+        let is_skipped = length > overlap && skips(page);
+        let wanted = if is_skipped { overlap } else { length };
+        let end = self.kept + wanted;
         if self.buffer.len() < end {
             self.buffer.resize(end, 0);
         }
-        let place = &mut self.buffer[self.kept..end];
-        if memory
-            .read(GuestPhysAddr(frame.0.wrapping_add(offset)), place)
-            .is_err()
-        {
+        let read = |from: u64, place: &mut [u8]| {
+            let from = GuestPhysAddr(page.frame.0.wrapping_add(from));
+            memory.read(from, place).is_ok()
+        };
+        if !read(0, &mut self.buffer[self.kept..end]) {
             // A device's, or nothing's.
             self.kept = 0;
             return true;
         }
-        let start = at.0.wrapping_sub(self.kept as u64);
-        look(&self.buffer[..end], start, self.kept);
-        let kept = overlap.min(end);
-        self.buffer.copy_within(end - kept..end, 0);
-        self.kept = kept;
+        if !is_skipped || self.kept > 0 {
+            look(&Piece {
+                bytes: &self.buffer[..end],
+                start: at.wrapping_sub(self.kept as u64),
+                known: self.kept,
+                page,
+                is_whole: !is_skipped,
+            });
+        }
+        if is_skipped {
+            let rest = (length - overlap) as u64;
+            let is_there = read(rest, &mut self.buffer[..overlap]);
+            self.kept = if is_there { overlap } else { 0 };
+        } else {
+            let kept = overlap.min(end);
+            self.buffer.copy_within(end - kept..end, 0);
+            self.kept = kept;
+        }
         true
     }
 }
@@ -213,14 +256,15 @@ impl Search {
             first,
             matches,
         } = self;
-        walk.step(memory, overlap, |bytes, start, _| {
+        let look = |piece: &Piece<'_>| {
             let mut from = 0;
-            while let Some(found) = bytes.get(from..).and_then(|rest| pattern.find(rest)) {
-                let place = GuestVirtAddr(start.wrapping_add((from + found) as u64));
+            while let Some(found) = piece.bytes.get(from..).and_then(|it| pattern.find(it)) {
+                let place = GuestVirtAddr(piece.start.wrapping_add((from + found) as u64));
                 first.get_or_insert(place);
                 *matches += 1;
                 from += found + 1;
             }
-        })
+        };
+        walk.step(memory, overlap, |_| false, look)
     }
 }

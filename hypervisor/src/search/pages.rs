@@ -19,6 +19,7 @@ pub(crate) enum Reach {
 
 const PRESENT: u64 = PageTableFlags::PRESENT.bits();
 const USER: u64 = PageTableFlags::USER_ACCESSIBLE.bits();
+const WRITABLE: u64 = PageTableFlags::WRITABLE.bits();
 const LARGE: u64 = PageTableFlags::HUGE_PAGE.bits();
 
 /// A range of virtual addresses that one entry of a paging structure maps, or one or more that follow each
@@ -31,6 +32,8 @@ pub(crate) struct Region {
     pub end: u64,
     /// The guest-physical address that it is mapped to, if it is mapped for whom it is asked for.
     pub frame: Option<GuestPhysAddr>,
+    /// Whether the entries on the way to it give the right to write.
+    pub writable: bool,
 }
 
 /// Returns the address behind the last one that is looked at. Of 64-bit address spaces it is the end
@@ -43,8 +46,8 @@ pub(super) const fn end(format: RootFormat) -> u64 {
     }
 }
 
-/// Returns the region around `address`, mapped for `reach`. Rights to write and to execute do not
-/// matter; reserved bits are not looked at, 4 MiB pages are taken to be switched on, and
+/// Returns the region around `address`, mapped for `reach`. The right to execute does not matter;
+/// reserved bits are not looked at, 4 MiB pages are taken to be switched on, and
 /// 64-bit roots to have four levels, as all guests' do. A paging structure outside RAM maps
 /// nothing.
 pub(crate) fn region_at(
@@ -62,6 +65,7 @@ pub(crate) fn region_at(
         RootFormat::Narrow => 22,
     };
     let mut table = root.address().0;
+    let mut writable = true;
     loop {
         let index = address >> shift & ((1 << bits) - 1);
         let entry = match format {
@@ -84,6 +88,7 @@ pub(crate) fn region_at(
             start,
             end: start.saturating_add(1 << shift),
             frame: None,
+            writable: false,
         };
         let entry = entry.unwrap_or(0);
         if entry & rights != rights {
@@ -97,6 +102,7 @@ pub(crate) fn region_at(
             region.end = start.saturating_add(length);
             return region;
         }
+        writable &= is_pdpte || entry & WRITABLE != 0;
         let is_large = entry & LARGE != 0 && shift <= 30 && !is_pdpte;
         if shift == 12 || is_large {
             let offset = (1 << shift) - 1;
@@ -107,6 +113,7 @@ pub(crate) fn region_at(
                 entry & ADDRESS & !offset
             };
             region.frame = Some(GuestPhysAddr(frame));
+            region.writable = writable;
             return region;
         }
         table = entry & ADDRESS;

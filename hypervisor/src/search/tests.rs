@@ -262,15 +262,50 @@ fn a_walk_that_starts_in_the_middle_comes_to_all_and_to_what_lies_across_its_sta
             let mut found = Vec::new();
             let mut more = true;
             while more {
-                more = walk.step(&space.ram, 3, |bytes, at, _| {
-                    let matches = memchr::memmem::find_iter(bytes, b"EVIL");
-                    found.extend(matches.map(|it| at + it as u64));
-                });
+                let look = |piece: &Piece<'_>| {
+                    let matches = memchr::memmem::find_iter(piece.bytes, b"EVIL");
+                    found.extend(matches.map(|it| piece.start + it as u64));
+                };
+                more = walk.step(&space.ram, 3, |_| false, look);
             }
             assert!(walk.is_complete());
             found.sort_unstable();
             found.dedup();
             assert_eq!(found, [0x1_0000, 0x1_1ffe, 0x4_0ffc], "{start:#x}");
         }
+    }
+}
+
+#[test]
+fn of_a_page_that_is_known_only_what_lies_across_its_ends_is_looked_at() {
+    for format in [RootFormat::Long, RootFormat::Pae, RootFormat::Narrow] {
+        let mut space = Space::new(format);
+        for page in 0x10..=0x13 {
+            let entry = if page == 0x13 { USER } else { USER & !2 };
+            space.map(page << 12, 12, (0x10_0000 + (page << 12)) | entry);
+        }
+        // In the page before; across the beginning and the end of the known one, and in it; in a
+        // page that can be written.
+        for address in [0x1_0100, 0x1_0ffe, 0x1_1800, 0x1_1fff, 0x1_3000] {
+            space.put(0x10_0000 + address, b"EVIL");
+        }
+        let mut walk = Walk::new(space.root, format, RAM as u64);
+        let mut found = Vec::new();
+        let mut whole = Vec::new();
+        let skips = |page: Page| !page.writable && page.frame == GuestPhysAddr(0x11_1000);
+        while walk.step(&space.ram, 3, skips, |piece| {
+            let matches = memchr::memmem::find_iter(piece.bytes, b"EVIL");
+            found.extend(matches.map(|it| piece.start + it as u64));
+            whole.extend(
+                piece
+                    .is_whole
+                    .then_some((piece.page.frame.0, piece.page.writable)),
+            );
+        }) {}
+        assert_eq!(found, [0x1_0100, 0x1_0ffe, 0x1_1fff, 0x1_3000]);
+        assert_eq!(
+            whole,
+            [(0x11_0000, false), (0x11_2000, false), (0x11_3000, true)]
+        );
     }
 }

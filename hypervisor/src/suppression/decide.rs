@@ -67,7 +67,7 @@ impl Suppression {
             target_in: record.target.is_some(),
             target_hidden: record.hides_target,
             stops_in_kernel: record.overrun_since.is_some(),
-            handler_runs: record.handler.is_some(),
+            handler_runs: record.handler.is_some_and(|it| it.begin_was_seen),
             timers_from: if record.fast.is_some() {
                 record.timers_from
             } else {

@@ -49,6 +49,8 @@ impl Context {
 pub(crate) struct Handler {
     /// The context that was interrupted.
     frame: Context,
+    /// Whether that is where the handler was seen to begin; else it had begun before.
+    pub begin_was_seen: bool,
     since: HostTicks,
     look_at: HostTicks,
     /// Whether it has been looked at, and was not over.
@@ -131,11 +133,25 @@ impl Lengths {
         };
         Handler {
             frame,
+            begin_was_seen: true,
             since: now,
             look_at: now.saturating_add(wait.max(self.least_look)),
             looked_at: false,
             free,
             not_resumed: false,
+        }
+    }
+
+    /// Returns a handler in the middle of which a VCPU may be that is seen in the kernel, in `context`, at
+    /// `now`: what it has interrupted is not known, and only user mode is sure to be no handler.
+    pub(crate) fn begun_before(&self, context: Context, now: HostTicks) -> Handler {
+        let frame = Context {
+            user_mode: true,
+            ..context
+        };
+        Handler {
+            begin_was_seen: false,
+            ..self.begin(frame, now, true)
         }
     }
 

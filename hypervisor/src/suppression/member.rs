@@ -28,6 +28,8 @@ pub(crate) enum Sign {
     Fork,
     /// The kernel stack on which the address space was exchanged.
     Exec,
+    /// The rule that another member was found by.
+    Rule,
 }
 
 impl Sign {
@@ -38,6 +40,7 @@ impl Sign {
             Self::Named => "named",
             Self::Fork => "fork",
             Self::Exec => "exec",
+            Self::Rule => "rule",
         }
     }
 }

@@ -92,6 +92,7 @@ use handler::{Context, Lengths};
 use kernel_thread::Thread;
 use lead::{Account, Booking, Lead};
 use limiter::Limiter;
+use member::Sign;
 use non_targets::NonTargets;
 use notice::{Notice, Notices};
 use order::{Defaults, Order};
@@ -189,7 +190,8 @@ pub(crate) struct Directive {
     pub target_hidden: bool,
     /// Whether a target is to be stopped in the kernel: what runs may be a thread of the kernel's.
     pub stops_in_kernel: bool,
-    /// Whether a handler runs: the VCPU is to report when the interrupted code goes on.
+    /// Whether a handler runs that has interrupted the VCPU where it is: it is to report when that code
+    /// goes on.
     pub handler_runs: bool,
     /// The time until which timers that are due before it are delayed.
     pub timers_from: HostTicks,
@@ -387,16 +389,65 @@ impl Suppression {
         if let Some(target) = self.targets.get_mut(slot) {
             target.record.set_order(&order, self.tsc, now);
         }
+        if let Some(member) = self.targets.member_of(root) {
+            self.note_named(memory, member, &seen, now);
+        }
+        Ok(())
+    }
+
+    /// Makes the process of `root`, which was found in the same way as another one, a member of that one's
+    /// family: of the target that was named by `with`. `seen` are roots among which its aliases are looked for.
+    /// Returns whether there is such a target.
+    ///
+    /// # Errors
+    /// If it is no process's, or the family has as many members as it may have.
+    pub(crate) fn suppress_with(
+        &mut self,
+        memory: &impl GuestMemory,
+        with: Root,
+        root: Root,
+        seen: impl Iterator<Item = Root>,
+        now: HostTicks,
+    ) -> Result<bool, TargetError> {
+        let Some(slot) = self.targets.slot_named(with) else {
+            return Ok(false);
+        };
+        let Some(id) = self.take_in(memory, slot, None, root, Sign::Rule, now) else {
+            let target = self.targets.get(slot);
+            let is_full = target.is_some_and(|it| it.living_count() >= target::MAX_MEMBERS);
+            return Err(if is_full {
+                TargetError::FamilyFull(with)
+            } else {
+                TargetError::NoUserSpace(root)
+            });
+        };
+        let seen: alloc::vec::Vec<Root> = seen.collect();
+        if let Some(target) = self.targets.get_mut(slot) {
+            target.gather(memory, id, seen.iter().copied());
+        }
+        self.note_named(memory, (slot, id), &seen, now);
+        Ok(true)
+    }
+
+    /// Takes note that a process has become a member, of this slot and number, where those of `seen` were there
+    /// already: what they have as well is shared on purpose.
+    fn note_named(
+        &mut self,
+        memory: &impl GuestMemory,
+        (slot, member): (usize, u32),
+        seen: &[Root],
+        now: HostTicks,
+    ) {
         self.non_targets.clear();
-        // What those have who are there already is shared on purpose.
-        for other in seen {
-            if self.targets.slot_of(other).is_none() {
-                self.relation_of(memory, other, now);
+        for &other in seen {
+            if self.targets.slot_of(other).is_none()
+                && let Some(target) = self.targets.get_mut(slot)
+            {
+                target.forget_shared_pages(memory, member, other);
             }
         }
         self.note_what_is_followed();
         self.expect_copies(now);
-        Ok(())
     }
 
     /// Ends the suppression of the target that has `root`, and returns it.

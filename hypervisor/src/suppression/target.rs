@@ -25,6 +25,8 @@ use super::left_frames::LeftFrames;
 use super::member::{Member, Origin, Sign, witnesses};
 use super::notice::End;
 use super::order::{Follow, Order};
+use super::pages::mapping;
+use super::private_pages::PrivatePage;
 use super::record::Record;
 use crate::guest_memory::GuestMemory;
 
@@ -69,6 +71,8 @@ pub(crate) enum TargetError {
     NoUserSpace(Root),
     /// A target too many: there are [`MAX_TARGETS`] already.
     TooMany,
+    /// A member too many of the family of this name: there are [`MAX_MEMBERS`] already.
+    FamilyFull(Root),
     /// A lack of memory for the target's record.
     NoMemory,
 }
@@ -83,6 +87,10 @@ impl core::fmt::Display for TargetError {
             Self::TooMany => write!(
                 f,
                 "there are {MAX_TARGETS} targets already: `release` one first"
+            ),
+            Self::FamilyFull(named) => write!(
+                f,
+                "the family of target {named} has {MAX_MEMBERS} members already"
             ),
             Self::NoMemory => {
                 f.write_str("no memory for a target: a VM with less would leave some")
@@ -192,6 +200,21 @@ impl Target {
         }
     }
 
+    /// Forgets the pages of member `id`, which it can write, that the process of `other` has as well.
+    pub(super) fn forget_shared_pages(&mut self, memory: &impl GuestMemory, id: u32, other: Root) {
+        let format = self.format;
+        let is_shared = |page: &PrivatePage| {
+            let there = mapping(memory, other, format, page.address);
+            there.is_some_and(|there| there.frame == page.frame)
+        };
+        while let Some(page) = self
+            .member(id)
+            .and_then(|member| member.pages.iter().find(is_shared))
+        {
+            self.forget_page(page.address);
+        }
+    }
+
     /// Returns how it is suppressed.
     #[must_use]
     pub(crate) const fn order(&self) -> &Order {
@@ -235,6 +258,27 @@ impl Target {
         self.living += 1;
         self.gone = None;
         Some(id)
+    }
+
+    /// Gathers what there is to be known of member `id`, which is new: its other roots, among those that
+    /// were `seen`, and some pages.
+    pub(super) fn gather(
+        &mut self,
+        memory: &impl GuestMemory,
+        id: u32,
+        seen: impl Iterator<Item = Root>,
+    ) {
+        for other in seen {
+            if !self.has(other) {
+                self.adopt(memory, other);
+            }
+        }
+        let format = self.format;
+        if self.order.follow != Follow::None
+            && let Some((member, _)) = self.member_and_left(id)
+        {
+            member.pages.gather(memory, member.root(format), format);
+        }
     }
 
     /// Takes note of the end of member `id`, which is found at `now`: its pages may be a descendant's.
@@ -393,18 +437,19 @@ impl Targets {
             at: now,
         };
         let id = target.join(memory, root, origin);
-        for other in seen {
-            if !target.has(other) {
-                target.adopt(memory, other);
-            }
-        }
-        if order.follow != Follow::None
-            && let Some((member, _)) = id.and_then(|id| target.member_and_left(id))
-        {
-            member.pages.gather(memory, root, format);
+        if let Some(id) = id {
+            target.gather(memory, id, seen);
         }
         self.changed();
         Ok(slot)
+    }
+
+    /// Returns the slot of the target that was named by `root`, if any, be it one of which nobody lives.
+    #[must_use]
+    pub(crate) fn slot_named(&self, root: Root) -> Option<usize> {
+        let is_named =
+            |slot: &Option<Box<Target>>| slot.as_ref().is_some_and(|it| it.named == root);
+        self.slots.iter().position(is_named)
     }
 
     /// Returns the target in `slot`.
@@ -445,10 +490,8 @@ impl Targets {
     /// it. The process that was named may be gone, and its descendants live, or are not known yet: who hops
     /// from process to process can be named at any time.
     fn named_slot(&self, root: Root) -> Option<usize> {
-        let is_named =
-            |slot: &Option<Box<Target>>| slot.as_ref().is_some_and(|it| it.named == root);
         let slot = self.slot_of(root);
-        slot.or_else(|| self.slots.iter().position(is_named))
+        slot.or_else(|| self.slot_named(root))
     }
 
     /// Returns the target that the operator means by `root`, if any.

@@ -59,9 +59,9 @@ const LEAST_FAST: u64 = 16;
 pub(super) const LEAD_STEP: u64 = 250;
 
 /// The gain of the clock since a target has come in beyond which it is in a long turn, as a divisor of a second:
-/// three ticks.
-const LONG_TURN: u64 = 80;
-/// The fastest clock in a long turn, if other VCPUs see it. Their handlers measure how long they take: what a
+/// more than two ticks. A handler of another VCPU's that sees three of them go by complains.
+const LONG_TURN: u64 = 110;
+/// The fastest clock in a long turn, if other VCPUs run meanwhile. Their handlers measure how long they take: what a
 /// tick's handler does, a few thousand instructions, is to be over before the next tick.
 const FASTEST_IN_LONG_TURN: u64 = 64;
 
@@ -219,8 +219,7 @@ impl Suppression {
     /// Returns the state of `vcpu`, which has a target by `order`.
     fn situation(&mut self, vcpu: usize, order: &Order, now: HostTicks) -> Situation {
         let wanted = self.wanted_rates(vcpu, order);
-        let turn = self.time.lead().most() - self.vcpus[vcpu].lead_then;
-        let is_long_turn = self.count > 1 && turn > (self.tsc.get() / LONG_TURN) as i64;
+        let is_long_turn = self.time.lead().most() >= self.long_turn_from(vcpu);
         let rates = self.in_time(wanted, is_long_turn);
         let is_fast = |record: &VcpuRecord| record.fast.is_some();
         let change_at = if self.vcpus[..self.count].iter().any(is_fast) {
@@ -411,6 +410,10 @@ impl Suppression {
         let wanted = it.wanted.counter.max(it.wanted.timer).bits();
         wish.fast = (it.rates != Rates::REAL_TIME).then_some(it.rates);
         wish.stop_lead = wish.fast.and_then(|_| it.lead.next_stop(it));
+        let long_turn_from = self.long_turn_from(vcpu);
+        if it.lead.now < long_turn_from && it.rates != self.in_time(it.rates, true) {
+            wish.stop_lead = wish.stop_lead.map(|level| level.min(long_turn_from));
+        }
         let least_run = self.least_run;
         let record = &mut self.vcpus[vcpu];
         record.ration.set_factor(wanted);
@@ -501,6 +504,17 @@ impl Suppression {
     pub(crate) fn fastest(&self) -> u64 {
         let guest_time = self.tsc.get() / GUEST_TIME_OF_AN_EXIT;
         (guest_time / self.exit_time()).max(LEAST_FAST)
+    }
+
+    /// Returns the lead from which on `vcpu` is in a long turn of its target, in ticks; that is of no
+    /// importance while no other VCPU runs.
+    fn long_turn_from(&self, vcpu: usize) -> i64 {
+        let mut records = self.vcpus[..self.count].iter().enumerate();
+        if !records.any(|(other, record)| other != vcpu && record.runs()) {
+            return i64::MAX;
+        }
+        let length = (self.tsc.get() / LONG_TURN) as i64;
+        self.vcpus[vcpu].lead_then.saturating_add(length)
     }
 
     /// Returns `wanted`, but no faster than can be stopped in time, or than others bear in a long turn of a

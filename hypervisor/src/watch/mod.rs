@@ -3,7 +3,7 @@
 //!
 //! - [`rule`]: what a rule says;
 //! - [`patterns`]: the patterns of a VM's rules, looked for at once;
-//! - [`searcher`]: which address space is searched next;
+//! - [`searcher`]: which address space is searched next; `clean_frames`: what need not be;
 //! - [`hogs`]: who has taken much for how long;
 //! - [`limiter`]: what all this may cost.
 //!
@@ -11,6 +11,7 @@
 //! match.
 #![forbid(unsafe_code)]
 
+mod clean_frames;
 pub(crate) mod hogs;
 pub(crate) mod limiter;
 pub(crate) mod patterns;

@@ -1,24 +1,33 @@
 //! Which address space is searched next, a page at a time.
 //!
-//! A new address space comes first, the newest of all: its process may live for a moment only. When it
-//! has ended, the search through the next new one begins at the address where that was: of a chain of processes that
-//! live for a moment each is searched a little, and so all that they have in common is. Those
-//! that have been searched are searched again, some time later, if they have run since: memory changes
-//! and grows.
+//! A new address space comes first, the newest of all: its process may live for a moment only. The search
+//! through the next new one begins at the address where that was: of a chain of processes that live for a
+//! moment each is searched a little, and so all that they have in common is. Now and then it is the turn of
+//! one that has waited for long: the oldest of those that have not been searched, or one that is searched
+//! again, some time later, as it has run since: memory changes and grows.
+//!
+//! Most processes of a system have most of their memory in common. What has just been searched, and
+//! cannot be written, is not searched again with the next one ([`super::clean_frames`]). And where a pattern is
+//! found, the others are looked at that have the same memory at the same address: of a
+//! process that has forked many all are found at once.
 //!
 //! A root's page is used again by another process soon after its own has ended. So an address space is
 //! known by the first few tables that its root refers to besides: where none of them is left, it is
 //! another process's.
 
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::ops::Bound;
 
+use arch::paging::PAGE_SIZE;
 use devices::time::HostTicks;
+use vmx::addr::{GuestPhysAddr, GuestVirtAddr};
 
+use super::clean_frames::CleanFrames;
 use super::patterns::PatternSet;
 use crate::guest_memory::GuestMemory;
-use crate::search::Walk;
+use crate::search::pages::{Reach, region_at};
+use crate::search::{Page, Walk};
 use crate::suppression::address_space::{Root, RootFormat, referred_table, user_tables};
 
 /// The most address spaces that are remembered.
@@ -28,8 +37,12 @@ const TABLES: usize = 4;
 /// The number of times that it is looked whether one is to be searched again, in the time after which
 /// that is so.
 const LOOKS_EACH: u64 = 16;
-/// The turns of which one is for the address space that waits while a newer one is searched.
+/// The turns of which one is for an address space that waits while a newer one is searched.
 const TURNS: u32 = 4;
+/// The most pages with a match of which it is still to be found out who else has them.
+const MOST_SHARED: usize = 16;
+/// The address spaces that are looked at for that in one step.
+const SPACES_AT_ONCE: usize = 8;
 
 /// The guest that is searched.
 #[derive(Debug)]
@@ -72,6 +85,18 @@ pub(crate) struct Found {
     pub address: u64,
 }
 
+/// A page that holds a pattern, which others may have as well.
+#[derive(Clone, Copy, Debug)]
+struct SharedPage {
+    rule: u32,
+    /// The virtual address of the pattern.
+    address: u64,
+    /// The guest-physical address of the page.
+    frame: GuestPhysAddr,
+    /// The root behind which others are looked at next.
+    behind: Option<Root>,
+}
+
 /// The outcome of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
@@ -97,9 +122,13 @@ pub(crate) struct Searcher {
     nothing_before: HostTicks,
     /// The search through the newest address space.
     fresh: Option<Walk>,
-    /// One through another.
+    /// One through another, that has waited.
     other: Option<Walk>,
     turn: u32,
+    /// Whether the next one that has waited is to be one that has been searched before.
+    again_is_next: bool,
+    clean: CleanFrames,
+    shared: VecDeque<SharedPage>,
     /// The virtual address at which the search through the next new address space begins.
     begin: u64,
     /// Whether there may be a newer one than that of `fresh`.
@@ -169,6 +198,8 @@ impl Searcher {
     pub(crate) fn begin_anew(&mut self) {
         self.fresh = None;
         self.other = None;
+        self.clean.clear();
+        self.shared.clear();
         for (root, space) in &mut self.spaces {
             space.searched = None;
             space.counted = false;
@@ -191,10 +222,9 @@ impl Searcher {
         if self.by_tables.get(&space.tables) == Some(&root) {
             self.by_tables.remove(&space.tables);
         }
-        for lane in [&mut self.fresh, &mut self.other] {
-            if let Some(walk) = lane.take_if(|walk| walk.root() == root) {
-                self.begin = walk.place();
-            }
+        self.other.take_if(|walk| walk.root() == root);
+        if let Some(walk) = self.fresh.take_if(|walk| walk.root() == root) {
+            self.begin = walk.place();
         }
     }
 
@@ -213,6 +243,9 @@ impl Searcher {
             && !self.is_there(guest, root)
         {
             self.forget(root);
+        }
+        if self.look_for_sharers(guest, &mut found) {
+            return Step::Piece;
         }
         self.choose(guest, now, again_after);
         self.turn = (self.turn + 1) % TURNS;
@@ -235,24 +268,47 @@ impl Searcher {
             self.forget(root);
             return Step::Piece;
         };
-        let more = walk.step(guest.memory, patterns.overlap(), |bytes, start, known| {
-            patterns.find(bytes, known, |rule, at| {
-                if !space.matched.contains(&rule) {
-                    space.matched.push(rule);
-                    let address = start.wrapping_add(at as u64);
-                    found(Found {
+        let clean = &self.clean;
+        let shared = &mut self.shared;
+        let skips = |page: Page| !page.writable && clean.has(page.frame, now);
+        let mut clean_frame = None;
+        let more = walk.step(guest.memory, patterns.overlap(), skips, |piece| {
+            let mut is_clean = piece.is_whole && !piece.page.writable;
+            patterns.find(piece.bytes, piece.known, |rule, at| {
+                is_clean = false;
+                if space.matched.contains(&rule) {
+                    return;
+                }
+                space.matched.push(rule);
+                let address = piece.start.wrapping_add(at as u64);
+                if at >= piece.known && shared.len() < MOST_SHARED {
+                    shared.push_back(SharedPage {
                         rule,
-                        root,
                         address,
+                        frame: piece.page.frame,
+                        behind: None,
                     });
                 }
+                found(Found {
+                    rule,
+                    root,
+                    address,
+                });
             });
+            clean_frame = is_clean.then_some(piece.page.frame);
         });
+        if let Some(frame) = clean_frame {
+            self.clean.add(frame, now.saturating_add(again_after));
+        }
         if more {
             return Step::Piece;
         }
-        *lane = None;
-        self.begin = 0;
+        if take_other {
+            self.other = None;
+        } else {
+            self.fresh = None;
+            self.begin = 0;
+        }
         space.searched = Some(now);
         self.unsearched.remove(&(space.first_seen, root));
         if core::mem::replace(&mut space.counted, true) {
@@ -260,6 +316,44 @@ impl Searcher {
         } else {
             Step::First(space.matched.clone())
         }
+    }
+
+    /// Looks at some address spaces whether they have a page with a match as well. Returns whether there was
+    /// anything to do.
+    fn look_for_sharers<M: GuestMemory>(
+        &mut self,
+        guest: &Guest<'_, M>,
+        found: &mut impl FnMut(Found),
+    ) -> bool {
+        let Some(page) = self.shared.front_mut() else {
+            return false;
+        };
+        let behind = page.behind.map_or(Bound::Unbounded, Bound::Excluded);
+        let next = self.spaces.range_mut((behind, Bound::Unbounded));
+        let mut looked_at = 0;
+        for (&root, space) in next.take(SPACES_AT_ONCE) {
+            looked_at += 1;
+            page.behind = Some(root);
+            if space.passed_over || space.matched.contains(&page.rule) {
+                continue;
+            }
+            let at = GuestVirtAddr(page.address);
+            let region = region_at(guest.memory, root, guest.format, at, Reach::User);
+            let offset = (page.address - region.start) & !(PAGE_SIZE - 1);
+            let frame = region.frame.map(|it| GuestPhysAddr(it.0 + offset));
+            if frame == Some(page.frame) && space.is_there(guest, root) {
+                space.matched.push(page.rule);
+                found(Found {
+                    rule: page.rule,
+                    root,
+                    address: page.address,
+                });
+            }
+        }
+        if looked_at < SPACES_AT_ONCE {
+            self.shared.pop_front();
+        }
+        true
     }
 
     fn is_there<M: GuestMemory>(&self, guest: &Guest<'_, M>, root: Root) -> bool {
@@ -284,38 +378,51 @@ impl Searcher {
 
     /// Chooses what is searched, if that is to change.
     fn choose<M: GuestMemory>(&mut self, guest: &Guest<'_, M>, now: HostTicks, again_after: u64) {
-        let walk = |root: Root| Walk::new(root, guest.format, guest.ram).starting_at(self.begin);
-        let is_searched =
-            |walk: &Option<Walk>, root: Root| walk.as_ref().is_some_and(|walk| walk.root() == root);
-        let mut unsearched = self.unsearched.iter().map(|(_, root)| *root);
-        let mut unsearched = unsearched
-            .by_ref()
-            .filter(|root| !is_searched(&self.other, *root));
-        if core::mem::take(&mut self.is_news) {
-            if let Some(newest) = unsearched.next_back()
-                && !is_searched(&self.fresh, newest)
-            {
-                let before = self.fresh.replace(walk(newest));
-                if self.other.is_none() {
-                    self.other = before;
+        let walk = |root: Root| Walk::new(root, guest.format, guest.ram);
+        let root_of = |walk: &Option<Walk>| walk.as_ref().map(Walk::root);
+        let is_news = core::mem::take(&mut self.is_news);
+        if is_news || self.fresh.is_none() {
+            let other = root_of(&self.other);
+            let unsearched = self.unsearched.iter().rev().map(|(_, root)| *root);
+            let newest = unsearched.into_iter().find(|root| Some(*root) != other);
+            if newest.is_some() && newest != root_of(&self.fresh) {
+                if let Some(before) = self.fresh.take() {
+                    self.begin = before.place();
                 }
-            }
-        } else if self.fresh.is_none() {
-            self.fresh = unsearched.next().map(walk);
-            if self.fresh.is_none() && self.other.is_none() && now >= self.nothing_before {
-                let is_due = |(_, space): &(&Root, &Space)| {
-                    space.searched.is_some_and(|searched| {
-                        space.last_seen > searched && now.since(searched) >= again_after
-                    })
-                };
-                let due = self.spaces.iter().filter(is_due);
-                let longest = due.min_by_key(|(_, space)| space.searched);
-                self.other = longest.map(|(root, _)| walk(*root));
-                if self.other.is_none() {
-                    self.nothing_before = now.saturating_add(again_after / LOOKS_EACH);
-                }
+                self.fresh = newest.map(|root| walk(root).starting_at(self.begin));
             }
         }
+        if self.other.is_none() {
+            let fresh = root_of(&self.fresh);
+            let unsearched = self.unsearched.iter().map(|(_, root)| *root);
+            let oldest = unsearched.into_iter().find(|root| Some(*root) != fresh);
+            let due = self.due_again(now, again_after);
+            let waiting = if self.again_is_next {
+                due.or(oldest)
+            } else {
+                oldest.or(due)
+            };
+            self.again_is_next = !self.again_is_next;
+            self.other = waiting.map(walk);
+        }
+    }
+
+    /// Returns the address space whose search is longest ago, if it is to be searched again.
+    fn due_again(&mut self, now: HostTicks, again_after: u64) -> Option<Root> {
+        if now < self.nothing_before {
+            return None;
+        }
+        let is_due = |(_, space): &(&Root, &Space)| {
+            space.searched.is_some_and(|searched| {
+                space.last_seen > searched && now.since(searched) >= again_after
+            })
+        };
+        let due = self.spaces.iter().filter(is_due);
+        let longest = due.min_by_key(|(_, space)| space.searched);
+        if longest.is_none() {
+            self.nothing_before = now.saturating_add(again_after / LOOKS_EACH);
+        }
+        longest.map(|(root, _)| *root)
     }
 }
 
@@ -534,6 +641,110 @@ mod tests {
         assert_eq!(bench.found, [(1, 0x1000)]);
         bench.steps(usize::MAX);
         assert_eq!((bench.found.len(), bench.firsts), (1, 1), "and the rest");
+    }
+
+    #[test]
+    fn who_has_been_there_for_long_is_found_whoever_comes_and_goes() {
+        let mut bench = Bench::new(&["EVIL"]);
+        large(&mut bench, 0x1000, 40, 30, b"EVIL");
+        bench.see(0x1000);
+        bench.steps(1);
+        for life in 0..200 {
+            let root = 0x2000 + ((life % 5) << 12);
+            bench.process(root, 0x10_0000 + ((life % 7) << 14), b"");
+            bench.see(root);
+            bench.steps(2);
+            bench.write(root, &[0; 8]);
+        }
+        assert_eq!(bench.found, [(1, 0x1000)]);
+    }
+
+    #[test]
+    fn who_runs_on_is_searched_again_whoever_comes_and_goes() {
+        let mut bench = Bench::new(&["EVIL"]);
+        bench.process(0x1000, 0x8000, b"unpacks");
+        bench.see(0x1000);
+        bench.steps(usize::MAX);
+        bench.write(0xb800, b"EVIL");
+        for life in 0..600 {
+            let root = 0x2000 + ((life % 5) << 12);
+            bench.process(root, 0x10_0000 + ((life % 7) << 14), b"");
+            bench.see(root);
+            bench.see(0x1000);
+            bench.steps(2);
+            bench.now += AGAIN / 100;
+            bench.write(root, &[0; 8]);
+        }
+        assert_eq!(bench.found, [(1, 0x1000)]);
+    }
+
+    /// Takes the right to write from, or gives it to, the only page of a process of [`Bench::process`].
+    fn set_writable(bench: &mut Bench, page: u64, writable: bool) {
+        let entry = (page + 0x3000) | if writable { 0x67 } else { 0x65 };
+        bench.write(page + 0x2008, &entry.to_le_bytes());
+    }
+
+    #[test]
+    fn memory_that_was_just_searched_and_cannot_be_written_is_not_searched_again() {
+        for writable in [false, true] {
+            let mut bench = Bench::new(&["EVIL"]);
+            bench.process(0x1000, 0x8000, b"a program");
+            set_writable(&mut bench, 0x8000, writable);
+            bench.see(0x1000);
+            bench.steps(usize::MAX);
+            // Another one that runs the same program; that the memory has been filled anew meanwhile
+            // is seen a little later.
+            bench.process(0x2000, 0x10_000, b"");
+            bench.write(
+                0x12_008,
+                &(0xb000_u64 | if writable { 0x67 } else { 0x65 }).to_le_bytes(),
+            );
+            bench.write(0xb200, b"EVIL");
+            bench.see(0x2000);
+            bench.steps(9);
+            let at_once: &[(u32, u64)] = if writable { &[(1, 0x2000)] } else { &[] };
+            let at_once = at_once.to_vec();
+            let found: Vec<_> = bench
+                .found
+                .iter()
+                .filter(|it| it.1 == 0x2000)
+                .copied()
+                .collect();
+            assert_eq!(found, at_once);
+            bench.now += AGAIN;
+            bench.see(0x2000);
+            bench.now += AGAIN;
+            bench.steps(usize::MAX);
+            assert!(bench.found.contains(&(1, 0x2000)));
+        }
+    }
+
+    #[test]
+    fn of_a_process_that_has_forked_many_all_are_found_with_the_first() {
+        const COUNT: u64 = 30;
+        let mut bench = Bench::new(&["EVIL"]);
+        bench.process(0x10_0000, 0x10_1000, b"");
+        for number in 0..COUNT {
+            // The page with the pattern is the same; each has another one behind it.
+            let page = 0x20_0000 + (number << 14);
+            let root = 0x1000 + (number << 12);
+            bench.process(root, page, b"");
+            bench.write(page + 0x2008, &(0x10_3000_u64 | 0x65).to_le_bytes());
+            bench.write(page + 0x2010, &((page + 0x3000) | 0x67).to_le_bytes());
+            bench.see(root);
+        }
+        bench.process(0x3f_0000, 0x3f_1000, b"somebody else");
+        bench.see(0x3f_0000);
+        bench.write(0x10_3100, b"EVIL");
+        bench.steps(14);
+        let mut found = bench.found.clone();
+        found.sort_unstable();
+        let all: Vec<_> = (0..COUNT)
+            .map(|number| (1, 0x1000 + (number << 12)))
+            .collect();
+        assert_eq!(found, all);
+        bench.steps(usize::MAX);
+        assert_eq!(bench.found.len(), all.len(), "each once");
     }
 
     #[test]

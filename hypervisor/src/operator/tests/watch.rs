@@ -110,6 +110,46 @@ fn who_holds_a_pattern_is_suppressed_from_the_first_sample_on() {
 }
 
 #[test]
+fn all_that_hold_a_pattern_are_one_family_with_one_budget() {
+    let mut host = Host::with_door();
+    host.wait(10_000);
+    run_processes(&host);
+    host.types("watch web EVIL --suppress 50\r");
+    host.types("");
+    // What is told of targets comes with the next look.
+    host.types("");
+    let shown = host.screen();
+    for root in ["0x1000", "0x3000"] {
+        let told = format!("holds for {root}: suppressed by 50\n");
+        assert!(shown.contains(&told), "{shown}");
+    }
+    assert!(
+        shown.contains("was found by the same rule, and is suppressed with it\n"),
+        "{shown}"
+    );
+    let target: Value = serde_json::from_str(&host.answer("targets web --json")).unwrap();
+    let signs: Vec<&Value> = target["members"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|member| &member["sign"])
+        .collect();
+    assert_eq!(signs, ["named", "rule"]);
+    let heard = host.client_hears();
+    let joined = heard.iter().find(|it| it["event"] == "member_joined");
+    assert_eq!(joined.unwrap()["sign"], "rule");
+    // Who is found after the end of that begins another one.
+    host.answer("release web all");
+    process(&host, 0x2000, 0xc000, b"EVIL");
+    host.wait(2000);
+    host.has_run(WEB, 500 * MS, &[(0x2000, MS, MS)]);
+    host.types("");
+    let target: Value = serde_json::from_str(&host.answer("targets web --json")).unwrap();
+    assert_eq!(target["cr3"], "0x2000");
+    assert_eq!(target["members"].as_array().unwrap().len(), 1);
+}
+
+#[test]
 fn who_is_suppressed_already_keeps_its_order() {
     let mut host = Host::new();
     host.wait(10_000);

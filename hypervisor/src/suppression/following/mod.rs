@@ -43,6 +43,8 @@ use crate::guest_memory::GuestMemory;
 const REMEMBERED_FOR: u64 = 5;
 /// The rate of looks at the pages of a member that runs on, as a divisor of a second.
 const LOOKS_PER_SECOND: u64 = 4_000;
+/// The number of looks for the first pages of a new member for each doubling of its age, about.
+const LOOKS_EACH_AGE: u64 = 4;
 /// The distance of stack pointers that belong to one stack at two points of one function, in bytes, and
 /// do not belong to two stacks at the same point.
 const SAME_PLACE: u64 = 2048;
@@ -210,7 +212,7 @@ impl Suppression {
         now: HostTicks,
     ) -> Option<(usize, u32)> {
         if let Some((slot, parent)) = self.relation_of(memory, root, now)
-            && let Some(member) = self.take_in(memory, slot, parent, root, Sign::Fork, now)
+            && let Some(member) = self.take_in(memory, slot, Some(parent), root, Sign::Fork, now)
         {
             return Some((slot, member));
         }
@@ -221,7 +223,7 @@ impl Suppression {
 
     /// Returns the slot of the target and the number of the member of which the process of `root` is a
     /// copy. Pages that it shares with members on purpose are no signs any more.
-    pub(super) fn relation_of(
+    fn relation_of(
         &mut self,
         memory: &impl GuestMemory,
         root: Root,
@@ -254,19 +256,20 @@ impl Suppression {
         None
     }
 
-    /// Makes the process of `root` a member, as a descendant of member `parent`.
-    fn take_in(
+    /// Makes the process of `root` a member, as a descendant of member `parent`, if it is one.
+    pub(super) fn take_in(
         &mut self,
         memory: &impl GuestMemory,
         slot: usize,
-        parent: u32,
+        parent: Option<u32>,
         root: Root,
         sign: Sign,
         now: HostTicks,
     ) -> Option<u32> {
         let target = self.targets.get(slot)?;
         let (named, format) = (target.root(), target.format());
-        let inherited = target.member(parent).map(|it| (it.root(format), it.pages));
+        let parent = parent.and_then(|parent| target.member(parent));
+        let inherited = parent.map(|it| (it.root(format), it.pages));
         let origin = Origin {
             sign,
             parent: inherited.map(|(root, _)| root),
@@ -398,9 +401,14 @@ impl Suppression {
         let Some((member, left)) = target.member_and_left(id) else {
             return;
         };
-        // A program that is new has no pages that are known of.
+        // A program that is new has no pages that are known of, and may fork before long.
         let has_pages = member.pages.iter().next().is_some();
-        let is_time = !has_pages || now.since(member.looked_at) >= interval;
+        let interval = if has_pages {
+            interval
+        } else {
+            interval.min(now.since(member.origin.at) / LOOKS_EACH_AGE)
+        };
+        let is_time = now.since(member.looked_at) >= interval;
         if !is_left && !is_time {
             return;
         }
@@ -510,7 +518,7 @@ impl Suppression {
             self.take_in(
                 memory,
                 exchange.slot,
-                exchange.member,
+                Some(exchange.member),
                 exchange.root,
                 Sign::Exec,
                 now,

@@ -110,6 +110,8 @@ impl Suppression {
                 self.see_thread(memory, vcpu, context, thread, now);
                 let record = &mut self.vcpus[vcpu];
                 record.awaits_interrupts = record.hides_target;
+                // One whose end was not to be seen may be over.
+                self.see_handler(vcpu, context, now);
                 self.begin_handler(vcpu, context, now);
             }
             Event::Resumed(context) => {
@@ -199,11 +201,8 @@ impl Suppression {
         {
             // It has become a target while the kernel works, maybe in the middle of a handler that
             // measures how long it takes.
-            let frame = Context {
-                user_mode: true,
-                ..observation.context
-            };
-            self.vcpus[vcpu].handler = Some(self.handlers.begin(frame, now, true));
+            let handler = self.handlers.begun_before(observation.context, now);
+            self.vcpus[vcpu].handler = Some(handler);
         }
         self.see_handler(vcpu, observation.context, now);
     }

@@ -130,13 +130,28 @@ fn a_handler_that_runs_when_its_process_becomes_a_target_ends_in_real_time() {
     let mut scene = Scene::new(1);
     assert_eq!(scene.seen(1, still(OTHER)), Rates::REAL_TIME);
     scene.suppress(OTHER, paper(factors(1000)));
-    assert_eq!(scene.seen(2, still(OTHER)), Rates::REAL_TIME);
+    let named = scene.at(2, 0, Event::Seen(still(OTHER)));
+    assert_eq!(named.clock.rates, Rates::REAL_TIME);
+    assert!(
+        !named.handler_runs,
+        "what it has interrupted is elsewhere: where it is now it goes on at once"
+    );
     assert_eq!(scene.seen(3, still(OTHER)), Rates::REAL_TIME);
     let back = Observation {
         context: USER,
         ..still(OTHER)
     };
     assert_eq!(scene.seen(4, back), fast());
+}
+
+#[test]
+fn an_interrupt_of_user_mode_ends_a_handler_that_had_begun_before() {
+    let mut scene = Scene::new(1);
+    scene.seen(1, still(OTHER));
+    scene.suppress(OTHER, paper(factors(1000)));
+    scene.seen(2, still(OTHER));
+    let next = scene.at(3, 0, Event::Interrupted(USER, Thread::User));
+    assert!(next.handler_runs, "its end can be seen");
 }
 
 #[test]
