@@ -64,6 +64,8 @@ struct Watched {
     searcher: Searcher,
     /// The changes of roots of each VCPU up to the last look at what has run.
     changes: Vec<u64>,
+    /// The members of targets that had come to their end by then.
+    departures: u64,
     /// A buffer for the roots that one has run since then.
     seen: Vec<(Root, HostTicks)>,
     /// The processes, while they are being put together.
@@ -177,6 +179,7 @@ impl Watcher {
                 patterns,
                 searcher: Searcher::default(),
                 changes: Vec::new(),
+                departures: 0,
                 seen: Vec::new(),
                 processes: None,
                 shares_at: HostTicks(0),
@@ -342,9 +345,21 @@ impl Watched {
             self.searcher = Searcher::default();
             self.processes = None;
             self.changes.clear();
+            self.departures = 0;
         }
         if self.patterns.is_empty() {
             return;
+        }
+        {
+            let suppression = vm.suppression.lock();
+            let departed = suppression.departed_since(self.departures);
+            self.departures = departed.count;
+            if departed.are_incomplete {
+                self.searcher.some_have_ended();
+            }
+            for root in departed.roots {
+                self.searcher.has_ended(root);
+            }
         }
         let guest = self.guest(vm);
         self.changes.resize(vm.usages.len(), 0);

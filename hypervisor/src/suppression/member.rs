@@ -12,7 +12,7 @@ use super::private_pages::{Fate, PrivatePages};
 use crate::guest_memory::GuestMemory;
 
 /// The most roots that one process has.
-const MAX_ROOTS: usize = 4;
+pub(super) const MAX_ROOTS: usize = 4;
 const WITNESSES: usize = 4;
 
 /// An entry of a root's user half, and the table it refers to. Table zero: none.

@@ -50,6 +50,7 @@ pub(crate) mod budget;
 mod company;
 mod cpu_share;
 mod decide;
+mod departures;
 mod descent;
 mod effect;
 mod factors;
@@ -86,6 +87,7 @@ use crate::guest_memory::GuestMemory;
 use crate::ids::MAX_VCPUS;
 use address_space::{Root, RootFormat};
 use allowance::Allowance;
+use departures::{Departed, Departures};
 use following::{Loaded, Lookout};
 use give_back::GiveBack;
 use handler::{Context, Lengths};
@@ -244,6 +246,7 @@ pub(crate) struct Suppression {
     /// The time until which copies may be about that have not been seen.
     copies_until: HostTicks,
     notices: Notices,
+    departures: Departures,
     vcpus: [VcpuRecord; MAX_VCPUS],
     /// The number of entries of `vcpus` that are in use.
     count: usize,
@@ -283,6 +286,7 @@ impl Suppression {
             follows: false,
             copies_until: HostTicks(0),
             notices: Notices::new(tsc, now),
+            departures: Departures::NONE,
             vcpus: [VcpuRecord::new(tsc, now); MAX_VCPUS],
             count: vcpus.min(MAX_VCPUS),
             time: Account::new(now),
@@ -350,6 +354,11 @@ impl Suppression {
     /// Returns what there is to be told that was not returned before, for a trace.
     pub(crate) fn untraced_notices(&mut self) -> impl Iterator<Item = Notice> + '_ {
         self.notices.untraced()
+    }
+
+    /// Returns the roots of members that have come to their end since there were `count` departures.
+    pub(crate) fn departed_since(&self, count: u64) -> Departed<impl Iterator<Item = Root> + '_> {
+        self.departures.since(count)
     }
 
     /// Takes what there is to be told at `now`, in its order.

@@ -22,7 +22,7 @@ use devices::time::HostTicks;
 
 use super::address_space::{Root, RootFormat};
 use super::left_frames::LeftFrames;
-use super::member::{Member, Origin, Sign, witnesses};
+use super::member::{MAX_ROOTS, Member, Origin, Sign, witnesses};
 use super::notice::End;
 use super::order::{Follow, Order};
 use super::pages::mapping;
@@ -109,6 +109,7 @@ pub(super) struct Departure {
     /// The number of the member.
     pub(super) member: u32,
     root: Root,
+    roots: [Option<Root>; MAX_ROOTS],
     pub(super) end: End,
 }
 
@@ -116,6 +117,11 @@ impl Departure {
     /// Returns its first root.
     pub(super) const fn root(&self) -> Root {
         self.root
+    }
+
+    /// Returns all its roots.
+    pub(super) fn roots(&self) -> impl Iterator<Item = Root> + '_ {
+        self.roots.iter().flatten().copied()
     }
 }
 
@@ -553,6 +559,10 @@ impl Targets {
             it.look_after_a_while(memory, format)?
         };
         let root = it.root(format);
+        let mut roots = [None; MAX_ROOTS];
+        for (place, root) in roots.iter_mut().zip(it.roots()) {
+            *place = Some(root);
+        }
         target.end(memory, member, end, is_loaded, now);
         // Who is gone becomes no new program: only a copy may still be found.
         if target.living == 0 && !target.order.follow.forks() {
@@ -563,6 +573,7 @@ impl Targets {
             slot,
             member,
             root,
+            roots,
             end,
         })
     }

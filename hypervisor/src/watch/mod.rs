@@ -4,6 +4,7 @@
 //! - [`rule`]: what a rule says;
 //! - [`patterns`]: the patterns of a VM's rules, looked for at once;
 //! - [`searcher`]: which address space is searched next; `clean_frames`: what need not be;
+//!   `shared_pages`: who else has what was found;
 //! - [`hogs`]: who has taken much for how long;
 //! - [`limiter`]: what all this may cost.
 //!
@@ -17,3 +18,4 @@ pub(crate) mod limiter;
 pub(crate) mod patterns;
 pub(crate) mod rule;
 pub(crate) mod searcher;
+mod shared_pages;

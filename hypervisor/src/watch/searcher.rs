@@ -19,14 +19,12 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::ops::Bound;
 
-use arch::paging::PAGE_SIZE;
 use devices::time::HostTicks;
-use vmx::addr::{GuestPhysAddr, GuestVirtAddr};
 
 use super::clean_frames::CleanFrames;
 use super::patterns::PatternSet;
+use super::shared_pages::{SharedPage, SharedPages};
 use crate::guest_memory::GuestMemory;
-use crate::search::pages::{Reach, region_at};
 use crate::search::{Page, Walk};
 use crate::suppression::address_space::{Root, RootFormat, referred_table, user_tables};
 
@@ -39,9 +37,10 @@ const TABLES: usize = 4;
 const LOOKS_EACH: u64 = 16;
 /// The turns of which one is for an address space that waits while a newer one is searched.
 const TURNS: u32 = 4;
-/// The most pages with a match of which it is still to be found out who else has them.
-const MOST_SHARED: usize = 16;
-/// The address spaces that are looked at for that in one step.
+/// The most new address spaces of which it is still to be found out whether they have a page in which a pattern was
+/// found.
+const MOST_NEWCOMERS: usize = 256;
+/// The address spaces that are looked at for one such page in one step.
 const SPACES_AT_ONCE: usize = 8;
 
 /// The guest that is searched.
@@ -85,18 +84,6 @@ pub(crate) struct Found {
     pub address: u64,
 }
 
-/// A page that holds a pattern, which others may have as well.
-#[derive(Clone, Copy, Debug)]
-struct SharedPage {
-    rule: u32,
-    /// The virtual address of the pattern.
-    address: u64,
-    /// The guest-physical address of the page.
-    frame: GuestPhysAddr,
-    /// The root behind which others are looked at next.
-    behind: Option<Root>,
-}
-
 /// The outcome of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
@@ -128,7 +115,9 @@ pub(crate) struct Searcher {
     /// Whether the next one that has waited is to be one that has been searched before.
     again_is_next: bool,
     clean: CleanFrames,
-    shared: VecDeque<SharedPage>,
+    shared: SharedPages,
+    /// The new address spaces that are still to be looked at for those pages.
+    newcomers: VecDeque<Root>,
     /// The virtual address at which the search through the next new address space begins.
     begin: u64,
     /// Whether there may be a newer one than that of `fresh`.
@@ -177,6 +166,9 @@ impl Searcher {
         }
         if !passed_over {
             self.is_news = true;
+            if self.newcomers.len() < MOST_NEWCOMERS {
+                self.newcomers.push_back(root);
+            }
             self.by_tables.insert(tables, root);
             self.unsearched.insert((at, root));
         }
@@ -192,6 +184,21 @@ impl Searcher {
                 matched: Vec::new(),
             },
         );
+    }
+
+    /// Takes note that the process of `root` has come to its end: who has it next is another one.
+    pub(crate) fn has_ended(&mut self, root: Root) {
+        self.forget(root);
+    }
+
+    /// Takes note that some processes have come to their end, of which it is not known which: any of those
+    /// that hold a pattern.
+    pub(crate) fn some_have_ended(&mut self) {
+        let holds = |(root, space): (&Root, &Space)| (!space.matched.is_empty()).then_some(*root);
+        let holders: Vec<Root> = self.spaces.iter().filter_map(holds).collect();
+        for root in holders {
+            self.forget(root);
+        }
     }
 
     /// Begins all searches anew: what is looked for has changed. What has been found stays known.
@@ -244,7 +251,7 @@ impl Searcher {
         {
             self.forget(root);
         }
-        if self.look_for_sharers(guest, &mut found) {
+        if self.look_for_sharers(guest, patterns, &mut found) {
             return Step::Piece;
         }
         self.choose(guest, now, again_after);
@@ -281,12 +288,12 @@ impl Searcher {
                 }
                 space.matched.push(rule);
                 let address = piece.start.wrapping_add(at as u64);
-                if at >= piece.known && shared.len() < MOST_SHARED {
-                    shared.push_back(SharedPage {
+                if at >= piece.known {
+                    let frame = piece.page.frame;
+                    shared.add(SharedPage {
                         rule,
                         address,
-                        frame: piece.page.frame,
-                        behind: None,
+                        frame,
                     });
                 }
                 found(Found {
@@ -318,30 +325,20 @@ impl Searcher {
         }
     }
 
-    /// Looks at some address spaces whether they have a page with a match as well. Returns whether there was
-    /// anything to do.
+    /// Looks at some address spaces whether they have a page in which a pattern was found as well. Returns whether there
+    /// was anything to do.
     fn look_for_sharers<M: GuestMemory>(
         &mut self,
         guest: &Guest<'_, M>,
+        patterns: &PatternSet,
         found: &mut impl FnMut(Found),
     ) -> bool {
-        let Some(page) = self.shared.front_mut() else {
-            return false;
-        };
-        let behind = page.behind.map_or(Bound::Unbounded, Bound::Excluded);
-        let next = self.spaces.range_mut((behind, Bound::Unbounded));
-        let mut looked_at = 0;
-        for (&root, space) in next.take(SPACES_AT_ONCE) {
-            looked_at += 1;
-            page.behind = Some(root);
-            if space.passed_over || space.matched.contains(&page.rule) {
-                continue;
-            }
-            let at = GuestVirtAddr(page.address);
-            let region = region_at(guest.memory, root, guest.format, at, Reach::User);
-            let offset = (page.address - region.start) & !(PAGE_SIZE - 1);
-            let frame = region.frame.map(|it| GuestPhysAddr(it.0 + offset));
-            if frame == Some(page.frame) && space.is_there(guest, root) {
+        let mut look = |root: Root, space: &mut Space, page: &SharedPage| {
+            if !space.passed_over
+                && !space.matched.contains(&page.rule)
+                && page.is_in(guest, patterns, root)
+                && space.is_there(guest, root)
+            {
                 space.matched.push(page.rule);
                 found(Found {
                     rule: page.rule,
@@ -349,9 +346,32 @@ impl Searcher {
                     address: page.address,
                 });
             }
+        };
+        if let Some((index, page, behind)) = self.shared.unfinished() {
+            let behind = behind.map_or(Bound::Unbounded, Bound::Excluded);
+            let next = self.spaces.range_mut((behind, Bound::Unbounded));
+            let mut last = None;
+            let mut count = 0;
+            for (&root, space) in next.take(SPACES_AT_ONCE) {
+                look(root, space, &page);
+                last = Some(root);
+                count += 1;
+            }
+            let is_end = count < SPACES_AT_ONCE;
+            self.shared.looked_up_to(index, last.filter(|_| !is_end));
+            return true;
         }
-        if looked_at < SPACES_AT_ONCE {
-            self.shared.pop_front();
+        if self.newcomers.is_empty() || self.shared.is_empty() {
+            self.newcomers.clear();
+            return false;
+        }
+        let count = self.newcomers.len().min(SPACES_AT_ONCE);
+        for root in self.newcomers.drain(..count) {
+            if let Some(space) = self.spaces.get_mut(&root) {
+                for page in self.shared.iter() {
+                    look(root, space, page);
+                }
+            }
         }
         true
     }
@@ -565,6 +585,27 @@ mod tests {
     }
 
     #[test]
+    fn who_has_the_same_tables_is_another_process_if_the_one_before_is_known_to_have_ended() {
+        for is_known_which in [true, false] {
+            let mut bench = Bench::new(&["EVIL"]);
+            bench.process(0x1000, 0x8000, b"EVIL");
+            bench.see(0x1000);
+            bench.steps(usize::MAX);
+            bench.see(0x1000);
+            bench.steps(usize::MAX);
+            assert_eq!(bench.found.len(), 1);
+            if is_known_which {
+                bench.searcher.has_ended(root(0x1000));
+            } else {
+                bench.searcher.some_have_ended();
+            }
+            bench.see(0x1000);
+            bench.steps(usize::MAX);
+            assert_eq!(bench.found, [(1, 0x1000), (1, 0x1000)]);
+        }
+    }
+
+    #[test]
     fn who_runs_on_is_searched_again_and_found_once() {
         let mut bench = Bench::new(&["EVIL"]);
         bench.process(0x1000, 0x8000, b"unpacks");
@@ -717,6 +758,24 @@ mod tests {
             bench.steps(usize::MAX);
             assert!(bench.found.contains(&(1, 0x2000)));
         }
+    }
+
+    #[test]
+    fn of_a_process_that_has_forked_one_that_runs_for_the_first_time_is_found_at_once() {
+        let mut bench = Bench::new(&["EVIL"]);
+        bench.process(0x1000, 0x10_0000, b"EVIL");
+        bench.see(0x1000);
+        bench.steps(usize::MAX);
+        // Many others have come before it.
+        for number in 0..20 {
+            bench.process(0x2000 + (number << 12), 0x20_0000 + (number << 14), b"");
+            bench.see(0x2000 + (number << 12));
+        }
+        bench.process(0x3f_0000, 0x38_0000, b"");
+        bench.write(0x38_2008, &(0x10_3000_u64 | 0x65).to_le_bytes());
+        bench.see(0x3f_0000);
+        bench.steps(4);
+        assert_eq!(bench.found, [(1, 0x1000), (1, 0x3f_0000)]);
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub(super) static COMMAND: Command = Command {
 Address spaces are searched when they are first seen to run, the newest first, and again while they
 run on, in steps that cost a hundredth of one CPU's time at most. Of processes that follow each
 other and live for a moment only, each is searched from where the last one's search had come to.
-`rules` lists what came of it.
+All that hold PATTERN are one target, with one budget. `rules` lists what came of it.
 
   PATTERN         as for `find`; 16 patterns are looked for at once in a VM
   --hog PERCENT   who takes more than this of one CPU; PATTERN is for how many seconds then

@@ -351,6 +351,9 @@ impl Suppression {
 
     fn note_departure(&mut self, departure: &Departure, named: Root, now: HostTicks) {
         self.forget_member(departure.slot, departure.member);
+        for root in departure.roots() {
+            self.departures.add(root);
+        }
         self.non_targets.clear();
         self.expect_copies(now);
         let subject = match self.targets.get(departure.slot) {
