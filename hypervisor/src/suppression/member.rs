@@ -13,7 +13,7 @@ use crate::guest_memory::GuestMemory;
 
 /// The most roots that one process has.
 pub(super) const MAX_ROOTS: usize = 4;
-const WITNESSES: usize = 4;
+pub(super) const WITNESSES: usize = 4;
 
 /// An entry of a root's user half, and the table it refers to. Table zero: none.
 type Witness = (usize, u64);
@@ -70,6 +70,8 @@ pub(crate) struct Member {
     witnesses: Witnesses,
     pub(super) pages: PrivatePages,
     pub(super) looked_at: HostTicks,
+    /// The CPU time that it had had when its frozen pages were read last, in ticks.
+    pub(super) read_at_use: Option<u64>,
     /// The way in which it came into the family.
     pub(super) origin: Origin,
     /// Real CPU time in its address space, in ticks.
@@ -104,6 +106,7 @@ impl Member {
             witnesses,
             pages: PrivatePages::NONE,
             looked_at: HostTicks(0),
+            read_at_use: None,
             origin,
             used: 0,
             ended: None,

@@ -281,7 +281,7 @@ impl Suppression {
             tsc,
             defaults,
             targets: Targets::new(),
-            non_targets: NonTargets::new(),
+            non_targets: NonTargets::new(tsc),
             lookout: Lookout::new(tsc, now),
             follows: false,
             copies_until: HostTicks(0),

@@ -143,18 +143,19 @@ impl PrivatePages {
         self.search(memory, root, format, FIRST_SEARCH_STEPS);
     }
 
-    /// Looks at the pages of a process that has just run, and runs no more if `is_left`. `left` is told of
-    /// each page that it does not have any more.
+    /// Looks at the pages of a process that has just run. `left` is told of each page that it does not have any
+    /// more.
     ///
     /// A page that was frozen before may have been written, and frozen by another fork, meanwhile: whoever
-    /// was left alone with it could write it. That is looked for when the process is left, as it may not
-    /// be there any more when a copy is seen.
+    /// was left alone with it could write it. That is looked for if `reads_frozen` says so, which takes
+    /// long: when the process is left, as it may not be there any more when a copy is seen, and has
+    /// run for long enough for a fork.
     pub(super) fn look(
         &mut self,
         memory: &impl GuestMemory,
         root: Root,
         format: RootFormat,
-        is_left: bool,
+        reads_frozen: bool,
         mut left: impl FnMut(PrivatePage),
     ) -> Changes {
         let mut changes = Changes::default();
@@ -166,7 +167,7 @@ impl PrivatePages {
                 Some(Mapping { frame, writable }) if frame == page.frame => {
                     if writable {
                         page.digest = None;
-                    } else if is_left || !page.is_frozen {
+                    } else if reads_frozen || !page.is_frozen {
                         let contents = digest(memory, frame);
                         changes.may_have_forked |= !page.is_frozen || contents != page.digest;
                         page.digest = contents;

@@ -53,6 +53,8 @@ pub(crate) struct Target {
     gone: Option<(HostTicks, End)>,
     /// The member that is to be looked at next, though it does not run.
     pub(super) swept: usize,
+    /// The time at which one was looked at last.
+    pub(super) swept_at: HostTicks,
     /// Whether the operator was told that there are as many members as there may be.
     pub(super) told_full: bool,
     pub(super) told_budget: bool,
@@ -430,6 +432,7 @@ impl Targets {
             left: LeftFrames::NONE,
             gone: None,
             swept: 0,
+            swept_at: HostTicks(0),
             told_full: false,
             told_budget: false,
             told_no_effect: false,

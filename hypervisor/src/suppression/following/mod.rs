@@ -57,6 +57,10 @@ const LOOKOUT_EARNINGS: u64 = 4;
 /// The time after a sign of a fork, or of an end, in which a copy may be about that has not been seen, in
 /// seconds.
 const COPIES_EXPECTED_FOR: u64 = 1;
+/// The least CPU time that a fork takes, in ticks: page tables are made, and the table of files.
+const LEAST_FORK: u64 = 4_000;
+/// The least interval of looks at members that do not run, as a divisor of a second.
+const SWEEPS_PER_SECOND: u64 = 4_000;
 /// The rate at which sampled roots are judged otherwise, as a divisor of a second.
 const JUDGMENTS_PER_SECOND: u64 = 50;
 
@@ -189,7 +193,16 @@ impl Suppression {
         switched_in: bool,
         now: HostTicks,
     ) -> Option<(usize, u32)> {
-        if self.targets.are_forgotten() || self.non_targets.has(root, now) {
+        if self.targets.are_forgotten() {
+            return None;
+        }
+        // A child may have got the root and the tables of somebody who has just ended.
+        let is_known = if self.expects_copies(now) {
+            self.non_targets.has(root, now)
+        } else {
+            self.non_targets.has_with_tables(memory, root, now)
+        };
+        if is_known {
             return None;
         }
         if let Some(known) = self.targets.member_of(root)
@@ -216,8 +229,7 @@ impl Suppression {
         {
             return Some((slot, member));
         }
-        let good_for = self.tsc.get() / super::non_targets::GOOD_FOR;
-        self.non_targets.add(root, now.saturating_add(good_for));
+        self.non_targets.add(memory, root, now);
         None
     }
 
@@ -416,9 +428,16 @@ impl Suppression {
             return;
         }
         let first = member.root(format);
-        let changes = member.pages.look(memory, first, format, is_left, |page| {
-            left.add(memory, page, id, now);
-        });
+        let may_have_forked = |since: u64| member.used.saturating_sub(since) >= LEAST_FORK;
+        let reads_frozen = is_left && member.read_at_use.is_none_or(may_have_forked);
+        if reads_frozen {
+            member.read_at_use = Some(member.used);
+        }
+        let changes = member
+            .pages
+            .look(memory, first, format, reads_frozen, |page| {
+                left.add(memory, page, id, now);
+            });
         if is_time {
             member.looked_at = now;
             member.pages.look_for_more(memory, first, format, stack);
@@ -440,9 +459,14 @@ impl Suppression {
         now: HostTicks,
     ) {
         let runs = self.vcpus[vcpu].member;
+        let interval = self.tsc.get() / SWEEPS_PER_SECOND;
         let Some(target) = self.targets.get_mut(slot) else {
             return;
         };
+        if now.since(target.swept_at) < interval {
+            return;
+        }
+        target.swept_at = now;
         let members = target.members();
         let count = members.len();
         let mut following = (1..=count).map(|step| (target.swept + step) % count);

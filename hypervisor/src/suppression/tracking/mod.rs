@@ -142,6 +142,9 @@ impl Suppression {
         now: HostTicks,
     ) {
         let root = observation.root.map(|(root, _)| root);
+        if let Some((_, format)) = observation.root {
+            self.non_targets.format = format;
+        }
         let record = &mut self.vcpus[vcpu];
         let before = record.root;
         let changed = root != before;
@@ -169,9 +172,13 @@ impl Suppression {
             // What ran before did not have the address space that runs now.
             self.vcpus[vcpu].hidden = 0;
         }
+        // Who was there before is no new program.
+        let is_known = was_in.is_some()
+            && root.is_some_and(|root| self.non_targets.has_for_sure(memory, root, now));
         self.find_target(memory, vcpu, changed, now);
         if let Some(left) = before.filter(|_| changed) {
-            self.note_exchange(vcpu, left, was_in, observation);
+            let ran = was_in.filter(|_| !is_known);
+            self.note_exchange(vcpu, left, ran, observation);
         }
         self.see_exchange(memory, vcpu, observation, now);
         if self.vcpus[vcpu].target.is_none() {
