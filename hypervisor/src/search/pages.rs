@@ -120,3 +120,45 @@ pub(crate) fn region_at(
         shift -= bits;
     }
 }
+
+/// Returns the address of the highest page that user mode can read: in most systems the beginning of the stack,
+/// which is at another address in each process, and stays there for as long as the program.
+pub(crate) fn highest_page(
+    memory: &impl GuestMemory,
+    root: Root,
+    format: RootFormat,
+) -> Option<u64> {
+    let (bits, size) = match format {
+        RootFormat::Narrow => (10, 4),
+        RootFormat::Pae | RootFormat::Long => (9, 8),
+    };
+    let (mut shift, mut count) = match format {
+        RootFormat::Long => (39, 256),
+        RootFormat::Pae => (30, 4),
+        RootFormat::Narrow => (22, 1 << bits),
+    };
+    let mut table = root.address().0;
+    let mut address = 0;
+    loop {
+        let is_pdpt = format == RootFormat::Pae && shift == 30;
+        let rights = if is_pdpt { PRESENT } else { PRESENT | USER };
+        let mut entries = [0; 4096];
+        let entries = &mut entries[..count * size];
+        memory.read(GuestPhysAddr(table), entries).ok()?;
+        let entry = |bytes: &[u8]| {
+            let mut word = [0; 8];
+            word[..size].copy_from_slice(bytes);
+            u64::from_le_bytes(word)
+        };
+        let mut last = entries.chunks_exact(size).map(entry).enumerate().rev();
+        let (index, entry) = last.find(|(_, entry)| entry & rights == rights)?;
+        address |= (index as u64) << shift;
+        let is_large = entry & LARGE != 0 && shift <= 30 && !is_pdpt;
+        if shift == 12 || is_large {
+            return Some(address + ((1 << shift) - (1 << 12)));
+        }
+        table = entry & ADDRESS;
+        shift -= bits;
+        count = 1 << bits;
+    }
+}

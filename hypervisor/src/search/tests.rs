@@ -277,6 +277,27 @@ fn a_walk_that_starts_in_the_middle_comes_to_all_and_to_what_lies_across_its_sta
 }
 
 #[test]
+fn the_highest_page_is_found_in_each_format() {
+    for format in [RootFormat::Long, RootFormat::Pae, RootFormat::Narrow] {
+        let highest = |space: &Space| pages::highest_page(&space.ram, space.root, format);
+        let mut space = Space::new(format);
+        assert_eq!(highest(&space), None);
+        space.map(0x40_0000, 12, 0x10_0000 | USER);
+        assert_eq!(highest(&space), Some(0x40_0000));
+        space.map(0x7fff_5000, 12, 0x11_0000 | USER);
+        assert_eq!(highest(&space), Some(0x7fff_5000));
+        // The kernel's, which is not user mode's.
+        space.map(0x7fff_6000, 12, 0x12_0000 | KERNEL);
+        assert_eq!(highest(&space), Some(0x7fff_5000));
+        if format == RootFormat::Narrow {
+            continue;
+        }
+        space.map(0xa000_0000, 21, 0x20_0000 | USER | LARGE);
+        assert_eq!(highest(&space), Some(0xa01f_f000));
+    }
+}
+
+#[test]
 fn of_a_page_that_is_known_only_what_lies_across_its_ends_is_looked_at() {
     for format in [RootFormat::Long, RootFormat::Pae, RootFormat::Narrow] {
         let mut space = Space::new(format);

@@ -59,8 +59,8 @@ const LEAST_FAST: u64 = 16;
 pub(super) const LEAD_STEP: u64 = 250;
 
 /// The gain of the clock since a target has come in beyond which it is in a long turn, as a divisor of a second:
-/// more than two ticks. A handler of another VCPU's that sees three of them go by complains.
-const LONG_TURN: u64 = 110;
+/// one tick and a half. A handler of another VCPU's complains that sees two more ticks go by.
+const LONG_TURN: u64 = 167;
 /// The fastest clock in a long turn, if other VCPUs run meanwhile. Their handlers measure how long they take: what a
 /// tick's handler does, a few thousand instructions, is to be over before the next tick.
 const FASTEST_IN_LONG_TURN: u64 = 64;

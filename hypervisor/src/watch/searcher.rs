@@ -12,19 +12,22 @@
 //! process that has forked many all are found at once.
 //!
 //! A root's page is used again by another process soon after its own has ended. So an address space is
-//! known by the first few tables that its root refers to besides: where none of them is left, it is
-//! another process's.
+//! known by the first few tables that its root refers to besides, and by the address of its highest page: where
+//! none of the tables is left, or nothing is mapped there, it is another process's. The tables may be used
+//! again as well; where the highest page is, which is the stack's in most systems, is chosen at random.
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::ops::Bound;
 
 use devices::time::HostTicks;
+use vmx::addr::GuestVirtAddr;
 
 use super::clean_frames::CleanFrames;
 use super::patterns::PatternSet;
 use super::shared_pages::{SharedPage, SharedPages};
 use crate::guest_memory::GuestMemory;
+use crate::search::pages::{Reach, highest_page, region_at};
 use crate::search::{Page, Walk};
 use crate::suppression::address_space::{Root, RootFormat, referred_table, user_tables};
 
@@ -61,6 +64,8 @@ type Tables = [(u16, u64); TABLES];
 #[derive(Clone, Debug)]
 struct Space {
     tables: Tables,
+    /// The address of its highest page.
+    top: Option<u64>,
     first_seen: HostTicks,
     last_seen: HostTicks,
     /// The end of the last search through it.
@@ -137,9 +142,15 @@ impl Space {
     /// Returns whether `root`, whose space it was, is still of the same process, as far as can be told.
     fn is_there<M: GuestMemory>(&self, guest: &Guest<'_, M>, root: Root) -> bool {
         let mut known = self.tables.iter().filter(|(_, table)| *table != 0);
-        known.any(|&(index, table)| {
+        let is_table_left = known.any(|&(index, table)| {
             referred_table(guest.memory, root, guest.format, index.into()) == table
-        })
+        });
+        let is_mapped = |top: u64| {
+            let at = GuestVirtAddr(top);
+            let region = region_at(guest.memory, root, guest.format, at, Reach::User);
+            region.frame.is_some()
+        };
+        is_table_left && self.top.is_none_or(is_mapped)
     }
 }
 
@@ -176,6 +187,7 @@ impl Searcher {
             root,
             Space {
                 tables,
+                top: highest_page(guest.memory, root, guest.format),
                 first_seen: at,
                 last_seen: at,
                 searched: None,
@@ -579,6 +591,20 @@ mod tests {
         bench.see(0x1000);
         assert_eq!(bench.steps(9), 0, "it is known");
         bench.process(0x1000, 0x10_000, b"EVIL");
+        bench.see(0x1000);
+        bench.steps(usize::MAX);
+        assert_eq!(bench.found, [(1, 0x1000), (1, 0x1000)]);
+    }
+
+    #[test]
+    fn who_has_the_same_tables_and_its_stack_elsewhere_is_another_process() {
+        let mut bench = Bench::new(&["EVIL"]);
+        bench.process(0x1000, 0x8000, b"EVIL");
+        bench.see(0x1000);
+        bench.steps(usize::MAX);
+        // The one page of it is at another address.
+        bench.write(0xa008, &[0; 8]);
+        bench.write(0xa010, &(0xb000_u64 | 0x67).to_le_bytes());
         bench.see(0x1000);
         bench.steps(usize::MAX);
         assert_eq!(bench.found, [(1, 0x1000), (1, 0x1000)]);
