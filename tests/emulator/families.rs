@@ -8,6 +8,8 @@ use xtask::experiment::common::reports::Speeds;
 use xtask::experiment::common::subject::{Linux, Subject, VM, expected_host_seconds};
 use xtask::testbed::kernel::Series;
 
+use crate::hops::{self, Hops, Way};
+
 /// Instructions a second: a hop takes about 2 ms.
 const IPS: u64 = 250_000_000;
 /// The steps of a unit, of four instructions each.
@@ -106,5 +108,58 @@ fn hopper_stays_suppressed(
     ensure!(ratio(HOPPER) <= MOST, "the hopper is not slow");
     ensure!(ratio(SPAWNER) >= LEAST, "who makes processes is slow");
     ensure!(ratio(0) >= LEAST_OF_COMPUTING, "who computes is slow");
+    Ok(())
+}
+
+/// The least that the others must have of all that is to be had, where a family gets nothing of it.
+const LEAST_OF_ALL: f64 = 0.97;
+/// The members by a sign that a family has to have while it hops at its own speed.
+const KNOWN: usize = 10;
+
+/// A process of a 32-bit kernel of ours, which copies on write: it forks after each 16 units, and ends; or it becomes a
+/// new program on its kernel stack. It is named while it hops.
+pub(crate) fn processes_that_hop_under_32_bit_paging_stay_suppressed(case: &Case) -> Result<()> {
+    let mut guest = Hops::boot(case, IPS)?;
+    for (way, sign) in [(Way::Fork, "fork"), (Way::Exec, "exec")] {
+        guest.hop(way)?;
+        narrow_hopper_stays_suppressed(&mut guest, sign)?;
+    }
+    guest.hop(Way::Stay)?;
+    guest.end()
+}
+
+/// Measures the hopper, which hops already and is known by `sign`, and releases it.
+fn narrow_hopper_stays_suppressed(guest: &mut Hops, sign: &str) -> Result<()> {
+    let (before, hops_before) = guest.speeds(1.0)?;
+    ensure!(hops_before > 50, "{hops_before} hops are few");
+    let root = guest.name_hopper()?;
+    // Followed, but at full speed.
+    let (_, hops_followed) = guest.speeds(1.0)?;
+    let hopping = guest.target()?;
+    println!("at full speed, {hops_followed} hops: {hopping}");
+    let suppress = format!("suppress {} {root} 1000", hops::VM);
+    guest.session.command(&suppress)?;
+    let (after, hops_after) = guest.speeds(3.0)?;
+    let suppressed = guest.target()?;
+    println!("suppressed, {hops_after} hops: {suppressed}");
+    let hopper = after.ratio(hops::HOPPER, &before);
+    let others = after.sum_without(hops::HOPPER) / before.sum();
+    println!(
+        "by {sign}: hopper {hopper:.5} of its speed before ({:.1} units/s), others {others:.4} of all that is to be \
+         had; {before:?} {after:?}",
+        before.per_second[hops::HOPPER]
+    );
+    for (target, what) in [(&hopping, "hopping"), (&suppressed, "suppressed")] {
+        let (living, known) = members(target, sign)?;
+        ensure!(living == 1, "{what}: {living} live: {target}");
+        ensure!(known >= KNOWN, "{what}: {known} by {sign}: {target}");
+    }
+    ensure!(hopper <= MOST, "the hopper is not slow");
+    ensure!(others >= LEAST_OF_ALL, "the others do not have the rest");
+    for process in hops::COMPUTING {
+        let ratio = after.ratio(process, &before);
+        ensure!(ratio >= 1.0, "process {process}: {ratio} of its speed");
+    }
+    guest.session.command(&format!("release {} all", hops::VM))?;
     Ok(())
 }

@@ -8,6 +8,7 @@ mod detector;
 mod families;
 mod firmware;
 mod foreign;
+mod hops;
 mod isolation;
 mod kernels;
 mod memory;
@@ -55,6 +56,7 @@ fn main() {
         Any: tracking::each_switch_to_a_target_is_seen,
         Any: tracking::each_switch_of_two_vcpus_is_seen,
         Bochs: families::processes_that_hop_by_fork_and_by_exec_stay_suppressed,
+        Bochs: families::processes_that_hop_under_32_bit_paging_stay_suppressed,
         Any: smp::eight_vcpus_start_on_two_cpus,
         Any: smp::no_vcpu_sees_time_go_back_under_suppression,
         Any: smp::a_vm_that_crashes_or_spins_leaves_the_others_alone,
