@@ -115,19 +115,19 @@ impl Hops {
         }
     }
 
-    /// Has the hopper found by what is in its memory, while it hops, and followed at its own speed. Returns the
-    /// root that it had then.
-    pub(crate) fn name_hopper(&mut self) -> Result<String> {
-        let command = format!("watch {VM} \"{TEXT}\" --suppress 1");
+    /// Has the hopper found by what is in its memory, while it hops, and suppressed by `factor`. Returns the name of the
+    /// target when the rule has been there for `seconds`, and is no more.
+    pub(crate) fn name_hopper(&mut self, factor: u32, seconds: f64) -> Result<String> {
+        let command = format!("watch {VM} \"{TEXT}\" --suppress {factor}");
         self.session.command(&command)?;
-        let found = format!(r"vm {VM}: rule (\d+) .*cr3 (0x[0-9a-f]+)");
-        let groups = self.session.wait_for_match(&found)?;
-        self.session
-            .command(&format!("unwatch {VM} {}", groups[1]))?;
-        Ok(self.target()?["cr3"]
-            .as_str()
-            .context("no CR3")?
-            .to_owned())
+        let found = format!(r"vm {VM}: rule \d+ .* holds for 0x[0-9a-f]+: suppressed by {factor}$");
+        self.session.wait_for_match(&found)?;
+        self.speeds(seconds)?;
+        let rules = self.session.query(&format!("rules {VM}"))?;
+        println!("the rule: {rules:?}");
+        self.session.command(&format!("unwatch {VM} all"))?;
+        let target = self.target()?;
+        Ok(target["cr3"].as_str().context("no CR3")?.to_owned())
     }
 
     /// Returns the one target that there is, of which nobody is a member who computes.

@@ -27,7 +27,7 @@ pub(crate) const HOPPER: usize = PROCESSES - 1;
 
 pub(crate) const TICKS_PER_SECOND: u32 = 250;
 pub(crate) const TICKS_PER_SLICE: u32 = 2;
-pub(crate) const TICKS_PER_REPORT: u32 = 50;
+pub(crate) const TICKS_PER_REPORT: u32 = 20;
 
 /// Steps of a unit of work, of four instructions each.
 pub(crate) const STEPS_PER_UNIT: u32 = 6250;

@@ -34,7 +34,6 @@ unsafe extern "C" {
     pub(crate) fn hops_call();
     pub(crate) fn hops_broken();
     pub(crate) fn hops_page_fault();
-    pub(crate) static mut hops_current: u32;
     pub(crate) static mut hops_tss: [u32; 26];
     pub(crate) static mut hops_until_report: u32;
     pub(crate) static hops_fault: u32;
