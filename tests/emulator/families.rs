@@ -119,7 +119,7 @@ const LEAST_EACH: f64 = 0.75 / 3.0;
 /// The factor by which a hopper is suppressed while it is counted how often it is known by a sign, and
 /// how often it has to be.
 const COUNTED_AT: u32 = 20;
-const LEAST_KNOWN: usize = 5;
+const LEAST_KNOWN: usize = 12;
 
 /// A process of a 32-bit kernel of ours, which copies on write: it forks after each 16 units, and ends; or it becomes a
 /// new program on its kernel stack. It is named while it hops.

@@ -64,6 +64,8 @@ pub(super) struct VcpuRecord {
     pub(super) accounted: HostTicks,
     /// The time since `accounted` that reports have taken, in ticks.
     pub(super) own: u64,
+    /// Whether the last report was one of a load by others that has exited for the lookout.
+    pub(super) looked_out: bool,
     /// Whether it is to report when it takes interrupts: its kernel may switch to a hidden target.
     pub(super) awaits_interrupts: bool,
     /// The time at which the last handler has ended.
@@ -108,6 +110,7 @@ impl VcpuRecord {
             ration: Ration::EMPTY,
             accounted: now,
             own: 0,
+            looked_out: false,
             awaits_interrupts: false,
             interrupted_at: HostTicks(0),
             kernel_interrupts: 0,

@@ -21,7 +21,7 @@
 //! While a member's root is loaded, loads of CR3 exit. Else the roots of others are sampled when a
 //! timer interrupts them, which takes an exit anyway: often while a copy may be about, as a member may have
 //! forked lately, and now and then otherwise, since a report costs others their time. When a member may have forked, or has come to its
-//! end, loads exit for a little longer, with a bound ([`Lookout`]): the child is seen before it
+//! end, loads exit for a little longer, with a bound on what that costs ([`Lookout`]): the child is seen before it
 //! has run.
 
 #![forbid(unsafe_code)]
@@ -48,11 +48,11 @@ const LOOKS_EACH_AGE: u64 = 4;
 /// The distance of stack pointers that belong to one stack at two points of one function, in bytes, and
 /// do not belong to two stacks at the same point.
 const SAME_PLACE: u64 = 2048;
-/// The part of all time, as a divisor, for which loads of CR3 may exit after a sign of a fork.
-const LOOKOUT_SHARE: u64 = 25;
-/// The length of such a time, as a divisor of a second, and the seconds that earn what may be had in a
-/// row.
-const LOOKOUTS_PER_SECOND: u64 = 40;
+/// The part of all time, as a divisor, that loads of CR3 by others may cost which exit after a sign of a fork.
+const LOOKOUT_SHARE: u64 = 256;
+/// The length of the time for which they exit, as a divisor of a second: some turns of others'. And the seconds that
+/// earn what may be had in a row.
+const LOOKOUTS_PER_SECOND: u64 = 16;
 const LOOKOUT_EARNINGS: u64 = 4;
 /// The time after a sign of a fork, or of an end, in which a copy may be about that has not been seen, in
 /// seconds.
@@ -110,6 +110,7 @@ pub(super) enum Loaded {
 pub(super) struct Lookout {
     until: HostTicks,
     length: u64,
+    /// The ticks that exits may take for it.
     allowance: Allowance,
     /// The number of times that it began.
     pub(super) generation: u32,
@@ -131,23 +132,33 @@ impl Lookout {
         (now < self.until).then_some(self.until)
     }
 
-    /// Begins, or goes on for longer, as far as is allowed.
+    /// Begins, or goes on for longer, if it may cost anything.
     fn begin(&mut self, now: HostTicks) {
-        let until = now.saturating_add(self.length);
-        let more = until.since(self.until.max(now));
-        if self.allowance.there_at(more, now) > now {
+        if self.is_used_up(now) {
             return;
         }
-        self.allowance.charge(more, now);
         if self.at(now).is_none() {
             self.generation = self.generation.wrapping_add(1);
         }
-        self.until = until;
+        self.until = now.saturating_add(self.length);
     }
 
-    /// Ends at `now`.
-    pub(super) fn end(&mut self, now: HostTicks) {
-        self.allowance.give_back(self.until.since(now));
+    /// Takes note that a load of CR3 by others has exited for it, which took `ticks`. What it costs is bounded, not how long
+    /// it is: where others take turns by milliseconds it costs next to nothing, and a child may have to wait for a turn each
+    /// time.
+    pub(super) fn charge(&mut self, ticks: u64, now: HostTicks) {
+        self.allowance.charge(ticks, now);
+        if self.is_used_up(now) {
+            self.end();
+        }
+    }
+
+    fn is_used_up(&mut self, now: HostTicks) -> bool {
+        self.allowance.there_at(1, now) > now
+    }
+
+    /// Ends.
+    pub(super) const fn end(&mut self) {
         self.until = HostTicks(0);
     }
 }
@@ -310,7 +321,7 @@ impl Suppression {
         self.non_targets.clear();
         self.expect_copies(now);
         if takes_over {
-            self.lookout.end(now);
+            self.lookout.end();
         }
         let parent = origin.parent.unwrap_or(named);
         self.notify(

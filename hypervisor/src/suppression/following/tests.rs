@@ -531,15 +531,20 @@ fn a_child_that_runs_much_later_is_seen_when_a_timer_interrupts_it() {
 }
 
 #[test]
-fn loads_of_others_exit_for_a_bounded_time_however_often_a_target_forks() {
+fn loads_of_others_exit_at_a_bounded_cost_however_often_a_target_forks() {
+    const EXIT: u64 = 2_000;
+    const FORKS: u64 = 400;
     let mut kernel = followed(Follow::All);
-    let (mut on_lookout, start) = (0, kernel.now);
-    for _ in 0..400 {
+    kernel.suppression.set_exit_cost(EXIT);
+    let (mut exits, start) = (0, kernel.now);
+    for _ in 0..FORKS {
         let child = kernel.fork();
         kernel.switch(1);
-        for _ in 0..10 {
-            on_lookout += u64::from(kernel.directive.lookout.is_some());
-            kernel.tick(MS);
+        // Others take turns by microseconds.
+        for turn in 0..500 {
+            exits += u64::from(kernel.directive.lookout.is_some());
+            kernel.switch(2 - turn % 2);
+            kernel.now += 18_000;
         }
         // It ends unseen.
         kernel.processes[child].lives = false;
@@ -549,12 +554,40 @@ fn loads_of_others_exit_for_a_bounded_time_however_often_a_target_forks() {
         kernel.switch(0);
         kernel.compute();
     }
-    let seconds = (kernel.now - start) / 1_000_000_000;
-    let most = (seconds + LOOKOUT_EARNINGS + 1) * 1000 / LOOKOUT_SHARE;
+    let earned = kernel.now - start + LOOKOUT_EARNINGS * 1_000_000_000;
+    let most = earned / LOOKOUT_SHARE / EXIT;
+    // What an exit has cost is known at the next one.
     assert!(
-        (20..=most).contains(&on_lookout),
-        "{on_lookout} ms of {seconds} s"
+        (most / 2..=most + FORKS).contains(&exits),
+        "{exits} exits, of {most}"
     );
+}
+
+#[test]
+fn who_hops_behind_others_that_take_turns_seldom_is_seen_each_time_before_it_has_run() {
+    let mut kernel = followed(Follow::All);
+    kernel.suppression.set_exit_cost(10_000);
+    for hop in 0..400 {
+        let child = kernel.fork();
+        kernel.exit(1);
+        for other in [1, 2] {
+            kernel.switch(other);
+            for _ in 0..8 {
+                kernel.compute();
+            }
+        }
+        kernel.switch(child);
+        assert!(
+            kernel.is_member(child) && kernel.directive.target_in,
+            "{hop}"
+        );
+        assert!(kernel.no_other_is_a_member());
+        kernel.compute();
+        // The next one is number 0 again.
+        kernel.processes.swap(0, child);
+        kernel.processes.truncate(3);
+        kernel.current = 0;
+    }
 }
 
 #[test]

@@ -46,6 +46,9 @@ impl Suppression {
             self.brief_parking.charge(elapsed, now);
         }
         let own = core::mem::take(&mut record.own);
+        if core::mem::take(&mut record.looked_out) {
+            self.lookout.charge(own.saturating_add(latency), now);
+        }
         record.hidden = if record.hides_target && record.runs() && !record.awaits_interrupts {
             elapsed
         } else {
@@ -148,6 +151,9 @@ impl Suppression {
         let record = &mut self.vcpus[vcpu];
         let before = record.root;
         let changed = root != before;
+        // Loads exit anyway where a member's root is loaded.
+        let is_others = record.target.is_none() && !record.hides_target;
+        record.looked_out = observation.loaded && is_others && self.lookout.at(now).is_some();
         record.root = root;
         record.halted = observation.halted;
         record.awaits_interrupts = false;
