@@ -1,6 +1,9 @@
 //! Where everything is, and how much there is of it.
 
-#![cfg_attr(not(target_os = "none"), allow(dead_code, reason = "the rest of it runs on bare metal only"))]
+#![cfg_attr(
+    not(target_os = "none"),
+    allow(dead_code, reason = "the rest of it runs on bare metal only")
+)]
 
 /// The address at which the kernel has the first 16 MiB of memory, in each address space. Its segments begin there,
 /// so that it has the addresses that it was linked for.

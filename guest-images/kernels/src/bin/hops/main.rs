@@ -44,7 +44,11 @@ fn run(report: &mut Report) {
     let lapic = Lapic::enable(Mode::XApic);
     lapic.write(Register::LVT_LINT0, delivery_mode::EXT_INT);
     pic::unmask(0);
-    pit::start(0, 2, (pit::HERTZ / u64::from(layout::TICKS_PER_SECOND)) as u16);
+    pit::start(
+        0,
+        2,
+        (pit::HERTZ / u64::from(layout::TICKS_PER_SECOND)) as u16,
+    );
     println!("hops: ready");
     let end = journey::make();
     pic::mask_all();
@@ -53,8 +57,15 @@ fn run(report: &mut Report) {
     // SAFETY: nobody runs any more.
     let shared = unsafe { shared.read_volatile() };
     report.equal("faults of the kernel's", end.fault, 0);
-    report.equal("private memory that is not what it should be", shared.wrong, 0);
-    report.holds("all have computed", shared.units.iter().all(|&units| units > 0));
+    report.equal(
+        "private memory that is not what it should be",
+        shared.wrong,
+        0,
+    );
+    report.holds(
+        "all have computed",
+        shared.units.iter().all(|&units| units > 0),
+    );
     report.holds("there were hops", shared.hops > 0);
     report.holds("pages were copied on write", end.copies > 0);
     report.holds("pages were given to their last owners", end.last_owners > 0);

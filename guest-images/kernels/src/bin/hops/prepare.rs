@@ -25,10 +25,7 @@ const EFLAGS: u32 = 1 << 9 | 1 << 1;
 fn gate(handler: unsafe extern "C" fn(), for_user: bool) -> u64 {
     let handler = handler as usize as u64;
     let access = if for_user { 0xee } else { 0x8e };
-    handler & 0xffff
-        | u64::from(selector::KERNEL_CODE) << 16
-        | access << 40
-        | (handler >> 16) << 48
+    handler & 0xffff | u64::from(selector::KERNEL_CODE) << 16 | access << 40 | (handler >> 16) << 48
 }
 
 fn fill_descriptor_tables() {
@@ -123,7 +120,10 @@ fn take_frame(number: usize) -> *mut u32 {
     unsafe {
         let frame = addr_of_mut!(hops_frames).cast::<[u8; 4096]>().add(number);
         write_bytes(frame, 0, 1);
-        addr_of_mut!(space::hops_owners).cast::<u8>().add(number).write(1);
+        addr_of_mut!(space::hops_owners)
+            .cast::<u8>()
+            .add(number)
+            .write(1);
         frame.cast()
     }
 }
@@ -150,7 +150,9 @@ fn make_process(number: usize, kernel: u32, code: u32, shared: u32) {
     // SAFETY: fresh frames, of which the tables have 1024 entries each; and a kernel stack and a record of its own.
     unsafe {
         directory.copy_from_nonoverlapping(kernel as usize as *const u32, 1024);
-        directory.add((CODE >> 22) as usize).write(table as u32 | writable);
+        directory
+            .add((CODE >> 22) as usize)
+            .write(table as u32 | writable);
         let pages = [
             code | entry::PRESENT | entry::USER,
             data as u32 | writable,
@@ -173,7 +175,10 @@ fn make_process(number: usize, kernel: u32, code: u32, shared: u32) {
         });
     }
     let name = if is_hopper { "hopper" } else { "computes" };
-    println!("hops: process {number} {name} cr3={:#x}", directory as usize);
+    println!(
+        "hops: process {number} {name} cr3={:#x}",
+        directory as usize
+    );
 }
 
 /// Prepares all for the journey, and returns where the shared page is.
