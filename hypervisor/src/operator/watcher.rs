@@ -4,6 +4,7 @@
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::cmp::Reverse;
 
 use devices::time::HostTicks;
 
@@ -66,7 +67,7 @@ struct Watched {
     changes: Vec<u64>,
     /// The members of targets that had come to their end by then.
     departures: u64,
-    /// A buffer for the roots that one has run since then.
+    /// A buffer for the roots that they have run since then.
     seen: Vec<(Root, HostTicks)>,
     /// The processes, while they are being put together.
     processes: Option<Processes>,
@@ -198,11 +199,11 @@ impl Watcher {
             return;
         }
         let begin = clock.now();
-        let left = self.limiter.left(begin);
-        if left == 0 {
+        // A turn that is too short is used up by what each begins with.
+        let turn = clock.fraction_of_second(TURNS_PER_SECOND);
+        if self.limiter.left(begin) < turn {
             return;
         }
-        let turn = clock.fraction_of_second(TURNS_PER_SECOND).min(left);
         let until = begin.saturating_add(turn);
         for _ in 0..self.watched.len() {
             self.next = (self.next + 1) % self.watched.len();
@@ -229,7 +230,7 @@ impl Watcher {
         let id = watched.id;
         let of_vm = |entry: &&mut RuleEntry| entry.vm == id;
         let mut matches = Vec::new();
-        watched.follow(&vm);
+        watched.follow(&vm, clock, until);
         if watched.patterns.is_empty() {
             // Only shares are looked at.
         } else {
@@ -335,8 +336,9 @@ fn suppress(
 }
 
 impl Watched {
-    /// Takes note of what has run since the last look.
-    fn follow(&mut self, vm: &Arc<Vm>) {
+    /// Takes note of what has run since the last look, the latest first: that may take half of the time until `until`.
+    /// Who runs on is seen another time.
+    fn follow(&mut self, vm: &Arc<Vm>, clock: &HostClock, until: HostTicks) {
         let format = inspect::root_format(vm);
         let is_same = self.vm.as_ref().is_some_and(|known| Arc::ptr_eq(known, vm));
         if !is_same || format != self.format {
@@ -363,16 +365,20 @@ impl Watched {
         }
         let guest = self.guest(vm);
         self.changes.resize(vm.usages.len(), 0);
+        self.seen.clear();
         for (usage, changes) in vm.usages.iter().zip(&mut self.changes) {
-            self.seen.clear();
-            {
-                let usage = usage.lock();
-                let (seen, now) = usage.seen_since(*changes);
-                self.seen.extend(seen);
-                *changes = now;
-            }
-            for &(root, at) in &self.seen {
-                self.searcher.see(&guest, root, at);
+            let usage = usage.lock();
+            let (seen, now) = usage.seen_since(*changes);
+            self.seen.extend(seen);
+            *changes = now;
+        }
+        self.seen.sort_unstable_by_key(|&(_, at)| Reverse(at));
+        let begin = clock.now();
+        let enough = begin.saturating_add(until.since(begin) / 2);
+        for &(root, at) in &self.seen {
+            self.searcher.see(&guest, root, at);
+            if clock.now() >= enough {
+                break;
             }
         }
     }
