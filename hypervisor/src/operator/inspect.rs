@@ -137,6 +137,7 @@ pub(super) fn suppress(
         })
     };
     vm.suppression_changed();
+    vm.await_suppression_change();
     Ok(target)
 }
 
@@ -161,6 +162,7 @@ pub(super) fn suppress_with(
         is_there
     };
     vm.suppression_changed();
+    vm.await_suppression_change();
     is_there.map_err(|problem| CommandError::new("no_target", problem))
 }
 

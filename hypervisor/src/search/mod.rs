@@ -31,7 +31,7 @@ const MAX_HOLES: u32 = 1 << 20;
 /// A piece of memory that a step of a [`Walk`] comes to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Piece<'a> {
-    /// What is there.
+    /// The bytes that are there.
     pub bytes: &'a [u8],
     /// The virtual address of the first byte.
     pub start: u64,

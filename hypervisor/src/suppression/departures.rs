@@ -16,7 +16,7 @@ pub(super) struct Departures {
     count: u64,
 }
 
-/// What has departed since a certain time.
+/// The departures since a certain time.
 #[derive(Debug)]
 pub(crate) struct Departed<I> {
     /// The number of all departures up to now.

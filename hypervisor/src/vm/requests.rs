@@ -89,6 +89,12 @@ impl VcpuRequests {
         self.pending.load(SeqCst) != 0
     }
 
+    /// Returns whether any of these requests has not been taken.
+    #[must_use]
+    pub(super) fn has(&self, requests: Requests) -> bool {
+        self.pending.load(SeqCst) & requests.bits() != 0
+    }
+
     /// Returns the CPU that the VCPU runs on: from before it looks at its requests for the
     /// first time until after it has left the guest for the last time.
     #[must_use]

@@ -9,6 +9,8 @@ use devices::clock::Rates;
 use devices::time::{HostTicks, TimerTicks};
 
 use super::Vm;
+use super::host::Waker;
+use super::patience::Patience;
 use super::requests::{Requests, VcpuRequests};
 use crate::ids::MAX_VCPUS;
 use crate::machine::host_time::host_now;
@@ -200,6 +202,29 @@ impl Vm {
             self.request(index, Requests::SUPPRESSION);
         }
     }
+
+    /// Waits until the VCPUs that run have looked at what has [changed](Vm::suppression_changed), for a moment
+    /// at most: who has just been named may be another process soon. The caller holds no lock.
+    pub(crate) fn await_suppression_change(&self) {
+        await_look(&self.requests, Requests::SUPPRESSION, &*self.waker);
+    }
+}
+
+/// Waits until those of `vcpus` that run have taken `requests`, for which they have been kicked, for a moment
+/// at most.
+fn await_look(vcpus: &[VcpuRequests], requests: Requests, waker: &dyn Waker) {
+    /// The longest time that this takes, in host ticks.
+    const LONGEST: u64 = 100_000;
+    let began = host_now();
+    for vcpu in vcpus {
+        let mut patience = Patience::new();
+        while let Some(cpu) = vcpu.running_on()
+            && vcpu.has(requests)
+            && host_now().since(began) < LONGEST
+        {
+            patience.wait(cpu, waker);
+        }
+    }
 }
 
 /// Waits until the TSC that `rates` show has advanced since the change at `changed_at`: only slow
@@ -212,5 +237,59 @@ fn settle(changed_at: HostTicks, rates: Rates) {
             break;
         }
         core::hint::spin_loop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+    use super::*;
+    use crate::ids::VcpuId;
+
+    /// Calls of CPUs: by other means than a kick.
+    struct Insists<F: Fn(u32)>(F);
+
+    impl<F: Fn(u32) + Send + Sync> Waker for Insists<F> {
+        fn kick(&self, cpu: u32) {
+            panic!("CPU {cpu} has been kicked already");
+        }
+
+        fn insist(&self, cpu: u32) {
+            (self.0)(cpu);
+        }
+
+        fn wake(&self, vcpu: VcpuId) {
+            panic!("{vcpu:?} need not be woken");
+        }
+    }
+
+    #[test]
+    fn a_change_is_waited_for_where_a_vcpu_runs_and_called_for_where_a_kick_does_nothing() {
+        let vcpus: [VcpuRequests; 3] = Default::default();
+        for vcpu in &vcpus {
+            vcpu.make(Requests::SUPPRESSION);
+        }
+        // The first sleeps, the second has looked, and has something else to do.
+        vcpus[1].set_running_on(Some(4));
+        vcpus[1].take();
+        vcpus[1].make(Requests::EVENT);
+        vcpus[2].set_running_on(Some(5));
+        let was_called = AtomicBool::new(false);
+        let calls = Insists(|cpu| {
+            assert_eq!(cpu, 5);
+            was_called.store(true, SeqCst);
+            vcpus[2].take();
+        });
+        await_look(&vcpus, Requests::SUPPRESSION, &calls);
+        assert!(was_called.into_inner());
+    }
+
+    #[test]
+    fn a_vcpu_that_does_not_come_is_not_waited_for_for_long() {
+        let vcpu = VcpuRequests::default();
+        vcpu.make(Requests::SUPPRESSION);
+        vcpu.set_running_on(Some(1));
+        await_look(&[vcpu], Requests::SUPPRESSION, &Insists(|_| ()));
     }
 }

@@ -41,22 +41,14 @@
 //! change at once, one closes the gate, and the other, finding it closed, says that it is
 //! out like everyone else and tries again when the gate is open.
 //!
-//! A VCPU in the guest comes out when its CPU is kicked, whatever its guest does: interrupts of the host
-//! exit even when the guest's RFLAGS.IF is clear (SDM vol. 3C, 26.2). In Bochs (2.7 and later) they do
-//! not if the guest was entered with the flag clear and has left it alone since: they stay pending, and
-//! the guest stays until the end of its slice. NMIs do exit there. So a VCPU that does not come soon gets
-//! one, and another one if that came between its last look at its requests and its entry, where an NMI,
-//! other than an interrupt, passes without a trace.
+//! A VCPU in the guest comes out when its CPU is kicked, or called by other means
+//! ([`patience`](super::patience)).
 
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use super::host::Waker;
+use super::patience::Patience;
 use super::requests::{Requests, VcpuRequests};
-use crate::machine::host_time::host_now;
-
-/// The time after which a VCPU that has not come is called by other means, in host ticks, at first: some
-/// exits. Later it is twice as long each time, as exits may take longer elsewhere.
-const PATIENCE: u64 = 10_000;
 
 /// The gate: an even number is open, an odd one closed, and each change adds two.
 #[derive(Debug, Default)]
@@ -125,17 +117,11 @@ impl ClockGate {
             }
         }
         for (_, vcpu) in others() {
-            let mut patience = PATIENCE;
-            let mut called_at = host_now();
+            let mut patience = Patience::new();
             while let Some(cpu) = vcpu.running_on()
                 && vcpu.acknowledged() != closed
             {
-                if host_now().since(called_at) > patience {
-                    waker.insist(cpu);
-                    called_at = host_now();
-                    patience = patience.saturating_mul(2);
-                }
-                core::hint::spin_loop();
+                patience.wait(cpu, waker);
             }
         }
         // SAFETY: the fence keeps the reading of the TSC in `change` behind the loads above.

@@ -9,6 +9,8 @@ use devices::time::HostTicks;
 
 use super::*;
 use crate::ids::VcpuId;
+use crate::machine::host_time::host_now;
+use crate::vm::patience::PATIENCE;
 
 const VCPUS: usize = 3;
 
