@@ -7,12 +7,12 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
+use arch::paging::PAGE_SIZE;
 use devices::time::HostTicks;
 use vmx::addr::GuestPhysAddr;
 
 /// The pages that are remembered at most: those of some large programs.
 const PLACES: usize = 4096;
-const PAGE: u64 = 4096;
 
 /// The pages. Each has one place, and makes the one that was there before forgotten.
 #[derive(Clone, Debug, Default)]
@@ -45,7 +45,7 @@ impl CleanFrames {
 }
 
 const fn place_of(frame: GuestPhysAddr) -> usize {
-    (frame.0 / PAGE) as usize % PLACES
+    (frame.0 / PAGE_SIZE) as usize % PLACES
 }
 
 #[cfg(test)]
@@ -72,7 +72,7 @@ mod tests {
     fn the_latest_page_has_the_place() {
         let (one, other) = (
             GuestPhysAddr(0x1000),
-            GuestPhysAddr(0x1000 + (PLACES as u64) * PAGE),
+            GuestPhysAddr(0x1000 + (PLACES as u64) * PAGE_SIZE),
         );
         let mut frames = CleanFrames::default();
         frames.add(one, HostTicks(100));

@@ -55,10 +55,12 @@ pub(crate) mod selector {
 
 /// Bits of page-table entries. SDM vol. 3A, table 4-6.
 pub(crate) mod entry {
-    pub(crate) const PRESENT: u32 = 1;
-    pub(crate) const WRITABLE: u32 = 1 << 1;
-    pub(crate) const USER: u32 = 1 << 2;
-    pub(crate) const LARGE: u32 = 1 << 7;
+    use arch::PageTableFlags;
+
+    pub(crate) const PRESENT: u32 = PageTableFlags::PRESENT.bits() as u32;
+    pub(crate) const WRITABLE: u32 = PageTableFlags::WRITABLE.bits() as u32;
+    pub(crate) const USER: u32 = PageTableFlags::USER_ACCESSIBLE.bits() as u32;
+    pub(crate) const LARGE: u32 = PageTableFlags::HUGE_PAGE.bits() as u32;
     /// Ignored by the processor: a page that is to be copied when it is written.
     pub(crate) const COPY_ON_WRITE: u32 = 1 << 9;
 }

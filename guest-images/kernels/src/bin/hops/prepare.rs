@@ -3,6 +3,7 @@
 use core::mem::offset_of;
 use core::ptr::{addr_of, addr_of_mut, write_bytes};
 
+use arch::ExceptionVector;
 use kernels::{memory, pic, println};
 
 use crate::layout::{
@@ -14,7 +15,7 @@ use crate::space::{self, Process};
 use crate::trap::{self, Registers};
 use crate::{journey, space::hops_frames};
 
-const PAGE_FAULT: usize = 14;
+const PAGE_FAULT: usize = ExceptionVector::Page as usize;
 const EXCEPTIONS: usize = 32;
 const SYSTEM_CALL: usize = 0x80;
 
