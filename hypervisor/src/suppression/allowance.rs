@@ -56,6 +56,12 @@ impl Allowance {
             .saturating_sub_unsigned(ticks.saturating_mul(self.share));
     }
 
+    /// Gives back `ticks` that were charged, and were not used.
+    pub(super) fn give_back(&mut self, ticks: u64) {
+        let credit = ticks.saturating_mul(self.share);
+        self.credit = self.credit.saturating_add_unsigned(credit).min(self.most);
+    }
+
     /// Returns when `wanted` ticks, or a full allowance if that is less, are there if none are taken
     /// from `now` on: `now`, if they are.
     pub(super) fn there_at(&mut self, wanted: u64, now: HostTicks) -> HostTicks {

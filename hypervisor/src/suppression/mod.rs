@@ -486,7 +486,7 @@ impl Suppression {
         }
         self.non_targets.clear();
         if self.targets.are_forgotten() {
-            self.lookout.end();
+            self.lookout.end(self.time.accounted_until());
         }
         self.note_what_is_followed();
     }

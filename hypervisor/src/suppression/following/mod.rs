@@ -53,6 +53,10 @@ const LOOKOUT_SHARE: u64 = 256;
 /// The length of the time for which they exit, as a divisor of a second: some turns of others'. And the seconds that
 /// earn what may be had in a row.
 const LOOKOUTS_PER_SECOND: u64 = 16;
+/// The part of all time, as a divisor, for which they may exit whatever that costs, and the length of such a time, as a
+/// divisor of a second.
+const TIMED_LOOKOUT_SHARE: u64 = 25;
+const TIMED_LOOKOUTS_PER_SECOND: u64 = 40;
 const LOOKOUT_EARNINGS: u64 = 4;
 /// The time after a sign of a fork, or of an end, in which a copy may be about that has not been seen, in
 /// seconds.
@@ -106,12 +110,21 @@ pub(super) enum Loaded {
 }
 
 /// The time for which loads of CR3 exit on all VCPUs, as a child may be about to run.
+///
+/// There is a bound on what that costs others. Where they take turns by milliseconds it costs next to nothing,
+/// and a child may have to wait for some turns each time. Where they switch so often that it is used up, there is a bound
+/// on how long it is besides.
 #[derive(Clone, Debug)]
 pub(super) struct Lookout {
     until: HostTicks,
-    length: u64,
+    /// The lengths of one that is bounded by its cost, and of one that is bounded by its time.
+    lengths: [u64; 2],
     /// The ticks that exits may take for it.
-    allowance: Allowance,
+    cost: Allowance,
+    /// The ticks for which it may go on whatever that costs.
+    time: Allowance,
+    /// Whether this one is bounded by its time.
+    is_timed: bool,
     /// The number of times that it began.
     pub(super) generation: u32,
 }
@@ -121,8 +134,13 @@ impl Lookout {
         let earnings = tsc.get().saturating_mul(LOOKOUT_EARNINGS);
         Self {
             until: HostTicks(0),
-            length: tsc.get() / LOOKOUTS_PER_SECOND,
-            allowance: Allowance::new(LOOKOUT_SHARE, earnings, now),
+            lengths: [
+                tsc.get() / LOOKOUTS_PER_SECOND,
+                tsc.get() / TIMED_LOOKOUTS_PER_SECOND,
+            ],
+            cost: Allowance::new(LOOKOUT_SHARE, earnings, now),
+            time: Allowance::new(TIMED_LOOKOUT_SHARE, earnings, now),
+            is_timed: false,
             generation: 0,
         }
     }
@@ -132,33 +150,54 @@ impl Lookout {
         (now < self.until).then_some(self.until)
     }
 
-    /// Begins, or goes on for longer, if it may cost anything.
+    /// Begins, or goes on for longer, as far as is allowed.
     fn begin(&mut self, now: HostTicks) {
-        if self.is_used_up(now) {
+        let was_on = self.at(now).is_some();
+        if self.cost.there_at(1, now) <= now {
+            self.end(now);
+            self.until = now.saturating_add(self.lengths[0]);
+        } else if !self.begin_timed(now) {
             return;
         }
-        if self.at(now).is_none() {
+        if !was_on {
             self.generation = self.generation.wrapping_add(1);
         }
-        self.until = now.saturating_add(self.length);
     }
 
-    /// Takes note that a load of CR3 by others has exited for it, which took `ticks`. What it costs is bounded, not how long
-    /// it is: where others take turns by milliseconds it costs next to nothing, and a child may have to wait for a turn each
-    /// time.
+    /// Begins one that is bounded by its time, or goes on for longer, and returns whether that is allowed.
+    fn begin_timed(&mut self, now: HostTicks) -> bool {
+        let until = now.saturating_add(self.lengths[1]);
+        let from = if self.is_timed {
+            self.until.max(now)
+        } else {
+            now
+        };
+        let more = until.since(from);
+        if self.time.there_at(more, now) > now {
+            return false;
+        }
+        self.time.charge(more, now);
+        self.is_timed = true;
+        self.until = until;
+        true
+    }
+
+    /// Takes note that a load of CR3 by others has exited for it, which took `ticks`.
     pub(super) fn charge(&mut self, ticks: u64, now: HostTicks) {
-        self.allowance.charge(ticks, now);
-        if self.is_used_up(now) {
-            self.end();
+        if self.is_timed {
+            return;
+        }
+        self.cost.charge(ticks, now);
+        if self.cost.there_at(1, now) > now && !self.begin_timed(now) {
+            self.end(now);
         }
     }
 
-    fn is_used_up(&mut self, now: HostTicks) -> bool {
-        self.allowance.there_at(1, now) > now
-    }
-
-    /// Ends.
-    pub(super) const fn end(&mut self) {
+    /// Ends at `now`.
+    pub(super) fn end(&mut self, now: HostTicks) {
+        if core::mem::take(&mut self.is_timed) {
+            self.time.give_back(self.until.since(now));
+        }
         self.until = HostTicks(0);
     }
 }
@@ -321,7 +360,7 @@ impl Suppression {
         self.non_targets.clear();
         self.expect_copies(now);
         if takes_over {
-            self.lookout.end();
+            self.lookout.end(now);
         }
         let parent = origin.parent.unwrap_or(named);
         self.notify(

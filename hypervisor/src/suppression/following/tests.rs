@@ -534,6 +534,7 @@ fn a_child_that_runs_much_later_is_seen_when_a_timer_interrupts_it() {
 fn loads_of_others_exit_at_a_bounded_cost_however_often_a_target_forks() {
     const EXIT: u64 = 2_000;
     const FORKS: u64 = 400;
+    const TURN: u64 = 20_000;
     let mut kernel = followed(Follow::All);
     kernel.suppression.set_exit_cost(EXIT);
     let (mut exits, start) = (0, kernel.now);
@@ -544,7 +545,7 @@ fn loads_of_others_exit_at_a_bounded_cost_however_often_a_target_forks() {
         for turn in 0..500 {
             exits += u64::from(kernel.directive.lookout.is_some());
             kernel.switch(2 - turn % 2);
-            kernel.now += 18_000;
+            kernel.now += TURN - 2_000;
         }
         // It ends unseen.
         kernel.processes[child].lives = false;
@@ -555,11 +556,12 @@ fn loads_of_others_exit_at_a_bounded_cost_however_often_a_target_forks() {
         kernel.compute();
     }
     let earned = kernel.now - start + LOOKOUT_EARNINGS * 1_000_000_000;
-    let most = earned / LOOKOUT_SHARE / EXIT;
+    let by_cost = earned / LOOKOUT_SHARE / EXIT;
+    let by_time = earned / TIMED_LOOKOUT_SHARE / TURN;
     // What an exit has cost is known at the next one.
     assert!(
-        (most / 2..=most + FORKS).contains(&exits),
-        "{exits} exits, of {most}"
+        (by_cost..=by_cost + by_time + FORKS).contains(&exits),
+        "{exits} exits, of {by_cost} and {by_time}"
     );
 }
 

@@ -3,7 +3,7 @@
 //!
 //! Two processes compute and never change. The third, the hopper, does the same, and every
 //! [`UNITS_PER_HOP`](layout::UNITS_PER_HOP) units it asks the kernel to be somebody else, in the way that the
-//! operator has chosen by a byte on the serial line ([`console`]):
+//! operator has chosen by a byte on the serial line (`console`):
 //!
 //! - `f`: it forks and ends; the child goes on. Private pages are copied on write.
 //! - `e`: it becomes a new program, on the kernel stack that it has.
