@@ -15,6 +15,8 @@ pub(crate) const COMPUTING: [usize; 2] = [0, 1];
 pub(crate) const HOPPER: usize = 2;
 /// The text that the hopper, and nobody else, has in its memory.
 const TEXT: &str = "hops: it is me who hops.";
+/// The reports until which a rule has to have found the hopper: some seconds.
+const MOST_LOOKS: usize = 50;
 /// The key that ends `attach` (Ctrl-]).
 const DETACH: u8 = 0x1d;
 
@@ -120,8 +122,13 @@ impl Hops {
     pub(crate) fn name_hopper(&mut self, factor: u32, seconds: f64) -> Result<String> {
         let command = format!("watch {VM} \"{TEXT}\" --suppress {factor}");
         self.session.command(&command)?;
-        let found = format!(r"vm {VM}: rule \d+ .* holds for 0x[0-9a-f]+: suppressed by {factor}$");
-        self.session.wait_for_match(&found)?;
+        // What is told of it may come before the answer.
+        let mut looks = 0;
+        while self.session.query(&format!("targets {VM}"))?.is_empty() {
+            ensure!(looks < MOST_LOOKS, "it is not found");
+            looks += 1;
+            self.report()?;
+        }
         self.speeds(seconds)?;
         let rules = self.session.query(&format!("rules {VM}"))?;
         println!("the rule: {rules:?}");
