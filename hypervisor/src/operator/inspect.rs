@@ -155,7 +155,7 @@ pub(super) fn suppress_with(
     let seen = seen(vm);
     let is_there = {
         let mut suppression = vm.suppression.lock();
-        let is_there = suppression.suppress_with(&vm.ram, with, root, seen.into_iter(), now);
+        let is_there = suppression.suppress_with(&vm.ram, with, root, &seen, now);
         if suppression.has_notices() {
             vm.note_notices(&mut suppression, None);
         }

@@ -415,7 +415,7 @@ impl Suppression {
         memory: &impl GuestMemory,
         with: Root,
         root: Root,
-        seen: impl Iterator<Item = Root>,
+        seen: &[Root],
         now: HostTicks,
     ) -> Result<bool, TargetError> {
         let Some(slot) = self.targets.slot_named(with) else {
@@ -430,11 +430,10 @@ impl Suppression {
                 TargetError::NoUserSpace(root)
             });
         };
-        let seen: alloc::vec::Vec<Root> = seen.collect();
         if let Some(target) = self.targets.get_mut(slot) {
             target.gather(memory, id, seen.iter().copied());
         }
-        self.note_named(memory, (slot, id), &seen, now);
+        self.note_named(memory, (slot, id), seen, now);
         Ok(true)
     }
 

@@ -68,11 +68,7 @@ impl NonTargets {
         root: Root,
         now: HostTicks,
     ) -> bool {
-        self.has(root, now)
-            || self.known(root).is_some_and(|known| {
-                now.since(known.judged_at) < self.tsc.get() / WITH_SAME_TABLES
-                    && self.tables_stand(memory, known) > 0
-            })
+        self.has(root, now) || self.same_tables(memory, root, now) > 0
     }
 
     /// Returns whether the process of `root` is known to have been there before, for sure: it is that
@@ -83,10 +79,7 @@ impl NonTargets {
         root: Root,
         now: HostTicks,
     ) -> bool {
-        self.known(root).is_some_and(|known| {
-            now.since(known.judged_at) < self.tsc.get() / WITH_SAME_TABLES
-                && self.tables_stand(memory, known) > 1
-        })
+        self.same_tables(memory, root, now) > 1
     }
 
     fn known(&self, root: Root) -> Option<&NonTarget> {
@@ -95,11 +88,17 @@ impl NonTargets {
             .filter(|known| known.root == root)
     }
 
-    /// Returns how many tables `known` is known by, if all of them are there.
-    fn tables_stand(&self, memory: &impl GuestMemory, known: &NonTarget) -> usize {
+    /// Returns by how many tables `root`, which was found to be no target's some time before `now`, is known, if it
+    /// refers to all of them; else zero.
+    fn same_tables(&self, memory: &impl GuestMemory, root: Root, now: HostTicks) -> usize {
+        let is_good =
+            |known: &&NonTarget| now.since(known.judged_at) < self.tsc.get() / WITH_SAME_TABLES;
+        let Some(known) = self.known(root).filter(is_good) else {
+            return 0;
+        };
         let tables = known.tables.iter().filter(|(_, page)| *page != 0);
         let stands = |&(index, page): &(u16, u32)| {
-            let table = referred_table(memory, known.root, self.format, index.into());
+            let table = referred_table(memory, root, self.format, index.into());
             table == u64::from(page) * PAGE_SIZE
         };
         if tables.clone().all(stands) {

@@ -179,7 +179,8 @@ impl Suppression {
             self.vcpus[vcpu].hidden = 0;
         }
         // Who was there before is no new program.
-        let is_known = was_in.is_some()
+        let is_known = changed
+            && was_in.is_some()
             && root.is_some_and(|root| self.non_targets.has_for_sure(memory, root, now));
         self.find_target(memory, vcpu, changed, now);
         if let Some(left) = before.filter(|_| changed) {
