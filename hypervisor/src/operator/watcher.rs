@@ -363,6 +363,7 @@ impl Watched {
                 self.searcher.has_ended(root);
             }
         }
+        vm.sample_roots();
         let guest = self.guest(vm);
         self.changes.resize(vm.usages.len(), 0);
         self.seen.clear();

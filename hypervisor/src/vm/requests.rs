@@ -33,6 +33,8 @@ bitflags! {
         const FAST_CLOCK = 1 << 7;
         /// A wish for a copy of its registers.
         const REGISTERS = 1 << 8;
+        /// A wish to know which root it has now.
+        const ROOT = 1 << 9;
     }
 }
 

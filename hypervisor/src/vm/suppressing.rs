@@ -208,6 +208,19 @@ impl Vm {
     pub(crate) fn await_suppression_change(&self) {
         await_look(&self.requests, Requests::SUPPRESSION, &*self.waker);
     }
+
+    /// Has the VCPUs that run take note of the roots that they have, and waits for that, for a moment at most.
+    /// By themselves they do at the ticks of their timers, and a process may live for less. The caller holds no
+    /// lock.
+    pub(crate) fn sample_roots(&self) {
+        for (index, requests) in (0..).zip(&self.requests) {
+            // One that sleeps did so when it fell asleep, and is not to be woken for this.
+            if requests.running_on().is_some() {
+                self.request(index, Requests::ROOT);
+            }
+        }
+        await_look(&self.requests, Requests::ROOT, &*self.waker);
+    }
 }
 
 /// Waits until those of `vcpus` that run have taken `requests`, for which they have been kicked, for a moment

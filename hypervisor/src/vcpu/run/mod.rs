@@ -197,6 +197,10 @@ impl<C: GuestCpu> Vcpu<C> {
         if wanted.contains(Requests::REGISTERS) {
             self.copy_registers();
         }
+        if wanted.contains(Requests::ROOT) {
+            self.observer.sample_due = true;
+            self.observe(now);
+        }
         self.observer.timer_expired = wanted.contains(Requests::TIMERS) && self.update_timers(now);
         if self.observer.timer_expired || wanted.contains(Requests::EVENT) {
             // Timers send interrupts, which are looked at now.

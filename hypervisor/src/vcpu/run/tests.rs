@@ -1,5 +1,7 @@
 //! How long the guest runs, and when and why the loop ends.
 
+use alloc::vec::Vec;
+
 use arch::apic::{Register, lvt};
 use arch::gpr::{RAX, RCX, RDX};
 use devices::apic_message::DeliveryMode::{Fixed, Nmi};
@@ -8,8 +10,9 @@ use vmx::event::Event;
 
 use super::*;
 use crate::emulate::Width;
+use crate::suppression::address_space::{Root, RootFormat};
 use crate::vcpu::backend::exit::{Exit, IoAccess};
-use crate::vcpu::backend::fake::Stay;
+use crate::vcpu::backend::fake::{FakeCpu, Stay};
 use crate::vcpu::fixture::{START, at, send, vcpu, vcpus};
 
 /// The guest arms the TSC deadline: `ticks` after its TSC at [`START`].
@@ -342,4 +345,22 @@ fn registers_are_copied_for_others_when_asked_for() {
     assert_eq!(copy.general, vcpu.cpu.gprs);
     assert_eq!((copy.rip, copy.cr3), (vcpu.cpu.rip, vcpu.cpu.cr3));
     assert_eq!(copy.segments[1].name, "cs");
+}
+
+#[test]
+fn the_root_that_runs_is_noted_for_others_when_asked_for() {
+    let mut vcpu = vcpu();
+    let paging = |cpu: &mut FakeCpu, root| {
+        cpu.cr0 |= arch::Cr0Flags::PAGING.bits();
+        cpu.cr3 = root;
+    };
+    vcpu.then(Stay::until(1_000, Exit::Cpuid).having(move |cpu| paging(cpu, 0x5000)));
+    let vm = vcpu.vm().clone();
+    let roots = || vm.usages[0].lock().roots().collect::<Vec<_>>();
+    vcpu.then(Stay::until(2_000, Exit::Cpuid));
+    assert_eq!(vcpu.run(at(3_000)), RunExit::Preempted);
+    assert_eq!(roots(), [], "nobody has asked");
+    vm.request(0, Requests::ROOT);
+    assert_eq!(vcpu.run(at(6_000)), RunExit::Preempted);
+    assert_eq!(roots(), [Root::new(0x5000, RootFormat::Narrow)]);
 }
