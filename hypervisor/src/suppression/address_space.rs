@@ -197,15 +197,9 @@ pub(crate) fn same_process(
     b: Root,
     format: RootFormat,
 ) -> bool {
-    let mut agreed = false;
-    for index in 0..format.user_half().0 {
-        let table = referred_table(memory, a, format, index);
-        if table != referred_table(memory, b, format, index) {
-            return false;
-        }
-        agreed |= table != 0;
-    }
-    agreed
+    let tables_of = |root| user_tables(memory, root, format);
+    let mut tables = tables_of(a).peekable();
+    tables.peek().is_some() && tables.eq(tables_of(b))
 }
 
 #[cfg(test)]

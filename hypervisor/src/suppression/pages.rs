@@ -7,7 +7,7 @@ use arch::PageTableFlags;
 use arch::paging::{ADDRESS, ADDRESS_32, PAGE_SIZE};
 use vmx::addr::GuestPhysAddr;
 
-use super::address_space::{Root, RootFormat};
+use super::address_space::{Root, RootFormat, table_entries};
 use crate::guest_memory::GuestMemory;
 
 const PRESENT: u64 = PageTableFlags::PRESENT.bits();
@@ -35,14 +35,6 @@ pub(super) enum Search {
     End,
 }
 
-/// A step of a walk.
-enum Step {
-    /// A page that spans `1 << .1` bytes.
-    Page(Mapping, u32),
-    /// Nothing for user mode, for `1 << .0` bytes.
-    Nothing(u32),
-}
-
 impl RootFormat {
     /// Returns the shifts of linear addresses at each level of tables, and the bits of an index.
     const fn levels(self) -> (&'static [u32], u32) {
@@ -53,6 +45,11 @@ impl RootFormat {
         }
     }
 
+    /// Returns the bytes of an entry.
+    const fn entry_size(self) -> usize {
+        if matches!(self, Self::Narrow) { 4 } else { 8 }
+    }
+
     /// Returns the end of the addresses that user space may have. (32-bit kernels give it more than
     /// half.)
     const fn user_end(self) -> u64 {
@@ -61,55 +58,48 @@ impl RootFormat {
             Self::Pae | Self::Narrow => 1 << 32,
         }
     }
+
+    /// Returns the rights that an entry can give: the four of a PAE root have none (SDM vol. 3A, table 4-8).
+    const fn rights(self, shift: u32) -> u64 {
+        if matches!(self, Self::Pae) && shift == 30 {
+            0
+        } else {
+            USER | WRITABLE
+        }
+    }
+
+    /// Returns what is behind an entry that is present, and spans `1 << shift` bytes.
+    const fn target(self, entry: u64, shift: u32) -> Target {
+        let is_narrow = matches!(self, Self::Narrow);
+        let is_large = entry & LARGE != 0 && self.rights(shift) != 0 && shift < 39;
+        let address = if is_narrow {
+            entry & ADDRESS_32
+        } else {
+            entry & ADDRESS
+        };
+        if shift == 12 {
+            Target::Page(address)
+        } else if !is_large {
+            Target::Table(address)
+        } else if is_narrow {
+            // PSE-36: bits 20:13 are bits 39:32 of the address (SDM vol. 3A, table 4-4).
+            Target::Page(entry & 0xffc0_0000 | (entry >> 13 & 0xff) << 32)
+        } else {
+            Target::Page(address & !((1 << shift) - 1))
+        }
+    }
 }
 
-/// Walks from `root` to what is at `address`, and counts the entries that it reads in `reads`.
-fn walk(
-    memory: &impl GuestMemory,
-    root: Root,
-    format: RootFormat,
-    address: u64,
-    reads: &mut u32,
-) -> Step {
-    let (shifts, index_bits) = format.levels();
-    let narrow = matches!(format, RootFormat::Narrow);
-    let mut table = root.address().0;
-    let mut writable = true;
-    for &shift in shifts {
-        let index = address >> shift & ((1 << index_bits) - 1);
-        *reads += 1;
-        let entry = if narrow {
-            let slot = GuestPhysAddr(table.wrapping_add(index * 4));
-            memory.read_u32(slot).map(u64::from)
-        } else {
-            memory.read_u64(GuestPhysAddr(table.wrapping_add(index * 8)))
-        };
-        let Ok(entry) = entry else {
-            return Step::Nothing(shift);
-        };
-        // The four entries of a PAE root have no rights (SDM vol. 3A, table 4-8).
-        let is_pdpte = matches!(format, RootFormat::Pae) && shift == 30;
-        if entry & PRESENT == 0 || !is_pdpte && entry & USER == 0 {
-            return Step::Nothing(shift);
-        }
-        writable &= is_pdpte || entry & WRITABLE != 0;
-        let is_large = entry & LARGE != 0 && !is_pdpte && shift < 39;
-        if shift == 12 || is_large {
-            let offset = (1 << shift) - 1;
-            let base = if narrow && is_large {
-                // PSE-36: bits 20:13 are bits 39:32 of the address (SDM vol. 3A, table 4-4).
-                entry & 0xffc0_0000 | (entry >> 13 & 0xff) << 32
-            } else if narrow {
-                entry & ADDRESS_32
-            } else {
-                entry & ADDRESS & !offset
-            };
-            let frame = base | address & offset & !(PAGE_SIZE - 1);
-            return Step::Page(Mapping { frame, writable }, shift);
-        }
-        table = entry & if narrow { ADDRESS_32 } else { ADDRESS };
-    }
-    Step::Nothing(12)
+/// What an entry refers to: the guest-physical address.
+#[derive(Clone, Copy, Debug)]
+enum Target {
+    Page(u64),
+    Table(u64),
+}
+
+/// Returns the guest-physical address of the 4 KiB at `address` in a page at `page` that spans `1 << shift` bytes.
+const fn frame(page: u64, shift: u32, address: u64) -> u64 {
+    page | address & ((1 << shift) - 1) & !(PAGE_SIZE - 1)
 }
 
 /// Returns what `root` maps for user mode at `address`, if anything.
@@ -122,31 +112,84 @@ pub(super) fn mapping(
     if address >= format.user_end() {
         return None;
     }
-    match walk(memory, root, format, address, &mut 0) {
-        Step::Page(mapping, _) => Some(mapping),
-        Step::Nothing(_) => None,
+    let (shifts, index_bits) = format.levels();
+    let mut table = root.address().0;
+    let mut writable = true;
+    for &shift in shifts {
+        let index = address >> shift & ((1 << index_bits) - 1);
+        let slot = GuestPhysAddr(table.wrapping_add(index * format.entry_size() as u64));
+        let entry = if matches!(format, RootFormat::Narrow) {
+            memory.read_u32(slot).map(u64::from)
+        } else {
+            memory.read_u64(slot)
+        };
+        let rights = format.rights(shift);
+        let entry = entry
+            .ok()
+            .filter(|it| it & PRESENT != 0 && it & USER == rights & USER)?;
+        writable &= entry & WRITABLE == rights & WRITABLE;
+        match format.target(entry, shift) {
+            Target::Page(page) => {
+                let frame = frame(page, shift, address);
+                return Some(Mapping { frame, writable });
+            }
+            Target::Table(next) => table = next,
+        }
     }
+    None
 }
 
-/// Looks for a page that user mode may write, from address `from` on; reads about `most` entries.
+/// Looks for a page that user mode may write, from address `from` on. `lines` is the number of lines of tables, of
+/// eight entries each, that it may go through, and then of those that are left.
 pub(super) fn next_writable(
     memory: &impl GuestMemory,
     root: Root,
     format: RootFormat,
     from: u64,
-    most: u32,
+    lines: &mut u32,
 ) -> Search {
+    const LINE: u64 = 8;
+    let (shifts, index_bits) = format.levels();
     let mut at = from & !(PAGE_SIZE - 1);
-    let mut reads = 0;
-    while at < format.user_end() {
-        if reads >= most {
+    'from_root: while at < format.user_end() {
+        if *lines == 0 {
             return Search::Unfinished(at);
         }
-        let span = match walk(memory, root, format, at, &mut reads) {
-            Step::Page(mapping, _) if mapping.writable => return Search::Found(at, mapping),
-            Step::Page(_, shift) | Step::Nothing(shift) => shift,
-        };
-        at = ((at >> span) + 1) << span;
+        let mut table = root.address().0;
+        for &shift in shifts {
+            let table_shift = shift + index_bits;
+            let begin = at >> table_shift << table_shift;
+            let first = (at - begin) >> shift;
+            let end = ((format.user_end() - begin) >> shift).min(1 << index_bits);
+            // Nothing behind an entry that does not let user mode write can be written.
+            let wanted = PRESENT | format.rights(shift);
+            let indices = first as usize..end as usize;
+            let mut entries =
+                table_entries(memory, GuestPhysAddr(table), format.entry_size(), indices);
+            let found = entries.find(|(_, entry)| entry & wanted == wanted);
+            let behind = found.map_or(end, |(index, _)| index as u64);
+            *lines = lines.saturating_sub(1 + ((behind - first) / LINE) as u32);
+            let Some((_, entry)) = found else {
+                at = begin + (1 << table_shift);
+                continue 'from_root;
+            };
+            if behind != first {
+                at = begin + (behind << shift);
+            }
+            match format.target(entry, shift) {
+                Target::Page(page) => {
+                    let frame = frame(page, shift, at);
+                    return Search::Found(
+                        at,
+                        Mapping {
+                            frame,
+                            writable: true,
+                        },
+                    );
+                }
+                Target::Table(next) => table = next,
+            }
+        }
     }
     Search::End
 }
@@ -204,13 +247,13 @@ pub(super) mod tests {
         let mut from = 0;
         let mut found = Vec::new();
         loop {
-            match next_writable(ram, root, format, from, most) {
+            match next_writable(ram, root, format, from, &mut { most }) {
                 Search::Found(address, mapping) => {
                     found.push((address, mapping.frame));
                     from = address + PAGE_SIZE;
                 }
                 Search::Unfinished(at) => {
-                    assert!(at > from || at == from && most < 4);
+                    assert!(at > from);
                     from = at;
                 }
                 Search::End => return found,
@@ -235,7 +278,7 @@ pub(super) mod tests {
         assert_eq!(at(0x7fff_ffff_f000), None, "the kernel's");
         assert_eq!(at(1 << 47), None);
         let expected = [(0x40_1000, 0x8000), (0x7fff_ffff_e000, 0x9000)];
-        for most in [4, 7, 10_000] {
+        for most in [1, 4, 7, 10_000] {
             assert_eq!(all_writable(&ram, root, RootFormat::Long, most), expected);
         }
     }

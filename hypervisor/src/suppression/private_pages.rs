@@ -21,10 +21,10 @@ const SHARED: usize = 8;
 /// counted.
 const PAGES_OF_A_REGION: usize = 3;
 const REGION: u64 = 2 << 20;
-/// The entries of page tables that are looked at in the search for more pages, each time.
-const SEARCH_STEPS: u32 = 64;
+/// The lines of page tables, of eight entries each, that are looked at in the search for more pages, each time.
+const SEARCH_LINES: u32 = 64;
 /// The same for a process that has just been named, for which there is time.
-const FIRST_SEARCH_STEPS: u32 = 8192;
+const FIRST_SEARCH_LINES: u32 = 1024;
 
 /// A page that the process could write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,7 +140,7 @@ impl PrivatePages {
 
     /// Looks for pages of a process that has just been named, for as long as that takes.
     pub(super) fn gather(&mut self, memory: &impl GuestMemory, root: Root, format: RootFormat) {
-        self.search(memory, root, format, FIRST_SEARCH_STEPS);
+        self.search(memory, root, format, FIRST_SEARCH_LINES);
     }
 
     /// Looks at the pages of a process that has just run. `left` is told of each page that it does not have any
@@ -202,7 +202,7 @@ impl PrivatePages {
             self.note_stack(memory, root, format, stack);
         }
         if self.pages[1..].iter().any(Option::is_none) {
-            self.search(memory, root, format, SEARCH_STEPS);
+            self.search(memory, root, format, SEARCH_LINES);
         }
     }
 
@@ -233,15 +233,11 @@ impl PrivatePages {
         memory: &impl GuestMemory,
         root: Root,
         format: RootFormat,
-        mut steps: u32,
+        mut lines: u32,
     ) {
-        while steps > 0
-            && let Some(free) = self.pages[1..].iter().position(Option::is_none)
-        {
-            match next_writable(memory, root, format, self.cursor, steps) {
+        while let Some(free) = self.pages[1..].iter().position(Option::is_none) {
+            match next_writable(memory, root, format, self.cursor, &mut lines) {
                 Search::Found(address, found) => {
-                    // Whatever it took, the next ones are looked for as well.
-                    steps = steps.saturating_sub(8);
                     self.cursor = address + PAGE_SIZE;
                     let region = address / REGION;
                     let of_region = self.pages[1..].iter().flatten();

@@ -276,15 +276,17 @@ impl Target {
         id: u32,
         seen: impl Iterator<Item = Root>,
     ) {
+        let format = self.format;
+        let follow = self.order.follow;
+        let Some((member, _)) = self.member_and_left(id) else {
+            return;
+        };
         for other in seen {
-            if !self.has(other) {
-                self.adopt(memory, other);
+            if !member.has(other) {
+                member.adopt(memory, other, format);
             }
         }
-        let format = self.format;
-        if self.order.follow != Follow::None
-            && let Some((member, _)) = self.member_and_left(id)
-        {
+        if follow != Follow::None {
             member.pages.gather(memory, member.root(format), format);
         }
     }
