@@ -13,6 +13,7 @@ use vmx::addr::{GuestPhysAddr, GuestVirtAddr};
 use crate::guest_memory::{GuestMemory, NotRam};
 
 mod flags;
+pub(crate) mod tables;
 #[cfg(test)]
 mod tests;
 

@@ -6,7 +6,7 @@ use arch::paging::ADDRESS;
 use vmx::addr::{GuestPhysAddr, GuestVirtAddr};
 
 use crate::guest_memory::GuestMemory;
-use crate::suppression::address_space::{Root, RootFormat, table_entries};
+use crate::suppression::address_space::{Root, RootFormat};
 
 /// The part of an address space that is of interest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,14 +68,7 @@ pub(crate) fn region_at(
     let mut writable = true;
     loop {
         let index = address >> shift & ((1 << bits) - 1);
-        let entry = match format {
-            RootFormat::Narrow => memory
-                .read_u32(GuestPhysAddr(table.wrapping_add(index * 4)))
-                .map(u64::from),
-            RootFormat::Pae | RootFormat::Long => {
-                memory.read_u64(GuestPhysAddr(table.wrapping_add(index * 8)))
-            }
-        };
+        let entry = format.table(table).entry(memory, index as usize);
         // PDPTEs of PAE paging have no rights and no size (SDM vol. 3A, table 4-8).
         let is_pdpte = format == RootFormat::Pae && shift == 30;
         let rights = if is_pdpte || reach == Reach::All {
@@ -90,15 +83,13 @@ pub(crate) fn region_at(
             frame: None,
             writable: false,
         };
-        let entry = entry.unwrap_or(0);
         if entry & rights != rights {
             // Most tables are nearly empty, and looking them up from the root for each entry takes long.
-            let entries = if is_pdpte { 4 } else { 1 << bits };
-            let size = if format == RootFormat::Narrow { 4 } else { 8 };
-            let behind = (index + 1) as usize..entries;
-            let hole = table_entries(memory, GuestPhysAddr(table), size, behind)
-                .take_while(|&(_, next)| next & rights != rights);
-            let length = (1 + hole.count() as u64) << shift;
+            let count = if is_pdpte { 4 } else { 1 << bits };
+            let behind = (index + 1) as usize..count;
+            let found = format.table(table).first_with(memory, rights, behind);
+            let next = found.map_or(count, |(next, _)| next);
+            let length = (next as u64 - index) << shift;
             region.end = start.saturating_add(length);
             return region;
         }
@@ -128,10 +119,7 @@ pub(crate) fn highest_page(
     root: Root,
     format: RootFormat,
 ) -> Option<u64> {
-    let (bits, size) = match format {
-        RootFormat::Narrow => (10, 4),
-        RootFormat::Pae | RootFormat::Long => (9, 8),
-    };
+    let bits = if format == RootFormat::Narrow { 10 } else { 9 };
     let (mut shift, mut count) = match format {
         RootFormat::Long => (39, 256),
         RootFormat::Pae => (30, 4),
@@ -142,16 +130,7 @@ pub(crate) fn highest_page(
     loop {
         let is_pdpt = format == RootFormat::Pae && shift == 30;
         let rights = if is_pdpt { PRESENT } else { PRESENT | USER };
-        let mut entries = [0; 4096];
-        let entries = &mut entries[..count * size];
-        memory.read(GuestPhysAddr(table), entries).ok()?;
-        let entry = |bytes: &[u8]| {
-            let mut word = [0; 8];
-            word[..size].copy_from_slice(bytes);
-            u64::from_le_bytes(word)
-        };
-        let mut last = entries.chunks_exact(size).map(entry).enumerate().rev();
-        let (index, entry) = last.find(|(_, entry)| entry & rights == rights)?;
+        let (index, entry) = format.table(table).last_with(memory, rights, count)?;
         address |= (index as u64) << shift;
         let is_large = entry & LARGE != 0 && shift <= 30 && !is_pdpt;
         if shift == 12 || is_large {

@@ -6,13 +6,12 @@
 //! refer to the same tables, and no two processes share those: so roots are told to be
 //! [aliases](same_process) by looking at them, whatever the operating system.
 
-use core::ops::Range;
-
 use arch::paging::{ADDRESS, ADDRESS_32, PDPT_ADDRESS};
 use arch::{Cr0Flags, Cr4Flags, EferFlags, PageTableFlags};
 use vmx::addr::GuestPhysAddr;
 
 use crate::guest_memory::GuestMemory;
+use crate::guest_paging::tables::Table;
 
 const PRESENT: u64 = PageTableFlags::PRESENT.bits();
 
@@ -42,13 +41,19 @@ impl RootFormat {
         }
     }
 
-    /// Returns the root's entries that map the lower half of the address space, which user space
-    /// begins with everywhere: their number, and their size in bytes.
-    const fn user_half(self) -> (usize, usize) {
+    /// Returns the paging structure at `address` in this format.
+    #[must_use]
+    pub(crate) const fn table(self, address: u64) -> Table {
+        Table::new(address, matches!(self, Self::Narrow))
+    }
+
+    /// Returns the number of the root's entries that map the lower half of the address space, which user
+    /// space begins with everywhere.
+    const fn user_half(self) -> usize {
         match self {
-            Self::Narrow => (512, 4),
-            Self::Pae => (2, 8),
-            Self::Long => (256, 8),
+            Self::Narrow => 512,
+            Self::Pae => 2,
+            Self::Long => 256,
         }
     }
 }
@@ -109,45 +114,8 @@ pub(crate) fn referred_table(
     format: RootFormat,
     index: usize,
 ) -> u64 {
-    let (_, size) = format.user_half();
-    let slot = GuestPhysAddr(root.0.wrapping_add((index * size) as u64));
-    let entry = if size == 8 {
-        memory.read_u64(slot)
-    } else {
-        memory.read_u32(slot).map(u64::from)
-    };
-    entry.map_or(0, |entry| table_of(entry, format))
-}
-
-/// Returns the entries of a paging structure at these indices, which have `size` bytes each: index and
-/// entry. Entries outside RAM are zero.
-///
-/// # Panics
-/// If `size` is neither 4 nor 8.
-pub(crate) fn table_entries(
-    memory: &impl GuestMemory,
-    table: GuestPhysAddr,
-    size: usize,
-    indices: Range<usize>,
-) -> impl Iterator<Item = (usize, u64)> {
-    /// The entries that are read at once: one by one each would be looked up in RAM.
-    const CHUNK: usize = 64;
-    let end = indices.end;
-    indices.step_by(CHUNK).flat_map(move |first| {
-        let count = CHUNK.min(end - first);
-        let mut buffer = [0; CHUNK * 8];
-        let bytes = &mut buffer[..count * size];
-        let start = table.0.wrapping_add((first * size) as u64);
-        if memory.read(GuestPhysAddr(start), bytes).is_err() {
-            bytes.fill(0);
-        }
-        let entry = move |at: usize| {
-            let mut word = [0; 8];
-            word[..size].copy_from_slice(&buffer[at * size..(at + 1) * size]);
-            (first + at, u64::from_le_bytes(word))
-        };
-        (0..count).map(entry)
-    })
+    let entry = format.table(root.0).entry(memory, index);
+    table_of(entry, format)
 }
 
 /// Returns the entries of `root`'s user half that refer to a table: index and table.
@@ -156,8 +124,9 @@ pub(crate) fn user_tables(
     root: Root,
     format: RootFormat,
 ) -> impl Iterator<Item = (usize, u64)> {
-    let (count, size) = format.user_half();
-    table_entries(memory, root.address(), size, 0..count)
+    let table = format.table(root.0);
+    table
+        .entries(memory, 0..format.user_half())
         .map(move |(index, entry)| (index, table_of(entry, format)))
         .filter(|(_, table)| *table != 0)
 }

@@ -7,7 +7,7 @@ use arch::PageTableFlags;
 use arch::paging::{ADDRESS, ADDRESS_32, PAGE_SIZE};
 use vmx::addr::GuestPhysAddr;
 
-use super::address_space::{Root, RootFormat, table_entries};
+use super::address_space::{Root, RootFormat};
 use crate::guest_memory::GuestMemory;
 
 const PRESENT: u64 = PageTableFlags::PRESENT.bits();
@@ -43,11 +43,6 @@ impl RootFormat {
             Self::Pae => (&[30, 21, 12], 9),
             Self::Narrow => (&[22, 12], 10),
         }
-    }
-
-    /// Returns the bytes of an entry.
-    const fn entry_size(self) -> usize {
-        if matches!(self, Self::Narrow) { 4 } else { 8 }
     }
 
     /// Returns the end of the addresses that user space may have. (32-bit kernels give it more than
@@ -117,17 +112,13 @@ pub(super) fn mapping(
     let mut writable = true;
     for &shift in shifts {
         let index = address >> shift & ((1 << index_bits) - 1);
-        let slot = GuestPhysAddr(table.wrapping_add(index * format.entry_size() as u64));
-        let entry = if matches!(format, RootFormat::Narrow) {
-            memory.read_u32(slot).map(u64::from)
-        } else {
-            memory.read_u64(slot)
-        };
+        let entry = format.table(table).entry(memory, index as usize);
         let rights = format.rights(shift);
-        let entry = entry
-            .ok()
-            .filter(|it| it & PRESENT != 0 && it & USER == rights & USER)?;
-        writable &= entry & WRITABLE == rights & WRITABLE;
+        let wanted = PRESENT | rights & USER;
+        if entry & wanted != wanted {
+            return None;
+        }
+        writable &= entry & rights == rights;
         match format.target(entry, shift) {
             Target::Page(page) => {
                 let frame = frame(page, shift, address);
@@ -164,9 +155,7 @@ pub(super) fn next_writable(
             // Nothing behind an entry that does not let user mode write can be written.
             let wanted = PRESENT | format.rights(shift);
             let indices = first as usize..end as usize;
-            let mut entries =
-                table_entries(memory, GuestPhysAddr(table), format.entry_size(), indices);
-            let found = entries.find(|(_, entry)| entry & wanted == wanted);
+            let found = format.table(table).first_with(memory, wanted, indices);
             let behind = found.map_or(end, |(index, _)| index as u64);
             *lines = lines.saturating_sub(1 + ((behind - first) / LINE) as u32);
             let Some((_, entry)) = found else {

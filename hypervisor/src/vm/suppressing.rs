@@ -91,9 +91,9 @@ impl Vm {
     /// VCPUs at one moment: see [`super::clock_gate`]. `own` is the VCPU that runs this code, which is
     /// out of the guest. The caller holds no lock.
     ///
-    /// That moment is the last one up to which time is accounted for, a VCPU was in the guest, or its
-    /// timers were looked at. It is not now: a clock that was fast is not while the change is prepared, and
-    /// nobody can tell.
+    /// A clock that becomes fast does so now: the exit that has led to it may have taken long. One that becomes
+    /// slower did at the last moment up to which time is accounted for, a VCPU was in the guest, or its timers
+    /// were looked at: it was not fast while the change was prepared, and nobody can tell.
     ///
     /// Of two VCPUs that bring decisions at once, each carries out the later one.
     pub(crate) fn follow_suppression(&self, own: u32) {
@@ -114,8 +114,12 @@ impl Vm {
                 self.trace
                     .record(None, Event::Rates(course.rates), host_now);
             }
-            let used_at = self.requests.iter().map(VcpuRequests::clock_used_at);
-            let changes_at = used_at.fold(suppression.accounted_until(), HostTicks::max);
+            let changes_at = if course.rates.is_fast() {
+                host_now()
+            } else {
+                let used_at = self.requests.iter().map(VcpuRequests::clock_used_at);
+                used_at.fold(suppression.accounted_until(), HostTicks::max)
+            };
             board.clock.set_course(changes_at, course);
             drop(board);
             let lost = host_now().since(called_at) * running;

@@ -6,7 +6,7 @@ use devices::clock::Rate;
 use vmx::event::Event as GuestEvent;
 
 use super::*;
-use crate::machine::host_time::fake::set;
+use crate::machine::host_time::fake::{self, set};
 use crate::suppression::order::Policy;
 use crate::suppression::snapshot::Limit;
 use crate::vcpu::backend::exit::{Exit, InterceptedException};
@@ -98,6 +98,25 @@ fn a_target_that_is_on_a_cpu_again_is_entered_with_a_fast_clock() {
         let first = &vcpu.cpu.entries[entries];
         assert!(first.tsc.multiplier > 900 * Rate::ONE.bits(), "{turn}");
     }
+}
+
+#[test]
+fn an_exit_that_switches_to_a_target_takes_no_time_at_the_fast_rate_however_long_it_is() {
+    let mut vcpu = with_processes(vcpu());
+    suppress(vcpu.vm(), TARGET, 1000, Policy::Bounded);
+    vcpu.cpu.cr3 = TARGET;
+    vcpu.cpu.set_cpl(3);
+    vcpu.note_cpu(true);
+    set(at(100));
+    vcpu.follow(at(100));
+    fake::advance(20_000);
+    vcpu.follow_suppression();
+    let vm = vcpu.vm();
+    assert!(vm.board.lock().clock.rates().is_fast());
+    assert_eq!(vm.suppression.lock().lead(host_now()).most(), 0);
+    fake::advance(10);
+    let lead = vm.suppression.lock().lead(host_now()).most();
+    assert!((9_000..=10_000).contains(&lead), "{lead}");
 }
 
 #[test]
