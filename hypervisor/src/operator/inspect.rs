@@ -136,13 +136,12 @@ pub(super) fn suppress(
             ..target
         })
     };
-    vm.suppression_changed();
-    vm.await_suppression_change();
+    tell_of_changes(vm);
     Ok(target)
 }
 
 /// Makes the process of `root` a member of the family of the target that was named by `with`. Returns
-/// whether there is such a target.
+/// whether there is such a target. What has changed is to be told to the VCPUs ([`tell_of_changes`]).
 ///
 /// # Errors
 /// If `root` is no process's, or the family has as many members as it may have.
@@ -153,25 +152,30 @@ pub(super) fn suppress_with(
     now: HostTicks,
 ) -> Result<bool, CommandError> {
     let seen = seen(vm);
-    let is_there = {
-        let mut suppression = vm.suppression.lock();
-        let is_there = suppression.suppress_with(&vm.ram, with, root, &seen, now);
-        if suppression.has_notices() {
-            vm.note_notices(&mut suppression, None);
-        }
-        is_there
-    };
-    vm.suppression_changed();
-    vm.await_suppression_change();
+    let mut suppression = vm.suppression.lock();
+    let is_there = suppression.suppress_with(&vm.ram, with, root, &seen, now);
+    if suppression.has_notices() {
+        vm.note_notices(&mut suppression, None);
+    }
     is_there.map_err(|problem| CommandError::new("no_target", problem))
 }
 
-/// Returns the roots that VCPUs of `vm` have been seen to have.
+/// Has the VCPUs of `vm` look at once at what is suppressed.
+pub(super) fn tell_of_changes(vm: &Vm) {
+    vm.suppression_changed();
+    vm.await_suppression_change();
+}
+
+/// Returns the roots that VCPUs of `vm` have been seen to have, in their order: those of one process are often
+/// neighbors.
 fn seen(vm: &Vm) -> Vec<Root> {
-    let usages = vm.usages.iter();
-    usages
-        .flat_map(|usage| usage.lock().roots().collect::<Vec<_>>())
-        .collect()
+    let mut seen = Vec::new();
+    for usage in &vm.usages {
+        seen.extend(usage.lock().roots());
+    }
+    seen.sort_unstable();
+    seen.dedup();
+    seen
 }
 
 /// Ends the suppression of the target that has `root`; `None` if there is none.

@@ -1,6 +1,7 @@
 //! Rules, and what becomes of them while guests run: searches in small steps, of which all together
 //! cost at most a hundredth of the time of the CPU that makes them.
 
+use alloc::collections::VecDeque;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -72,6 +73,8 @@ struct Watched {
     /// The processes, while they are being put together.
     processes: Option<Processes>,
     shares_at: HostTicks,
+    /// The matches of which nothing has come yet.
+    matches: VecDeque<Match>,
 }
 
 /// The rules, and the state of their application. See the [module documentation](self).
@@ -184,6 +187,7 @@ impl Watcher {
                 seen: Vec::new(),
                 processes: None,
                 shares_at: HostTicks(0),
+                matches: VecDeque::new(),
             }),
         }
     }
@@ -229,39 +233,59 @@ impl Watcher {
         let Ok(vm) = vms.vm(watched.id) else { return };
         let id = watched.id;
         let of_vm = |entry: &&mut RuleEntry| entry.vm == id;
-        let mut matches = Vec::new();
         watched.follow(&vm, clock, until);
-        if watched.patterns.is_empty() {
-            // Only shares are looked at.
-        } else {
-            let first = watched.search(&vm, clock, until, &mut matches);
+        if watched.matches.is_empty() {
+            if watched.patterns.is_empty() {
+                // Only shares are looked at.
+            } else {
+                let first = watched.search(&vm, clock, until);
+                let rules = self.rules.iter_mut().filter(of_vm);
+                for entry in rules.filter(|entry| entry.rule.pattern().is_some()) {
+                    let is_miss = |it: &&Vec<u32>| !it.contains(&entry.number);
+                    entry.misses += first.iter().filter(is_miss).count() as u64;
+                }
+            }
             let rules = self.rules.iter_mut().filter(of_vm);
-            for entry in rules.filter(|entry| entry.rule.pattern().is_some()) {
-                entry.misses += first
-                    .iter()
-                    .filter(|it| !it.contains(&entry.number))
-                    .count() as u64;
+            let hogs = rules.filter(|entry| matches!(entry.rule.condition, Condition::Hogs(_)));
+            watched.look_at_shares(&vm, hogs, clock, until);
+        }
+        // One at least, the others another time: what comes of a match takes long.
+        let mut is_changed = false;
+        while let Some(found) = self.next_match(at, &vm) {
+            is_changed |= self.act(&vm, &found, clock, reporter);
+            if clock.now() >= until {
+                break;
             }
         }
-        let rules = self.rules.iter_mut().filter(of_vm);
-        let hogs = rules.filter(|entry| matches!(entry.rule.condition, Condition::Hogs(_)));
-        watched.look_at_shares(&vm, hogs, clock, until, &mut matches);
-        for found in matches {
-            self.act(&vm, &found, clock, reporter);
+        if is_changed {
+            inspect::tell_of_changes(&vm);
         }
     }
 
-    /// Does what a rule says about a match, and reports it.
+    /// Takes the next match of the VM at place `at`, if its process is still there.
+    fn next_match(&mut self, at: usize, vm: &Vm) -> Option<Match> {
+        let watched = self.watched.get_mut(at)?;
+        loop {
+            let found = watched.matches.pop_front()?;
+            if found.address.is_none() || watched.searcher.is_there(&watched.guest(vm), found.root)
+            {
+                return Some(found);
+            }
+        }
+    }
+
+    /// Does what a rule says about a match, and reports it. Returns whether there is anything that the VCPUs are still
+    /// to be told.
     fn act(
         &mut self,
         vm: &Vm,
         found: &Match,
         clock: &HostClock,
         reporter: &mut Reporter<'_, impl Listener>,
-    ) {
+    ) -> bool {
         let mut entries = self.rules.iter_mut();
         let Some(entry) = entries.find(|entry| entry.number == found.rule) else {
-            return;
+            return false;
         };
         let format = inspect::root_format(vm);
         let is_exception = |cr3: &u64| {
@@ -269,15 +293,17 @@ impl Watcher {
             root == found.root || found.roots.contains(&root)
         };
         if entry.rule.exceptions.iter().any(is_exception) {
-            return;
+            return false;
         }
         entry.matches += 1;
         let (mut suppressed, mut refused) = (None, None);
+        let mut is_to_be_told = false;
         if let Action::Suppress(factor) = entry.rule.action {
             let family = entry.family.filter(|_| entry.rule.pattern().is_some());
             match suppress(vm, found.root, family, factor, clock.now()) {
                 Ok(named) => {
                     entry.family = Some(named);
+                    is_to_be_told = named != found.root;
                     suppressed = Some(factor.get());
                 }
                 Err(why) => {
@@ -302,6 +328,7 @@ impl Watcher {
             suppressed,
             refused,
         });
+        is_to_be_told
     }
 }
 
@@ -346,6 +373,7 @@ impl Watched {
             self.format = format;
             self.searcher = Searcher::default();
             self.processes = None;
+            self.matches.clear();
             self.changes.clear();
             self.departures = 0;
         }
@@ -393,13 +421,7 @@ impl Watched {
     }
 
     /// Searches until then. Returns what the address spaces have matched whose first search has ended.
-    fn search(
-        &mut self,
-        vm: &Vm,
-        clock: &HostClock,
-        until: HostTicks,
-        matches: &mut Vec<Match>,
-    ) -> Vec<Vec<u32>> {
+    fn search(&mut self, vm: &Vm, clock: &HostClock, until: HostTicks) -> Vec<Vec<u32>> {
         let guest = self.guest(vm);
         let again_after = clock.fraction_of_second(AGAIN_PER_SECOND);
         let mut ended = Vec::new();
@@ -407,7 +429,7 @@ impl Watched {
         // Once at least: to take note of who has run may have taken all the time, each time.
         loop {
             let found = |found: Found| {
-                matches.push(Match {
+                self.matches.push_back(Match {
                     rule: found.rule,
                     root: found.root,
                     roots: Vec::new(),
@@ -438,7 +460,6 @@ impl Watched {
         rules: impl Iterator<Item = &'a mut RuleEntry>,
         clock: &HostClock,
         until: HostTicks,
-        matches: &mut Vec<Match>,
     ) {
         let mut rules = rules.peekable();
         let now = clock.now();
@@ -462,7 +483,7 @@ impl Watched {
             let rule = entry.number;
             let found = |process: &Process| {
                 if let Some(root) = process.roots.first() {
-                    matches.push(Match {
+                    self.matches.push_back(Match {
                         rule,
                         root: *root,
                         roots: process.roots.clone(),

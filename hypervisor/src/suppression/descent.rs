@@ -34,8 +34,8 @@
 use arch::paging::PAGE_SIZE;
 use devices::time::HostTicks;
 
-use super::address_space::{Root, RootFormat};
-use super::pages::{Mapping, mapping};
+use super::address_space::Root;
+use super::pages::{Mapper, Mapping, mapping};
 use super::target::Target;
 use crate::guest_memory::GuestMemory;
 
@@ -75,9 +75,7 @@ impl Walks {
 /// A process that may be a copy: what it has at an address is walked to once. The members of a family
 /// are known by the same few addresses.
 struct Candidate<'a, M> {
-    memory: &'a M,
-    root: Root,
-    format: RootFormat,
+    mapper: Mapper<'a, M>,
     known: [Option<(u64, Option<Mapping>)>; KNOWN_WALKS],
 }
 
@@ -91,9 +89,7 @@ impl<M: GuestMemory> Candidate<'_, M> {
         match self.known[place] {
             Some((known, mapping)) if known == address => mapping,
             _ => {
-                let mapping = walks
-                    .take()
-                    .then(|| mapping(self.memory, self.root, self.format, address))?;
+                let mapping = walks.take().then(|| self.mapper.mapping(address))?;
                 self.known[place] = Some((address, mapping));
                 mapping
             }
@@ -115,9 +111,7 @@ pub(super) fn relation(
 ) -> Relation {
     let format = target.format();
     let mut candidate = Candidate {
-        memory,
-        root,
-        format,
+        mapper: Mapper::new(memory, root, format),
         known: [None; KNOWN_WALKS],
     };
     let mut parent = None;

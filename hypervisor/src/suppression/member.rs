@@ -124,6 +124,17 @@ impl Member {
         self.roots.iter().flatten().copied()
     }
 
+    /// Returns the table that `root` has where this process has its first one: two roots that have the same there are
+    /// one process's.
+    pub(super) fn corresponding_table(
+        &self,
+        memory: &impl GuestMemory,
+        root: Root,
+        format: RootFormat,
+    ) -> u64 {
+        referred_table(memory, root, format, self.witnesses[0].0)
+    }
+
     pub(super) const fn lives(&self) -> bool {
         self.ended.is_none()
     }
@@ -139,10 +150,9 @@ impl Member {
         root: Root,
         format: RootFormat,
     ) -> bool {
-        let (index, table) = self.witnesses[0];
         if !self.lives()
             // The whole comparison is only for those that agree here.
-            || referred_table(memory, root, format, index) != table
+            || self.corresponding_table(memory, root, format) != self.witnesses[0].1
             || !same_process(memory, self.root(format), root, format)
         {
             return false;

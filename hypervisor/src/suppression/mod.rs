@@ -447,12 +447,10 @@ impl Suppression {
         now: HostTicks,
     ) {
         self.non_targets.clear();
-        for &other in seen {
-            if self.targets.slot_of(other).is_none()
-                && let Some(target) = self.targets.get_mut(slot)
-            {
-                target.forget_shared_pages(memory, member, other);
-            }
+        let is_others = |other: &Root| self.targets.slot_of(*other).is_none();
+        let others: alloc::vec::Vec<Root> = seen.iter().copied().filter(is_others).collect();
+        if let Some(target) = self.targets.get_mut(slot) {
+            target.forget_shared_pages(memory, member, others.into_iter());
         }
         self.note_what_is_followed();
         self.expect_copies(now);

@@ -97,6 +97,75 @@ const fn frame(page: u64, shift: u32, address: u64) -> u64 {
     page | address & ((1 << shift) - 1) & !(PAGE_SIZE - 1)
 }
 
+/// What an address space maps for user mode. The table that was reached last is remembered: addresses that
+/// are close to each other take one walk.
+#[derive(Debug)]
+pub(super) struct Mapper<'a, M> {
+    memory: &'a M,
+    root: Root,
+    format: RootFormat,
+    last: Option<LastTable>,
+}
+
+/// A table of small pages, and the rights on the way to it.
+#[derive(Clone, Copy, Debug)]
+struct LastTable {
+    /// The address of the region that it maps, in regions.
+    region: u64,
+    table: u64,
+    writable: bool,
+}
+
+impl<'a, M: GuestMemory> Mapper<'a, M> {
+    pub(super) const fn new(memory: &'a M, root: Root, format: RootFormat) -> Self {
+        Self {
+            memory,
+            root,
+            format,
+            last: None,
+        }
+    }
+
+    /// Returns what is mapped at `address`, if anything.
+    pub(super) fn mapping(&mut self, address: u64) -> Option<Mapping> {
+        let format = self.format;
+        if address >= format.user_end() {
+            return None;
+        }
+        let (shifts, index_bits) = format.levels();
+        let region = address >> (12 + index_bits);
+        let (mut table, mut writable, shifts) = match self.last {
+            Some(last) if last.region == region => (last.table, last.writable, &[12][..]),
+            _ => (self.root.address().0, true, shifts),
+        };
+        for &shift in shifts {
+            if shift == 12 {
+                self.last = Some(LastTable {
+                    region,
+                    table,
+                    writable,
+                });
+            }
+            let index = address >> shift & ((1 << index_bits) - 1);
+            let entry = format.table(table).entry(self.memory, index as usize);
+            let rights = format.rights(shift);
+            let wanted = PRESENT | rights & USER;
+            if entry & wanted != wanted {
+                return None;
+            }
+            writable &= entry & rights == rights;
+            match format.target(entry, shift) {
+                Target::Page(page) => {
+                    let frame = frame(page, shift, address);
+                    return Some(Mapping { frame, writable });
+                }
+                Target::Table(next) => table = next,
+            }
+        }
+        None
+    }
+}
+
 /// Returns what `root` maps for user mode at `address`, if anything.
 pub(super) fn mapping(
     memory: &impl GuestMemory,
@@ -104,30 +173,7 @@ pub(super) fn mapping(
     format: RootFormat,
     address: u64,
 ) -> Option<Mapping> {
-    if address >= format.user_end() {
-        return None;
-    }
-    let (shifts, index_bits) = format.levels();
-    let mut table = root.address().0;
-    let mut writable = true;
-    for &shift in shifts {
-        let index = address >> shift & ((1 << index_bits) - 1);
-        let entry = format.table(table).entry(memory, index as usize);
-        let rights = format.rights(shift);
-        let wanted = PRESENT | rights & USER;
-        if entry & wanted != wanted {
-            return None;
-        }
-        writable &= entry & rights == rights;
-        match format.target(entry, shift) {
-            Target::Page(page) => {
-                let frame = frame(page, shift, address);
-                return Some(Mapping { frame, writable });
-            }
-            Target::Table(next) => table = next,
-        }
-    }
-    None
+    Mapper::new(memory, root, format).mapping(address)
 }
 
 /// Looks for a page that user mode may write, from address `from` on. `lines` is the number of lines of tables, of
@@ -259,7 +305,12 @@ pub(super) mod tests {
         map(&ram, 0x1000, 0x40_1000, 0x8067, &mut tables);
         map(&ram, 0x1000, 0x7fff_ffff_e000, 0x9067, &mut tables);
         map(&ram, 0x1000, 0x7fff_ffff_f000, 0xa063, &mut tables);
-        let at = |address| mapping(&ram, root, RootFormat::Long, address);
+        let mut mapper = Mapper::new(&ram, root, RootFormat::Long);
+        let mut at = |address| {
+            let found = mapper.mapping(address);
+            assert_eq!(found, mapping(&ram, root, RootFormat::Long, address));
+            found
+        };
         let page = |frame, writable| Some(Mapping { frame, writable });
         assert_eq!(at(0x40_0123), page(0x7000, false));
         assert_eq!(at(0x40_1fff), page(0x8000, true));

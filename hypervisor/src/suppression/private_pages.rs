@@ -10,7 +10,7 @@
 use arch::paging::PAGE_SIZE;
 
 use super::address_space::{Root, RootFormat};
-use super::pages::{Mapping, Search, digest, mapping, next_writable};
+use super::pages::{Mapper, Mapping, Search, digest, mapping, next_writable};
 use crate::guest_memory::GuestMemory;
 
 /// The pages of a process that are remembered.
@@ -96,6 +96,10 @@ impl PrivatePages {
         self.pages.iter().flatten().copied()
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.pages.iter().all(Option::is_none)
+    }
+
     /// Forgets the page at `address`: it is shared on purpose.
     pub(super) fn forget(&mut self, address: u64) {
         for page in &mut self.pages {
@@ -128,8 +132,9 @@ impl PrivatePages {
     /// Returns what has become of the pages since the process was left.
     pub(super) fn fate(&self, memory: &impl GuestMemory, root: Root, format: RootFormat) -> Fate {
         let mut fate = Fate::default();
+        let mut mapper = Mapper::new(memory, root, format);
         for page in self.iter() {
-            match mapping(memory, root, format, page.address) {
+            match mapper.mapping(page.address) {
                 Some(there) if there.frame == page.frame => fate.kept += 1,
                 Some(_) => fate.exchanged += 1,
                 None => fate.taken += 1,
@@ -159,11 +164,12 @@ impl PrivatePages {
         mut left: impl FnMut(PrivatePage),
     ) -> Changes {
         let mut changes = Changes::default();
+        let mut mapper = Mapper::new(memory, root, format);
         for place in &mut self.pages {
             let Some(page) = place else {
                 continue;
             };
-            match mapping(memory, root, format, page.address) {
+            match mapper.mapping(page.address) {
                 Some(Mapping { frame, writable }) if frame == page.frame => {
                     if writable {
                         page.digest = None;

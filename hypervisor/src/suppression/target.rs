@@ -25,7 +25,7 @@ use super::left_frames::LeftFrames;
 use super::member::{MAX_ROOTS, Member, Origin, Sign, witnesses};
 use super::notice::End;
 use super::order::{Follow, Order};
-use super::pages::mapping;
+use super::pages::Mapper;
 use super::private_pages::PrivatePage;
 use super::record::Record;
 use crate::guest_memory::GuestMemory;
@@ -208,18 +208,36 @@ impl Target {
         }
     }
 
-    /// Forgets the pages of member `id`, which it can write, that the process of `other` has as well.
-    pub(super) fn forget_shared_pages(&mut self, memory: &impl GuestMemory, id: u32, other: Root) {
+    /// Forgets the pages of member `id`, which it can write, that processes of `others` have as well. The roots of
+    /// one process best follow each other.
+    pub(super) fn forget_shared_pages(
+        &mut self,
+        memory: &impl GuestMemory,
+        id: u32,
+        others: impl Iterator<Item = Root>,
+    ) {
         let format = self.format;
-        let is_shared = |page: &PrivatePage| {
-            let there = mapping(memory, other, format, page.address);
-            there.is_some_and(|there| there.frame == page.frame)
-        };
-        while let Some(page) = self
-            .member(id)
-            .and_then(|member| member.pages.iter().find(is_shared))
-        {
-            self.forget_page(page.address);
+        let mut last_table = 0;
+        for other in others {
+            let Some(member) = self.member(id) else {
+                return;
+            };
+            let table = member.corresponding_table(memory, other, format);
+            if table != 0 && table == last_table {
+                continue;
+            }
+            last_table = table;
+            let mut there = Mapper::new(memory, other, format);
+            let mut is_shared = |page: &PrivatePage| {
+                let there = there.mapping(page.address).filter(|_| !page.is_frozen);
+                there.is_some_and(|there| there.frame == page.frame)
+            };
+            while let Some(page) = self
+                .member(id)
+                .and_then(|member| member.pages.iter().find(&mut is_shared))
+            {
+                self.forget_page(page.address);
+            }
         }
     }
 
@@ -269,7 +287,7 @@ impl Target {
     }
 
     /// Gathers what there is to be known of member `id`, which is new: its other roots, among those that
-    /// were `seen`, and some pages.
+    /// were `seen`, and some pages: where members of the same program have theirs, or else by a search.
     pub(super) fn gather(
         &mut self,
         memory: &impl GuestMemory,
@@ -278,6 +296,8 @@ impl Target {
     ) {
         let format = self.format;
         let follow = self.order.follow;
+        let others = self.members.iter().filter(|it| it.id != id && it.lives());
+        let relative = others.map(|it| it.pages).find(|pages| !pages.is_empty());
         let Some((member, _)) = self.member_and_left(id) else {
             return;
         };
@@ -286,8 +306,15 @@ impl Target {
                 member.adopt(memory, other, format);
             }
         }
-        if follow != Follow::None {
-            member.pages.gather(memory, member.root(format), format);
+        if follow == Follow::None {
+            return;
+        }
+        let root = member.root(format);
+        if let Some(pages) = relative {
+            member.pages.inherit(&pages, memory, root, format);
+        }
+        if member.pages.is_empty() {
+            member.pages.gather(memory, root, format);
         }
     }
 

@@ -388,7 +388,8 @@ impl Searcher {
         true
     }
 
-    fn is_there<M: GuestMemory>(&self, guest: &Guest<'_, M>, root: Root) -> bool {
+    /// Returns whether the process that was seen to have `root` last still has it, as far as can be told.
+    pub(crate) fn is_there<M: GuestMemory>(&self, guest: &Guest<'_, M>, root: Root) -> bool {
         self.spaces
             .get(&root)
             .is_some_and(|space| space.is_there(guest, root))
