@@ -79,6 +79,8 @@ mod wish;
 #[cfg(test)]
 mod simulation;
 
+use alloc::vec::Vec;
+
 use arch::addr::GuestPhysAddr;
 use devices::clock::Course;
 use devices::time::{Hertz, HostTicks};
@@ -381,7 +383,7 @@ impl Suppression {
         seen: impl Iterator<Item = Root>,
         now: HostTicks,
     ) -> Result<(), TargetError> {
-        let seen: alloc::vec::Vec<Root> = seen.collect();
+        let seen: Vec<Root> = seen.collect();
         if self.targets.is_empty() {
             self.others_since = None;
         }
@@ -447,10 +449,12 @@ impl Suppression {
         now: HostTicks,
     ) {
         self.non_targets.clear();
-        let is_others = |other: &Root| self.targets.slot_of(*other).is_none();
-        let others: alloc::vec::Vec<Root> = seen.iter().copied().filter(is_others).collect();
+        let mut roots: Vec<Root> = self.targets.iter().flat_map(Target::roots).collect();
+        roots.sort_unstable();
+        let others = seen.iter().copied();
+        let others = others.filter(|other| roots.binary_search(other).is_err());
         if let Some(target) = self.targets.get_mut(slot) {
-            target.forget_shared_pages(memory, member, others.into_iter());
+            target.forget_shared_pages(memory, member, others);
         }
         self.note_what_is_followed();
         self.expect_copies(now);

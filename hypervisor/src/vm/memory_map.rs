@@ -128,7 +128,13 @@ impl MemoryMap {
             return Ok(false);
         }
         let had_some = !tables.guarded_pages.is_empty();
-        tables.let_go();
+        // Families grow more often than they shrink.
+        let kept = if wanted.starts_with(&tables.guarded_pages) {
+            tables.guarded_pages.len()
+        } else {
+            tables.let_go();
+            0
+        };
         let guarded = listed.and_then(|()| {
             tables.guarded_pages = wanted;
             let Tables {
@@ -136,7 +142,7 @@ impl MemoryMap {
                 guarded_pages,
                 ..
             } = &mut *tables;
-            let mut pages = guarded_pages.iter();
+            let mut pages = guarded_pages[kept..].iter();
             pages.try_for_each(|&page| guarded.protect_page(page, Access::empty()))
         });
         if guarded.is_err() {
