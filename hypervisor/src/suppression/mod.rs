@@ -82,7 +82,7 @@ mod simulation;
 use alloc::vec::Vec;
 
 use arch::addr::GuestPhysAddr;
-use devices::clock::Course;
+use devices::clock::{Course, Rate};
 use devices::time::{Hertz, HostTicks};
 
 use crate::guest_memory::GuestMemory;
@@ -223,6 +223,13 @@ impl Directive {
         handler_runs: false,
         timers_from: HostTicks(0),
     };
+
+    /// Puts off by `ticks` what is to be done in them: the clock has become fast that much later than the directive
+    /// was given.
+    pub(crate) const fn delay(&mut self, ticks: u64) {
+        self.stop_at = self.stop_at.saturating_add(ticks);
+        self.look_at = self.look_at.saturating_add(ticks);
+    }
 
     /// Returns whether it is of interest whose thread a VCPU in `context` runs: to find that out takes long.
     #[must_use]
@@ -570,6 +577,24 @@ impl Suppression {
     #[must_use]
     pub(crate) fn clock_is_to_change(&self) -> bool {
         self.clock != self.time.course()
+    }
+
+    /// Returns from when on the clock may have been fast that becomes so at `now`: a moment before.
+    ///
+    /// To switch to a target and back takes a guest longer than the turn of one that is slowed down by much. So a
+    /// turn is to be worth something to its scheduler, and what the exit took in which the switch was seen counts
+    /// for it. It may have taken long, as when somebody has just been named: not all of that counts, or whoever
+    /// runs would have had so much that it is not given the CPU again for long, and a handler would find that
+    /// several ticks had passed.
+    #[must_use]
+    pub(crate) fn fast_from(&self, now: HostTicks) -> HostTicks {
+        /// The most that counts of an exit, as a divisor of a second of guest time: two ticks and a half of most
+        /// guests, of the almost four that a clock may be ahead beside equals.
+        const COUNTS_PER_SECOND: u64 = 100;
+        let rates = self.clock.rates;
+        let factor = rates.counter.max(rates.timer).bits() / Rate::ONE.bits();
+        let counts = self.tsc.get() / COUNTS_PER_SECOND / factor.max(1);
+        HostTicks(now.0.saturating_sub(counts))
     }
 
     /// Returns the host time up to which the clock's gains are booked: it cannot be changed for a time

@@ -85,7 +85,7 @@ impl RootFormat {
     }
 }
 
-/// What an entry refers to: the guest-physical address.
+/// The page or table that an entry refers to, by its guest-physical address.
 #[derive(Clone, Copy, Debug)]
 enum Target {
     Page(u64),
@@ -97,7 +97,7 @@ const fn frame(page: u64, shift: u32, address: u64) -> u64 {
     page | address & ((1 << shift) - 1) & !(PAGE_SIZE - 1)
 }
 
-/// What an address space maps for user mode. The table that was reached last is remembered: addresses that
+/// The pages that an address space maps for user mode. The table that was reached last is remembered: addresses that
 /// are close to each other take one walk.
 #[derive(Debug)]
 pub(super) struct Mapper<'a, M> {

@@ -52,7 +52,12 @@ impl<C: GuestCpu> Vcpu<C> {
     /// Lets the VM's time go on by the course that its suppression has decided on, on all its
     /// VCPUs at one moment. No lock is held.
     pub(super) fn follow_suppression(&mut self) {
-        self.vm.follow_suppression(self.index);
+        if let Some(at) = self.vm.follow_suppression(self.index) {
+            // What the clock is to reach it reaches later than it was taken to.
+            let late = at.since(self.observer.directed_at);
+            self.observer.directed_at = at;
+            self.observer.directive.delay(late);
+        }
         self.follow_clock();
         self.pending |= Requests::TIMERS;
     }

@@ -91,15 +91,17 @@ impl Vm {
     /// VCPUs at one moment: see [`super::clock_gate`]. `own` is the VCPU that runs this code, which is
     /// out of the guest. The caller holds no lock.
     ///
-    /// A clock that becomes fast does so now: the exit that has led to it may have taken long. One that becomes
-    /// slower did at the last moment up to which time is accounted for, a VCPU was in the guest, or its timers
-    /// were looked at: it was not fast while the change was prepared, and nobody can tell.
+    /// That moment is the last one up to which time is accounted for, a VCPU was in the guest, or its
+    /// timers were looked at. It is not now: a clock that was fast is not while the change is prepared, and
+    /// nobody can tell. One that becomes fast has been so for a moment at most ([`Suppression::fast_from`]).
     ///
     /// Of two VCPUs that bring decisions at once, each carries out the later one.
-    pub(crate) fn follow_suppression(&self, own: u32) {
+    ///
+    /// Returns when the clock became fast, if it has.
+    pub(crate) fn follow_suppression(&self, own: u32) -> Option<HostTicks> {
         if !self.suppression.lock().clock_is_to_change() {
             // Another VCPU was quicker.
-            return;
+            return None;
         }
         let called_at = host_now();
         let others = self.requests.iter().zip(0..);
@@ -114,11 +116,13 @@ impl Vm {
                 self.trace
                     .record(None, Event::Rates(course.rates), host_now);
             }
-            let changes_at = if course.rates.is_fast() {
-                host_now()
+            let gets_fast = course.rates.is_fast() && !board.clock.rates().is_fast();
+            let used_at = self.requests.iter().map(VcpuRequests::clock_used_at);
+            let used_at = used_at.fold(suppression.accounted_until(), HostTicks::max);
+            let changes_at = if gets_fast {
+                suppression.fast_from(host_now()).max(used_at)
             } else {
-                let used_at = self.requests.iter().map(VcpuRequests::clock_used_at);
-                used_at.fold(suppression.accounted_until(), HostTicks::max)
+                used_at
             };
             board.clock.set_course(changes_at, course);
             drop(board);
@@ -126,7 +130,8 @@ impl Vm {
             suppression.clock_changed(changes_at, lost);
             drop(suppression);
             settle(changes_at, course.rates);
-        });
+            gets_fast.then_some(changes_at)
+        })
     }
 
     /// Guards the roots of the VM's targets, and nothing else: their VCPUs see the first page walk

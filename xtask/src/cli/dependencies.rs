@@ -35,7 +35,7 @@ pub(super) fn check() -> Result<Tally> {
     check_with(|| Command::new(&program))
 }
 
-/// What comes of a cargo-deny that is run by these commands, with arguments added.
+/// Does the same with the cargo-deny that such commands run, to which arguments are added.
 fn check_with(program: impl Fn() -> Command) -> Result<Tally> {
     let deny = |arguments: &[&str]| {
         let mut command = program();

@@ -57,6 +57,8 @@ pub(super) struct Observer {
     user_mode: bool,
     /// The last directive from suppression.
     pub(super) directive: Directive,
+    /// The time as of which that was given.
+    pub(super) directed_at: HostTicks,
     /// Whether suppression has been told something since the last exit.
     pub(super) reported: bool,
     /// The time from the exit to the entry that the last report has taken, in ticks, until
@@ -88,6 +90,7 @@ impl Observer {
             on_cpu: false,
             user_mode: false,
             directive: Directive::NONE,
+            directed_at: now,
             reported: false,
             own_time: 0,
             timer_expired: false,

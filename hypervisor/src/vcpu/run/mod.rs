@@ -50,7 +50,13 @@ impl<C: GuestCpu> Vcpu<C> {
         self.pending |= Requests::EVENT | Requests::TIMERS | Requests::CLOCK | Requests::MEMORY;
         let Err(exit) = self.run_guest(until, requests);
         self.statistics.end_exit(host_now());
-        if self.observer.directive.target_in && self.observer.directive.stay == Stay::Run {
+        let runs_on = match self.observer.directive.stay {
+            Stay::Run => true,
+            // It is held by the clock, which goes on while it waits, but not while the CPU does something else.
+            Stay::Hold => !matches!(exit, RunExit::Delayed(_)),
+            Stay::Park(_) => false,
+        };
+        if self.observer.directive.target_in && runs_on {
             // Whatever the CPU does now, it does not run the target: the clock is not to be fast.
             self.note_cpu(false);
         }

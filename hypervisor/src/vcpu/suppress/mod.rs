@@ -63,6 +63,7 @@ impl<C: GuestCpu> Vcpu<C> {
             self.pending |= Requests::EVENT;
         }
         self.observer.directive = directive;
+        self.observer.directed_at = now;
         let gets_fast = directive.clock.rates.is_fast();
         self.pending
             .set(Requests::FAST_CLOCK, clock_changes && gets_fast);

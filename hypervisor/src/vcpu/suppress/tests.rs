@@ -101,22 +101,51 @@ fn a_target_that_is_on_a_cpu_again_is_entered_with_a_fast_clock() {
 }
 
 #[test]
-fn an_exit_that_switches_to_a_target_takes_no_time_at_the_fast_rate_however_long_it_is() {
-    let mut vcpu = with_processes(vcpu());
-    suppress(vcpu.vm(), TARGET, 1000, Policy::Bounded);
-    vcpu.cpu.cr3 = TARGET;
-    vcpu.cpu.set_cpl(3);
-    vcpu.note_cpu(true);
-    set(at(100));
-    vcpu.follow(at(100));
-    fake::advance(20_000);
-    vcpu.follow_suppression();
-    let vm = vcpu.vm();
-    assert!(vm.board.lock().clock.rates().is_fast());
-    assert_eq!(vm.suppression.lock().lead(host_now()).most(), 0);
-    fake::advance(10);
-    let lead = vm.suppression.lock().lead(host_now()).most();
-    assert!((9_000..=10_000).contains(&lead), "{lead}");
+fn an_exit_that_switches_to_a_target_counts_for_a_moment_of_guest_time_however_long_it_is() {
+    for (took, most) in [
+        (2_000, 2 * MS as i64),
+        (20_000, 10 * MS as i64),
+        (1_000_000, 10 * MS as i64),
+    ] {
+        let mut vcpu = with_processes(vcpu());
+        suppress(vcpu.vm(), TARGET, 1000, Policy::Bounded);
+        vcpu.cpu.cr3 = TARGET;
+        vcpu.cpu.set_cpl(3);
+        vcpu.note_cpu(true);
+        set(at(100));
+        vcpu.follow(at(100));
+        let stop_at = vcpu.observer.directive.stop_at;
+        fake::advance(took);
+        vcpu.follow_suppression();
+        let vm = vcpu.vm();
+        assert!(vm.board.lock().clock.rates().is_fast());
+        let lead = || vm.suppression.lock().lead(host_now()).most();
+        assert!(
+            (most * 99 / 100..=most).contains(&lead()),
+            "{took}: {}",
+            lead()
+        );
+        // Its turn ends at the same lead.
+        let late = vcpu.observer.directive.stop_at.since(stop_at);
+        let counted = lead().unsigned_abs() / 999;
+        assert!(late.abs_diff(took - counted) <= 1, "{took}: {late}");
+    }
+}
+
+#[test]
+fn the_clock_is_not_fast_while_the_cpu_does_something_else_than_to_hold_a_target() {
+    let mut vcpu = with_target(vcpu(), 1000);
+    let mut held = 0;
+    for turn in 0..20_000 {
+        if let RunExit::Delayed(until) = vcpu.run_for(300) {
+            set(until);
+        } else if vcpu.observer.directive.stay == Stay::Hold {
+            held += 1;
+            let rates = vcpu.vm().board.lock().clock.rates();
+            assert!(!rates.is_fast(), "{turn}: {rates:?}");
+        }
+    }
+    assert!(held > 100, "{held}");
 }
 
 #[test]
