@@ -136,12 +136,13 @@ pub(super) fn suppress(
             ..target
         })
     };
-    tell_of_changes(vm);
+    vm.suppression_changed();
+    vm.await_suppression_change();
     Ok(target)
 }
 
 /// Makes the process of `root` a member of the family of the target that was named by `with`. Returns
-/// whether there is such a target. What has changed is to be told to the VCPUs ([`tell_of_changes`]).
+/// whether there is such a target.
 ///
 /// # Errors
 /// If `root` is no process's, or the family has as many members as it may have.
@@ -152,18 +153,17 @@ pub(super) fn suppress_with(
     now: HostTicks,
 ) -> Result<bool, CommandError> {
     let seen = seen(vm);
-    let mut suppression = vm.suppression.lock();
-    let is_there = suppression.suppress_with(&vm.ram, with, root, &seen, now);
-    if suppression.has_notices() {
-        vm.note_notices(&mut suppression, None);
-    }
-    is_there.map_err(|problem| CommandError::new("no_target", problem))
-}
-
-/// Has the VCPUs of `vm` look at once at what is suppressed.
-pub(super) fn tell_of_changes(vm: &Vm) {
+    let is_there = {
+        let mut suppression = vm.suppression.lock();
+        let is_there = suppression.suppress_with(&vm.ram, with, root, &seen, now);
+        if suppression.has_notices() {
+            vm.note_notices(&mut suppression, None);
+        }
+        is_there
+    };
     vm.suppression_changed();
     vm.await_suppression_change();
+    is_there.map_err(|problem| CommandError::new("no_target", problem))
 }
 
 /// Returns the roots that VCPUs of `vm` have been seen to have, in their order: those of one process are often

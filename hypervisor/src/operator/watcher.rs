@@ -250,15 +250,11 @@ impl Watcher {
             watched.look_at_shares(&vm, hogs, clock, until);
         }
         // One at least, the others another time: what comes of a match takes long.
-        let mut is_changed = false;
         while let Some(found) = self.next_match(at, &vm) {
-            is_changed |= self.act(&vm, &found, clock, reporter);
+            self.act(&vm, &found, clock, reporter);
             if clock.now() >= until {
                 break;
             }
-        }
-        if is_changed {
-            inspect::tell_of_changes(&vm);
         }
     }
 
@@ -274,18 +270,17 @@ impl Watcher {
         }
     }
 
-    /// Does what a rule says about a match, and reports it. Returns whether there is anything that the VCPUs are still
-    /// to be told.
+    /// Does what a rule says about a match, and reports it.
     fn act(
         &mut self,
         vm: &Vm,
         found: &Match,
         clock: &HostClock,
         reporter: &mut Reporter<'_, impl Listener>,
-    ) -> bool {
+    ) {
         let mut entries = self.rules.iter_mut();
         let Some(entry) = entries.find(|entry| entry.number == found.rule) else {
-            return false;
+            return;
         };
         let format = inspect::root_format(vm);
         let is_exception = |cr3: &u64| {
@@ -293,17 +288,15 @@ impl Watcher {
             root == found.root || found.roots.contains(&root)
         };
         if entry.rule.exceptions.iter().any(is_exception) {
-            return false;
+            return;
         }
         entry.matches += 1;
         let (mut suppressed, mut refused) = (None, None);
-        let mut is_to_be_told = false;
         if let Action::Suppress(factor) = entry.rule.action {
             let family = entry.family.filter(|_| entry.rule.pattern().is_some());
             match suppress(vm, found.root, family, factor, clock.now()) {
                 Ok(named) => {
                     entry.family = Some(named);
-                    is_to_be_told = named != found.root;
                     suppressed = Some(factor.get());
                 }
                 Err(why) => {
@@ -328,7 +321,6 @@ impl Watcher {
             suppressed,
             refused,
         });
-        is_to_be_told
     }
 }
 
