@@ -46,6 +46,13 @@ pub(super) fn run(options: &Options) -> Result<bool> {
     let mut total = Tally::default();
     let filter = options.filter.as_deref();
     let toolchain = Toolchain::ensure()?;
+    // Before anything that takes long: what is missing here is told at once.
+    provision::ensure_packages(provision::TEST_PACKAGES)?;
+    if !options.host_only {
+        choice::ensure_installed(Kind::Bochs)?;
+        choice::ensure_installed(Kind::QemuTcg)?;
+        provision::ensure_packages(provision::IMAGE_PACKAGES)?;
+    }
     if filter.is_none() {
         total.add(check("Format", cargo("fmt").args(["--all", "--check"]))?);
         total.add(check(
@@ -61,7 +68,6 @@ pub(super) fn run(options: &Options) -> Result<bool> {
         )?);
         total.add(dependencies::check()?);
     }
-    provision::ensure_packages(provision::TEST_PACKAGES)?;
     let mut host = cargo("test");
     host.args(["--workspace", "--exclude", "tests", "--no-fail-fast"])
         .args(filter);
@@ -69,9 +75,6 @@ pub(super) fn run(options: &Options) -> Result<bool> {
 
     if !options.host_only {
         // Before the cases start, two at a time: they would all set up the same things.
-        choice::ensure_installed(Kind::Bochs)?;
-        choice::ensure_installed(Kind::QemuTcg)?;
-        provision::ensure_packages(provision::IMAGE_PACKAGES)?;
         kernel::fetch(kernel::Series::default())?;
         kernel::fetch_xen()?;
         build::all()?;

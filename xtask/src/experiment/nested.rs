@@ -4,10 +4,9 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use clap::Args;
 
 use super::common::countdown::Countdown;
@@ -23,6 +22,7 @@ use crate::testbed::kernel::{self, Package, Series};
 use crate::testbed::machine::{Boot, Hardware, Kind, Spec};
 use crate::testbed::module::{Guest, LINUX_CONSOLE, Module};
 use crate::testbed::progress::Step;
+use crate::testbed::provision::Qemu;
 use crate::testbed::serial::Session;
 use crate::testbed::{Setup, options};
 
@@ -36,7 +36,6 @@ const FIRMWARE: [&str; 4] = [
     "multiboot.bin",
     "multiboot_dma.bin",
 ];
-const FIRMWARE_DIRECTORIES: [&str; 2] = ["/usr/share/qemu", "/usr/share/seabios"];
 
 /// The archive's directory for what is ours.
 const OURS: &str = "tarpit";
@@ -137,26 +136,6 @@ fn words(kernel: &str) -> &'static str {
     }
 }
 
-/// Returns the files that a dynamically linked program needs at run time, as ldd(1) names them.
-fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
-    let output = Command::new("ldd")
-        .arg(program)
-        .output()
-        .context("cannot run ldd")?;
-    if !output.status.success() {
-        bail!("ldd says nothing of {}", program.display());
-    }
-    Ok(paths_in(&String::from_utf8_lossy(&output.stdout)))
-}
-
-fn paths_in(listing: &str) -> Vec<PathBuf> {
-    let of_line = |line: &str| {
-        let mut words = line.split_whitespace();
-        words.find(|word| word.starts_with('/')).map(PathBuf::from)
-    };
-    listing.lines().filter_map(of_line).collect()
-}
-
 /// Returns all that the Debian in between needs.
 fn programs(options: &Options, built: &Built, package: &Package) -> Result<Vec<Program>> {
     let ours = |name: &str| format!("{OURS}/{name}");
@@ -178,22 +157,12 @@ fn programs(options: &Options, built: &Built, package: &Package) -> Result<Vec<P
         }
     }
     programs.extend(Program::modules(&package.modules(&[KVM])?)?);
+    let qemu = Qemu::ensure()?;
     for name in FIRMWARE {
-        let file = FIRMWARE_DIRECTORIES
-            .iter()
-            .map(|directory| Path::new(directory).join(name))
-            .find(|file| file.exists())
-            .with_context(|| format!("QEMU's {name} is nowhere"))?;
-        programs.push(Program::copy(&file, ours(name))?);
+        programs.push(Program::copy(&qemu.firmware(name)?, ours(name))?);
     }
-    let qemu = Path::new("/usr/bin/qemu-system-x86_64");
-    for file in libraries(qemu)?.iter().chain([&qemu.to_owned()]) {
-        let path = file.to_string_lossy();
-        let path = match path.strip_prefix("/usr/bin/") {
-            Some(program) => format!("bin/{program}"),
-            None => path.trim_start_matches('/').to_owned(),
-        };
-        programs.push(Program::copy(file, path)?);
+    for (file, place) in qemu.files()? {
+        programs.push(Program::copy(&file, place)?);
     }
     Ok(programs)
 }
@@ -219,7 +188,6 @@ fn suppress_in_linux(session: Session) -> Result<(Session, bool)> {
 /// When something cannot be built, fetched or started, or a machine ends before its time.
 pub fn run(options: &Options) -> Result<bool> {
     choice::ensure_installed(Kind::Bochs)?;
-    choice::ensure_installed(Kind::QemuKvm)?;
     let built = build::all()?;
     let package = kernel::fetch_with_modules(Series::default())?;
     let claim = Claim::new("nested")?;
@@ -264,6 +232,7 @@ pub fn run(options: &Options) -> Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use anyhow::Context;
     use clap::Parser;
 
     use super::*;
@@ -299,19 +268,5 @@ mod tests {
             "{initrd}"
         );
         Ok(())
-    }
-
-    #[test]
-    fn ldd_names_libraries_and_their_loader() {
-        let listing = "\tlinux-vdso.so.1 (0x00007ffd)\n\
-             \tlibz.so.1 => /lib/x86_64-linux-gnu/libz.so.1 (0x00007f)\n\
-             \t/lib64/ld-linux-x86-64.so.2 (0x00007f)\n";
-        assert_eq!(
-            paths_in(listing),
-            [
-                Path::new("/lib/x86_64-linux-gnu/libz.so.1"),
-                Path::new("/lib64/ld-linux-x86-64.so.2")
-            ]
-        );
     }
 }

@@ -14,7 +14,7 @@ use crate::testbed::claim::Claim;
 use crate::testbed::machine::Kind;
 use crate::testbed::module::Guest;
 use crate::testbed::progress::Step;
-use crate::testbed::provision;
+use crate::testbed::provision::{self, Qemu};
 
 /// The environment variable by which `cargo xtask test` tells the tests which machine those run on
 /// that run on any: a word of [`Wish`].
@@ -121,12 +121,12 @@ pub fn comes_up(name: &str, kind: Kind) -> Result<()> {
 /// Installs what this machine takes, if it is missing.
 ///
 /// # Errors
-/// As [`provision::ensure_packages`].
+/// As [`provision::ensure_packages`] and [`Qemu::ensure`].
 pub fn ensure_installed(kind: Kind) -> Result<()> {
-    provision::ensure_packages(match kind {
-        Kind::Bochs => provision::BOCHS_PACKAGES,
-        Kind::QemuKvm | Kind::QemuTcg => provision::QEMU_PACKAGES,
-    })
+    match kind {
+        Kind::Bochs => provision::ensure_packages(provision::BOCHS_PACKAGES),
+        Kind::QemuKvm | Kind::QemuTcg => Qemu::ensure().map(drop),
+    }
 }
 
 fn choose(wish: Option<Wish>, nested_vmx: &NestedVmx) -> Choice {

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::ValueEnum;
 use elf::ElfBytes;
 use elf::endian::AnyEndian;
@@ -216,11 +216,11 @@ fn fetch_part(source: Source, part: &str, directory: &Path) -> Result<PathBuf> {
             })?
         }
     };
-    if download(&sh, source, &package, part, directory).is_err() {
+    if download(source, &package, part, directory).is_err() {
         // The archive has moved on from the version that apt's lists name.
         provision::update_package_lists()?;
         let package = resolve(&sh, source)?.context("the package has vanished")?;
-        download(&sh, source, &package, part, directory)?;
+        download(source, &package, part, directory)?;
     }
     image_below(directory, source).with_context(|| format!("{package} holds no kernel image"))
 }
@@ -252,33 +252,11 @@ fn numbers(package: &str) -> Vec<u64> {
 }
 
 /// Fetches a package and puts this part of it in the place of `directory`.
-fn download(sh: &Shell, source: Source, package: &str, part: &str, directory: &Path) -> Result<()> {
+fn download(source: Source, package: &str, part: &str, directory: &Path) -> Result<()> {
     let _step = Step::begin(format!("Fetching {package} from Debian's archive"));
-    let downloads = paths::downloads();
-    sh.create_dir(&downloads)?;
-    let temporary = tempfile::tempdir_in(&downloads)?;
-    let inside = sh.push_dir(temporary.path());
-    // apt's own user cannot write here; as anyone but root there is no such user.
-    let sandbox: &[&str] = if provision::is_root() {
-        &["-o", "APT::Sandbox::User=root"]
-    } else {
-        &[]
-    };
-    cmd!(sh, "apt-get {sandbox...} download --quiet {package}")
-        .quiet()
-        .ignore_stdout()
-        .run()?;
-    let is_package = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "deb");
-    let Some(file) = sh.read_dir(".")?.into_iter().find(is_package) else {
-        bail!("apt-get downloaded no {package}");
-    };
-    drop(inside);
     let parent = directory.parent().context("no parent directory")?;
-    sh.create_dir(parent)?;
-    let unpacked = tempfile::tempdir_in(parent)?;
-    let to = unpacked.path();
-    cmd!(sh, "dpkg -x {file} {to}").quiet().run()?;
-    match std::fs::rename(to.join(part), directory) {
+    let unpacked = provision::unpack(&[package], parent)?;
+    match std::fs::rename(unpacked.path().join(part), directory) {
         // Another run was faster.
         Err(_) if image_below(directory, source).is_some() => Ok(()),
         result => {

@@ -81,8 +81,8 @@ impl Machine {
         };
         let mut command = match kind {
             Kind::Bochs => bochs::command(spec, ports, &files)?,
-            Kind::QemuKvm => qemu::command(spec, ports, true),
-            Kind::QemuTcg => qemu::command(spec, ports, false),
+            Kind::QemuKvm => qemu::command(spec, ports, true)?,
+            Kind::QemuTcg => qemu::command(spec, ports, false)?,
         };
         let output = File::create(&files.output)?;
         command

@@ -8,9 +8,14 @@ use anyhow::{Context, Result};
 use super::Ports;
 use super::end::{End, Files};
 use super::spec::{Boot, Spec};
+use crate::testbed::provision::Qemu;
 
-pub(super) fn command(spec: &Spec, ports: Ports, kvm: bool) -> Command {
-    let mut command = Command::new("qemu-system-x86_64");
+/// Makes the command that runs such a machine.
+///
+/// # Errors
+/// As [`Qemu::ensure`].
+pub(super) fn command(spec: &Spec, ports: Ports, kvm: bool) -> Result<Command> {
+    let mut command = Qemu::ensure()?.command();
     command.args([
         "-nodefaults",
         "-display",
@@ -43,7 +48,7 @@ pub(super) fn command(spec: &Spec, ports: Ports, kvm: bool) -> Command {
             .arg(image)
             .args(["-append", command_line]),
     };
-    command
+    Ok(command)
 }
 
 /// Asks for QMP's capabilities: it reports no event before.

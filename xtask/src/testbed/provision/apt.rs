@@ -1,6 +1,8 @@
 //! apt-get, which never removes anything for us, and what it says when it therefore refuses.
 
+use std::ffi::OsStr;
 use std::fmt::{self, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -140,6 +142,87 @@ pub(super) fn install(packages: &[&str]) -> Result<Result<(), Refusal>> {
     run(&[], packages)
 }
 
+/// Asks whether packages could be installed, which needs no rights and changes nothing.
+///
+/// # Errors
+/// As [`run`].
+pub(super) fn simulate(packages: &[&str]) -> Result<Result<(), Refusal>> {
+    run(&["--simulate"], packages)
+}
+
+/// Returns the names of these packages and of all that they depend on and that is not installed.
+/// Packages that they conflict with do not matter.
+///
+/// # Errors
+/// When apt-get cannot be run, or does not know one of them.
+pub(super) fn with_dependencies(packages: &[&str]) -> Result<Vec<String>> {
+    let output = Command::new("apt-get")
+        .args(["-qq", "install", "--yes", "--no-install-recommends"])
+        .arg("--print-uris")
+        .args(packages)
+        .env("LC_ALL", "C")
+        .output()
+        .context("cannot run apt-get")?;
+    if !output.status.success() {
+        bail!(
+            "apt-get does not tell what {} depend on: {}",
+            packages.join(" "),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(names_in(&String::from_utf8_lossy(&output.stdout)))
+}
+
+/// Returns the packages in `apt-get --print-uris`'s lines of `'URI' FILE SIZE HASH`: a file's name is
+/// the package, its version and its architecture.
+fn names_in(uris: &str) -> Vec<String> {
+    let name = |line: &str| {
+        let (name, _) = line.split_whitespace().nth(1)?.split_once('_')?;
+        Some(name.to_owned())
+    };
+    uris.lines().filter_map(name).collect()
+}
+
+/// Fetches packages into `directory`. Returns their files.
+///
+/// # Errors
+/// When one cannot be fetched.
+pub(super) fn download(packages: &[impl AsRef<OsStr>], directory: &Path) -> Result<Vec<PathBuf>> {
+    let mut command = Command::new("apt-get");
+    if super::is_root() {
+        // apt's own user cannot write there; as anyone but root there is no such user.
+        command.args(["--option", "APT::Sandbox::User=root"]);
+    }
+    let output = command
+        .args(["download", "--quiet"])
+        .args(packages)
+        .current_dir(directory)
+        .env("LC_ALL", "C")
+        .output()
+        .context("cannot run apt-get")?;
+    if !output.status.success() {
+        bail!(
+            "apt-get cannot fetch: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let file = entry?.path();
+        if file.extension().is_some_and(|extension| extension == "deb") {
+            files.push(file);
+        }
+    }
+    if files.len() != packages.len() {
+        bail!(
+            "apt-get fetched {} of {} packages",
+            files.len(),
+            packages.len()
+        );
+    }
+    Ok(files)
+}
+
 /// Runs `apt-get update`.
 ///
 /// # Errors
@@ -215,6 +298,15 @@ E: Unable to correct problems, you have held broken packages.
         let refusal = Refusal::from_output("E: Failed to fetch http://x/y.deb  404  Not Found\n");
         assert!(refusal.may_be_about_lists());
         assert!(refusal.to_string().contains("404"));
+    }
+
+    #[test]
+    fn packages_to_fetch_are_told_from_their_versions() {
+        let uris = "\
+'http://a/pool/main/libc/libcacard/libcacard0_2.8.0-3_amd64.deb' libcacard0_1%3a2.8.0-3_amd64.deb 9 MD5Sum:4d
+'http://a/pool/main/s/seabios/seabios_1.16.2-1_all.deb' seabios_1.16.2-1_all.deb 162656 MD5Sum:e1
+";
+        assert_eq!(names_in(uris), ["libcacard0", "seabios"]);
     }
 
     /// apt itself, asked to replace a package that is installed by one that conflicts with it. It is

@@ -3,24 +3,27 @@
 //! Every command asks for what it needs. What is missing is installed when we are root;
 //! otherwise the command ends with the exact line to run. Nothing is ever removed.
 
+use std::ffi::OsStr;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
 
 use self::apt::Refusal;
 use crate::testbed::progress::Step;
 
 mod apt;
+mod qemu;
 mod rust_target;
 
+pub use qemu::Qemu;
 pub use rust_target::{TARGET, Toolchain};
 
 /// Debian packages that make a bootable ISO.
 pub const IMAGE_PACKAGES: &[&str] = &["grub-common", "grub-pc-bin", "mtools", "xorriso"];
 /// Debian packages that emulate a PC with VMX.
 pub const BOCHS_PACKAGES: &[&str] = &["bochs", "bochs-term", "bochsbios", "vgabios"];
-/// Debian packages that run a PC with QEMU.
-pub const QEMU_PACKAGES: &[&str] = &["qemu-system-x86", "seabios"];
 /// Debian packages that go into the Linux guest.
 pub const INITRAMFS_PACKAGES: &[&str] = &["busybox-static"];
 
@@ -36,28 +39,63 @@ pub fn ensure_packages(packages: &[&str]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
+    if let Err(refusal) = install(&missing)? {
+        bail!("{}", refusal.explain(&missing));
+    }
+    Ok(())
+}
+
+/// Installs Debian packages that are missing.
+///
+/// # Errors
+/// When there are no means to; without root, the error is the command to run. `Err` inside is apt's
+/// refusal, after which all is as before.
+fn install(missing: &[&str]) -> Result<Result<(), Refusal>> {
     let names = missing.join(" ");
     eprintln!("Missing Debian packages: {names}");
     if !is_root() {
-        bail!(
-            "not root; run this and try again:\n{}",
-            install_command(&missing)
-        );
+        // A command that apt would refuse as well is no help.
+        return match apt::simulate(missing)? {
+            Err(refusal @ Refusal::Removals(_)) => Ok(Err(refusal)),
+            _ => bail!(
+                "not root; run this and try again:\n{}",
+                install_command(missing)
+            ),
+        };
     }
     let _step = Step::begin(format!("Installing {names} with apt-get"));
-    let mut result = apt::install(&missing)?;
+    let mut result = apt::install(missing)?;
     if result.as_ref().is_err_and(Refusal::may_be_about_lists) {
         update_package_lists()?;
-        result = apt::install(&missing)?;
+        result = apt::install(missing)?;
     }
-    if let Err(refusal) = result {
-        bail!("{}", refusal.explain(&missing));
-    }
-    let still = missing_packages(packages)?;
-    if !still.is_empty() {
+    let still = missing_packages(missing)?;
+    if result.is_ok() && !still.is_empty() {
         bail!("apt-get installed nothing for: {}", still.join(" "));
     }
-    Ok(())
+    Ok(result)
+}
+
+/// Fetches Debian packages and unpacks them, without installing them, into a new directory in
+/// `parent`.
+///
+/// # Errors
+/// When one cannot be fetched, as where apt's package lists are old, or cannot be unpacked.
+pub fn unpack(packages: &[impl AsRef<OsStr>], parent: &Path) -> Result<TempDir> {
+    std::fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+    let fetched = tempfile::tempdir_in(parent)?;
+    let unpacked = tempfile::tempdir_in(parent)?;
+    for package in apt::download(packages, fetched.path())? {
+        let status = Command::new("dpkg")
+            .arg("-x")
+            .args([package.as_path(), unpacked.path()])
+            .status()
+            .context("cannot run dpkg")?;
+        if !status.success() {
+            bail!("dpkg does not unpack {}: {status}", package.display());
+        }
+    }
+    Ok(unpacked)
 }
 
 /// Runs `apt-get update`.
