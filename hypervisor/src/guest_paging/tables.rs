@@ -47,13 +47,12 @@ impl Table {
         wanted: u64,
         indices: Range<usize>,
     ) -> Option<(usize, u64)> {
-        let has_all = |entry: &u64| entry & wanted == wanted;
         let mut first = indices.start;
         while first < indices.end {
             let count = PIECE.min(indices.end - first);
-            let entries = self.piece(memory, first, count);
-            if let Some(at) = entries[..count].iter().position(has_all) {
-                return Some((first + at, entries[at]));
+            let piece = self.piece(memory, first, count);
+            if let Some(at) = piece.position(wanted) {
+                return Some((first + at, piece.entry(at)));
             }
             first += count;
         }
@@ -67,13 +66,12 @@ impl Table {
         wanted: u64,
         count: usize,
     ) -> Option<(usize, u64)> {
-        let has_all = |entry: &u64| entry & wanted == wanted;
         let mut end = count;
         while end > 0 {
             let count = PIECE.min(end);
-            let entries = self.piece(memory, end - count, count);
-            if let Some(at) = entries[..count].iter().rposition(has_all) {
-                return Some((end - count + at, entries[at]));
+            let piece = self.piece(memory, end - count, count);
+            if let Some(at) = piece.rposition(wanted) {
+                return Some((end - count + at, piece.entry(at)));
             }
             end -= count;
         }
@@ -89,8 +87,8 @@ impl Table {
         let end = indices.end;
         indices.step_by(PIECE).flat_map(move |first| {
             let count = PIECE.min(end - first);
-            let entries = self.piece(memory, first, count);
-            (0..count).map(move |at| (first + at, entries[at]))
+            let piece = self.piece(memory, first, count);
+            (0..count).map(move |at| (first + at, piece.entry(at)))
         })
     }
 
@@ -98,24 +96,69 @@ impl Table {
         GuestPhysAddr(self.address.wrapping_add((index * self.entry_size) as u64))
     }
 
-    /// Returns `count` entries from `first` on, with zeros behind.
-    fn piece(self, memory: &impl GuestMemory, first: usize, count: usize) -> [u64; PIECE] {
-        let mut entries = [0; PIECE];
-        let mut buffer = [0; PIECE * 8];
-        let bytes = &mut buffer[..count * self.entry_size];
-        if memory.read(self.slot(first), bytes).is_err() {
-            return entries;
-        }
-        if self.entry_size == 4 {
-            for (entry, bytes) in entries.iter_mut().zip(bytes.as_chunks().0) {
-                *entry = u32::from_le_bytes(*bytes).into();
-            }
+    /// Returns `count` entries from `first` on; zeros outside RAM.
+    fn piece(self, memory: &impl GuestMemory, first: usize, count: usize) -> Piece {
+        let mut piece = Piece {
+            bytes: [0; PIECE * 8],
+            count,
+            is_narrow: self.entry_size == 4,
+        };
+        // What cannot be read stays as it is.
+        let _ = memory.read(
+            self.slot(first),
+            &mut piece.bytes[..count * self.entry_size],
+        );
+        piece
+    }
+}
+
+/// A copy of some entries of a table that follow each other.
+#[derive(Clone, Copy)]
+struct Piece {
+    bytes: [u8; PIECE * 8],
+    count: usize,
+    is_narrow: bool,
+}
+
+impl Piece {
+    fn wide(&self) -> &[[u8; 8]] {
+        &self.bytes.as_chunks().0[..self.count]
+    }
+
+    fn narrow(&self) -> &[[u8; 4]] {
+        &self.bytes.as_chunks().0[..self.count]
+    }
+
+    fn entry(&self, at: usize) -> u64 {
+        if self.is_narrow {
+            u32::from_le_bytes(self.narrow()[at]).into()
         } else {
-            for (entry, bytes) in entries.iter_mut().zip(bytes.as_chunks().0) {
-                *entry = u64::from_le_bytes(*bytes);
-            }
+            u64::from_le_bytes(self.wide()[at])
         }
-        entries
+    }
+
+    /// Returns where the first one with all bits of `wanted` is.
+    fn position(&self, wanted: u64) -> Option<usize> {
+        let has_all = |entry: u64| entry & wanted == wanted;
+        if self.is_narrow {
+            let mut entries = self.narrow().iter();
+            entries.position(|entry| has_all(u32::from_le_bytes(*entry).into()))
+        } else {
+            let mut entries = self.wide().iter();
+            entries.position(|entry| has_all(u64::from_le_bytes(*entry)))
+        }
+    }
+
+    /// Returns where the last one with all bits of `wanted` is.
+    fn rposition(&self, wanted: u64) -> Option<usize> {
+        let has_all = |entry: u64| entry & wanted == wanted;
+        if self.is_narrow {
+            let mut entries = self.narrow().iter();
+            entries.rposition(|entry| has_all(u32::from_le_bytes(*entry).into()))
+        } else {
+            let mut entries = self.wide().iter();
+            entries.rposition(|entry| has_all(u64::from_le_bytes(*entry)))
+        }
     }
 }
 

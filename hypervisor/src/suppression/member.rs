@@ -70,6 +70,8 @@ pub(crate) struct Member {
     witnesses: Witnesses,
     pub(super) pages: PrivatePages,
     pub(super) looked_at: HostTicks,
+    /// The time at which more pages were searched for last.
+    pub(super) searched_at: HostTicks,
     /// The CPU time that it had had when its frozen pages were read last, in ticks.
     pub(super) read_at_use: Option<u64>,
     /// The way in which it came into the family.
@@ -106,6 +108,7 @@ impl Member {
             witnesses,
             pages: PrivatePages::NONE,
             looked_at: HostTicks(0),
+            searched_at: HostTicks(0),
             read_at_use: None,
             origin,
             used: 0,
@@ -202,6 +205,9 @@ impl Member {
         };
         let known = self.witnesses.iter().filter(|it| it.1 != 0).count();
         let standing = self.witnesses.iter().filter(stands).count();
+        if standing == known && self.pages.keep_any(memory, root, format) {
+            return None;
+        }
         let pages = self.pages.fate(memory, root, format);
         if standing < known {
             let Some(current) = witnesses(memory, root, format) else {

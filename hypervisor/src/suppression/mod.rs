@@ -439,9 +439,8 @@ impl Suppression {
                 TargetError::NoUserSpace(root)
             });
         };
-        if let Some(target) = self.targets.get_mut(slot) {
-            target.gather(memory, id, seen.iter().copied());
-        }
+        self.targets
+            .gather(memory, (slot, id), seen.iter().copied());
         self.note_named(memory, (slot, id), seen, now);
         Ok(true)
     }

@@ -129,6 +129,21 @@ impl PrivatePages {
         self.look(memory, root, format, false, |_| ());
     }
 
+    /// Returns whether any of the pages is what it was when the process was left.
+    pub(super) fn keep_any(
+        &self,
+        memory: &impl GuestMemory,
+        root: Root,
+        format: RootFormat,
+    ) -> bool {
+        let mut mapper = Mapper::new(memory, root, format);
+        let mut pages = self.iter();
+        pages.any(|page| {
+            let there = mapper.mapping(page.address);
+            there.is_some_and(|there| there.frame == page.frame)
+        })
+    }
+
     /// Returns what has become of the pages since the process was left.
     pub(super) fn fate(&self, memory: &impl GuestMemory, root: Root, format: RootFormat) -> Fate {
         let mut fate = Fate::default();
@@ -196,20 +211,24 @@ impl PrivatePages {
         changes
     }
 
-    /// Looks for some more pages. The process's stack pointer is `stack`, if it is known.
+    /// Looks for some more pages. The process's stack pointer is `stack`, if it is known. `searches`: a search is to
+    /// be made if any are missing, which takes long. Returns whether it was.
     pub(super) fn look_for_more(
         &mut self,
         memory: &impl GuestMemory,
         root: Root,
         format: RootFormat,
         stack: Option<u64>,
-    ) {
+        searches: bool,
+    ) -> bool {
         if let Some(stack) = stack {
             self.note_stack(memory, root, format, stack);
         }
-        if self.pages[1..].iter().any(Option::is_none) {
+        let searches = searches && self.pages[1..].iter().any(Option::is_none);
+        if searches {
             self.search(memory, root, format, SEARCH_LINES);
         }
+        searches
     }
 
     /// Returns whether the page at `address` is remembered already, or is not to be.

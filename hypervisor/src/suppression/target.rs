@@ -36,6 +36,9 @@ pub(crate) const MAX_TARGETS: usize = 16;
 pub(crate) const MAX_MEMBERS: usize = 64;
 /// The members that are remembered, living and gone.
 const REMEMBERED_MEMBERS: usize = MAX_MEMBERS + 16;
+/// The places that numbers of members tell apart: a number is a member's place, and how many there were before it
+/// times this.
+const PLACES: u32 = REMEMBERED_MEMBERS.next_power_of_two() as u32;
 
 /// A suppressed family of processes.
 #[derive(Clone, Debug)]
@@ -43,11 +46,12 @@ pub(crate) struct Target {
     format: RootFormat,
     /// The first root of the process that the operator named.
     named: Root,
-    /// The members: the one that the operator named first, then the others, in no order. For all there is
-    /// room from the beginning.
+    /// The members: the one that the operator named first, then the others, in no order, each at the place that its
+    /// number tells. For all there is room from the beginning.
     members: Vec<Member>,
     living: usize,
-    next_id: u32,
+    /// The number of members that there have been.
+    joined: u32,
     pub(super) left: LeftFrames,
     /// The time at which the last member ended, and how.
     gone: Option<(HostTicks, End)>,
@@ -127,6 +131,11 @@ impl Departure {
     }
 }
 
+/// Returns the place of the member of number `id` in its family.
+const fn place_of(id: u32) -> usize {
+    (id % PLACES) as usize
+}
+
 impl Target {
     /// Returns what its roots are.
     #[must_use]
@@ -167,13 +176,21 @@ impl Target {
 
     /// Returns the member of this number.
     pub(super) fn member(&self, id: u32) -> Option<&Member> {
-        self.members.iter().find(|member| member.id == id)
+        self.members
+            .get(place_of(id))
+            .filter(|member| member.id == id)
+    }
+
+    fn member_mut(&mut self, id: u32) -> Option<&mut Member> {
+        self.members
+            .get_mut(place_of(id))
+            .filter(|member| member.id == id)
     }
 
     /// Returns the member of this number, to be changed, and the frames that members have left.
     pub(super) fn member_and_left(&mut self, id: u32) -> Option<(&mut Member, &mut LeftFrames)> {
-        let member = self.members.iter_mut().find(|member| member.id == id)?;
-        Some((member, &mut self.left))
+        let member = self.members.get_mut(place_of(id))?;
+        (member.id == id).then_some((member, &mut self.left))
     }
 
     /// Lets `change` change the record, and books the CPU time that it charges to member `id` as well.
@@ -187,7 +204,7 @@ impl Target {
         let ticks = self.record.used.saturating_sub(before);
         if ticks > 0
             && let Some(id) = id
-            && let Some(member) = self.members.iter_mut().find(|member| member.id == id)
+            && let Some(member) = self.member_mut(id)
         {
             member.used = member.used.saturating_add(ticks);
         }
@@ -247,15 +264,6 @@ impl Target {
         &self.order
     }
 
-    fn has(&self, root: Root) -> bool {
-        self.living > 0 && self.member_of(root).is_some()
-    }
-
-    /// Returns the member that has `root`, if any.
-    pub(super) fn member_of(&self, root: Root) -> Option<&Member> {
-        self.members.iter().find(|member| member.has(root))
-    }
-
     /// Takes `root` in if it is another root of one of its processes.
     fn adopt(&mut self, memory: &impl GuestMemory, root: Root) -> bool {
         let format = self.format;
@@ -270,17 +278,19 @@ impl Target {
         if self.living >= MAX_MEMBERS {
             return None;
         }
-        let gone = |member: &Member| !member.lives();
-        if self.members.len() >= REMEMBERED_MEMBERS
-            && let Some(oldest) = (1..self.members.len())
-                .filter(|&index| gone(&self.members[index]))
-                .min_by_key(|&index| self.members[index].id)
-        {
-            self.members.swap_remove(oldest);
+        let place = if self.members.len() < REMEMBERED_MEMBERS {
+            self.members.len()
+        } else {
+            let gone = self.members.iter().skip(1).filter(|it| !it.lives());
+            place_of(gone.map(|it| it.id).min()?)
+        };
+        let id = self.joined.wrapping_mul(PLACES) | place as u32;
+        self.joined = self.joined.wrapping_add(1);
+        let member = Member::new(id, root, witnesses, origin);
+        match self.members.get_mut(place) {
+            Some(gone) => *gone = member,
+            None => self.members.push(member),
         }
-        let id = self.next_id;
-        self.next_id = self.next_id.wrapping_add(1);
-        self.members.push(Member::new(id, root, witnesses, origin));
         self.living += 1;
         self.gone = None;
         Some(id)
@@ -288,12 +298,7 @@ impl Target {
 
     /// Gathers what there is to be known of member `id`, which is new: its other roots, among those that
     /// were `seen`, and some pages: where members of the same program have theirs, or else by a search.
-    pub(super) fn gather(
-        &mut self,
-        memory: &impl GuestMemory,
-        id: u32,
-        seen: impl Iterator<Item = Root>,
-    ) {
+    fn gather(&mut self, memory: &impl GuestMemory, id: u32, seen: impl Iterator<Item = Root>) {
         let format = self.format;
         let follow = self.order.follow;
         let others = self.members.iter().filter(|it| it.id != id && it.lives());
@@ -358,9 +363,14 @@ pub(crate) struct Targets {
     count: usize,
     /// The number of the others.
     remembered: usize,
+    /// The members that live, by their roots. For all there is room from the time at which they were named.
+    by_root: Vec<(Root, MemberId)>,
     /// A number that differs from what it was if roots have come or gone.
     generation: u32,
 }
+
+/// A member: the slot of its target, and its number there.
+pub(super) type MemberId = (usize, u32);
 
 impl Default for Targets {
     fn default() -> Self {
@@ -376,6 +386,7 @@ impl Targets {
             slots: [const { None }; MAX_TARGETS],
             count: 0,
             remembered: 0,
+            by_root: Vec::new(),
             generation: 0,
         }
     }
@@ -410,6 +421,15 @@ impl Targets {
         let living = |slot: &&Option<Box<Target>>| slot.as_ref().is_some_and(|it| it.living > 0);
         self.count = self.slots.iter().filter(living).count();
         self.remembered = self.slots.iter().flatten().count() - self.count;
+        self.by_root.clear();
+        for (slot, target) in self.slots.iter().enumerate() {
+            let members = target.iter().flat_map(|target| target.living());
+            for member in members {
+                let named = member.roots().map(|root| (root, (slot, member.id)));
+                self.by_root.extend(named);
+            }
+        }
+        self.by_root.sort_unstable();
     }
 
     /// Makes the address space of `root` a target with a fresh `record`, or changes its order if it
@@ -452,12 +472,15 @@ impl Targets {
         members
             .try_reserve_exact(REMEMBERED_MEMBERS)
             .map_err(|_| TargetError::NoMemory)?;
+        self.by_root
+            .try_reserve((self.count + 1) * MAX_MEMBERS * MAX_ROOTS)
+            .map_err(|_| TargetError::NoMemory)?;
         let target = self.slots[slot].insert(Box::new(Target {
             format,
             named: root,
             members,
             living: 0,
-            next_id: 0,
+            joined: 0,
             left: LeftFrames::NONE,
             gone: None,
             swept: 0,
@@ -506,22 +529,17 @@ impl Targets {
         self.slots.iter_mut().flatten().map(Box::as_mut)
     }
 
-    /// Returns the slot of the target that has `root`, if any: for each switch of address spaces.
+    /// Returns the slot of the target that has `root`, if any.
     #[must_use]
     pub(crate) fn slot_of(&self, root: Root) -> Option<usize> {
-        if self.count == 0 {
-            return None;
-        }
-        let has = |slot: &Option<Box<Target>>| slot.as_ref().is_some_and(|target| target.has(root));
-        self.slots.iter().position(has)
+        self.member_of(root).map(|(slot, _)| slot)
     }
 
-    /// Returns the slot of the target that has `root`, and the number of its member, if any.
+    /// Returns the member that has `root`, if any: for each switch of address spaces.
     #[must_use]
-    pub(super) fn member_of(&self, root: Root) -> Option<(usize, u32)> {
-        let slot = self.slot_of(root)?;
-        let member = self.get(slot)?.member_of(root)?;
-        Some((slot, member.id))
+    pub(super) fn member_of(&self, root: Root) -> Option<MemberId> {
+        let place = self.by_root.binary_search_by_key(&root, |&(root, _)| root);
+        place.ok().map(|place| self.by_root[place].1)
     }
 
     /// Returns the slot of the target that the operator means by `root`: one that has it, or was named by
@@ -570,6 +588,19 @@ impl Targets {
         let id = self.get_mut(slot)?.join(memory, root, origin)?;
         self.changed();
         Some(id)
+    }
+
+    /// Gathers what there is to be known of a new member: see [`Target::gather`].
+    pub(super) fn gather(
+        &mut self,
+        memory: &impl GuestMemory,
+        (slot, id): MemberId,
+        seen: impl Iterator<Item = Root>,
+    ) {
+        if let Some(target) = self.get_mut(slot) {
+            target.gather(memory, id, seen);
+            self.changed();
+        }
     }
 
     /// Takes note that the member that has `root` is gone, if its process is, and returns it then.

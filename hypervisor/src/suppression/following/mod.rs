@@ -33,9 +33,10 @@ use super::allowance::Allowance;
 use super::descent::{Relation, Walks, relation};
 use super::handler::Context;
 use super::kernel_thread::Thread;
-use super::member::{Origin, Sign};
+use super::member::{Member, Origin, Sign};
 use super::notice::{Notice, Subject};
 use super::target::{Departure, MAX_MEMBERS};
+use super::vcpu::VcpuRecord;
 use super::{Observation, Suppression};
 use crate::guest_memory::GuestMemory;
 
@@ -45,6 +46,8 @@ const REMEMBERED_FOR: u64 = 5;
 const LOOKS_PER_SECOND: u64 = 4_000;
 /// The number of looks for the first pages of a new member for each doubling of its age, about.
 const LOOKS_EACH_AGE: u64 = 4;
+/// The least time between searches for more pages of a member that has some, in ticks: some hundred times what one takes.
+const SEARCH_INTERVAL: u64 = 1_000_000;
 /// The distance of stack pointers that belong to one stack at two points of one function, in bytes, and
 /// do not belong to two stacks at the same point.
 const SAME_PLACE: u64 = 2048;
@@ -304,9 +307,13 @@ impl Suppression {
                 if !target.order().follow.forks() {
                     break;
                 }
+                let has = |member: &Member, vcpu: &VcpuRecord| {
+                    vcpu.root.is_some_and(|root| member.has(root))
+                };
                 let is_loaded = |id| {
-                    let mut loaded = vcpus.iter().filter_map(|vcpu| target.member_of(vcpu.root?));
-                    loaded.any(|it| it.id == id)
+                    target
+                        .member(id)
+                        .is_some_and(|it| vcpus.iter().any(|vcpu| has(it, vcpu)))
                 };
                 match relation(memory, root, target, is_loaded, most, &mut walks, now) {
                     Relation::Child(parent) => return Some((slot, parent)),
@@ -490,7 +497,11 @@ impl Suppression {
             });
         if is_time {
             member.looked_at = now;
-            member.pages.look_for_more(memory, first, format, stack);
+            let searches = !has_pages || now.since(member.searched_at) >= SEARCH_INTERVAL;
+            let pages = &mut member.pages;
+            if pages.look_for_more(memory, first, format, stack, searches) {
+                member.searched_at = now;
+            }
         }
         if changes.may_have_forked {
             // A child may have the page of a root that was looked at before.
@@ -570,16 +581,16 @@ impl Suppression {
     }
 
     /// Looks whether a root that `vcpu` has had since an exchange is that of a new program, and takes that
-    /// in.
+    /// in. Returns whether it did.
     pub(super) fn see_exchange(
         &mut self,
         memory: &impl GuestMemory,
         vcpu: usize,
         observation: &Observation,
         now: HostTicks,
-    ) {
+    ) -> bool {
         let Some(exchange) = self.vcpus[vcpu].exchange else {
-            return;
+            return false;
         };
         let goes_on = if observation.halted {
             Some(false)
@@ -587,20 +598,22 @@ impl Suppression {
             exchange.goes_on(observation.context, observation.thread)
         };
         let Some(goes_on) = goes_on else {
-            return;
+            return false;
         };
         self.vcpus[vcpu].exchange = None;
         // Another target may have its descendants as well: the first sign counts.
-        if goes_on && self.targets.slot_of(exchange.root).is_none() {
-            self.take_in(
-                memory,
-                exchange.slot,
-                Some(exchange.member),
-                exchange.root,
-                Sign::Exec,
-                now,
-            );
-        }
+        goes_on
+            && self.targets.slot_of(exchange.root).is_none()
+            && self
+                .take_in(
+                    memory,
+                    exchange.slot,
+                    Some(exchange.member),
+                    exchange.root,
+                    Sign::Exec,
+                    now,
+                )
+                .is_some()
     }
 
     /// Forgets families of which nobody has lived for a while.

@@ -187,9 +187,7 @@ impl Suppression {
             let ran = was_in.filter(|_| !is_known);
             self.note_exchange(vcpu, left, ran, observation);
         }
-        self.see_exchange(memory, vcpu, observation, now);
-        if self.vcpus[vcpu].target.is_none() {
-            // A new program, or nobody's.
+        if self.see_exchange(memory, vcpu, observation, now) {
             self.find_target(memory, vcpu, false, now);
         }
         if let Some(slot) = self.vcpus[vcpu].target.or(was_in) {
