@@ -135,8 +135,8 @@ pub(crate) enum Event {
     Interrupted(Context, Thread),
     /// The resumption of the code that was interrupted.
     Resumed(Context),
-    /// The arrival on a physical CPU.
-    OnCpu,
+    /// The arrival on a physical CPU, in this context: it may have left the last one anywhere.
+    OnCpu(Context),
     /// The departure from its physical CPU.
     OffCpu,
     /// The passage of time, and nothing else.

@@ -105,7 +105,7 @@ impl Kernel {
             kernel.start();
         }
         kernel.processes[0].has_run = true;
-        kernel.report(Event::OnCpu);
+        kernel.report(Event::OnCpu(Self::kernel(0, false)));
         kernel
     }
 

@@ -927,7 +927,7 @@ impl Machine {
         self.cpus[cpu].slice_end = self.now + CPU_SLICE;
         let was = self.vcpus[vcpu].place;
         self.vcpus[vcpu].place = Place::Held;
-        self.report(vcpu, Event::OnCpu);
+        self.report(vcpu, Event::OnCpu(self.context(vcpu)));
         match was {
             Place::Halted => self.report(vcpu, Event::Woke),
             _ => self.report(vcpu, Event::Time),

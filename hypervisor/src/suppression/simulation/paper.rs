@@ -78,7 +78,7 @@ impl Guest {
             current: 0,
             now: 0,
         };
-        guest.report(Event::OnCpu);
+        guest.report(Event::OnCpu(guest.context(true)));
         guest
     }
 
@@ -340,8 +340,8 @@ fn events() -> impl Strategy<Value = (usize, Event)> {
         4 => seen,
         1 => Just(Event::Woke),
         2 => (context.clone(), thread).prop_map(|(context, thread)| Event::Interrupted(context, thread)),
-        1 => context.prop_map(Event::Resumed),
-        1 => Just(Event::OnCpu),
+        1 => context.clone().prop_map(Event::Resumed),
+        1 => context.prop_map(Event::OnCpu),
         1 => Just(Event::OffCpu),
         1 => Just(Event::Time),
     ];

@@ -121,9 +121,10 @@ impl Suppression {
                 self.vcpus[vcpu].context = context;
                 self.end_handler(vcpu, now, End::Reported);
             }
-            Event::OnCpu => {
+            Event::OnCpu(context) => {
                 let record = &mut self.vcpus[vcpu];
                 record.on_cpu = true;
+                record.context = context;
                 if let Some(handler) = &mut record.handler {
                     handler.wait(now.since(record.off_cpu_since));
                 }
@@ -278,7 +279,9 @@ impl Suppression {
             target.record.switch_ins += 1;
             // It may have run since the VCPU was last looked at.
             let hidden = core::mem::take(&mut record.hidden);
-            target.with_record(member, |known| known.charge(hidden, now));
+            if hidden > 0 {
+                target.with_record(member, |known| known.charge(hidden, now));
+            }
         }
     }
 
@@ -318,6 +321,7 @@ impl Suppression {
             return;
         };
         let length = now.since(handler.since());
+        let usual = self.handlers.usual();
         match end {
             End::Reported => self.handlers.ended(&handler, now, true),
             End::Found => self.handlers.ended(&handler, now, false),
@@ -333,8 +337,10 @@ impl Suppression {
             target.with_record(record.member, |known| known.charge(unseen, now));
         }
         // Timers that the target has set by the microsecond would have the guest do nothing but
-        // handle them: half of the time goes to the code that is interrupted.
-        record.timers_from = now.saturating_add(length / 2);
+        // handle them: half of the time goes to the code that is interrupted. Not more than of a usual
+        // handler: one whose end is found late has not taken that long, and the clock is fast meanwhile.
+        let half = (length / 2).min(usual);
+        record.timers_from = now.saturating_add(half);
         record.interrupted_at = now;
         record.kernel_interrupts = record.kernel_interrupts.saturating_add(1);
     }

@@ -1,6 +1,8 @@
 //! What VCPUs report, and what the clock does under the paper's policy, which shows most directly
 //! when a target is taken to run.
 
+use std::vec::Vec;
+
 use devices::clock::{Course, Rates};
 use devices::time::{Hertz, HostTicks};
 
@@ -83,7 +85,7 @@ impl Scene {
         let suppression = Suppression::new(Defaults::default(), vcpus, TSC, HostTicks(0));
         let mut scene = Self { ram, suppression };
         for vcpu in 0..vcpus {
-            scene.at(0, vcpu, Event::OnCpu);
+            scene.at(0, vcpu, Event::OnCpu(USER));
         }
         scene.suppress(TARGET, paper(factors(1000)));
         scene
@@ -159,14 +161,43 @@ fn a_target_whose_processor_waits_for_a_cpu_does_not_speed_the_clock_up() {
     let mut scene = Scene::new(1);
     scene.seen(1, running(TARGET));
     assert_eq!(scene.at(2, 0, Event::OffCpu).clock.rates, Rates::REAL_TIME);
-    assert_eq!(scene.at(3, 0, Event::OnCpu).clock.rates, fast());
+    assert_eq!(scene.at(3, 0, Event::OnCpu(KERNEL)).clock.rates, fast());
     let halted = Observation {
         halted: true,
         ..still(TARGET)
     };
     scene.seen(4, halted);
     scene.at(5, 0, Event::OffCpu);
-    assert_eq!(scene.at(6, 0, Event::OnCpu).clock.rates, Rates::REAL_TIME);
+    assert_eq!(
+        scene.at(6, 0, Event::OnCpu(KERNEL)).clock.rates,
+        Rates::REAL_TIME
+    );
+}
+
+#[test]
+fn a_target_that_comes_to_a_cpu_where_it_takes_no_interrupts_is_not_kept_out_there() {
+    let mut scene = Scene::new(1);
+    scene.suppress(TARGET, Order::new(factors(1000), Defaults::default()));
+    let in_user_mode = Observation {
+        context: USER,
+        ..running(TARGET)
+    };
+    scene.seen(1, in_user_mode);
+    // It has had twice its budget.
+    let held = scene.at(2_000_000, 0, Event::Seen(still(TARGET)));
+    assert_ne!(held.stay, Stay::Run);
+    scene.at(2_000_001, 0, Event::OffCpu);
+    let back = scene.at(2_000_002, 0, Event::OnCpu(KERNEL));
+    assert_ne!(back.stay, Stay::Run);
+    // No interrupt would let it go on.
+    scene.at(2_000_003, 0, Event::OffCpu);
+    let deaf = Context {
+        interruptible: false,
+        ..KERNEL
+    };
+    let back = scene.at(2_000_004, 0, Event::OnCpu(deaf));
+    assert_eq!(back.stay, Stay::Run);
+    assert!(back.report_when_interruptible);
 }
 
 #[test]
@@ -192,6 +223,26 @@ fn the_handler_of_an_interrupt_runs_in_real_time() {
         fast(),
         "no handler takes so long"
     );
+}
+
+#[test]
+fn timers_are_delayed_by_no_more_than_what_handlers_usually_take() {
+    const USUAL: u64 = 2_000;
+    let mut scene = Scene::new(1);
+    scene.seen(1, running(TARGET));
+    let mut now = 10;
+    let mut delay = |length: u64| {
+        scene.at(now, 0, Event::Interrupted(USER, Thread::Unknown));
+        now += length;
+        let after = scene.at(now, 0, Event::Resumed(USER));
+        now += 100_000;
+        after.timers_from.0 - (now - 100_000)
+    };
+    let delays: Vec<u64> = (0..100).map(|_| delay(USUAL)).collect();
+    assert_eq!(delays[99], USUAL / 2);
+    // Its end was seen late, as where the processor was busy with something else.
+    let late = delay(1_000_000);
+    assert!((USUAL / 2..=2 * USUAL).contains(&late), "{late}");
 }
 
 #[test]
@@ -230,7 +281,7 @@ fn a_handler_whose_processor_waits_for_a_cpu_goes_on_in_real_time() {
     scene.at(2, 0, Event::Interrupted(USER, Thread::Unknown));
     scene.at(3, 0, Event::OffCpu);
     let long = 10_000_000;
-    let back = scene.at(long, 0, Event::OnCpu);
+    let back = scene.at(long, 0, Event::OnCpu(deeper.context));
     assert_eq!(back.clock.rates, Rates::REAL_TIME, "still in its handler");
     assert_eq!(scene.seen(long + 40_000, deeper), Rates::REAL_TIME);
     assert_eq!(

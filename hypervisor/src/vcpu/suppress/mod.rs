@@ -75,7 +75,11 @@ impl<C: GuestCpu> Vcpu<C> {
     /// Tells suppression that the VCPU has a physical CPU, or has lost it: while it waits for one, its
     /// target does not run.
     pub(super) fn note_cpu(&mut self, has_cpu: bool) {
-        let event = if has_cpu { Event::OnCpu } else { Event::OffCpu };
+        let event = if has_cpu {
+            Event::OnCpu(self.context())
+        } else {
+            Event::OffCpu
+        };
         self.observer.on_cpu = has_cpu;
         self.report(event, host_now());
     }
