@@ -20,6 +20,8 @@ const REPORTER: u32 = 99;
 const MOST_UNTIL_NAMED: f64 = 30.0;
 /// The time after that at which it has to be slow.
 const UNTIL_SLOW: f64 = 2.0;
+/// The reports in a row, of 200 ms each, in which a busy system may do nothing before it is given up.
+const MOST_IDLE_REPORTS: usize = 100;
 /// The rules under which others are watched.
 const RULES: usize = 16;
 
@@ -181,6 +183,13 @@ impl Run<'_> {
         let mut reports = self.watch(length.during)?;
         while units(&reports, others) < least {
             reports.push(self.report()?);
+            if has_stopped(&reports, others) {
+                let complaints = self.end()?;
+                bail!(
+                    "{} has done nothing in {MOST_IDLE_REPORTS} reports; the kernel says: {complaints:?}",
+                    self.name
+                );
+            }
         }
         // What it had before has no place for the family's process.
         let mut during = Speeds::over(&reports)?;
@@ -303,5 +312,32 @@ fn units(reports: &[Report], index: usize) -> u64 {
     match (of(reports.first()), of(reports.last())) {
         (Some(first), Some(last)) => last.saturating_sub(first),
         _ => 0,
+    }
+}
+
+/// Returns whether process `index` has done nothing for so long that it has come to its end.
+fn has_stopped(reports: &[Report], index: usize) -> bool {
+    let since = reports.len().saturating_sub(MOST_IDLE_REPORTS + 1);
+    since > 0 && units(&reports[since..], index) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_busy_system_that_does_nothing_for_long_has_stopped() {
+        let report = |count| Report {
+            host_us: 0,
+            guest_ns: 0,
+            counts: vec![count],
+        };
+        let mut reports = vec![report(5)];
+        reports.extend((0..MOST_IDLE_REPORTS).map(|_| report(6)));
+        assert!(!has_stopped(&reports, 0), "it may be slow");
+        reports.push(report(6));
+        assert!(has_stopped(&reports, 0));
+        reports.push(report(7));
+        assert!(!has_stopped(&reports, 0));
     }
 }
