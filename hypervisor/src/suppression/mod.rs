@@ -584,15 +584,24 @@ impl Suppression {
     /// turn is to be worth something to its scheduler, and what the exit took in which the switch was seen counts
     /// for it. It may have taken long, as when somebody has just been named: not all of that counts, or whoever
     /// runs would have had so much that it is not given the CPU again for long, and a handler would find that
-    /// several ticks had passed.
+    /// several ticks had passed. Where others run meanwhile they see all of it pass at once, in the middle of
+    /// whatever they do.
     #[must_use]
     pub(crate) fn fast_from(&self, now: HostTicks) -> HostTicks {
         /// The most that counts of an exit, as a divisor of a second of guest time: two ticks and a half of most
         /// guests, of the almost four that a clock may be ahead beside equals.
         const COUNTS_PER_SECOND: u64 = 100;
+        /// The same where other VCPUs run: half a tick.
+        const COUNTS_BESIDE_OTHERS: u64 = 500;
         let rates = self.clock.rates;
         let factor = rates.counter.max(rates.timer).bits() / Rate::ONE.bits();
-        let counts = self.tsc.get() / COUNTS_PER_SECOND / factor.max(1);
+        let running = self.vcpus[..self.count].iter().filter(|it| it.runs());
+        let part = if running.count() > 1 {
+            COUNTS_BESIDE_OTHERS
+        } else {
+            COUNTS_PER_SECOND
+        };
+        let counts = self.tsc.get() / part / factor.max(1);
         HostTicks(now.0.saturating_sub(counts))
     }
 

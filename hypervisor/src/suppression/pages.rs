@@ -37,6 +37,7 @@ pub(super) enum Search {
 
 impl RootFormat {
     /// Returns the shifts of linear addresses at each level of tables, and the bits of an index.
+    #[inline]
     const fn levels(self) -> (&'static [u32], u32) {
         match self {
             Self::Long => (&[39, 30, 21, 12], 9),
@@ -47,6 +48,7 @@ impl RootFormat {
 
     /// Returns the end of the addresses that user space may have. (32-bit kernels give it more than
     /// half.)
+    #[inline]
     const fn user_end(self) -> u64 {
         match self {
             Self::Long => 1 << 47,
@@ -55,6 +57,7 @@ impl RootFormat {
     }
 
     /// Returns the rights that an entry can give: the four of a PAE root have none (SDM vol. 3A, table 4-8).
+    #[inline]
     const fn rights(self, shift: u32) -> u64 {
         if matches!(self, Self::Pae) && shift == 30 {
             0
@@ -64,6 +67,7 @@ impl RootFormat {
     }
 
     /// Returns what is behind an entry that is present, and spans `1 << shift` bytes.
+    #[inline]
     const fn target(self, entry: u64, shift: u32) -> Target {
         let is_narrow = matches!(self, Self::Narrow);
         let is_large = entry & LARGE != 0 && self.rights(shift) != 0 && shift < 39;
@@ -128,7 +132,16 @@ impl<'a, M: GuestMemory> Mapper<'a, M> {
 
     /// Returns what is mapped at `address`, if anything.
     pub(super) fn mapping(&mut self, address: u64) -> Option<Mapping> {
-        let format = self.format;
+        // Code of its own for each, as pages are looked at when a target is switched in or out.
+        match self.format {
+            RootFormat::Long => self.walk(RootFormat::Long, address),
+            RootFormat::Pae => self.walk(RootFormat::Pae, address),
+            RootFormat::Narrow => self.walk(RootFormat::Narrow, address),
+        }
+    }
+
+    #[inline(always)]
+    fn walk(&mut self, format: RootFormat, address: u64) -> Option<Mapping> {
         if address >= format.user_end() {
             return None;
         }

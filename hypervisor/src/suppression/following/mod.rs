@@ -481,12 +481,12 @@ impl Suppression {
             interval.min(now.since(member.origin.at) / LOOKS_EACH_AGE)
         };
         let is_time = now.since(member.looked_at) >= interval;
-        if !is_left && !is_time {
+        let may_have_forked = |since: u64| member.used.saturating_sub(since) >= LEAST_FORK;
+        let reads_frozen = is_left && member.read_at_use.is_none_or(may_have_forked);
+        if !reads_frozen && !is_time {
             return;
         }
         let first = member.root(format);
-        let may_have_forked = |since: u64| member.used.saturating_sub(since) >= LEAST_FORK;
-        let reads_frozen = is_left && member.read_at_use.is_none_or(may_have_forked);
         if reads_frozen {
             member.read_at_use = Some(member.used);
         }

@@ -100,6 +100,35 @@ fn a_target_that_is_on_a_cpu_again_is_entered_with_a_fast_clock() {
     }
 }
 
+/// Checks what counts, in guest time, of an exit that takes `took` ticks and in which a switch to a target is seen,
+/// where `others` run as well.
+#[track_caller]
+fn counts_of_an_exit(took: u64, others: &mut [Vcpu<FakeCpu>], vcpu: Vcpu<FakeCpu>, most: i64) {
+    let mut vcpu = with_processes(vcpu);
+    suppress(vcpu.vm(), TARGET, 1000, Policy::Bounded);
+    for other in others {
+        other.activity = crate::vcpu::Activity::Running;
+        other.note_cpu(true);
+    }
+    vcpu.cpu.cr3 = TARGET;
+    vcpu.cpu.set_cpl(3);
+    vcpu.note_cpu(true);
+    set(at(100));
+    vcpu.follow(at(100));
+    let stop_at = vcpu.observer.directive.stop_at;
+    fake::advance(took);
+    vcpu.follow_suppression();
+    let vm = vcpu.vm();
+    let factor = vm.board.lock().clock.rates().counter.bits() / Rate::ONE.bits();
+    assert!(factor > 1, "{took}");
+    let lead = vm.suppression.lock().lead(host_now()).most();
+    assert!((most * 99 / 100..=most).contains(&lead), "{took}: {lead}");
+    // Its turn ends at the same lead.
+    let late = vcpu.observer.directive.stop_at.since(stop_at);
+    let counted = lead.unsigned_abs() / (factor - 1);
+    assert!(late.abs_diff(took - counted) <= 1, "{took}: {late}");
+}
+
 #[test]
 fn an_exit_that_switches_to_a_target_counts_for_a_moment_of_guest_time_however_long_it_is() {
     for (took, most) in [
@@ -107,28 +136,16 @@ fn an_exit_that_switches_to_a_target_counts_for_a_moment_of_guest_time_however_l
         (20_000, 10 * MS as i64),
         (1_000_000, 10 * MS as i64),
     ] {
-        let mut vcpu = with_processes(vcpu());
-        suppress(vcpu.vm(), TARGET, 1000, Policy::Bounded);
-        vcpu.cpu.cr3 = TARGET;
-        vcpu.cpu.set_cpl(3);
-        vcpu.note_cpu(true);
-        set(at(100));
-        vcpu.follow(at(100));
-        let stop_at = vcpu.observer.directive.stop_at;
-        fake::advance(took);
-        vcpu.follow_suppression();
-        let vm = vcpu.vm();
-        assert!(vm.board.lock().clock.rates().is_fast());
-        let lead = || vm.suppression.lock().lead(host_now()).most();
-        assert!(
-            (most * 99 / 100..=most).contains(&lead()),
-            "{took}: {}",
-            lead()
-        );
-        // Its turn ends at the same lead.
-        let late = vcpu.observer.directive.stop_at.since(stop_at);
-        let counted = lead().unsigned_abs() / 999;
-        assert!(late.abs_diff(took - counted) <= 1, "{took}: {late}");
+        counts_of_an_exit(took, &mut [], vcpu(), most);
+    }
+}
+
+#[test]
+fn it_counts_for_half_a_tick_at_most_where_another_vcpu_runs_that_sees_it_pass() {
+    for took in [20_000, 1_000_000] {
+        let mut both = vcpus(2);
+        let first = both.remove(0);
+        counts_of_an_exit(took, &mut both, first, 2 * MS as i64);
     }
 }
 
