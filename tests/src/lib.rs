@@ -13,6 +13,7 @@
 //! ```
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Trial};
@@ -113,7 +114,13 @@ pub fn run(cases: &[Entry]) -> ! {
     let trials = cases
         .iter()
         .map(|&Entry { name, needs, run }| {
-            Trial::test(name, move || Ok(run(&Case { name, needs })?))
+            Trial::test(name, move || {
+                let begun = Instant::now();
+                let result = run(&Case { name, needs });
+                // So that whoever looks for what takes long finds it in any run's output.
+                eprintln!("{name}: {:.1} s", begun.elapsed().as_secs_f64());
+                Ok(result?)
+            })
         })
         .collect();
     libtest_mimic::run(&arguments, trials).exit()
