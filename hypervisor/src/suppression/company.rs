@@ -2,7 +2,8 @@
 //!
 //! Nobody can be asked; but when the clock has gained a whole bound without the guest's scheduler giving
 //! others more than a moment, the target is alone there, or of a class that goes first. A fast clock is
-//! no use then.
+//! no use then. What it gains while the target is in the kernel counts once that has gone back to user mode, which is
+//! where kernels switch: many do so nowhere else.
 //!
 //! That it is not alone any more is seen when others get more than a moment for a while. Where the
 //! scheduler prefers the target they never do without a fast clock; so a turn of theirs is taken for a
@@ -18,6 +19,8 @@ use devices::time::{Hertz, HostTicks};
 pub(super) struct Company {
     /// The gain of the clock while the target was in, in ticks.
     gained: u64,
+    /// What it has gained since the target was last seen in user mode, in ticks.
+    gained_in_kernel: u64,
     /// The time for which others ran on this VCPU since `since`, in ticks.
     others: u64,
     since: HostTicks,
@@ -45,6 +48,7 @@ impl Company {
     pub(super) const fn new(tsc: Hertz, now: HostTicks) -> Self {
         Self {
             gained: 0,
+            gained_in_kernel: 0,
             others: 0,
             since: now,
             last_turn: 0,
@@ -62,9 +66,13 @@ impl Company {
         self.alone
     }
 
-    /// Takes note that the clock has gained `ticks` for the target.
-    pub(super) const fn gained(&mut self, ticks: u64) {
-        self.gained = self.gained.saturating_add(ticks);
+    /// Takes note that the clock has gained `ticks` for the target, which was in the kernel if that is `in_kernel`.
+    pub(super) const fn gained(&mut self, ticks: u64, in_kernel: bool) {
+        self.gained_in_kernel = self.gained_in_kernel.saturating_add(ticks);
+        if !in_kernel {
+            self.gained = self.gained.saturating_add(self.gained_in_kernel);
+            self.gained_in_kernel = 0;
+        }
     }
 
     /// Takes note that others ran for `ticks`.
@@ -107,6 +115,7 @@ impl Company {
 
     /// Takes note that the target comes in at `now`.
     pub(super) fn target_in(&mut self, now: HostTicks) {
+        self.gained_in_kernel = 0;
         let turn = core::mem::take(&mut self.last_turn);
         if !self.alone {
             return;
@@ -137,7 +146,7 @@ mod tests {
     /// A target that has been found alone at time zero.
     fn alone() -> Company {
         let mut company = company();
-        company.gained(BOUND);
+        company.gained(BOUND, false);
         company.at_bound(BOUND, HostTicks(0));
         assert!(company.is_alone());
         company
@@ -146,15 +155,32 @@ mod tests {
     #[test]
     fn who_has_a_whole_bound_to_itself_is_alone() {
         let mut company = company();
-        company.gained(240 * MS);
+        company.gained(240 * MS, false);
         company.at_bound(BOUND, HostTicks(MS));
+        assert!(company.is_alone());
+    }
+
+    #[test]
+    fn who_is_in_the_kernel_is_alone_only_if_that_goes_back_without_a_switch() {
+        let mut company = company();
+        company.gained(BOUND, true);
+        company.at_bound(BOUND, HostTicks(MS));
+        assert!(!company.is_alone(), "it may switch yet");
+        // It did, and another one has had a turn.
+        company.target_in(HostTicks(2 * MS));
+        company.gained(0, false);
+        company.at_bound(BOUND, HostTicks(2 * MS));
+        assert!(!company.is_alone());
+        company.gained(BOUND, true);
+        company.gained(0, false);
+        company.at_bound(BOUND, HostTicks(3 * MS));
         assert!(company.is_alone());
     }
 
     #[test]
     fn who_lets_others_have_their_share_is_not() {
         let mut company = company();
-        company.gained(BOUND);
+        company.gained(BOUND, false);
         company.others_ran(100 * MS);
         company.at_bound(BOUND, HostTicks(MS));
         assert!(!company.is_alone());
@@ -165,7 +191,7 @@ mod tests {
         let mut company = company();
         company.others_ran(10 * BOUND);
         for n in 1..=100 {
-            company.gained(BOUND / 50);
+            company.gained(BOUND / 50, false);
             company.others_ran(BOUND / 5_000);
             company.at_bound(BOUND, HostTicks(n * 10 * MS));
         }
@@ -204,7 +230,7 @@ mod tests {
             company.target_in(now);
             if !company.is_alone() {
                 tried.push(now.0 / MS);
-                company.gained(BOUND);
+                company.gained(BOUND, false);
                 company.at_bound(BOUND, now);
                 assert!(company.is_alone());
             }
@@ -228,13 +254,13 @@ mod tests {
                 company.target_in(HostTicks(now));
             }
             let waited = now - began;
-            company.gained(BOUND);
+            company.gained(BOUND, false);
             (waited, HostTicks(now))
         };
         let (first, at) = try_again(&mut company);
         company.others_ran(BOUND);
         company.lead_is_gone(at);
-        company.gained(BOUND);
+        company.gained(BOUND, false);
         company.at_bound(BOUND, at);
         assert!(company.is_alone(), "the others have gone");
         assert_eq!(try_again(&mut company).0, first);

@@ -60,7 +60,8 @@ impl Suppression {
             let lead = self.time.lead().most();
             target.record.highest_lead = target.record.highest_lead.max(lead);
             if record.fast.is_some() {
-                record.company.gained(gain);
+                let in_kernel = !record.context.user_mode;
+                record.company.gained(gain, in_kernel);
                 let ran = record.stop == Stop::No;
                 record.ration.pass(elapsed, fastest, ran, most_saved);
             }
