@@ -42,6 +42,9 @@ const MARGIN: u64 = 64;
 /// The number of interrupts after which a kernel is not given more time to get to a place where it
 /// switches: each gives it four times what the one before did, so that is 6 ms where looks are 50 us apart.
 const MOST_PATIENCE: u32 = 5;
+/// The number of interrupts after which a kernel that has not switched is taken not to do so where it is: a fast
+/// clock is of no use there.
+const MOST_TRIES: u32 = 16;
 /// The number of ticks, about, that a kernel takes to switch after an interrupt that asks it to.
 const SWITCH: u64 = 4_000;
 /// The lead beyond which a target is parked for a moment though others of its VM wait, as a divisor of a
@@ -343,7 +346,8 @@ impl Suppression {
                 }
             }
         }
-        if it.clock_is_of_use(now) {
+        let does_not_switch = !it.user_mode && record.kernel_interrupts > MOST_TRIES;
+        if it.clock_is_of_use(now) && !does_not_switch {
             wish.hold(it, until);
             return true;
         }
