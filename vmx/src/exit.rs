@@ -47,10 +47,22 @@ pub mod basic {
     pub const APIC_WRITE: u16 = 56;
     pub const INVPCID: u16 = 58;
     pub const VMFUNC: u16 = 59;
+    pub const ENCLS: u16 = 60;
     pub const XSAVES: u16 = 63;
     pub const XRSTORS: u16 = 64;
+    pub const PCONFIG: u16 = 65;
+    pub const UMWAIT: u16 = 67;
+    pub const TPAUSE: u16 = 68;
+    pub const LOADIWKEY: u16 = 69;
+    pub const ENCLV: u16 = 70;
+    pub const SEAMCALL: u16 = 76;
+    pub const TDCALL: u16 = 77;
+    pub const RDMSRLIST: u16 = 78;
+    pub const WRMSRLIST: u16 = 79;
+    pub const URDMSR: u16 = 80;
+    pub const UWRMSR: u16 = 81;
     /// One more than the largest basic exit reason that is counted by its number.
-    pub const COUNT: usize = 70;
+    pub const COUNT: usize = 82;
 }
 
 /// Returns the name of a basic exit reason, for statistics and dumps.
@@ -106,6 +118,18 @@ pub const fn reason_name(reason: u16) -> &'static str {
         61 => "rdseed",
         basic::XSAVES => "xsaves",
         basic::XRSTORS => "xrstors",
+        basic::ENCLS => "encls",
+        basic::PCONFIG => "pconfig",
+        basic::UMWAIT => "umwait",
+        basic::TPAUSE => "tpause",
+        basic::LOADIWKEY => "loadiwkey",
+        basic::ENCLV => "enclv",
+        basic::SEAMCALL => "seamcall",
+        basic::TDCALL => "tdcall",
+        basic::RDMSRLIST => "rdmsrlist",
+        basic::WRMSRLIST => "wrmsrlist",
+        basic::URDMSR => "urdmsr",
+        basic::UWRMSR => "uwrmsr",
         _ => "other",
     }
 }

@@ -139,6 +139,18 @@ pub enum Reason {
     PagingNotRam(NotRam),
 }
 
+impl Reason {
+    /// Returns whether the guest cannot go on at all: its code or its paging structures are not in RAM.
+    /// Where it is just that the emulator does not do an instruction, #UD says so to the guest.
+    #[must_use]
+    pub const fn is_guests_end(self) -> bool {
+        match self {
+            Self::NotDecoded | Self::NotImplemented | Self::LockedRam => false,
+            Self::CodeNotRam(_) | Self::PagingNotRam(_) => true,
+        }
+    }
+}
+
 impl core::fmt::Display for Reason {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {

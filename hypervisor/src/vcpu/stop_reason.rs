@@ -29,7 +29,7 @@ pub(crate) enum StopReason {
     MachineCheck(Box<MachineCheck>),
     /// An exception in delivering a double fault.
     TripleFault,
-    /// An instruction that touches a device in a way we do not do.
+    /// An instruction on a device that cannot be carried out, as it or its page tables are not in RAM.
     Unsupported(Unsupported),
     /// Code or page tables outside RAM.
     NotRam(NotRam),

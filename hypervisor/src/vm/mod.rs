@@ -27,6 +27,7 @@ use spin::Mutex;
 use vmx::ept::EptError;
 
 use crate::cpuid::GuestCpuid;
+use crate::emulate::Unsupported;
 use crate::ids::{VcpuId, VmId};
 use crate::machine::host_time::host_now;
 use crate::suppression::Suppression;
@@ -101,6 +102,8 @@ pub(crate) struct Vm {
     clock_gate: ClockGate,
     pic_output: AtomicBool,
     power: Mutex<Option<PowerRequest>>,
+    /// The number of instructions that were refused to its guest.
+    refused_instructions: AtomicU32,
 }
 
 /// The parts that a VM is made of.
@@ -181,6 +184,27 @@ impl Vm {
             ports: parts.ports,
             pic_output: AtomicBool::new(false),
             power: Mutex::new(None),
+            refused_instructions: AtomicU32::new(0),
+        }
+    }
+
+    /// Tells the operator of an instruction at `rip` that touches a device in a way that tarpit does not
+    /// do, so that the guest has #UD for it: of the first few, as a guest can have any number.
+    #[cold]
+    pub(crate) fn tell_refused(&self, instruction: &Unsupported, rip: u64) {
+        const TOLD: u32 = 8;
+        let count = self.refused_instructions.load(Ordering::Relaxed);
+        if count < TOLD {
+            self.refused_instructions.store(count + 1, Ordering::Relaxed);
+            let rest = if count + 1 == TOLD {
+                "; no more of these are told"
+            } else {
+                ""
+            };
+            log::warn!(
+                "vm {}: {instruction}, at RIP {rip:#x}: the guest gets #UD{rest}",
+                self.name
+            );
         }
     }
 

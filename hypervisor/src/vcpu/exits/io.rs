@@ -2,6 +2,7 @@
 
 use arch::gpr::RAX;
 use devices::time::HostTicks;
+use vmx::event::Event;
 
 use crate::emulate::{
     Completed, Direction, EmulationError, Ports, StringIo, Width, emulate_string_io,
@@ -100,7 +101,13 @@ impl<C: GuestCpu> Vcpu<C> {
             }
             Err(EmulationError::Fault(fault)) => self.raise_fault(fault),
             Err(EmulationError::Unsupported(instruction)) => {
-                Err(StopReason::Unsupported(instruction))
+                if instruction.reason.is_guests_end() {
+                    return Err(StopReason::Unsupported(instruction));
+                }
+                // It is for the guest's kernel to say what becomes of a process whose instruction is
+                // not to be had.
+                self.vm.tell_refused(&instruction, self.cpu.rip());
+                self.raise(Event::INVALID_OPCODE)
             }
         }
     }

@@ -54,3 +54,68 @@ impl<C: GuestCpu> Vcpu<C> {
         self.finish_emulation(result)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use arch::gpr::RDI;
+    use devices::time::HostTicks;
+    use vmx::addr::GuestPhysAddr;
+    use vmx::event::Event;
+
+    use crate::guest_memory::GuestMemory;
+    use crate::vcpu::backend::exit::{Exit, NestedPageFault};
+    use crate::vcpu::backend::fake::{FakeCpu, Stay};
+    use crate::vcpu::fixture::vcpu;
+    use crate::vcpu::{RunExit, StopReason, Vcpu};
+
+    /// Where nothing is but a hole for devices.
+    const HOLE: u64 = 0xfed0_8000;
+
+    /// A VCPU in real mode that comes to `code`, which reads at EDI.
+    fn at_code(code: &[u8]) -> Vcpu<FakeCpu> {
+        let mut vcpu = vcpu();
+        vcpu.cpu.cr0 = 0x30;
+        vcpu.cpu.efer = 0;
+        vcpu.cpu.gprs[RDI] = HOLE;
+        vcpu.vm.ram.write(GuestPhysAddr(0x1000), code).unwrap();
+        vcpu.then(Stay::until(
+            10,
+            Exit::NestedPageFault(NestedPageFault {
+                address: GuestPhysAddr(HOLE),
+                write: false,
+                fetch: false,
+                final_access: true,
+                nmi_unblocked: false,
+            }),
+        ));
+        vcpu
+    }
+
+    #[test]
+    fn an_instruction_that_the_emulator_does_not_do_is_undefined_for_the_guest_which_goes_on() {
+        // fnsave [edi]
+        let mut vcpu = at_code(&[0x67, 0xdd, 0x37]);
+        let entry = vcpu.entry_after_script();
+        assert_eq!(entry.event, Some(Event::INVALID_OPCODE));
+        assert_eq!(vcpu.cpu.rip, 0x1000);
+    }
+
+    #[test]
+    fn bytes_that_are_no_instruction_are_undefined_for_the_guest_which_goes_on() {
+        // ud0, and what else the decoder does not know.
+        let mut vcpu = at_code(&[0x0f, 0x0a]);
+        let entry = vcpu.entry_after_script();
+        assert_eq!(entry.event, Some(Event::INVALID_OPCODE));
+    }
+
+    #[test]
+    fn code_outside_ram_ends_the_guest() {
+        let mut vcpu = at_code(&[]);
+        vcpu.cpu.rip = 0x7fff_0000;
+        let exit = vcpu.run(HostTicks(u64::MAX));
+        assert!(
+            matches!(exit, RunExit::Stopped(StopReason::Unsupported(_))),
+            "{exit:?}"
+        );
+    }
+}
