@@ -19,7 +19,7 @@ use devices::time::{Hertz, HostTicks};
 pub(super) struct Company {
     /// The gain of the clock while the target was in, in ticks.
     gained: u64,
-    /// What it has gained since the target was last seen in user mode, in ticks.
+    /// The gain since the target was last seen in user mode, in ticks.
     gained_in_kernel: u64,
     /// The time for which others ran on this VCPU since `since`, in ticks.
     others: u64,

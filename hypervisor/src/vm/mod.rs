@@ -195,7 +195,8 @@ impl Vm {
         const TOLD: u32 = 8;
         let count = self.refused_instructions.load(Ordering::Relaxed);
         if count < TOLD {
-            self.refused_instructions.store(count + 1, Ordering::Relaxed);
+            self.refused_instructions
+                .store(count + 1, Ordering::Relaxed);
             let rest = if count + 1 == TOLD {
                 "; no more of these are told"
             } else {

@@ -298,7 +298,10 @@ mod tests {
             basic::URDMSR,
         ];
         assert!(named.into_iter().all(is_undefined_instruction));
-        assert!((78..100).all(is_undefined_instruction), "of processors to come");
+        assert!(
+            (78..100).all(is_undefined_instruction),
+            "of processors to come"
+        );
         // Not instructions: INIT, an SMI, a full page-modification log, an event of sub-page permissions, a
         // bus lock, a notification that no instruction boundary came.
         for event in [basic::INIT, 5, 62, 66, 74, 75] {
