@@ -10,7 +10,7 @@ use devices::time::{HostTicks, TimerTicks};
 
 use super::Vm;
 use super::host::Waker;
-use super::patience::{KickTime, Patience};
+use super::patience::Patience;
 use super::requests::{Requests, VcpuRequests};
 use crate::ids::MAX_VCPUS;
 use crate::machine::host_time::host_now;
@@ -215,7 +215,7 @@ impl Vm {
     /// Waits until the VCPUs that run have looked at what has [changed](Vm::suppression_changed), for a moment
     /// at most: who has just been named may be another process soon. The caller holds no lock.
     pub(crate) fn await_suppression_change(&self) {
-        self.await_look(Requests::SUPPRESSION);
+        await_look(&self.requests, Requests::SUPPRESSION, &*self.waker);
     }
 
     /// Has the VCPUs that run take note of the roots that they have, and waits for that, for a moment at most.
@@ -228,30 +228,24 @@ impl Vm {
                 self.request(index, Requests::ROOT);
             }
         }
-        self.await_look(Requests::ROOT);
-    }
-
-    fn await_look(&self, requests: Requests) {
-        let kicks = self.clock_gate().kick_time();
-        await_look(&self.requests, requests, &*self.waker, kicks);
+        await_look(&self.requests, Requests::ROOT, &*self.waker);
     }
 }
 
 /// Waits until those of `vcpus` that run have taken `requests`, for which they have been kicked, for a moment
 /// at most.
-fn await_look(vcpus: &[VcpuRequests], requests: Requests, waker: &dyn Waker, kicks: &KickTime) {
+fn await_look(vcpus: &[VcpuRequests], requests: Requests, waker: &dyn Waker) {
     /// The longest time that this takes, in host ticks.
     const LONGEST: u64 = 100_000;
     let began = host_now();
     for vcpu in vcpus {
-        let mut patience = Patience::new(kicks);
+        let mut patience = Patience::new();
         while let Some(cpu) = vcpu.running_on()
             && vcpu.has(requests)
             && host_now().since(began) < LONGEST
         {
             patience.wait(cpu, waker);
         }
-        patience.end();
     }
 }
 
@@ -309,7 +303,7 @@ mod tests {
             was_called.store(true, SeqCst);
             vcpus[2].take();
         });
-        await_look(&vcpus, Requests::SUPPRESSION, &calls, &KickTime::default());
+        await_look(&vcpus, Requests::SUPPRESSION, &calls);
         assert!(was_called.into_inner());
     }
 
@@ -318,8 +312,6 @@ mod tests {
         let vcpu = VcpuRequests::default();
         vcpu.make(Requests::SUPPRESSION);
         vcpu.set_running_on(Some(1));
-        let kicks = KickTime::default();
-        await_look(&[vcpu], Requests::SUPPRESSION, &Insists(|_| ()), &kicks);
-        assert_eq!(kicks.patience(), KickTime::default().patience());
+        await_look(&[vcpu], Requests::SUPPRESSION, &Insists(|_| ()));
     }
 }

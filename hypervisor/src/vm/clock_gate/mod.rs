@@ -47,14 +47,13 @@
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use super::host::Waker;
-use super::patience::{KickTime, Patience};
+use super::patience::Patience;
 use super::requests::{Requests, VcpuRequests};
 
 /// The gate: an even number is open, an odd one closed, and each change adds two.
 #[derive(Debug, Default)]
 pub(crate) struct ClockGate {
     state: AtomicU64,
-    kick_time: KickTime,
 }
 
 impl ClockGate {
@@ -76,12 +75,6 @@ impl ClockGate {
     #[must_use]
     pub(crate) fn state(&self) -> u64 {
         self.state.load(SeqCst)
-    }
-
-    /// Returns how long the VM's VCPUs take to come when they are kicked.
-    #[must_use]
-    pub(super) const fn kick_time(&self) -> &KickTime {
-        &self.kick_time
     }
 
     /// Calls `change` while no VCPU of `vcpus` is in the guest. `own` is the number of the
@@ -124,13 +117,12 @@ impl ClockGate {
             }
         }
         for (_, vcpu) in others() {
-            let mut patience = Patience::new(&self.kick_time);
+            let mut patience = Patience::new();
             while let Some(cpu) = vcpu.running_on()
                 && vcpu.acknowledged() != closed
             {
                 patience.wait(cpu, waker);
             }
-            patience.end();
         }
         // SAFETY: the fence keeps the reading of the TSC in `change` behind the loads above.
         unsafe { core::arch::x86_64::_mm_lfence() };
