@@ -86,6 +86,9 @@ impl PagingRegisters for Vcpu {
 }
 
 impl Cpu for Vcpu {
+    fn xcr0(&self) -> u64 {
+        1
+    }
     fn gpr(&self, index: usize) -> u64 {
         self.gprs[index & 15]
     }

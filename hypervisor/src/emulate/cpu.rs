@@ -16,6 +16,8 @@ pub trait Cpu: PagingRegisters {
     fn gpr(&self, index: usize) -> u64;
     /// Sets the general-purpose register `index`.
     fn set_gpr(&mut self, index: usize, value: u64);
+    /// Returns XCR0.
+    fn xcr0(&self) -> u64;
     /// Returns the register XMM`index` (0 to 15).
     fn xmm(&self, index: usize) -> u128;
     /// Sets the low 128 bits of vector register `index`, and leaves those above alone.
@@ -113,15 +115,25 @@ impl Mode {
 /// An exception that the emulated instruction raises, to be injected.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Fault {
-    /// The vector: #UD, #SS, #GP, #PF or #AC.
+    /// The vector: #UD, #NM, #SS, #GP, #PF or #AC.
     pub vector: ExceptionVector,
-    /// The error code to deliver; none in real-address mode and for #UD.
+    /// The error code to deliver; none in real-address mode, for #UD and for #NM.
     pub error_code: Option<u32>,
     /// The new value of CR2, for #PF.
     pub cr2: Option<u64>,
 }
 
 impl Fault {
+    /// Makes a fault of a vector that has no error code.
+    #[must_use]
+    pub const fn without_code(vector: ExceptionVector) -> Self {
+        Self {
+            vector,
+            error_code: None,
+            cr2: None,
+        }
+    }
+
     /// Makes a fault with the error code 0, in the modes that have error codes.
     #[must_use]
     pub const fn with_zero_code(vector: ExceptionVector, mode: Mode) -> Self {

@@ -1,9 +1,11 @@
 //! MOVs between vector registers and memory, as compilers use them to copy more than a register's
 //! worth: the one thing that SSE and AVX do with device memory.
 //!
-//! The CPU has checked CR0.EM, CR0.TS, CR4.OSFXSR and XCR0 before the access that brought us here.
+//! The CPU has checked CR0.EM, CR0.TS, CR4.OSFXSR and XCR0 before the access that brought us here. But another VCPU may
+//! have written another instruction there since, and the registers are the processor's own: to use one that
+//! is not enabled would be our fault, not the guest's.
 
-use arch::ExceptionVector;
+use arch::{Cr0Flags, Cr4Flags, ExceptionVector, XCr0Flags};
 use iced_x86::{EncodingKind, Instruction, Mnemonic, OpKind, Register};
 
 use super::context::{Context, Span};
@@ -57,6 +59,7 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
         bus: &mut impl Bus,
         instruction: &Instruction,
     ) -> Result<(), Stop> {
+        self.check_vectors(instruction.encoding() == EncodingKind::VEX)?;
         if instruction.op0_kind() == OpKind::Memory {
             let span = self.vector_span(instruction, AccessKind::Write)?;
             let register = instruction.op1_register().number();
@@ -84,6 +87,28 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
             }
         }
         Ok(())
+    }
+
+    /// Checks that the guest may use XMM registers, or YMM registers as well for an instruction that is encoded so
+    /// (SDM vol. 2A, 2.4 and 2.5).
+    fn check_vectors(&self, is_vex: bool) -> Result<(), Stop> {
+        const YMM: XCr0Flags = XCr0Flags::SSE.union(XCr0Flags::AVX);
+        let cr0 = Cr0Flags::from_bits_retain(self.cpu.cr0());
+        let cr4 = Cr4Flags::from_bits_retain(self.cpu.cr4());
+        let is_enabled = if is_vex {
+            cr4.contains(Cr4Flags::OSXSAVE)
+                && XCr0Flags::from_bits_retain(self.cpu.xcr0()).contains(YMM)
+        } else {
+            cr4.contains(Cr4Flags::OSFXSR) && !cr0.contains(Cr0Flags::EMULATE_COPROCESSOR)
+        };
+        let fault = |vector| Err(Stop::Fault(Fault::without_code(vector)));
+        if !is_enabled {
+            fault(ExceptionVector::InvalidOpcode)
+        } else if cr0.contains(Cr0Flags::TASK_SWITCHED) {
+            fault(ExceptionVector::DeviceNotAvailable)
+        } else {
+            Ok(())
+        }
     }
 
     fn vector_span(&self, instruction: &Instruction, kind: AccessKind) -> Result<VectorSpan, Stop> {

@@ -48,6 +48,7 @@ pub(super) struct TestCpu {
     pub(super) cr3: u64,
     pub(super) cr4: u64,
     pub(super) efer: u64,
+    pub(super) xcr0: u64,
     pub(super) cpl: u8,
     /// The number of register reads that would have been VMREADs.
     pub(super) vmreads: Cell<u32>,
@@ -82,6 +83,9 @@ impl PagingRegisters for TestCpu {
 }
 
 impl Cpu for TestCpu {
+    fn xcr0(&self) -> u64 {
+        self.vmread(self.xcr0)
+    }
     fn gpr(&self, index: usize) -> u64 {
         self.gprs[index]
     }
@@ -225,8 +229,11 @@ impl Machine {
                 segments,
                 cr0: 1,
                 cr3: 0,
-                cr4: 0,
+                // OSFXSR and OSXSAVE.
+                cr4: 1 << 9 | 1 << 18,
                 efer: 0,
+                // x87, SSE and AVX.
+                xcr0: 7,
                 cpl: 0,
                 vmreads: Cell::new(0),
             },
@@ -244,7 +251,7 @@ impl Machine {
         let mut machine = Self::new(0xa09b, 0xffff_ffff);
         machine.cpu.cr0 = 0x8001_0001;
         machine.cpu.cr3 = 0x1000;
-        machine.cpu.cr4 = 1 << 5;
+        machine.cpu.cr4 |= 1 << 5;
         machine.cpu.efer = 0xd00;
         machine.map(CODE, CODE_RAM | PRESENT_WRITABLE_USER);
         for page in 0..16 {

@@ -2,9 +2,9 @@
 
 use arch::ExceptionVector;
 
-use super::machine::{DEVICE, Machine, Seen, code};
+use super::machine::{DEVICE, Machine, Seen, TestCpu, code};
 use crate::emulate::cpu::RBX;
-use crate::emulate::{Completed, RAX, RCX, RDI, RDX, flags};
+use crate::emulate::{Completed, EmulationError, Fault, RAX, RCX, RDI, RDX, flags};
 
 const VALUE: u128 = 0x0f0e_0d0c_0b0a_0908_0706_0504_0302_0100;
 
@@ -32,6 +32,48 @@ fn sixteen_bytes_go_as_two_quadwords() {
     load.device.set(0x28, 0x2222);
     assert_eq!(load.emulate(), Ok(Completed::Retired));
     assert_eq!(load.cpu.xmms[9], 0x2222 << 64 | 0x1111);
+}
+
+/// Another VCPU may have written the instruction since another one exited.
+#[test]
+fn vector_registers_that_are_not_enabled_are_not_touched() {
+    type Disable = fn(&mut TestCpu);
+    let sse = code!("movups [rdi], xmm9");
+    let avx = code!("vmovups [rdi], ymm9");
+    let undefined = ExceptionVector::InvalidOpcode;
+    let cases: [(&str, Disable, [Option<ExceptionVector>; 2]); 5] = [
+        (
+            "OSFXSR",
+            |cpu| cpu.cr4 &= !(1 << 9),
+            [Some(undefined), None],
+        ),
+        (
+            "OSXSAVE",
+            |cpu| cpu.cr4 &= !(1 << 18),
+            [None, Some(undefined)],
+        ),
+        ("AVX in XCR0", |cpu| cpu.xcr0 = 3, [None, Some(undefined)]),
+        ("EM", |cpu| cpu.cr0 |= 1 << 2, [Some(undefined), None]),
+        (
+            "TS",
+            |cpu| cpu.cr0 |= 1 << 3,
+            [Some(ExceptionVector::DeviceNotAvailable); 2],
+        ),
+    ];
+    for (name, disable, expected) in cases {
+        for (code, vector) in [sse, avx].into_iter().zip(expected) {
+            let mut machine = machine(code, 0);
+            disable(&mut machine.cpu);
+            match vector {
+                None => assert_eq!(machine.emulate(), Ok(Completed::Retired), "{name}"),
+                Some(vector) => {
+                    let fault = EmulationError::Fault(Fault::without_code(vector));
+                    assert_eq!(machine.emulate(), Err(fault), "{name}");
+                    assert!(machine.device.seen.is_empty(), "{name}");
+                }
+            }
+        }
+    }
 }
 
 #[test]

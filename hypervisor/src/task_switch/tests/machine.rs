@@ -64,6 +64,9 @@ impl PagingRegisters for TestCpu {
 }
 
 impl Cpu for TestCpu {
+    fn xcr0(&self) -> u64 {
+        1
+    }
     fn gpr(&self, index: usize) -> u64 {
         self.gprs[index]
     }

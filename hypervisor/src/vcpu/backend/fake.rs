@@ -407,10 +407,6 @@ impl GuestCpu for FakeCpu {
         self.debugctl = value;
     }
 
-    fn xcr0(&self) -> u64 {
-        self.xcr0
-    }
-
     fn set_xcr0(&mut self, value: u64) {
         self.xcr0 = value;
     }
@@ -564,6 +560,10 @@ impl PagingRegisters for FakeCpu {
 }
 
 impl Cpu for FakeCpu {
+    fn xcr0(&self) -> u64 {
+        self.xcr0
+    }
+
     fn gpr(&self, index: usize) -> u64 {
         self.gprs[index & 15]
     }

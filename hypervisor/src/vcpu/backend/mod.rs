@@ -248,9 +248,6 @@ pub(crate) trait GuestCpu: TaskCpu + Send {
     /// Sets IA32_DEBUGCTL.
     fn set_debugctl(&mut self, value: u64);
 
-    /// Returns XCR0.
-    fn xcr0(&self) -> u64;
-
     /// Sets XCR0, to a combination of components that CPUID shows to the guest.
     fn set_xcr0(&mut self, value: u64);
 

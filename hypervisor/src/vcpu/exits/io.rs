@@ -5,7 +5,7 @@ use devices::time::HostTicks;
 use vmx::event::Event;
 
 use crate::emulate::{
-    Completed, Direction, EmulationError, Ports, StringIo, Width, emulate_string_io,
+    Completed, Direction, EmulationError, Ports, StringIo, Unsupported, Width, emulate_string_io,
 };
 use crate::vcpu::backend::GuestCpu;
 use crate::vcpu::backend::exit::{IoAccess, StringIoAccess};
@@ -95,20 +95,35 @@ impl<C: GuestCpu> Vcpu<C> {
     ) -> Result<(), StopReason> {
         match result {
             Ok(Completed::Retired) => Ok(()),
+            other => self.finish_otherwise(other),
+        }
+    }
+
+    /// Does the same for what is not simply done.
+    #[cold]
+    #[inline(never)]
+    fn finish_otherwise(
+        &mut self,
+        result: Result<Completed, EmulationError>,
+    ) -> Result<(), StopReason> {
+        match result {
+            Ok(Completed::Retired) => Ok(()),
             Ok(Completed::Interrupted) => {
                 self.cpu.pause_instruction();
                 Ok(())
             }
             Err(EmulationError::Fault(fault)) => self.raise_fault(fault),
-            Err(EmulationError::Unsupported(instruction)) => {
-                if instruction.reason.is_guests_end() {
-                    return Err(StopReason::Unsupported(instruction));
-                }
-                // It is for the guest's kernel to say what becomes of a process whose instruction is
-                // not to be had.
-                self.vm.tell_refused(&instruction, self.cpu.rip());
-                self.raise(Event::INVALID_OPCODE)
-            }
+            Err(EmulationError::Unsupported(instruction)) => self.refuse(instruction),
         }
+    }
+
+    /// Has the guest raise #UD for an instruction that is not to be had, unless the guest cannot go on at all: it is
+    /// for its kernel to say what becomes of a process that executes one.
+    fn refuse(&mut self, instruction: Unsupported) -> Result<(), StopReason> {
+        if instruction.reason.is_guests_end() {
+            return Err(StopReason::Unsupported(instruction));
+        }
+        self.vm.tell_refused(&instruction, self.cpu.rip());
+        self.raise(Event::INVALID_OPCODE)
     }
 }

@@ -398,11 +398,6 @@ impl GuestCpu for VmxCpu {
         self.vmcs.write(fields::GUEST_DEBUGCTL, value);
     }
 
-    #[inline]
-    fn xcr0(&self) -> u64 {
-        self.live.xcr0()
-    }
-
     fn set_xcr0(&mut self, value: u64) {
         self.live.set_xcr0(value);
     }

@@ -50,6 +50,11 @@ impl PagingRegisters for VmxCpu {
 
 impl Cpu for VmxCpu {
     #[inline]
+    fn xcr0(&self) -> u64 {
+        self.live.xcr0()
+    }
+
+    #[inline]
     fn gpr(&self, index: usize) -> u64 {
         match index {
             gpr::RSP => self.vmcs.read(fields::GUEST_RSP),
