@@ -87,7 +87,7 @@ bitflags::bitflags! {
     }
 
     /// The bits of IA32_SPEC_CTRL (SDM vol. 4, table 2-2).
-    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct SpecCtrl: u64 {
         /// Indirect branches are not predicted by what less privileged code has done.
         const IBRS = 1 << 0;
@@ -100,14 +100,14 @@ bitflags::bitflags! {
     }
 
     /// The bits of IA32_PRED_CMD, which are commands.
-    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct PredCmd: u64 {
         /// Indirect branch predictor barrier.
         const IBPB = 1 << 0;
     }
 
     /// The bits of IA32_FLUSH_CMD, which are commands.
-    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct FlushCmd: u64 {
         /// The command that writes the first-level data cache back, and invalidates it.
         const L1D_FLUSH = 1 << 0;

@@ -13,7 +13,6 @@ mod xsave;
 
 use alloc::vec::Vec;
 
-use arch::msr::{FlushCmd, PredCmd, SpecCtrl};
 use devices::time::Hertz;
 
 use table::{CpuidTable, Topology};
@@ -150,12 +149,6 @@ pub(crate) struct Limits {
     pub tsc_aux: bool,
     /// Whether IA32_ARCH_CAPABILITIES exists.
     pub arch_capabilities: bool,
-    /// The bits that IA32_SPEC_CTRL may have. None if it does not exist.
-    pub spec_ctrl: SpecCtrl,
-    /// The commands of IA32_PRED_CMD. None if it does not exist.
-    pub pred_cmd: PredCmd,
-    /// The commands of IA32_FLUSH_CMD. None if it does not exist.
-    pub flush_cmd: FlushCmd,
     /// Whether IA32_XSS exists.
     pub xss: bool,
     /// The width of a physical address in bits (MAXPHYADDR).

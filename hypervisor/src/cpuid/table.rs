@@ -374,9 +374,6 @@ impl CpuidTable {
             xsave_bytes: self.components.standard_size(self.components.mask()) as usize,
             tsc_aux: self.allowed.has_tsc_aux(),
             arch_capabilities: self.allowed.has_arch_capabilities(),
-            spec_ctrl: self.allowed.spec_ctrl(),
-            pred_cmd: self.allowed.pred_cmd(),
-            flush_cmd: self.allowed.flush_cmd(),
             xss: self.components.has_xsaves(&self.allowed),
             physical_address_bits: self.extended[8].answer.eax & 0xFF,
         }

@@ -38,7 +38,6 @@ use devices::time::{Hertz, HostTicks};
 use crate::guest_boot::EntryState;
 use crate::machine::host_time::host_now;
 use crate::msr::Msrs;
-use crate::msr::speculation::SpecCtrlMsr;
 use crate::suppression::pace::Pace;
 use crate::vm::Vm;
 use crate::vm::requests::Requests;
@@ -81,7 +80,6 @@ pub(crate) struct Vcpu<C: GuestCpu = VmxCpu> {
     lapic: LocalApic,
     apic_virtualization: ApicVirtualization,
     msrs: Msrs,
-    spec_ctrl: SpecCtrlMsr,
     time: Timekeeping,
     activity: Activity,
     events: EventQueue,
@@ -125,7 +123,6 @@ impl<C: GuestCpu> Vcpu<C> {
     pub(crate) fn new(vm: Arc<Vm>, cpu: C, config: VcpuConfig) -> Result<Self, Refused> {
         let may_virtualize_apic = config.virtualize_apic && cpu.can_virtualize_apic();
         let mut vcpu = Self {
-            spec_ctrl: SpecCtrlMsr::new(vm.cpuid.limits().spec_ctrl),
             vm,
             index: config.index,
             cpu,

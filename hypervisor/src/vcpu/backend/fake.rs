@@ -120,10 +120,6 @@ pub(in crate::vcpu) struct FakeCpu {
     xmm: [u128; 16],
     xcr0: u64,
     tsc_aux: u64,
-    spec_ctrl: u64,
-    /// The times that the guest had predictors of branches forget, and the cache flushed.
-    pub(in crate::vcpu) branch_barriers: u32,
-    pub(in crate::vcpu) l1d_flushes: u32,
     /// The MSRs that do not exit, each for reads or (true) for writes.
     passed_msrs: BTreeSet<(u32, bool)>,
     injecting: Option<Event>,
@@ -185,9 +181,6 @@ impl FakeCpu {
             xmm: [0; 16],
             xcr0: 1,
             tsc_aux: 0,
-            spec_ctrl: 0,
-            branch_barriers: 0,
-            l1d_flushes: 0,
             passed_msrs: BTreeSet::new(),
             injecting: None,
             interrupted: None,
@@ -417,22 +410,6 @@ impl GuestCpu for FakeCpu {
 
     fn set_tsc_aux(&mut self, value: u64) {
         self.tsc_aux = value;
-    }
-
-    fn spec_ctrl(&self) -> u64 {
-        self.spec_ctrl
-    }
-
-    fn set_spec_ctrl(&mut self, value: u64, _: bool) {
-        self.spec_ctrl = value;
-    }
-
-    fn forget_branches(&mut self) {
-        self.branch_barriers += 1;
-    }
-
-    fn flush_l1d(&mut self) {
-        self.l1d_flushes += 1;
     }
 
     fn enter_at(&mut self, state: &EntryState) {

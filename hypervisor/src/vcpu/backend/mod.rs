@@ -257,21 +257,6 @@ pub(crate) trait GuestCpu: TaskCpu + Send {
     /// Sets IA32_TSC_AUX, which CPUID shows to the guest, to a value of 32 bits.
     fn set_tsc_aux(&mut self, value: u64);
 
-    /// Returns IA32_SPEC_CTRL, which CPUID shows to the guest.
-    fn spec_ctrl(&self) -> u64;
-
-    /// Sets IA32_SPEC_CTRL, which CPUID shows to the guest, to a value that it takes. `is_shared`: from now on
-    /// the guest writes it by itself.
-    fn set_spec_ctrl(&mut self, value: u64, is_shared: bool);
-
-    /// Has this CPU's predictors of indirect branches forget what they have learnt (IBPB), which CPUID shows to
-    /// the guest.
-    fn forget_branches(&mut self);
-
-    /// Writes this CPU's first-level data cache back, and invalidates it, as the command does that CPUID shows to the
-    /// guest.
-    fn flush_l1d(&mut self);
-
     /// Sets the registers that a boot protocol prescribes.
     fn enter_at(&mut self, state: &EntryState);
 

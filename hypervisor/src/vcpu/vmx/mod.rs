@@ -9,7 +9,6 @@ mod state;
 use alloc::boxed::Box;
 use core::fmt;
 
-use arch::msr::{FlushCmd, PredCmd};
 use arch::{Cr0Flags, Dr6Flags, EferFlags, msr};
 use devices::clock::TscScaling;
 use devices::lapic::LocalApic;
@@ -58,17 +57,6 @@ pub(crate) struct VmxCpu {
     tpr_threshold: u8,
     /// The EOI-exit bitmap as it is in the VMCS.
     eoi_exits: [u64; 4],
-    /// The guest's IA32_SPEC_CTRL, where it is not the host's.
-    spec_ctrl: Option<GuestSpecCtrl>,
-}
-
-/// An IA32_SPEC_CTRL of a guest's, which is in force while the guest runs.
-#[derive(Clone, Copy, Debug)]
-struct GuestSpecCtrl {
-    guest: u64,
-    host: u64,
-    /// Whether the guest writes it without exits.
-    is_shared: bool,
 }
 
 /// Processor structures of a guest's processor.
@@ -136,7 +124,6 @@ impl VmxCpu {
             primary: setup::controls(capabilities).primary,
             tpr_threshold: 0,
             eoi_exits: [0; 4],
-            spec_ctrl: None,
         };
         cpu.reset_registers(vm.cpuid.signature());
         cpu.release()?;
@@ -212,22 +199,12 @@ impl GuestCpu for VmxCpu {
 
     #[inline]
     unsafe fn enter(&mut self) -> Result<(), EntryFailed> {
-        if let Some(spec_ctrl) = &self.spec_ctrl {
-            // SAFETY: the CPU has the register, and takes the value, which has no effect on what code does.
-            unsafe { vmx::msr::write(msr::IA32_SPEC_CTRL, spec_ctrl.guest) };
-        }
         // SAFETY: the VMCS is current, with this CPU's host state, the VM's own memory map and
         // bitmaps; interrupts are off by the contract; the registers go with the VMCS.
-        let entered = unsafe { entry::enter(&mut self.gpr) };
-        if let Some(spec_ctrl) = &mut self.spec_ctrl {
-            if spec_ctrl.is_shared {
-                // SAFETY: the CPU has the register.
-                spec_ctrl.guest = unsafe { vmx::msr::read(msr::IA32_SPEC_CTRL) };
-            }
-            // SAFETY: as above; the value was there before.
-            unsafe { vmx::msr::write(msr::IA32_SPEC_CTRL, spec_ctrl.host) };
+        match unsafe { entry::enter(&mut self.gpr) } {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self.entry_failed()),
         }
-        entered.map_err(|_| self.entry_failed())
     }
 
     #[inline]
@@ -411,34 +388,6 @@ impl GuestCpu for VmxCpu {
     fn set_tsc_aux(&mut self, value: u64) {
         // SAFETY: as for reading; the value is legal by the contract.
         unsafe { vmx::msr::write(msr::IA32_TSC_AUX, value) };
-    }
-
-    fn spec_ctrl(&self) -> u64 {
-        match &self.spec_ctrl {
-            Some(spec_ctrl) => spec_ctrl.guest,
-            // SAFETY: the CPU has the register, as CPUID shows it to the guest.
-            None => unsafe { vmx::msr::read(msr::IA32_SPEC_CTRL) },
-        }
-    }
-
-    fn set_spec_ctrl(&mut self, guest: u64, is_shared: bool) {
-        // SAFETY: as for reading. Out of the guest it has the host's value, which is the same on all CPUs.
-        let host = unsafe { vmx::msr::read(msr::IA32_SPEC_CTRL) };
-        self.spec_ctrl = (is_shared || guest != host).then_some(GuestSpecCtrl {
-            guest,
-            host,
-            is_shared,
-        });
-    }
-
-    fn forget_branches(&mut self) {
-        // SAFETY: the CPU has the command, as CPUID shows it to the guest; it has no effect on what code does.
-        unsafe { vmx::msr::write(msr::IA32_PRED_CMD, PredCmd::IBPB.bits()) };
-    }
-
-    fn flush_l1d(&mut self) {
-        // SAFETY: as above; modified lines are written back.
-        unsafe { vmx::msr::write(msr::IA32_FLUSH_CMD, FlushCmd::L1D_FLUSH.bits()) };
     }
 
     fn enter_at(&mut self, state: &EntryState) {
