@@ -69,7 +69,9 @@ pub(super) fn decode(vmcs: &Vmcs, reason: ExitReason) -> Exit {
 
 /// Returns whether the exits of this number are instructions that guests are not told they have. Most exit
 /// only where a control asks for it, and none does; SEAMCALL and TDCALL exit whatever a hypervisor wants,
-/// and so would what processors to come have beyond them.
+/// and so would what processors to come have beyond them. Out of line: it is looked for after all others.
+#[cold]
+#[inline(never)]
 const fn is_undefined_instruction(number: u16) -> bool {
     matches!(
         number,
