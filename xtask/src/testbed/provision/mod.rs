@@ -69,9 +69,11 @@ fn install(missing: &[&str]) -> Result<Result<(), Refusal>> {
         update_package_lists()?;
         result = apt::install(missing)?;
     }
-    let still = missing_packages(missing)?;
-    if result.is_ok() && !still.is_empty() {
-        bail!("apt-get installed nothing for: {}", still.join(" "));
+    if result.is_ok() {
+        let still = missing_packages(missing)?;
+        if !still.is_empty() {
+            bail!("apt-get installed nothing for: {}", still.join(" "));
+        }
     }
     Ok(result)
 }

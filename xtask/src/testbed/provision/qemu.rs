@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
 
 use super::apt::{self, Refusal};
 use crate::testbed::paths;
@@ -66,9 +67,14 @@ impl Qemu {
 
     /// Puts its packages into its root.
     fn unpack(&self) -> Result<()> {
-        let packages = apt::with_dependencies(PACKAGES)?;
-        let _step = Step::begin(format!("Fetching {} packages of Debian's", packages.len()));
-        let unpacked = super::unpack(&packages, &paths::downloads())?;
+        let unpacked = match Self::fetch() {
+            Ok(unpacked) => unpacked,
+            // The archive has moved on from the versions that apt's lists name.
+            Err(_) => {
+                super::update_package_lists()?;
+                Self::fetch()?
+            }
+        };
         match std::fs::rename(unpacked.path(), &self.root) {
             // Another run was faster.
             Err(_) if self.program().exists() => Ok(()),
@@ -76,6 +82,13 @@ impl Qemu {
                 result.with_context(|| format!("cannot keep QEMU in {}", self.root.display()))
             }
         }
+    }
+
+    /// Fetches its packages and what they depend on, and unpacks them.
+    fn fetch() -> Result<TempDir> {
+        let packages = apt::with_dependencies(PACKAGES)?;
+        let _step = Step::begin(format!("Fetching {} packages of Debian's", packages.len()));
+        super::unpack(&packages, &paths::downloads())
     }
 
     /// Returns its program's file.
