@@ -473,7 +473,7 @@ impl Targets {
             .try_reserve_exact(REMEMBERED_MEMBERS)
             .map_err(|_| TargetError::NoMemory)?;
         self.by_root
-            .try_reserve((self.count + 1) * MAX_MEMBERS * MAX_ROOTS)
+            .try_reserve((self.count + self.remembered + 1) * MAX_MEMBERS * MAX_ROOTS)
             .map_err(|_| TargetError::NoMemory)?;
         let target = self.slots[slot].insert(Box::new(Target {
             format,
