@@ -29,11 +29,7 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
         };
         let signed = instruction.mnemonic() == Mnemonic::Idiv;
         let Some((quotient, remainder)) = flags::divide(low, high, divisor, signed, width) else {
-            return Err(Stop::Fault(Fault {
-                vector: ExceptionVector::Division,
-                error_code: None,
-                cr2: None,
-            }));
+            return Err(Stop::Fault(Fault::without_code(ExceptionVector::Division)));
         };
         if width == Width::BYTE {
             set_part(self.cpu, RAX, remainder << 8 | quotient, Width::WORD);

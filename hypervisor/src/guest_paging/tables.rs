@@ -121,44 +121,22 @@ struct Piece {
 }
 
 impl Piece {
-    fn wide(&self) -> &[[u8; 8]] {
-        &self.bytes.as_chunks().0[..self.count]
-    }
-
-    fn narrow(&self) -> &[[u8; 4]] {
-        &self.bytes.as_chunks().0[..self.count]
-    }
-
     fn entry(&self, at: usize) -> u64 {
         if self.is_narrow {
-            u32::from_le_bytes(self.narrow()[at]).into()
+            u32::from_le_bytes(self.bytes.as_chunks().0[at]).into()
         } else {
-            u64::from_le_bytes(self.wide()[at])
+            u64::from_le_bytes(self.bytes.as_chunks().0[at])
         }
     }
 
     /// Returns where the first one with all bits of `wanted` is.
     fn position(&self, wanted: u64) -> Option<usize> {
-        let has_all = |entry: u64| entry & wanted == wanted;
-        if self.is_narrow {
-            let mut entries = self.narrow().iter();
-            entries.position(|entry| has_all(u32::from_le_bytes(*entry).into()))
-        } else {
-            let mut entries = self.wide().iter();
-            entries.position(|entry| has_all(u64::from_le_bytes(*entry)))
-        }
+        (0..self.count).find(|&at| self.entry(at) & wanted == wanted)
     }
 
     /// Returns where the last one with all bits of `wanted` is.
     fn rposition(&self, wanted: u64) -> Option<usize> {
-        let has_all = |entry: u64| entry & wanted == wanted;
-        if self.is_narrow {
-            let mut entries = self.narrow().iter();
-            entries.rposition(|entry| has_all(u32::from_le_bytes(*entry).into()))
-        } else {
-            let mut entries = self.wide().iter();
-            entries.rposition(|entry| has_all(u64::from_le_bytes(*entry)))
-        }
+        (0..self.count).rfind(|&at| self.entry(at) & wanted == wanted)
     }
 }
 

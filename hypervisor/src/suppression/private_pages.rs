@@ -129,6 +129,18 @@ impl PrivatePages {
         self.look(memory, root, format, false, |_| ());
     }
 
+    /// Returns the pages, each with what is in its place now.
+    fn with_mappings<'a>(
+        &'a self,
+        memory: &'a impl GuestMemory,
+        root: Root,
+        format: RootFormat,
+    ) -> impl Iterator<Item = (PrivatePage, Option<Mapping>)> + 'a {
+        let mut mapper = Mapper::new(memory, root, format);
+        self.iter()
+            .map(move |page| (page, mapper.mapping(page.address)))
+    }
+
     /// Returns whether any of the pages is what it was when the process was left.
     pub(super) fn keep_any(
         &self,
@@ -136,20 +148,15 @@ impl PrivatePages {
         root: Root,
         format: RootFormat,
     ) -> bool {
-        let mut mapper = Mapper::new(memory, root, format);
-        let mut pages = self.iter();
-        pages.any(|page| {
-            let there = mapper.mapping(page.address);
-            there.is_some_and(|there| there.frame == page.frame)
-        })
+        let mut pages = self.with_mappings(memory, root, format);
+        pages.any(|(page, there)| there.is_some_and(|there| there.frame == page.frame))
     }
 
     /// Returns what has become of the pages since the process was left.
     pub(super) fn fate(&self, memory: &impl GuestMemory, root: Root, format: RootFormat) -> Fate {
         let mut fate = Fate::default();
-        let mut mapper = Mapper::new(memory, root, format);
-        for page in self.iter() {
-            match mapper.mapping(page.address) {
+        for (page, there) in self.with_mappings(memory, root, format) {
+            match there {
                 Some(there) if there.frame == page.frame => fate.kept += 1,
                 Some(_) => fate.exchanged += 1,
                 None => fate.taken += 1,
