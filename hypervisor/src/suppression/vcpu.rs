@@ -46,6 +46,8 @@ pub(super) struct VcpuRecord {
     pub(super) user_stack: Option<u64>,
     /// The exchange of a member's root for the one that it has, if it may be that of a new program.
     pub(super) exchange: Option<Exchange>,
+    /// The root of the program that has become another one here, until the process is switched out.
+    pub(super) replaced: Option<Root>,
     /// The time at which that target came in, and the lead at that time, in ticks.
     pub(super) target_since: HostTicks,
     pub(super) lead_then: i64,
@@ -95,6 +97,7 @@ impl VcpuRecord {
             member: None,
             user_stack: None,
             exchange: None,
+            replaced: None,
             target_since: now,
             lead_then: 0,
             hides_target: false,

@@ -81,6 +81,8 @@ pub(super) const fn is_same_place(before: u64, then: u64) -> bool {
 pub(super) struct Exchange {
     slot: usize,
     member: u32,
+    /// The member's root.
+    replaced: Root,
     /// The other root.
     pub(super) root: Root,
     /// The stack pointer at the exchange.
@@ -575,6 +577,7 @@ impl Suppression {
         Some(Exchange {
             slot,
             member,
+            replaced: before,
             root,
             rsp: observation.context.rsp,
         })
@@ -602,7 +605,7 @@ impl Suppression {
         };
         self.vcpus[vcpu].exchange = None;
         // Another target may have its descendants as well: the first sign counts.
-        goes_on
+        let is_in = goes_on
             && self.targets.slot_of(exchange.root).is_none()
             && self
                 .take_in(
@@ -613,7 +616,20 @@ impl Suppression {
                     Sign::Exec,
                     now,
                 )
-                .is_some()
+                .is_some();
+        if is_in {
+            self.vcpus[vcpu].replaced = Some(exchange.replaced);
+        }
+        is_in
+    }
+
+    /// Looks whether the program is gone that became another one on `vcpu`, from which that one is being
+    /// switched out. From then on its root may be somebody else's; a parent that has lent its address space out, by
+    /// `vfork`, keeps it.
+    pub(super) fn see_replaced(&mut self, memory: &impl GuestMemory, vcpu: usize, now: HostTicks) {
+        if let Some(root) = self.vcpus[vcpu].replaced.take() {
+            self.end_if_gone(memory, root, Loaded::Maybe, now);
+        }
     }
 
     /// Forgets families of which nobody has lived for a while.

@@ -659,6 +659,28 @@ fn a_new_program_on_the_same_kernel_stack_is_a_member() {
 }
 
 #[test]
+fn the_roots_that_new_programs_have_left_make_nobody_a_member() {
+    let mut kernel = followed(Follow::All);
+    let mut left = Vec::new();
+    // All this is quicker than members are looked at that do not run.
+    for _ in 0..3 {
+        left.push(kernel.processes[0].root);
+        kernel.exec();
+    }
+    kernel.switch(1);
+    for cr3 in left {
+        assert!(kernel.suppression.targets().of(root(cr3)).is_none());
+    }
+    // They get the same memory at the same addresses, as it happens.
+    for _ in 0..3 {
+        let stranger = kernel.start();
+        kernel.switch(stranger);
+        assert!(!kernel.is_member(stranger));
+    }
+    assert!(kernel.is_member(0));
+}
+
+#[test]
 fn a_child_of_one_that_has_become_a_new_program_since_is_a_member() {
     let mut kernel = followed(Follow::All);
     let child = kernel.fork();
@@ -708,6 +730,33 @@ fn the_next_owner_of_memory_that_a_family_has_left_is_no_member() {
         kernel.compute();
         assert!(!kernel.is_member(1), "filled: {is_filled}");
     }
+}
+
+#[test]
+fn the_next_owner_of_memory_that_a_member_had_frozen_once_is_no_member() {
+    let mut kernel = followed(Follow::All);
+    let child = kernel.fork();
+    // That its page is frozen is seen.
+    kernel.switch(1);
+    kernel.switch(0);
+    let Page { frame, .. } = kernel.processes[0].pages[&STACK];
+    // It gets another page, and its child ends, unseen; another one gets the old page at the same address, and forks.
+    kernel.write(STACK);
+    kernel.processes[child].lives = false;
+    kernel.empty(child);
+    kernel.current = 1;
+    kernel.fork();
+    kernel.free.retain(|&it| it != frame);
+    kernel.free.push(frame);
+    kernel.write(STACK);
+    assert_eq!(kernel.processes[1].pages[&STACK].frame, frame);
+    kernel.fork();
+    // What the member has left is looked at only now.
+    kernel.current = 0;
+    kernel.exit(2);
+    kernel.switch(1);
+    kernel.compute();
+    assert!(!kernel.is_member(1));
 }
 
 #[test]
@@ -1059,13 +1108,13 @@ proptest! {
         kernel.tick(MS);
         for (at, action) in actions.into_iter().enumerate() {
             kernel.act(action);
-            prop_assert!(kernel.no_other_is_a_member(), "{}: {:?}", at, action);
+            prop_assert!(kernel.no_other_is_a_member(), "{}: {:?}: a stranger is a member", at, action);
             let current = &kernel.processes[kernel.current];
             let good_for = TSC.get() / super::super::non_targets::GOOD_FOR;
             let is_old = current.made_at.is_none_or(|at| kernel.judged_at >= at + good_for);
             let is_seen = is_old && kernel.judged == Some(root(current.root));
             if current.is_family && is_seen && kernel.is_recognizable(kernel.current) {
-                prop_assert!(kernel.is_member(kernel.current), "{}: {:?}", at, action);
+                prop_assert!(kernel.is_member(kernel.current), "{}: {:?}: a member is not known", at, action);
             }
         }
     }

@@ -174,6 +174,7 @@ impl Suppression {
         let was_in = self.vcpus[vcpu].target;
         if let Some(left) = before.filter(|_| changed) {
             let stack = self.vcpus[vcpu].user_stack.take();
+            self.see_replaced(memory, vcpu, now);
             self.look_at_member(memory, left, stack, true, now);
         }
         if observation.loaded {
