@@ -87,7 +87,7 @@ bitflags::bitflags! {
     }
 
     /// The bits of IA32_SPEC_CTRL (SDM vol. 4, table 2-2).
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub struct SpecCtrl: u64 {
         /// Indirect branches are not predicted by what less privileged code has done.
         const IBRS = 1 << 0;

@@ -7,6 +7,7 @@ use crate::addr::HostPhysAddr;
 use crate::bitmaps::{IoBitmaps, MsrBitmaps};
 use crate::capabilities::Capabilities;
 use crate::controls::{Entry, Exit, PinBased, Primary, Secondary};
+use crate::entry::ExitAddress;
 use crate::fields::{self, Field, FieldValue};
 use crate::page::Page;
 use crate::segment::{AccessRights, DescriptorTable, Segment, SegmentRegister};
@@ -137,8 +138,13 @@ impl Vmcs {
         }
     }
 
-    /// Sets the state that VM exits load: this CPU's control registers and MSRs as they are
-    /// now, and `host`.
+    /// Sets where VM exits go.
+    pub fn set_exit_address(&mut self, address: ExitAddress) {
+        self.write(fields::HOST_RIP, address.get());
+    }
+
+    /// Sets the state that VM exits load, but for [where they go](Self::set_exit_address): this CPU's control
+    /// registers and MSRs as they are now, and `host`.
     ///
     /// # Safety
     /// `host` describes this CPU's own, static descriptor tables.
@@ -175,7 +181,6 @@ impl Vmcs {
         self.write(fields::HOST_SYSENTER_CS, 0);
         self.write(fields::HOST_SYSENTER_ESP, 0);
         self.write(fields::HOST_SYSENTER_EIP, 0);
-        self.write(fields::HOST_RIP, crate::entry::vm_exit_address());
         // Unused MSR areas and the link pointer that says "no shadow VMCS".
         self.write(fields::EXIT_MSR_STORE_COUNT, 0);
         self.write(fields::EXIT_MSR_LOAD_COUNT, 0);

@@ -3,10 +3,11 @@
 //! Left out on purpose: what has a control or an MSR that is not virtualized (VMX, SMX,
 //! MONITOR/MWAIT, performance counters and debug store, processor trace, SGX, RDT,
 //! thermal and power management, WAITPKG, ENQCMD, PCONFIG, user interrupts, CET, AMX,
-//! protection keys, 5-level paging, SPEC_CTRL and its like), and what is deprecated
-//! (TSX, MPX).
+//! protection keys, 5-level paging, the controls of speculation that sub-leaf 2 of leaf 7 names), and
+//! what is deprecated (TSX, MPX).
 
 use arch::cpuid::*;
+use arch::msr::SpecCtrl;
 use arch::{Cr4Flags, EferFlags};
 use raw_cpuid::CpuIdResult;
 
@@ -36,7 +37,8 @@ sets! {
         PREFETCHWT1 AVX512_VBMI UMIP AVX512_VBMI2 GFNI VAES VPCLMULQDQ AVX512_VNNI AVX512_BITALG
         AVX512_VPOPCNTDQ RDPID CLDEMOTE MOVDIRI MOVDIR64B;
     LEAF7_EDX: Leaf7Edx =
-        FSRM AVX512_VP2INTERSECT MD_CLEAR SERIALIZE AVX512_FP16 ARCH_CAPABILITIES;
+        FSRM AVX512_VP2INTERSECT MD_CLEAR SERIALIZE AVX512_FP16 IBRS_IBPB STIBP L1D_FLUSH
+        ARCH_CAPABILITIES SSBD;
     LEAF7_1_EAX: Leaf7Sub1Eax =
         AVX_VNNI AVX512_BF16 FAST_ZERO_MOVSB FAST_SHORT_STOSB FAST_SHORT_CMPSB AVX_IFMA;
     EXTENDED1_ECX: Extended1Ecx = LAHF64 LZCNT PREFETCHW;
@@ -131,7 +133,28 @@ impl Allowed {
     }
 
     pub(super) const fn has_arch_capabilities(&self) -> bool {
-        self.leaf7_edx.contains(Leaf7Edx::ARCH_CAPABILITIES)
+        self.has_leaf7_edx(Leaf7Edx::ARCH_CAPABILITIES)
+    }
+
+    /// Returns the bits of IA32_SPEC_CTRL that come with these features (SDM vol. 4, table 2-2).
+    pub(super) fn spec_ctrl(&self) -> SpecCtrl {
+        let mut bits = SpecCtrl::empty();
+        bits.set(SpecCtrl::IBRS, self.has_leaf7_edx(Leaf7Edx::IBRS_IBPB));
+        bits.set(SpecCtrl::STIBP, self.has_leaf7_edx(Leaf7Edx::STIBP));
+        bits.set(SpecCtrl::SSBD, self.has_leaf7_edx(Leaf7Edx::SSBD));
+        bits
+    }
+
+    pub(super) const fn has_pred_cmd(&self) -> bool {
+        self.has_leaf7_edx(Leaf7Edx::IBRS_IBPB)
+    }
+
+    pub(super) const fn has_flush_cmd(&self) -> bool {
+        self.has_leaf7_edx(Leaf7Edx::L1D_FLUSH)
+    }
+
+    const fn has_leaf7_edx(&self, feature: Leaf7Edx) -> bool {
+        self.leaf7_edx.contains(feature)
     }
 
     /// Returns the bits of CR4 that come with these features (SDM vol. 3A, 2.5).

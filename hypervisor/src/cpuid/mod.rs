@@ -13,6 +13,7 @@ mod xsave;
 
 use alloc::vec::Vec;
 
+use arch::msr::SpecCtrl;
 use devices::time::Hertz;
 
 use table::{CpuidTable, Topology};
@@ -149,6 +150,12 @@ pub(crate) struct Limits {
     pub tsc_aux: bool,
     /// Whether IA32_ARCH_CAPABILITIES exists.
     pub arch_capabilities: bool,
+    /// The bits that IA32_SPEC_CTRL may have. None if it does not exist.
+    pub spec_ctrl: SpecCtrl,
+    /// Whether IA32_PRED_CMD exists.
+    pub pred_cmd: bool,
+    /// Whether IA32_FLUSH_CMD exists.
+    pub flush_cmd: bool,
     /// Whether IA32_XSS exists.
     pub xss: bool,
     /// The width of a physical address in bits (MAXPHYADDR).

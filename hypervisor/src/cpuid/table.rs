@@ -374,6 +374,9 @@ impl CpuidTable {
             xsave_bytes: self.components.standard_size(self.components.mask()) as usize,
             tsc_aux: self.allowed.has_tsc_aux(),
             arch_capabilities: self.allowed.has_arch_capabilities(),
+            spec_ctrl: self.allowed.spec_ctrl(),
+            pred_cmd: self.allowed.has_pred_cmd(),
+            flush_cmd: self.allowed.has_flush_cmd(),
             xss: self.components.has_xsaves(&self.allowed),
             physical_address_bits: self.extended[8].answer.eax & 0xFF,
         }

@@ -60,8 +60,16 @@ const AFTER_RESET: Dynamic = Dynamic {
 };
 
 fn table_with(vmx: VmxSupport, topology: Topology) -> CpuidTable {
+    table_on(skylake_x, vmx, topology)
+}
+
+fn table_on(
+    host: impl Fn(u32, u32) -> CpuIdResult,
+    vmx: VmxSupport,
+    topology: Topology,
+) -> CpuidTable {
     let tsc = TscRatio::new(Hertz::new(100_000_000));
-    CpuidTable::new(skylake_x, vmx, topology, tsc)
+    CpuidTable::new(host, vmx, topology, tsc)
 }
 
 fn table() -> CpuidTable {
@@ -217,6 +225,33 @@ fn control_registers_offer_what_cpuid_shows() {
     assert_eq!((limits.xcr0, limits.xsave_bytes), (0xE7, 2688));
     assert_eq!(limits.physical_address_bits, 46);
     assert!(limits.tsc_aux && limits.xss && !limits.arch_capabilities);
+    assert!(limits.spec_ctrl.is_empty() && !limits.pred_cmd && !limits.flush_cmd);
+}
+
+#[test]
+fn controls_of_speculation_are_those_that_the_host_has() {
+    // IBRS and IBPB, STIBP, L1D_FLUSH, SSBD.
+    for bits in 0..16_u32 {
+        let has = |bit: u32| bits >> bit & 1 != 0;
+        let edx = u32::from(has(0)) << 26
+            | u32::from(has(1)) << 27
+            | u32::from(has(2)) << 28
+            | u32::from(has(3)) << 31;
+        let host = |leaf_number, subleaf| match (leaf_number, subleaf) {
+            (7, 0) => CpuIdResult {
+                edx,
+                ..skylake_x(7, 0)
+            },
+            _ => skylake_x(leaf_number, subleaf),
+        };
+        let table = table_on(host, ALL, ONE);
+        assert_eq!(table.lookup(7, 0, || AFTER_RESET).edx & edx, edx);
+        let limits = table.limits();
+        let spec_ctrl = u64::from(has(0)) | u64::from(has(1)) << 1 | u64::from(has(3)) << 2;
+        assert_eq!(limits.spec_ctrl.bits(), spec_ctrl, "{bits:#b}");
+        assert_eq!(limits.pred_cmd, has(0), "{bits:#b}");
+        assert_eq!(limits.flush_cmd, has(2), "{bits:#b}");
+    }
 }
 
 #[test]

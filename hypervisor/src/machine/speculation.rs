@@ -7,6 +7,7 @@ use arch::msr::{
     FlushCmd, IA32_FLUSH_CMD, IA32_PRED_CMD, IA32_SPEC_CTRL, IA32_TSX_CTRL, PredCmd, SpecCtrl,
     TsxCtrl,
 };
+use vmx::entry::{ReturnStack, WorldSwitch};
 use vmx::msr;
 
 use super::cpu::gdt;
@@ -14,9 +15,14 @@ use super::cpu::gdt;
 /// The measures against speculation that a CPU takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Remedies {
-    /// The bits of IA32_SPEC_CTRL that are set once and for all, under guests too; empty if none of
-    /// them helps.
+    /// The bits of IA32_SPEC_CTRL that are set once and for all, and under guests that do not write it; empty if none
+    /// of them helps.
     pub spec_ctrl: SpecCtrl,
+    /// Whether they are written at each exit of a guest besides, as IBRS must be that is not enhanced; then guests run
+    /// with what they have written.
+    pub spec_ctrl_at_exits: bool,
+    /// What is done to the return stack buffer at each exit.
+    pub return_stack: ReturnStack,
     /// Whether TSX is switched off, by IA32_TSX_CTRL.
     pub disable_tsx: bool,
     /// Whether indirect branches forget what they have learnt when the CPU turns to another VM: IBPB,
@@ -34,11 +40,23 @@ impl Remedies {
     #[cfg(test)]
     pub(crate) const NONE: Self = Self {
         spec_ctrl: SpecCtrl::empty(),
+        spec_ctrl_at_exits: false,
+        return_stack: ReturnStack::Keep,
         disable_tsx: false,
         branch_barrier: false,
         clear_buffers: false,
         flush_l1d: false,
     };
+
+    /// Returns what is done at each entry of a guest and at each exit.
+    pub(crate) const fn world_switch(self) -> WorldSwitch {
+        WorldSwitch {
+            spec_ctrl: self.spec_ctrl.bits(),
+            writes_spec_ctrl: self.spec_ctrl_at_exits,
+            return_stack: self.return_stack,
+            ..WorldSwitch::PLAIN
+        }
+    }
 
     /// Sets what stays as it is on this CPU.
     ///

@@ -24,6 +24,7 @@ use spin::{Mutex, Once};
 use vmx::bitmaps::{IoBitmaps, MsrBitmaps};
 use vmx::capabilities::Capabilities;
 use vmx::controls::Secondary;
+use vmx::entry::WorldSwitch;
 use vmx::ept::{Access, Ept};
 use vmx::page::Page;
 use vmx::translation::Vpid;
@@ -59,9 +60,8 @@ pub(crate) struct HostFactory {
     pub io_bitmaps: &'static IoBitmaps,
     /// Whether to let the processor virtualize the APIC, if it can.
     pub virtualize_apic: bool,
-    /// The additional cost of a round trip into a guest and back, in host TSC ticks: a model for
-    /// measuring.
-    pub exit_cost: u64,
+    /// What is done at each entry of a guest and at each exit.
+    pub world_switch: WorldSwitch,
     /// The means to bring VCPUs to look at their requests.
     pub waker: Arc<dyn Waker>,
     /// The function that makes the far end of the serial line of a VM.
@@ -235,9 +235,17 @@ impl HostFactory {
             io_bitmaps: self.io_bitmaps,
         };
         // SAFETY: this CPU is in VMX operation; the VCPU that the processor goes to keeps the VM and
-        // the LAPIC.
-        let cpu =
-            unsafe { VmxCpu::new(vm, self.capabilities, pages, vpid, &lapic, self.exit_cost)? };
+        // the LAPIC. The world switch asks for nothing but what the CPUs' remedies do.
+        let cpu = unsafe {
+            VmxCpu::new(
+                vm,
+                self.capabilities,
+                pages,
+                vpid,
+                &lapic,
+                &self.world_switch,
+            )?
+        };
         let config = VcpuConfig {
             index,
             lapic,

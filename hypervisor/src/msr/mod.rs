@@ -5,12 +5,13 @@
 //! the VMCS or the VCPU's switch keeps them apart. Some belong to a device or to the VMCS,
 //! and are for the VCPU to answer: [`IA32_TIME_STAMP_COUNTER`], [`IA32_TSC_ADJUST`],
 //! [`IA32_TSC_DEADLINE`], [`IA32_APIC_BASE`], the x2APIC's range, [`IA32_EFER`],
-//! [`IA32_DEBUGCTL`]. The rest are state or constants
+//! [`IA32_DEBUGCTL`], and IA32_SPEC_CTRL ([`speculation`]). The rest are state or constants
 //! kept here, in [`Msrs`], without effect on anything else.
 #![forbid(unsafe_code)]
 
 mod microcode;
 mod mtrr;
+pub(crate) mod speculation;
 
 use arch::GeneralProtection;
 use arch::msr::*;
@@ -19,7 +20,7 @@ use crate::cpuid::GuestCpuid;
 use mtrr::Mtrrs;
 
 /// The bits of IA32_ARCH_CAPABILITIES that tell of a flaw which the CPU does not have. They
-/// are true for a guest as well, and come with nothing to control: RDCL (0), SSB (4), MDS (5),
+/// are true for a guest as well, and come with nothing to control but IA32_SPEC_CTRL: RDCL (0), SSB (4), MDS (5),
 /// machine check on page size change (6), TAA (8), SBDR/SSDP (13), FBSDP (14), PSDP (15),
 /// BHI (20), PBRSB (24), GDS (26), RFDS (27).
 const ARCH_CAPABILITIES_ALLOWED: u64 = 0x0D10_E171;
@@ -103,9 +104,13 @@ impl Msrs {
             mcg_status: 0,
             microcode_revision: microcode::shown(cpuid.signature(), host.microcode_revision),
             base_ratio: u8::try_from(ratio).unwrap_or(u8::MAX).max(1),
-            arch_capabilities: limits
-                .arch_capabilities
-                .then_some(host.arch_capabilities & ARCH_CAPABILITIES_ALLOWED),
+            arch_capabilities: limits.arch_capabilities.then(|| {
+                let mut allowed = ARCH_CAPABILITIES_ALLOWED;
+                if limits.spec_ctrl.contains(SpecCtrl::IBRS) {
+                    allowed |= ArchCapabilities::IBRS_ALL.bits();
+                }
+                host.arch_capabilities & allowed
+            }),
             xss: limits.xss,
         }
     }

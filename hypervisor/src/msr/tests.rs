@@ -22,6 +22,10 @@ fn host(leaf: u32, _: u32) -> CpuIdResult {
 }
 
 fn msrs_with(xsaves: bool) -> Msrs {
+    msrs_on(host, xsaves)
+}
+
+fn msrs_on(host: fn(u32, u32) -> CpuIdResult, xsaves: bool) -> Msrs {
     let vmx = VmxSupport {
         rdtscp: true,
         invpcid: true,
@@ -98,11 +102,11 @@ fn there_are_no_machine_check_banks() {
 }
 
 #[test]
-fn arch_capabilities_tell_of_flaws_that_are_not_there_and_no_controls() {
+fn arch_capabilities_tell_of_flaws_that_are_not_there_and_of_no_controls_but_spec_ctrl() {
     let shown = msrs().read(IA32_ARCH_CAPABILITIES).unwrap();
     for (name, bit, is_shown) in [
         ("RDCL_NO", 0, true),
-        ("IBRS_ALL", 1, false),
+        ("IBRS_ALL", 1, true),
         ("SKIP_L1DFL_VMENTRY", 3, false),
         ("SSB_NO", 4, true),
         ("MDS_NO", 5, true),
@@ -125,6 +129,19 @@ fn arch_capabilities_tell_of_flaws_that_are_not_there_and_no_controls() {
         assert_eq!(shown >> bit & 1 != 0, is_shown, "{name}");
     }
     assert_eq!(shown >> 29, 0);
+}
+
+#[test]
+fn enhanced_ibrs_is_told_of_only_where_the_guest_has_spec_ctrl() {
+    let without_ibrs = |leaf, subleaf| {
+        let mut answer = host(leaf, subleaf);
+        if leaf == 7 {
+            answer.edx &= !(1 << 26);
+        }
+        answer
+    };
+    let shown = msrs_on(without_ibrs, true).read(IA32_ARCH_CAPABILITIES);
+    assert_eq!(shown.unwrap() & ArchCapabilities::IBRS_ALL.bits(), 0);
 }
 
 #[test]
@@ -164,6 +181,9 @@ fn msrs_of_others_are_not_here() {
         IA32_EFER,
         IA32_DEBUGCTL,
         IA32_TSC_AUX,
+        IA32_SPEC_CTRL,
+        IA32_PRED_CMD,
+        IA32_FLUSH_CMD,
         0x802,
     ];
     for msr in theirs.into_iter().chain(pass_through()) {

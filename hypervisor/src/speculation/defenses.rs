@@ -4,6 +4,7 @@ use core::fmt;
 
 use arch::cpuid::{Leaf7Edx, Leaf7Sub2Edx};
 use arch::msr::{ArchCapabilities as Says, McuOptCtrl, SpecCtrl};
+use vmx::entry::ReturnStack;
 
 use super::{Issue, Processor};
 use crate::machine::speculation::Remedies;
@@ -53,10 +54,8 @@ impl Defenses {
     ) -> Self {
         let has = |feature| processor.leaf7_edx.contains(feature);
         let needs = |issues: &[Issue]| issues.iter().any(|issue| processor.has(*issue));
-        let mut spec_ctrl = SpecCtrl::empty();
-        if processor.says(Says::IBRS_ALL) {
-            spec_ctrl |= SpecCtrl::IBRS;
-        }
+        let is_enhanced = processor.says(Says::IBRS_ALL);
+        let mut spec_ctrl = SpecCtrl::IBRS;
         if needs(&[Issue::BranchHistoryInjection])
             && processor.leaf7_2_edx.contains(Leaf7Sub2Edx::BHI_CTRL)
         {
@@ -65,8 +64,20 @@ impl Defenses {
         if !has(Leaf7Edx::IBRS_IBPB) {
             spec_ctrl = SpecCtrl::empty();
         }
+        // Without IBRS, what a guest has taught the CPU leads the host astray anyway.
+        let return_stack = if spec_ctrl.is_empty() {
+            ReturnStack::Keep
+        } else if !is_enhanced {
+            ReturnStack::Fill
+        } else if needs(&[Issue::PostBarrierReturnStack]) {
+            ReturnStack::CallFirst
+        } else {
+            ReturnStack::Keep
+        };
         let remedies = Remedies {
             spec_ctrl,
+            spec_ctrl_at_exits: !spec_ctrl.is_empty() && !is_enhanced,
+            return_stack,
             disable_tsx: processor.says(Says::TSX_CTRL),
             branch_barrier: has(Leaf7Edx::IBRS_IBPB),
             clear_buffers: has(Leaf7Edx::MD_CLEAR)
@@ -104,16 +115,20 @@ impl Defenses {
         let remedies = self.remedies;
         match issue {
             Issue::SpectreV1 => Status::Vulnerable("bounds checks do not hold speculation back"),
-            Issue::SpectreV2 => match (remedies.branch_barrier, self.has_enhanced_ibrs()) {
-                (true, true) => {
-                    Status::Mitigated("enhanced IBRS in the host; IBPB at a change of VM")
-                }
-                (true, false) => Status::Vulnerable("IBPB at a change of VM, but no IBRS at exits"),
-                (false, _) => Status::Vulnerable(NO_MICROCODE),
-            },
+            Issue::SpectreV2 if !remedies.branch_barrier => Status::Vulnerable(NO_MICROCODE),
+            Issue::SpectreV2 if remedies.spec_ctrl_at_exits => {
+                Status::Mitigated("IBRS and a filled return stack at exits; IBPB at a change of VM")
+            }
+            Issue::SpectreV2 => {
+                Status::Mitigated("enhanced IBRS in the host; IBPB at a change of VM")
+            }
             Issue::Meltdown => Status::Mitigated("guests share no page tables with the host"),
             Issue::SpeculativeStoreBypass => {
-                Status::Vulnerable("guests cannot switch it off for their processes")
+                if self.processor.leaf7_edx.contains(Leaf7Edx::SSBD) {
+                    Status::Mitigated("guests can switch it off for their processes")
+                } else {
+                    Status::Vulnerable(NO_MICROCODE)
+                }
             }
             Issue::L1TerminalFault => {
                 let flushed = match (remedies.flush_l1d, says(Says::SKIP_L1DFL_VMENTRY)) {
@@ -140,13 +155,9 @@ impl Defenses {
                 by_microcode(mended)
             }
             Issue::MmioStaleData => Status::Mitigated("guests reach no device of the machine"),
-            Issue::Retbleed => {
-                if self.has_enhanced_ibrs() {
-                    Status::Mitigated("enhanced IBRS in the host")
-                } else {
-                    Status::Vulnerable("no IBRS at exits")
-                }
-            }
+            Issue::Retbleed if remedies.spec_ctrl.is_empty() => Status::Vulnerable(NO_MICROCODE),
+            Issue::Retbleed if remedies.spec_ctrl_at_exits => Status::Mitigated("IBRS at exits"),
+            Issue::Retbleed => Status::Mitigated("enhanced IBRS in the host"),
             Issue::RegisterFileDataSampling => {
                 if says(Says::RFDS_CLEAR) {
                     self.buffers_cleared()
@@ -166,6 +177,10 @@ impl Defenses {
                     Status::Vulnerable("the processor has no BHI_DIS_S")
                 }
             }
+            Issue::PostBarrierReturnStack => match remedies.return_stack {
+                ReturnStack::CallFirst => Status::Mitigated("a call and LFENCE at exits"),
+                ReturnStack::Keep | ReturnStack::Fill => Status::Vulnerable(NO_MICROCODE),
+            },
             Issue::IndirectTargetSelection => {
                 if self.processor.keeps_targets_of_guests_apart() && remedies.branch_barrier {
                     Status::Mitigated("guests do not reach the host; IBPB at a change of VM")
@@ -174,10 +189,6 @@ impl Defenses {
                 }
             }
         }
-    }
-
-    fn has_enhanced_ibrs(&self) -> bool {
-        self.remedies.spec_ctrl.contains(SpecCtrl::IBRS)
     }
 
     fn buffers_cleared(&self) -> Status {

@@ -31,12 +31,13 @@ pub(crate) enum Issue {
     RegisterFileDataSampling,
     GatherDataSampling,
     BranchHistoryInjection,
+    PostBarrierReturnStack,
     IndirectTargetSelection,
 }
 
 impl Issue {
     /// All of them, in the order in which they became known.
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::SpectreV1,
         Self::SpectreV2,
         Self::Meltdown,
@@ -51,10 +52,11 @@ impl Issue {
         Self::RegisterFileDataSampling,
         Self::GatherDataSampling,
         Self::BranchHistoryInjection,
+        Self::PostBarrierReturnStack,
         Self::IndirectTargetSelection,
     ];
 
-    /// Returns the name under which Linux's folder `vulnerabilities` has it.
+    /// Returns the name under which Linux's folder `vulnerabilities` has it, or its list of bugs in `/proc/cpuinfo`.
     #[must_use]
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -72,6 +74,7 @@ impl Issue {
             Self::RegisterFileDataSampling => "reg_file_data_sampling",
             Self::GatherDataSampling => "gather_data_sampling",
             Self::BranchHistoryInjection => "branch_history_injection",
+            Self::PostBarrierReturnStack => "eibrs_pbrsb",
             Self::IndirectTargetSelection => "indirect_target_selection",
         }
     }
@@ -92,6 +95,7 @@ bitflags::bitflags! {
         const NO_L1TF = 1 << 7;
         const NO_MDS = 1 << 8;
         const NO_ITLB_MULTIHIT = 1 << 9;
+        const NO_PBRSB = 1 << 10;
     }
 }
 
@@ -115,13 +119,13 @@ fn known(model: u32, stepping: u32) -> Option<Known> {
     Some(match model {
         // Silvermont and Airmont; Knights Landing and Knights Mill.
         0x37 | 0x4a | 0x4c | 0x4d | 0x5a | 0x5d | 0x57 | 0x85 => ATOM,
-        // Goldmont and Goldmont Plus.
+        // Goldmont, which has no enhanced IBRS, and Goldmont Plus.
         0x5c | 0x5f | 0x7a => {
-            Known::NO_L1TF | Known::NO_MDS | Known::NO_ITLB_MULTIHIT | Known::RFDS
+            Known::NO_L1TF | Known::NO_MDS | Known::NO_ITLB_MULTIHIT | Known::RFDS | Known::NO_PBRSB
         }
         // Tremont: servers, and clients.
-        0x86 | 0x9c => Known::MMIO | Known::RFDS | Known::NO_ITLB_MULTIHIT,
-        0x96 => Known::MMIO | Known::RFDS,
+        0x86 | 0x9c => Known::MMIO | Known::RFDS | Known::NO_ITLB_MULTIHIT | Known::NO_PBRSB,
+        0x96 => Known::MMIO | Known::RFDS | Known::NO_PBRSB,
         // Ivy Bridge, Haswell and Broadwell: clients.
         0x3a | 0x3c | 0x45 | 0x46 | 0x3d | 0x47 => Known::SRBDS,
         // Haswell and Broadwell: servers.
@@ -195,6 +199,9 @@ impl Processor {
                     && self.leaf1_ecx.contains(Leaf1Ecx::AVX)
             }
             Issue::BranchHistoryInjection => self.intel && !self.says(Says::BHI_NO),
+            Issue::PostBarrierReturnStack => {
+                self.says(Says::IBRS_ALL) && !self.says(Says::PBRSB_NO) && !listed(Known::NO_PBRSB)
+            }
             Issue::IndirectTargetSelection => {
                 // What has BHI_DIS_S has another branch predictor.
                 !self.says(Says::ITS_NO)

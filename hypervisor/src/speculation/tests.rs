@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use arch::cpuid::{Leaf1Ecx, Leaf7Ebx, Leaf7Edx, Leaf7Sub2Edx};
 use arch::msr::{ArchCapabilities as Says, McuOptCtrl, SpecCtrl};
 use proptest::prelude::*;
+use vmx::entry::ReturnStack;
 
 use super::defenses::Status;
 use super::*;
@@ -191,37 +192,37 @@ fn each_processor_has_the_issues_that_it_is_known_for() {
                 .edx(CONTROLS | BUFFERS | Leaf7Edx::SRBDS_CTRL)
                 .says_also(MENDED | Says::TSX_CTRL | Says::FB_CLEAR | Says::GDS_CTRL),
             "spectre_v1 spectre_v2 spec_store_bypass itlb_multihit mmio_stale_data retbleed \
-             gather_data_sampling branch_history_injection indirect_target_selection",
+             gather_data_sampling branch_history_injection eibrs_pbrsb indirect_target_selection",
         ),
         (
             "Cascade Lake",
             cascade_lake(),
             "spectre_v1 spectre_v2 spec_store_bypass tsx_async_abort itlb_multihit \
              mmio_stale_data retbleed gather_data_sampling branch_history_injection \
-             indirect_target_selection",
+             eibrs_pbrsb indirect_target_selection",
         ),
         (
             "Ice Lake-SP",
             ice_lake_sp(),
             "spectre_v1 spectre_v2 spec_store_bypass mmio_stale_data gather_data_sampling \
-             branch_history_injection indirect_target_selection",
+             branch_history_injection eibrs_pbrsb indirect_target_selection",
         ),
         (
             "Tiger Lake",
             tiger_lake(),
             "spectre_v1 spectre_v2 spec_store_bypass gather_data_sampling \
-             branch_history_injection indirect_target_selection",
+             branch_history_injection eibrs_pbrsb indirect_target_selection",
         ),
         (
             "Alder Lake",
             alder_lake(),
             "spectre_v1 spectre_v2 spec_store_bypass reg_file_data_sampling \
-             branch_history_injection",
+             branch_history_injection eibrs_pbrsb",
         ),
         (
             "Sapphire Rapids",
             sapphire_rapids(),
-            "spectre_v1 spectre_v2 spec_store_bypass branch_history_injection",
+            "spectre_v1 spectre_v2 spec_store_bypass branch_history_injection eibrs_pbrsb",
         ),
         (
             "Goldmont Plus",
@@ -252,6 +253,9 @@ fn what_is_done_is_what_the_processor_needs_and_can() {
     assert_eq!(
         done(skylake_sp()),
         Remedies {
+            spec_ctrl: SpecCtrl::IBRS,
+            spec_ctrl_at_exits: true,
+            return_stack: ReturnStack::Fill,
             branch_barrier: true,
             clear_buffers: true,
             flush_l1d: true,
@@ -262,6 +266,7 @@ fn what_is_done_is_what_the_processor_needs_and_can() {
         done(cascade_lake()),
         Remedies {
             spec_ctrl: SpecCtrl::IBRS,
+            return_stack: ReturnStack::CallFirst,
             disable_tsx: true,
             branch_barrier: true,
             clear_buffers: true,
@@ -272,11 +277,49 @@ fn what_is_done_is_what_the_processor_needs_and_can() {
         done(sapphire_rapids()),
         Remedies {
             spec_ctrl: SpecCtrl::IBRS | SpecCtrl::BHI_DIS_S,
+            return_stack: ReturnStack::CallFirst,
             disable_tsx: true,
             branch_barrier: true,
             ..nothing
         }
     );
+}
+
+#[test]
+fn a_call_at_exits_is_for_those_that_need_it_alone() {
+    let return_stack = |processor| {
+        Defenses::new(processor, true, McuOptCtrl::empty())
+            .remedies()
+            .return_stack
+    };
+    let mended = sapphire_rapids().says_also(Says::PBRSB_NO);
+    assert_eq!(return_stack(mended), ReturnStack::Keep);
+    assert!(!mended.has(Issue::PostBarrierReturnStack));
+    let tremont = intel(0x86, 4).edx(CONTROLS | BUFFERS).says_also(MENDED);
+    assert_eq!(return_stack(tremont), ReturnStack::Keep);
+}
+
+#[test]
+fn ibrs_counts_as_it_is_done() {
+    let shown = |processor, issue| status(processor, issue).to_string();
+    assert_eq!(
+        shown(skylake_sp(), Issue::SpectreV2),
+        "mitigated: IBRS and a filled return stack at exits; IBPB at a change of VM"
+    );
+    assert_eq!(
+        shown(skylake_sp(), Issue::Retbleed),
+        "mitigated: IBRS at exits"
+    );
+    assert_eq!(
+        shown(cascade_lake(), Issue::SpectreV2),
+        "mitigated: enhanced IBRS in the host; IBPB at a change of VM"
+    );
+    assert_eq!(
+        shown(cascade_lake(), Issue::PostBarrierReturnStack),
+        "mitigated: a call and LFENCE at exits"
+    );
+    let old = intel(0x5e, 3);
+    assert_eq!(shown(old, Issue::Retbleed), "vulnerable: no microcode");
 }
 
 fn status(processor: Processor, issue: Issue) -> Status {
@@ -361,6 +404,7 @@ proptest! {
         let has = |feature| processor.leaf7_edx.contains(feature);
         prop_assert!(has(Leaf7Edx::IBRS_IBPB) || !remedies.branch_barrier);
         prop_assert!(has(Leaf7Edx::IBRS_IBPB) || remedies.spec_ctrl.is_empty());
+        prop_assert!(!remedies.spec_ctrl_at_exits || remedies.spec_ctrl.contains(SpecCtrl::IBRS));
         prop_assert!(has(Leaf7Edx::MD_CLEAR) || !remedies.clear_buffers);
         prop_assert!(has(Leaf7Edx::L1D_FLUSH) || !remedies.flush_l1d);
         for issue in Issue::ALL {
@@ -368,6 +412,10 @@ proptest! {
             prop_assert_eq!(status == Status::NotAffected, !processor.has(issue));
             if let Status::Mitigated(how) = status {
                 prop_assert!(remedies.branch_barrier || !how.contains("IBPB"), "{}", how);
+                let at_exits = remedies.spec_ctrl_at_exits || !how.contains("IBRS at exits");
+                prop_assert!(at_exits, "{}", how);
+                let sets_ibrs = remedies.spec_ctrl.contains(SpecCtrl::IBRS);
+                prop_assert!(sets_ibrs || !how.contains("IBRS"), "{}", how);
                 prop_assert!(remedies.clear_buffers || !how.contains("VERW"), "{}", how);
                 prop_assert!(remedies.disable_tsx || !how.contains("TSX"), "{}", how);
             }

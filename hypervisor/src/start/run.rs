@@ -11,6 +11,7 @@ use spin::{Mutex, Once};
 use vmx::bitmaps::IoBitmaps;
 use vmx::capabilities::Capabilities;
 use vmx::controls::Secondary;
+use vmx::entry::WorldSwitch;
 use vmx::page::Page;
 use vmx::vmcs::HostState;
 
@@ -150,7 +151,10 @@ pub(super) fn run(machine: Machine) -> ! {
         host_msrs,
         io_bitmaps: Box::leak(Box::new(IoBitmaps::ALL_EXIT)),
         virtualize_apic: machine.options.virtual_apic,
-        exit_cost: machine.options.exit_cost,
+        world_switch: WorldSwitch {
+            exit_cost: machine.options.exit_cost,
+            ..remedies.world_switch()
+        },
         waker: scheduler.clone(),
         serial_output: guest_outputs(&terminal, configs.len()),
         networks: Mutex::default(),

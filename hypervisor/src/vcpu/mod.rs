@@ -38,6 +38,7 @@ use devices::time::{Hertz, HostTicks};
 use crate::guest_boot::EntryState;
 use crate::machine::host_time::host_now;
 use crate::msr::Msrs;
+use crate::msr::speculation::SpecCtrlMsr;
 use crate::suppression::pace::Pace;
 use crate::vm::Vm;
 use crate::vm::requests::Requests;
@@ -80,6 +81,7 @@ pub(crate) struct Vcpu<C: GuestCpu = VmxCpu> {
     lapic: LocalApic,
     apic_virtualization: ApicVirtualization,
     msrs: Msrs,
+    spec_ctrl: SpecCtrlMsr,
     time: Timekeeping,
     activity: Activity,
     events: EventQueue,
@@ -123,6 +125,7 @@ impl<C: GuestCpu> Vcpu<C> {
     pub(crate) fn new(vm: Arc<Vm>, cpu: C, config: VcpuConfig) -> Result<Self, Refused> {
         let may_virtualize_apic = config.virtualize_apic && cpu.can_virtualize_apic();
         let mut vcpu = Self {
+            spec_ctrl: SpecCtrlMsr::new(vm.cpuid.limits().spec_ctrl),
             vm,
             index: config.index,
             cpu,
@@ -210,6 +213,13 @@ impl<C: GuestCpu> Vcpu<C> {
         }
         if self.vm.cpuid.limits().tsc_aux {
             cpu.set_msr_exits(msr::IA32_TSC_AUX, MsrAccess::Read, false);
+        }
+        // Commands, which concern this CPU alone, and which Linux gives at switches between processes.
+        if self.vm.cpuid.limits().pred_cmd {
+            cpu.set_msr_exits(msr::IA32_PRED_CMD, MsrAccess::Write, false);
+        }
+        if self.vm.cpuid.limits().flush_cmd {
+            cpu.set_msr_exits(msr::IA32_FLUSH_CMD, MsrAccess::Write, false);
         }
         // RDMSR of the TSC shows what RDTSC does; writes move the offset.
         cpu.set_msr_exits(msr::IA32_TIME_STAMP_COUNTER, MsrAccess::Read, false);

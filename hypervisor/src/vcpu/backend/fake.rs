@@ -120,6 +120,7 @@ pub(in crate::vcpu) struct FakeCpu {
     xmm: [u128; 16],
     xcr0: u64,
     tsc_aux: u64,
+    spec_ctrl: u64,
     /// The MSRs that do not exit, each for reads or (true) for writes.
     passed_msrs: BTreeSet<(u32, bool)>,
     injecting: Option<Event>,
@@ -181,6 +182,7 @@ impl FakeCpu {
             xmm: [0; 16],
             xcr0: 1,
             tsc_aux: 0,
+            spec_ctrl: 0,
             passed_msrs: BTreeSet::new(),
             injecting: None,
             interrupted: None,
@@ -410,6 +412,14 @@ impl GuestCpu for FakeCpu {
 
     fn set_tsc_aux(&mut self, value: u64) {
         self.tsc_aux = value;
+    }
+
+    fn spec_ctrl(&self) -> u64 {
+        self.spec_ctrl
+    }
+
+    fn set_spec_ctrl(&mut self, value: u64, _: bool) {
+        self.spec_ctrl = value;
     }
 
     fn enter_at(&mut self, state: &EntryState) {

@@ -257,6 +257,13 @@ pub(crate) trait GuestCpu: TaskCpu + Send {
     /// Sets IA32_TSC_AUX, which CPUID shows to the guest, to a value of 32 bits.
     fn set_tsc_aux(&mut self, value: u64);
 
+    /// Returns the guest's IA32_SPEC_CTRL, which CPUID shows to it: zero until it has been set.
+    fn spec_ctrl(&self) -> u64;
+
+    /// Sets IA32_SPEC_CTRL, which CPUID shows to the guest, to a value that it takes. `is_shared`: from now on
+    /// the guest writes it by itself.
+    fn set_spec_ctrl(&mut self, value: u64, is_shared: bool);
+
     /// Sets the registers that a boot protocol prescribes.
     fn enter_at(&mut self, state: &EntryState);
 

@@ -4,6 +4,7 @@ use arch::gpr::RCX;
 use arch::{GeneralProtection, msr};
 use devices::lapic::LocalApic;
 use devices::time::{HostTicks, Now, TimerTicks};
+use vmx::bitmaps::MsrAccess;
 
 use crate::msr::check_debugctl;
 use crate::vcpu::backend::GuestCpu;
@@ -51,6 +52,7 @@ impl<C: GuestCpu> Vcpu<C> {
                 Ok(self.with_devices(at, |_, devices| devices.read_lapic(LocalApic::tsc_deadline)))
             }
             msr::IA32_EFER => Ok(self.cpu.efer()),
+            msr::IA32_SPEC_CTRL if self.spec_ctrl.exists() => Ok(self.cpu.spec_ctrl()),
             _ => self.msrs.read(number),
         }
     }
@@ -117,6 +119,15 @@ impl<C: GuestCpu> Vcpu<C> {
             msr::IA32_TSC_AUX if self.vm.cpuid.limits().tsc_aux => {
                 self.time.tsc.set_aux(value)?;
                 self.cpu.set_tsc_aux(value);
+                Ok(())
+            }
+            msr::IA32_SPEC_CTRL => {
+                let without_exits = self.spec_ctrl.write(value)?;
+                if without_exits {
+                    self.cpu.set_msr_exits(number, MsrAccess::Read, false);
+                    self.cpu.set_msr_exits(number, MsrAccess::Write, false);
+                }
+                self.cpu.set_spec_ctrl(value, without_exits);
                 Ok(())
             }
             _ => self.msrs.write(number, value),

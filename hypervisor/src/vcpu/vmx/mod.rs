@@ -16,7 +16,7 @@ use vmx::addr::HostPhysAddr;
 use vmx::bitmaps::{IoBitmaps, MsrAccess, MsrBitmaps};
 use vmx::capabilities::Capabilities;
 use vmx::controls::{Primary, Secondary};
-use vmx::entry::{self, GuestRegisters};
+use vmx::entry::{self, GuestRegisters, WorldSwitch};
 use vmx::event::Event;
 use vmx::fields;
 use vmx::page::Page;
@@ -77,21 +77,21 @@ impl From<VmInstructionFailed> for Refused {
 
 impl VmxCpu {
     /// Makes a processor of `vm` after power-up, with the local APIC `lapic`, whose translations
-    /// are tagged with `vpid`. Its exits cost as [`GuestRegisters::new`] says.
+    /// are tagged with `vpid`, with `switch` at its entries and exits.
     ///
     /// # Errors
     /// If the processor refuses the VMCS.
     ///
     /// # Safety
     /// This CPU is in VMX operation with `capabilities`, and no VCPU is loaded on it. The VM and
-    /// the LAPIC's page live as long as the result.
+    /// the LAPIC's page live as long as the result. All CPUs that it is loaded on can do what `switch` asks for.
     pub(crate) unsafe fn new(
         vm: &Vm,
         capabilities: &'static Capabilities,
         pages: VmxPages,
         vpid: Vpid,
         lapic: &LocalApic,
-        exit_cost: u64,
+        switch: &WorldSwitch,
     ) -> Result<Self, Refused> {
         // SAFETY: VMX operation, by the contract.
         let mut vmcs = unsafe { Vmcs::new(capabilities, pages.vmcs)? };
@@ -113,7 +113,7 @@ impl VmxCpu {
         // alone, while it is out of the guest.
         unsafe { vmcs.set_msr_bitmaps(&pages.msr_bitmaps) };
         let mut cpu = Self {
-            gpr: GuestRegisters::new(exit_cost),
+            gpr: GuestRegisters::new(switch),
             vmcs,
             live: LiveState::new(&limits),
             capabilities,
@@ -176,6 +176,7 @@ impl GuestCpu for VmxCpu {
         if moved {
             // SAFETY: by the contract.
             unsafe { self.vmcs.set_host_state(&cpu.host) };
+            self.vmcs.set_exit_address(self.gpr.exit_address());
             // What this CPU remembers of the VPID is from an earlier stay, or from another VM
             // that had it: the guest's invalidations since were executed elsewhere.
             self.flush_tlb(TlbFlush::All);
@@ -200,7 +201,8 @@ impl GuestCpu for VmxCpu {
     #[inline]
     unsafe fn enter(&mut self) -> Result<(), EntryFailed> {
         // SAFETY: the VMCS is current, with this CPU's host state, the VM's own memory map and
-        // bitmaps; interrupts are off by the contract; the registers go with the VMCS.
+        // bitmaps; interrupts are off by the contract; the registers go with the VMCS, and the CPU can do
+        // what is done at the switch, by the contract of `new`.
         match unsafe { entry::enter(&mut self.gpr) } {
             Ok(()) => Ok(()),
             Err(_) => Err(self.entry_failed()),
@@ -388,6 +390,16 @@ impl GuestCpu for VmxCpu {
     fn set_tsc_aux(&mut self, value: u64) {
         // SAFETY: as for reading; the value is legal by the contract.
         unsafe { vmx::msr::write(msr::IA32_TSC_AUX, value) };
+    }
+
+    fn spec_ctrl(&self) -> u64 {
+        self.gpr.spec_ctrl().unwrap_or(0)
+    }
+
+    fn set_spec_ctrl(&mut self, value: u64, is_shared: bool) {
+        // SAFETY: the CPU has the register with these bits, as CPUID shows them to the guest.
+        unsafe { self.gpr.set_spec_ctrl(value, is_shared) };
+        self.vmcs.set_exit_address(self.gpr.exit_address());
     }
 
     fn enter_at(&mut self, state: &EntryState) {
