@@ -26,6 +26,8 @@ bitflags! {
 const MAPS_PAGE: u64 = 1 << 7;
 const WRITE_BACK: u64 = 6 << 3;
 const PRESENT: u64 = 7;
+/// A bit that the processor ignores: the guest may execute what a large page maps, once that is mapped in small pages.
+const EXECUTES_IN_SMALL_PAGES: u64 = 1 << 52;
 
 /// The size of what one EPT entry maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,6 +91,7 @@ pub struct Ept {
     pages_1g: bool,
     pages_2m: bool,
     accessed_dirty: bool,
+    executes_in_large_pages: bool,
 }
 
 const fn index(address: GuestPhysAddr, level: u32) -> usize {
@@ -106,7 +109,17 @@ impl Ept {
             pages_1g: capabilities.pages_1g,
             pages_2m: capabilities.pages_2m,
             accessed_dirty: capabilities.accessed_dirty,
+            executes_in_large_pages: true,
         })
+    }
+
+    /// Maps no large page so that a guest may execute in it: [`Ept::execute`] makes small ones of it then. A guest that
+    /// executes in a large page, and changes its own tables meanwhile, can stop some processors with a machine check
+    /// ("iTLB multihit", CVE-2018-12207).
+    #[must_use]
+    pub fn without_execution_in_large_pages(mut self) -> Self {
+        self.executes_in_large_pages = false;
+        self
     }
 
     /// Returns the EPT pointer for the VMCS: write-back, four levels (SDM vol. 3C, table 25-9).
@@ -156,6 +169,7 @@ impl Ept {
         {
             return Err(EptError::BadAddress);
         }
+        let executes_in_large_pages = self.executes_in_large_pages;
         let mut done = 0;
         while done < length {
             let guest = GuestPhysAddr(guest.0 + done);
@@ -171,10 +185,36 @@ impl Ept {
                 size == PageSize::Size4K || *entry & ADDRESS == 0 || *entry & MAPS_PAGE != 0,
                 "a table is in the place of a page"
             );
-            *entry = host.0 | large | WRITE_BACK | access.bits();
+            let waits = large != 0 && !executes_in_large_pages && access.contains(Access::EXECUTE);
+            let rights = if waits {
+                (access - Access::EXECUTE).bits() | EXECUTES_IN_SMALL_PAGES
+            } else {
+                access.bits()
+            };
+            *entry = host.0 | large | WRITE_BACK | rights;
             done += size.bytes();
         }
         Ok(())
+    }
+
+    /// Lets the guest execute at `guest`, if it may, but not [in a large page](Self::without_execution_in_large_pages)
+    /// as there is now. Returns whether it may.
+    ///
+    /// Nothing that a CPU has cached is to be invalidated: it may go on using the large page for data, and a fetch
+    /// violates what it has cached, which drops that (SDM vol. 3C, 29.4.3.1).
+    ///
+    /// # Errors
+    /// If there is no memory to split the page.
+    pub fn execute(&mut self, guest: GuestPhysAddr) -> Result<bool, EptError> {
+        let Some((entry, _)) = self.find(guest) else {
+            return Ok(false);
+        };
+        if entry & EXECUTES_IN_SMALL_PAGES != 0 {
+            self.entry(guest.page(), 1)?;
+            return Ok(true);
+        }
+        // Another VCPU may have been here since.
+        Ok(entry & Access::EXECUTE.bits() != 0)
     }
 
     /// Takes the mapping of the 4 KiB page at `guest` away, splitting a larger one.
@@ -249,7 +289,12 @@ impl Ept {
                 let mut new = Page::try_new().ok_or(EptError::OutOfMemory)?;
                 let step = 1u64 << (12 + 9 * (above - 2));
                 let template = if above == 2 {
-                    *entry & !MAPS_PAGE
+                    let executes = if *entry & EXECUTES_IN_SMALL_PAGES == 0 {
+                        0
+                    } else {
+                        Access::EXECUTE.bits()
+                    };
+                    *entry & !(MAPS_PAGE | EXECUTES_IN_SMALL_PAGES) | executes
                 } else {
                     *entry
                 };
@@ -373,6 +418,68 @@ mod tests {
             ept.unmap_page(page).unwrap();
             assert_eq!(ept.translate(page), None);
         }
+    }
+
+    #[test]
+    fn code_is_executed_in_small_pages_where_it_may_not_be_in_large_ones() {
+        for size in [2u64 << 20, 1 << 30] {
+            let mut ept = Ept::new(&Translation::ALL)
+                .unwrap()
+                .without_execution_in_large_pages();
+            let apic = GuestPhysAddr(1 << 40);
+            // SAFETY: no CPU uses these tables.
+            unsafe {
+                ept.map(GuestPhysAddr(0), HostPhysAddr(1 << 32), size, Access::all())
+                    .unwrap();
+                ept.map(apic, HostPhysAddr(1 << 33), 4096, Access::READ)
+                    .unwrap();
+            }
+            let data = Access::READ | Access::WRITE;
+            let code = GuestPhysAddr(size / 2 + 0x5123);
+            assert_eq!(ept.access(code), Some(data));
+            assert_eq!(ept.execute(code), Ok(true));
+            for small in [code, GuestPhysAddr(code.0 & !0x1f_ffff)] {
+                assert_eq!(ept.access(small), Some(Access::all()));
+                assert_eq!(ept.find(small).unwrap().1, PAGE_SIZE);
+            }
+            // Only what the guest executes is split.
+            let elsewhere = GuestPhysAddr((code.0 & !0x1f_ffff) ^ 0x20_0000);
+            let expected = (elsewhere.0 < size).then_some((data, 2 << 20));
+            let there = ept.find(elsewhere);
+            let there = there.map(|(entry, size)| (Access::from_bits_truncate(entry), size));
+            assert_eq!(there, expected);
+            assert_eq!(ept.execute(code), Ok(true), "another VCPU comes as well");
+            assert_eq!(ept.execute(apic), Ok(false), "data");
+            assert_eq!(ept.execute(GuestPhysAddr(2 << 40)), Ok(false), "nothing");
+            assert_eq!(
+                ept.translate(code),
+                Some(HostPhysAddr(code.0 + (1 << 32))),
+                "the same memory"
+            );
+        }
+    }
+
+    #[test]
+    fn a_page_that_is_taken_away_from_a_large_one_leaves_executable_ones() {
+        let mut ept = Ept::new(&Translation::ALL)
+            .unwrap()
+            .without_execution_in_large_pages();
+        // SAFETY: no CPU uses these tables.
+        unsafe {
+            ept.map(
+                GuestPhysAddr(0),
+                HostPhysAddr(1 << 32),
+                2 << 20,
+                Access::all(),
+            )
+            .unwrap();
+        }
+        let page = GuestPhysAddr(0x3000);
+        ept.protect_page(page, Access::empty()).unwrap();
+        assert_eq!(ept.execute(page), Ok(false));
+        assert_eq!(ept.access(GuestPhysAddr(0x4000)), Some(Access::all()));
+        ept.protect_page(page, Access::all()).unwrap();
+        assert_eq!(ept.execute(page), Ok(true));
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub(crate) struct Remedies {
     pub spec_ctrl_at_exits: bool,
     /// What is done to the return stack buffer at each exit.
     pub return_stack: ReturnStack,
+    /// Whether guests execute in small pages only, whatever size their RAM's are.
+    pub no_execution_in_large_pages: bool,
     /// Whether TSX is switched off, by IA32_TSX_CTRL.
     pub disable_tsx: bool,
     /// Whether indirect branches forget what they have learnt when the CPU turns to another VM: IBPB,
@@ -42,6 +44,7 @@ impl Remedies {
         spec_ctrl: SpecCtrl::empty(),
         spec_ctrl_at_exits: false,
         return_stack: ReturnStack::Keep,
+        no_execution_in_large_pages: false,
         disable_tsx: false,
         branch_barrier: false,
         clear_buffers: false,

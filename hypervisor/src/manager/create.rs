@@ -62,6 +62,8 @@ pub(crate) struct HostFactory {
     pub virtualize_apic: bool,
     /// What is done at each entry of a guest and at each exit.
     pub world_switch: WorldSwitch,
+    /// Whether guests may execute in large pages of their RAM.
+    pub executes_in_large_pages: bool,
     /// The means to bring VCPUs to look at their requests.
     pub waker: Arc<dyn Waker>,
     /// The function that makes the far end of the serial line of a VM.
@@ -220,6 +222,9 @@ impl HostFactory {
 
     fn map_ram(&self, ram: &GuestRam) -> Result<Ept, CreateError> {
         let mut ept = Ept::new(&self.capabilities.translation)?;
+        if !self.executes_in_large_pages {
+            ept = ept.without_execution_in_large_pages();
+        }
         for range in ram.ranges() {
             // SAFETY: the RAM is this guest's alone.
             unsafe { ept.map(range.guest, range.host, range.length, Access::all())? };

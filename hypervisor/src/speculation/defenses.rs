@@ -78,6 +78,7 @@ impl Defenses {
             spec_ctrl,
             spec_ctrl_at_exits: !spec_ctrl.is_empty() && !is_enhanced,
             return_stack,
+            no_execution_in_large_pages: needs(&[Issue::ItlbMultihit]),
             disable_tsx: processor.says(Says::TSX_CTRL),
             branch_barrier: has(Leaf7Edx::IBRS_IBPB),
             clear_buffers: has(Leaf7Edx::MD_CLEAR)
@@ -143,9 +144,7 @@ impl Defenses {
                 Status::Mitigated("TSX switched off")
             }
             Issue::TsxAsynchronousAbort => self.buffers_cleared(),
-            Issue::ItlbMultihit => {
-                Status::Vulnerable("guests execute in large pages: one can stop the machine")
-            }
+            Issue::ItlbMultihit => Status::Mitigated("guests do not execute in large pages"),
             Issue::SpecialRegisterBufferDataSampling => {
                 if remedies.disable_tsx && says(Says::MDS_NO) {
                     return Status::Mitigated("TSX switched off");

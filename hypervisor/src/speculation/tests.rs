@@ -249,13 +249,20 @@ fn each_processor_has_the_issues_that_it_is_known_for() {
 fn what_is_done_is_what_the_processor_needs_and_can() {
     let done = |processor| Defenses::new(processor, true, McuOptCtrl::empty()).remedies();
     let nothing = Remedies::NONE;
-    assert_eq!(done(westmere_without_microcode()), nothing);
+    assert_eq!(
+        done(westmere_without_microcode()),
+        Remedies {
+            no_execution_in_large_pages: true,
+            ..nothing
+        }
+    );
     assert_eq!(
         done(skylake_sp()),
         Remedies {
             spec_ctrl: SpecCtrl::IBRS,
             spec_ctrl_at_exits: true,
             return_stack: ReturnStack::Fill,
+            no_execution_in_large_pages: true,
             branch_barrier: true,
             clear_buffers: true,
             flush_l1d: true,
@@ -267,6 +274,7 @@ fn what_is_done_is_what_the_processor_needs_and_can() {
         Remedies {
             spec_ctrl: SpecCtrl::IBRS,
             return_stack: ReturnStack::CallFirst,
+            no_execution_in_large_pages: true,
             disable_tsx: true,
             branch_barrier: true,
             clear_buffers: true,

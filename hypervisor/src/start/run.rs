@@ -155,6 +155,7 @@ pub(super) fn run(machine: Machine) -> ! {
             exit_cost: machine.options.exit_cost,
             ..remedies.world_switch()
         },
+        executes_in_large_pages: !remedies.no_execution_in_large_pages,
         waker: scheduler.clone(),
         serial_output: guest_outputs(&terminal, configs.len()),
         networks: Mutex::default(),

@@ -5,6 +5,7 @@ use alloc::boxed::Box;
 use core::fmt;
 
 use vmx::addr::GuestPhysAddr;
+use vmx::ept::EptError;
 
 use super::backend::EntryFailed;
 use crate::emulate::Unsupported;
@@ -53,6 +54,8 @@ pub(crate) enum StopReason {
         /// Its name.
         name: &'static str,
     },
+    /// A memory map that cannot be changed as the guest needs it.
+    MemoryMap(EptError),
     /// A nested page table that the processor does not take.
     NestedPageTableInvalid(GuestPhysAddr),
 }
@@ -65,6 +68,12 @@ impl StopReason {
             self,
             Self::PowerOff | Self::Reset | Self::DebugExit(_) | Self::Stopped | Self::NotLoaded(_)
         )
+    }
+}
+
+impl From<EptError> for StopReason {
+    fn from(error: EptError) -> Self {
+        Self::MemoryMap(error)
     }
 }
 
@@ -97,6 +106,7 @@ impl fmt::Display for StopReason {
             Self::UnexpectedExit { number, name } => {
                 write!(f, "unexpected VM exit {number}, {name}")
             }
+            Self::MemoryMap(error) => write!(f, "memory map: {error}"),
             Self::NestedPageTableInvalid(address) => {
                 write!(
                     f,

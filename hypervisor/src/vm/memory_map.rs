@@ -155,6 +155,17 @@ impl MemoryMap {
         guarded.map(|()| had_some || is_guarding)
     }
 
+    /// Lets the guest execute at `address`, which it may not in large pages, and returns whether it may: it is RAM.
+    ///
+    /// # Errors
+    /// If there is no memory for tables.
+    pub(crate) fn execute(&self, address: GuestPhysAddr) -> Result<bool, EptError> {
+        let mut tables = self.tables.lock();
+        // One that is guarded is out of reach there, whatever it is.
+        tables.guarded.execute(address)?;
+        tables.whole.execute(address)
+    }
+
     /// Returns the APIC-access page.
     #[must_use]
     pub(crate) fn apic_access_page(&self) -> HostPhysAddr {
@@ -282,6 +293,30 @@ mod tests {
         assert!(guard(&map, &[]));
         assert!(!map.is_guarding());
         assert_eq!(access(&map, 0x6000), [Access::all(); 2]);
+    }
+
+    #[test]
+    fn a_guest_executes_in_small_pages_of_both_views_where_it_may_not_in_large_ones() {
+        let ept = || {
+            let mut ept = Ept::new(&Translation::ALL)
+                .unwrap()
+                .without_execution_in_large_pages();
+            // SAFETY: no CPU uses these tables.
+            unsafe {
+                ept.map(GuestPhysAddr(0), HostPhysAddr(1 << 30), RAM, Access::all())
+                    .unwrap();
+            }
+            ept
+        };
+        let map = MemoryMap::new(ept(), ept(), Page::try_new().unwrap(), 1);
+        guard(&map, &[0x20_5000]);
+        let data = Access::READ | Access::WRITE;
+        assert_eq!(access(&map, 0x1000), [data; 2]);
+        assert_eq!(map.execute(GuestPhysAddr(0x1000)), Ok(true));
+        assert_eq!(access(&map, 0x1000), [Access::all(); 2]);
+        assert_eq!(map.execute(GuestPhysAddr(0x20_5000)), Ok(true));
+        assert_eq!(access(&map, 0x20_5000), [Access::all(), Access::empty()]);
+        assert_eq!(map.execute(GuestPhysAddr(RAM)), Ok(false));
     }
 
     #[test]

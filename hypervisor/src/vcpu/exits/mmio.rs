@@ -18,6 +18,9 @@ impl<C: GuestCpu> Vcpu<C> {
             return Ok(());
         }
         if fault.fetch {
+            if fault.final_access && self.vm.memory_map.execute(fault.address)? {
+                return Ok(());
+            }
             return Err(StopReason::FetchFromDevice(fault.address));
         }
         if !fault.final_access {
@@ -106,6 +109,35 @@ mod tests {
         let mut vcpu = at_code(&[0x0f, 0x0a]);
         let entry = vcpu.entry_after_script();
         assert_eq!(entry.event, Some(Event::INVALID_OPCODE));
+    }
+
+    /// A VCPU that fetches at `address`, which exits.
+    fn fetching_at(address: u64) -> Vcpu<FakeCpu> {
+        let mut vcpu = vcpu();
+        vcpu.then(Stay::until(
+            10,
+            Exit::NestedPageFault(NestedPageFault {
+                address: GuestPhysAddr(address),
+                write: false,
+                fetch: true,
+                final_access: true,
+                nmi_unblocked: false,
+            }),
+        ));
+        vcpu
+    }
+
+    #[test]
+    fn a_guest_goes_on_where_it_may_execute_by_now() {
+        let entry = fetching_at(0x1000).entry_after_script();
+        assert_eq!(entry.event, None);
+    }
+
+    #[test]
+    fn a_guest_that_fetches_from_a_hole_for_devices_ends() {
+        let exit = fetching_at(HOLE).run(HostTicks(u64::MAX));
+        let expected = StopReason::FetchFromDevice(GuestPhysAddr(HOLE));
+        assert_eq!(exit, RunExit::Stopped(expected));
     }
 
     #[test]

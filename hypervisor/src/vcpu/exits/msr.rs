@@ -162,3 +162,75 @@ impl<C: GuestCpu> Vcpu<C> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use arch::gpr::{RAX, RCX, RDX};
+    use arch::msr::{IA32_SPEC_CTRL, SpecCtrl};
+    use vmx::bitmaps::MsrAccess;
+    use vmx::event::Event;
+
+    use crate::msr::speculation::SpecCtrlMsr;
+    use crate::vcpu::Vcpu;
+    use crate::vcpu::backend::GuestCpu;
+    use crate::vcpu::backend::exit::Exit;
+    use crate::vcpu::backend::fake::{FakeCpu, Stay};
+    use crate::vcpu::fixture::vcpu;
+
+    /// A VCPU whose guest may have these bits in IA32_SPEC_CTRL.
+    fn vcpu_with(spec_ctrl: SpecCtrl) -> Vcpu<FakeCpu> {
+        let mut vcpu = vcpu();
+        vcpu.spec_ctrl = SpecCtrlMsr::new(spec_ctrl);
+        vcpu
+    }
+
+    /// The guest writes `value` to IA32_SPEC_CTRL, or reads it.
+    fn access(exit: Exit, value: u64) -> Stay {
+        Stay::until(10, exit).having(move |cpu| {
+            cpu.gprs[RCX] = u64::from(IA32_SPEC_CTRL);
+            cpu.gprs[RAX] = value;
+            cpu.gprs[RDX] = 0;
+        })
+    }
+
+    #[test]
+    fn what_a_guest_writes_to_spec_ctrl_is_there_while_it_runs() {
+        let mut vcpu = vcpu_with(SpecCtrl::IBRS | SpecCtrl::SSBD);
+        vcpu.then(access(Exit::Wrmsr, SpecCtrl::SSBD.bits()));
+        assert_eq!(vcpu.entry_after_script().event, None);
+        assert_eq!(vcpu.cpu.spec_ctrl(), SpecCtrl::SSBD.bits());
+        vcpu.then(access(Exit::Rdmsr, 0));
+        assert_eq!(vcpu.entry_after_script().event, None);
+        assert_eq!(vcpu.cpu.gprs[RAX], SpecCtrl::SSBD.bits());
+    }
+
+    #[test]
+    fn spec_ctrl_faults_where_it_is_not_there_and_for_bits_that_are_not() {
+        for (allowed, exit, value) in [
+            (SpecCtrl::empty(), Exit::Wrmsr, 0),
+            (SpecCtrl::empty(), Exit::Rdmsr, 0),
+            (SpecCtrl::IBRS, Exit::Wrmsr, SpecCtrl::SSBD.bits()),
+        ] {
+            let mut vcpu = vcpu_with(allowed);
+            vcpu.then(access(exit, value));
+            let event = vcpu.entry_after_script().event;
+            assert_eq!(event, Some(Event::GENERAL_PROTECTION), "{allowed:?}");
+            assert_eq!(vcpu.cpu.spec_ctrl(), 0);
+        }
+    }
+
+    #[test]
+    fn a_guest_that_writes_spec_ctrl_at_each_system_call_soon_does_so_without_exits() {
+        let mut vcpu = vcpu_with(SpecCtrl::IBRS);
+        let exits = |vcpu: &Vcpu<FakeCpu>| vcpu.cpu.msr_exits(IA32_SPEC_CTRL, MsrAccess::Write);
+        vcpu.then(access(Exit::Wrmsr, 1));
+        vcpu.entry_after_script();
+        assert!(exits(&vcpu));
+        for _ in 0..100 {
+            vcpu.then(access(Exit::Wrmsr, 1));
+            vcpu.then(access(Exit::Wrmsr, 0));
+        }
+        vcpu.entry_after_script();
+        assert!(!exits(&vcpu));
+    }
+}
