@@ -35,6 +35,7 @@ fn main() {
         Any: bad_input::a_machine_too_small_for_its_vms_says_what_is_free,
         Any: bad_input::a_truncated_initrd_is_found_before_the_guest_starts,
         Any: memory::a_vm_that_does_not_fit_is_left_out_and_the_other_runs,
+        Any: memory::a_vm_whose_ram_lies_in_two_pieces_has_all_of_it,
         Bochs: firmware::what_it_leaves_armed_has_no_effect,
         Any: kernels::exits_and_instructions_on_devices,
         Any: kernels::processor_modes_from_real_to_long,

@@ -319,5 +319,9 @@ fn allocate_ram(size: u64) -> Result<GuestRam, CreateError> {
         .map(|piece| alloc::vec![piece])
         .or_else(|_| Frames::allocate_pieces(size, memory::SIZE_2M))
         .map_err(out_of_memory)?;
+    if let [_, _, ..] = pieces[..] {
+        let ranges: Vec<_> = pieces.iter().map(Frames::range).collect();
+        log::debug!("{} MiB of RAM lie in pieces: {ranges:?}", size >> 20);
+    }
     Ok(GuestRam::new(size, pieces))
 }
