@@ -13,7 +13,7 @@ use crate::machine::fatal::fatal;
 use crate::machine::host_time::host_now;
 use crate::machine::host_timer::HostTimer;
 use crate::machine::speculation::Remedies;
-use crate::machine::{power, serial, smp};
+use crate::machine::{paging, power, serial, smp};
 use crate::manager::VmManager;
 use crate::operator::Session;
 use crate::options::OnEnd;
@@ -130,6 +130,9 @@ impl CpuLoop {
             && session.poll(self.manager).is_break()
         {
             power_off();
+        }
+        if self.loaded.is_none() {
+            paging::leave_windows();
         }
         self.next_poll = now.saturating_add(self.poll_interval);
     }
@@ -249,6 +252,7 @@ impl CpuLoop {
             smp::note_task(self.tables.index, None);
             // Before others know that it may go elsewhere, or away.
             drop(cell);
+            paging::leave_windows();
             self.scheduler.released(self.tables.index, target);
         }
     }

@@ -323,5 +323,5 @@ fn allocate_ram(size: u64) -> Result<GuestRam, CreateError> {
         let ranges: Vec<_> = pieces.iter().map(Frames::range).collect();
         log::debug!("{} MiB of RAM lie in pieces: {ranges:?}", size >> 20);
     }
-    Ok(GuestRam::new(size, pieces))
+    GuestRam::new(size, pieces).map_err(|_| CreateError::Tables)
 }

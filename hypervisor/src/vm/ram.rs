@@ -10,7 +10,8 @@ use vmx::addr::{GuestPhysAddr, HostPhysAddr};
 
 use crate::guest_boot::memory_map;
 use crate::guest_memory::{GuestMemory, NotRam};
-use crate::machine::memory::Frames;
+use crate::machine::memory::{Frames, OutOfMemory};
+use crate::machine::paging::RamWindow;
 
 /// Host memory that backs one range of guest-physical addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub(crate) struct RamRange {
     pub guest: GuestPhysAddr,
     /// The host-physical address at which it begins.
     pub host: HostPhysAddr,
+    /// The address at which tarpit sees it.
+    seen_at: u64,
     /// Its length in bytes, a multiple of 4 KiB.
     pub length: u64,
 }
@@ -31,38 +34,43 @@ pub(crate) struct RamRange {
 /// Clones are the same RAM, which is given back to the machine with the last of them.
 #[derive(Clone, Debug)]
 pub(crate) struct GuestRam {
-    /// The ranges, in the order of their guest-physical addresses; each lies in the frames.
+    /// The ranges, in the order of their guest-physical addresses; each lies in the window.
     ranges: Arc<[RamRange]>,
-    _frames: Arc<[Frames]>,
+    _window: Arc<RamWindow>,
 }
 
 impl GuestRam {
     /// Makes RAM of `size` bytes, which lies in `pieces`, one after the other: the guest sees it
     /// where its [memory map](memory_map) says. What is beyond the pieces is no RAM.
-    #[must_use]
-    pub(crate) fn new(size: u64, pieces: Vec<Frames>) -> Self {
+    ///
+    /// # Errors
+    /// If there is no room for a window on it.
+    pub(crate) fn new(size: u64, pieces: Vec<Frames>) -> Result<Self, OutOfMemory> {
+        let window = RamWindow::new(pieces)?;
         let mut ranges = Vec::new();
         for guest in memory_map::ram_ranges(size) {
             let offset = memory_map::ram_offset(guest.start);
             let length = guest.end - guest.start;
             let mut piece_offset = 0;
-            for piece in pieces.iter().map(Frames::range) {
+            for (seen_at, piece) in window.pieces() {
+                let piece = piece.range();
                 let start = offset.max(piece_offset);
                 let end = (offset + length).min(piece_offset + piece.size());
                 if start < end {
                     ranges.push(RamRange {
                         guest: GuestPhysAddr(guest.start + (start - offset)),
                         host: HostPhysAddr(piece.start.0 + (start - piece_offset)),
+                        seen_at: seen_at + (start - piece_offset),
                         length: end - start,
                     });
                 }
                 piece_offset += piece.size();
             }
         }
-        Self {
+        Ok(Self {
             ranges: ranges.into(),
-            _frames: pieces.into(),
-        }
+            _window: Arc::new(window),
+        })
     }
 
     /// Returns its ranges, in the order of their guest-physical addresses.
@@ -83,7 +91,7 @@ impl GuestRam {
     #[inline]
     fn locate(&self, address: GuestPhysAddr, length: usize) -> Option<*mut u8> {
         let (range, offset) = self.find(address)?;
-        (range.length - offset >= length as u64).then_some((range.host.0 + offset) as *mut u8)
+        (range.length - offset >= length as u64).then_some((range.seen_at + offset) as *mut u8)
     }
 
     /// Calls `access` with the host address of each part of the `length` bytes at `address` that
@@ -108,7 +116,7 @@ impl GuestRam {
                 let (range, offset) = self.find(GuestPhysAddr(next)).ok_or(error)?;
                 let part = (range.length - offset).min((length - done) as u64) as usize;
                 if is_there {
-                    access((range.host.0 + offset) as *mut u8, done, part);
+                    access((range.seen_at + offset) as *mut u8, done, part);
                 }
                 done += part;
             }
@@ -140,8 +148,8 @@ impl GuestRam {
             let within = offset.saturating_sub(begin);
             if within < range.length {
                 let length = length.min(range.length - within);
-                let start = (range.host.0 + within) as *mut u8;
-                // SAFETY: a part of the range, which is the guest's RAM, mapped one to one; no
+                let start = (range.seen_at + within) as *mut u8;
+                // SAFETY: a part of the range, which is the guest's RAM, seen in its window; no
                 // reference to it exists.
                 unsafe { ptr::write_bytes(start, 0, length as usize) };
                 return Some(offset + length);
@@ -255,11 +263,12 @@ mod tests {
         let range = |guest, frames: &Frames| RamRange {
             guest: GuestPhysAddr(guest),
             host: frames.range().start,
+            seen_at: frames.range().start.0,
             length: frames.range().size(),
         };
         let ram = GuestRam {
             ranges: [range(0, &frames[0]), range(1 << 32, &frames[1])].into(),
-            _frames: frames.into(),
+            _window: Arc::new(RamWindow::new(frames.into()).unwrap()),
         };
         ram.write(GuestPhysAddr(0x1ffe), &[1, 2]).unwrap();
         ram.write(GuestPhysAddr(1 << 32), &[3]).unwrap();
@@ -308,7 +317,7 @@ mod tests {
             let pieces = pages.iter().map(|pages| Frames::allocate(pages * 4096, 4096).unwrap());
             let pieces: Vec<_> = pieces.collect();
             let hosts: Vec<_> = pieces.iter().map(Frames::range).collect();
-            let ram = GuestRam::new(size, pieces);
+            let ram = GuestRam::new(size, pieces).unwrap();
             let seen: Vec<_> = ram.ranges().copied().collect();
             for pair in seen.windows(2) {
                 prop_assert!(pair[0].guest.0 + pair[0].length <= pair[1].guest.0);
@@ -353,7 +362,7 @@ mod tests {
     #[test]
     fn where_pieces_are_missing_there_is_no_ram() {
         let piece = Frames::allocate(0x2000, 0x1000).unwrap();
-        let ram = GuestRam::new(0x4000, vec![piece]);
+        let ram = GuestRam::new(0x4000, vec![piece]).unwrap();
         assert_eq!(ram.read_u64(GuestPhysAddr(0x1ff8)), Ok(0));
         assert!(ram.read_u64(GuestPhysAddr(0x2000)).is_err());
     }

@@ -52,7 +52,7 @@ impl SerialOutput for Written {
 
 /// `size` bytes of RAM.
 pub(crate) fn ram(size: u64) -> GuestRam {
-    GuestRam::new(size, vec![Frames::allocate(size, 4096).unwrap()])
+    GuestRam::new(size, vec![Frames::allocate(size, 4096).unwrap()]).unwrap()
 }
 
 /// The local APICs of `vcpus` VCPUs, after power-up.

@@ -20,7 +20,7 @@ const STACK_WORDS: u64 = 16;
 static DUMPING: AtomicBool = AtomicBool::new(false);
 
 /// Reports the exception with a register dump, as a fatal error.
-pub(super) fn fatal_trap(frame: &TrapFrame) -> ! {
+pub(in crate::machine) fn fatal_trap(frame: &TrapFrame) -> ! {
     if DUMPING.swap(true, Ordering::Relaxed) {
         fatal::report(format_args!(
             "tarpit: exception {} at {:#x} while dumping another\n",

@@ -14,6 +14,8 @@ use x86_64::registers::model_specific::{FsBase, GsBase};
 
 use super::local_apic::LocalApicAccess;
 use super::memory::OutOfMemory;
+use super::paging::{self, OpenWindows};
+pub(super) use dump::fatal_trap;
 use gdt::DescriptorTables;
 use stack::GuardedStack;
 
@@ -36,6 +38,8 @@ pub(crate) struct PerCpu {
     /// The page under the stack that this CPU normally runs on.
     stack_guard: u64,
     exception_stacks: ExceptionStacks,
+    /// The windows on guests' RAM that its page tables have.
+    windows: OpenWindows,
 }
 
 /// Stacks for exceptions that may strike where the CPU's own stack cannot be used.
@@ -47,15 +51,16 @@ struct ExceptionStacks {
 }
 
 impl PerCpu {
-    /// Gives this CPU its per-CPU state: GDT, TSS with exception stacks, IDT and GS base.
+    /// Gives this CPU its per-CPU state: GDT, TSS with exception stacks, IDT, GS base and the root of its page tables.
     /// `stack_guard` is the address of the page under the stack that it runs on, `index` its
     /// number.
     ///
     /// # Errors
-    /// If there is no memory for its stacks.
+    /// If there is no memory for its stacks and its root.
     ///
     /// # Safety
-    /// Once on each CPU, with interrupts off, when the heap and paging are set up.
+    /// Once on each CPU, with interrupts off, when the heap and paging are set up; the CPU runs with the root that all
+    /// CPUs start with.
     pub(crate) unsafe fn init(stack_guard: u64, index: u32) -> Result<&'static Self, OutOfMemory> {
         const SIZE: u64 = 16 << 10;
         let stacks = ExceptionStacks {
@@ -75,6 +80,7 @@ impl PerCpu {
             ]),
             stack_guard,
             exception_stacks: stacks,
+            windows: OpenWindows::default(),
         }));
         per_cpu.this = per_cpu;
         let per_cpu: &'static Self = per_cpu;
@@ -86,7 +92,14 @@ impl PerCpu {
         }
         FsBase::write(VirtAddr::zero());
         GsBase::write(VirtAddr::from_ptr(per_cpu));
+        // SAFETY: by the contract.
+        unsafe { paging::use_own_root()? };
         Ok(per_cpu)
+    }
+
+    /// Returns the windows on guests' RAM that its page tables have.
+    pub(super) const fn windows(&self) -> &OpenWindows {
+        &self.windows
     }
 
     /// Returns the state of the CPU that runs this.

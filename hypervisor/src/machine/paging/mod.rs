@@ -1,10 +1,11 @@
 //! tarpit's own page tables: an identity map of all RAM and of the first 4 GiB, where the
-//! MMIO is, with the largest pages that fit.
+//! MMIO is, with the largest pages that fit, but for guests' RAM, which is seen through [windows](RamWindow).
 //!
 //! Memory types are left to the MTRRs, as the firmware set them: every entry selects PAT
 //! entry 0, which is write-back, and an MTRR's "uncacheable" prevails over that (SDM
 //! vol. 3A, 12.5.2.2).
 
+mod ram_window;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,8 @@ use super::boot_info::{MemoryKind, MemoryRegion};
 use super::image::ImageLayout;
 use super::memory::{Frames, OutOfMemory, PhysRange, SIZE_2M};
 
+pub(in crate::machine) use ram_window::{OpenWindows, use_own_root};
+pub(crate) use ram_window::{RamWindow, leave_windows};
 pub(crate) use tables::{PageTables, Protection};
 
 /// The range that is mapped whatever the memory map says: firmware tables, LAPIC, IOAPIC, HPET lie

@@ -1,4 +1,4 @@
-//! Identity-mapping four-level page tables (SDM vol. 3A, 4.5).
+//! Four-level page tables (SDM vol. 3A, 4.5).
 
 use arch::PageTableFlags;
 use arch::paging::{ADDRESS, ENTRIES};
@@ -32,8 +32,8 @@ const fn span(level: u32) -> u64 {
 /// A source of new tables: zeroed frames.
 type NewTable<'a> = &'a mut dyn FnMut() -> Result<HostPhysAddr, OutOfMemory>;
 
-/// A set of page tables that maps each address to itself, or not at all. Tables are reached
-/// at their physical addresses; they are never freed.
+/// A set of page tables. Tables are reached at their physical addresses; whose they are is the business of who gives
+/// them.
 #[derive(Debug)]
 pub(crate) struct PageTables {
     root: HostPhysAddr,
@@ -64,14 +64,58 @@ impl PageTables {
         })
     }
 
+    /// Makes empty tables for the same CPU.
+    ///
+    /// # Errors
+    /// If there is no memory for the root.
+    pub(crate) fn new_like(&self, new_table: NewTable<'_>) -> Result<Self, OutOfMemory> {
+        Ok(Self {
+            root: new_table()?,
+            ..*self
+        })
+    }
+
     /// Returns the root table's address, for CR3.
     #[must_use]
     pub(crate) const fn root(&self) -> HostPhysAddr {
         self.root
     }
 
-    /// Sets the protection of all 4 KiB pages that `range` touches, below
-    /// [`PageTables::REACH`]; `None` unmaps them. Other pages keep theirs.
+    /// Returns an entry of the root table.
+    #[must_use]
+    pub(crate) fn root_entry(&self, index: usize) -> u64 {
+        self.read(self.root, index)
+    }
+
+    /// Maps `range`, whole frames, from the address `at` on, which lies below [`PageTables::REACH`] and is a multiple of
+    /// a page.
+    ///
+    /// # Errors
+    /// As for [`PageTables::set`].
+    pub(crate) fn map(
+        &mut self,
+        at: u64,
+        range: PhysRange,
+        protection: Protection,
+        new_table: NewTable<'_>,
+    ) -> Result<(), OutOfMemory> {
+        let there = PhysRange::new(at, at + range.size());
+        let flags = self.flags(Some(protection));
+        let delta = range.start.0.wrapping_sub(at);
+        self.set_in(self.root, 4, there, delta, flags, new_table)
+    }
+
+    const fn flags(&self, protection: Option<Protection>) -> u64 {
+        match protection {
+            None => 0,
+            Some(Protection::Constants) => PRESENT | self.no_execute,
+            Some(Protection::Data) => PRESENT | WRITABLE | self.no_execute,
+            Some(Protection::Code) => PRESENT,
+        }
+    }
+
+    /// Maps all 4 KiB pages that `range` touches, below [`PageTables::REACH`], to themselves with this protection;
+    /// `None` unmaps them. Other pages stay as they are.
     ///
     /// # Errors
     /// If a table is needed and there is no memory for it; then the pages up to some
@@ -84,21 +128,16 @@ impl PageTables {
     ) -> Result<(), OutOfMemory> {
         let range = range.touched_frames();
         let range = PhysRange::new(range.start.0, range.end.0.min(Self::REACH));
-        let flags = match protection {
-            None => 0,
-            Some(Protection::Constants) => PRESENT | self.no_execute,
-            Some(Protection::Data) => PRESENT | WRITABLE | self.no_execute,
-            Some(Protection::Code) => PRESENT,
-        };
-        self.set_in(self.root, 4, range, flags, new_table)
+        self.set_in(self.root, 4, range, 0, self.flags(protection), new_table)
     }
 
-    /// Sets the pages of `range`, which lies in what the table covers.
+    /// Maps the pages of the addresses `range`, which lies in what the table covers, to what is `delta` further.
     fn set_in(
         &mut self,
         table: HostPhysAddr,
         level: u32,
         range: PhysRange,
+        delta: u64,
         flags: u64,
         new_table: NewTable<'_>,
     ) -> Result<(), OutOfMemory> {
@@ -109,13 +148,16 @@ impl PageTables {
             let end = (entry_start + span).min(range.end.0);
             let index = (start / span) as usize % ENTRIES;
             let entry = self.read(table, index);
-            let whole = start == entry_start && end == entry_start + span;
+            let page_start = entry_start.wrapping_add(delta);
+            let whole = start == entry_start
+                && end == entry_start + span
+                && page_start.is_multiple_of(span);
             let is_page = is_page(entry, level);
             if whole && level <= self.largest_page_level && (entry == 0 || is_page) {
-                self.write(table, index, page(entry_start, level, flags));
+                self.write(table, index, page(page_start, level, flags));
             } else if entry != 0 || flags != 0 {
                 let next = if entry == 0 || is_page {
-                    self.split(table, index, entry_start, level, entry, new_table)?
+                    self.split(table, index, level, entry, new_table)?
                 } else {
                     HostPhysAddr(entry & ADDRESS)
                 };
@@ -123,6 +165,7 @@ impl PageTables {
                     next,
                     level - 1,
                     PhysRange::new(start, end),
+                    delta,
                     flags,
                     new_table,
                 )?;
@@ -137,7 +180,6 @@ impl PageTables {
         &mut self,
         table: HostPhysAddr,
         index: usize,
-        start: u64,
         level: u32,
         entry: u64,
         new_table: NewTable<'_>,
@@ -146,7 +188,7 @@ impl PageTables {
         if entry != 0 {
             let flags = entry & !ADDRESS & !LARGE;
             for i in 0..ENTRIES {
-                let start = start + i as u64 * span(level - 1);
+                let start = (entry & ADDRESS) + i as u64 * span(level - 1);
                 self.write(smaller, i, page(start, level - 1, flags));
             }
         }
@@ -158,6 +200,25 @@ impl PageTables {
     /// Returns what may be done with the page that holds `address`; `None` if it is not mapped.
     #[must_use]
     pub(crate) fn protection(&self, address: u64) -> Option<Protection> {
+        let (entry, _) = self.find(address)?;
+        Some(if entry & WRITABLE != 0 {
+            Protection::Data
+        } else if entry & self.no_execute != 0 {
+            Protection::Constants
+        } else {
+            Protection::Code
+        })
+    }
+
+    /// Returns the physical address that `address` is mapped to.
+    #[cfg(test)]
+    pub(super) fn translate(&self, address: u64) -> Option<u64> {
+        let (entry, level) = self.find(address)?;
+        Some((entry & ADDRESS) + address % span(level))
+    }
+
+    /// Returns the entry of the page that holds `address`, and its level; `None` if it is not mapped.
+    fn find(&self, address: u64) -> Option<(u64, u32)> {
         if address >= Self::REACH {
             return None;
         }
@@ -169,13 +230,7 @@ impl PageTables {
                 return None;
             }
             if is_page(entry, level) {
-                return Some(if entry & WRITABLE != 0 {
-                    Protection::Data
-                } else if entry & self.no_execute != 0 {
-                    Protection::Constants
-                } else {
-                    Protection::Code
-                });
+                return Some((entry, level));
             }
             table = HostPhysAddr(entry & ADDRESS);
             level -= 1;
