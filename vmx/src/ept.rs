@@ -169,30 +169,32 @@ impl Ept {
         {
             return Err(EptError::BadAddress);
         }
-        let executes_in_large_pages = self.executes_in_large_pages;
         let mut done = 0;
         while done < length {
             let guest = GuestPhysAddr(guest.0 + done);
             let host = HostPhysAddr(host.0 + done);
             let size = self.page_size(guest, host, length - done);
-            let large = if size == PageSize::Size4K {
-                0
-            } else {
-                MAPS_PAGE
-            };
-            let entry = self.entry(guest, size.level())?;
-            debug_assert!(
-                size == PageSize::Size4K || *entry & ADDRESS == 0 || *entry & MAPS_PAGE != 0,
-                "a table is in the place of a page"
-            );
-            let waits = large != 0 && !executes_in_large_pages && access.contains(Access::EXECUTE);
+            let is_large = size != PageSize::Size4K;
+            let waits =
+                is_large && !self.executes_in_large_pages && access.contains(Access::EXECUTE);
             let rights = if waits {
                 (access - Access::EXECUTE).bits() | EXECUTES_IN_SMALL_PAGES
             } else {
                 access.bits()
             };
-            *entry = host.0 | large | WRITE_BACK | rights;
-            done += size.bytes();
+            let kind = if is_large { MAPS_PAGE } else { 0 };
+            // Where the table ends, larger ones may fit.
+            let first = index(guest, size.level());
+            let left = usize::try_from((length - done) / size.bytes()).unwrap_or(usize::MAX);
+            let entries = self.table(guest, size.level())?.0[first..].iter_mut();
+            for (entry, page) in entries.take(left).zip(0..) {
+                debug_assert!(
+                    !is_large || *entry & ADDRESS == 0 || *entry & MAPS_PAGE != 0,
+                    "a table is in the place of a page"
+                );
+                *entry = (host.0 + page * size.bytes()) | kind | WRITE_BACK | rights;
+                done += size.bytes();
+            }
         }
         Ok(())
     }
@@ -273,9 +275,13 @@ impl Ept {
         None
     }
 
-    /// Returns the entry for `guest` in the table of `level`, with the tables above it made, and
-    /// larger pages above it split.
+    /// Returns the entry for `guest` in the table of `level`: see [`Ept::table`].
     fn entry(&mut self, guest: GuestPhysAddr, level: u32) -> Result<&mut u64, EptError> {
+        Ok(&mut self.table(guest, level)?.0[index(guest, level)])
+    }
+
+    /// Returns the table of `level` for `guest`, with the tables above it made, and larger pages above it split.
+    fn table(&mut self, guest: GuestPhysAddr, level: u32) -> Result<&mut Page, EptError> {
         let mut table: *mut Page = &raw mut *self.root;
         for above in (level + 1..=4).rev() {
             // SAFETY: tables live as long as this hierarchy, which alone refers to them, and is
@@ -306,7 +312,7 @@ impl Ept {
             table = (*entry & ADDRESS) as *mut Page;
         }
         // SAFETY: as above.
-        Ok(unsafe { &mut (*table).0[index(guest, level)] })
+        Ok(unsafe { &mut *table })
     }
 }
 
@@ -321,7 +327,7 @@ fn free_tables(table: &Page, level: u32) {
     if level == 1 {
         return;
     }
-    for entry in table.0 {
+    for &entry in &table.0 {
         if entry & ADDRESS != 0 && entry & MAPS_PAGE == 0 {
             // SAFETY: an entry above the lowest level that is no large page is a table that
             // `Ept::entry` made, which nothing else refers to.

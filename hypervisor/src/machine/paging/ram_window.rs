@@ -242,13 +242,12 @@ impl Windows {
         if open == [0; PLACES / 64] {
             return;
         }
-        let is_open = |place: &usize| open[place / 64] >> (place % 64) & 1 != 0;
-        for place in (0..PLACES).filter(is_open) {
+        for place in places_in(open) {
             // SAFETY: by the contract.
             unsafe { places.add(place).write_volatile(0) };
         }
         flush();
-        for place in (0..PLACES).filter(is_open) {
+        for place in places_in(open) {
             self.users[place].fetch_sub(1, Ordering::Release);
         }
         if self
@@ -259,6 +258,16 @@ impl Windows {
             self.free_closed();
         }
     }
+}
+
+/// Returns the places whose bits are set.
+fn places_in(bits: [u64; PLACES / 64]) -> impl Iterator<Item = usize> {
+    let words = bits.into_iter().enumerate();
+    words.flat_map(|(word, bits)| {
+        let left = core::iter::successors(Some(bits), |bits| Some(bits & bits.wrapping_sub(1)));
+        let left = left.take_while(|&bits| bits != 0);
+        left.map(move |bits| word * 64 + bits.trailing_zeros() as usize)
+    })
 }
 
 /// Makes tables that have `pieces` one after the other, from address zero on, which lie in `frames`.
@@ -474,6 +483,17 @@ mod tests {
         }
         assert!(!all.taken.lock().contains(&true));
         assert!(all.closed.lock().is_empty());
+    }
+
+    #[test]
+    fn each_bit_is_a_place() {
+        let places = [0, 1, 63, 64, 200, 255];
+        let mut bits = [0; PLACES / 64];
+        for place in places {
+            bits[place / 64] |= 1 << (place % 64);
+        }
+        assert_eq!(places_in(bits).collect::<Vec<_>>(), places);
+        assert_eq!(places_in([0; PLACES / 64]).count(), 0);
     }
 
     #[test]
