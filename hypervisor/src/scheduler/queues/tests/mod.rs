@@ -1,8 +1,12 @@
 //! Simulated guests on simulated CPUs: what each gets, and how long it waits.
 
+mod cost;
+mod storm;
+
 use std::vec;
 use std::vec::Vec;
 
+use super::Queues as Policy;
 use super::*;
 
 /// A millisecond of these tests, in ticks.
@@ -77,7 +81,7 @@ impl Simulation {
     /// `cpu` asks what to do now.
     fn ask(&mut self, cpu: u32) {
         loop {
-            let before = self.policy.cpus[cpu as usize].loaded;
+            let before = self.policy.loaded_on(cpu);
             match self.policy.next(cpu, HostTicks(self.now), 0) {
                 Decision::Run { vcpu, until, .. } => {
                     assert!(
@@ -444,7 +448,7 @@ fn a_halted_vcpu_costs_nothing() {
 
 #[test]
 fn pins_to_cpus_that_are_not_there_are_refused() {
-    let mut policy = Policy::new(SETTINGS, 2, HostTicks(0));
+    let policy = Policy::new(SETTINGS, 2, HostTicks(0));
     let error = PinError::NoCpu { cpu: 2, cpus: 2 };
     assert_eq!(policy.add_vm(VmId(0), 100, None, &[Some(2)]), Err(error));
     policy.add_vm(VmId(0), 100, None, &[None]).unwrap();
@@ -483,7 +487,7 @@ fn a_cpu_is_contended_while_a_vcpu_of_another_vm_waits_for_it() {
 
 /// A CPU whose only VCPU sleeps until 10 ms, and a second one, likewise.
 fn sleepers() -> Policy {
-    let mut policy = Policy::new(SETTINGS, 2, HostTicks(0));
+    let policy = Policy::new(SETTINGS, 2, HostTicks(0));
     policy
         .add_vm(VmId(0), 100, None, &[Some(0), Some(1)])
         .unwrap();
@@ -497,7 +501,7 @@ fn sleepers() -> Policy {
 
 #[test]
 fn an_idle_cpu_gets_a_sleeper_ahead_of_its_timer_and_is_told_when_that_is_due() {
-    let mut policy = sleepers();
+    let policy = sleepers();
     let wake_up = Decision::Idle {
         until: HostTicks(10 * MS - 30),
     };
@@ -529,7 +533,7 @@ fn an_idle_cpu_gets_a_sleeper_ahead_of_its_timer_and_is_told_when_that_is_due() 
 
 #[test]
 fn a_cpu_that_has_work_lets_sleepers_sleep_until_their_timers_are_due() {
-    let mut policy = sleepers();
+    let policy = sleepers();
     policy.add_vm(VmId(1), 100, None, &[Some(0)]).unwrap();
     policy.wake(vcpu(1, 0), HostTicks(9 * MS));
     for now in [9 * MS, 10 * MS - 1] {
@@ -549,7 +553,7 @@ fn a_cpu_that_has_work_lets_sleepers_sleep_until_their_timers_are_due() {
 
 #[test]
 fn one_that_comes_early_gives_way_to_whoever_has_something_to_do() {
-    let mut policy = sleepers();
+    let policy = sleepers();
     policy.add_vm(VmId(1), 100, None, &[Some(0)]).unwrap();
     policy.next(0, HostTicks(10 * MS - 30), 30);
     assert_eq!(policy.running_on(0), Some(vcpu(0, 0)));

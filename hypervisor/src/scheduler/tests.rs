@@ -1,0 +1,260 @@
+//! CPUs that are threads, which sleep until they are kicked: a wake-up that is lost is found.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+use std::vec;
+
+use vmx::vmcs::HostState;
+
+use super::*;
+use crate::vcpu::backend::Refused;
+use crate::vcpu::{HostCpu, RunExit};
+use crate::vm::test_vm;
+
+const CPUS: usize = 3;
+const VMS: usize = 3;
+const VCPUS: u32 = 2;
+const ROUNDS: u64 = 150;
+
+/// A CPU's interrupt line.
+struct Line {
+    raised: Mutex<bool>,
+    changed: Condvar,
+}
+
+static LINES: [Line; CPUS] = [const {
+    Line {
+        raised: Mutex::new(false),
+        changed: Condvar::new(),
+    }
+}; CPUS];
+
+fn raise(cpu: u32) {
+    let line = &LINES[cpu as usize];
+    *line.raised.lock().unwrap() = true;
+    line.changed.notify_all();
+}
+
+/// Sleeps until the line is raised, as often as not with nothing in between.
+fn wait(cpu: usize) {
+    let line = &LINES[cpu];
+    let mut raised = line.raised.lock().unwrap();
+    while !*raised {
+        raised = line.changed.wait(raised).unwrap();
+    }
+    *raised = false;
+}
+
+/// What is asked of a VCPU, and what it has seen.
+#[derive(Default)]
+struct Mailbox {
+    sent: AtomicU64,
+    seen: AtomicU64,
+    is_loaded: AtomicBool,
+}
+
+/// A VCPU that looks at its mailbox when it is told to, and halts.
+struct Reader {
+    vm: Arc<Vm>,
+    index: u32,
+    cpu: Option<u32>,
+    mailbox: Arc<Mailbox>,
+    looks: u64,
+}
+
+impl Runnable for Reader {
+    unsafe fn load(&mut self, cpu: &HostCpu) -> Result<(), Refused> {
+        assert!(
+            !self.mailbox.is_loaded.swap(true, SeqCst),
+            "it is on two CPUs"
+        );
+        self.cpu = Some(cpu.index);
+        Ok(())
+    }
+
+    fn unload(&mut self) -> Result<(), Refused> {
+        self.cpu = None;
+        assert!(self.mailbox.is_loaded.swap(false, SeqCst), "it is on none");
+        Ok(())
+    }
+
+    fn run(&mut self, _: HostTicks) -> RunExit {
+        let requests = self.vm.requests(self.index);
+        requests.set_running_on(self.cpu);
+        self.looks = self.looks * 5 % 7 + 1;
+        let mut exit = RunExit::Halted;
+        for _ in 0..self.looks {
+            let taken = requests.take();
+            if taken.contains(Requests::EVENT) {
+                let sent = self.mailbox.sent.load(SeqCst);
+                self.mailbox.seen.store(sent, SeqCst);
+            }
+            if taken.contains(Requests::YIELD) {
+                exit = RunExit::Yielded;
+                break;
+            }
+            thread::yield_now();
+        }
+        requests.set_running_on(None);
+        exit
+    }
+
+    fn deadline(&self) -> HostTicks {
+        HostTicks(u64::MAX)
+    }
+
+    fn dump(&self) -> alloc::string::String {
+        alloc::string::String::new()
+    }
+}
+
+/// The loop of [`crate::cpu_loop`], until `stop`.
+fn run_cpu(index: u32, scheduler: &Scheduler, stop: &AtomicBool) {
+    let tables = HostCpu {
+        index,
+        host: HostState {
+            cs: 0,
+            data: 0,
+            tr: 0,
+            gs_base: 0,
+            tss_base: 0,
+            gdt_base: 0,
+            idt_base: 0,
+        },
+    };
+    let mut loaded: Option<(VcpuId, Arc<VcpuCell>)> = None;
+    let release = |loaded: &mut Option<(VcpuId, Arc<VcpuCell>)>| {
+        if let Some((id, cell)) = loaded.take() {
+            cell.vcpu.lock().unload().unwrap();
+            drop(cell);
+            scheduler.released(index, id);
+        }
+    };
+    while !stop.load(SeqCst) {
+        match scheduler.next(index, host_now(), 0) {
+            Decision::Idle { until } => {
+                assert_eq!(until, HostTicks(u64::MAX), "no timer may help");
+                wait(index as usize);
+            }
+            Decision::Release(id) => {
+                release(&mut loaded);
+                scheduler.released(index, id);
+            }
+            Decision::Run { vcpu: id, .. } => {
+                if loaded.as_ref().is_none_or(|(other, _)| *other != id) {
+                    release(&mut loaded);
+                    let cell = scheduler.cell(id).unwrap();
+                    // SAFETY: a reader is on no processor.
+                    unsafe { cell.vcpu.lock().load(&tables) }.unwrap();
+                    loaded = Some((id, cell));
+                }
+                let cell = loaded.as_ref().unwrap().1.clone();
+                let exit = cell.vcpu.lock().run(HostTicks(u64::MAX));
+                if matches!(exit, RunExit::Halted) {
+                    scheduler.block(index, &cell, HostTicks(u64::MAX));
+                }
+            }
+        }
+    }
+    release(&mut loaded);
+}
+
+/// Waits until all that was sent has been seen.
+fn wait_for_all(mailboxes: &[Vec<Arc<Mailbox>>], round: u64) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    for (vm, mailboxes) in mailboxes.iter().enumerate() {
+        for (index, mailbox) in mailboxes.iter().enumerate() {
+            while mailbox.seen.load(SeqCst) != mailbox.sent.load(SeqCst) {
+                assert!(
+                    Instant::now() < deadline,
+                    "round {round}: VCPU {index} of VM {vm} sleeps for ever"
+                );
+                thread::yield_now();
+            }
+        }
+    }
+}
+
+#[test]
+fn no_wake_up_is_lost_while_vcpus_block_and_are_moved_and_paused() {
+    let settings = Settings::for_tsc(test_vm::TSC);
+    let scheduler = Arc::new(Scheduler::new(settings, CPUS as u32, raise, raise));
+    let mut mailboxes = vec![];
+    let mut vms = vec![];
+    for id in (0..VMS).map(VmId) {
+        let vm = test_vm::vm(
+            id,
+            "readers",
+            VCPUS,
+            test_vm::ram(2 << 20),
+            scheduler.clone(),
+            Box::new(test_vm::Written::default()),
+        );
+        let own: Vec<_> = (0..VCPUS).map(|_| Arc::<Mailbox>::default()).collect();
+        let vcpus = (0..).zip(&own).map(|(index, mailbox)| {
+            Box::new(Reader {
+                vm: vm.clone(),
+                index,
+                cpu: None,
+                mailbox: mailbox.clone(),
+                looks: u64::from(index),
+            }) as Box<dyn Runnable>
+        });
+        let pins = [None; VCPUS as usize];
+        scheduler
+            .add_vm(&vm, vcpus.collect(), 100, None, &pins)
+            .unwrap();
+        mailboxes.push(own);
+        vms.push(vm);
+    }
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for cpu in 0..CPUS as u32 {
+            let (scheduler, stop) = (&*scheduler, &stop);
+            scope.spawn(move || run_cpu(cpu, scheduler, stop));
+        }
+        // Whatever comes of it, the CPUs come to an end.
+        let rounds = scope.spawn(|| {
+            for round in 0..ROUNDS {
+                thread::scope(|scope| {
+                    for sender in 0..2 {
+                        let (vms, mailboxes) = (&vms, &mailboxes);
+                        scope.spawn(move || {
+                            for count in 0..20 {
+                                let number = (round * 7 + count * 5 + sender * 3) as usize;
+                                let (vm, index) = (number % VMS, number / VMS % VCPUS as usize);
+                                mailboxes[vm][index].sent.fetch_add(1, SeqCst);
+                                vms[vm].request(index as u32, Requests::EVENT);
+                            }
+                        });
+                    }
+                    let vm = VmId(round as usize % VMS);
+                    let index = (round / 3 % u64::from(VCPUS)) as u32;
+                    for cpu in [Some(round as u32 % CPUS as u32), Some(0), None] {
+                        scheduler.pin(VcpuId { vm, index }, cpu).unwrap();
+                        thread::yield_now();
+                    }
+                    scheduler.set_paused(vm, true);
+                    thread::yield_now();
+                    scheduler.set_paused(vm, false);
+                });
+                wait_for_all(&mailboxes, round);
+            }
+        });
+        let outcome = rounds.join();
+        stop.store(true, SeqCst);
+        for cpu in 0..CPUS as u32 {
+            raise(cpu);
+        }
+        if let Err(panic) = outcome {
+            std::panic::resume_unwind(panic);
+        }
+    });
+    for id in (0..VMS).map(VmId) {
+        scheduler.stop_vm(id);
+        assert!(scheduler.is_quiescent(id), "the CPUs have let go of all");
+        scheduler.remove_vm(id);
+    }
+}
