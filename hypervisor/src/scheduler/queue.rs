@@ -60,6 +60,13 @@ pub(super) struct VcpuEntry {
     pub(super) received: u64,
 }
 
+impl VcpuEntry {
+    /// Returns whether a CPU runs it or has its state, so that it cannot be moved.
+    pub(super) const fn is_held(&self) -> bool {
+        self.loaded || matches!(self.state, RunState::Running)
+    }
+}
+
 /// A VCPU, and where it is.
 #[derive(Debug)]
 pub(super) struct VcpuSlot {

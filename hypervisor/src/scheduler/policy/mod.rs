@@ -252,16 +252,21 @@ impl CpuQueue {
         self.account(now);
         self.renew_budgets(now);
         self.wake_due(now);
-        if let Some(loaded) = self.loaded
-            && self.must_release(loaded)
+        if let Some(held) = self.loaded.or(self.running)
+            && self.must_release(held)
         {
             self.put_back();
-            return Some(Decision::Release(loaded));
+            return Some(Decision::Release(held));
         }
         if let Some(running) = self.running {
             let ran = now.since(self.slice_start);
             let replaced = self.preempt && ran >= self.settings.granularity;
             if ran < self.settings.slice && !replaced && self.may_run(running.vm, now) {
+                if self.loaded != Some(running) {
+                    // It was taken out for a moment, as the CPU had something else to do.
+                    self.loaded = Some(running);
+                    self.with_entry(running, |entry| entry.loaded = true);
+                }
                 return Some(self.run(running, now, HostTicks::ZERO));
             }
             self.put_back();
@@ -363,13 +368,13 @@ impl CpuQueue {
         Some(running)
     }
 
-    /// Returns whether the VCPU whose state is in the processor has to leave it.
-    fn must_release(&self, loaded: VcpuId) -> bool {
+    /// Returns whether a VCPU that runs here, or whose state is in the processor, has to leave it.
+    fn must_release(&self, held: VcpuId) -> bool {
         let pinned_elsewhere =
             |entry: &mut VcpuEntry| entry.pin.is_some_and(|pin| pin as usize != self.cpu);
-        self.vm(loaded.vm)
+        self.vm(held.vm)
             .is_none_or(|vm| vm.shares.stopping.load(SeqCst))
-            || self.with_entry(loaded, pinned_elsewhere).unwrap_or(true)
+            || self.with_entry(held, pinned_elsewhere).unwrap_or(true)
     }
 
     fn vm(&self, id: VmId) -> Option<&VmQueue> {

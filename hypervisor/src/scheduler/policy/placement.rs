@@ -7,20 +7,16 @@ impl CpuQueue {
     /// Returns whether a VCPU, whose home this is, may go to another CPU: it runs nowhere, is in no
     /// processor, and is not pinned.
     pub(in crate::scheduler) fn can_leave(&self, target: VcpuId) -> bool {
-        self.with_entry(target, |entry| entry.pin.is_none() && !entry.loaded)
+        self.with_entry(target, |entry| entry.pin.is_none() && !entry.is_held())
             .unwrap_or(false)
     }
 
-    /// Tells that the state of a VCPU is out of this processor. Returns whether it goes elsewhere now,
-    /// as it is pinned there; `None` if it was not in.
+    /// Tells that the state of a VCPU is out of this processor: one that is to run on goes in again.
+    /// Returns where it goes now, if it is pinned elsewhere.
     pub(in crate::scheduler) fn unload(&mut self, target: VcpuId) -> Option<u32> {
         let pin = self.with_entry(target, |entry| {
-            debug_assert!(
-                !matches!(entry.state, RunState::Running),
-                "{target:?} runs and has been taken out"
-            );
             entry.loaded = false;
-            entry.pin
+            entry.pin.filter(|_| !entry.is_held())
         });
         self.requeue(target);
         pin.flatten().filter(|pin| *pin as usize != self.cpu)
@@ -37,7 +33,7 @@ impl CpuQueue {
     pub(in crate::scheduler) fn give(&mut self, target: VcpuId, other: &mut Self) {
         let index = target.index as usize;
         let state = self.with_entry(target, |entry| {
-            debug_assert!(!entry.loaded, "{target:?} is in a processor");
+            debug_assert!(!entry.is_held(), "a CPU has {target:?}");
             entry.state
         });
         let (Some(state), true) = (state, other.vm(target.vm).is_some()) else {

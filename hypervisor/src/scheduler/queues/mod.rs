@@ -250,10 +250,8 @@ impl Queues {
     #[must_use]
     pub(crate) fn is_quiescent(&self, id: VmId) -> bool {
         self.vms.get(id).is_none_or(|shares| {
-            shares.vcpus.iter().all(|vcpu| {
-                let entry = vcpu.entry.lock();
-                !entry.loaded && !matches!(entry.state, RunState::Running)
-            })
+            let is_held = |vcpu: &VcpuSlot| vcpu.entry.lock().is_held();
+            !shares.vcpus.iter().any(is_held)
         })
     }
 
@@ -360,7 +358,7 @@ impl Queues {
             let (mut queue, mut other) = self.lock_two(from, to);
             let goes = |queue: &CpuQueue| {
                 let entry = vcpu.entry.lock();
-                queue.has(&shares) && !entry.loaded && entry.pin == Some(pin)
+                queue.has(&shares) && !entry.is_held() && entry.pin == Some(pin)
             };
             if vcpu.home() == from && other.has(&shares) && goes(&queue) {
                 queue.give(target, &mut other);
@@ -477,8 +475,8 @@ impl Queues {
             if let Some(mut other) = other {
                 kicks.insert(home);
                 kicks.insert(to);
-                let is_loaded = vcpu.entry.lock().loaded;
-                if !is_loaded && other.has(&shares) {
+                let is_held = vcpu.entry.lock().is_held();
+                if !is_held && other.has(&shares) {
                     queue.give(target, &mut other);
                 }
             }
