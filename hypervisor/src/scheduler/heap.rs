@@ -36,10 +36,6 @@ impl<K: Copy + Ord> IndexedHeap<K> {
         }
     }
 
-    pub(super) const fn len(&self) -> usize {
-        self.elements.len()
-    }
-
     pub(super) const fn is_empty(&self) -> bool {
         self.elements.is_empty()
     }
@@ -180,7 +176,7 @@ mod tests {
                 if heap.first().is_some_and(|(_, first)| first == number) {
                     prop_assert_eq!(heap.first_but(number), second.map(|(&number, _)| number));
                 }
-                prop_assert_eq!(heap.len(), model.len());
+                prop_assert_eq!(heap.is_empty(), model.is_empty());
                 prop_assert_eq!(heap.contains(number), model.contains_key(&number));
             }
             prop_assert_eq!(heap.elements.capacity(), capacity, "it has not allocated");

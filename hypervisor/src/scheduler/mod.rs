@@ -216,7 +216,10 @@ impl Waker for Scheduler {
     }
 
     fn wake(&self, vcpu: VcpuId) {
-        self.kick_all(self.queues.wake(vcpu, host_now()));
+        let kicks = self.queues.wake(vcpu, host_now());
+        if !kicks.is_empty() {
+            self.kick_all(kicks);
+        }
     }
 }
 
