@@ -242,6 +242,14 @@ fn no_wake_up_is_lost_while_vcpus_block_and_are_moved_and_paused() {
                 });
                 wait_for_all(&mailboxes, round);
             }
+            let deadline = Instant::now() + Duration::from_secs(60);
+            for id in (0..VMS).map(VmId) {
+                scheduler.stop_vm(id);
+                while !scheduler.is_quiescent(id) {
+                    assert!(Instant::now() < deadline, "a CPU keeps a VCPU of {id:?}");
+                    thread::yield_now();
+                }
+            }
         });
         let outcome = rounds.join();
         stop.store(true, SeqCst);
@@ -253,8 +261,6 @@ fn no_wake_up_is_lost_while_vcpus_block_and_are_moved_and_paused() {
         }
     });
     for id in (0..VMS).map(VmId) {
-        scheduler.stop_vm(id);
-        assert!(scheduler.is_quiescent(id), "the CPUs have let go of all");
         scheduler.remove_vm(id);
     }
 }
