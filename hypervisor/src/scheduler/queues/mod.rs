@@ -10,7 +10,7 @@
 //! Where a VCPU is, is known only to who has the lock of its home: it is looked up without, and
 //! looked at again with the lock.
 //!
-//! # Nobody waits where a CPU is idle
+//! # Nobody who is woken waits where a CPU is idle
 //! CPUs say without locks that they are idle, or have something to give ([`hints`]). Who becomes idle says so and then
 //! looks for somebody who gives; who wakes a VCPU on a busy CPU says that this one gives and then looks
 //! for an idle one, and kicks it. One of the two sees the other.
