@@ -44,12 +44,13 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use devices::time::HostTicks;
+
 use crate::ids::{VcpuId, VmId};
 use crate::machine::host_time::host_now;
 use crate::vm::Vm;
 use crate::vm::host::Waker;
 use crate::vm::requests::Requests;
-use devices::time::HostTicks;
 use queue::CpuSet;
 use queues::Queues;
 use table::Table;

@@ -80,7 +80,7 @@ impl VmQueue {
     }
 }
 
-/// What one CPU has to run, and what it runs.
+/// The VCPUs that one CPU has to run, and the one that it runs.
 #[derive(Debug)]
 pub(crate) struct CpuQueue {
     settings: Settings,
