@@ -2,14 +2,14 @@
 #![forbid(unsafe_code)]
 
 use alloc::boxed::Box;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 
 use devices::time::HostTicks;
-use spin::Mutex;
 
 use super::latency::Latency;
 use super::policy::Budget;
 use crate::ids::VmId;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 
 /// A set of CPUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -3,9 +3,10 @@
 
 use alloc::boxed::Box;
 
-use spin::{Mutex, Once};
+use spin::Once;
 
 use crate::ids::VmId;
+use crate::sync::Mutex;
 
 /// The places of the VMs from 2^n - 1 to 2^(n+1) - 2, in the nth part.
 type Part<T> = Box<[Mutex<Option<T>>]>;

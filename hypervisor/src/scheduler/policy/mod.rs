@@ -402,6 +402,46 @@ impl CpuQueue {
         place(&mut self.timers, id, due);
     }
 
+    /// Checks that the VCPUs of a VM whose home this is are here as their states say, and no others.
+    ///
+    /// # Panics
+    /// If that is not so.
+    #[cfg(test)]
+    pub(super) fn assert_consistent(&self, shares: &VmShares) {
+        let Some(vm) = self.vm(shares.id) else { return };
+        let (mut members, mut busy) = (0, 0);
+        for (index, vcpu) in shares.vcpus.iter().enumerate() {
+            let entry = vcpu.entry.lock().clone();
+            let is_home = vcpu.home() == self.cpu;
+            let is_in_reach = entry.pin.is_none_or(|pin| pin as usize == self.cpu);
+            let (runs, waits, has_timer) = match entry.state {
+                _ if !is_home => (false, false, false),
+                RunState::Running => (true, false, false),
+                RunState::Waiting => (false, is_in_reach, false),
+                RunState::Blocked { wake_at } => (false, false, wake_at.0 != u64::MAX),
+            };
+            let target = VcpuId {
+                vm: shares.id,
+                index: index as u32,
+            };
+            let place = (
+                self.running == Some(target),
+                u32::from(vm.fixed.contains(index)) + u32::from(vm.free.contains(index)),
+                vm.timers.contains(index),
+            );
+            let cpu = self.cpu;
+            let should_be = (runs, u32::from(waits), has_timer);
+            assert_eq!(place, should_be, "{target:?} on CPU {cpu}: {entry:?}");
+            if is_home {
+                members += 1;
+                busy += u32::from(!matches!(entry.state, RunState::Blocked { .. }));
+            } else {
+                assert_ne!(self.loaded, Some(target), "it is not at home in CPU {cpu}");
+            }
+        }
+        assert_eq!((vm.members, vm.busy), (members, busy), "{:?}", shares.id);
+    }
+
     /// Looks at a VCPU, or changes it, if its VM is here.
     pub(super) fn with_entry<R>(
         &self,

@@ -1,8 +1,7 @@
 //! What CPUs tell each other without locks: who has nothing to run, and who has something to give.
 
-use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
-
 use super::super::steps;
+use crate::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 /// A set of CPUs that each CPU puts itself into and takes itself out of, with its queue locked.
 #[derive(Debug)]

@@ -21,13 +21,8 @@ mod hints;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::ops::{Deref, DerefMut};
-use core::sync::atomic::{
-    AtomicBool, AtomicU32, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
-    Ordering::SeqCst,
-};
 
 use devices::time::HostTicks;
-use spin::{Mutex, MutexGuard};
 
 use super::latency::Latency;
 use super::policy::{Budget, CpuQueue, Decision, Periods, PinError, Settings};
@@ -35,6 +30,11 @@ use super::queue::{CpuSet, RunState, VcpuSlot, VmShares};
 use super::steps;
 use super::table::Table;
 use crate::ids::{VcpuId, VmId};
+use crate::sync::atomic::{
+    AtomicBool, AtomicU32, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+    Ordering::SeqCst,
+};
+use crate::sync::{Mutex, MutexGuard};
 use hints::SharedSet;
 
 /// A CPU: its queue, and what others see of it without the lock. In cache lines of its own.
@@ -514,6 +514,21 @@ impl Queues {
     #[cfg(test)]
     fn running_on(&self, cpu: u32) -> Option<VcpuId> {
         self.look_at_running(cpu, |running| running)
+    }
+
+    /// Checks, with all queues locked, that each VCPU is in the queue of its home as its state says, and in
+    /// no other.
+    ///
+    /// # Panics
+    /// If one is not.
+    #[cfg(test)]
+    pub(super) fn assert_consistent(&self) {
+        let queues: Box<[_]> = (0..self.cpus.len()).map(|cpu| self.lock(cpu)).collect();
+        for shares in (0..).map_while(|id| self.vms.get(VmId(id))) {
+            for queue in &queues {
+                queue.assert_consistent(&shares);
+            }
+        }
     }
 
     /// Returns the VCPU whose state is in `cpu`.

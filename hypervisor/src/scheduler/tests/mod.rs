@@ -1,22 +1,42 @@
 //! CPUs that are threads, which sleep until they are kicked: a wake-up that is lost is found.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+#[cfg(feature = "model")]
+mod model;
+
+#[cfg(not(feature = "model"))]
 use std::sync::{Condvar, Mutex};
+#[cfg(not(feature = "model"))]
 use std::thread;
 use std::time::{Duration, Instant};
 use std::vec;
 
+#[cfg(feature = "model")]
+use shuttle::sync::{Condvar, Mutex};
+#[cfg(feature = "model")]
+use shuttle::thread;
 use vmx::vmcs::HostState;
 
 use super::*;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use crate::vcpu::backend::Refused;
 use crate::vcpu::{HostCpu, RunExit};
 use crate::vm::test_vm;
 
-const CPUS: usize = 3;
-const VMS: usize = 3;
-const VCPUS: u32 = 2;
-const ROUNDS: u64 = 150;
+/// How much there is of everything.
+#[derive(Clone, Copy)]
+struct Size {
+    cpus: u32,
+    vms: usize,
+    vcpus: u32,
+    rounds: u64,
+    senders: u64,
+    /// The messages of each sender in a round.
+    messages: u64,
+    /// Whether VCPUs are pinned in each round.
+    pins: bool,
+    /// Whether a VM is paused in each round.
+    pauses: bool,
+}
 
 /// A CPU's interrupt line.
 struct Line {
@@ -24,22 +44,31 @@ struct Line {
     changed: Condvar,
 }
 
-static LINES: [Line; CPUS] = [const {
-    Line {
-        raised: Mutex::new(false),
-        changed: Condvar::new(),
+impl Default for Line {
+    fn default() -> Self {
+        Self {
+            raised: Mutex::new(false),
+            changed: Condvar::new(),
+        }
     }
-}; CPUS];
+}
+
+/// The lines of the CPUs that there are now.
+static LINES: spin::Mutex<Vec<Arc<Line>>> = spin::Mutex::new(Vec::new());
+
+fn line(cpu: u32) -> Arc<Line> {
+    LINES.lock()[cpu as usize].clone()
+}
 
 fn raise(cpu: u32) {
-    let line = &LINES[cpu as usize];
+    let line = line(cpu);
     *line.raised.lock().unwrap() = true;
     line.changed.notify_all();
 }
 
 /// Sleeps until the line is raised, as often as not with nothing in between.
-fn wait(cpu: usize) {
-    let line = &LINES[cpu];
+fn wait(cpu: u32) {
+    let line = line(cpu);
     let mut raised = line.raised.lock().unwrap();
     while !*raised {
         raised = line.changed.wait(raised).unwrap();
@@ -136,7 +165,7 @@ fn run_cpu(index: u32, scheduler: &Scheduler, stop: &AtomicBool) {
         match scheduler.next(index, host_now(), 0) {
             Decision::Idle { until } => {
                 assert_eq!(until, HostTicks(u64::MAX), "no timer may help");
-                wait(index as usize);
+                wait(index);
             }
             Decision::Release(id) => {
                 release(&mut loaded);
@@ -177,22 +206,23 @@ fn wait_for_all(mailboxes: &[Vec<Arc<Mailbox>>], round: u64) {
     }
 }
 
-#[test]
-fn no_wake_up_is_lost_while_vcpus_block_and_are_moved_and_paused() {
+/// Sends messages to VCPUs, which look at them and sleep again on CPUs that sleep until they are kicked.
+fn messages_are_sent(size: Size) {
+    *LINES.lock() = (0..size.cpus).map(|_| Arc::default()).collect();
     let settings = Settings::for_tsc(test_vm::TSC);
-    let scheduler = Arc::new(Scheduler::new(settings, CPUS as u32, raise, raise));
+    let scheduler = Arc::new(Scheduler::new(settings, size.cpus, raise, raise));
     let mut mailboxes = vec![];
     let mut vms = vec![];
-    for id in (0..VMS).map(VmId) {
+    for id in (0..size.vms).map(VmId) {
         let vm = test_vm::vm(
             id,
             "readers",
-            VCPUS,
-            test_vm::ram(2 << 20),
+            size.vcpus,
+            test_vm::ram(64 << 10),
             scheduler.clone(),
             Box::new(test_vm::Written::default()),
         );
-        let own: Vec<_> = (0..VCPUS).map(|_| Arc::<Mailbox>::default()).collect();
+        let own: Vec<_> = (0..size.vcpus).map(|_| Arc::<Mailbox>::default()).collect();
         let vcpus = (0..).zip(&own).map(|(index, mailbox)| {
             Box::new(Reader {
                 vm: vm.clone(),
@@ -202,7 +232,7 @@ fn no_wake_up_is_lost_while_vcpus_block_and_are_moved_and_paused() {
                 looks: u64::from(index),
             }) as Box<dyn Runnable>
         });
-        let pins = [None; VCPUS as usize];
+        let pins = vec![None; size.vcpus as usize];
         scheduler
             .add_vm(&vm, vcpus.collect(), 100, None, &pins)
             .unwrap();
@@ -211,39 +241,19 @@ fn no_wake_up_is_lost_while_vcpus_block_and_are_moved_and_paused() {
     }
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        for cpu in 0..CPUS as u32 {
+        for cpu in 0..size.cpus {
             let (scheduler, stop) = (&*scheduler, &stop);
             scope.spawn(move || run_cpu(cpu, scheduler, stop));
         }
         // Whatever comes of it, the CPUs come to an end.
         let rounds = scope.spawn(|| {
-            for round in 0..ROUNDS {
-                thread::scope(|scope| {
-                    for sender in 0..2 {
-                        let (vms, mailboxes) = (&vms, &mailboxes);
-                        scope.spawn(move || {
-                            for count in 0..20 {
-                                let number = (round * 7 + count * 5 + sender * 3) as usize;
-                                let (vm, index) = (number % VMS, number / VMS % VCPUS as usize);
-                                mailboxes[vm][index].sent.fetch_add(1, SeqCst);
-                                vms[vm].request(index as u32, Requests::EVENT);
-                            }
-                        });
-                    }
-                    let vm = VmId(round as usize % VMS);
-                    let index = (round / 3 % u64::from(VCPUS)) as u32;
-                    for cpu in [Some(round as u32 % CPUS as u32), Some(0), None] {
-                        scheduler.pin(VcpuId { vm, index }, cpu).unwrap();
-                        thread::yield_now();
-                    }
-                    scheduler.set_paused(vm, true);
-                    thread::yield_now();
-                    scheduler.set_paused(vm, false);
-                });
+            for round in 0..size.rounds {
+                run_round(size, round, &scheduler, &vms, &mailboxes);
                 wait_for_all(&mailboxes, round);
+                scheduler.queues.assert_consistent();
             }
             let deadline = Instant::now() + Duration::from_secs(60);
-            for id in (0..VMS).map(VmId) {
+            for id in (0..size.vms).map(VmId) {
                 scheduler.stop_vm(id);
                 while !scheduler.is_quiescent(id) {
                     assert!(Instant::now() < deadline, "a CPU keeps a VCPU of {id:?}");
@@ -253,14 +263,65 @@ fn no_wake_up_is_lost_while_vcpus_block_and_are_moved_and_paused() {
         });
         let outcome = rounds.join();
         stop.store(true, SeqCst);
-        for cpu in 0..CPUS as u32 {
+        for cpu in 0..size.cpus {
             raise(cpu);
         }
         if let Err(panic) = outcome {
             std::panic::resume_unwind(panic);
         }
     });
-    for id in (0..VMS).map(VmId) {
+    for id in (0..size.vms).map(VmId) {
         scheduler.remove_vm(id);
     }
+}
+
+/// Sends the messages of a round, while VCPUs are pinned and a VM is paused.
+fn run_round(
+    size: Size,
+    round: u64,
+    scheduler: &Scheduler,
+    vms: &[Arc<Vm>],
+    mailboxes: &[Vec<Arc<Mailbox>>],
+) {
+    thread::scope(|scope| {
+        for sender in 0..size.senders {
+            scope.spawn(move || {
+                for count in 0..size.messages {
+                    let number = (round * 7 + count * 5 + sender * 3) as usize;
+                    let (vm, index) = (number % size.vms, number / size.vms % size.vcpus as usize);
+                    mailboxes[vm][index].sent.fetch_add(1, SeqCst);
+                    vms[vm].request(index as u32, Requests::EVENT);
+                }
+            });
+        }
+        let vm = VmId(round as usize % size.vms);
+        if size.pins {
+            let index = (round / 3 % u64::from(size.vcpus)) as u32;
+            for cpu in [Some(round as u32 % size.cpus), Some(0), None] {
+                scheduler.pin(VcpuId { vm, index }, cpu).unwrap();
+                thread::yield_now();
+            }
+        }
+        if size.pauses {
+            scheduler.set_paused(vm, true);
+            thread::yield_now();
+            scheduler.set_paused(vm, false);
+        }
+        // While all that goes on.
+        scheduler.queues.assert_consistent();
+    });
+}
+
+#[test]
+fn no_wake_up_is_lost_while_vcpus_block_and_are_moved_and_paused() {
+    messages_are_sent(Size {
+        cpus: 3,
+        vms: 3,
+        vcpus: 2,
+        rounds: 150,
+        senders: 2,
+        messages: 20,
+        pins: true,
+        pauses: true,
+    });
 }
