@@ -18,6 +18,8 @@ pub mod guest_paging;
 mod ids;
 mod machine;
 mod manager;
+#[cfg(all(test, feature = "model"))]
+mod model;
 mod msr;
 mod numbers;
 mod operator;
@@ -27,6 +29,7 @@ mod search;
 mod speculation;
 mod start;
 mod suppression;
+mod sync;
 mod task_switch;
 #[cfg(test)]
 mod test_ram;

@@ -19,14 +19,14 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, Ordering};
-
-use spin::Mutex;
 
 use crate::ids::{VcpuId, VmId};
 use crate::machine::host_time::host_now;
 use crate::scheduler::{CpuUsage, Scheduler};
 use crate::suppression::notice::Notice;
+use crate::sync;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::vcpu::StopReason;
 use crate::vm::Vm;
 use crate::vm_config::VmConfig;
@@ -189,7 +189,7 @@ impl VmManager {
         if let Some(vm) = &life.vm {
             // They have been kicked; whatever they do, they come.
             while vm.is_on_a_cpu() {
-                core::hint::spin_loop();
+                sync::spin_loop();
             }
             vm.stop_clock();
         }

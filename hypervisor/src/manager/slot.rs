@@ -5,10 +5,9 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use spin::Mutex;
-
 use super::restarts::Restarts;
 use super::state::{RequestError, VmState};
+use crate::sync::Mutex;
 use crate::vm::Vm;
 use crate::vm::ram::GuestRam;
 use crate::vm_config::VmConfig;

@@ -5,9 +5,9 @@ use alloc::string::String;
 use alloc::sync::Arc;
 
 use devices::time::HostTicks;
-use spin::Mutex;
 
 use crate::ids::VcpuId;
+use crate::sync::Mutex;
 use crate::vcpu::backend::{GuestCpu, Refused};
 use crate::vcpu::{HostCpu, RunExit, Vcpu};
 use crate::vm::Vm;

@@ -1,11 +1,19 @@
 //! Which VCPU a physical CPU runs, and what it does when there is none.
 //!
-//! [`policy`] decides, on numbers alone. [`Scheduler`] is where the CPUs meet: the policy behind
-//! a lock, the VCPUs, and the interrupts that make a CPU look.
+//! [`policy`] decides for one CPU, on numbers alone. [`queues`] has the CPUs' queues, each behind a lock, and
+//! moves VCPUs between them. [`Scheduler`] is where the CPUs meet: the queues, the VCPUs, and the
+//! interrupts that make a CPU look.
 //!
 //! # Locks
-//! The scheduler's lock is the innermost of all: whoever holds it takes no other and waits for
-//! nobody. It may be taken with a VM's board locked.
+//! The scheduler's locks are the innermost of all: whoever holds one takes no others than here, and waits
+//! for nobody but who holds such a one. They may be taken with a VM's board locked. In their order:
+//!
+//! 1. the queue of a CPU; of two CPUs, in ascending order of their numbers; of no more;
+//! 2. one of these, and no other in it: a VCPU's entry, a VM's budget, a VM's place in a table.
+//!
+//! A decision, a VCPU that blocks, and one that is woken on its own CPU take the lock of that CPU, and no
+//! lock is there for all. Memory is allocated when VMs are added, under a queue's lock too, but never by a
+//! decision.
 //!
 //! # No wake-up is lost
 //! Whoever has something for a VCPU makes a [request](crate::vm::requests) and then looks where
@@ -14,20 +22,29 @@
 //! CPU, blocks, and *then* looks at its requests once more ([`Scheduler::block`]); so either it
 //! sees the request, or the one who made it sees that it runs nowhere and finds it blocked, or
 //! not blocked yet, in which case the VCPU sees the request.
+//!
+//! Whether a VCPU is blocked is changed and looked at with the queue of its home locked, and its home is looked
+//! at again when that is locked, as it may have moved meanwhile.
+//!
+//! A request to leave a CPU is made with that CPU's queue locked, so that the VCPU runs: one made to a VCPU
+//! that has just blocked would be pending without anybody to wake it, and hide those that come later.
 
 mod cell;
+mod heap;
 #[cfg(test)]
 pub(crate) mod idle_vcpu;
 mod latency;
 pub(crate) mod policy;
 mod queue;
+mod queues;
+mod steps;
+mod table;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use devices::time::HostTicks;
-use spin::Mutex;
 
 use crate::ids::{VcpuId, VmId};
 use crate::machine::host_time::host_now;
@@ -35,22 +52,12 @@ use crate::vm::Vm;
 use crate::vm::host::Waker;
 use crate::vm::requests::Requests;
 use queue::CpuSet;
+use queues::Queues;
+use table::Table;
 
 pub(crate) use cell::{Runnable, VcpuCell};
 pub(crate) use latency::Latency;
-pub(crate) use policy::{Decision, PinError, Policy, Settings};
-
-struct Queues {
-    policy: Policy,
-    /// The cells of all VCPUs, by VM and index.
-    cells: Vec<Vec<Arc<VcpuCell>>>,
-}
-
-impl Queues {
-    fn cell(&self, target: VcpuId) -> Option<&Arc<VcpuCell>> {
-        self.cells.get(target.vm.0)?.get(target.index as usize)
-    }
-}
+pub(crate) use policy::{Decision, PinError, Settings};
 
 /// The part of the machine that a VCPU has had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +74,9 @@ pub(crate) struct CpuUsage {
 
 /// The VCPUs that run on this machine. See the [module documentation](self).
 pub(crate) struct Scheduler {
-    queues: Mutex<Queues>,
+    queues: Queues,
+    /// The cells of each VM's VCPUs, by their numbers.
+    cells: Table<Vec<Arc<VcpuCell>>>,
     kick: fn(u32),
     insist: fn(u32),
 }
@@ -78,10 +87,8 @@ impl Scheduler {
     #[must_use]
     pub(crate) fn new(settings: Settings, cpus: u32, kick: fn(u32), insist: fn(u32)) -> Self {
         Self {
-            queues: Mutex::new(Queues {
-                policy: Policy::new(settings, cpus, host_now()),
-                cells: Vec::new(),
-            }),
+            queues: Queues::new(settings, cpus, host_now()),
+            cells: Table::default(),
             kick,
             insist,
         }
@@ -106,14 +113,8 @@ impl Scheduler {
             .map(|(index, vcpu)| Arc::new(VcpuCell::new(vm.clone(), index, vcpu)))
             .collect();
         let count = cells.len() as u32;
-        {
-            let mut queues = self.queues.lock();
-            queues.policy.add_vm(id, weight, cap, pins)?;
-            if queues.cells.len() <= id.0 {
-                queues.cells.resize_with(id.0 + 1, Vec::new);
-            }
-            queues.cells[id.0] = cells;
-        }
+        self.queues.add_vm(id, weight, cap, pins)?;
+        self.cells.replace(id, Some(cells));
         for index in 0..count {
             self.wake(VcpuId { vm: id, index });
         }
@@ -122,34 +123,25 @@ impl Scheduler {
 
     /// Stops a VM's VCPUs: soon the VM is quiescent.
     pub(crate) fn stop_vm(&self, id: VmId) {
-        let mut queues = self.queues.lock();
-        let kicks = queues.policy.stop_vm(id);
-        self.kick_all(&queues, kicks);
+        self.kick_all(self.queues.stop_vm(id));
     }
 
     /// Returns whether no CPU has anything of the VM any more.
     #[must_use]
     pub(crate) fn is_quiescent(&self, id: VmId) -> bool {
-        self.queues.lock().policy.is_quiescent(id)
+        self.queues.is_quiescent(id)
     }
 
     /// Forgets the VCPUs of a VM, which is quiescent.
     pub(crate) fn remove_vm(&self, id: VmId) {
-        let cells = {
-            let mut queues = self.queues.lock();
-            debug_assert!(queues.policy.is_quiescent(id));
-            queues.policy.remove_vm(id);
-            queues.cells.get_mut(id.0).map(core::mem::take)
-        };
+        self.queues.remove_vm(id);
         // Outside the lock: the last one takes the VM along.
-        drop(cells);
+        drop(self.cells.replace(id, None));
     }
 
     /// Pauses a VM or lets it go on.
     pub(crate) fn set_paused(&self, id: VmId, paused: bool) {
-        let mut queues = self.queues.lock();
-        let kicks = queues.policy.set_paused(id, paused);
-        self.kick_all(&queues, kicks);
+        self.kick_all(self.queues.set_paused(id, paused));
     }
 
     /// Pins a VCPU to a CPU, or with `None` lets it go anywhere.
@@ -157,27 +149,27 @@ impl Scheduler {
     /// # Errors
     /// If there is no such VCPU or CPU; then nothing changes.
     pub(crate) fn pin(&self, target: VcpuId, cpu: Option<u32>) -> Result<(), PinError> {
-        let mut queues = self.queues.lock();
-        let kicks = queues.policy.pin(target, cpu)?;
-        self.kick_all(&queues, kicks);
+        self.kick_all(self.queues.pin(target, cpu)?);
         Ok(())
     }
 
-    /// Decides what `cpu` is to do now; see [`Policy::next`].
+    /// Decides what `cpu` is to do now; see [`Queues::next`].
     #[must_use]
     pub(crate) fn next(&self, cpu: u32, now: HostTicks, lead: u64) -> Decision {
-        self.queues.lock().policy.next(cpu, now, lead)
+        self.queues.next(cpu, now, lead)
     }
 
     /// Returns the VCPU that `target` names, unless its VM has been removed.
     #[must_use]
     pub(crate) fn cell(&self, target: VcpuId) -> Option<Arc<VcpuCell>> {
-        self.queues.lock().cell(target).cloned()
+        self.cells
+            .look(target.vm, |cells| cells.get(target.index as usize).cloned())
+            .flatten()
     }
 
     /// Tells that `cell`, which ran on `cpu`, has nothing to do before `wake_at`.
     pub(crate) fn block(&self, cpu: u32, cell: &VcpuCell, wake_at: HostTicks) {
-        self.queues.lock().policy.block(cpu, wake_at, host_now());
+        self.queues.block(cpu, wake_at, host_now());
         if cell.requests().are_pending() {
             self.wake(cell.id());
         }
@@ -185,31 +177,31 @@ impl Scheduler {
 
     /// Tells that the state of a VCPU is out of `cpu`.
     pub(crate) fn released(&self, cpu: u32, target: VcpuId) {
-        let mut queues = self.queues.lock();
-        let kicks = queues.policy.released(cpu, target);
-        self.kick_all(&queues, kicks);
+        self.kick_all(self.queues.released(cpu, target));
     }
 
     /// Returns what a VCPU has had; `None` if it does not run on this machine now.
     #[must_use]
     pub(crate) fn usage(&self, target: VcpuId) -> Option<CpuUsage> {
-        let policy = &self.queues.lock().policy;
-        let (cpu, pinned) = policy.place(target)?;
+        let (cpu, pinned) = self.queues.place(target)?;
         Some(CpuUsage {
             cpu,
             pinned,
-            received: policy.received(target)?,
-            latency: policy.latency(target)?,
+            received: self.queues.received(target)?,
+            latency: self.queues.latency(target)?,
         })
     }
 
     /// Makes CPUs ask for a new decision.
-    fn kick_all(&self, queues: &Queues, cpus: CpuSet) {
+    fn kick_all(&self, cpus: CpuSet) {
         for cpu in cpus.iter() {
-            let running = queues.policy.running_on(cpu);
-            if let Some(cell) = running.and_then(|running| queues.cell(running)) {
-                cell.requests().make(Requests::YIELD);
-            }
+            self.queues.look_at_running(cpu, |running| {
+                self.cells.look(running.vm, |cells| {
+                    if let Some(cell) = cells.get(running.index as usize) {
+                        cell.requests().make(Requests::YIELD);
+                    }
+                })
+            });
             (self.kick)(cpu);
         }
     }
@@ -225,10 +217,12 @@ impl Waker for Scheduler {
     }
 
     fn wake(&self, vcpu: VcpuId) {
-        let mut queues = self.queues.lock();
-        let kicks = queues.policy.wake(vcpu, host_now());
+        let kicks = self.queues.wake(vcpu, host_now());
         if !kicks.is_empty() {
-            self.kick_all(&queues, kicks);
+            self.kick_all(kicks);
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

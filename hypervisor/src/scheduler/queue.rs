@@ -1,11 +1,15 @@
-//! What the policy remembers of a VM and of a VCPU.
+//! What is remembered of a VM and of a VCPU, on whatever CPU it is.
 #![forbid(unsafe_code)]
 
-use alloc::vec::Vec;
+use alloc::boxed::Box;
 
 use devices::time::HostTicks;
 
 use super::latency::Latency;
+use super::policy::Budget;
+use crate::ids::VmId;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 
 /// A set of CPUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,14 +44,13 @@ pub(super) enum RunState {
     Running,
 }
 
+/// A VCPU's own state. Only who has its home locked changes it.
 #[derive(Clone, Debug)]
 pub(super) struct VcpuEntry {
     pub(super) state: RunState,
-    /// The CPU in whose queue it is.
-    pub(super) home: usize,
     pub(super) pin: Option<u32>,
-    /// The CPU that its state is in.
-    pub(super) loaded_on: Option<usize>,
+    /// Whether its state is in the processor of its home.
+    pub(super) loaded: bool,
     /// Virtual time within its VM.
     pub(super) time: u128,
     /// The time at which it was woken, while it waits for the first turn since.
@@ -58,67 +61,83 @@ pub(super) struct VcpuEntry {
 }
 
 impl VcpuEntry {
-    pub(super) fn new(home: usize, pin: Option<u32>) -> Self {
-        Self {
-            state: RunState::Blocked {
-                wake_at: HostTicks(u64::MAX),
-            },
-            home,
-            pin,
-            loaded_on: None,
-            time: 0,
-            woken_at: None,
-            latency: Latency::default(),
-            received: 0,
-        }
+    /// Returns whether a CPU runs it or has its state, so that it cannot be moved.
+    pub(super) const fn is_held(&self) -> bool {
+        self.loaded || matches!(self.state, RunState::Running)
     }
 }
 
-#[derive(Clone, Debug)]
-pub(super) struct VmEntry {
+/// A VCPU, and where it is.
+#[derive(Debug)]
+pub(super) struct VcpuSlot {
+    /// The CPU in whose queue it is. Only who has that one and the next one locked changes it.
+    home: AtomicU32,
+    pub(super) entry: Mutex<VcpuEntry>,
+}
+
+impl VcpuSlot {
+    /// Makes a blocked VCPU whose home is `home`.
+    pub(super) const fn new(home: usize, pin: Option<u32>) -> Self {
+        Self {
+            home: AtomicU32::new(home as u32),
+            entry: Mutex::new(VcpuEntry {
+                state: RunState::Blocked {
+                    wake_at: HostTicks(u64::MAX),
+                },
+                pin,
+                loaded: false,
+                time: 0,
+                woken_at: None,
+                latency: Latency {
+                    max: 0,
+                    total: 0,
+                    count: 0,
+                },
+                received: 0,
+            }),
+        }
+    }
+
+    /// Returns the CPU in whose queue it is, or was just now for who does not have that one locked.
+    pub(super) fn home(&self) -> usize {
+        self.home.load(SeqCst) as usize
+    }
+
+    pub(super) fn set_home(&self, home: usize) {
+        self.home.store(home as u32, SeqCst);
+    }
+}
+
+/// The part of a VM that all CPUs see.
+#[derive(Debug)]
+pub(super) struct VmShares {
+    pub(super) id: VmId,
     pub(super) weight: u32,
-    /// CPU time that it may have in a period.
-    pub(super) budget: Option<u64>,
-    /// CPU time that it has had in this period.
-    pub(super) used: u64,
-    pub(super) paused: bool,
-    pub(super) stopping: bool,
-    /// Virtual time on each CPU.
-    pub(super) time: Vec<u128>,
-    /// The virtual time within the VM up to which its VCPUs have been served on each CPU; never
-    /// goes back.
-    pub(super) floor: Vec<u128>,
-    pub(super) vcpus: Vec<VcpuEntry>,
+    /// The CPU time that it may have, if it has a cap.
+    pub(super) budget: Option<Mutex<Budget>>,
+    /// The number of its VCPUs that run now.
+    pub(super) running: AtomicU32,
+    pub(super) paused: AtomicBool,
+    pub(super) stopping: AtomicBool,
+    pub(super) vcpus: Box<[VcpuSlot]>,
 }
 
-impl VmEntry {
-    pub(super) fn new(weight: u32, budget: Option<u64>, cpus: usize) -> Self {
-        Self {
-            weight,
-            budget,
-            used: 0,
-            paused: false,
-            stopping: false,
-            time: alloc::vec![0; cpus],
-            floor: alloc::vec![0; cpus],
-            vcpus: Vec::new(),
-        }
+impl VmShares {
+    /// Returns whether the operator keeps it from running.
+    pub(super) fn is_off(&self) -> bool {
+        self.stopping.load(SeqCst) || self.paused.load(SeqCst)
     }
 
-    pub(super) fn is_throttled(&self) -> bool {
-        self.budget.is_some_and(|budget| self.used >= budget)
-    }
-
-    /// Returns how many of its VCPUs run now.
-    pub(super) fn running(&self) -> usize {
-        let running = |vcpu: &&VcpuEntry| matches!(vcpu.state, RunState::Running);
-        self.vcpus.iter().filter(running).count()
+    /// Returns whether its budget is used up at `now`.
+    pub(super) fn is_throttled(&self, now: HostTicks) -> bool {
+        let budget = self.budget.as_ref();
+        budget.is_some_and(|budget| budget.lock().is_used_up(now))
     }
 
     /// Lets waits that the operator or the cap has caused not count as latency.
-    pub(super) fn forget_wakes(&mut self) {
-        for vcpu in &mut self.vcpus {
-            vcpu.woken_at = None;
+    pub(super) fn forget_wakes(&self) {
+        for vcpu in &self.vcpus {
+            vcpu.entry.lock().woken_at = None;
         }
     }
 }

@@ -11,6 +11,7 @@ use devices::time::HostTicks;
 
 use super::host::Waker;
 use crate::machine::host_time::host_now;
+use crate::sync;
 
 /// The time after which a VCPU that has not come is called by other means, in host ticks, at first: some
 /// exits. Later it is twice as long each time, as exits may take longer elsewhere.
@@ -39,6 +40,6 @@ impl Patience {
             self.called_at = host_now();
             self.ticks = self.ticks.saturating_mul(2);
         }
-        core::hint::spin_loop();
+        sync::spin_loop();
     }
 }

@@ -4,12 +4,12 @@
 //! does; see [`Vm::request`](super::Vm::request).
 #![forbid(unsafe_code)]
 
-use core::sync::atomic::{
-    AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Release, Ordering::SeqCst,
-};
-
 use bitflags::bitflags;
 use devices::time::HostTicks;
+
+use crate::sync::atomic::{
+    AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Release, Ordering::SeqCst,
+};
 
 bitflags! {
     /// Things for a VCPU to look at before it enters the guest.

@@ -1,6 +1,7 @@
 //! A VM for tests: all that VCPUs share, with RAM from the test's heap and no processor.
 
 use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use std::string::ToString;
 use std::vec;
@@ -11,6 +12,7 @@ use devices::chipset::{Chipset, ChipsetConfig};
 use devices::clock::VirtualClock;
 use devices::lapic::{ApicConfig, LocalApic};
 use devices::time::Hertz;
+use raw_cpuid::CpuIdResult;
 use spin::Mutex;
 use vmx::capabilities::Translation;
 use vmx::ept::{Access, Ept};
@@ -53,6 +55,15 @@ impl SerialOutput for Written {
 /// `size` bytes of RAM.
 pub(crate) fn ram(size: u64) -> GuestRam {
     GuestRam::new(size, vec![Frames::allocate(size, 4096).unwrap()]).unwrap()
+}
+
+/// CPUID as this machine has it. It is executed once for each leaf: where the tests run in a VM, it exits.
+fn host_cpuid(leaf: u32, subleaf: u32) -> CpuIdResult {
+    static KNOWN: Mutex<BTreeMap<(u32, u32), CpuIdResult>> = Mutex::new(BTreeMap::new());
+    let mut known = KNOWN.lock();
+    *known
+        .entry((leaf, subleaf))
+        .or_insert_with(|| cpuid::host(leaf, subleaf))
 }
 
 /// The local APICs of `vcpus` VCPUs, after power-up.
@@ -109,7 +120,7 @@ pub(crate) fn vm_with(
         }
         ept
     };
-    let cpuid = GuestCpuid::new(cpuid::host, vmx, vcpus, TSC);
+    let cpuid = GuestCpuid::new(host_cpuid, vmx, vcpus, TSC);
     let clock = VirtualClock::new(host_now());
     let config = ChipsetConfig {
         tsc: TSC,

@@ -57,7 +57,10 @@ pub(super) fn run(options: &Options) -> Result<bool> {
         total.add(check("Format", cargo("fmt").args(["--all", "--check"]))?);
         total.add(check(
             "Lints, host",
-            cargo("clippy").args(["--workspace", "--all-targets", "--", "-D", "warnings"]),
+            cargo("clippy")
+                .args(["--workspace", "--all-targets"])
+                .args(["--features", "hypervisor/model"])
+                .args(["--", "-D", "warnings"]),
         )?);
         total.add(bare_metal_lints(&toolchain)?);
         total.add(check(
@@ -72,6 +75,11 @@ pub(super) fn run(options: &Options) -> Result<bool> {
     host.args(["--workspace", "--exclude", "tests", "--no-fail-fast"])
         .args(filter);
     total.add(tests("Host tests", &mut host)?);
+    if let Some(filter) = models(filter) {
+        let mut models = cargo("test");
+        models.args(["--package", "hypervisor", "--lib", "--features", "model"]);
+        total.add(tests("Models", models.args(["--", filter]))?);
+    }
 
     if !options.host_only {
         // Before the cases start, two at a time: they would all set up the same things.
@@ -95,6 +103,13 @@ pub(super) fn run(options: &Options) -> Result<bool> {
     }
     println!("{total}");
     Ok(total.failed == 0)
+}
+
+/// Returns the filter for the tests that are models, if there are any for this one. With the locks of models
+/// no others can be run.
+fn models(filter: Option<&str>) -> Option<&str> {
+    let all = "model::";
+    filter.map_or(Some(all), |filter| filter.contains(all).then_some(filter))
 }
 
 fn cargo(subcommand: &str) -> Command {
@@ -149,6 +164,14 @@ fn tests(name: &str, command: &mut Command) -> Result<Tally> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn models_are_run_with_all_tests_and_on_their_own() {
+        assert_eq!(models(None), Some("model::"));
+        let gate = "clock_gate::model::";
+        assert_eq!(models(Some(gate)), Some(gate));
+        assert_eq!(models(Some("clock_gate")), None);
+    }
 
     #[test]
     fn a_test_program_that_dies_before_its_summary_has_failed() -> Result<()> {

@@ -1,8 +1,8 @@
-//! Which VCPU runs where, and for how long: pure decisions on numbers, without hardware.
+//! Which VCPU a CPU runs, and for how long: pure decisions on numbers, without hardware.
 //!
-//! Each physical CPU has its own queue. A VCPU waits in the queue of its *home*: the CPU that
+//! Each physical CPU has its own [`CpuQueue`]. A VCPU waits in the queue of its *home*: the CPU that
 //! it is pinned to, or else one chosen when it wakes. A CPU without work takes some from
-//! another queue, and so does one whose queue is shorter by two.
+//! another queue, and so does one whose queue is shorter by two ([`queues`](super::queues)).
 //!
 //! **Fairness.** On each CPU, each VM has a virtual time, which advances by the CPU time that
 //! its VCPUs get there, divided by the VM's weight; the VM with the least goes next. So VMs
@@ -17,7 +17,12 @@
 //!
 //! **Caps.** A VM with a cap has a budget of CPU time for each [`Settings::period`], all CPUs
 //! together; when it is used up, its VCPUs wait for the next period. What is used beyond the
-//! budget is taken off the next.
+//! budget is taken off the next. A CPU finds out when it would run one of them, and puts the VM aside.
+//!
+//! **Cost.** The VMs that wait here are in a heap by their virtual times, and the VCPUs of each
+//! likewise; so are those that wait for their timers. A decision takes a number of steps that
+//! is logarithmic in the VMs that have VCPUs here and in the VCPUs of each. Besides, a VM is put aside
+//! and comes back at most once in a period, and a timer that has been set is due once.
 #![forbid(unsafe_code)]
 
 mod caps;
@@ -26,49 +31,101 @@ mod placement;
 mod terms;
 mod timers;
 
+use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering::SeqCst;
 
 use devices::time::HostTicks;
 
-use super::latency::Latency;
-use super::queue::{CpuSet, RunState, VcpuEntry, VmEntry};
+use super::heap::IndexedHeap;
+use super::queue::{RunState, VcpuEntry, VmShares};
 use crate::ids::{VcpuId, VmId};
 
+pub(super) use caps::{Budget, Periods};
 pub(crate) use terms::{Decision, PinError, Settings};
 
-#[derive(Clone, Debug)]
-struct CpuState {
-    running: Option<VcpuId>,
+/// A VM on one CPU.
+#[derive(Debug)]
+pub(super) struct VmQueue {
+    shares: Arc<VmShares>,
+    /// Virtual time on this CPU.
+    time: u128,
+    /// The virtual time within the VM up to which its VCPUs have been served here; never goes back.
+    floor: u128,
+    /// Whether the operator keeps it from running.
+    off: bool,
+    /// Whether it waits for the next period.
+    throttled: bool,
+    /// The number of its VCPUs whose home this is.
+    members: u32,
+    /// The number of those that are not blocked.
+    busy: u32,
+    /// The VCPUs that wait and cannot go elsewhere, by virtual time.
+    fixed: IndexedHeap<u128>,
+    /// The VCPUs that wait here or elsewhere, by virtual time.
+    free: IndexedHeap<u128>,
+    /// The blocked VCPUs that have timers.
+    timers: IndexedHeap<HostTicks>,
+}
+
+impl VmQueue {
+    const fn runs(&self) -> bool {
+        !self.off && !self.throttled
+    }
+
+    /// Returns how many of its VCPUs run here or could.
+    const fn load(&self) -> u32 {
+        if self.runs() { self.busy } else { 0 }
+    }
+}
+
+/// The VCPUs that one CPU has to run, and the one that it runs.
+#[derive(Debug)]
+pub(crate) struct CpuQueue {
+    settings: Settings,
+    periods: Periods,
+    /// The number of this CPU.
+    pub(super) cpu: usize,
+    pub(super) running: Option<VcpuId>,
     /// The VCPU whose state is in the processor.
-    loaded: Option<VcpuId>,
+    pub(super) loaded: Option<VcpuId>,
     /// The time at which the running VCPU began its slice.
     slice_start: HostTicks,
     /// The time up to which the running VCPU's CPU time is accounted.
     accounted: HostTicks,
     /// Whether a VCPU has woken that is to replace the running one.
-    preempt: bool,
+    pub(super) preempt: bool,
     /// The time before which the running VCPU has nothing to do.
     not_before: HostTicks,
     /// The virtual time up to which VMs have been served; never goes back.
     floor: u128,
+    /// The VMs, by [`VmId`].
+    vms: Vec<Option<Box<VmQueue>>>,
+    /// The VMs with VCPUs that wait and may run, by virtual time.
+    waiting: IndexedHeap<u128>,
+    /// Those of them with VCPUs that may go elsewhere.
+    givers: IndexedHeap<u128>,
+    /// The VMs with timers, by the first.
+    timers: IndexedHeap<HostTicks>,
+    /// The VMs that wait for the next period.
+    throttled: Vec<VmId>,
+    /// The time at which that begins.
+    throttled_until: HostTicks,
+    /// The number of VCPUs that run here or could.
+    pub(super) load: u32,
+    /// The number of VCPUs whose home this is.
+    pub(super) members: u32,
 }
 
-/// The scheduler's memory.
-#[derive(Clone, Debug)]
-pub(crate) struct Policy {
-    settings: Settings,
-    cpus: Vec<CpuState>,
-    /// The entries of the VMs, by [`VmId`].
-    vms: Vec<Option<VmEntry>>,
-    period_end: HostTicks,
-}
-
-impl Policy {
-    /// Makes a scheduler for `cpus` CPUs, at least one, from `now` on.
+impl CpuQueue {
+    /// Makes the queue of `cpu`, from `now` on.
     #[must_use]
-    pub(crate) fn new(settings: Settings, cpus: u32, now: HostTicks) -> Self {
-        debug_assert!(cpus > 0, "this code runs on one");
-        let cpu = CpuState {
+    pub(super) fn new(settings: Settings, periods: Periods, cpu: usize, now: HostTicks) -> Self {
+        Self {
+            settings,
+            periods,
+            cpu,
             running: None,
             loaded: None,
             slice_start: now,
@@ -76,349 +133,335 @@ impl Policy {
             preempt: false,
             not_before: HostTicks::ZERO,
             floor: 0,
-        };
-        Self {
-            settings,
-            cpus: alloc::vec![cpu; cpus as usize],
             vms: Vec::new(),
-            period_end: now.saturating_add(settings.period),
+            waiting: IndexedHeap::new(0),
+            givers: IndexedHeap::new(0),
+            timers: IndexedHeap::new(0),
+            throttled: Vec::new(),
+            throttled_until: HostTicks::ZERO,
+            load: 0,
+            members: 0,
         }
     }
 
-    /// Returns how many CPUs there are.
-    #[must_use]
-    pub(crate) fn cpu_count(&self) -> u32 {
-        self.cpus.len() as u32
-    }
-
-    /// Returns the VCPU that runs on `cpu`.
-    #[must_use]
-    pub(crate) fn running_on(&self, cpu: u32) -> Option<VcpuId> {
-        self.cpus.get(cpu as usize)?.running
-    }
-
-    /// Adds a VM, whose VCPUs are all blocked. `pins` says for each VCPU the CPU that it is
-    /// pinned to, if any.
-    ///
-    /// # Errors
-    /// If a pin names a CPU that does not exist; then nothing is added.
-    pub(crate) fn add_vm(
-        &mut self,
-        id: VmId,
-        weight: u32,
-        cap: Option<u32>,
-        pins: &[Option<u32>],
-    ) -> Result<(), PinError> {
-        for &cpu in pins.iter().flatten() {
-            self.check_cpu(cpu)?;
-        }
-        debug_assert!(weight > 0, "configurations have no such weight");
-        let budget = cap.map(|percent| self.budget(percent));
-        let mut vm = VmEntry::new(weight, budget, self.cpus.len());
-        for &pin in pins {
-            let home = pin.map_or_else(|| self.emptiest(&vm), |cpu| cpu as usize);
-            vm.vcpus.push(VcpuEntry::new(home, pin));
-        }
+    /// Adds a VM, with all room that it will ever need here. Its VCPUs are blocked.
+    pub(super) fn add_vm(&mut self, shares: &Arc<VmShares>) {
+        let id = shares.id;
         if self.vms.len() <= id.0 {
-            self.vms.resize(id.0 + 1, None);
+            let bound = id.0 + 1;
+            self.vms.resize_with(bound, || None);
+            self.waiting.grow(bound);
+            self.givers.grow(bound);
+            self.timers.grow(bound);
+            self.throttled.reserve(bound - self.throttled.len());
         }
-        self.vms[id.0] = Some(vm);
-        Ok(())
+        let here = shares.vcpus.iter().filter(|vcpu| vcpu.home() == self.cpu);
+        let members = here.count() as u32;
+        self.members += members;
+        let count = shares.vcpus.len();
+        debug_assert!(self.vms[id.0].is_none(), "{id:?} is here already");
+        self.vms[id.0] = Some(Box::new(VmQueue {
+            shares: shares.clone(),
+            time: 0,
+            floor: 0,
+            off: shares.is_off(),
+            throttled: false,
+            members,
+            busy: 0,
+            fixed: IndexedHeap::new(count),
+            free: IndexedHeap::new(count),
+            timers: IndexedHeap::new(count),
+        }));
     }
 
-    /// Forgets a VM, which must be [quiescent](Policy::is_quiescent).
-    pub(crate) fn remove_vm(&mut self, id: VmId) {
-        debug_assert!(self.is_quiescent(id), "a CPU still has a VCPU of it");
-        if let Some(vm) = self.vms.get_mut(id.0) {
-            *vm = None;
+    /// Takes a VM out that is [off](VmShares::is_off). Returns what there was of it.
+    pub(super) fn remove_vm(&mut self, shares: &Arc<VmShares>) -> Option<Box<VmQueue>> {
+        if !self.has(shares) {
+            return None;
         }
+        let id = shares.id;
+        self.set_off(id);
+        self.timers.remove(id.0);
+        self.throttled.retain(|other| *other != id);
+        let vm = self.vms[id.0].take();
+        self.members -= vm.as_ref().map_or(0, |vm| vm.members);
+        vm
     }
 
-    /// Stops a VM: from now on no VCPU of it runs, and all are taken out of their processors.
-    /// Returns the CPUs to be kicked for that.
-    pub(crate) fn stop_vm(&mut self, id: VmId) -> CpuSet {
-        self.with_vm(id, |vm| vm.stopping = true)
+    /// Takes over whether the operator keeps a VM from running.
+    pub(super) fn set_off(&mut self, id: VmId) {
+        self.change_vm(id, |vm| vm.off = vm.shares.is_off());
     }
 
-    /// Pauses or resumes a VM. Returns the CPUs to be kicked for that.
-    pub(crate) fn set_paused(&mut self, id: VmId, paused: bool) -> CpuSet {
-        self.forfeit(id);
-        self.with_vm(id, |vm| {
-            vm.paused = paused;
-            vm.forget_wakes();
-        })
+    /// Returns whether this VM is here: not one that had its number before, or has it now.
+    pub(super) fn has(&self, shares: &Arc<VmShares>) -> bool {
+        self.vm(shares.id)
+            .is_some_and(|vm| Arc::ptr_eq(&vm.shares, shares))
     }
 
-    fn with_vm(&mut self, id: VmId, change: impl FnOnce(&mut VmEntry)) -> CpuSet {
-        let mut kicks = CpuSet::default();
-        if let Some(vm) = self.vms.get_mut(id.0).and_then(Option::as_mut) {
-            change(vm);
-            for vcpu in &vm.vcpus {
-                kicks.insert(vcpu.loaded_on.unwrap_or(vcpu.home));
-            }
-        }
-        kicks
+    /// Returns whether a VM with this number is here.
+    pub(super) fn has_vm(&self, id: VmId) -> bool {
+        self.vm(id).is_some()
     }
 
-    /// Returns whether no VCPU of the VM runs or is in a processor.
-    #[must_use]
-    pub(crate) fn is_quiescent(&self, id: VmId) -> bool {
-        self.vm(id).is_none_or(|vm| {
-            vm.vcpus
-                .iter()
-                .all(|vcpu| vcpu.loaded_on.is_none() && !matches!(vcpu.state, RunState::Running))
-        })
+    /// Returns whether VCPUs of a VM have their home here.
+    pub(super) fn has_members(&self, id: VmId) -> bool {
+        self.vm(id).is_some_and(|vm| vm.members != 0)
     }
 
-    /// Tells that a blocked VCPU has something to do. Returns the CPUs to be kicked. Nothing
-    /// happens if the VCPU is not blocked.
-    pub(crate) fn wake(&mut self, target: VcpuId, now: HostTicks) -> CpuSet {
-        let mut kicks = CpuSet::default();
-        let Some(vcpu) = self.vcpu(target) else {
-            return kicks;
-        };
-        if !matches!(vcpu.state, RunState::Blocked { .. }) {
-            return kicks;
-        }
-        let home = self.home_for(vcpu);
-        self.make_runnable(target, home, now);
-        if self.is_eligible(target, home) {
-            if self.cpus[home].running.is_none() || self.cpus[home].preempt {
-                kicks.insert(home);
-            }
-        } else if let Some(vcpu) = self.vcpu(target)
-            && let Some(loaded_on) = vcpu.loaded_on
-        {
-            // It cannot go on before that CPU has let go of it.
-            kicks.insert(loaded_on);
-        }
-        kicks
-    }
-
-    /// Puts a blocked VCPU into the queue of `home`, as of `woken_at`.
-    fn make_runnable(&mut self, target: VcpuId, home: usize, woken_at: HostTicks) {
-        self.move_home(target, home);
+    /// Puts a blocked VCPU into the queue, as of `woken_at`.
+    pub(super) fn make_runnable(&mut self, target: VcpuId, woken_at: HostTicks) {
         self.catch_up(target);
-        let Some(vcpu) = self.vcpu_mut(target) else {
-            debug_assert!(false, "no VCPU is {target:?}");
+        self.with_entry(target, |entry| {
+            debug_assert!(matches!(entry.state, RunState::Blocked { .. }), "it sleeps");
+            entry.state = RunState::Waiting;
+            entry.woken_at = Some(woken_at);
+        });
+        self.change_vm(target.vm, |vm| {
+            vm.busy += 1;
+            vm.timers.remove(target.index as usize);
+        });
+        self.requeue(target);
+        self.account(woken_at);
+        if let Some(running) = self.running
+            && self.is_eligible(target, woken_at)
+            && (self.key(target) < self.key(running) || woken_at < self.not_before)
+        {
+            self.preempt = true;
+        }
+    }
+
+    /// Tells that the running VCPU has nothing to do before `wake_at`.
+    pub(super) fn block(&mut self, wake_at: HostTicks, now: HostTicks) {
+        self.account(now);
+        let Some(running) = self.stop_running(RunState::Blocked { wake_at }) else {
+            debug_assert!(false, "CPU {} runs no VCPU", self.cpu);
             return;
         };
-        vcpu.state = RunState::Waiting;
-        vcpu.woken_at = Some(woken_at);
-        self.account(home, woken_at);
-        if let Some(running) = self.cpus[home].running
-            && self.is_eligible(target, home)
-            && (self.key(target, home) < self.key(running, home)
-                || woken_at < self.cpus[home].not_before)
-        {
-            self.cpus[home].preempt = true;
-        }
-    }
-
-    /// Tells that the VCPU that runs on `cpu` has nothing to do before `wake_at`.
-    pub(crate) fn block(&mut self, cpu: u32, wake_at: HostTicks, now: HostTicks) {
-        let cpu = cpu as usize;
-        self.account(cpu, now);
-        let running = self.cpus[cpu].running.take();
-        let vcpu = running.and_then(|running| self.vcpu_mut(running));
-        debug_assert!(vcpu.is_some(), "CPU {cpu} runs no VCPU");
-        if let Some(vcpu) = vcpu {
-            vcpu.state = RunState::Blocked { wake_at };
-        }
-    }
-
-    /// Tells that the state of a VCPU has been taken out of `cpu`. Returns the CPUs to be
-    /// kicked, as it may be wanted elsewhere.
-    pub(crate) fn released(&mut self, cpu: u32, target: VcpuId) -> CpuSet {
-        let mut kicks = CpuSet::default();
-        let from = cpu as usize;
-        if let Some(state) = self.cpus.get_mut(from)
-            && state.loaded == Some(target)
-        {
-            state.loaded = None;
-        }
-        let Some(vcpu) = self.vcpu_mut(target) else {
-            return kicks;
-        };
-        if vcpu.loaded_on == Some(from) {
-            vcpu.loaded_on = None;
-        }
-        let (home, movable) = (vcpu.home, vcpu.pin.is_none());
-        if matches!(vcpu.state, RunState::Waiting) {
-            if home != from {
-                kicks.insert(home);
-            } else if movable && let Some(idle) = (0..self.cpus.len()).find(|&c| self.load(c) == 0)
-            {
-                kicks.insert(idle);
+        self.change_vm(running.vm, |vm| {
+            vm.busy -= 1;
+            if wake_at.0 != u64::MAX {
+                vm.timers.set(running.index as usize, wake_at);
             }
-        }
-        kicks
+        });
     }
 
-    /// Decides what `cpu` does from `now` on. If it is nothing, it gets a VCPU that sleeps `lead` ticks
-    /// before its timer is due, so that it need not wait for the CPU to wake up and decide.
-    pub(crate) fn next(&mut self, cpu: u32, now: HostTicks, lead: u64) -> Decision {
-        let number = cpu;
-        let cpu = cpu as usize;
-        self.account(cpu, now);
-        self.start_period(now);
-        self.wake_due(cpu, now);
-        if let Some(loaded) = self.cpus[cpu].loaded
-            && self.must_release(loaded, cpu)
+    /// Begins a decision: lets VCPUs wake whose time has come. Returns the decision if there is
+    /// nothing to choose. Otherwise nothing runs any more.
+    pub(super) fn begin(&mut self, now: HostTicks) -> Option<Decision> {
+        self.account(now);
+        self.renew_budgets(now);
+        self.wake_due(now);
+        if let Some(held) = self.loaded.or(self.running)
+            && self.must_release(held)
         {
-            self.put_back(cpu);
-            return Decision::Release(loaded);
+            self.put_back();
+            return Some(Decision::Release(held));
         }
-        if let Some(running) = self.cpus[cpu].running {
-            let ran = now.since(self.cpus[cpu].slice_start);
-            let replaced = self.cpus[cpu].preempt && ran >= self.settings.granularity;
-            if ran < self.settings.slice && !replaced && self.may_run(running.vm) {
-                return self.run(running, cpu, now, HostTicks::ZERO);
+        if let Some(running) = self.running {
+            let ran = now.since(self.slice_start);
+            let replaced = self.preempt && ran >= self.settings.granularity;
+            if ran < self.settings.slice && !replaced && self.may_run(running.vm, now) {
+                if self.loaded != Some(running) {
+                    // It was taken out for a moment, as the CPU had something else to do.
+                    self.loaded = Some(running);
+                    self.with_entry(running, |entry| entry.loaded = true);
+                }
+                return Some(self.run(running, now, HostTicks::ZERO));
             }
-            self.put_back(cpu);
+            self.put_back();
         }
-        self.steal(cpu);
+        None
+    }
+
+    /// Chooses what to do, after [`CpuQueue::begin`]. If it is nothing, a VCPU is taken that sleeps
+    /// `lead` ticks before its timer is due, so that it need not wait for the CPU to wake up and decide.
+    pub(super) fn choose(&mut self, now: HostTicks, lead: u64) -> Decision {
+        let mut best = self.best(now);
         let mut not_before = HostTicks::ZERO;
-        if self.best(cpu).is_none()
-            && let Some(due) = self.wake_first(cpu, now, lead)
+        if best.is_none()
+            && let Some(due) = self.wake_first(now, lead)
         {
             not_before = due;
+            best = self.best(now);
         }
-        match self.best(cpu) {
+        match best {
             Some(vcpu) => {
-                self.start(vcpu, cpu, now);
-                self.cpus[cpu].not_before = not_before;
-                self.run(vcpu, cpu, now, not_before)
+                self.start(vcpu, now);
+                self.not_before = not_before;
+                self.run(vcpu, now, not_before)
             }
             None => Decision::Idle {
-                until: self.next_event(number, lead),
+                until: self.next_event(lead),
             },
         }
     }
 
     /// Returns the decision to let `vcpu` go on, which has nothing to do before `not_before`.
-    fn run(&self, vcpu: VcpuId, cpu: usize, now: HostTicks, not_before: HostTicks) -> Decision {
-        let state = &self.cpus[cpu];
-        let length = if state.preempt {
+    fn run(&mut self, vcpu: VcpuId, now: HostTicks, not_before: HostTicks) -> Decision {
+        let length = if self.preempt {
             self.settings.granularity
         } else {
             self.settings.slice
         };
-        let mut until = state
+        let mut until = self
             .slice_start
             .saturating_add(length)
-            .min(self.next_timer(cpu));
+            .min(self.next_timer());
         if let Some(left) = self.budget_left(vcpu.vm) {
             until = until.min(now.saturating_add(left));
         }
         Decision::Run {
             vcpu,
             until,
-            contended: self.is_contended(vcpu.vm, cpu),
+            contended: self.is_contended(vcpu.vm, now),
             not_before,
         }
     }
 
-    /// Returns whether a VCPU of another VM than `id` waits for `cpu`.
-    fn is_contended(&self, id: VmId, cpu: usize) -> bool {
-        self.all()
-            .any(|(target, _)| target.vm != id && self.is_eligible(target, cpu))
-    }
-
-    fn start(&mut self, target: VcpuId, cpu: usize, now: HostTicks) {
-        let Some(Some(vm)) = self.vms.get_mut(target.vm.0) else {
-            debug_assert!(false, "no VM has {target:?}");
-            return;
-        };
-        let Some(vcpu) = vm.vcpus.get_mut(target.index as usize) else {
+    fn start(&mut self, target: VcpuId, now: HostTicks) {
+        let Some(time) = self.with_entry(target, |entry| {
+            entry.state = RunState::Running;
+            entry.loaded = true;
+            if let Some(woken_at) = entry.woken_at.take() {
+                entry.latency.record(now.since(woken_at));
+            }
+            entry.time
+        }) else {
             debug_assert!(false, "no VCPU is {target:?}");
             return;
         };
-        let state = &mut self.cpus[cpu];
-        state.running = Some(target);
-        state.loaded = Some(target);
-        state.slice_start = now;
-        state.accounted = now;
-        state.preempt = false;
-        state.floor = state.floor.max(vm.time[cpu]);
-        vm.floor[cpu] = vm.floor[cpu].max(vcpu.time);
-        vcpu.state = RunState::Running;
-        vcpu.loaded_on = Some(cpu);
-        if let Some(woken_at) = vcpu.woken_at.take() {
-            vcpu.latency.record(now.since(woken_at));
+        self.running = Some(target);
+        self.loaded = Some(target);
+        self.slice_start = now;
+        self.accounted = now;
+        self.preempt = false;
+        self.requeue(target);
+        if let Some(vm) = self.vm_mut(target.vm) {
+            vm.floor = vm.floor.max(time);
+            vm.shares.running.fetch_add(1, SeqCst);
+            let time = vm.time;
+            self.floor = self.floor.max(time);
         }
     }
 
-    /// Puts the running VCPU of `cpu` back into the queue.
-    fn put_back(&mut self, cpu: usize) {
-        let Some(running) = self.cpus[cpu].running.take() else {
+    /// Puts the running VCPU back into the queue.
+    fn put_back(&mut self) {
+        if let Some(running) = self.stop_running(RunState::Waiting) {
+            self.requeue(running);
+        }
+    }
+
+    /// Lets the running VCPU be in `state`. Returns it.
+    fn stop_running(&mut self, state: RunState) -> Option<VcpuId> {
+        let running = self.running.take()?;
+        self.with_entry(running, |entry| {
+            debug_assert!(
+                matches!(entry.state, RunState::Running),
+                "{running:?} does not know that it runs"
+            );
+            entry.state = state;
+        });
+        if let Some(vm) = self.vm(running.vm) {
+            vm.shares.running.fetch_sub(1, SeqCst);
+        }
+        Some(running)
+    }
+
+    /// Returns whether a VCPU that runs here, or whose state is in the processor, has to leave it.
+    fn must_release(&self, held: VcpuId) -> bool {
+        let pinned_elsewhere =
+            |entry: &mut VcpuEntry| entry.pin.is_some_and(|pin| pin as usize != self.cpu);
+        self.vm(held.vm)
+            .is_none_or(|vm| vm.shares.stopping.load(SeqCst))
+            || self.with_entry(held, pinned_elsewhere).unwrap_or(true)
+    }
+
+    fn vm(&self, id: VmId) -> Option<&VmQueue> {
+        self.vms.get(id.0)?.as_deref()
+    }
+
+    fn vm_mut(&mut self, id: VmId) -> Option<&mut VmQueue> {
+        self.vms.get_mut(id.0)?.as_deref_mut()
+    }
+
+    /// Changes a VM, and where it is in the queue.
+    fn change_vm(&mut self, id: VmId, change: impl FnOnce(&mut VmQueue)) {
+        let Some(vm) = self.vms.get_mut(id.0).and_then(Option::as_deref_mut) else {
+            debug_assert!(false, "{id:?} is not on CPU {}", self.cpu);
             return;
         };
-        let vcpu = self.vcpu_mut(running);
-        debug_assert!(
-            vcpu.as_ref()
-                .is_some_and(|vcpu| matches!(vcpu.state, RunState::Running)),
-            "CPU {cpu} runs {running:?}, which does not know"
-        );
-        if let Some(vcpu) = vcpu {
-            vcpu.state = RunState::Waiting;
+        let load = vm.load();
+        change(vm);
+        self.load = self.load - load + vm.load();
+        let gives = vm.runs() && !vm.free.is_empty();
+        let waits = gives || vm.runs() && !vm.fixed.is_empty();
+        let due = vm.timers.first().map(|(due, _)| due);
+        place(&mut self.waiting, id, waits.then_some(vm.time));
+        place(&mut self.givers, id, gives.then_some(vm.time));
+        place(&mut self.timers, id, due);
+    }
+
+    /// Checks that the VCPUs of a VM whose home this is are here as their states say, and no others.
+    ///
+    /// # Panics
+    /// If that is not so.
+    #[cfg(test)]
+    pub(super) fn assert_consistent(&self, shares: &VmShares) {
+        let Some(vm) = self.vm(shares.id) else { return };
+        let (mut members, mut busy) = (0, 0);
+        for (index, vcpu) in shares.vcpus.iter().enumerate() {
+            let entry = vcpu.entry.lock().clone();
+            let is_home = vcpu.home() == self.cpu;
+            let is_in_reach = entry.pin.is_none_or(|pin| pin as usize == self.cpu);
+            let (runs, waits, has_timer) = match entry.state {
+                _ if !is_home => (false, false, false),
+                RunState::Running => (true, false, false),
+                RunState::Waiting => (false, is_in_reach, false),
+                RunState::Blocked { wake_at } => (false, false, wake_at.0 != u64::MAX),
+            };
+            let target = VcpuId {
+                vm: shares.id,
+                index: index as u32,
+            };
+            let place = (
+                self.running == Some(target),
+                u32::from(vm.fixed.contains(index)) + u32::from(vm.free.contains(index)),
+                vm.timers.contains(index),
+            );
+            let cpu = self.cpu;
+            let should_be = (runs, u32::from(waits), has_timer);
+            assert_eq!(place, should_be, "{target:?} on CPU {cpu}: {entry:?}");
+            if is_home {
+                members += 1;
+                busy += u32::from(!matches!(entry.state, RunState::Blocked { .. }));
+            } else {
+                assert_ne!(self.loaded, Some(target), "it is not at home in CPU {cpu}");
+            }
         }
+        assert_eq!((vm.members, vm.busy), (members, busy), "{:?}", shares.id);
     }
 
-    /// Returns whether the VCPU whose state is in `cpu` has to leave it.
-    fn must_release(&self, loaded: VcpuId, cpu: usize) -> bool {
-        self.vm(loaded.vm).is_none_or(|vm| {
-            vm.stopping
-                || vm
-                    .vcpus
-                    .get(loaded.index as usize)
-                    .is_none_or(|vcpu| vcpu.home != cpu)
-        })
-    }
-
-    fn may_run(&self, id: VmId) -> bool {
-        self.vm(id)
-            .is_some_and(|vm| !vm.stopping && !vm.paused && !vm.is_throttled())
-    }
-
-    fn all(&self) -> impl Iterator<Item = (VcpuId, &VcpuEntry)> {
-        self.vms.iter().enumerate().flat_map(|(vm, state)| {
-            let vcpus = state.as_ref().map_or(&[][..], |state| &state.vcpus);
-            (0..).zip(vcpus).map(move |(index, vcpu)| {
-                let vm = VmId(vm);
-                (VcpuId { vm, index }, vcpu)
-            })
-        })
-    }
-
-    fn vm(&self, id: VmId) -> Option<&VmEntry> {
-        self.vms.get(id.0)?.as_ref()
-    }
-
-    fn vcpu(&self, target: VcpuId) -> Option<&VcpuEntry> {
-        self.vm(target.vm)?.vcpus.get(target.index as usize)
-    }
-
-    fn vcpu_mut(&mut self, target: VcpuId) -> Option<&mut VcpuEntry> {
-        self.vms
-            .get_mut(target.vm.0)?
-            .as_mut()?
-            .vcpus
-            .get_mut(target.index as usize)
-    }
-
-    /// Returns how long woken VCPUs of a VM have waited for a CPU.
-    #[must_use]
-    pub(crate) fn latency(&self, target: VcpuId) -> Option<Latency> {
-        Some(self.vcpu(target)?.latency)
-    }
-
-    /// Returns the CPU time that a VCPU has had, up to the last decision.
-    #[must_use]
-    pub(crate) fn received(&self, target: VcpuId) -> Option<u64> {
-        Some(self.vcpu(target)?.received)
+    /// Looks at a VCPU, or changes it, if its VM is here.
+    pub(super) fn with_entry<R>(
+        &self,
+        target: VcpuId,
+        change: impl FnOnce(&mut VcpuEntry) -> R,
+    ) -> Option<R> {
+        let vcpu = self.vm(target.vm)?.shares.vcpus.get(target.index as usize);
+        debug_assert!(
+            vcpu.is_some_and(|vcpu| vcpu.home() == self.cpu),
+            "{target:?} is not on CPU {}",
+            self.cpu
+        );
+        Some(change(&mut vcpu?.entry.lock()))
     }
 }
 
-#[cfg(test)]
-mod tests;
+/// Puts a VM where it belongs, or out of a queue.
+fn place<K: Copy + Ord>(queue: &mut IndexedHeap<K>, id: VmId, key: Option<K>) {
+    match key {
+        Some(key) => queue.set(id.0, key),
+        None => queue.remove(id.0),
+    }
+}

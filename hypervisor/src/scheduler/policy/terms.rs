@@ -43,7 +43,7 @@ pub(crate) enum Decision {
         not_before: HostTicks,
     },
     /// The removal of this VCPU's state from the processor: say so with
-    /// [`Policy::released`](super::Policy::released), and ask again.
+    /// [`Scheduler::released`](crate::scheduler::Scheduler::released), and ask again.
     Release(VcpuId),
     /// A sleep until `until`, unless kicked.
     Idle {

@@ -44,11 +44,11 @@
 //! A VCPU in the guest comes out when its CPU is kicked, or called by other means
 //! ([`patience`](super::patience)).
 
-use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
-
 use super::host::Waker;
 use super::patience::Patience;
 use super::requests::{Requests, VcpuRequests};
+use crate::sync;
+use crate::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 /// The gate: an even number is open, an odd one closed, and each change adds two.
 #[derive(Debug, Default)]
@@ -66,7 +66,7 @@ impl ClockGate {
             if state & 1 == 0 {
                 return state;
             }
-            core::hint::spin_loop();
+            sync::spin_loop();
         }
     }
 
@@ -103,7 +103,7 @@ impl ClockGate {
             {
                 break closed;
             }
-            core::hint::spin_loop();
+            sync::spin_loop();
         };
         let others = || {
             let others = vcpus.iter().enumerate();
@@ -132,5 +132,7 @@ impl ClockGate {
     }
 }
 
+#[cfg(all(test, feature = "model"))]
+mod model;
 #[cfg(test)]
 mod tests;

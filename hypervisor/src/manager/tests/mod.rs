@@ -1,5 +1,8 @@
 //! The life of VMs whose VCPUs are scripts, on a real scheduler with CPUs that the tests turn.
 
+#[cfg(feature = "model")]
+mod model;
+
 use alloc::collections::VecDeque;
 use std::string::ToString;
 use std::sync::mpsc;

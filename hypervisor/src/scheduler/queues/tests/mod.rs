@@ -1,8 +1,12 @@
 //! Simulated guests on simulated CPUs: what each gets, and how long it waits.
 
+mod cost;
+mod storm;
+
 use std::vec;
 use std::vec::Vec;
 
+use super::Queues as Policy;
 use super::*;
 
 /// A millisecond of these tests, in ticks.
@@ -77,7 +81,7 @@ impl Simulation {
     /// `cpu` asks what to do now.
     fn ask(&mut self, cpu: u32) {
         loop {
-            let before = self.policy.cpus[cpu as usize].loaded;
+            let before = self.policy.loaded_on(cpu);
             match self.policy.next(cpu, HostTicks(self.now), 0) {
                 Decision::Run { vcpu, until, .. } => {
                     assert!(
@@ -444,7 +448,7 @@ fn a_halted_vcpu_costs_nothing() {
 
 #[test]
 fn pins_to_cpus_that_are_not_there_are_refused() {
-    let mut policy = Policy::new(SETTINGS, 2, HostTicks(0));
+    let policy = Policy::new(SETTINGS, 2, HostTicks(0));
     let error = PinError::NoCpu { cpu: 2, cpus: 2 };
     assert_eq!(policy.add_vm(VmId(0), 100, None, &[Some(2)]), Err(error));
     policy.add_vm(VmId(0), 100, None, &[None]).unwrap();
@@ -483,7 +487,7 @@ fn a_cpu_is_contended_while_a_vcpu_of_another_vm_waits_for_it() {
 
 /// A CPU whose only VCPU sleeps until 10 ms, and a second one, likewise.
 fn sleepers() -> Policy {
-    let mut policy = Policy::new(SETTINGS, 2, HostTicks(0));
+    let policy = Policy::new(SETTINGS, 2, HostTicks(0));
     policy
         .add_vm(VmId(0), 100, None, &[Some(0), Some(1)])
         .unwrap();
@@ -497,7 +501,7 @@ fn sleepers() -> Policy {
 
 #[test]
 fn an_idle_cpu_gets_a_sleeper_ahead_of_its_timer_and_is_told_when_that_is_due() {
-    let mut policy = sleepers();
+    let policy = sleepers();
     let wake_up = Decision::Idle {
         until: HostTicks(10 * MS - 30),
     };
@@ -529,7 +533,7 @@ fn an_idle_cpu_gets_a_sleeper_ahead_of_its_timer_and_is_told_when_that_is_due() 
 
 #[test]
 fn a_cpu_that_has_work_lets_sleepers_sleep_until_their_timers_are_due() {
-    let mut policy = sleepers();
+    let policy = sleepers();
     policy.add_vm(VmId(1), 100, None, &[Some(0)]).unwrap();
     policy.wake(vcpu(1, 0), HostTicks(9 * MS));
     for now in [9 * MS, 10 * MS - 1] {
@@ -549,7 +553,7 @@ fn a_cpu_that_has_work_lets_sleepers_sleep_until_their_timers_are_due() {
 
 #[test]
 fn one_that_comes_early_gives_way_to_whoever_has_something_to_do() {
-    let mut policy = sleepers();
+    let policy = sleepers();
     policy.add_vm(VmId(1), 100, None, &[Some(0)]).unwrap();
     policy.next(0, HostTicks(10 * MS - 30), 30);
     assert_eq!(policy.running_on(0), Some(vcpu(0, 0)));
@@ -566,4 +570,84 @@ fn one_that_comes_early_gives_way_to_whoever_has_something_to_do() {
         panic!("one wants to run");
     };
     assert_eq!(other, vcpu(1, 0));
+}
+
+#[test]
+fn a_vcpu_that_was_taken_out_for_a_moment_is_in_again_and_goes_nowhere_else() {
+    let policy = Policy::new(SETTINGS, 2, HostTicks(0));
+    policy.add_vm(VmId(0), 100, None, &[None; 3]).unwrap();
+    for index in 0..3 {
+        policy.pin(vcpu(0, index), Some(0)).unwrap();
+        policy.wake(vcpu(0, index), HostTicks(0));
+        policy.pin(vcpu(0, index), None).unwrap();
+    }
+    let runs = |cpu, now| match policy.next(cpu, HostTicks(now), 0) {
+        Decision::Run { vcpu, .. } => vcpu,
+        other => panic!("{other:?}"),
+    };
+    let first = runs(0, 0);
+    assert!(policy.released(0, first).iter().eq([1]), "for the others");
+    assert_eq!(runs(0, MS), first);
+    assert_eq!(policy.loaded_on(0), Some(first));
+    let second = runs(0, 11 * MS);
+    assert_ne!(second, first);
+    // Its state has not been taken out of CPU 0 since.
+    let third = runs(1, 11 * MS);
+    assert!(third != first && third != second, "{third:?}");
+    policy.block(1, HostTicks(u64::MAX), HostTicks(11 * MS));
+    assert!(matches!(
+        policy.next(1, HostTicks(11 * MS), 0),
+        Decision::Idle { .. }
+    ));
+    assert!(policy.released(0, first).iter().eq([1]));
+    assert_eq!(runs(1, 11 * MS), first);
+}
+
+#[test]
+fn one_that_is_pinned_elsewhere_while_it_is_out_for_a_moment_goes_there() {
+    let policy = Policy::new(SETTINGS, 2, HostTicks(0));
+    policy.add_vm(VmId(0), 100, None, &[Some(0)]).unwrap();
+    policy.wake(vcpu(0, 0), HostTicks(0));
+    let _ = policy.next(0, HostTicks(0), 0);
+    assert!(policy.released(0, vcpu(0, 0)).is_empty());
+    let kicks = policy.pin(vcpu(0, 0), Some(1)).unwrap();
+    assert!(kicks.iter().eq([0, 1]), "{kicks:?}");
+    let release = Decision::Release(vcpu(0, 0));
+    assert_eq!(policy.next(0, HostTicks(MS), 0), release);
+    assert!(policy.released(0, vcpu(0, 0)).iter().eq([1]));
+    let _ = policy.next(1, HostTicks(MS), 0);
+    assert_eq!(policy.running_on(1), Some(vcpu(0, 0)));
+}
+
+#[test]
+fn a_capped_vcpu_that_wakes_on_an_idle_cpu_without_budget_runs_in_the_next_period() {
+    let policy = Policy::new(SETTINGS, 2, HostTicks(0));
+    policy
+        .add_vm(VmId(0), 100, Some(10), &[Some(0), Some(1)])
+        .unwrap();
+    policy.wake(vcpu(0, 0), HostTicks(0));
+    let _ = policy.next(0, HostTicks(0), 0);
+    let now = HostTicks(50 * MS);
+    let next_period = Decision::Idle {
+        until: HostTicks(100 * MS),
+    };
+    assert_eq!(policy.next(0, now, 0), next_period);
+    let kicks = policy.wake(vcpu(0, 1), now);
+    assert!(kicks.iter().eq([1]), "CPU 1 knows of no period");
+    assert_eq!(policy.next(1, now, 0), next_period);
+}
+
+#[test]
+fn a_timer_goes_with_a_vcpu_that_is_pinned_elsewhere() {
+    let policy = Policy::new(SETTINGS, 2, HostTicks(0));
+    policy.add_vm(VmId(0), 100, None, &[Some(0)]).unwrap();
+    policy.wake(vcpu(0, 0), HostTicks(0));
+    let _ = policy.next(0, HostTicks(0), 0);
+    policy.pin(vcpu(0, 0), Some(1)).unwrap();
+    policy.block(0, HostTicks(10 * MS), HostTicks(MS));
+    let release = Decision::Release(vcpu(0, 0));
+    assert_eq!(policy.next(0, HostTicks(MS), 0), release);
+    assert!(policy.released(0, vcpu(0, 0)).iter().eq([1]));
+    let until = HostTicks(10 * MS);
+    assert_eq!(policy.next(1, HostTicks(MS), 0), Decision::Idle { until });
 }
