@@ -13,10 +13,12 @@
 use std::hint::black_box;
 
 use hypervisor::emulate::{
-    AccessRights, Bus, Cpu, SegmentRegister, Violation, Width, emulate, prepare,
+    AccessRights, Bus, Bytes, Computation, Computed, Cpu, DescriptorTable, Segment,
+    SegmentRegister, Violation, Width, emulate, prepare,
 };
 use hypervisor::guest_memory::{GuestMemory, NotRam};
 use hypervisor::guest_paging::PagingRegisters;
+use iced_x86::CpuidFeature;
 use vmx::addr::GuestPhysAddr;
 
 const ROUNDS: u64 = 100;
@@ -128,6 +130,34 @@ impl Cpu for Vcpu {
     fn segment_rights(&self, _: SegmentRegister) -> AccessRights {
         AccessRights::from_bits_retain(black_box(0xa09b))
     }
+    fn segment(&self, register: SegmentRegister) -> Segment {
+        Segment {
+            selector: self.segment_selector(register),
+            base: self.segment_base(register),
+            limit: self.segment_limit(register),
+            rights: self.segment_rights(register),
+        }
+    }
+    fn set_segment(&mut self, _: SegmentRegister, _: Segment) {}
+    fn block_events_by_mov_ss(&mut self) {}
+    fn gdtr(&self) -> DescriptorTable {
+        DescriptorTable { base: 0, limit: 0 }
+    }
+    fn set_gdtr(&mut self, _: DescriptorTable) {}
+    fn idtr(&self) -> DescriptorTable {
+        DescriptorTable { base: 0, limit: 0 }
+    }
+    fn set_idtr(&mut self, _: DescriptorTable) {}
+    fn has_instruction_set(&self, _: CpuidFeature) -> bool {
+        false
+    }
+    fn has_x87_error(&self) -> bool {
+        false
+    }
+    fn compute(&mut self, _: &mut Computation<'_>, _: &mut Bytes) -> Computed {
+        Computed::Unavailable
+    }
+    fn load_machine_status(&mut self, _: u16) {}
 }
 
 struct Register(u64);

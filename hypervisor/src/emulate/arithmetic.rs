@@ -79,18 +79,6 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
         Ok(())
     }
 
-    /// Executes SMSW to memory: the low word of CR0.
-    pub(super) fn store_machine_status(
-        &mut self,
-        bus: &mut impl Bus,
-        instruction: &Instruction,
-    ) -> Result<(), Stop> {
-        let destination = self.place(instruction, 0, AccessKind::Write)?;
-        let status = self.cpu.cr0() & 0xffff;
-        self.put(bus, destination, status);
-        Ok(())
-    }
-
     /// Executes CMPXCHG8B: EDX:EAX with the operand, ECX:EBX to it.
     pub(super) fn cmpxchg8b(
         &mut self,

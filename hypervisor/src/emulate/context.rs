@@ -96,6 +96,23 @@ impl<'a, C: Cpu, M: GuestMemory> Context<'a, C, M> {
             .translate(self.memory, GuestVirtAddr(linear), access)?)
     }
 
+    /// Translates the address of an access that the processor makes for itself, to a descriptor: one of a
+    /// supervisor, whatever the CPL (SDM vol. 3A, 4.6.1).
+    pub(super) fn translate_system(
+        &self,
+        linear: u64,
+        kind: AccessKind,
+    ) -> Result<GuestPhysAddr, Stop> {
+        let access = Access {
+            kind,
+            user: false,
+            smap_override: false,
+        };
+        Ok(self
+            .paging
+            .translate(self.memory, GuestVirtAddr(linear), access)?)
+    }
+
     /// Wraps a linear address, which has 32 bits outside of 64-bit mode.
     pub(super) fn wrap(&self, linear: u64) -> u64 {
         if self.mode == Mode::Long {
@@ -223,7 +240,7 @@ impl<'a, C: Cpu, M: GuestMemory> Context<'a, C, M> {
 
     /// Reads a part of an operand: from the bus in the widest naturally aligned accesses, as
     /// a CPU splits an access that crosses a border.
-    fn read_piece(&self, bus: &mut impl Bus, address: GuestPhysAddr, buffer: &mut [u8]) {
+    pub(super) fn read_piece(&self, bus: &mut impl Bus, address: GuestPhysAddr, buffer: &mut [u8]) {
         if self.memory.read(address, buffer).is_ok() {
             return;
         }
@@ -237,7 +254,7 @@ impl<'a, C: Cpu, M: GuestMemory> Context<'a, C, M> {
         }
     }
 
-    fn write_piece(&self, bus: &mut impl Bus, address: GuestPhysAddr, data: &[u8]) {
+    pub(super) fn write_piece(&self, bus: &mut impl Bus, address: GuestPhysAddr, data: &[u8]) {
         if self.memory.write(address, data).is_ok() {
             return;
         }

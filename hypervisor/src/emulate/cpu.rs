@@ -1,13 +1,16 @@
 //! What the emulator needs to know and change of a VCPU.
 
 use arch::{Cr0Flags, EferFlags, ExceptionVector, RFlags};
+use iced_x86::CpuidFeature;
+use vmx::addr::PAGE_SIZE;
 
+use super::block::Bytes;
 use super::width::Width;
 use crate::guest_paging::PagingRegisters;
 
 pub use arch::gpr::{RAX, RCX, RDI, RDX, RSI, RSP};
 pub(super) use arch::gpr::{RBP, RBX};
-pub use vmx::segment::{AccessRights, SegmentRegister};
+pub use vmx::segment::{AccessRights, DescriptorTable, Segment, SegmentRegister};
 
 /// The registers of a VCPU. Reading one may cost a VMREAD, and each method is called only
 /// where an instruction needs it.
@@ -47,6 +50,75 @@ pub trait Cpu: PagingRegisters {
     fn segment_limit(&self, segment: SegmentRegister) -> u32;
     /// Returns the access rights of a segment.
     fn segment_rights(&self, segment: SegmentRegister) -> AccessRights;
+    /// Returns a segment register whole.
+    fn segment(&self, register: SegmentRegister) -> Segment;
+    /// Sets a segment register.
+    fn set_segment(&mut self, register: SegmentRegister, segment: Segment);
+    /// Keeps events off until the next instruction is over, as a load of SS by MOV and POP does. To be
+    /// called after [`Cpu::set_rip`].
+    fn block_events_by_mov_ss(&mut self);
+    /// Returns GDTR.
+    fn gdtr(&self) -> DescriptorTable;
+    /// Sets GDTR.
+    fn set_gdtr(&mut self, table: DescriptorTable);
+    /// Returns IDTR.
+    fn idtr(&self) -> DescriptorTable;
+    /// Sets IDTR.
+    fn set_idtr(&mut self, table: DescriptorTable);
+    /// Returns whether the processor has these instructions.
+    fn has_instruction_set(&self, feature: CpuidFeature) -> bool;
+    /// Returns whether the x87 FPU has an exception that its next instruction raises: FSW.ES.
+    fn has_x87_error(&self) -> bool;
+    /// Has the processor execute one instruction, on the guest's registers of x87, MMX, SSE and AVX,
+    /// with `operand` as its memory. It is one that just computes, that the processor
+    /// [has](Cpu::has_instruction_set) and the guest has enabled; RIP stays where it is.
+    fn compute(&mut self, computation: &mut Computation<'_>, operand: &mut Bytes) -> Computed;
+    /// Loads the low four bits of CR0 as LMSW does, which sets PE but does not clear it.
+    fn load_machine_status(&mut self, value: u16);
+}
+
+/// The distance in bytes from the first byte of the code of a [`Computation`] to its memory operand.
+pub const OPERAND_DISTANCE: u32 = PAGE_SIZE as u32;
+
+/// An instruction that computes.
+#[derive(Debug)]
+pub struct Computation<'a> {
+    /// The instruction, of 64-bit code; its operand, addressed by RIP, lies [`OPERAND_DISTANCE`] bytes behind
+    /// its beginning.
+    pub code: &'a [u8],
+    /// The general-purpose registers, before it and after it. It has nothing to do with RSP.
+    pub gprs: [u64; 16],
+    /// The status flags, before it and after it.
+    pub rflags: u64,
+    /// Whether it may raise SIMD floating-point exceptions.
+    pub is_simd: bool,
+    /// The addresses that it leaves in the x87 FPU, if it is an instruction of that.
+    pub x87: Option<X87Pointers>,
+}
+
+/// The last instruction of the x87 FPU (SDM vol. 1, 8.1.8 and 8.1.9).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct X87Pointers {
+    /// FOP.
+    pub opcode: u16,
+    /// FIP.
+    pub instruction: u64,
+    /// FDP.
+    pub operand: u64,
+}
+
+/// The outcome of a [`Computation`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Computed {
+    /// It is done.
+    Done,
+    /// The x87 FPU has an exception, which is not masked, for the next instruction, and has not stored its
+    /// result.
+    X87Exception,
+    /// A SIMD floating-point exception that is not masked: nothing has changed but flags in MXCSR.
+    SimdException,
+    /// The processor cannot be had for this: nothing has changed.
+    Unavailable,
 }
 
 /// Sets the low `width` of the register `index` as instructions do: bytes and words leave the
@@ -115,7 +187,7 @@ impl Mode {
 /// An exception that the emulated instruction raises, to be injected.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Fault {
-    /// The vector: #UD, #NM, #SS, #GP, #PF or #AC.
+    /// The vector: #DE, #UD, #NM, #NP, #SS, #GP, #PF, #MF, #AC or #XM.
     pub vector: ExceptionVector,
     /// The error code to deliver; none in real-address mode, for #UD and for #NM.
     pub error_code: Option<u32>,

@@ -1,6 +1,6 @@
 //! Execution of a decoded instruction.
 
-use iced_x86::{Instruction, Mnemonic, OpKind};
+use iced_x86::{ConditionCode, Instruction, Mnemonic, OpKind, Register};
 
 use super::context::Context;
 use super::cpu::{Cpu, Mode, RAX, RDX, set_part};
@@ -11,17 +11,21 @@ use crate::guest_memory::GuestMemory;
 use crate::guest_paging::AccessKind;
 
 impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
-    /// Executes `instruction`.
+    /// Executes `instruction`, whose bytes `bytes` begin with.
     pub(super) fn execute(
         &mut self,
         bus: &mut impl Bus,
         instruction: &Instruction,
+        bytes: &[u8],
     ) -> Result<Completed, Stop> {
         if let Some(operation) = self.string_operation(instruction) {
             let next = self.next_ip(instruction);
             return self.repeat(bus, &operation, next);
         }
         match instruction.mnemonic() {
+            Mnemonic::Mov if is_segment_register(instruction, 0) => {
+                self.load_segment_register(bus, instruction)?;
+            }
             Mnemonic::Mov | Mnemonic::Movnti | Mnemonic::Movdiri => self.mov(bus, instruction)?,
             Mnemonic::Movzx => self.load_extended(bus, instruction, false)?,
             Mnemonic::Movsx | Mnemonic::Movsxd => self.load_extended(bus, instruction, true)?,
@@ -102,23 +106,37 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
             Mnemonic::Tzcnt => self.scan(bus, instruction, BitScan::TrailingZeros)?,
             Mnemonic::Lzcnt => self.scan(bus, instruction, BitScan::LeadingZeros)?,
             Mnemonic::Popcnt => self.scan(bus, instruction, BitScan::Ones)?,
-            Mnemonic::Smsw => self.store_machine_status(bus, instruction)?,
+            Mnemonic::Lds | Mnemonic::Les | Mnemonic::Lfs | Mnemonic::Lgs | Mnemonic::Lss => {
+                self.load_far_pointer(bus, instruction)?;
+            }
+            Mnemonic::Lldt | Mnemonic::Ltr => self.load_system_segment(bus, instruction)?,
+            Mnemonic::Sldt | Mnemonic::Str | Mnemonic::Smsw => {
+                self.store_system_word(bus, instruction)?;
+            }
+            Mnemonic::Lmsw => self.load_machine_status(bus, instruction)?,
+            Mnemonic::Lgdt | Mnemonic::Lidt => self.load_table_register(bus, instruction)?,
+            Mnemonic::Sgdt | Mnemonic::Sidt => self.store_table_register(bus, instruction)?,
             Mnemonic::Clflush | Mnemonic::Clflushopt | Mnemonic::Clwb => {
                 // There is no cache between a guest and its devices.
                 self.place(instruction, 0, AccessKind::Read)?;
             }
             _ if Self::is_vector_move(instruction) => self.move_vector(bus, instruction)?,
+            _ if instruction.condition_code() == ConditionCode::None => {
+                self.compute(bus, instruction, bytes)?;
+            }
             _ => self.conditional(bus, instruction)?,
         }
         let next = self.next_ip(instruction);
         self.cpu.set_rip(next);
+        if matches!(instruction.mnemonic(), Mnemonic::Mov | Mnemonic::Pop)
+            && instruction.op0_register() == Register::SS
+        {
+            self.cpu.block_events_by_mov_ss();
+        }
         Ok(Completed::Retired)
     }
 
     fn mov(&mut self, bus: &mut impl Bus, instruction: &Instruction) -> Result<(), Stop> {
-        if is_segment_register(instruction, 0) {
-            return Err(Stop::Unsupported(Reason::NotImplemented));
-        }
         let destination = self.place(instruction, 0, AccessKind::Write)?;
         let source = self.place(instruction, 1, AccessKind::Read)?;
         let value = self.get(bus, source);

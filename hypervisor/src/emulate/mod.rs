@@ -11,27 +11,39 @@
 //! their progress in RCX, RSI and RDI.
 //!
 //! The forms of MOV that nearly all drivers use take a short cut ([`fast_move`]); everything
-//! else goes through a full decoder, [`iced_x86`].
+//! else goes through a full decoder, [`iced_x86`]. What works on registers of x87, MMX, SSE and AVX
+//! is not written out here: the emulator does its memory operand, and the processor itself [the
+//! rest](Cpu::compute).
+//!
+//! What the emulator does not do is #UD for the guest.
 //!
 //! # What hardware does and this does not
 //! - A LOCKed instruction is atomic towards devices, as every exit handler is; one with its
 //!   memory operand in RAM is refused.
-//! - A MOV of a segment register from device memory, far branches through it, and the
-//!   instruction sets with registers of their own (x87, MMX, SSE, AVX) are refused, but for plain
-//!   moves of XMM and YMM registers.
+//! - Far branches through memory go to code of the same privilege. Call gates, task gates and TSSs are
+//!   refused, and so are far returns and IRET from a stack on a device.
+//! - Memory images of x87, SSE and AVX state (FSAVE, FSTENV, FXSAVE, XSAVE and their counterparts), gathers,
+//!   moves under a mask, what has RSP as an operand beside vector registers, and all of AVX-512 are refused.
+//! - An x87 instruction leaves no selectors in FCS and FDS. One of SIMD whose underflow is exact, and not
+//!   masked, does not raise #XM.
 //! - Data breakpoints do not match.
 #![cfg_attr(not(test), forbid(unsafe_code))]
 
 mod arithmetic;
+mod block;
 mod context;
 mod cpu;
+pub(crate) mod descriptor;
 mod execute;
 mod fast_move;
 mod fetch;
 pub mod flags;
+mod native;
 mod operand;
+mod segments;
 mod stack;
 mod string;
+mod system;
 mod vector;
 mod width;
 
@@ -44,7 +56,11 @@ use vmx::addr::GuestPhysAddr;
 use crate::guest_memory::{GuestMemory, NotRam};
 use crate::guest_paging::WalkError;
 
-pub use cpu::{AccessRights, Cpu, Fault, Mode, RAX, RCX, RDI, RDX, RSI, RSP, SegmentRegister};
+pub use block::Bytes;
+pub use cpu::{
+    AccessRights, Computation, Computed, Cpu, DescriptorTable, Fault, Mode, OPERAND_DISTANCE, RAX,
+    RCX, RDI, RDX, RSI, RSP, Segment, SegmentRegister, X87Pointers,
+};
 pub use string::{Direction, StringIo, emulate_string_io};
 pub use width::Width;
 
@@ -250,7 +266,7 @@ fn emulate_any<C: Cpu, M: GuestMemory, B: Bus>(
         Ok(instruction) => instruction,
         Err(stop) => return Err(report(stop, bytes)),
     };
-    match context.execute(bus, &instruction) {
+    match context.execute(bus, &instruction, bytes.as_slice()) {
         Ok(completed) => Ok(completed),
         Err(Stop::Fault(fault)) => Err(EmulationError::Fault(fault)),
         Err(Stop::Unsupported(reason)) => Err(EmulationError::Unsupported(Unsupported {

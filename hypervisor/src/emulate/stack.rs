@@ -17,7 +17,7 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
     ) -> Result<(), Stop> {
         let width = stack_width(instruction)?;
         let source = self.place(instruction, 0, AccessKind::Read)?;
-        let (top, span) = self.push_span(width)?;
+        let (top, span) = self.push_span(self.stack_pointer(), width)?;
         let value = self.get(bus, source);
         self.write(bus, span, value);
         self.set_stack_pointer(top);
@@ -29,10 +29,10 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
         bus: &mut impl Bus,
         instruction: &Instruction,
     ) -> Result<(), Stop> {
-        if is_segment_register(instruction, 0) {
-            return Err(Stop::Unsupported(Reason::NotImplemented));
-        }
         let width = stack_width(instruction)?;
+        if is_segment_register(instruction, 0) {
+            return self.pop_segment_register(bus, instruction, width);
+        }
         let top = self.stack_pointer();
         let source = self.span(SegmentRegister::Ss, top, width, AccessKind::Read)?;
         let destination = if instruction.op0_kind() == OpKind::Memory {
@@ -49,7 +49,7 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
         Ok(())
     }
 
-    /// Executes CALL and JMP, near, to where an operand says.
+    /// Executes CALL and JMP to where an operand says.
     pub(super) fn branch(
         &mut self,
         bus: &mut impl Bus,
@@ -58,12 +58,15 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
         let is_call = match instruction.code() {
             Code::Call_rm16 | Code::Call_rm32 | Code::Call_rm64 => true,
             Code::Jmp_rm16 | Code::Jmp_rm32 | Code::Jmp_rm64 => false,
-            _ => return Err(Stop::Unsupported(Reason::NotImplemented)),
+            _ => {
+                self.far_branch(bus, instruction)?;
+                return Ok(Completed::Retired);
+            }
         };
         let width = self.width(instruction, 0)?;
         let source = self.place(instruction, 0, AccessKind::Read)?;
         let push = if is_call {
-            Some(self.push_span(width)?)
+            Some(self.push_span(self.stack_pointer(), width)?)
         } else {
             None
         };
@@ -77,9 +80,10 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
         Ok(Completed::Retired)
     }
 
-    /// Returns the stack pointer after a push of `width`, and where the push goes.
-    fn push_span(&self, width: Width) -> Result<(u64, Span), Stop> {
-        let top = self.stack_pointer().wrapping_sub(width.bytes() as u64) & self.stack_mask();
+    /// Returns the stack pointer after a push of `width` onto a stack whose top is `top`, and where the push
+    /// goes.
+    pub(super) fn push_span(&self, top: u64, width: Width) -> Result<(u64, Span), Stop> {
+        let top = top.wrapping_sub(width.bytes() as u64) & self.stack_mask();
         let span = self.span(SegmentRegister::Ss, top, width, AccessKind::Write)?;
         Ok((top, span))
     }
@@ -99,11 +103,11 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
         }
     }
 
-    fn stack_pointer(&self) -> u64 {
+    pub(super) fn stack_pointer(&self) -> u64 {
         self.cpu.gpr(RSP) & self.stack_mask()
     }
 
-    fn set_stack_pointer(&mut self, value: u64) {
+    pub(super) fn set_stack_pointer(&mut self, value: u64) {
         let mask = self.stack_mask();
         let old = self.cpu.gpr(RSP);
         self.cpu.set_gpr(RSP, old & !mask | value & mask);
@@ -168,7 +172,7 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
             Code::Enterd_imm16_imm8 => Width::DOUBLEWORD,
             _ => Width::QUADWORD,
         };
-        let (frame, span) = self.push_span(width)?;
+        let (frame, span) = self.push_span(self.stack_pointer(), width)?;
         let pushed = self.cpu.gpr(RBP) & width.mask();
         self.write(bus, span, pushed);
         set_part(self.cpu, RBP, frame, width);

@@ -1,24 +1,15 @@
 //! MOVs between vector registers and memory, as compilers use them to copy more than a register's
-//! worth: the one thing that SSE and AVX do with device memory.
-//!
-//! The CPU has checked CR0.EM, CR0.TS, CR4.OSFXSR and XCR0 before the access that brought us here. But another VCPU may
-//! have written another instruction there since, and the registers are the processor's own: to use one that
-//! is not enabled would be our fault, not the guest's.
+//! worth: what drivers do, if anything, that needs vector registers. It goes without the help of
+//! [`super::native`].
 
-use arch::{Cr0Flags, Cr4Flags, ExceptionVector, XCr0Flags};
 use iced_x86::{EncodingKind, Instruction, Mnemonic, OpKind, Register};
 
-use super::context::{Context, Span};
-use super::cpu::{Cpu, Fault};
-use super::{Bus, Reason, Stop, Width};
+use super::block::{Block, MAX_SIZE};
+use super::context::Context;
+use super::cpu::Cpu;
+use super::{Bus, Stop};
 use crate::guest_memory::GuestMemory;
 use crate::guest_paging::AccessKind;
-
-/// A memory operand of 4, 8, 16 or 32 bytes, checked, in pieces of 8 bytes or less.
-#[derive(Clone, Copy)]
-struct VectorSpan {
-    pieces: [Option<Span>; 4],
-}
 
 impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
     /// Returns whether `instruction` is for [`Context::move_vector`].
@@ -59,79 +50,44 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
         bus: &mut impl Bus,
         instruction: &Instruction,
     ) -> Result<(), Stop> {
-        self.check_vectors(instruction.encoding() == EncodingKind::VEX)?;
-        if instruction.op0_kind() == OpKind::Memory {
-            let span = self.vector_span(instruction, AccessKind::Write)?;
-            let register = instruction.op1_register().number();
-            let low = self.cpu.xmm(register);
-            let high = if instruction.op1_register().is_ymm() {
-                self.cpu.ymm_high(register)
-            } else {
-                0
-            };
-            let values = [low, low >> 64, high, high >> 64].map(|value| value as u64);
-            for (piece, value) in span.pieces.into_iter().flatten().zip(values) {
-                self.write(bus, piece, value);
+        self.check_vector_enabled(instruction.encoding() == EncodingKind::VEX)?;
+        let is_store = instruction.op0_kind() == OpKind::Memory;
+        let block = self.vector_block(instruction, is_store)?;
+        if is_store {
+            let register = instruction.op1_register();
+            let mut bytes = [0; MAX_SIZE];
+            let (low, high) = bytes.split_at_mut(16);
+            low.copy_from_slice(&self.cpu.xmm(register.number()).to_le_bytes());
+            if register.is_ymm() {
+                high.copy_from_slice(&self.cpu.ymm_high(register.number()).to_le_bytes());
             }
+            self.write_block(bus, &block, &bytes);
         } else {
-            let span = self.vector_span(instruction, AccessKind::Read)?;
             let register = instruction.op0_register().number();
-            let mut values = [0; 4];
-            for (piece, value) in span.pieces.into_iter().flatten().zip(&mut values) {
-                *value = u128::from(self.read(bus, piece));
-            }
-            let [a, b, c, d] = values;
-            self.cpu.set_xmm(register, b << 64 | a);
+            let bytes = self.read_block(bus, &block);
+            let (low, high) = bytes.split_at(16);
+            let value = |half: &[u8]| half.try_into().map_or(0, u128::from_le_bytes);
+            self.cpu.set_xmm(register, value(low));
             if instruction.encoding() == EncodingKind::VEX {
-                self.cpu.set_ymm_high(register, d << 64 | c);
+                self.cpu.set_ymm_high(register, value(high));
             }
         }
         Ok(())
     }
 
-    /// Checks that the guest may use XMM registers, or YMM registers as well for an instruction that is encoded so
-    /// (SDM vol. 2A, 2.4 and 2.5).
-    fn check_vectors(&self, is_vex: bool) -> Result<(), Stop> {
-        const YMM: XCr0Flags = XCr0Flags::SSE.union(XCr0Flags::AVX);
-        let cr0 = Cr0Flags::from_bits_retain(self.cpu.cr0());
-        let cr4 = Cr4Flags::from_bits_retain(self.cpu.cr4());
-        let is_enabled = if is_vex {
-            cr4.contains(Cr4Flags::OSXSAVE)
-                && XCr0Flags::from_bits_retain(self.cpu.xcr0()).contains(YMM)
-        } else {
-            cr4.contains(Cr4Flags::OSFXSR) && !cr0.contains(Cr0Flags::EMULATE_COPROCESSOR)
-        };
-        let fault = |vector| Err(Stop::Fault(Fault::without_code(vector)));
-        if !is_enabled {
-            fault(ExceptionVector::InvalidOpcode)
-        } else if cr0.contains(Cr0Flags::TASK_SWITCHED) {
-            fault(ExceptionVector::DeviceNotAvailable)
-        } else {
-            Ok(())
-        }
-    }
-
-    fn vector_span(&self, instruction: &Instruction, kind: AccessKind) -> Result<VectorSpan, Stop> {
+    fn vector_block(&self, instruction: &Instruction, is_store: bool) -> Result<Block, Stop> {
         let (segment, offset) = self.effective_address(instruction, 0);
         let size = instruction.memory_size().size();
-        let width = match size {
-            4 => Width::DOUBLEWORD,
-            8 | 16 | 32 => Width::QUADWORD,
-            _ => return Err(Stop::Unsupported(Reason::NotImplemented)),
+        let kind = if is_store {
+            AccessKind::Write
+        } else {
+            AccessKind::Read
         };
-        let mut pieces = [None; 4];
-        for (index, piece) in pieces.iter_mut().take(size.div_ceil(8)).enumerate() {
-            let offset = offset.wrapping_add(8 * index as u64);
-            *piece = Some(self.span(segment, offset, width, kind)?);
+        let block = self.block(segment, offset, size, kind)?;
+        if is_aligned_move(instruction.mnemonic()) && !block.is_aligned(size) {
+            return Err(self.general_protection());
         }
-        let aligned = |span: Span| span.is_aligned(size as u64);
-        if is_aligned_move(instruction.mnemonic()) && !pieces[0].is_some_and(aligned) {
-            return Err(Stop::Fault(Fault::with_zero_code(
-                ExceptionVector::GeneralProtection,
-                self.mode,
-            )));
-        }
-        Ok(VectorSpan { pieces })
+        Ok(block)
     }
 }
 
@@ -140,7 +96,7 @@ fn is_vector_register(register: Register) -> bool {
 }
 
 /// Returns whether the instruction wants its operand on a boundary of its size.
-fn is_aligned_move(mnemonic: Mnemonic) -> bool {
+pub(super) fn is_aligned_move(mnemonic: Mnemonic) -> bool {
     matches!(
         mnemonic,
         Mnemonic::Movaps

@@ -17,6 +17,7 @@ pub(crate) mod log_ring;
 pub(crate) mod logger;
 pub(crate) mod machine_check;
 pub(crate) mod memory;
+pub(crate) mod native;
 pub(crate) mod paging;
 pub(crate) mod pci;
 pub(crate) mod pic;

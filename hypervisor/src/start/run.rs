@@ -127,6 +127,9 @@ pub(super) fn run(machine: Machine) -> ! {
         configs.len(),
     ));
     crate::emulate::prepare();
+    if let Err(error) = crate::machine::native::prepare() {
+        log::warn!("no instructions of x87, MMX, SSE and AVX on guests' devices: {error}");
+    }
     // SAFETY: interrupts are off, and the LAPIC is ours.
     let apic = unsafe { LocalApic::enable() };
     smp::init();

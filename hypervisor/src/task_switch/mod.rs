@@ -19,7 +19,7 @@ mod tss;
 mod tests;
 
 use arch::{Cr0Flags, Cr4Flags, ExceptionVector, RFlags};
-use vmx::segment::{AccessRights, DescriptorTable, Segment, SegmentRegister};
+use vmx::segment::{AccessRights, Segment, SegmentRegister};
 
 use crate::emulate::{Cpu, Fault};
 use crate::guest_memory::{GuestMemory, NotRam};
@@ -34,12 +34,6 @@ const NESTED_TASK: u32 = RFlags::NESTED_TASK.bits() as u32;
 /// The parts of a VCPU that a task switch needs besides the emulator's registers. All tasks run
 /// outside of IA-32e mode.
 pub(crate) trait TaskCpu: Cpu {
-    /// Returns GDTR.
-    fn gdtr(&self) -> DescriptorTable;
-    /// Returns a segment register.
-    fn segment(&self, register: SegmentRegister) -> Segment;
-    /// Sets a segment register.
-    fn set_segment(&mut self, register: SegmentRegister, segment: Segment);
     /// Sets CR3, and the PDPTE registers with PAE paging. Translations of the old address
     /// space that the TLB holds are the VCPU's to invalidate.
     fn set_cr3(&mut self, cr3: u64, pdptes: Option<[u64; 4]>);
@@ -229,7 +223,7 @@ fn find_task<C: TaskCpu, M: GuestMemory>(
     };
     let descriptor = descriptor::read_global(cpu, space, selector)?
         .ok_or_else(|| faults.selector(invalid, selector))?;
-    let format = match (descriptor.system_type(), request.cause) {
+    let format = match (descriptor::system_type(&descriptor), request.cause) {
         (Some(SystemType::Tss { format, busy }), cause) if busy == (cause == Cause::Iret) => format,
         _ => return Err(faults.selector(invalid, selector)),
     };

@@ -109,7 +109,7 @@ fn load_ldtr<C: TaskCpu, M: GuestMemory>(
         return Ok(());
     }
     let descriptor = descriptor::read_global(cpu, space, selector)?
-        .filter(|it| it.system_type() == Some(SystemType::Ldt) && it.is_present())
+        .filter(|it| descriptor::system_type(it) == Some(SystemType::Ldt) && it.is_present())
         .ok_or_else(|| faults.selector(ExceptionVector::InvalidTss, selector))?;
     cpu.set_segment(SegmentRegister::Ldtr, descriptor.segment(selector));
     Ok(())

@@ -99,6 +99,11 @@ pub(crate) fn write_cr0(value: u64, context: &Cr0Context) -> Result<Cr0Write, Ge
     })
 }
 
+/// Returns `cr0` after LMSW of `value`: PE, MP, EM and TS are loaded, but PE is not cleared (SDM vol. 2A, LMSW).
+pub(crate) const fn with_machine_status(cr0: u64, value: u16) -> u64 {
+    cr0 & !0xe | value as u64 & 0xf
+}
+
 /// Checks WRMSR to EFER of `value`, and returns the new EFER, keeping LMA.
 ///
 /// # Errors

@@ -132,7 +132,7 @@ fn code_whose_second_page_is_gone() {
 
 #[test]
 fn what_has_no_implementation_is_named_and_changes_nothing() {
-    let mut machine = Machine::long(code!("addps xmm1, [rdi]"));
+    let mut machine = Machine::long(code!("fnsave [rdi]"));
     machine.cpu.gprs[RDI] = DEVICE;
     let before = machine.cpu.clone();
     let Err(EmulationError::Unsupported(error)) = machine.emulate() else {
@@ -141,7 +141,7 @@ fn what_has_no_implementation_is_named_and_changes_nothing() {
     assert_eq!(error.reason, Reason::NotImplemented);
     assert_eq!(
         std::format!("{error}"),
-        "cannot emulate Addps_xmm_xmmm128 (bytes 0f 58 0f): \
+        "cannot emulate Fnsave_m108byte (bytes dd 37): \
          no implementation for device memory"
     );
     machine.cpu.vmreads.set(before.vmreads.get());
@@ -150,22 +150,16 @@ fn what_has_no_implementation_is_named_and_changes_nothing() {
 }
 
 #[test]
-fn no_sse_arithmetic_mmx_x87_or_far_instruction_slips_through() {
-    let codes: [&[u8]; 14] = [
-        code!("addss xmm0, [rdi]"),
-        code!("pxor xmm0, [rdi]"),
-        code!("movhps [rdi], xmm0"),
-        code!("cmpsd xmm0, [rdi], 1"),
-        code!("movq mm0, [rdi]"),
-        code!("fld dword ptr [rdi]"),
-        code!("fistp qword ptr [rdi]"),
-        code!("mov ds, [rdi]"),
-        code!("jmp fword ptr [rdi]"),
-        code!("call fword ptr [rdi]"),
-        code!("lgdt [rdi]"),
+fn what_is_not_a_plain_operand_in_memory_does_not_slip_through() {
+    let codes: [&[u8]; 8] = [
+        code!("fnstenv [rdi]"),
+        code!("fxrstor [rdi]"),
+        code!("xsave [rdi]"),
+        code!("vmaskmovps xmm0, xmm1, [rdi]"),
+        code!("vgatherdps xmm0, [rdi + xmm1], xmm2"),
+        code!("andn rsp, rax, [rdi]"),
         code!("enter 8, 1"),
-        code!("vpxor ymm0, ymm0, [rdi]"),
-        code!("vbroadcastss ymm0, [rdi]"),
+        code!("retf"),
     ];
     for code in codes {
         let mut machine = Machine::long(code);

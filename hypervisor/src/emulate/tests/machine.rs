@@ -7,6 +7,7 @@ use vmx::addr::GuestPhysAddr;
 
 use super::super::*;
 use crate::guest_paging::PagingRegisters;
+use crate::machine::native;
 use crate::test_ram::TestRam;
 
 /// The linear address of 64-bit tests' code; on the last page before unmapped space.
@@ -28,8 +29,9 @@ pub(super) const READ_ONLY_PAGE: u64 = 0x7000_1000;
 
 const PRESENT_WRITABLE_USER: u64 = 7;
 
+/// A segment register, with its rights as a number.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Segment {
+pub(super) struct TestSegment {
     pub(super) selector: u16,
     pub(super) base: u64,
     pub(super) limit: u32,
@@ -41,20 +43,49 @@ pub(super) struct TestCpu {
     pub(super) gprs: [u64; 16],
     pub(super) xmms: [u128; 16],
     pub(super) ymm_highs: [u128; 16],
+    /// FCW to ST7, with MXCSR, as FXSAVE has them.
+    pub(super) x87: [u8; 160],
+    pub(super) xcr0: u64,
     pub(super) rip: u64,
     pub(super) rflags: u64,
-    pub(super) segments: [Segment; 6],
+    pub(super) segments: [TestSegment; 8],
+    pub(super) gdtr: DescriptorTable,
+    pub(super) idtr: DescriptorTable,
+    /// Whether events are blocked as after a load of SS.
+    pub(super) blocked_by_mov_ss: bool,
     pub(super) cr0: u64,
     pub(super) cr3: u64,
     pub(super) cr4: u64,
     pub(super) efer: u64,
-    pub(super) xcr0: u64,
     pub(super) cpl: u8,
     /// The number of register reads that would have been VMREADs.
     pub(super) vmreads: Cell<u32>,
 }
 
 impl TestCpu {
+    /// Its registers of x87, SSE and AVX as XRSTOR takes them.
+    fn area(&self) -> native::saved::Area {
+        let mut area = [0; 1024];
+        area[..160].copy_from_slice(&self.x87);
+        for index in 0..16 {
+            let xmm = 160 + 16 * index;
+            area[xmm..xmm + 16].copy_from_slice(&self.xmms[index].to_le_bytes());
+            let high = 576 + 16 * index;
+            area[high..high + 16].copy_from_slice(&self.ymm_highs[index].to_le_bytes());
+        }
+        area[512] = 7;
+        native::saved::Area(area)
+    }
+
+    fn set_area(&mut self, area: &native::saved::Area) {
+        let value = |at: usize| u128::from_le_bytes(area.0[at..at + 16].try_into().unwrap());
+        self.x87.copy_from_slice(&area.0[..160]);
+        for index in 0..16 {
+            self.xmms[index] = value(160 + 16 * index);
+            self.ymm_highs[index] = value(576 + 16 * index);
+        }
+    }
+
     fn vmread<T>(&self, value: T) -> T {
         self.vmreads.set(self.vmreads.get() + 1);
         value
@@ -131,6 +162,63 @@ impl Cpu for TestCpu {
     fn segment_rights(&self, segment: SegmentRegister) -> AccessRights {
         AccessRights::from_bits_retain(self.vmread(self.segments[segment as usize].rights))
     }
+    fn segment(&self, register: SegmentRegister) -> Segment {
+        let segment = self.segments[register as usize];
+        Segment {
+            selector: segment.selector,
+            base: segment.base,
+            limit: segment.limit,
+            rights: AccessRights::from_bits_retain(segment.rights),
+        }
+    }
+    fn set_segment(&mut self, register: SegmentRegister, segment: Segment) {
+        self.segments[register as usize] = TestSegment {
+            selector: segment.selector,
+            base: segment.base,
+            limit: segment.limit,
+            rights: segment.rights.bits(),
+        };
+    }
+    fn block_events_by_mov_ss(&mut self) {
+        self.blocked_by_mov_ss = true;
+    }
+    fn gdtr(&self) -> DescriptorTable {
+        self.gdtr
+    }
+    fn set_gdtr(&mut self, table: DescriptorTable) {
+        self.gdtr = table;
+    }
+    fn idtr(&self) -> DescriptorTable {
+        self.idtr
+    }
+    fn set_idtr(&mut self, table: DescriptorTable) {
+        self.idtr = table;
+    }
+    fn has_instruction_set(&self, feature: iced_x86::CpuidFeature) -> bool {
+        native::supports(feature)
+    }
+    fn has_x87_error(&self) -> bool {
+        self.x87[2] & 0x80 != 0
+    }
+    fn compute(&mut self, computation: &mut Computation<'_>, operand: &mut Bytes) -> Computed {
+        let mut area = self.area();
+        let mut registers = native::Registers::new(computation);
+        // SAFETY: the emulator has checked the instruction, and this processor has it.
+        unsafe { native::saved::run(computation.code, operand, &mut registers, &mut area) };
+        let outcome = registers.outcome();
+        if outcome == Computed::SimdException {
+            let flags = registers.simd_flags();
+            self.x87[24] |= flags as u8;
+            return outcome;
+        }
+        self.set_area(&area);
+        computation.gprs = registers.gprs;
+        computation.rflags = registers.rflags;
+        outcome
+    }
+    fn load_machine_status(&mut self, value: u16) {
+        self.cr0 = self.cr0 & !0xe | u64::from(value) & 0xf;
+    }
 }
 
 /// An access that a device has seen.
@@ -206,27 +294,40 @@ pub(super) struct Machine {
     pub(super) device: Device,
 }
 
+/// FCW and MXCSR after power-up.
+fn fresh_x87() -> [u8; 160] {
+    let mut image = [0; 160];
+    image[..2].copy_from_slice(&0x37f_u16.to_le_bytes());
+    image[24..28].copy_from_slice(&0x1f80_u32.to_le_bytes());
+    image
+}
+
 const FLAT_CODE: u32 = 0xc09b;
 const FLAT_DATA: u32 = 0xc093;
 
 impl Machine {
     fn new(code_rights: u32, limit: u32) -> Self {
-        let data = Segment {
+        let data = TestSegment {
             selector: 0x10,
             base: 0,
             limit,
             rights: FLAT_DATA,
         };
-        let mut segments = [data; 6];
+        let mut segments = [data; 8];
+        segments[SegmentRegister::Ldtr as usize].rights = 1 << 16;
         segments[SegmentRegister::Cs as usize].rights = code_rights;
         Self {
             cpu: TestCpu {
                 gprs: [0; 16],
                 xmms: [0; 16],
                 ymm_highs: [0; 16],
+                x87: fresh_x87(),
                 rip: CODE,
                 rflags: 2,
                 segments,
+                gdtr: DescriptorTable { base: 0, limit: 0 },
+                idtr: DescriptorTable { base: 0, limit: 0 },
+                blocked_by_mov_ss: false,
                 cr0: 1,
                 cr3: 0,
                 // OSFXSR and OSXSAVE.
@@ -251,7 +352,7 @@ impl Machine {
         let mut machine = Self::new(0xa09b, 0xffff_ffff);
         machine.cpu.cr0 = 0x8001_0001;
         machine.cpu.cr3 = 0x1000;
-        machine.cpu.cr4 |= 1 << 5;
+        machine.cpu.cr4 |= 1 << 5 | 1 << 10;
         machine.cpu.efer = 0xd00;
         machine.map(CODE, CODE_RAM | PRESENT_WRITABLE_USER);
         for page in 0..16 {

@@ -92,6 +92,8 @@ proptest! {
                 if !code.iter().any(|byte| matches!(byte, 0xf2 | 0xf3)) {
                     prop_assert_eq!(machine.cpu.gprs, before.gprs);
                     prop_assert_eq!(machine.cpu.xmms, before.xmms);
+                    prop_assert_eq!(machine.cpu.segments, before.segments);
+                    prop_assert_eq!(machine.cpu.cr0, before.cr0);
                     // A division reads its operand before it finds that it cannot.
                     let written = |seen: &Seen| !matches!(seen, Seen::Read(..));
                     prop_assert!(!machine.device.seen.iter().any(written));

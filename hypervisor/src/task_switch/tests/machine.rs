@@ -6,7 +6,7 @@ use arch::ExceptionVector;
 use vmx::addr::GuestPhysAddr;
 
 use super::super::*;
-use crate::emulate::SegmentRegister as Encoded;
+use crate::emulate::{DescriptorTable, SegmentRegister as Encoded};
 use crate::guest_paging::PagingRegisters;
 use crate::test_ram::TestRam;
 
@@ -108,9 +108,6 @@ impl Cpu for TestCpu {
     fn segment_rights(&self, segment: Encoded) -> AccessRights {
         self.segments[segment as usize].rights
     }
-}
-
-impl TaskCpu for TestCpu {
     fn gdtr(&self) -> DescriptorTable {
         DescriptorTable {
             base: GDT,
@@ -123,6 +120,29 @@ impl TaskCpu for TestCpu {
     fn set_segment(&mut self, register: SegmentRegister, segment: Segment) {
         self.segments[register as usize] = segment;
     }
+    fn block_events_by_mov_ss(&mut self) {}
+    fn set_gdtr(&mut self, _: DescriptorTable) {}
+    fn idtr(&self) -> DescriptorTable {
+        DescriptorTable { base: 0, limit: 0 }
+    }
+    fn set_idtr(&mut self, _: DescriptorTable) {}
+    fn load_machine_status(&mut self, _: u16) {}
+    fn has_instruction_set(&self, _: iced_x86::CpuidFeature) -> bool {
+        false
+    }
+    fn has_x87_error(&self) -> bool {
+        false
+    }
+    fn compute(
+        &mut self,
+        _: &mut crate::emulate::Computation<'_>,
+        _: &mut crate::emulate::Bytes,
+    ) -> crate::emulate::Computed {
+        crate::emulate::Computed::Unavailable
+    }
+}
+
+impl TaskCpu for TestCpu {
     fn set_cr3(&mut self, cr3: u64, pdptes: Option<[u64; 4]>) {
         self.cr3 = cr3;
         self.pdptes = pdptes.unwrap_or(self.pdptes);

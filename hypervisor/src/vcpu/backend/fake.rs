@@ -18,13 +18,14 @@ use super::exit::Exit;
 use super::{
     ApicAssistance, EntryFailed, ExitReason, GuestCpu, Interruptibility, Refused, TlbFlush,
 };
-use crate::emulate::Cpu;
+use crate::emulate::{Bytes, Computation, Computed, Cpu};
 use crate::guest_boot::EntryState;
 use crate::guest_paging::PagingRegisters;
 use crate::machine::host_time::{fake as host_clock, host_now};
 use crate::machine::machine_check::MachineCheck;
 use crate::task_switch::TaskCpu;
 use crate::vcpu::HostCpu;
+use crate::vcpu::control_registers::with_machine_status;
 use crate::vm::memory_map::View;
 
 /// A scripted stay in the guest, from an entry to the next exit.
@@ -117,6 +118,8 @@ pub(in crate::vcpu) struct FakeCpu {
     pub(in crate::vcpu) script: VecDeque<Stay>,
     pub(in crate::vcpu) entries: Vec<Entry>,
     pdptes: [u64; 4],
+    /// GDTR and IDTR.
+    tables: [DescriptorTable; 2],
     xmm: [u128; 16],
     xcr0: u64,
     tsc_aux: u64,
@@ -179,6 +182,7 @@ impl FakeCpu {
             script: VecDeque::new(),
             entries: Vec::new(),
             pdptes: [0; 4],
+            tables: [DescriptorTable { base: 0, limit: 0 }; 2],
             xmm: [0; 16],
             xcr0: 1,
             tsc_aux: 0,
@@ -608,12 +612,6 @@ impl Cpu for FakeCpu {
     fn segment_rights(&self, segment: SegmentRegister) -> AccessRights {
         self.segment(segment).rights
     }
-}
-
-impl TaskCpu for FakeCpu {
-    fn gdtr(&self) -> DescriptorTable {
-        DescriptorTable { base: 0, limit: 0 }
-    }
 
     fn segment(&self, register: SegmentRegister) -> Segment {
         self.segments[register as usize]
@@ -623,6 +621,45 @@ impl TaskCpu for FakeCpu {
         self.segments[register as usize] = segment;
     }
 
+    fn block_events_by_mov_ss(&mut self) {
+        self.interruptibility -= Interruptibility::SHADOW;
+        self.interruptibility |= Interruptibility::BLOCKED_BY_MOV_SS;
+    }
+
+    fn gdtr(&self) -> DescriptorTable {
+        self.tables[0]
+    }
+
+    fn set_gdtr(&mut self, table: DescriptorTable) {
+        self.tables[0] = table;
+    }
+
+    fn idtr(&self) -> DescriptorTable {
+        self.tables[1]
+    }
+
+    fn set_idtr(&mut self, table: DescriptorTable) {
+        self.tables[1] = table;
+    }
+
+    fn has_instruction_set(&self, _: iced_x86::CpuidFeature) -> bool {
+        false
+    }
+
+    fn has_x87_error(&self) -> bool {
+        false
+    }
+
+    fn compute(&mut self, _: &mut Computation<'_>, _: &mut Bytes) -> Computed {
+        Computed::Unavailable
+    }
+
+    fn load_machine_status(&mut self, value: u16) {
+        self.cr0 = with_machine_status(self.cr0, value);
+    }
+}
+
+impl TaskCpu for FakeCpu {
     fn set_cr3(&mut self, cr3: u64, pdptes: Option<[u64; 4]>) {
         self.cr3 = cr3;
         if let Some(pdptes) = pdptes {

@@ -9,7 +9,7 @@ use crate::emulate::{AccessRights, SegmentRegister};
 use crate::guest_paging::read_pdptes;
 use crate::vcpu::backend::exit::ControlRegisterAccess;
 use crate::vcpu::backend::{GuestCpu, TlbFlush};
-use crate::vcpu::control_registers::{Cr0Context, write_cr0};
+use crate::vcpu::control_registers::{Cr0Context, with_machine_status, write_cr0};
 use crate::vcpu::{StopReason, Vcpu};
 
 impl<C: GuestCpu> Vcpu<C> {
@@ -41,10 +41,8 @@ impl<C: GuestCpu> Vcpu<C> {
                 self.write_cr0(cr0 & !Cr0Flags::TASK_SWITCHED.bits())
             }
             ControlRegisterAccess::Lmsw(operand) => {
-                // LMSW sets PE but does not clear it.
                 let cr0 = self.cpu.cr0();
-                let operand = u64::from(operand) & 0xf;
-                self.write_cr0(cr0 & !0xe | operand)
+                self.write_cr0(with_machine_status(cr0, operand))
             }
         }
     }

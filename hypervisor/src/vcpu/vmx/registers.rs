@@ -4,14 +4,17 @@
 #![forbid(unsafe_code)]
 
 use arch::{Cr0Flags, Dr7Flags, gpr};
+use iced_x86::CpuidFeature;
 use vmx::fields;
 use vmx::segment::{AccessRights, DescriptorTable, Segment, SegmentRegister};
 
 use super::VmxCpu;
-use crate::emulate::Cpu;
+use crate::emulate::{Bytes, Computation, Computed, Cpu};
 use crate::guest_paging::PagingRegisters;
+use crate::machine::native;
 use crate::task_switch::TaskCpu;
-use crate::vcpu::backend::GuestCpu;
+use crate::vcpu::backend::{GuestCpu, Interruptibility};
+use crate::vcpu::control_registers::with_machine_status;
 use crate::vcpu::vector_registers;
 
 impl PagingRegisters for VmxCpu {
@@ -121,12 +124,6 @@ impl Cpu for VmxCpu {
     fn segment_rights(&self, segment: SegmentRegister) -> AccessRights {
         AccessRights::from_bits_retain(self.vmcs.read(fields::guest_access_rights(segment)))
     }
-}
-
-impl TaskCpu for VmxCpu {
-    fn gdtr(&self) -> DescriptorTable {
-        self.vmcs.gdtr()
-    }
 
     fn segment(&self, register: SegmentRegister) -> Segment {
         self.vmcs.segment(register)
@@ -136,6 +133,48 @@ impl TaskCpu for VmxCpu {
         self.vmcs.set_segment(register, segment);
     }
 
+    fn block_events_by_mov_ss(&mut self) {
+        let state = self.interruptibility() - Interruptibility::SHADOW;
+        self.set_interruptibility(state | Interruptibility::BLOCKED_BY_MOV_SS);
+    }
+
+    fn gdtr(&self) -> DescriptorTable {
+        self.vmcs.gdtr()
+    }
+
+    fn set_gdtr(&mut self, table: DescriptorTable) {
+        self.vmcs.set_gdtr(table);
+    }
+
+    fn idtr(&self) -> DescriptorTable {
+        self.vmcs.idtr()
+    }
+
+    fn set_idtr(&mut self, table: DescriptorTable) {
+        self.vmcs.set_idtr(table);
+    }
+
+    fn has_instruction_set(&self, feature: CpuidFeature) -> bool {
+        native::supports(feature)
+    }
+
+    fn has_x87_error(&self) -> bool {
+        native::has_x87_error()
+    }
+
+    fn compute(&mut self, computation: &mut Computation<'_>, operand: &mut Bytes) -> Computed {
+        self.live.compute(computation, operand)
+    }
+
+    fn load_machine_status(&mut self, value: u16) {
+        // The guest owns these bits: there is no shadow of them.
+        let cr0 = self.vmcs.read(fields::GUEST_CR0);
+        let cr0 = with_machine_status(cr0, value);
+        self.vmcs.write(fields::GUEST_CR0, cr0);
+    }
+}
+
+impl TaskCpu for VmxCpu {
     fn set_cr3(&mut self, cr3: u64, pdptes: Option<[u64; 4]>) {
         self.vmcs.write(fields::GUEST_CR3, cr3);
         if let Some(pdptes) = pdptes {
