@@ -110,7 +110,7 @@ pub struct X87Pointers {
 /// The outcome of a [`Computation`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Computed {
-    /// It is done.
+    /// The usual end: all that the instruction does is done.
     Done,
     /// The x87 FPU has an exception, which is not masked, for the next instruction, and has not stored its
     /// result.

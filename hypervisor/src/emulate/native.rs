@@ -65,7 +65,7 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
         }
         let (segment, offset) = self.effective_address(instruction, 0);
         let block = self.block(segment, offset, size, kind)?;
-        if needs_alignment(instruction, file, size) && !block.is_aligned(size) {
+        if needs_alignment(instruction, size) && !block.is_aligned(size) {
             return Err(self.general_protection());
         }
         let mut operand = Bytes::default();
@@ -80,7 +80,9 @@ impl<C: Cpu, M: GuestMemory> Context<'_, C, M> {
             code: encoded.as_slice(),
             gprs: core::array::from_fn(|register| self.cpu.gpr(register)),
             rflags: self.rflags & flags::STATUS,
-            is_simd: file == RegisterFile::Vector && !is_mxcsr_access(instruction),
+            // Conversions to and from MMX registers raise SIMD exceptions, too.
+            is_simd: matches!(file, RegisterFile::Vector | RegisterFile::Mmx)
+                && !is_mxcsr_access(instruction),
             x87: (file == RegisterFile::X87).then(|| super::cpu::X87Pointers {
                 opcode: encoded.x87_opcode(),
                 instruction: self.cpu.rip(),
@@ -246,8 +248,8 @@ fn is_mxcsr_access(instruction: &Instruction) -> bool {
 
 /// Returns whether the memory operand has to be on a boundary of its size: of SSE if it has 16 bytes, with few
 /// exceptions (SDM vol. 2A, 2.4, types 1 to 4), and of AVX only in moves that say so.
-fn needs_alignment(instruction: &Instruction, file: RegisterFile, size: usize) -> bool {
-    if instruction.encoding() == EncodingKind::VEX || size != 16 || file != RegisterFile::Vector {
+fn needs_alignment(instruction: &Instruction, size: usize) -> bool {
+    if instruction.encoding() == EncodingKind::VEX || size != 16 {
         return is_aligned_move(instruction.mnemonic());
     }
     !matches!(

@@ -144,11 +144,11 @@ pub(crate) fn switch_task<C: TaskCpu, M: GuestMemory>(
     old_space.read_checked(old_tr.base, &mut old_image)?;
     old_space.check_writable(old_tr.base, old_image.len())?;
     let mut new_image = new.format.buffer();
-    old_space.read_checked(new.descriptor.base.into(), &mut new_image)?;
+    old_space.read_checked(new.descriptor.base, &mut new_image)?;
     let state = State::from_image(&new_image);
     let nests = matches!(request.cause, Cause::Call | Cause::Event { .. });
     if nests {
-        old_space.check_writable(new.descriptor.base.into(), 2)?;
+        old_space.check_writable(new.descriptor.base, 2)?;
     }
     let pdptes = pdptes_of(cpu, memory, &state, request, faults)?;
     let leaves = matches!(request.cause, Cause::Jump | Cause::Iret);
@@ -167,7 +167,7 @@ pub(crate) fn switch_task<C: TaskCpu, M: GuestMemory>(
     old_space.write(old_tr.base, &old_image)?;
     if nests {
         let back_link = old_tr.selector.to_le_bytes();
-        old_space.write(new.descriptor.base.into(), &back_link)?;
+        old_space.write(new.descriptor.base, &back_link)?;
     }
 
     // The commit: from here on, it is the new task.
@@ -175,7 +175,7 @@ pub(crate) fn switch_task<C: TaskCpu, M: GuestMemory>(
         SegmentRegister::Tr,
         Segment {
             selector: request.selector,
-            base: new.descriptor.base.into(),
+            base: new.descriptor.base,
             limit: new.descriptor.limit,
             rights: new.descriptor.rights | AccessRights::from_bits_retain(descriptor::BUSY),
         },

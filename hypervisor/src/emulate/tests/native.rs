@@ -405,6 +405,22 @@ fn a_simd_exception_that_is_not_masked_leaves_its_flag_and_nothing_else() {
 }
 
 #[test]
+fn a_conversion_to_an_mmx_register_raises_simd_exceptions() {
+    let mut machine = Machine::long(code!("cvtps2pi mm1, [rdi]"));
+    machine.cpu.gprs[RDI] = DEVICE;
+    machine.device.set(0, u64::MAX);
+    // Invalid operations are not masked.
+    machine.cpu.x87[24..28].copy_from_slice(&0x1f00_u32.to_le_bytes());
+    let Err(EmulationError::Fault(fault)) = machine.emulate() else {
+        panic!("no fault");
+    };
+    assert_eq!(fault.vector, ExceptionVector::SimdFloatingPoint);
+    let mut crooked = Machine::long(code!("cvtpd2pi mm1, [rdi]"));
+    crooked.cpu.gprs[RDI] = DEVICE + 8;
+    assert_eq!(crooked.fault().vector, ExceptionVector::GeneralProtection);
+}
+
+#[test]
 fn an_x87_exception_that_is_not_masked_comes_with_the_next_instruction() {
     let mut machine = sequence(code!("fld qword ptr [rdi]"), |machine| {
         machine.device.set(0, f64::MAX.to_bits());
