@@ -270,7 +270,7 @@ struct Encoded {
     bytes: [u8; 16],
     length: usize,
     is_x87: bool,
-    /// The offset of the ModRM byte, and of the one before it.
+    /// The offset of the ModRM byte.
     modrm: usize,
     /// The ModRM byte as the guest has it.
     guest_modrm: u8,

@@ -1,9 +1,8 @@
 //! Instructions of a guest, run by the processor itself on a copy of their memory operand.
 //!
 //! Hundreds of instructions read or write memory beside registers of x87, MMX, SSE and AVX. The emulator
-//! gets the memory part done, and has the processor do the rest: the instruction is written behind its
-//! own bytes' back to a page of ours with its operand changed to 32 bytes on the next page, addressed by RIP,
-//! and called.
+//! reads and writes the memory, and the processor does the rest: the instruction is written to a page of
+//! ours, with its operand changed to 32 bytes at the beginning of the next page, addressed by RIP, and called.
 //!
 //! The other way would be to let the guest itself do it, by a second EPT mapping of the device's page and the
 //! monitor trap flag. It needs no code of ours to be executable, and would do for all instructions; but

@@ -155,8 +155,8 @@ impl LiveState {
             unsafe { set_xcr0_if_there(self.features.xcr0, self.xcr0) };
         }
         // SAFETY: the emulator has found that the instruction is one that computes, without
-        // exceptions but those of SIMD, that this CPU has it and the guest has enabled it; the
-        // host's control registers enable all that guests may have. The vector state is
+        // exceptions but those of SIMD, that this CPU has it and the guest has enabled it, and that the x87
+        // FPU has no exception waiting; the host's control registers enable all that guests may have. The vector state is
         // the guest's. Interrupts are off from the exit to the entry.
         let result = unsafe { native::run(computation.code, operand, &mut registers) };
         if result.is_err() {
