@@ -18,7 +18,6 @@ use hypervisor::emulate::{
 };
 use hypervisor::guest_memory::{GuestMemory, NotRam};
 use hypervisor::guest_paging::PagingRegisters;
-use iced_x86::CpuidFeature;
 use vmx::addr::GuestPhysAddr;
 
 const ROUNDS: u64 = 100;
@@ -148,12 +147,6 @@ impl Cpu for Vcpu {
         DescriptorTable { base: 0, limit: 0 }
     }
     fn set_idtr(&mut self, _: DescriptorTable) {}
-    fn has_instruction_set(&self, _: CpuidFeature) -> bool {
-        false
-    }
-    fn has_x87_error(&self) -> bool {
-        false
-    }
     fn compute(&mut self, _: &mut Computation<'_>, _: &mut Bytes) -> Computed {
         Computed::Unavailable
     }

@@ -1,10 +1,9 @@
 //! What the emulator needs to know and change of a VCPU.
 
 use arch::{Cr0Flags, EferFlags, ExceptionVector, RFlags};
-use iced_x86::CpuidFeature;
-use vmx::addr::PAGE_SIZE;
 
 use super::block::Bytes;
+use super::native::{Computation, Computed};
 use super::width::Width;
 use crate::guest_paging::PagingRegisters;
 
@@ -65,60 +64,11 @@ pub trait Cpu: PagingRegisters {
     fn idtr(&self) -> DescriptorTable;
     /// Sets IDTR.
     fn set_idtr(&mut self, table: DescriptorTable);
-    /// Returns whether the processor has these instructions.
-    fn has_instruction_set(&self, feature: CpuidFeature) -> bool;
-    /// Returns whether the x87 FPU has an exception that its next instruction raises: FSW.ES.
-    fn has_x87_error(&self) -> bool;
-    /// Has the processor execute one instruction, on the guest's registers of x87, MMX, SSE and AVX,
-    /// with `operand` as its memory. It is one that just computes, that the processor
-    /// [has](Cpu::has_instruction_set) and the guest has enabled; RIP stays where it is.
+    /// Has the processor execute one instruction, on the guest's registers of x87, MMX, SSE and AVX, with
+    /// `operand` as its memory, which the guest has enabled; RIP stays where it is.
     fn compute(&mut self, computation: &mut Computation<'_>, operand: &mut Bytes) -> Computed;
     /// Loads the low four bits of CR0 as LMSW does, which sets PE but does not clear it.
     fn load_machine_status(&mut self, value: u16);
-}
-
-/// The distance in bytes from the first byte of the code of a [`Computation`] to its memory operand.
-pub const OPERAND_DISTANCE: u32 = PAGE_SIZE as u32;
-
-/// An instruction that computes.
-#[derive(Debug)]
-pub struct Computation<'a> {
-    /// The instruction, of 64-bit code; its operand, addressed by RIP, lies [`OPERAND_DISTANCE`] bytes behind
-    /// its beginning.
-    pub code: &'a [u8],
-    /// The general-purpose registers, before it and after it. It has nothing to do with RSP.
-    pub gprs: [u64; 16],
-    /// The status flags, before it and after it.
-    pub rflags: u64,
-    /// Whether it may raise SIMD floating-point exceptions.
-    pub is_simd: bool,
-    /// The addresses that it leaves in the x87 FPU, if it is an instruction of that.
-    pub x87: Option<X87Pointers>,
-}
-
-/// The last instruction of the x87 FPU (SDM vol. 1, 8.1.8 and 8.1.9).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct X87Pointers {
-    /// FOP.
-    pub opcode: u16,
-    /// FIP.
-    pub instruction: u64,
-    /// FDP.
-    pub operand: u64,
-}
-
-/// The outcome of a [`Computation`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Computed {
-    /// The usual end: all that the instruction does is done.
-    Done,
-    /// The x87 FPU has an exception, which is not masked, for the next instruction, and has not stored its
-    /// result.
-    X87Exception,
-    /// A SIMD floating-point exception that is not masked: nothing has changed but flags in MXCSR.
-    SimdException,
-    /// The processor cannot be had for this: nothing has changed.
-    Unavailable,
 }
 
 /// Sets the low `width` of the register `index` as instructions do: bytes and words leave the

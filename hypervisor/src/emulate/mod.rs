@@ -58,9 +58,10 @@ use crate::guest_paging::WalkError;
 
 pub use block::Bytes;
 pub use cpu::{
-    AccessRights, Computation, Computed, Cpu, DescriptorTable, Fault, Mode, OPERAND_DISTANCE, RAX,
-    RCX, RDI, RDX, RSI, RSP, Segment, SegmentRegister, X87Pointers,
+    AccessRights, Cpu, DescriptorTable, Fault, Mode, RAX, RCX, RDI, RDX, RSI, RSP, Segment,
+    SegmentRegister,
 };
+pub use native::{Code, Computation, Computed, OPERAND_DISTANCE, X87Pointers};
 pub use string::{Direction, StringIo, emulate_string_io};
 pub use width::Width;
 

@@ -9,34 +9,68 @@
 //! an entry for one instruction is an entry like any other, with events, other exits and requests of other
 //! CPUs in the middle of an access to a device, and nothing of it could be tested on the host.
 //!
-//! There is one pair of pages for all CPUs, behind a lock, as hardly any guest does this. The page of
-//! the code is never writable and executable at the same time: it is data, is written, becomes code
-//! and is called, each by a change of the page tables.
+//! # Why a guest gains nothing by it
+//! What is run here is run in ring 0 of tarpit, and a guest with several VCPUs may change an instruction while
+//! another VCPU executes it. So:
+//!
+//! - *Which instructions.* A positive list, by mnemonic and by the kinds of operands: [`crate::emulate::Code`],
+//!   a type that nothing else can make, and whose documentation has the list's rules. They compute: they do not
+//!   branch, use the stack, segments, control registers, MSRs or ports, are at no privilege, and leave no flags
+//!   but the status flags.
+//! - *Which bytes.* The guest's instruction is fetched once, to a buffer of this CPU's stack. What runs is not
+//!   these bytes but an encoding made of what they were decoded to: no prefix of the guest's (LOCK, segments,
+//!   address size, REP) is in it, but for one of 66, F2 and F3 that the opcode needs, and REX's W and R. It is
+//!   decoded again and taken only if that gives the same instruction on the same registers. It has the length
+//!   that this decoding says; RET is behind it.
+//! - *Which memory.* The one explicit operand, addressed by RIP, always the second page. Nothing with an operand
+//!   that a register addresses is on the list: no strings, gathers, masked moves, or images of register files.
+//!   The most that an instruction accesses is the 32 bytes of [`Bytes`].
+//! - *Which registers.* The general-purpose registers are the guest's, and stored back, but for RSP, which no
+//!   instruction of the list names. RFLAGS has nothing but status flags of the guest: TF, IF, DF and AC are
+//!   clear. x87, MMX, SSE and AVX registers, MXCSR and XCR0 are the guest's at all times between its entries; the
+//!   host uses none (it is built without floating point), so there is nothing of it to leak or break. The address
+//!   and opcode that an x87 instruction leaves in FIP, FDP and FOP are put right before the guest sees them.
+//! - *What the guest has enabled.* CR0.EM and TS, CR4.OSFXSR and OSXSAVE and XCR0 are the guest's business, which
+//!   the emulator has checked: the host's own CR0 and CR4 have all on.
+//! - *Exceptions.* The instruction itself may fault: #UD where the processor has not got it, #NM, #GP for
+//!   LDMXCSR, #MF for an x87 exception that waits, #XM for one of SIMD. That is no end of tarpit: the handler
+//!   finds RIP on the instruction and goes on behind it, with the vector noted, and the guest gets its exception.
+//!   All of these are faults, before which nothing has changed but MXCSR's flags, as the guest is to see them. So
+//!   even an error in the list or in the decoder is #UD for the guest. Other faults are not forgiven.
+//! - *Interrupts.* They are off from the exit to the entry. NMIs and machine checks run on stacks of their own,
+//!   touch neither the pages nor vector registers, and come back. The host's DR7 has no breakpoint.
+//! - *The page.* There is one pair of pages for all CPUs, behind a lock, as hardly any guest does this. The page
+//!   of the code is never writable and executable at the same time on the CPU that has the lock: it is data, is
+//!   written, becomes code and is called, each by a change of the page tables and a flush. Another CPU may have
+//!   an old translation of it, but uses none before it has the lock and has flushed it.
 
 use alloc::alloc::{Layout, alloc_zeroed};
-use core::arch::{asm, naked_asm};
+use core::arch::naked_asm;
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use iced_x86::CpuidFeature;
-use raw_cpuid::{CpuId, CpuIdReader};
+use arch::ExceptionVector;
 use spin::Mutex;
 use vmx::addr::PAGE_SIZE;
 
+use super::cpu::{fatal_trap, trap};
 use super::memory::{OutOfMemory, PhysRange};
 use super::paging::{self, Protection};
-use crate::emulate::{Computation, Computed};
+use crate::emulate::{Bytes, Computation, Computed, OPERAND_DISTANCE};
 
-/// The distance in bytes from the first byte of an instruction to its memory operand.
-const OPERAND_DISTANCE: u32 = crate::emulate::OPERAND_DISTANCE;
 const _: () = assert!(OPERAND_DISTANCE as u64 == PAGE_SIZE, "the next page");
-/// The size in bytes of the largest memory operand.
-pub(crate) const OPERAND_SIZE: usize = 32;
 /// RET, near.
 const RET: u8 = 0xc3;
 /// The offset in the second page of an area for FXSAVE.
 const FXSAVE_OFFSET: usize = 1024;
-/// The bits of an MXCSR that are flags of exceptions.
-pub(crate) const MXCSR_FLAGS: u32 = 0x3f;
+/// The exceptions of an instruction here that are the guest's to have.
+const FORGIVEN: [ExceptionVector; 5] = [
+    ExceptionVector::InvalidOpcode,
+    ExceptionVector::DeviceNotAvailable,
+    ExceptionVector::GeneralProtection,
+    ExceptionVector::X87FloatingPoint,
+    ExceptionVector::SimdFloatingPoint,
+];
 
 /// The pages.
 struct Pages(NonNull<u8>);
@@ -46,94 +80,63 @@ unsafe impl Send for Pages {}
 
 static PAGES: Mutex<Option<Pages>> = Mutex::new(None);
 
+/// The address of the instruction that is being run, and of the RET behind it; 0 while there is none. These and
+/// [`RAISED`] are of the CPU that holds the lock.
+static RUNNING: AtomicU64 = AtomicU64::new(0);
+static BEHIND: AtomicU64 = AtomicU64::new(0);
+/// The vector of the exception that it has raised; 0 if none.
+static RAISED: AtomicU8 = AtomicU8::new(0);
+
 /// The registers that an instruction works on, and what becomes of them. All others are live.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[repr(C)]
-pub(crate) struct Registers {
+struct Registers {
     /// The general-purpose registers. RSP stays the host's.
-    pub gprs: [u64; 16],
-    /// RFLAGS; only status flags may be set before.
-    pub rflags: u64,
-    /// MXCSR before the instruction, if it is a SIMD instruction. The register has it afterwards, too, with
-    /// the flags that were raised.
-    pub mxcsr: u32,
-    mxcsr_during: u32,
-    /// 1 to have all SIMD floating-point exceptions masked for the instruction.
-    pub masks_simd: u32,
-    /// The flags of SIMD floating-point exceptions that the instruction has raised, if they were masked.
-    pub raised: u32,
-    /// FSW after the instruction.
-    pub fsw: u16,
-    /// FCW after the instruction.
-    pub fcw: u16,
-    fop_padding: u16,
-    /// FOP, the opcode that an x87 instruction leaves.
-    pub fop: u16,
+    gprs: [u64; 16],
+    rflags: u64,
+    /// The area to correct FIP, FDP and FOP in, for an x87 instruction that sets them; else 0.
     fxsave_area: u64,
     code: u64,
-    /// The address of an x87 instruction, for the guest.
-    pub fip: u64,
-    /// The address of its operand.
-    pub fdp: u64,
-    /// Whether it is an x87 instruction.
-    pub has_x87_pointers: bool,
+    fip: u64,
+    fdp: u64,
+    fop: u16,
+    /// FSW after the instruction.
+    fsw: u16,
+    /// FCW after the instruction.
+    fcw: u16,
 }
 
 impl Registers {
-    /// Makes the registers for `computation`.
-    #[must_use]
-    pub(crate) fn new(computation: &Computation<'_>) -> Self {
-        let pointers = computation.x87;
+    const fn new(computation: &Computation<'_>, page: u64) -> Self {
+        let (fxsave_area, fip, fdp, fop) = match computation.x87 {
+            Some(it) => (
+                page + PAGE_SIZE + FXSAVE_OFFSET as u64,
+                it.instruction,
+                it.operand,
+                it.opcode,
+            ),
+            None => (0, 0, 0, 0),
+        };
         Self {
             gprs: computation.gprs,
             // Interrupts are off, and the one bit is always one.
             rflags: computation.rflags | 2,
-            masks_simd: computation.is_simd.into(),
-            fip: pointers.map_or(0, |it| it.instruction),
-            fdp: pointers.map_or(0, |it| it.operand),
-            fop: pointers.map_or(0, |it| it.opcode),
-            has_x87_pointers: pointers.is_some(),
-            ..Self::default()
+            fxsave_area,
+            code: page,
+            fip,
+            fdp,
+            fop,
+            fsw: 0,
+            fcw: 0,
         }
     }
 
-    /// Returns what the registers say of how the instruction went.
-    #[must_use]
-    pub(crate) const fn outcome(&self) -> Computed {
-        /// The exceptions with which an x87 instruction stores nothing: all but that of precision.
-        const STORES_NOTHING: u16 = 0x1f;
-        if self.masks_simd != 0 && self.raised & unmasked_simd_exceptions(self.mxcsr) != 0 {
-            return Computed::SimdException;
-        }
-        if self.has_x87_pointers && self.fsw & !self.fcw & STORES_NOTHING != 0 {
-            return Computed::X87Exception;
-        }
-        Computed::Done
-    }
-
-    /// Returns the flags that an exception of SIMD leaves in MXCSR: if one is not masked that is found before
-    /// anything is computed, those that are found afterwards are not looked for (SDM vol. 1, 11.5.2).
-    #[must_use]
-    pub(crate) const fn simd_flags(&self) -> u32 {
-        /// Invalid operation, denormal operand, division by zero.
-        const BEFORE: u32 = 7;
-        if self.raised & unmasked_simd_exceptions(self.mxcsr) & BEFORE != 0 {
-            self.raised & BEFORE
-        } else {
-            self.raised
-        }
+    /// Returns whether an x87 instruction has an exception that is not masked with which it stores nothing: all
+    /// but that of precision.
+    const fn has_stored_nothing(&self) -> bool {
+        self.fxsave_area != 0 && self.fsw & !self.fcw & 0x1f != 0
     }
 }
-
-/// Returns the exceptions that this MXCSR does not mask, as its flags have them.
-#[must_use]
-pub(crate) const fn unmasked_simd_exceptions(mxcsr: u32) -> u32 {
-    !mxcsr >> 7 & MXCSR_FLAGS
-}
-
-/// A failure to run an instruction: there was no memory for the pages when tarpit started.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct NoPages;
 
 /// Makes the pages. To be called once, before guests run.
 ///
@@ -155,8 +158,27 @@ pub(crate) fn prepare() -> Result<(), OutOfMemory> {
         // From now on the page has an entry of its own in the tables, and changing it needs no memory.
         made.protect(Protection::Data)?;
         *pages = Some(made);
+        for vector in FORGIVEN {
+            trap::set_hook(vector as u8, Some(on_exception));
+        }
     }
     Ok(())
+}
+
+fn on_exception(frame: &mut trap::TrapFrame) {
+    match skip(frame.rip, frame.vector as u8) {
+        Some(behind) => frame.rip = behind,
+        None => fatal_trap(frame),
+    }
+}
+
+/// Returns where to go on after an exception at `rip`, and notes it, if that is the instruction that is being run.
+fn skip(rip: u64, vector: u8) -> Option<u64> {
+    if rip == 0 || rip != RUNNING.load(Ordering::Relaxed) {
+        return None;
+    }
+    RAISED.store(vector, Ordering::Relaxed);
+    Some(BEHIND.load(Ordering::Relaxed))
 }
 
 impl Pages {
@@ -173,90 +195,84 @@ impl Pages {
     /// Does the same under the operating system that tests run on.
     #[cfg(test)]
     fn protect(&self, protection: Protection) -> Result<(), OutOfMemory> {
-        unsafe extern "C" {
-            fn mprotect(address: *mut u8, length: usize, protection: i32) -> i32;
-        }
         let _ = (paging::protect, PhysRange::new);
         let rights = match protection {
-            Protection::Code => 5,
-            _ => 3,
+            Protection::Code => libc::PROT_READ | libc::PROT_EXEC,
+            _ => libc::PROT_READ | libc::PROT_WRITE,
         };
         // SAFETY: the page was allocated, is whole, and used under the lock only.
-        let result = unsafe { mprotect(self.0.as_ptr(), PAGE_SIZE as usize, rights) };
-        if result == 0 {
-            Ok(())
-        } else {
-            Err(OutOfMemory {
-                size: 0,
-                alignment: PAGE_SIZE,
-            })
-        }
-    }
-
-    /// Runs `code` by `call`, which is given the registers and the address of the code.
-    fn run(
-        &self,
-        code: &[u8],
-        operand: &mut [u8; OPERAND_SIZE],
-        registers: &mut Registers,
-        call: impl FnOnce(&mut Registers, *const u8),
-    ) -> Result<(), OutOfMemory> {
-        let page = self.0.as_ptr();
-        // SAFETY: the second page follows the first.
-        let second = unsafe { page.add(PAGE_SIZE as usize) };
-        self.protect(Protection::Data)?;
-        let length = code.len().min(16);
-        // SAFETY: the pages are ours, both can be written now, and what is written fits: 16 bytes and one
-        // on the first, 32 on the second. Nobody else has references to them.
-        unsafe {
-            page.copy_from_nonoverlapping(code.as_ptr(), length);
-            page.add(length).write(RET);
-            second.copy_from_nonoverlapping(operand.as_ptr(), OPERAND_SIZE);
-        }
-        self.protect(Protection::Code)?;
-        registers.code = page as u64;
-        registers.fxsave_area = if registers.has_x87_pointers {
-            second as u64 + FXSAVE_OFFSET as u64
-        } else {
-            0
-        };
-        call(registers, page);
-        // SAFETY: as for writing.
-        unsafe { second.copy_to_nonoverlapping(operand.as_mut_ptr(), OPERAND_SIZE) };
+        let result = unsafe { libc::mprotect(self.0.as_ptr().cast(), PAGE_SIZE as usize, rights) };
+        assert_eq!(result, 0, "mprotect");
         Ok(())
     }
+
+    /// Runs an instruction by `call`, which is given the registers and the address of the code.
+    fn run(
+        &self,
+        computation: &mut Computation<'_>,
+        operand: &mut Bytes,
+        call: impl FnOnce(&mut Registers, *const u8),
+    ) -> Computed {
+        let page = self.0.as_ptr();
+        let code = computation.code.as_slice();
+        // SAFETY: the second page follows the first; an instruction has at most 15 bytes.
+        let (second, behind) = unsafe { (page.add(PAGE_SIZE as usize), page.add(code.len())) };
+        if self.protect(Protection::Data).is_err() {
+            return Computed::Unavailable;
+        }
+        // SAFETY: the pages are ours, both can be written now, and what is written fits: an instruction and one
+        // byte on the first, 32 on the second. Nobody else has references to them.
+        unsafe {
+            page.copy_from_nonoverlapping(code.as_ptr(), code.len());
+            behind.write(RET);
+            second.copy_from_nonoverlapping(operand.as_ptr(), operand.len());
+        }
+        if self.protect(Protection::Code).is_err() {
+            return Computed::Unavailable;
+        }
+        let mut registers = Registers::new(computation, page as u64);
+        RAISED.store(0, Ordering::Relaxed);
+        BEHIND.store(behind as u64, Ordering::Relaxed);
+        RUNNING.store(page as u64, Ordering::Relaxed);
+        call(&mut registers, page);
+        RUNNING.store(0, Ordering::Relaxed);
+        // SAFETY: as for writing.
+        unsafe { second.copy_to_nonoverlapping(operand.as_mut_ptr(), operand.len()) };
+        let raised = RAISED.load(Ordering::Relaxed);
+        if raised != 0 {
+            return ExceptionVector::try_from(raised)
+                .map_or(Computed::Unavailable, Computed::Raised);
+        }
+        computation.gprs = registers.gprs;
+        computation.rflags = registers.rflags;
+        if registers.has_stored_nothing() {
+            Computed::StoredNothing
+        } else {
+            Computed::Done
+        }
+    }
 }
 
-/// Runs `code` on `registers` and `operand`, and on the registers of x87, MMX, SSE and AVX that are live.
-///
-/// # Errors
-/// If there are no pages; nothing has happened then.
+/// Runs an instruction on `operand`, and on the registers of x87, MMX, SSE and AVX that are live.
 ///
 /// # Safety
-/// `code` is one instruction, which this CPU has and has enabled, that changes nothing but `operand`, which
-/// it reaches `OPERAND_DISTANCE` bytes behind its first byte, general-purpose registers other than RSP, status
-/// flags, and registers of x87, MMX, SSE and AVX, of which nothing is the host's. It raises no
-/// exceptions but SIMD floating-point exceptions, which are masked. Interrupts are off.
-pub(crate) unsafe fn run(
-    code: &[u8],
-    operand: &mut [u8; OPERAND_SIZE],
-    registers: &mut Registers,
-) -> Result<(), NoPages> {
+/// The registers that are live are the guest's, to which this CPU gives what it has: nothing of the host is in
+/// them. Interrupts are off.
+pub(crate) unsafe fn run(computation: &mut Computation<'_>, operand: &mut Bytes) -> Computed {
     let pages = PAGES.lock();
-    let pages = pages.as_ref().ok_or(NoPages)?;
-    let call = |registers: &mut Registers, code| {
-        // SAFETY: by the contract; behind the code is a RET.
-        unsafe { call(registers, code) }
+    let Some(pages) = pages.as_ref() else {
+        return Computed::Unavailable;
     };
-    pages
-        .run(code, operand, registers, call)
-        .map_err(|_| NoPages)
+    pages.run(computation, operand, |registers, code| {
+        // SAFETY: an instruction of the list, and behind it a RET; all that it changes is the guest's.
+        unsafe { call(registers, code) }
+    })
 }
 
-/// Calls `code` with the registers of its argument, as `masks_simd` and `fip` want it.
+/// Calls `code` with the registers of its argument, and corrects what an x87 instruction leaves of its address.
 ///
 /// # Safety
-/// As for [`run`]; `code` returns.
+/// `code` is an instruction as [`crate::emulate::Code`] has them, and a RET.
 #[unsafe(naked)]
 unsafe extern "sysv64" fn call(registers: *mut Registers, code: *const u8) {
     naked_asm!(
@@ -268,15 +284,6 @@ unsafe extern "sysv64" fn call(registers: *mut Registers, code: *const u8) {
         "push r15",
         "push rdi",
         "push rsi",
-        "cmp dword ptr [rdi + {masks_simd}], 0",
-        "je 2f",
-        "stmxcsr [rdi + {mxcsr}]",
-        "mov eax, [rdi + {mxcsr}]",
-        "or eax, 0x1f80",
-        "and eax, 0xffffffc0",
-        "mov [rdi + {mxcsr_during}], eax",
-        "ldmxcsr [rdi + {mxcsr_during}]",
-        "2:",
         "push qword ptr [rdi + {rflags}]",
         "popfq",
         "mov rax, [rdi]",
@@ -316,29 +323,17 @@ unsafe extern "sysv64" fn call(registers: *mut Registers, code: *const u8) {
         "pushfq",
         "pop qword ptr [rdi + {rflags}]",
         "cld",
-        "fnstsw [rdi + {fsw}]",
-        "fnstcw [rdi + {fcw}]",
-        "cmp dword ptr [rdi + {masks_simd}], 0",
-        "je 3f",
-        "stmxcsr [rdi + {mxcsr_during}]",
-        "mov eax, [rdi + {mxcsr_during}]",
-        "and eax, 0x3f",
-        "mov [rdi + {raised}], eax",
-        "or eax, [rdi + {mxcsr}]",
-        "mov [rdi + {mxcsr_during}], eax",
-        "ldmxcsr [rdi + {mxcsr_during}]",
-        "3:",
-        // What an x87 instruction leaves of its address is the guest's, not ours. The processor may keep it
-        // back if there is no exception.
+        // None of these waits for exceptions. The processor may keep FIP back if there is none.
         "mov rax, [rdi + {fxsave_area}]",
         "test rax, rax",
         "jz 4f",
+        "fnstsw [rdi + {fsw}]",
+        "fnstcw [rdi + {fcw}]",
         "mov qword ptr [rax + 8], 0",
         "fxsave64 [rax]",
-        "mov rcx, [rax + 8]",
-        "sub rcx, [rdi + {code}]",
-        "cmp rcx, 4096",
-        "jae 4f",
+        "mov rcx, [rdi + {code}]",
+        "cmp rcx, [rax + 8]",
+        "jne 4f",
         "mov rcx, [rdi + {fip}]",
         "mov [rax + 8], rcx",
         "mov rcx, [rdi + {fdp}]",
@@ -357,10 +352,6 @@ unsafe extern "sysv64" fn call(registers: *mut Registers, code: *const u8) {
         "pop rbx",
         "ret",
         rflags = const core::mem::offset_of!(Registers, rflags),
-        mxcsr = const core::mem::offset_of!(Registers, mxcsr),
-        mxcsr_during = const core::mem::offset_of!(Registers, mxcsr_during),
-        masks_simd = const core::mem::offset_of!(Registers, masks_simd),
-        raised = const core::mem::offset_of!(Registers, raised),
         fsw = const core::mem::offset_of!(Registers, fsw),
         fcw = const core::mem::offset_of!(Registers, fcw),
         fop = const core::mem::offset_of!(Registers, fop),
@@ -371,76 +362,11 @@ unsafe extern "sysv64" fn call(registers: *mut Registers, code: *const u8) {
     )
 }
 
-/// Returns MXCSR, which is live.
-pub(crate) fn mxcsr() -> u32 {
-    let mut value = 0u32;
-    // SAFETY: four bytes of ours; CR4.OSFXSR is set.
-    unsafe {
-        asm!("stmxcsr [{}]", in(reg) &raw mut value, options(nostack, preserves_flags));
-    }
-    value
-}
-
-/// Sets MXCSR, which is live and the guest's, to a value that it had with other flags.
-pub(crate) fn set_mxcsr(value: u32) {
-    // SAFETY: as for reading; the host computes nothing with it.
-    unsafe {
-        asm!("ldmxcsr [{}]", in(reg) &raw const value, options(nostack, preserves_flags));
-    }
-}
-
-/// Returns whether the x87 FPU, which is live, has an exception that its next instruction raises.
-pub(crate) fn has_x87_error() -> bool {
-    let status: u16;
-    // SAFETY: reads a register.
-    unsafe { asm!("fnstsw ax", out("ax") status, options(nomem, nostack, preserves_flags)) };
-    status & 1 << 7 != 0
-}
-
-/// Returns whether this CPU has the instructions of `feature`, and they can be [run](run).
-pub(crate) fn supports(feature: CpuidFeature) -> bool {
-    let id = CpuId::new();
-    let basic = |has: fn(&raw_cpuid::FeatureInfo) -> bool| {
-        id.get_feature_info().is_some_and(|info| has(&info))
-    };
-    match feature {
-        CpuidFeature::FPU | CpuidFeature::FPU287 | CpuidFeature::FPU387 => {
-            basic(|info| info.has_fpu())
-        }
-        CpuidFeature::MMX => basic(|info| info.has_mmx()),
-        CpuidFeature::SSE => basic(|info| info.has_sse()),
-        CpuidFeature::SSE2 => basic(|info| info.has_sse2()),
-        CpuidFeature::SSE3 => basic(|info| info.has_sse3()),
-        CpuidFeature::SSSE3 => basic(|info| info.has_ssse3()),
-        CpuidFeature::SSE4_1 => basic(|info| info.has_sse41()),
-        CpuidFeature::SSE4_2 => basic(|info| info.has_sse42()),
-        CpuidFeature::AES => basic(|info| info.has_aesni()),
-        CpuidFeature::PCLMULQDQ => basic(|info| info.has_pclmulqdq()),
-        CpuidFeature::AVX => basic(|info| info.has_avx()),
-        CpuidFeature::FMA => basic(|info| info.has_fma()),
-        CpuidFeature::F16C => basic(|info| info.has_f16c()),
-        _ => supports_extended(&id, feature),
-    }
-}
-
-fn supports_extended<R: CpuIdReader>(id: &CpuId<R>, feature: CpuidFeature) -> bool {
-    id.get_extended_feature_info()
-        .is_some_and(|info| match feature {
-            CpuidFeature::AVX2 => info.has_avx2(),
-            CpuidFeature::BMI1 => info.has_bmi1(),
-            CpuidFeature::BMI2 => info.has_bmi2(),
-            CpuidFeature::ADX => info.has_adx(),
-            CpuidFeature::SHA => info.has_sha(),
-            CpuidFeature::GFNI => info.has_gfni(),
-            CpuidFeature::VAES => info.has_vaes(),
-            CpuidFeature::VPCLMULQDQ => info.has_vpclmulqdq(),
-            _ => false,
-        })
-}
-
 /// A guest's registers of x87, SSE and AVX where they are not live: for tests, whose own are.
 #[cfg(test)]
 pub(crate) mod saved {
+    use std::sync::Once;
+
     use super::*;
 
     /// An area for XSAVE: the legacy region, the header, and the high halves of YMM registers.
@@ -451,13 +377,14 @@ pub(crate) mod saved {
     /// Does what [`run`](super::run) does with the registers of `area` in place of those that are live.
     ///
     /// # Safety
-    /// As for [`run`](super::run); the CPU has AVX, and `area` is one that XRSTOR takes.
+    /// The CPU has AVX, and `area` is one that XRSTOR takes.
     pub(crate) unsafe fn run(
-        code: &[u8],
-        operand: &mut [u8; OPERAND_SIZE],
-        registers: &mut Registers,
+        computation: &mut Computation<'_>,
+        operand: &mut Bytes,
         area: &mut Area,
-    ) {
+    ) -> Computed {
+        static SIGNALS: Once = Once::new();
+        SIGNALS.call_once(catch_signals);
         prepare().expect("memory");
         let mut own = Area([0; 1024]);
         let call = |registers: &mut Registers, code| {
@@ -466,7 +393,31 @@ pub(crate) mod saved {
         };
         let pages = PAGES.lock();
         let pages = pages.as_ref().expect("the pages were made");
-        pages.run(code, operand, registers, call).expect("memory");
+        pages.run(computation, operand, call)
+    }
+
+    /// Has the signals that exceptions are under the operating system of the tests do what the hooks do.
+    fn catch_signals() {
+        extern "C" fn on_signal(_: i32, _: *mut libc::siginfo_t, context: *mut libc::ucontext_t) {
+            // SAFETY: the kernel passes the registers, which nobody else has now.
+            let registers = unsafe { &mut (*context).uc_mcontext.gregs };
+            let rip = &mut registers[libc::REG_RIP as usize];
+            match skip(*rip as u64, registers[libc::REG_TRAPNO as usize] as u8) {
+                Some(behind) => registers[libc::REG_RIP as usize] = behind as i64,
+                // SAFETY: not a thing that a test survives.
+                None => unsafe { libc::abort() },
+            }
+        }
+        for signal in [libc::SIGILL, libc::SIGFPE, libc::SIGSEGV] {
+            // SAFETY: a structure of integers, whose mask is empty; the handler does nothing that signals
+            // must not do.
+            unsafe {
+                let mut action: libc::sigaction = core::mem::zeroed();
+                action.sa_sigaction = on_signal as *const () as usize;
+                action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+                assert_eq!(libc::sigaction(signal, &action, core::ptr::null_mut()), 0);
+            }
+        }
     }
 
     /// Calls `code` as [`call`] does with the registers of `area`, and keeps the caller's in `own`.

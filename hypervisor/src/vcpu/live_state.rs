@@ -13,7 +13,7 @@ use arch::{msr, reset};
 
 use crate::cpuid::Limits;
 use crate::emulate::{Bytes, Computation, Computed};
-use crate::machine::native::{self, Registers};
+use crate::machine::native;
 
 /// MSRs that guests read and write without an exit, outside the VMCS.
 const MSRS: [u32; 6] = [
@@ -76,28 +76,9 @@ impl LiveState {
 
     /// Puts the state into this processor.
     pub(super) fn load(&self) {
-        self.load_extended();
-        // SAFETY: nothing of this state is used by the host.
-        unsafe {
-            asm!("mov cr2, {}", in(reg) self.cr2, options(nomem, nostack, preserves_flags));
-            asm!("mov dr0, {}", in(reg) self.debug[0], options(nomem, nostack, preserves_flags));
-            asm!("mov dr1, {}", in(reg) self.debug[1], options(nomem, nostack, preserves_flags));
-            asm!("mov dr2, {}", in(reg) self.debug[2], options(nomem, nostack, preserves_flags));
-            asm!("mov dr3, {}", in(reg) self.debug[3], options(nomem, nostack, preserves_flags));
-            asm!("mov dr6, {}", in(reg) self.debug[4], options(nomem, nostack, preserves_flags));
-            for (slot, (&number, &value)) in MSRS.iter().zip(&self.msrs).enumerate() {
-                if slot != TSC_AUX_SLOT || self.features.tsc_aux {
-                    vmx::msr::write(number, value);
-                }
-            }
-        }
-    }
-
-    /// Puts floating-point, SSE and AVX state into this processor, with XCR0.
-    fn load_extended(&self) {
         let all = self.features.xcr0;
         // SAFETY: nothing of this state is used by the host. The area was written by
-        // [`LiveState::new`] or [`LiveState::save_extended`] with the same components, and its
+        // [`LiveState::new`] or [`LiveState::save`] with the same components, and its
         // reserved bytes are zero, so XRSTOR does not fault.
         unsafe {
             if all != 0 {
@@ -113,14 +94,35 @@ impl LiveState {
             } else {
                 asm!("fxrstor64 [{}]", in(reg) self.xsave_area.as_ptr(), options(nostack));
             }
+            asm!("mov cr2, {}", in(reg) self.cr2, options(nomem, nostack, preserves_flags));
+            asm!("mov dr0, {}", in(reg) self.debug[0], options(nomem, nostack, preserves_flags));
+            asm!("mov dr1, {}", in(reg) self.debug[1], options(nomem, nostack, preserves_flags));
+            asm!("mov dr2, {}", in(reg) self.debug[2], options(nomem, nostack, preserves_flags));
+            asm!("mov dr3, {}", in(reg) self.debug[3], options(nomem, nostack, preserves_flags));
+            asm!("mov dr6, {}", in(reg) self.debug[4], options(nomem, nostack, preserves_flags));
+            for (slot, (&number, &value)) in MSRS.iter().zip(&self.msrs).enumerate() {
+                if slot != TSC_AUX_SLOT || self.features.tsc_aux {
+                    vmx::msr::write(number, value);
+                }
+            }
         }
     }
 
-    /// Takes floating-point, SSE and AVX state out of this processor, which has all components enabled
-    /// afterwards.
-    fn save_extended(&mut self) {
+    /// Has this processor execute an instruction that computes, on the state, which is live.
+    pub(super) fn compute(
+        &mut self,
+        computation: &mut Computation<'_>,
+        operand: &mut Bytes,
+    ) -> Computed {
+        // SAFETY: the host uses nothing of this state. Interrupts are off from the exit to the entry.
+        unsafe { native::run(computation, operand) }
+    }
+
+    /// Takes the state out of this processor, which runs no guest then.
+    pub(super) fn save(&mut self) {
         let all = self.features.xcr0;
-        // SAFETY: the area has room for all components, is aligned, and is ours.
+        // SAFETY: the area has room for all components, is aligned, and is ours; the MSRs
+        // exist on every 64-bit CPU, TSC_AUX where the features say so.
         unsafe {
             if all != 0 {
                 self.xcr0 = xcr0();
@@ -135,49 +137,6 @@ impl LiveState {
             } else {
                 asm!("fxsave64 [{}]", in(reg) self.xsave_area.as_ptr(), options(nostack));
             }
-        }
-    }
-
-    /// Has this processor execute an instruction that computes, on the state, which is live.
-    pub(super) fn compute(
-        &mut self,
-        computation: &mut Computation<'_>,
-        operand: &mut Bytes,
-    ) -> Computed {
-        let mut registers = Registers::new(computation);
-        // An exception that is not masked undoes all that the instruction does.
-        let may_be_undone =
-            computation.is_simd && native::unmasked_simd_exceptions(native::mxcsr()) != 0;
-        if may_be_undone {
-            self.save_extended();
-            // As the guest has it, while the instruction is executed.
-            // SAFETY: the processor has held this value before.
-            unsafe { set_xcr0_if_there(self.features.xcr0, self.xcr0) };
-        }
-        // SAFETY: the emulator has found that the instruction is one that computes, without
-        // exceptions but those of SIMD, that this CPU has it and the guest has enabled it, and that the x87
-        // FPU has no exception waiting; the host's control registers enable all that guests may have. The vector state is
-        // the guest's. Interrupts are off from the exit to the entry.
-        let result = unsafe { native::run(computation.code, operand, &mut registers) };
-        if result.is_err() {
-            return Computed::Unavailable;
-        }
-        let outcome = registers.outcome();
-        if outcome == Computed::SimdException {
-            self.load_extended();
-            native::set_mxcsr(registers.mxcsr | registers.simd_flags());
-            return outcome;
-        }
-        computation.gprs = registers.gprs;
-        computation.rflags = registers.rflags;
-        outcome
-    }
-
-    /// Takes the state out of this processor, which runs no guest then.
-    pub(super) fn save(&mut self) {
-        self.save_extended();
-        // SAFETY: the MSRs exist on every 64-bit CPU, TSC_AUX where the features say so.
-        unsafe {
             asm!("mov {}, cr2", out(reg) self.cr2, options(nomem, nostack, preserves_flags));
             asm!("mov {}, dr0", out(reg) self.debug[0], options(nomem, nostack, preserves_flags));
             asm!("mov {}, dr1", out(reg) self.debug[1], options(nomem, nostack, preserves_flags));
@@ -230,17 +189,6 @@ unsafe fn xcr0() -> u64 {
         asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack));
     }
     u64::from(high) << 32 | u64::from(low)
-}
-
-/// Sets XCR0 of this processor, if it has one: `all` is what it can hold.
-///
-/// # Safety
-/// As for [`set_xcr0`].
-unsafe fn set_xcr0_if_there(all: u64, value: u64) {
-    if all != 0 {
-        // SAFETY: by the contract.
-        unsafe { set_xcr0(value) };
-    }
 }
 
 /// Sets XCR0 of this processor.

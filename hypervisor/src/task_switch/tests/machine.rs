@@ -127,12 +127,6 @@ impl Cpu for TestCpu {
     }
     fn set_idtr(&mut self, _: DescriptorTable) {}
     fn load_machine_status(&mut self, _: u16) {}
-    fn has_instruction_set(&self, _: iced_x86::CpuidFeature) -> bool {
-        false
-    }
-    fn has_x87_error(&self) -> bool {
-        false
-    }
     fn compute(
         &mut self,
         _: &mut crate::emulate::Computation<'_>,

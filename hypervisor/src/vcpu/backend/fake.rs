@@ -642,14 +642,6 @@ impl Cpu for FakeCpu {
         self.tables[1] = table;
     }
 
-    fn has_instruction_set(&self, _: iced_x86::CpuidFeature) -> bool {
-        false
-    }
-
-    fn has_x87_error(&self) -> bool {
-        false
-    }
-
     fn compute(&mut self, _: &mut Computation<'_>, _: &mut Bytes) -> Computed {
         Computed::Unavailable
     }

@@ -4,14 +4,12 @@
 #![forbid(unsafe_code)]
 
 use arch::{Cr0Flags, Dr7Flags, gpr};
-use iced_x86::CpuidFeature;
 use vmx::fields;
 use vmx::segment::{AccessRights, DescriptorTable, Segment, SegmentRegister};
 
 use super::VmxCpu;
 use crate::emulate::{Bytes, Computation, Computed, Cpu};
 use crate::guest_paging::PagingRegisters;
-use crate::machine::native;
 use crate::task_switch::TaskCpu;
 use crate::vcpu::backend::{GuestCpu, Interruptibility};
 use crate::vcpu::control_registers::with_machine_status;
@@ -152,14 +150,6 @@ impl Cpu for VmxCpu {
 
     fn set_idtr(&mut self, table: DescriptorTable) {
         self.vmcs.set_idtr(table);
-    }
-
-    fn has_instruction_set(&self, feature: CpuidFeature) -> bool {
-        native::supports(feature)
-    }
-
-    fn has_x87_error(&self) -> bool {
-        native::has_x87_error()
     }
 
     fn compute(&mut self, computation: &mut Computation<'_>, operand: &mut Bytes) -> Computed {
