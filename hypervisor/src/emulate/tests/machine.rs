@@ -80,6 +80,8 @@ impl TestCpu {
     fn set_area(&mut self, area: &native::saved::Area) {
         let value = |at: usize| u128::from_le_bytes(area.0[at..at + 16].try_into().unwrap());
         self.x87.copy_from_slice(&area.0[..160]);
+        // MXCSR_MASK, which is the processor's to store.
+        self.x87[28..32].fill(0);
         for index in 0..16 {
             self.xmms[index] = value(160 + 16 * index);
             self.ymm_highs[index] = value(576 + 16 * index);

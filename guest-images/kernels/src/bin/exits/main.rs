@@ -11,6 +11,7 @@ mod exceptions;
 mod instructions;
 mod mmio;
 mod mmio_forms;
+mod mmio_registers;
 mod msrs;
 mod ports;
 mod state;
@@ -27,6 +28,7 @@ fn run(report: &mut Report) {
     ports::test(report);
     state::test(report);
     mmio_forms::test(report);
+    mmio_registers::test(report);
     mmio::test(report);
 }
 

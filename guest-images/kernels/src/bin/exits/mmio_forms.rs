@@ -206,7 +206,7 @@ fn wide_loads(report: &mut Report, hpet: &Hpet) {
         // SAFETY: as above.
         unsafe { mmio::read64(place + 8 * index as u64) }
     });
-    let mut loaded = [[0_u64; 4]; 2];
+    let mut loaded = [[0_u64; 4]; 3];
     // SAFETY: no code here uses vector registers.
     let outcome = catch(|| unsafe {
         asm!(
@@ -219,6 +219,18 @@ fn wide_loads(report: &mut Report, hpet: &Hpet) {
         );
     });
     report.same("device memory: moves of AVX", outcome, Ok(()));
+    // SAFETY: as above.
+    let outcome = catch(|| unsafe {
+        asm!(
+            "vxorps ymm1, ymm1, ymm1",
+            "vorps ymm0, ymm1, [{place}]",
+            "vmovdqu [{loaded}], ymm0",
+            place = in(reg) place,
+            loaded = in(reg) loaded[2].as_mut_ptr(),
+        );
+    });
+    report.same("device memory: AVX", outcome, Ok(()));
+    report.same("device memory: what AVX computes", loaded[2], words);
     report.same("device memory: 32 bytes", loaded[0], words);
     report.same(
         "device memory: 4 bytes to a cleared register",
@@ -306,6 +318,34 @@ fn longs(report: &mut Report, places: &Places) {
     form!(report, places, "stc; rcr dword ptr [rdi], 1", CARRY);
     form!(report, places, "movd xmm0, [rdi]; movd eax, xmm0");
     form!(report, places, "movd xmm0, eax; movd [rdi], xmm0");
+    form!(
+        report,
+        places,
+        "fninit; fld dword ptr [rdi]; fadd dword ptr [rdi]; fstp dword ptr [rdi]"
+    );
+    form!(
+        report,
+        places,
+        "fninit; fild dword ptr [rdi]; fistp dword ptr [rdi]"
+    );
+    form!(
+        report,
+        places,
+        "movd mm0, dword ptr [rdi]; paddb mm0, mm0; movd dword ptr [rdi], mm0; emms"
+    );
+    form!(
+        report,
+        places,
+        "movd xmm0, eax; addss xmm0, [rdi]; movd eax, xmm0"
+    );
+    form!(report, places, "movd xmm0, eax; ucomiss xmm0, [rdi]");
+    form!(
+        report,
+        places,
+        "cvtsi2sd xmm0, dword ptr [rdi]; movq rax, xmm0"
+    );
+    form!(report, places, "cvttss2si eax, dword ptr [rdi]");
+    form!(report, places, "stmxcsr [rdi]");
 }
 
 fn quads(report: &mut Report, places: &Places) {
@@ -335,6 +375,26 @@ fn quads(report: &mut Report, places: &Places) {
     form!(report, places, "movnti [rdi], rax");
     form!(report, places, "movq xmm0, qword ptr [rdi]; movq rax, xmm0");
     form!(report, places, "movq xmm0, rax; movq qword ptr [rdi], xmm0");
+    form!(
+        report,
+        places,
+        "fninit; fld qword ptr [rdi]; fadd qword ptr [rdi]; fstp qword ptr [rdi]"
+    );
+    form!(
+        report,
+        places,
+        "movq mm0, [rdi]; paddw mm0, [rdi]; movq [rdi], mm0; emms"
+    );
+    form!(
+        report,
+        places,
+        "movq xmm0, rax; mulsd xmm0, [rdi]; movlps [rdi], xmm0"
+    );
+    form!(
+        report,
+        places,
+        "movups xmm0, [rdi]; movhlps xmm1, xmm0; movq rax, xmm0"
+    );
     form!(report, places, "mov eax, [rdi + 4]");
     form!(report, places, "mov [rdi + 4], eax");
     form!(report, places, "mov ecx, 2; rep stosd");
@@ -373,6 +433,7 @@ fn bytes(report: &mut Report, places: &Places) {
     form!(report, places, "movsb");
     form!(report, places, "xchg rsi, rdi; lodsb; xchg rsi, rdi");
     form!(report, places, "scasb");
+    form!(report, places, "fninit; fnstcw word ptr [rdi]");
     form!(report, places, "setz byte ptr [rdi]");
     form!(report, places, "sete byte ptr [rdi]");
 }
