@@ -1,4 +1,4 @@
-//! Device memory by instructions on registers of their own: descriptor tables, tasks, segments, far branches,
+//! Device memory by instructions on registers of their own: descriptor tables, tasks, segments,
 //! x87 and SSE with their exceptions; and by some that a hypervisor does not do, which are #UD.
 
 use core::arch::asm;
@@ -6,7 +6,7 @@ use core::arch::asm;
 use arch::ExceptionVector;
 use kernels::hpet::{COUNTER, Hpet};
 use kernels::interrupts::{Fault, catch};
-use kernels::segments::{KERNEL_CODE, KERNEL_DATA, TASK_STATE, load_gdt};
+use kernels::segments::{KERNEL_DATA, TASK_STATE, load_gdt};
 use kernels::{Report, ioapic, mmio, platform};
 use x86_64::instructions::tables::sgdt;
 
@@ -24,7 +24,6 @@ pub(crate) fn test(report: &mut Report) {
     hpet.stop();
     let counter = hpet.address(COUNTER);
     test_tables(report, hpet);
-    test_far_branches(report, hpet);
     test_floating_point_exceptions(report, hpet);
 
     if platform::is_tcg() {
@@ -133,52 +132,6 @@ fn test_tables(report: &mut Report, hpet: Hpet) {
     report.same("SGDT to a device", outcome, Ok(()));
     report.equal("the counter after it", hpet.read(COUNTER), image);
     load_gdt();
-}
-
-fn test_far_branches(report: &mut Report, hpet: Hpet) {
-    let address = hpet.address(COUNTER);
-    let mut arrived = 0_u64;
-    // SAFETY: goes to the code behind it.
-    let outcome = catch(|| unsafe {
-        asm!(
-            "lea {target}, [rip + 22f]",
-            "or {target}, {selector}",
-            "mov [{address}], {target}",
-            "jmp fword ptr [{address}]",
-            "ud2",
-            "22:",
-            "mov {arrived}, 1",
-            target = out(reg) _,
-            selector = in(reg) u64::from(KERNEL_CODE) << 32,
-            address = in(reg) address,
-            arrived = inout(reg) arrived,
-        );
-    });
-    report.same("a far JMP by a device", outcome, Ok(()));
-    report.equal("where it goes to", arrived, 1);
-    let (mut pushed, mut next) = (0_u64, 0_u64);
-    // SAFETY: goes to the code behind it, and leaves the stack as it was.
-    let outcome = catch(|| unsafe {
-        asm!(
-            "lea {target}, [rip + 22f]",
-            "or {target}, {selector}",
-            "mov [{address}], {target}",
-            "call fword ptr [{address}]",
-            "23:",
-            "ud2",
-            "22:",
-            "pop {pushed}",
-            "lea {next}, [rip + 23b]",
-            target = out(reg) _,
-            selector = in(reg) u64::from(KERNEL_CODE) << 32,
-            address = in(reg) address,
-            pushed = inout(reg) pushed,
-            next = inout(reg) next,
-        );
-    });
-    report.same("a far CALL by a device", outcome, Ok(()));
-    let expected = u64::from(KERNEL_CODE) << 32 | next;
-    report.equal("what it pushes", pushed, expected);
 }
 
 /// Division by zero, which a device reads as.
