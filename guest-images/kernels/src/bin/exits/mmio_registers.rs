@@ -30,18 +30,11 @@ pub(crate) fn test(report: &mut Report) {
         report.skip(NAME, "QEMU's own emulation does them all");
         return;
     }
-    for (name, outcome) in [
-        // SAFETY: faults.
-        (
-            "FXSAVE",
-            catch(|| unsafe { asm!("fxsave64 [{}]", in(reg) counter) }),
-        ),
-        // SAFETY: faults.
-        (
-            "AESENC",
-            catch(|| unsafe { asm!("aesenc xmm0, [{}]", in(reg) counter) }),
-        ),
-    ] {
+    // SAFETY: faults.
+    let save = catch(|| unsafe { asm!("fxsave64 [{}]", in(reg) counter) });
+    // SAFETY: faults.
+    let encrypt = catch(|| unsafe { asm!("aesenc xmm0, [{}]", in(reg) counter) });
+    for (name, outcome) in [("FXSAVE", save), ("AESENC", encrypt)] {
         report.same(
             format_args!("{name} of device memory"),
             outcome,
