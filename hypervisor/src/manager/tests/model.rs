@@ -53,8 +53,12 @@ impl Runnable for Owner {
         let exit = if requests.take().contains(Requests::YIELD) {
             RunExit::Yielded
         } else {
-            let paused = self.ledger.paused.load(SeqCst);
-            assert_ne!(paused, self.generation, "it is paused");
+            // In the guest.
+            for _ in 0..2 {
+                let paused = self.ledger.paused.load(SeqCst);
+                assert_ne!(paused, self.generation, "it is paused");
+                let _ = requests.are_pending();
+            }
             self.turns += 1;
             match (self.index, self.turns) {
                 (0, 1) => RunExit::Loaded,
@@ -180,6 +184,12 @@ fn table_in_use(resets: bool, requests: [&'static [&'static str]; 2]) {
         boot_turn(boot, &manager);
     }
     assert_eq!(state().name(), "ended");
+    // Each has one end; and one that is stopped before it is made has an end, too.
+    let made = ledger.made.load(SeqCst) as usize;
+    let stops = requests.iter().flat_map(|requests| requests.iter());
+    let unmade = stops.filter(|request| **request == "stop").count();
+    let ends = manager.take_stops().len();
+    assert!((made..=made + unmade).contains(&ends), "{ends} of {made}");
     assert_eq!(ledger.loaded.load(SeqCst), 0, "its VCPUs are in processors");
     assert!(!manager.has_work());
 }

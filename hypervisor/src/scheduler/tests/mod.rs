@@ -297,7 +297,10 @@ fn run_round(
         let vm = VmId(round as usize % size.vms);
         if size.pins {
             let index = (round / 3 % u64::from(size.vcpus)) as u32;
-            for cpu in [Some(round as u32 % size.cpus), Some(0), None] {
+            let stays = round
+                .is_multiple_of(2)
+                .then_some((round + 1) as u32 % size.cpus);
+            for cpu in [Some(0), None, stays] {
                 scheduler.pin(VcpuId { vm, index }, cpu).unwrap();
                 thread::yield_now();
             }

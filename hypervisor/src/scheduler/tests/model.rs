@@ -54,9 +54,9 @@ fn no_wake_up_is_lost_while_vcpus_are_pinned() {
 
 #[test]
 fn no_wake_up_is_lost_while_a_vm_is_paused() {
-    check(1, 2_000, || {
+    check(1, 10_000, || {
         messages_are_sent(Size {
-            vcpus: 2,
+            rounds: 2,
             pauses: true,
             ..SMALL
         });

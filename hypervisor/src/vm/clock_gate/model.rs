@@ -75,21 +75,24 @@ impl Vm {
             if changes && turn == 0 {
                 self.change(Some(index as u32));
             }
+            // What has changed meanwhile was not followed; what changes from now on, it is told of.
             let mut wanted = Requests::CLOCK;
-            while !wanted.is_empty() || requests.are_pending() {
-                wanted |= requests.take();
-                if wanted.contains(Requests::CLOCK) && self.gate.state() != seen {
-                    seen = self.gate.pass(requests);
-                    applied = self.clock();
+            for _ in 0..2 {
+                while !wanted.is_empty() || requests.are_pending() {
+                    wanted |= requests.take();
+                    if wanted.contains(Requests::CLOCK) && self.gate.state() != seen {
+                        seen = self.gate.pass(requests);
+                        applied = self.clock();
+                    }
+                    wanted = Requests::empty();
                 }
-                wanted = Requests::empty();
+                self.in_guest[index].store(true, SeqCst);
+                while !self.interrupts[index].swap(false, SeqCst) && !self.is_over.load(SeqCst) {
+                    assert_eq!(applied, self.clock(), "VCPU {index} shows another time");
+                    spin_loop();
+                }
+                self.in_guest[index].store(false, SeqCst);
             }
-            self.in_guest[index].store(true, SeqCst);
-            while !self.interrupts[index].swap(false, SeqCst) && !self.is_over.load(SeqCst) {
-                assert_eq!(applied, self.clock(), "VCPU {index} shows another time");
-                spin_loop();
-            }
-            self.in_guest[index].store(false, SeqCst);
             requests.set_running_on(None);
         }
     }
