@@ -45,7 +45,7 @@ bitflags::bitflags! {
     }
 }
 
-/// What has to be done at an exit to the return stack buffer, by which the CPU predicts returns: a guest may have
+/// The treatment at exits of the return stack buffer, by which the CPU predicts returns: a guest may have
 /// filled it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReturnStack {
@@ -58,7 +58,7 @@ pub enum ReturnStack {
     Fill,
 }
 
-/// What is done at each entry of a guest and at each exit besides.
+/// The things that are done at each entry of a guest and at each exit besides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WorldSwitch {
     /// The extra cost of a round trip, in host TSC ticks: a model for measuring, zero otherwise. In an emulator an
@@ -66,7 +66,7 @@ pub struct WorldSwitch {
     /// hypervisor tens of thousands. With an exit cost, each round trip takes that many ticks of the host's TSC more:
     /// one half passes right before the entry, the other between the exit and the moment it is seen.
     pub exit_cost: u64,
-    /// What is done to the return stack buffer at exits.
+    /// The treatment of the return stack buffer at exits.
     pub return_stack: ReturnStack,
     /// The host's IA32_SPEC_CTRL; zero if the CPU has none.
     pub spec_ctrl: u64,
@@ -84,7 +84,7 @@ impl WorldSwitch {
     };
 }
 
-/// Where VM exits of a guest go.
+/// The place that VM exits of a guest go to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExitAddress(u64);
 

@@ -21,7 +21,7 @@ pub(crate) struct Remedies {
     /// Whether they are written at each exit of a guest besides, as IBRS must be that is not enhanced; then guests run
     /// with what they have written.
     pub spec_ctrl_at_exits: bool,
-    /// What is done to the return stack buffer at each exit.
+    /// The treatment of the return stack buffer at each exit.
     pub return_stack: ReturnStack,
     /// Whether guests execute in small pages only, whatever size their RAM's are.
     pub no_execution_in_large_pages: bool,

@@ -60,7 +60,7 @@ pub(crate) struct HostFactory {
     pub io_bitmaps: &'static IoBitmaps,
     /// Whether to let the processor virtualize the APIC, if it can.
     pub virtualize_apic: bool,
-    /// What is done at each entry of a guest and at each exit.
+    /// The things that are done at each entry of a guest and at each exit.
     pub world_switch: WorldSwitch,
     /// Whether guests may execute in large pages of their RAM.
     pub executes_in_large_pages: bool,

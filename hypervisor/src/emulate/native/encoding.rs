@@ -57,7 +57,7 @@ impl Code {
     }
 }
 
-/// What the guest's encoding has beside prefixes and the address.
+/// The parts of the guest's encoding beside prefixes and the address.
 struct Parts<'a> {
     /// REX with W and R; no register in the address needs the others.
     rex: Option<u8>,

@@ -30,7 +30,7 @@ pub(super) enum RegisterFile {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Form {
     pub(super) registers: RegisterFile,
-    /// What it does with its memory operand.
+    /// The access to its memory operand.
     pub(super) access: AccessKind,
 }
 

@@ -16,9 +16,9 @@ use super::vector::is_aligned_move;
 use super::{Bus, Reason, Stop, flags};
 use crate::guest_memory::GuestMemory;
 use crate::guest_paging::AccessKind;
+use forms::{Form, RegisterFile};
 
 pub use encoding::{Code, OPERAND_DISTANCE};
-use forms::{Form, RegisterFile};
 
 /// An instruction that computes.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub struct Computation<'a> {
     pub gprs: [u64; 16],
     /// The status flags, before it and after it.
     pub rflags: u64,
-    /// What it leaves in the x87 FPU of where it was, if it does.
+    /// The place that it leaves in the x87 FPU as its own, if it does.
     pub x87: Option<X87Pointers>,
 }
 

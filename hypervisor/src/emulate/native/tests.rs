@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::vec::Vec;
 
+use arch::RFlags;
 use iced_x86::{
     Decoder, DecoderOptions, FlowControl, InstructionInfoFactory, OpAccess, Register, RflagsBits,
 };
@@ -110,8 +111,7 @@ fn runs(form: Form, code: &Code, size: usize) {
         _ => 0,
     };
     assert_eq!(operand[changed..], before[changed..], "{bytes:02x?}");
-    const INTERRUPT_FLAG: u64 = 1 << 9;
-    let others = computation.rflags & !(flags::STATUS | INTERRUPT_FLAG);
+    let others = computation.rflags & !(flags::STATUS | RFlags::INTERRUPT_FLAG.bits());
     assert_eq!(others, 2, "{bytes:02x?}");
     assert_eq!(computation.gprs[RSP], NO_ADDRESS);
     // Some processors keep FIP back if there was no exception.

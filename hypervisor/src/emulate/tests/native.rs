@@ -3,7 +3,7 @@
 
 use std::vec;
 
-use arch::ExceptionVector;
+use arch::{Cr0Flags, ExceptionVector};
 use proptest::prelude::*;
 
 use super::machine::{CODE, DEVICE, DEVICE_GPA, Machine, Seen, code};
@@ -347,8 +347,8 @@ fn what_the_guest_has_not_enabled_faults() {
     let avx = code!("vaddps xmm1, xmm2, [rdi]");
     let mmx = code!("paddb mm0, [rdi]");
     let x87 = code!("fld dword ptr [rdi]");
-    const EM: u64 = 1 << 2;
-    const TS: u64 = 1 << 3;
+    const EM: u64 = Cr0Flags::EMULATE_COPROCESSOR.bits();
+    const TS: u64 = Cr0Flags::TASK_SWITCHED.bits();
     for (code, cr0, cr4_clear, xcr0, vector) in [
         (sse, EM, 0, 7, InvalidOpcode),
         (sse, TS, 0, 7, DeviceNotAvailable),

@@ -15,9 +15,10 @@ use x86_64::registers::model_specific::{FsBase, GsBase};
 use super::local_apic::LocalApicAccess;
 use super::memory::OutOfMemory;
 use super::paging::{self, OpenWindows};
-pub(super) use dump::fatal_trap;
 use gdt::DescriptorTables;
 use stack::GuardedStack;
+
+pub(super) use dump::fatal_trap;
 
 /// State of one physical CPU, found by its GS base. Never freed.
 ///

@@ -50,7 +50,7 @@ static WINDOWS: Windows = Windows::new();
 #[derive(Debug, Default)]
 pub(in crate::machine) struct OpenWindows([AtomicU64; PLACES / 64]);
 
-/// What a window shows, and what it takes.
+/// The memory that a window shows, and what else it takes.
 #[derive(Debug)]
 struct Contents {
     places: Range<usize>,
@@ -62,7 +62,7 @@ struct Contents {
 #[derive(Debug)]
 pub(crate) struct RamWindow {
     windows: &'static Windows,
-    /// What it shows, until it is closed.
+    /// Its contents, until it is closed.
     contents: Option<Contents>,
 }
 
