@@ -211,4 +211,7 @@ fn a_paused_vm_is_out_of_the_guest_until_it_is_resumed_whoever_stops_it() {
     model::check(1, 1_000, || {
         table_in_use(false, [&["pause", "resume"], &["restart"]]);
     });
+    model::check(1, 1_000, || {
+        table_in_use(false, [&["pause"], &["restart"]]);
+    });
 }
