@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use tests::{Case, tarpit};
+use xtask::testbed::Setup;
 use xtask::testbed::findings::Findings;
 use xtask::testbed::module::Guest;
 
@@ -61,6 +62,23 @@ pub(crate) fn timers_with_a_virtualized_apic(case: &Case) -> Result<()> {
 
 pub(crate) fn timers_with_an_apic_in_software(case: &Case) -> Result<()> {
     passes(case, "timers", "virtual-apic=off")
+}
+
+/// IA32_SPEC_CTRL is the guest's own on a processor that has it, whose exits take another way, and is not there on one
+/// that does not.
+pub(crate) fn controls_of_speculation_are_those_of_the_processor(case: &Case) -> Result<()> {
+    for (model, has) in [("tigerlake", 1), ("corei7_haswell_4770", 0)] {
+        let name = format!("speculation-{has}");
+        let guest = Guest::new("speculation").command_line(&format!("has={has}"));
+        let mut session = Setup::new(&format!("{}-{name}", case.file_name()))
+            .processor(model)
+            .options("on-end=poweroff")
+            .kernel("speculation", &guest)?
+            .boot()?;
+        let findings = Findings::follow(&mut session, "speculation")?;
+        ensure!(findings.are_good(), "{model}: {findings}");
+    }
+    Ok(())
 }
 
 /// The guest's fault ends the guest, with a dump, and not tarpit.

@@ -93,6 +93,7 @@ pub(super) fn run(options: &Options) -> Result<u8> {
             memory_mib: machine_memory.unwrap_or_else(|| (options.guest.memory + 512).max(1024)),
             cpus,
             ips: speed.ips,
+            ..Hardware::default()
         },
         detector: options.detector,
     };

@@ -82,6 +82,13 @@ impl Setup {
         self
     }
 
+    /// Has Bochs be this processor, a model of `bochs-bin --help cpu`.
+    #[must_use]
+    pub fn processor(mut self, model: &'static str) -> Self {
+        self.hardware.model = Some(model);
+        self
+    }
+
     /// Gives it so many physical CPUs.
     #[must_use]
     pub fn cpus(mut self, cpus: u32) -> Self {

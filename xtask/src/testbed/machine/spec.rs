@@ -50,6 +50,9 @@ pub struct Hardware {
     pub cpus: u32,
     /// Bochs only: instructions that make a second of emulated time.
     pub ips: u64,
+    /// Bochs only: the processor that it is, a model of `bochs-bin --help cpu`; by default the one that has all that
+    /// tarpit can make use of, or that of the environment.
+    pub model: Option<&'static str>,
 }
 
 impl Default for Hardware {
@@ -59,6 +62,7 @@ impl Default for Hardware {
             memory_mib: 1024,
             cpus: 1,
             ips: DEFAULT_IPS,
+            model: None,
         }
     }
 }

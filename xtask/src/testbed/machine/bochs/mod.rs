@@ -78,6 +78,7 @@ fn configuration(
         memory_mib,
         cpus,
         ips,
+        model,
     } = hardware;
     let log = &files.emulator;
     for path in [iso, cmos, log] {
@@ -87,8 +88,9 @@ fn configuration(
     }
     let host_memory_mib = memory_mib.min(&MAX_HOST_MEMORY_MIB);
     let (iso, cmos, log) = (iso.display(), cmos.display(), log.display());
-    let model = std::env::var(CPU_MODEL);
-    let model = model.as_deref().unwrap_or(DEFAULT_CPU_MODEL);
+    let default = std::env::var(CPU_MODEL);
+    let default = default.as_deref().unwrap_or(DEFAULT_CPU_MODEL);
+    let model = model.unwrap_or(default);
     let console = ports.console;
     let detector = ports.detector.map_or_else(String::new, |port| {
         format!("com2: enabled=1, mode=socket-client, dev=localhost:{port}\n")
