@@ -3,8 +3,8 @@
 //!
 //! Nobody can write what a fork has frozen, for as long as a copy has it. So its contents say whether it
 //! is what it was: memory that is free is filled anew before anybody else gets it. The contents are those
-//! of a time at which the member had it, or had it just before: later they may be somebody else's. What was seen to be
-//! frozen may have been left long before that is found, so for that they are those that it had when that was seen.
+//! of a time at which the member had it, or had it just before: later they may be somebody else's. One that has
+//! ended may have left what was seen to be frozen long before, so for that they are those that it had when that was seen.
 
 #![forbid(unsafe_code)]
 
@@ -55,12 +55,7 @@ impl LeftFrames {
         member: u32,
         now: HostTicks,
     ) {
-        let contents = if page.is_frozen {
-            page.digest
-        } else {
-            digest(memory, page.frame)
-        };
-        self.push(page, member, contents, now);
+        self.push(page, member, digest(memory, page.frame), now);
     }
 
     /// Takes note that member `member` does not have `page` any more, since some time before `now`: only

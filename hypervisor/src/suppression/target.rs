@@ -341,7 +341,7 @@ impl Target {
         }
         member.ended = Some(end);
         for page in member.pages.iter() {
-            if is_loaded {
+            if is_loaded && !page.is_frozen {
                 left.add(memory, page, id, now);
             } else {
                 left.add_late(page, id, now);
