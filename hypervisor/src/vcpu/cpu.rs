@@ -14,6 +14,25 @@ pub(crate) struct HostCpu {
     pub host: HostState,
 }
 
+#[cfg(test)]
+impl HostCpu {
+    /// Returns a CPU of this number, on which no guest is ever entered.
+    pub(crate) const fn without_tables(index: u32) -> Self {
+        Self {
+            index,
+            host: HostState {
+                cs: 0,
+                data: 0,
+                tr: 0,
+                gs_base: 0,
+                tss_base: 0,
+                gdt_base: 0,
+                idt_base: 0,
+            },
+        }
+    }
+}
+
 /// The physical CPU that a VCPU is on, and what that CPU knows of it.
 #[derive(Debug, Default)]
 pub(super) struct Residence {

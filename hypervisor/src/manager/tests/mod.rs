@@ -10,7 +10,6 @@ use std::thread;
 use std::vec;
 
 use devices::time::HostTicks;
-use vmx::vmcs::HostState;
 
 use super::factory::CreateError;
 use super::*;
@@ -163,18 +162,7 @@ impl Cpu {
                 if self.loaded.as_ref().is_none_or(|(loaded, _)| *loaded != id) {
                     self.release(scheduler);
                     let cell = scheduler.cell(id).unwrap();
-                    let tables = HostCpu {
-                        index: self.index,
-                        host: HostState {
-                            cs: 0,
-                            data: 0,
-                            tr: 0,
-                            gs_base: 0,
-                            tss_base: 0,
-                            gdt_base: 0,
-                            idt_base: 0,
-                        },
-                    };
+                    let tables = HostCpu::without_tables(self.index);
                     // SAFETY: a scripted VCPU is on no processor.
                     unsafe { cell.vcpu.lock().load(&tables) }.unwrap();
                     self.loaded = Some((id, cell));

@@ -14,7 +14,6 @@ use std::vec;
 use shuttle::sync::{Condvar, Mutex};
 #[cfg(feature = "model")]
 use shuttle::thread;
-use vmx::vmcs::HostState;
 
 use super::*;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -141,18 +140,7 @@ impl Runnable for Reader {
 
 /// The loop of [`crate::cpu_loop`], until `stop`.
 fn run_cpu(index: u32, scheduler: &Scheduler, stop: &AtomicBool) {
-    let tables = HostCpu {
-        index,
-        host: HostState {
-            cs: 0,
-            data: 0,
-            tr: 0,
-            gs_base: 0,
-            tss_base: 0,
-            gdt_base: 0,
-            idt_base: 0,
-        },
-    };
+    let tables = HostCpu::without_tables(index);
     let mut loaded: Option<(VcpuId, Arc<VcpuCell>)> = None;
     let release = |loaded: &mut Option<(VcpuId, Arc<VcpuCell>)>| {
         if let Some((id, cell)) = loaded.take() {
