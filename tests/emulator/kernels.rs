@@ -64,6 +64,23 @@ pub(crate) fn timers_with_an_apic_in_software(case: &Case) -> Result<()> {
     passes(case, "timers", "virtual-apic=off")
 }
 
+/// VCPUs on two CPUs interrupt each other all the time: each interrupt is a kick of a CPU that may be anywhere.
+pub(crate) fn interrupts_come_only_where_they_are_let_in(case: &Case) -> Result<()> {
+    let guest = Guest {
+        vcpus: 2,
+        ..Guest::new("masked")
+    };
+    let mut session = tarpit(case)?
+        .cpus(2)
+        .options("on-end=poweroff")
+        .kernel("masked", &guest)?
+        .boot()?
+        .patience(Duration::from_secs(300));
+    let findings = Findings::follow(&mut session, "masked")?;
+    ensure!(findings.are_good(), "{findings}");
+    Ok(())
+}
+
 /// IA32_SPEC_CTRL is the guest's own on a processor that has it, whose exits take another way, and is not there on one
 /// that does not.
 pub(crate) fn controls_of_speculation_are_those_of_the_processor(case: &Case) -> Result<()> {

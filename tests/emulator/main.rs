@@ -45,6 +45,7 @@ fn main() {
         Any: kernels::apics_in_software,
         Bochs: kernels::timers_with_a_virtualized_apic,
         Bochs: kernels::timers_with_an_apic_in_software,
+        Any: kernels::interrupts_come_only_where_they_are_let_in,
         Bochs: kernels::controls_of_speculation_are_those_of_the_processor,
         Any: kernels::a_triple_fault_ends_the_vm_with_a_dump,
         Any: clocks::agree_at_all_rates_with_tsc_scaling,

@@ -43,6 +43,25 @@ pub struct HostState {
     pub idt_base: u64,
 }
 
+/// Has the next stay in the guest of this CPU's current VMCS end as soon as it has begun: for handlers of NMIs,
+/// which strike at any time. Does nothing if no VMCS is current, and until the
+/// [preemption timer](fields::PREEMPTION_TIMER_VALUE) is set again.
+///
+/// # Safety
+/// The CPU is in VMX root operation.
+pub unsafe fn cut_stay_short() {
+    // SAFETY: VMWRITE without a current VMCS only sets flags. The field limits a stay in the guest, and holds
+    // nothing that the host relies on.
+    unsafe {
+        asm!(
+            "vmwrite {}, {}",
+            in(reg) u64::from(fields::PREEMPTION_TIMER_VALUE.0),
+            in(reg) 0_u64,
+            options(nostack),
+        );
+    }
+}
+
 impl Vmcs {
     /// Makes a VMCS in `region`, cleared, for CPUs with these capabilities.
     ///

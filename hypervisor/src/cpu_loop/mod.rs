@@ -12,8 +12,9 @@ use crate::ids::VcpuId;
 use crate::machine::fatal::fatal;
 use crate::machine::host_time::host_now;
 use crate::machine::host_timer::HostTimer;
+use crate::machine::smp::{self, kick};
 use crate::machine::speculation::Remedies;
-use crate::machine::{paging, power, serial, smp};
+use crate::machine::{paging, power, serial};
 use crate::manager::VmManager;
 use crate::operator::Session;
 use crate::options::OnEnd;
@@ -93,6 +94,7 @@ impl CpuLoop {
     /// interrupts off, has no VCPU loaded, and can do what the remedies ask for.
     pub(crate) unsafe fn run(mut self) -> ! {
         loop {
+            kick::begin_to_look();
             let now = host_now();
             if now >= self.next_poll {
                 self.poll(now);

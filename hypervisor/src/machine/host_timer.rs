@@ -1,7 +1,5 @@
 //! The CPU's own LAPIC timer: ends the sleep of an idle CPU (SDM vol. 3A, 11.5.4).
 
-use core::arch::asm;
-
 use arch::apic::{Register, divide, lvt};
 use arch::msr::IA32_TSC_DEADLINE;
 use devices::time::{Hertz, HostTicks};
@@ -9,6 +7,7 @@ use vmx::msr;
 
 use super::cpu::trap::{self, TrapFrame};
 use super::local_apic::LocalApic;
+use super::{cpu, smp::kick};
 use crate::machine::host_time::host_now;
 
 /// The vector of the timer's interrupt, which does nothing but end a HLT.
@@ -71,7 +70,8 @@ impl HostTimer {
         self.tsc
     }
 
-    /// Sleeps until host time `until`, or until another interrupt.
+    /// Sleeps until host time `until`, or until it is [kicked](kick): not at all if it has been since it
+    /// [began to look](kick::begin_to_look) for work.
     pub(crate) fn sleep_until(&self, until: HostTicks) {
         let now = host_now();
         if until <= now {
@@ -86,9 +86,21 @@ impl HostTimer {
                 self.apic.write(Register::INITIAL_COUNT, count);
             }
         }
-        // SAFETY: interrupts are let in for the HLT alone; their handlers return, and change
-        // nothing but the LAPIC. STI takes effect after HLT has begun, so that none is lost.
-        unsafe { asm!("sti", "hlt", "cli", options(nostack)) };
+        kick::halt();
+        if host_now() < until {
+            self.disarm();
+        }
+    }
+
+    /// Has the timer not strike in a guest that is run now: it is for sleep alone.
+    fn disarm(&self) {
+        match self.mode {
+            // SAFETY: the CPU has the MSR.
+            Mode::TscDeadline => unsafe { msr::write(IA32_TSC_DEADLINE, 0) },
+            Mode::OneShot(_) => self.apic.write(Register::INITIAL_COUNT, 0),
+        }
+        // It may have struck right before.
+        cpu::take_pending_interrupts();
     }
 }
 

@@ -196,22 +196,6 @@ impl LocalApic {
         self.write(Register::EOI, 0);
     }
 
-    /// Interrupts the CPU with the APIC ID `target` with `vector`.
-    pub(crate) fn send_interrupt(self, target: u32, vector: u8) {
-        self.send(target, vector.into());
-    }
-
-    /// Interrupts this CPU with `vector`, as soon as it lets interrupts in. May interrupt the sending of
-    /// another one: the addressee of that is left alone.
-    pub(super) fn interrupt_self(self, vector: u8) {
-        let command = icr::TO_SELF | u32::from(vector);
-        match self {
-            // SAFETY: the APIC is in x2APIC mode; the ICR is one register there.
-            Self::Msrs => unsafe { msr::write(Register::ICR_LOW.msr(), command.into()) },
-            Self::Page(_) => self.write(Register::ICR_LOW, command),
-        }
-    }
-
     /// Sends the CPU with the APIC ID `target` a non-maskable interrupt.
     pub(crate) fn send_nmi(self, target: u32) {
         self.send(target, delivery_mode::NMI | icr::ASSERT);

@@ -78,19 +78,17 @@ pub(crate) struct Scheduler {
     /// The cells of each VM's VCPUs, by their numbers.
     cells: Table<Vec<Arc<VcpuCell>>>,
     kick: fn(u32),
-    insist: fn(u32),
 }
 
 impl Scheduler {
     /// Makes a scheduler for `cpus` CPUs, numbered from 0. `kick` makes a CPU leave its guest or
-    /// its sleep, and does nothing on that CPU itself; `insist` does what [`Waker::insist`] says.
+    /// its sleep, and does nothing on that CPU itself.
     #[must_use]
-    pub(crate) fn new(settings: Settings, cpus: u32, kick: fn(u32), insist: fn(u32)) -> Self {
+    pub(crate) fn new(settings: Settings, cpus: u32, kick: fn(u32)) -> Self {
         Self {
             queues: Queues::new(settings, cpus, host_now()),
             cells: Table::default(),
             kick,
-            insist,
         }
     }
 
@@ -210,10 +208,6 @@ impl Scheduler {
 impl Waker for Scheduler {
     fn kick(&self, cpu: u32) {
         (self.kick)(cpu);
-    }
-
-    fn insist(&self, cpu: u32) {
-        (self.insist)(cpu);
     }
 
     fn wake(&self, vcpu: VcpuId) {

@@ -137,8 +137,7 @@ pub(super) fn run(machine: Machine) -> ! {
     let scheduler = Arc::new(Scheduler::new(
         Settings::for_tsc(tsc),
         cpus,
-        smp::kick,
-        smp::insist,
+        smp::kick::kick,
     ));
     let host_msrs = host_msrs();
     let deadline_works = host_msrs.deadline_mode_works(crate::cpuid::host(1, 0).eax);

@@ -39,8 +39,6 @@ struct NoOtherCpu;
 impl Waker for NoOtherCpu {
     fn kick(&self, _: u32) {}
 
-    fn insist(&self, _: u32) {}
-
     fn wake(&self, _: VcpuId) {}
 }
 

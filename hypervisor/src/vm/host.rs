@@ -8,10 +8,6 @@ pub(crate) trait Waker: Send + Sync {
     /// Makes physical CPU `cpu` leave its guest or its sleep. Does nothing on that CPU itself.
     fn kick(&self, cpu: u32);
 
-    /// Makes physical CPU `cpu` leave its guest where a [kick](Waker::kick) has not, whatever is amiss.
-    /// Does nothing on that CPU itself; and it may miss one that is about to enter.
-    fn insist(&self, cpu: u32);
-
     /// Lets a VCPU that sleeps be scheduled. Does nothing if it does not sleep.
     fn wake(&self, vcpu: VcpuId);
 }

@@ -3,7 +3,6 @@
 pub(crate) mod clock_gate;
 pub(crate) mod host;
 pub(crate) mod memory_map;
-mod patience;
 pub(crate) mod ram;
 pub(crate) mod registers;
 pub(crate) mod requests;

@@ -9,8 +9,6 @@ use devices::clock::Rates;
 use devices::time::{HostTicks, TimerTicks};
 
 use super::Vm;
-use super::host::Waker;
-use super::patience::Patience;
 use super::requests::{Requests, VcpuRequests};
 use crate::ids::MAX_VCPUS;
 use crate::machine::host_time::host_now;
@@ -18,6 +16,7 @@ use crate::suppression::Suppression;
 use crate::suppression::address_space::RootFormat;
 use crate::suppression::notice::Notice;
 use crate::suppression::target::{Target, Targets};
+use crate::sync;
 use crate::trace::Event;
 
 /// The times at which the VM's VCPUs are to report.
@@ -215,7 +214,7 @@ impl Vm {
     /// Waits until the VCPUs that run have looked at what has [changed](Vm::suppression_changed), for a moment
     /// at most: who has just been named may be another process soon. The caller holds no lock.
     pub(crate) fn await_suppression_change(&self) {
-        await_look(&self.requests, Requests::SUPPRESSION, &*self.waker);
+        await_look(&self.requests, Requests::SUPPRESSION);
     }
 
     /// Has the VCPUs that run take note of the roots that they have, and waits for that, for a moment at most.
@@ -228,23 +227,20 @@ impl Vm {
                 self.request(index, Requests::ROOT);
             }
         }
-        await_look(&self.requests, Requests::ROOT, &*self.waker);
+        await_look(&self.requests, Requests::ROOT);
     }
 }
 
 /// Waits until those of `vcpus` that run have taken `requests`, for which they have been kicked, for a moment
 /// at most.
-fn await_look(vcpus: &[VcpuRequests], requests: Requests, waker: &dyn Waker) {
+fn await_look(vcpus: &[VcpuRequests], requests: Requests) {
     /// The longest time that this takes, in host ticks.
     const LONGEST: u64 = 100_000;
     let began = host_now();
     for vcpu in vcpus {
-        let mut patience = Patience::new();
-        while let Some(cpu) = vcpu.running_on()
-            && vcpu.has(requests)
-            && host_now().since(began) < LONGEST
+        while vcpu.running_on().is_some() && vcpu.has(requests) && host_now().since(began) < LONGEST
         {
-            patience.wait(cpu, waker);
+            sync::spin_loop();
         }
     }
 }
@@ -264,30 +260,12 @@ fn settle(changed_at: HostTicks, rates: Rates) {
 
 #[cfg(test)]
 mod tests {
-    use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
+    use std::thread;
 
     use super::*;
-    use crate::ids::VcpuId;
-
-    /// Calls of CPUs: by other means than a kick.
-    struct Insists<F: Fn(u32)>(F);
-
-    impl<F: Fn(u32) + Send + Sync> Waker for Insists<F> {
-        fn kick(&self, cpu: u32) {
-            panic!("CPU {cpu} has been kicked already");
-        }
-
-        fn insist(&self, cpu: u32) {
-            (self.0)(cpu);
-        }
-
-        fn wake(&self, vcpu: VcpuId) {
-            panic!("{vcpu:?} need not be woken");
-        }
-    }
 
     #[test]
-    fn a_change_is_waited_for_where_a_vcpu_runs_and_called_for_where_a_kick_does_nothing() {
+    fn a_change_is_waited_for_where_a_vcpu_runs_that_has_not_looked() {
         let vcpus: [VcpuRequests; 3] = Default::default();
         for vcpu in &vcpus {
             vcpu.make(Requests::SUPPRESSION);
@@ -297,14 +275,13 @@ mod tests {
         vcpus[1].take();
         vcpus[1].make(Requests::EVENT);
         vcpus[2].set_running_on(Some(5));
-        let was_called = AtomicBool::new(false);
-        let calls = Insists(|cpu| {
-            assert_eq!(cpu, 5);
-            was_called.store(true, SeqCst);
-            vcpus[2].take();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                vcpus[2].take();
+            });
+            await_look(&vcpus, Requests::SUPPRESSION);
         });
-        await_look(&vcpus, Requests::SUPPRESSION, &calls);
-        assert!(was_called.into_inner());
+        assert!(vcpus[0].has(Requests::SUPPRESSION));
     }
 
     #[test]
@@ -312,6 +289,6 @@ mod tests {
         let vcpu = VcpuRequests::default();
         vcpu.make(Requests::SUPPRESSION);
         vcpu.set_running_on(Some(1));
-        await_look(&[vcpu], Requests::SUPPRESSION, &Insists(|_| ()));
+        await_look(&[vcpu], Requests::SUPPRESSION);
     }
 }

@@ -7,19 +7,20 @@
 //!
 //! # NMIs
 //! An NMI strikes anywhere, also where a lock is held. Its handler runs on a stack of its own
-//! and only counts: it takes no lock, sends nothing and raises no exception, so that the IRET
-//! at its end is the first that unblocks NMIs. GS base is the CPU's own at all times in root
+//! and only counts, and does what a [kick] is for: it takes no lock, sends nothing and raises no exception, so
+//! that the IRET at its end is the first that unblocks NMIs. GS base is the CPU's own at all times in root
 //! mode, so there is no moment at which it could find another one.
 
+pub(crate) mod kick;
 mod stop;
 pub(crate) mod threads;
 mod trampoline;
 pub(crate) mod tsc_sync;
 
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use arch::{ExceptionVector, RFlags};
+use arch::ExceptionVector;
 use devices::time::Hertz;
 use spin::{Mutex, Once};
 use vmx::addr::PAGE_SIZE;
@@ -40,73 +41,28 @@ pub(crate) const MAX_CPUS: usize = 64;
 /// The stack of an application processor: as large as the boot CPU's.
 const STACK_SIZE: u64 = 128 << 10;
 
-/// The vector of the interrupt that makes a CPU look for work: its handler only signals its
-/// end, as all it is for is to end a HLT or a guest's turn.
-const KICK_VECTOR: u8 = 0xf1;
-
 /// The APIC ID of each CPU, by its index.
 static APIC_IDS: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
-/// NMIs that have struck, but for those of [`insist`].
+/// NMIs that have struck, but for kicks.
 static NMIS: AtomicU64 = AtomicU64::new(0);
-/// Whether an NMI of [`insist`] is on its way to each CPU.
-static INSISTED: [AtomicBool; MAX_CPUS] = [const { AtomicBool::new(false) }; MAX_CPUS];
 
-/// Returns how many NMIs the host has taken: none is expected, all are survived.
+/// Returns how many NMIs the host has taken that are no kicks: none is expected, all are survived.
 #[must_use]
 pub(crate) fn nmis() -> u64 {
     NMIS.load(Ordering::Relaxed)
 }
 
-fn on_kick(frame: &mut TrapFrame) {
-    let apic = LocalApic::current();
-    apic.end_interrupt();
-    if frame.rflags & RFlags::INTERRUPT_FLAG.bits() == 0 {
-        // This cannot be on a processor. In Bochs (2.7 and later) interrupts are let in after the exit of
-        // a guest that had RFLAGS.IF set, although it is clear now. A VCPU may have looked at its requests
-        // already and be about to enter: it is to be kicked out again.
-        apic.interrupt_self(KICK_VECTOR);
-    }
-}
-
 fn on_nmi(frame: &mut TrapFrame) {
     stop::stop_if_asked(frame);
-    let own = PerCpu::try_current().and_then(|cpu| INSISTED.get(cpu.index as usize));
-    if !own.is_some_and(|insisted| insisted.swap(false, Ordering::AcqRel)) {
+    if !kick::on_nmi(frame) {
         NMIS.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// Lets interrupts from other CPUs, and NMIs, be handled; on the boot CPU, before others start.
+/// Lets NMIs, those from other CPUs above all, be handled; on the boot CPU, before others start.
 pub(crate) fn init() {
-    trap::set_hook(KICK_VECTOR, Some(on_kick));
     trap::set_hook(ExceptionVector::NonMaskableInterrupt as u8, Some(on_nmi));
     APIC_IDS[0].store(apic_id(), Ordering::Relaxed);
-}
-
-/// Makes CPU `index`, which runs, leave its guest or its sleep. Does nothing on that CPU
-/// itself, which is awake.
-pub(crate) fn kick(index: u32) {
-    if index == PerCpu::current().index {
-        return;
-    }
-    if let Some(id) = APIC_IDS.get(index as usize) {
-        LocalApic::current().send_interrupt(id.load(Ordering::Relaxed), KICK_VECTOR);
-    }
-}
-
-/// Makes CPU `index`, which runs and has been kicked, leave its guest by an NMI. That comes even where
-/// interrupts wait, but does nothing if the guest is not entered yet. Does nothing on that CPU itself,
-/// and while one is on its way.
-pub(crate) fn insist(index: u32) {
-    if index == PerCpu::current().index {
-        return;
-    }
-    let cpu = index as usize;
-    if let (Some(id), Some(insisted)) = (APIC_IDS.get(cpu), INSISTED.get(cpu))
-        && !insisted.swap(true, Ordering::AcqRel)
-    {
-        LocalApic::current().send_nmi(id.load(Ordering::Relaxed));
-    }
 }
 
 /// A check that the CPU that runs it can do its work; its error says why it cannot.

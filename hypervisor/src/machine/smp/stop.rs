@@ -85,6 +85,12 @@ pub(crate) fn note_task(cpu: u32, task: Option<VcpuId>) {
     }
 }
 
+/// Returns whether a VCPU is loaded on CPU `cpu`.
+pub(super) fn has_task(cpu: u32) -> bool {
+    let record = RECORDS.get(cpu as usize);
+    record.is_some_and(|record| decode(record.task.load(Ordering::Relaxed)).is_some())
+}
+
 /// Returns a number for `task`; zero is none.
 fn encode(task: Option<VcpuId>) -> u64 {
     task.map_or(0, |VcpuId { vm, index }| {

@@ -221,7 +221,7 @@ fn config(name: &str, vcpus: u32) -> VmConfig<'static> {
 impl Host {
     fn new(cpus: u32, configs: Vec<VmConfig<'static>>) -> Self {
         let settings = Settings::for_tsc(test_vm::TSC);
-        let scheduler = Arc::new(Scheduler::new(settings, cpus, |_| {}, |_| {}));
+        let scheduler = Arc::new(Scheduler::new(settings, cpus, |_| {}));
         let workshop = Arc::<Mutex<Workshop>>::default();
         let factory = ScriptedFactory {
             workshop: workshop.clone(),

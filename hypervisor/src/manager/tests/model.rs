@@ -137,7 +137,7 @@ fn boot_turn(cpu: &mut Cpu, manager: &VmManager) {
 /// Two operators make their requests, each its own, while two CPUs take turns.
 fn table_in_use(resets: bool, requests: [&'static [&'static str]; 2]) {
     let settings = Settings::for_tsc(test_vm::TSC);
-    let scheduler = Arc::new(Scheduler::new(settings, 2, |_| {}, |_| {}));
+    let scheduler = Arc::new(Scheduler::new(settings, 2, |_| {}));
     let ledger = Arc::<Ledger>::default();
     let factory = Owners {
         scheduler: scheduler.clone(),

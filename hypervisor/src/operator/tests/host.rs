@@ -275,7 +275,7 @@ impl Host {
         let configs = alloc::vec![config("web", 1), config("db", 2)];
         let terminal = Arc::new(Terminal::new(line.clone(), clock, configs.len()));
         let settings = Settings::for_tsc(test_vm::TSC);
-        let scheduler = Arc::new(Scheduler::new(settings, 2, |_| {}, |_| {}));
+        let scheduler = Arc::new(Scheduler::new(settings, 2, |_| {}));
         let factory = IdleFactory {
             scheduler: scheduler.clone(),
             terminal: terminal.clone(),

@@ -198,7 +198,7 @@ fn wait_for_all(mailboxes: &[Vec<Arc<Mailbox>>], round: u64) {
 fn messages_are_sent(size: Size) {
     *LINES.lock() = (0..size.cpus).map(|_| Arc::default()).collect();
     let settings = Settings::for_tsc(test_vm::TSC);
-    let scheduler = Arc::new(Scheduler::new(settings, size.cpus, raise, raise));
+    let scheduler = Arc::new(Scheduler::new(settings, size.cpus, raise));
     let mut mailboxes = vec![];
     let mut vms = vec![];
     for id in (0..size.vms).map(VmId) {

@@ -115,13 +115,8 @@ impl<C: GuestCpu> Vcpu<C> {
         // Whether deadlines that passed have been seen to.
         let mut timers_served = false;
         loop {
-            // No request is pending when it enters the guest: the next one kicks it out.
-            while !self.pending.is_empty() || requests.are_pending() {
+            while !self.pending.is_empty() {
                 self.process_requests(since, requests)?;
-                // VCPUs on other CPUs may make requests on and on, but its time is over when it is.
-                if requests.are_pending() && host_now() >= until {
-                    return Err(RunExit::Preempted);
-                }
             }
             if self.activity != Activity::Running {
                 self.update_deadline_of_halt(since);
@@ -155,7 +150,13 @@ impl<C: GuestCpu> Vcpu<C> {
                 limit = now.saturating_add(self.pace.least_stay()).min(until);
             }
             self.limit_stay(since, now, limit);
-            return Ok(now);
+            // No request is pending when it enters the guest. A kick for one that is made from now on finds the
+            // limit set, and cuts it short; before, that would have been written over.
+            if !requests.are_pending() {
+                return Ok(now);
+            }
+            // VCPUs on other CPUs may make requests on and on, but its time is over when it is.
+            self.pending |= requests.take();
         }
     }
 

@@ -41,11 +41,9 @@
 //! change at once, one closes the gate, and the other, finding it closed, says that it is
 //! out like everyone else and tries again when the gate is open.
 //!
-//! A VCPU in the guest comes out when its CPU is kicked, or called by other means
-//! ([`patience`](super::patience)).
+//! A VCPU in the guest comes out when its CPU is [kicked](crate::machine::smp::kick), whatever its guest does.
 
 use super::host::Waker;
-use super::patience::Patience;
 use super::requests::{Requests, VcpuRequests};
 use crate::sync;
 use crate::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -117,11 +115,8 @@ impl ClockGate {
             }
         }
         for (_, vcpu) in others() {
-            let mut patience = Patience::new();
-            while let Some(cpu) = vcpu.running_on()
-                && vcpu.acknowledged() != closed
-            {
-                patience.wait(cpu, waker);
+            while vcpu.running_on().is_some() && vcpu.acknowledged() != closed {
+                sync::spin_loop();
             }
         }
         // SAFETY: the fence keeps the reading of the TSC in `change` behind the loads above.

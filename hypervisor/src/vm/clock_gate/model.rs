@@ -18,8 +18,8 @@ const VCPUS: usize = 2;
 struct Vm {
     gate: ClockGate,
     vcpus: [VcpuRequests; VCPUS],
-    /// Each CPU's interrupt, pending until it makes the guest exit.
-    interrupts: [AtomicBool; VCPUS],
+    /// Whether each CPU's stay in the guest is at its end: what a kick does, in the guest or out of it.
+    is_cut_short: [AtomicBool; VCPUS],
     /// The rates of the clock, which a change writes in two halves.
     clock: [AtomicU32; 2],
     /// Whether each VCPU is in the guest: seen by nobody but assertions.
@@ -29,11 +29,8 @@ struct Vm {
 
 impl Waker for Vm {
     fn kick(&self, cpu: u32) {
-        self.interrupts[cpu as usize].store(true, SeqCst);
+        self.is_cut_short[cpu as usize].store(true, SeqCst);
     }
-
-    /// The interrupts of these CPUs always come.
-    fn insist(&self, _: u32) {}
 
     fn wake(&self, vcpu: VcpuId) {
         panic!("{vcpu:?} need not be woken");
@@ -78,16 +75,21 @@ impl Vm {
             // What has changed meanwhile was not followed; what changes from now on, it is told of.
             let mut wanted = Requests::CLOCK;
             for _ in 0..2 {
-                while !wanted.is_empty() || requests.are_pending() {
+                loop {
                     wanted |= requests.take();
                     if wanted.contains(Requests::CLOCK) && self.gate.state() != seen {
                         seen = self.gate.pass(requests);
                         applied = self.clock();
                     }
                     wanted = Requests::empty();
+                    // The limit of the stay is set before the last look at the requests.
+                    self.is_cut_short[index].store(false, SeqCst);
+                    if !requests.are_pending() {
+                        break;
+                    }
                 }
                 self.in_guest[index].store(true, SeqCst);
-                while !self.interrupts[index].swap(false, SeqCst) && !self.is_over.load(SeqCst) {
+                while !self.is_cut_short[index].load(SeqCst) && !self.is_over.load(SeqCst) {
                     assert_eq!(applied, self.clock(), "VCPU {index} shows another time");
                     spin_loop();
                 }

@@ -9,8 +9,6 @@ use devices::time::HostTicks;
 
 use super::*;
 use crate::ids::VcpuId;
-use crate::machine::host_time::host_now;
-use crate::vm::patience::PATIENCE;
 
 const VCPUS: usize = 3;
 
@@ -25,16 +23,12 @@ struct Vm {
     changes: AtomicU32,
 }
 
-/// Calls of CPUs, by what is done at each; true for one that insists.
-struct Calls<F: Fn(u32, bool)>(F);
+/// Kicks of CPUs, by what each does.
+struct Kicks<F: Fn(u32)>(F);
 
-impl<F: Fn(u32, bool) + Send + Sync> Waker for Calls<F> {
+impl<F: Fn(u32) + Send + Sync> Waker for Kicks<F> {
     fn kick(&self, cpu: u32) {
-        (self.0)(cpu, false);
-    }
-
-    fn insist(&self, cpu: u32) {
-        (self.0)(cpu, true);
+        (self.0)(cpu);
     }
 
     fn wake(&self, vcpu: VcpuId) {
@@ -56,7 +50,7 @@ impl Vm {
     fn set_rate(&self, own: Option<u32>, factor: u32) {
         let rate = Rate::times(factor).unwrap();
         // Threads cannot be kicked: a guest of these looks at its requests by itself.
-        self.gate.change(&self.vcpus, own, &Calls(|_, _| {}), || {
+        self.gate.change(&self.vcpus, own, &Kicks(|_| {}), || {
             let rates = Rates {
                 counter: rate,
                 timer: rate,
@@ -146,7 +140,7 @@ fn a_vcpu_that_is_on_no_cpu_is_not_waited_for_and_learns_of_the_change_later() {
     gate.change(
         &vcpus,
         Some(0),
-        &Calls(|cpu, _| panic!("CPU {cpu} has no VCPU")),
+        &Kicks(|cpu| panic!("CPU {cpu} has no VCPU")),
         || {},
     );
     assert!(vcpus[1].are_pending());
@@ -154,41 +148,17 @@ fn a_vcpu_that_is_on_no_cpu_is_not_waited_for_and_learns_of_the_change_later() {
 }
 
 #[test]
-fn a_vcpu_on_a_cpu_is_interrupted_there() {
+fn a_vcpu_on_a_cpu_is_kicked_there() {
     let gate = ClockGate::default();
     let vcpus = [VcpuRequests::default(), VcpuRequests::default()];
     vcpus[1].set_running_on(Some(5));
     let kicks = AtomicU32::new(0);
-    let calls = Calls(|cpu, insists| {
-        assert_eq!((cpu, insists), (5, false));
+    let count = Kicks(|cpu| {
+        assert_eq!(cpu, 5);
         kicks.fetch_add(1, SeqCst);
         // Its turn ends.
         vcpus[1].set_running_on(None);
     });
-    gate.change(&vcpus, None, &calls, || {});
+    gate.change(&vcpus, None, &count, || {});
     assert_eq!(kicks.into_inner(), 1);
-}
-
-#[test]
-fn a_vcpu_that_a_kick_does_not_bring_is_called_again_and_again() {
-    let gate = ClockGate::default();
-    let vcpus = [VcpuRequests::default(), VcpuRequests::default()];
-    vcpus[1].set_running_on(Some(5));
-    let began = host_now();
-    let times = Mutex::new(Vec::new());
-    let calls = Calls(|_, insists| {
-        let mut times = times.lock().unwrap();
-        if insists {
-            times.push(host_now());
-        }
-        // The first one came too early to count.
-        if times.len() == 2 {
-            vcpus[1].set_running_on(None);
-        }
-    });
-    gate.change(&vcpus, Some(0), &calls, || {});
-    let times = times.into_inner().unwrap();
-    assert_eq!(times.len(), 2);
-    assert!(times[0].since(began) > PATIENCE);
-    assert!(times[1].since(times[0]) > 2 * PATIENCE);
 }
