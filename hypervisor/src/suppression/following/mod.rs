@@ -486,16 +486,22 @@ impl Suppression {
         let may_have_forked = |since: u64| member.used.saturating_sub(since) >= LEAST_FORK;
         let reads_frozen = is_left && member.read_at_use.is_none_or(may_have_forked);
         if !reads_frozen && !is_time {
+            member.was_left_unseen |= is_left;
             return;
         }
         let first = member.root(format);
         if reads_frozen {
             member.read_at_use = Some(member.used);
         }
+        let was_left_unseen = core::mem::take(&mut member.was_left_unseen);
         let changes = member
             .pages
             .look(memory, first, format, reads_frozen, |page| {
-                left.add(memory, page, id, now);
+                if was_left_unseen && page.is_frozen {
+                    left.add_late(page, id, now);
+                } else {
+                    left.add(memory, page, id, now);
+                }
             });
         if is_time {
             member.looked_at = now;

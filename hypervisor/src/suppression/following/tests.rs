@@ -237,8 +237,9 @@ impl Kernel {
         self.fill(number, address);
     }
 
-    /// The current process forks; returns the child, which has not run.
+    /// The current process forks, which takes its time; returns the child, which has not run.
     fn fork(&mut self) -> usize {
+        self.now += LEAST_FORK;
         let parent = self.current;
         let mut child = self.empty_process();
         child.is_family = self.processes[parent].is_family;
