@@ -22,6 +22,7 @@ impl Suppression {
         let record = &mut self.vcpus[vcpu];
         record.stop = wish.stop;
         record.fast = wish.fast;
+        record.was_fast = false;
         if let Some(target) = record.target.and_then(|slot| self.targets.get_mut(slot)) {
             target.record.set_limit(wish.limit, now);
         }
@@ -62,7 +63,7 @@ impl Suppression {
             loaded_member: record.root.and_then(|root| self.targets.member_of(root)),
             lookout,
             exchanged_at: record.exchange.map(|exchange| exchange.rsp),
-            judged_until: self.judged_until(now),
+            judged_until: self.judged_until(vcpu, now),
             judges_new_roots: self.expects_copies(now),
             target_in: record.target.is_some(),
             target_hidden: record.hides_target,
@@ -77,7 +78,7 @@ impl Suppression {
     }
 
     /// Decides on the course of the VM's clock.
-    fn decide_clock(&mut self, now: HostTicks) {
+    pub(super) fn decide_clock(&mut self, now: HostTicks) {
         let mut fast: Option<Rates> = None;
         let mut booking = Booking::Drift;
         let mut is_in = false;

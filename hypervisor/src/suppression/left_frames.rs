@@ -3,9 +3,8 @@
 //!
 //! Nobody can write what a fork has frozen, for as long as a copy has it. So its contents say whether it
 //! is what it was: memory that is free is filled anew before anybody else gets it. The contents are those
-//! of a time at which the member had it, or had it just before: later they may be somebody else's. Where it may have
-//! been left long before, as the member has ended or was switched out in between without a look, they are those that
-//! it had when it was seen to be frozen.
+//! of a time at which the member had it, or had it just before: later they may be somebody else's. One that has
+//! ended may have left what was seen to be frozen long before, so for that they are those that it had when that was seen.
 
 #![forbid(unsafe_code)]
 

@@ -74,9 +74,6 @@ pub(crate) struct Member {
     pub(super) searched_at: HostTicks,
     /// The CPU time that it had had when its frozen pages were read last, in ticks.
     pub(super) read_at_use: Option<u64>,
-    /// Whether it has been switched out since without a look at its pages: it had not run for long enough for a
-    /// fork. What it has let go of by now may have been somebody else's for a while.
-    pub(super) was_left_unseen: bool,
     /// The way in which it came into the family.
     pub(super) origin: Origin,
     /// Real CPU time in its address space, in ticks.
@@ -113,7 +110,6 @@ impl Member {
             looked_at: HostTicks(0),
             searched_at: HostTicks(0),
             read_at_use: None,
-            was_left_unseen: false,
             origin,
             used: 0,
             ended: None,

@@ -566,6 +566,29 @@ impl Suppression {
         directive
     }
 
+    /// Decides that a clock is not fast any more for the target of `vcpu`, which has left the guest at `now`, if other
+    /// VCPUs run, until its next report. Returns whether the clock is to change.
+    ///
+    /// A report takes a while, in which the others' guests would see a fast clock go on; and mostly it says that the
+    /// target does not run on.
+    pub(crate) fn stop_fast_clock(&mut self, vcpu: usize, now: HostTicks) -> bool {
+        let mut records = self.vcpus[..self.count].iter().enumerate();
+        let are_seen = records.any(|(other, record)| other != vcpu && record.runs());
+        if !are_seen
+            || self
+                .vcpus
+                .get(vcpu)
+                .is_none_or(|record| record.fast.is_none())
+        {
+            return false;
+        }
+        self.account(vcpu, now);
+        self.vcpus[vcpu].fast = None;
+        self.vcpus[vcpu].was_fast = true;
+        self.decide_clock(now);
+        self.clock_is_to_change()
+    }
+
     /// Returns the course on which the VM's clock is to run.
     #[must_use]
     pub(crate) const fn clock(&self) -> Course {

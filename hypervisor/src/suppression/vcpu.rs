@@ -68,6 +68,10 @@ pub(super) struct VcpuRecord {
     pub(super) own: u64,
     /// Whether the last report was one of a load by others that has exited for the lookout.
     pub(super) looked_out: bool,
+    /// Whether the clock was fast for its target until its report began ([`super::Suppression::stop_fast_clock`]).
+    pub(super) was_fast: bool,
+    /// Whether it is to be found out soon whose root it has.
+    pub(super) judgment_waits: bool,
     /// Whether it is to report when it takes interrupts: its kernel may switch to a hidden target.
     pub(super) awaits_interrupts: bool,
     /// The time at which the last handler has ended.
@@ -114,6 +118,8 @@ impl VcpuRecord {
             accounted: now,
             own: 0,
             looked_out: false,
+            was_fast: false,
+            judgment_waits: false,
             awaits_interrupts: false,
             interrupted_at: HostTicks(0),
             kernel_interrupts: 0,

@@ -224,7 +224,7 @@ impl Suppression {
         let wanted = self.wanted_rates(vcpu, order);
         let is_long_turn = self.time.lead().most() >= self.long_turn_from(vcpu);
         let rates = self.in_time(wanted, is_long_turn);
-        let is_fast = |record: &VcpuRecord| record.fast.is_some();
+        let is_fast = |record: &VcpuRecord| record.fast.is_some() || record.was_fast;
         let change_at = if self.vcpus[..self.count].iter().any(is_fast) {
             now
         } else {
@@ -398,6 +398,7 @@ impl Suppression {
         let takes_interrupts_by = record.target_since.saturating_add(self.look_interval() / 2);
         let waits_for_interrupts = !it.interruptible
             && record.fast.is_none()
+            && !record.was_fast
             && now < takes_interrupts_by
             && self.latency < DEAR_EXIT;
         if waits_for_interrupts {
@@ -508,6 +509,17 @@ impl Suppression {
     pub(crate) fn fastest(&self) -> u64 {
         let guest_time = self.tsc.get() / GUEST_TIME_OF_AN_EXIT;
         (guest_time / self.exit_time()).max(LEAST_FAST)
+    }
+
+    /// Returns how long timers may be delayed while the target of `vcpu` runs: while a tick of most guests passes.
+    pub(super) fn longest_delay_of_timers(&self, vcpu: usize) -> u64 {
+        let target = self.vcpus[vcpu].target;
+        let Some(target) = target.and_then(|slot| self.targets.get(slot)) else {
+            return 0;
+        };
+        let rates = self.in_time(self.wanted_rates(vcpu, target.order()), false);
+        let tick = u128::from(self.tsc.get() / LEAD_STEP) << 48;
+        u64::try_from(tick / u128::from(rates.timer.bits())).unwrap_or(u64::MAX)
     }
 
     /// Returns the lead from which on `vcpu` is in a long turn of its target, in ticks; that is of no

@@ -225,12 +225,14 @@ impl Suppression {
         self.follows_forks() && now < self.copies_until
     }
 
-    /// Returns until when a root that is sampled at `now` need not be looked at again.
-    pub(super) fn judged_until(&self, now: HostTicks) -> HostTicks {
+    /// Returns until when the root that `vcpu` has, and that is sampled at `now`, need not be looked at again.
+    pub(super) fn judged_until(&self, vcpu: usize, now: HostTicks) -> HostTicks {
         if !self.follows_forks() {
             return HostTicks(u64::MAX);
         }
-        let rate = if self.expects_copies(now) {
+        let rate = if self.vcpus[vcpu].judgment_waits {
+            LOOKS_PER_SECOND
+        } else if self.expects_copies(now) {
             super::non_targets::GOOD_FOR
         } else {
             JUDGMENTS_PER_SECOND
@@ -486,22 +488,16 @@ impl Suppression {
         let may_have_forked = |since: u64| member.used.saturating_sub(since) >= LEAST_FORK;
         let reads_frozen = is_left && member.read_at_use.is_none_or(may_have_forked);
         if !reads_frozen && !is_time {
-            member.was_left_unseen |= is_left;
             return;
         }
         let first = member.root(format);
         if reads_frozen {
             member.read_at_use = Some(member.used);
         }
-        let was_left_unseen = core::mem::take(&mut member.was_left_unseen);
         let changes = member
             .pages
             .look(memory, first, format, reads_frozen, |page| {
-                if was_left_unseen && page.is_frozen {
-                    left.add_late(page, id, now);
-                } else {
-                    left.add(memory, page, id, now);
-                }
+                left.add(memory, page, id, now);
             });
         if is_time {
             member.looked_at = now;

@@ -766,6 +766,9 @@ impl Machine {
             },
             not_resumed: false,
         };
+        if self.suppression.stop_fast_clock(vcpu, HostTicks(self.now)) {
+            self.change_clock(vcpu, self.suppression.clock());
+        }
         self.report(vcpu, Event::Seen(observation));
     }
 

@@ -185,7 +185,17 @@ impl Suppression {
         let is_known = changed
             && was_in.is_some()
             && root.is_some_and(|root| self.non_targets.has_for_sure(memory, root, now));
-        self.find_target(memory, vcpu, changed, now);
+        // Whose root it is was known, and may wait: to find it out again takes long, and the VCPU that runs the target
+        // could not stop the clock meanwhile.
+        let waits = !changed
+            && !observation.loaded
+            && was_in.is_none()
+            && root.is_none_or(|root| self.targets.member_of(root).is_none())
+            && self.time.course().rates.is_fast();
+        self.vcpus[vcpu].judgment_waits = waits;
+        if !waits {
+            self.find_target(memory, vcpu, changed, now);
+        }
         if let Some(left) = before.filter(|_| changed) {
             let ran = was_in.filter(|_| !is_known);
             self.note_exchange(vcpu, left, ran, observation);
@@ -340,8 +350,11 @@ impl Suppression {
         }
         // Timers that the target has set by the microsecond would have the guest do nothing but
         // handle them: half of the time goes to the code that is interrupted. Not more than of a usual
-        // handler: one whose end is found late has not taken that long, and the clock is fast meanwhile.
+        // handler: one whose end is found late has not taken that long. And as the clock is fast meanwhile, a tick
+        // that comes late gains a lead for nothing: the guest would have switched.
         let half = (length / 2).min(usual);
+        let half = half.min(self.longest_delay_of_timers(vcpu));
+        let record = &mut self.vcpus[vcpu];
         record.timers_from = now.saturating_add(half);
         record.interrupted_at = now;
         record.kernel_interrupts = record.kernel_interrupts.saturating_add(1);

@@ -218,6 +218,7 @@ impl<C: GuestCpu> Vcpu<C> {
         if generation != self.observer.generation {
             self.observer.clear_exempt();
         }
+        self.stop_fast_clock(at);
         let directive = &self.observer.directive;
         let context = self.context();
         let asks_thread = directive.asks_thread(context);

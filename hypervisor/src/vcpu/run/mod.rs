@@ -142,7 +142,10 @@ impl<C: GuestCpu> Vcpu<C> {
                 if !timers_served {
                     timers_served = true;
                     self.pending |= Requests::TIMERS;
-                    since = now;
+                    // No later than it has to be: a clock that is fast has gone on since the exit, for nobody.
+                    if self.next_timer() > since {
+                        since = now;
+                    }
                     continue;
                 }
                 // A timer's next deadline passes while the one before it is seen to. The guest comes

@@ -72,6 +72,24 @@ impl<C: GuestCpu> Vcpu<C> {
         }
     }
 
+    /// Has a clock not be fast any more for this VCPU, which has left the guest at `now`, while suppression is told
+    /// what it has done, if others see it.
+    #[inline]
+    pub(super) fn stop_fast_clock(&mut self, now: HostTicks) {
+        if !self.observer.directive.clock.rates.is_fast() || self.vm.vcpus() == 1 {
+            return;
+        }
+        let changes = {
+            let mut suppression = self.vm.suppression.lock();
+            let own_time = core::mem::take(&mut self.observer.own_time);
+            suppression.note_own_time(self.index as usize, own_time);
+            suppression.stop_fast_clock(self.index as usize, now)
+        };
+        if changes {
+            self.follow_suppression();
+        }
+    }
+
     /// Tells suppression that the VCPU has a physical CPU, or has lost it: while it waits for one, its
     /// target does not run.
     pub(super) fn note_cpu(&mut self, has_cpu: bool) {
