@@ -27,7 +27,7 @@ use crate::machine::cpu::PerCpu;
 use crate::machine::cpu::trap::TrapFrame;
 use crate::machine::local_apic::LocalApic;
 
-/// What one CPU has been sent.
+/// The kicks of one CPU.
 #[derive(Debug)]
 struct Kicks {
     /// Whether an NMI is on its way.
