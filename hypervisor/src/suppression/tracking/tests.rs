@@ -9,7 +9,7 @@ use devices::time::{Hertz, HostTicks};
 use super::super::address_space::{Root, RootFormat};
 use super::super::handler::Context;
 use super::super::kernel_thread::Thread;
-use super::super::order::{Defaults, Order, Policy};
+use super::super::order::{Defaults, Follow, Order, Policy};
 use super::super::{Directive, Event, Factor, Factors, Observation, Stay, Suppression};
 use crate::test_ram::TestRam;
 
@@ -243,6 +243,62 @@ fn timers_are_delayed_by_no_more_than_what_handlers_usually_take() {
     // Its end was seen late, as where the processor was busy with something else.
     let late = delay(1_000_000);
     assert!((USUAL / 2..=2 * USUAL).contains(&late), "{late}");
+}
+
+#[test]
+fn timers_are_delayed_for_no_longer_than_a_tick_of_guest_time() {
+    /// Ticks that a tick of most guests, 4 ms, takes at a thousand times the rate.
+    const TICK: u64 = 4_000;
+    let mut scene = Scene::new(1);
+    scene.seen(1, running(TARGET));
+    for turn in 1..100 {
+        let now = turn * 1_000_000;
+        scene.at(now, 0, Event::Interrupted(USER, Thread::Unknown));
+        let after = scene.at(now + 20_000, 0, Event::Resumed(USER));
+        assert!(after.timers_from.0 <= now + 20_000 + TICK, "{turn}");
+    }
+}
+
+#[test]
+fn a_fast_clock_that_others_see_is_stopped_before_a_vcpu_tells_what_it_has_done() {
+    let mut scene = Scene::new(2);
+    scene.at(1, 1, Event::Seen(running(OTHER)));
+    assert_eq!(scene.seen(2, running(TARGET)), fast());
+    assert!(
+        !scene.suppression.stop_fast_clock(1, HostTicks(3)),
+        "it is not its own"
+    );
+    assert!(scene.suppression.stop_fast_clock(0, HostTicks(4)));
+    assert!(!scene.suppression.clock().rates.is_fast());
+    scene.suppression.clock_changed(HostTicks(4), 0);
+    assert_eq!(scene.seen(5, still(TARGET)), fast(), "the target runs on");
+    let halted = Observation {
+        halted: true,
+        ..still(OTHER)
+    };
+    scene.at(6, 1, Event::Seen(halted));
+    assert!(
+        !scene.suppression.stop_fast_clock(0, HostTicks(7)),
+        "nobody sees it"
+    );
+}
+
+#[test]
+fn whose_root_a_vcpu_has_is_found_out_again_when_no_clock_is_fast_beside_it() {
+    const SOON: u64 = TSC.get() / 4_000;
+    let mut scene = Scene::new(2);
+    let order = Order {
+        follow: Follow::All,
+        ..paper(factors(1000))
+    };
+    scene.suppress(TARGET, order);
+    scene.at(1, 1, Event::Seen(running(OTHER)));
+    assert_eq!(scene.seen(2, running(TARGET)), fast());
+    let beside = scene.at(3, 1, Event::Seen(still(OTHER)));
+    assert_eq!(beside.judged_until, HostTicks(3 + SOON));
+    scene.seen(4, running(OTHER));
+    let after = scene.at(5, 1, Event::Seen(still(OTHER)));
+    assert!(after.judged_until > HostTicks(5 + SOON));
 }
 
 #[test]
