@@ -5,7 +5,7 @@
 //! guest was entered with the flag clear; they are let in after the exit of a guest that had it set; and where one
 //! comes while a virtual interrupt waits for a guest that has the flag clear, *that* is delivered, so that the
 //! guest is interrupted where it cannot be. A Linux does not survive that for long. NMIs have none of these
-//! faults, and cost a processor the same.
+//! faults.
 //!
 //! # Why none is lost
 //! A pending interrupt would end the next stay in the guest, or the next HLT. An NMI does not wait: it strikes at
