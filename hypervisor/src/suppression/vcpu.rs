@@ -37,6 +37,9 @@ pub(super) struct VcpuRecord {
     pub(super) halted: bool,
     /// Whether it has a physical CPU.
     pub(super) on_cpu: bool,
+    /// The time since which it has been out of the guest, if it has not been in it since the report before the last.
+    pub(super) out_since: HostTicks,
+    /// The time since which it has not been in the guest, as it has no CPU.
     pub(super) off_cpu_since: HostTicks,
     /// The slot of the target that runs, in whatever mode.
     pub(super) target: Option<usize>,
@@ -96,6 +99,7 @@ impl VcpuRecord {
             dormant: false,
             halted: false,
             on_cpu: false,
+            out_since: now,
             off_cpu_since: now,
             target: None,
             member: None,

@@ -41,11 +41,12 @@ impl Suppression {
         let most_saved = self.tsc.get() / RATIONS_PER_SECOND;
         let record = &mut self.vcpus[vcpu];
         let elapsed = now.since(record.accounted);
+        let own = core::mem::take(&mut record.own);
+        record.out_since = if own < elapsed { now } else { record.accounted };
         record.accounted = record.accounted.max(now);
         if let Stop::ParkedBriefly(_) = record.stop {
             self.brief_parking.charge(elapsed, now);
         }
-        let own = core::mem::take(&mut record.own);
         if core::mem::take(&mut record.looked_out) {
             self.lookout.charge(own.saturating_add(latency), now);
         }
@@ -126,14 +127,18 @@ impl Suppression {
                 let record = &mut self.vcpus[vcpu];
                 record.on_cpu = true;
                 record.context = context;
+                let waited = now.since(record.off_cpu_since);
                 if let Some(handler) = &mut record.handler {
-                    handler.wait(now.since(record.off_cpu_since));
+                    handler.wait(waited);
                 }
+                // What a kernel is given time for it has not done meanwhile.
+                record.interrupted_at = record.interrupted_at.saturating_add(waited);
+                record.target_since = record.target_since.saturating_add(waited);
             }
             Event::OffCpu => {
                 let record = &mut self.vcpus[vcpu];
                 record.on_cpu = false;
-                record.off_cpu_since = now;
+                record.off_cpu_since = record.out_since;
             }
             Event::Time => {}
         }

@@ -201,6 +201,27 @@ fn a_target_that_comes_to_a_cpu_where_it_takes_no_interrupts_is_not_kept_out_the
 }
 
 #[test]
+fn time_without_a_cpu_is_none_that_a_kernel_has_had_to_switch() {
+    let mut scene = Scene::new(1);
+    scene.suppress(TARGET, Order::new(factors(1000), Defaults::default()));
+    let user = Observation {
+        context: USER,
+        ..running(TARGET)
+    };
+    assert!(scene.seen(10, user).is_fast());
+    assert!(scene.seen(30_000, still(TARGET)).is_fast());
+    scene.at(40_000, 0, Event::Interrupted(KERNEL, Thread::Unknown));
+    let back = scene.at(46_000, 0, Event::Resumed(KERNEL));
+    assert!(!back.clock.rates.is_fast(), "it is about to switch");
+    // It is not entered: it has to leave its CPU, which the report was in the way of.
+    scene.suppression.note_own_time(0, 9_000);
+    scene.at(55_000, 0, Event::OffCpu);
+    let back = scene.at(500_000, 0, Event::OnCpu(KERNEL));
+    assert!(!back.clock.rates.is_fast(), "it has not got on since");
+    assert!(scene.seen(520_000, still(TARGET)).is_fast());
+}
+
+#[test]
 fn the_handler_of_an_interrupt_runs_in_real_time() {
     let mut scene = Scene::new(1);
     let user = Observation {

@@ -61,8 +61,8 @@ pub(super) struct Observer {
     pub(super) directed_at: HostTicks,
     /// Whether suppression has been told something since the last exit.
     pub(super) reported: bool,
-    /// The time from the exit to the entry that the last report has taken, in ticks, until
-    /// suppression is told of it.
+    /// The time that the last report has taken, up to the entry or the departure from the CPU, in ticks,
+    /// until suppression is told of it.
     pub(super) own_time: u64,
     /// Whether a timer of the guest's expired when the timers were last looked at.
     pub(super) timer_expired: bool,

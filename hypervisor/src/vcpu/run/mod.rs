@@ -152,7 +152,7 @@ impl<C: GuestCpu> Vcpu<C> {
                 // first now, or it would never get on, however large its share of the CPU.
                 limit = now.saturating_add(self.pace.least_stay()).min(until);
             }
-            self.limit_stay(since, now, limit);
+            self.limit_stay(now, limit);
             // No request is pending when it enters the guest. A kick for one that is made from now on finds the
             // limit set, and cuts it short; before, that would have been written over.
             if !requests.are_pending() {
@@ -164,14 +164,12 @@ impl<C: GuestCpu> Vcpu<C> {
     }
 
     /// Has the guest, which is entered at `now`, leave at `limit`, or when it is to be observed, whichever
-    /// is first. It was left at `since`.
+    /// is first.
     #[inline]
-    fn limit_stay(&mut self, since: HostTicks, now: HostTicks, limit: HostTicks) {
+    fn limit_stay(&mut self, now: HostTicks, limit: HostTicks) {
         self.stay_limit = limit;
         if self.observer.watching {
-            if core::mem::take(&mut self.observer.reported) {
-                self.observer.own_time = now.since(since);
-            }
+            self.note_own_time(now);
             let undisturbed = now.saturating_add(self.pace.least_run());
             let observation = self.next_observation().max(undisturbed);
             let end = self.observer.directive.stop_at;

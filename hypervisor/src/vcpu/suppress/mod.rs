@@ -93,13 +93,25 @@ impl<C: GuestCpu> Vcpu<C> {
     /// Tells suppression that the VCPU has a physical CPU, or has lost it: while it waits for one, its
     /// target does not run.
     pub(super) fn note_cpu(&mut self, has_cpu: bool) {
+        let now = host_now();
+        if self.observer.watching {
+            self.note_own_time(now);
+        }
         let event = if has_cpu {
             Event::OnCpu(self.context())
         } else {
             Event::OffCpu
         };
         self.observer.on_cpu = has_cpu;
-        self.report(event, host_now());
+        self.report(event, now);
+    }
+
+    /// Notes that what has been reported since the guest was left has taken until `now`.
+    #[inline]
+    pub(super) fn note_own_time(&mut self, now: HostTicks) {
+        if core::mem::take(&mut self.observer.reported) {
+            self.observer.own_time = now.since(self.observer.directed_at);
+        }
     }
 
     /// Returns when the guest is to be looked at again, whatever it does.
