@@ -59,8 +59,8 @@ pub(super) struct Observer {
     pub(super) directive: Directive,
     /// The time as of which that was given.
     pub(super) directed_at: HostTicks,
-    /// Whether suppression has been told something since the last exit.
-    pub(super) reported: bool,
+    /// The time as of which suppression was told something, if it was since the last exit.
+    pub(super) reported_at: Option<HostTicks>,
     /// The time that the last report has taken, up to the entry or the departure from the CPU, in ticks,
     /// until suppression is told of it.
     pub(super) own_time: u64,
@@ -91,7 +91,7 @@ impl Observer {
             user_mode: false,
             directive: Directive::NONE,
             directed_at: now,
-            reported: false,
+            reported_at: None,
             own_time: 0,
             timer_expired: false,
             traced_root: None,

@@ -49,7 +49,7 @@ impl<C: GuestCpu> Vcpu<C> {
         } else if roots_changed {
             vm.guard_roots();
         }
-        self.observer.reported = true;
+        self.observer.reported_at = Some(now);
         vm.look.set(directive.vm_look_at);
         if directive.handler_runs {
             self.watch_resume_point();
@@ -109,8 +109,8 @@ impl<C: GuestCpu> Vcpu<C> {
     /// Notes that what has been reported since the guest was left has taken until `now`.
     #[inline]
     pub(super) fn note_own_time(&mut self, now: HostTicks) {
-        if core::mem::take(&mut self.observer.reported) {
-            self.observer.own_time = now.since(self.observer.directed_at);
+        if let Some(since) = self.observer.reported_at.take() {
+            self.observer.own_time = now.since(since);
         }
     }
 
