@@ -93,9 +93,13 @@ impl NonTargets {
     fn same_tables(&self, memory: &impl GuestMemory, root: Root, now: HostTicks) -> usize {
         let is_good =
             |known: &&NonTarget| now.since(known.judged_at) < self.tsc.get() / WITH_SAME_TABLES;
-        let Some(known) = self.known(root).filter(is_good) else {
-            return 0;
-        };
+        let known = self.known(root).filter(is_good);
+        known.map_or(0, |known| self.standing_tables(memory, known))
+    }
+
+    /// Returns by how many tables `known` is known, if it refers to all of them; else zero.
+    fn standing_tables(&self, memory: &impl GuestMemory, known: &NonTarget) -> usize {
+        let root = known.root;
         let tables = known.tables.iter().filter(|(_, page)| *page != 0);
         let stands = |&(index, page): &(u16, u32)| {
             let table = referred_table(memory, root, self.format, index.into());
@@ -110,6 +114,14 @@ impl NonTargets {
 
     /// Takes note that `root` is no target's at `now`.
     pub(super) fn add(&mut self, memory: &impl GuestMemory, root: Root, now: HostTicks) {
+        // To go through all of a root takes long.
+        let known = self.known(root);
+        if known.is_some_and(|known| self.standing_tables(memory, known) > 1) {
+            if let Some(known) = &mut self.roots[Self::slot(root)] {
+                known.judged_at = now;
+            }
+            return;
+        }
         let mut tables = [(0, 0); WITNESSES];
         let found = witnesses(memory, root, self.format).unwrap_or_default();
         for (place, (index, table)) in tables.iter_mut().zip(found) {

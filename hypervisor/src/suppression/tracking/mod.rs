@@ -190,13 +190,15 @@ impl Suppression {
         let is_known = changed
             && was_in.is_some()
             && root.is_some_and(|root| self.non_targets.has_for_sure(memory, root, now));
-        // Whose root it is was known, and may wait: to find it out again takes long, and the VCPU that runs the target
-        // could not stop the clock meanwhile.
-        let waits = !changed
-            && !observation.loaded
-            && was_in.is_none()
+        // Whose root it is, if it is not known to be a member's, may wait until the clock is not fast any more, which
+        // has the VCPU report again: to find it out takes long, and the VCPU that runs the target could not stop the
+        // clock meanwhile.
+        let mut others = self.vcpus[..self.count].iter().enumerate();
+        let waits = was_in.is_none()
+            && !self.vcpus[vcpu].hides_target
             && root.is_none_or(|root| self.targets.member_of(root).is_none())
-            && self.time.course().rates.is_fast();
+            && self.time.course().rates.is_fast()
+            && others.any(|(other, record)| other != vcpu && record.fast.is_some());
         self.vcpus[vcpu].judgment_waits = waits;
         if !waits {
             self.find_target(memory, vcpu, changed, now);

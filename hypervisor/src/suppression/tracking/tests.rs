@@ -317,9 +317,13 @@ fn whose_root_a_vcpu_has_is_found_out_again_when_no_clock_is_fast_beside_it() {
     assert_eq!(scene.seen(2, running(TARGET)), fast());
     let beside = scene.at(3, 1, Event::Seen(still(OTHER)));
     assert_eq!(beside.judged_until, HostTicks(3 + SOON));
-    scene.seen(4, running(OTHER));
-    let after = scene.at(5, 1, Event::Seen(still(OTHER)));
-    assert!(after.judged_until > HostTicks(5 + SOON));
+    let other_root = scene.at(4, 1, Event::Seen(running(ALIAS)));
+    assert!(!other_root.target_in, "it is not looked at yet");
+    scene.seen(5, running(OTHER));
+    let after = scene.at(6, 1, Event::Seen(still(ALIAS)));
+    assert!(after.target_in);
+    let after = scene.at(7, 1, Event::Seen(running(OTHER)));
+    assert!(after.judged_until > HostTicks(7 + SOON));
 }
 
 #[test]
