@@ -33,6 +33,8 @@ mod sync;
 mod task_switch;
 #[cfg(test)]
 mod test_ram;
+#[cfg(test)]
+mod test_text;
 mod trace;
 mod vcpu;
 mod vm;

@@ -208,9 +208,7 @@ impl Options {
                     options.pci_leave = functions.map_err(|_| bad_value(PCI_FUNCTIONS))?;
                 }
                 "exit-cost" => {
-                    options.exit_cost = value
-                        .parse()
-                        .ok()
+                    options.exit_cost = decimal(value)
                         .filter(|&ticks| ticks <= MOST_EXIT_COST)
                         .ok_or_else(|| bad_value(EXIT_COSTS))?;
                 }
@@ -329,7 +327,12 @@ mod tests {
     fn the_cost_of_an_exit_is_a_number_of_ticks_within_bounds() {
         assert_eq!(Options::default().exit_cost, 0);
         assert_eq!(Options::parse("exit-cost=1500").unwrap().exit_cost, 1500);
-        for line in ["exit-cost=", "exit-cost=-1", "exit-cost=10000001"] {
+        for line in [
+            "exit-cost=",
+            "exit-cost=-1",
+            "exit-cost=+1",
+            "exit-cost=10000001",
+        ] {
             let message = Options::parse(line).unwrap_err().to_string();
             assert!(message.contains("0 to 10000000"), "{message}");
         }
@@ -349,5 +352,87 @@ mod tests {
             Options::parse("loglevels=info"),
             Err(OptionsError::Unknown { .. })
         ));
+    }
+}
+
+#[cfg(test)]
+mod fuzz {
+    use alloc::format;
+
+    use super::*;
+    use crate::test_text::{Piece, line};
+
+    const WORDS: [&str; 34] = [
+        "loglevel=",
+        "error",
+        "warn",
+        "info",
+        "debug",
+        "console=",
+        "com1",
+        "com4",
+        "0x3f8",
+        ",",
+        "115200",
+        "9600",
+        "quiet",
+        "on-end=",
+        "stay",
+        "poweroff",
+        "on-fatal=",
+        "reboot",
+        ":",
+        "virtual-apic=",
+        "tsc-scaling=",
+        "on",
+        "off",
+        "smt=",
+        "pci-leave=",
+        "00:1f.2",
+        ".",
+        "detector=",
+        "exit-cost=",
+        "10000000",
+        "+",
+        "-",
+        "\t",
+        "=",
+    ];
+
+    #[test]
+    fn options_of_the_command_line() {
+        bolero::check!()
+            .with_type::<alloc::vec::Vec<Piece>>()
+            .for_each(|pieces| {
+                let line = line(pieces, &WORDS);
+                match Options::parse(&line) {
+                    Ok(options) => {
+                        assert!(options.exit_cost <= MOST_EXIT_COST);
+                        // What is shown can be given again.
+                        for function in &options.pci_leave {
+                            assert_eq!(function.to_string().parse(), Ok(*function));
+                        }
+                        if let Some(console) = options.console {
+                            assert_eq!(console.to_string().parse(), Ok(console));
+                        }
+                        let more = Options::parse(&format!("{line} loglevel=debug"));
+                        let expected = Options {
+                            log_level: LevelFilter::Debug,
+                            ..options
+                        };
+                        assert_eq!(more, Ok(expected));
+                        // Numbers are digits and nothing else.
+                        let words = line.split_ascii_whitespace();
+                        let signed = words.filter(|word| word.contains("=+"));
+                        assert_eq!(signed.count(), 0, "{line}");
+                    }
+                    Err(error) => {
+                        let (OptionsError::Unknown { word } | OptionsError::BadValue { word, .. }) =
+                            &error;
+                        assert!(line.split_ascii_whitespace().any(|it| it == word));
+                        assert!(error.to_string().contains(word.as_str()));
+                    }
+                }
+            });
     }
 }

@@ -13,5 +13,7 @@
 pub mod cli;
 pub mod detector;
 pub mod experiment;
+#[cfg(test)]
+mod test_text;
 pub mod testbed;
 pub mod top;

@@ -12,6 +12,8 @@ mod mux;
 mod output;
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;
 
 use line_editor::{Edited, LineEditor};

@@ -117,9 +117,23 @@ impl Channel {
     fn show(&mut self, name: &str, now: u64, out: &mut (impl Output + ?Sized)) {
         let at = if self.length == 0 { now } else { self.begun };
         prefix(name, at, out);
-        out.write(self.line.get(..self.length).unwrap_or_default());
+        self.write_line(out);
         out.write(b"\r\n");
         self.length = 0;
+    }
+
+    /// Writes the line as far as it is text. A terminal would obey the controls that UTF-8 has in two bytes,
+    /// and take bytes that are no UTF-8 for anything.
+    fn write_line(&self, out: &mut (impl Output + ?Sized)) {
+        let line = self.line.get(..self.length).unwrap_or_default();
+        for chunk in line.utf8_chunks() {
+            for text in chunk.valid().split(|c: char| c.is_control() && c != '\t') {
+                out.write(text.as_bytes());
+            }
+            if !chunk.invalid().is_empty() {
+                out.write("\u{fffd}".as_bytes());
+            }
+        }
     }
 }
 
@@ -214,7 +228,7 @@ impl Mux {
         };
         let name = names.channel_name(number);
         let _ = writeln!(Text(out), "attached to {name}; Ctrl-] comes back");
-        out.write(channel.line.get(..channel.length).unwrap_or_default());
+        channel.write_line(out);
         self.mid_line = channel.length > 0;
         channel.length = 0;
         channel.control = Control::None;
@@ -305,6 +319,26 @@ mod tests {
             session.screen(),
             "[web  12.345678] Hello\r\n[web  13.345678] \r\n"
         );
+    }
+
+    #[test]
+    fn controls_in_two_bytes_and_bytes_that_are_no_text_reach_no_terminal() {
+        let mut session = Session::new();
+        // CSI by U+009B would erase the line, and put another guest's name there.
+        session.guest(0, "\u{9b}2K\u{9b}1Gfine \u{e9}\u{20ac}\n");
+        assert_eq!(
+            session.screen(),
+            "[web  12.345678] 2K1Gfine \u{e9}\u{20ac}\r\n"
+        );
+        for byte in [b'a', 0x9b, 0xe2, 0x82, b'b', 0xc2] {
+            let (name, now) = (NAMES[0], session.now);
+            let mux = &mut session.mux;
+            mux.guest_byte(0, name, byte, now, &mut session.screen, |_, _| {});
+        }
+        session.mux.attach(0, &NAMES, &mut session.screen);
+        let screen = session.screen();
+        let shown = screen.ends_with("a\u{fffd}\u{fffd}b\u{fffd}");
+        assert!(shown, "{screen:?}");
     }
 
     #[test]

@@ -7,18 +7,18 @@ use std::vec::Vec;
 use super::*;
 
 /// The names of the channels.
-const NAMES: [&str; 2] = ["web", "db"];
+pub(super) const NAMES: [&str; 2] = ["web", "db"];
 
 /// A terminal at a console with the channels `web` and `db`.
-struct Session {
-    console: Console,
-    screen: Vec<u8>,
+pub(super) struct Session {
+    pub(super) console: Console,
+    pub(super) screen: Vec<u8>,
     to_guests: Vec<(usize, u8)>,
-    entered: Vec<String>,
+    pub(super) entered: Vec<String>,
 }
 
 impl Session {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut console = Console::new(NAMES.len());
         let mut screen = Vec::new();
         console.open(&mut screen);
@@ -30,18 +30,20 @@ impl Session {
         }
     }
 
-    fn types(&mut self, text: &str) {
-        for byte in text.bytes() {
-            match self.console.operator_byte(byte, &NAMES, &mut self.screen) {
-                Input::None => {}
-                Input::Guest { channel, byte } => self.to_guests.push((channel, byte)),
-                Input::Line => {
-                    self.entered.push(self.console.line().into());
-                    self.console.done(&mut self.screen);
-                }
-                Input::Complete => self.console.complete(&NAMES, &mut self.screen),
+    pub(super) fn key(&mut self, byte: u8) {
+        match self.console.operator_byte(byte, &NAMES, &mut self.screen) {
+            Input::None => {}
+            Input::Guest { channel, byte } => self.to_guests.push((channel, byte)),
+            Input::Line => {
+                self.entered.push(self.console.line().into());
+                self.console.done(&mut self.screen);
             }
+            Input::Complete => self.console.complete(&NAMES, &mut self.screen),
         }
+    }
+
+    fn types(&mut self, text: &str) {
+        text.bytes().for_each(|byte| self.key(byte));
     }
 
     fn guest_writes(&mut self, channel: usize, text: &str) {

@@ -8,10 +8,10 @@
 
 use arch::cpuid::*;
 use arch::msr::SpecCtrl;
-use arch::{Cr4Flags, EferFlags};
+use arch::{Cr4Flags, EferFlags, XCr0Flags};
 use raw_cpuid::CpuIdResult;
 
-use super::VmxSupport;
+use super::{VmxSupport, xsave};
 
 /// Defines sets of feature bits by their names.
 macro_rules! sets {
@@ -96,6 +96,18 @@ impl Allowed {
         if !vmx.rdtscp {
             allowed.leaf7_ecx.remove(Leaf7Ecx::RDPID);
             allowed.extended1_edx.remove(Extended1Edx::RDTSCP);
+        }
+        // What XCR0 cannot enable is of no use, and would raise #GP in tarpit: whoever virtualizes the host may
+        // leave out components and not the features.
+        let components = XCr0Flags::from_bits_retain(host(0xD, 0).eax.into());
+        if !components.contains(XCr0Flags::X87 | XCr0Flags::SSE) {
+            allowed.leaf1_ecx.remove(Leaf1Ecx::XSAVE);
+        }
+        if !components.contains(XCr0Flags::AVX) {
+            allowed.leaf1_ecx.remove(Leaf1Ecx::AVX);
+        }
+        if !components.contains(xsave::AVX512) {
+            allowed.leaf7_ebx.remove(Leaf7Ebx::AVX512F);
         }
         if !allowed.has_xsave() {
             allowed.leaf1_ecx.remove(Leaf1Ecx::AVX);

@@ -163,4 +163,6 @@ pub(crate) struct Limits {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

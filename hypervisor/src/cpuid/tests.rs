@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use super::table::MAX_BASIC;
 use super::*;
 
-const ALL: VmxSupport = VmxSupport {
+pub(super) const ALL: VmxSupport = VmxSupport {
     rdtscp: true,
     invpcid: true,
     xsaves: true,
@@ -19,7 +19,7 @@ fn leaf(eax: u32, ebx: u32, ecx: u32, edx: u32) -> CpuIdResult {
 }
 
 /// A Skylake-X, as Bochs emulates it.
-fn skylake_x(leaf_number: u32, subleaf: u32) -> CpuIdResult {
+pub(super) fn skylake_x(leaf_number: u32, subleaf: u32) -> CpuIdResult {
     match (leaf_number, subleaf) {
         (0, _) => leaf(0x16, 0x756E_6547, 0x6C65_746E, 0x4965_6E69),
         (1, _) => leaf(0x0005_0654, 0x0004_0800, 0x7FFE_F3BF, 0xBFEB_FBFF),
@@ -52,7 +52,7 @@ fn skylake_x(leaf_number: u32, subleaf: u32) -> CpuIdResult {
     }
 }
 
-const AFTER_RESET: Dynamic = Dynamic {
+pub(super) const AFTER_RESET: Dynamic = Dynamic {
     cr4: 0,
     xcr0: 1,
     apic_enabled: true,
@@ -80,7 +80,7 @@ fn answer(leaf: u32, subleaf: u32) -> CpuIdResult {
     table().lookup(leaf, subleaf, || AFTER_RESET)
 }
 
-fn has(register: u32, bit: u32) -> bool {
+pub(super) fn has(register: u32, bit: u32) -> bool {
     register >> bit & 1 != 0
 }
 
@@ -301,6 +301,27 @@ fn each_vcpu_is_a_core_of_one_package() {
             assert_eq!(lookup(1, 0).ebx >> 16 & 0xFF, addressable);
             assert_eq!(lookup(4, 4), NONE);
         }
+    }
+}
+
+#[test]
+fn features_whose_state_the_host_cannot_save_are_not_shown() {
+    for (components, xcr0) in [(0xFF, 0xE7), (0x7F, 7), (7, 7), (3, 3), (1, 0), (0, 0)] {
+        let masked = |number, subleaf| match (number, subleaf) {
+            (0xD, 0) => leaf(components, 2696, 2696, 0),
+            _ => skylake_x(number, subleaf),
+        };
+        let tsc = TscRatio::new(Hertz::new(1_000_000_000));
+        let table = CpuidTable::new(masked, ALL, ONE, tsc);
+        assert_eq!(table.limits().xcr0, xcr0, "{components:#x}");
+        let leaf1 = table.lookup(1, 0, || AFTER_RESET).ecx;
+        let leaf7 = table.lookup(7, 0, || AFTER_RESET).ebx;
+        let shown = (has(leaf1, 26), has(leaf1, 28), has(leaf7, 16));
+        assert_eq!(
+            shown,
+            (xcr0 != 0, xcr0 & 4 != 0, xcr0 & 0xE0 != 0),
+            "{components:#x}"
+        );
     }
 }
 

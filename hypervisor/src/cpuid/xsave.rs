@@ -12,7 +12,7 @@ use super::{NONE, features::Allowed};
 pub(super) const COMPACTED: LeafDSub1Eax = LeafDSub1Eax::XSAVEC.union(LeafDSub1Eax::XSAVES);
 
 /// The components that AVX-512 needs beyond those of AVX.
-const AVX512: XCr0Flags = XCr0Flags::OPMASK
+pub(super) const AVX512: XCr0Flags = XCr0Flags::OPMASK
     .union(XCr0Flags::ZMM_HI256)
     .union(XCr0Flags::HI16_ZMM);
 /// Components from here on have a sub-leaf of their own.

@@ -239,8 +239,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn there_is_a_processor_entry_for_each_vcpu(vcpus in 1_u32..=8) {
-            let processors: Vec<_> = installed(vcpus, 0)
+        fn there_is_a_processor_entry_for_each_vcpu(vcpus in 1_u32..=8, functions in 0..=pci::MAX_FUNCTIONS) {
+            let processors: Vec<_> = installed(vcpus, functions)
                 .into_iter()
                 .filter(|e| e[0] == entry::PROCESSOR)
                 .map(|e| (u32::from(e[1]), e[3]))

@@ -13,6 +13,8 @@ use vmx::addr::{GuestPhysAddr, GuestVirtAddr};
 use crate::guest_memory::{GuestMemory, NotRam};
 
 mod flags;
+#[cfg(test)]
+mod fuzz;
 pub(crate) mod tables;
 #[cfg(test)]
 mod tests;

@@ -7,12 +7,12 @@ use super::*;
 use crate::test_ram::TestRam;
 
 #[derive(Clone, Copy)]
-struct Registers {
-    cr0: u64,
-    cr3: u64,
-    cr4: u64,
-    efer: u64,
-    pdptes: [u64; 4],
+pub(super) struct Registers {
+    pub(super) cr0: u64,
+    pub(super) cr3: u64,
+    pub(super) cr4: u64,
+    pub(super) efer: u64,
+    pub(super) pdptes: [u64; 4],
 }
 
 impl PagingRegisters for Registers {
@@ -77,7 +77,7 @@ fn map(leaf: u64, leaf_shift: u32) -> TestRam {
     ram
 }
 
-const fn access(kind: AccessKind, user: bool) -> Access {
+pub(super) const fn access(kind: AccessKind, user: bool) -> Access {
     Access {
         kind,
         user,
@@ -85,7 +85,7 @@ const fn access(kind: AccessKind, user: bool) -> Access {
     }
 }
 
-fn translate(
+pub(super) fn translate(
     registers: Registers,
     ram: &TestRam,
     linear: u64,

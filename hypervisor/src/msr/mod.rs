@@ -172,4 +172,6 @@ pub(crate) const fn check_debugctl(value: u64) -> Result<(), GeneralProtection> 
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

@@ -41,7 +41,7 @@ fn msrs_on(host: fn(u32, u32) -> CpuIdResult, xsaves: bool) -> Msrs {
     )
 }
 
-fn msrs() -> Msrs {
+pub(super) fn msrs() -> Msrs {
     msrs_with(true)
 }
 

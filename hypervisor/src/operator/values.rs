@@ -26,8 +26,7 @@ pub(super) fn cr3(word: &str) -> Result<u64, CommandError> {
 
 /// Parses a factor of suppression.
 pub(super) fn factor(word: &str) -> Result<Factor, CommandError> {
-    word.parse()
-        .ok()
+    decimal(word)
         .and_then(|number| Factor::new(number).ok())
         .ok_or_else(|| {
             CommandError::new(
@@ -139,7 +138,7 @@ mod tests {
     fn factors_are_from_1_to_65535() {
         assert_eq!(factor("1").map(Factor::get), Ok(1));
         assert_eq!(factor("65535").map(Factor::get), Ok(65535));
-        for word in ["0", "65536", "-1", "1.5", "x", ""] {
+        for word in ["0", "65536", "-1", "+1", "1.5", "x", ""] {
             assert_eq!(factor(word).unwrap_err().kind(), "bad_factor", "{word}");
         }
     }
@@ -172,5 +171,54 @@ mod tests {
         for word in ["+3", "-3", "x", "", "4294967296"] {
             assert_eq!(cpu_number(word).unwrap_err().kind(), "bad_number", "{word}");
         }
+    }
+}
+
+#[cfg(test)]
+mod fuzz {
+    use alloc::format;
+    use alloc::vec::Vec;
+
+    use super::*;
+    use crate::test_text::{Piece, line};
+
+    #[test]
+    fn values_that_are_typed() {
+        bolero::check!()
+            .with_type::<Vec<Piece>>()
+            .for_each(|pieces| {
+                let words = [
+                    "0x", "0X", "+", "-", ".", "%", ",", "_", "bounded", "paper", "all", "none",
+                    "fork", "exec", "0000", "65535", "800",
+                ];
+                let word = line(pieces, &words);
+                let has_sign = word.contains(['+', '-', '_', ' ']);
+                if let Ok(cr3) = cr3(&word) {
+                    assert_eq!(self::cr3(&format!("{cr3:#x}")).unwrap(), cr3);
+                    assert!(!has_sign, "{word}");
+                }
+                if let Ok(factor) = factor(&word) {
+                    assert_eq!(self::factor(&format!("{}", factor.get())).unwrap(), factor);
+                    assert!(!has_sign, "{word}");
+                }
+                if let Ok(policy) = policy(&word) {
+                    assert_eq!(policy.name(), word);
+                }
+                if let Ok(follow) = follow(&word) {
+                    assert_eq!(follow.name(), word);
+                }
+                if let Ok(bounds) = lead_bounds(&word) {
+                    for bound in [bounds.contended, bounds.uncontended] {
+                        assert!((Bounds::LEAST..=Bounds::MOST).contains(&bound));
+                    }
+                    assert!(!has_sign, "{word}");
+                }
+                assert!(cap(&word).is_err() || !has_sign, "{word}");
+                assert!(cpu_number(&word).is_err() || !has_sign, "{word}");
+                // An error tells the word.
+                if let Err(error) = cap(&word) {
+                    assert!(format!("{error}").contains(&word));
+                }
+            });
     }
 }

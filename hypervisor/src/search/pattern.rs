@@ -188,3 +188,43 @@ mod tests {
         assert_eq!(bytes(&digits), Err(PatternError::TooLong));
     }
 }
+
+#[cfg(test)]
+mod fuzz {
+    use std::string::ToString;
+    use std::vec::Vec;
+
+    use super::*;
+    use crate::test_text::{Piece, line};
+
+    #[test]
+    fn patterns_as_words() {
+        bolero::check!()
+            .with_type::<(Vec<Piece>, Vec<u8>)>()
+            .for_each(|(pieces, bytes)| {
+                let words = ["0x", "\"", "'", "7f", "EVIL", ",", "--json"];
+                check(&line(pieces, &words));
+                check(&std::string::String::from_utf8_lossy(bytes));
+                let digits: std::string::String = bytes
+                    .iter()
+                    .map(|byte| std::format!("{byte:02X}"))
+                    .collect();
+                let pattern = Pattern::parse(&std::format!("0x{digits}"));
+                assert_eq!(pattern.is_ok(), (1..=Pattern::MAX).contains(&bytes.len()));
+                if let Ok(pattern) = pattern {
+                    assert_eq!(pattern.bytes(), bytes);
+                    check(&pattern.to_string());
+                }
+            });
+    }
+
+    /// A pattern is some bytes, and is shown as a word that stands for it.
+    fn check(word: &str) {
+        if let Ok(pattern) = Pattern::parse(word) {
+            assert!((1..=Pattern::MAX).contains(&pattern.bytes().len()));
+            let shown = pattern.to_string();
+            assert_eq!(Pattern::parse(&shown), Ok(pattern), "{word}");
+            assert!(shown.bytes().all(|byte| byte.is_ascii_graphic()));
+        }
+    }
+}

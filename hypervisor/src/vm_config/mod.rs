@@ -758,4 +758,6 @@ fn cpu_list(value: &str) -> Result<Vec<u32>, Cause> {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

@@ -130,7 +130,7 @@ impl Rule {
 }
 
 fn suppress(factor: &str) -> Result<Action, NoRule> {
-    let number = factor.parse().map_err(|_| NoRule)?;
+    let number = decimal(factor).ok_or(NoRule)?;
     Factor::new(number)
         .map(Action::Suppress)
         .map_err(|_| NoRule)
@@ -147,6 +147,12 @@ mod tests {
             |_| "no rule".into(),
             |rule| alloc::format!("{}: {}", rule.condition, rule.action),
         )
+    }
+
+    #[test]
+    fn a_factor_has_no_sign() {
+        assert_eq!(Rule::watch("EVIL,+5"), Err(NoRule));
+        assert_eq!(Rule::hog("90,30,+5"), Err(NoRule));
     }
 
     #[test]
@@ -178,5 +184,52 @@ mod tests {
             assert_eq!(shown(Rule::hog(value)), expected, "{value}");
         }
         assert_eq!(Action::Tell.to_string(), "tell");
+    }
+}
+
+#[cfg(test)]
+mod fuzz {
+    use alloc::format;
+    use alloc::vec::Vec;
+
+    use super::*;
+    use crate::test_text::{Piece, line};
+
+    #[test]
+    fn rules_of_a_command_line() {
+        bolero::check!()
+            .with_type::<Vec<Piece>>()
+            .for_each(|pieces| {
+                let words = ["EVIL", ",", "%", "0x7f", "1000", "90", "+5", "-", "\"", "'"];
+                let value = line(pieces, &words);
+                if let Ok(rule) = Rule::watch(&value) {
+                    let pattern = rule.pattern().unwrap();
+                    // What is shown can be given again.
+                    let again = match rule.action {
+                        Action::Tell => format!("{pattern}"),
+                        Action::Suppress(factor) => format!("{pattern},{}", factor.get()),
+                    };
+                    assert_eq!(Rule::watch(&again), Ok(rule.clone()), "{value}");
+                    is_written_in_digits(&value, rule.action);
+                }
+                if let Ok(rule) = Rule::hog(&value) {
+                    let Condition::Hogs(hog) = rule.condition else {
+                        panic!("{value}: {rule:?}");
+                    };
+                    assert!((1..=Hog::MOST_PERCENT).contains(&hog.percent));
+                    assert!((1..=Hog::MOST_SECONDS).contains(&hog.seconds));
+                    is_written_in_digits(&value, rule.action);
+                }
+            });
+    }
+
+    fn is_written_in_digits(value: &str, action: Action) {
+        if action != Action::Tell {
+            let (_, factor) = value.rsplit_once(',').unwrap();
+            assert!(
+                factor.bytes().all(|digit| digit.is_ascii_digit()),
+                "{value}"
+            );
+        }
     }
 }

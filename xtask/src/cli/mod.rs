@@ -13,6 +13,7 @@ mod clean;
 mod ctl;
 mod dependencies;
 mod exporter;
+mod fuzz;
 mod guest;
 mod run;
 mod tally;
@@ -64,6 +65,12 @@ enum Command {
     Run(run::Options),
     /// Run every test: format, lints, host tests, then machines in the emulator
     Test(test::Options),
+    /// Feed parsers, devices and the emulator with inputs that nobody thought of, for a time
+    ///
+    /// The targets are tests in modules called `fuzz`. Among the other tests each runs for a moment on inputs
+    /// by chance; here libFuzzer looks for inputs that reach new code. They are kept in target/fuzz-inputs,
+    /// and the next run goes on from them. Exit status 1 where a target failed.
+    Fuzz(fuzz::Options),
     /// Measure a stock Linux's boot in Bochs without tarpit, in ticks
     Baseline(baseline::Options),
     /// Measure what a guest's operations cost under tarpit, in ticks
@@ -133,6 +140,7 @@ fn dispatch(command: Command) -> Result<u8> {
         }
         Command::Run(options) => return run::run(&options),
         Command::Test(options) => return Ok(u8::from(!test::run(&options)?)),
+        Command::Fuzz(options) => return Ok(u8::from(!fuzz::run(&options)?)),
         Command::Baseline(options) => baseline::run(&options)?,
         Command::Bench(options) => return Ok(u8::from(!bench::run(&options)?)),
         Command::Nested(options) => return Ok(u8::from(!nested::run(&options)?)),
@@ -167,6 +175,9 @@ mod tests {
         assert!(parse("xtask ctl --follow").is_ok());
         assert!(parse("xtask exporter --connect a=host:1 --connect /dev/ttyS1").is_ok());
         assert!(parse("xtask run --detector").is_ok());
+        assert!(parse("xtask fuzz").is_ok());
+        assert!(parse("xtask fuzz options vm_config --seconds 300").is_ok());
+        assert!(parse("xtask fuzz --seconds 0").is_err());
     }
 
     #[test]

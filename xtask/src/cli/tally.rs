@@ -111,3 +111,22 @@ test result: FAILED. 10 passed; 3 failed; 0 ignored; 0 measured; 2 filtered out;
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod fuzz {
+    use super::*;
+    use crate::test_text::text;
+
+    #[test]
+    fn summaries_of_tests() {
+        bolero::check!()
+            .with_type::<(Vec<u8>, u32, u32, u32)>()
+            .for_each(|(bytes, passed, failed, skipped)| {
+                let words = ["test result: ", "ok. ", "12 passed; ", "3 failed; ", "99999999999999999999", "1 ignored"];
+                let _ = Tally::from_line(&text(bytes, &words));
+                let line = format!("test result: ok. {passed} passed; {failed} failed; {skipped} ignored; 0 measured");
+                let tally = Tally::from_line(&line).unwrap();
+                assert_eq!(tally.to_string(), format!("{passed} passed, {failed} failed, {skipped} skipped"));
+            });
+    }
+}

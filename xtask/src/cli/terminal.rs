@@ -156,3 +156,35 @@ mod tests {
         );
     }
 }
+
+#[cfg(test)]
+mod fuzz {
+    use super::*;
+
+    #[test]
+    fn keys_of_the_user() {
+        bolero::check!()
+            .with_type::<Vec<Vec<u8>>>()
+            .for_each(|reads| {
+                // The escape often.
+                let key = |&key: &u8| match key {
+                    0xc0.. => CTRL_A,
+                    0xb0..0xc0 => b'a',
+                    _ => key,
+                };
+                let reads: Vec<Vec<u8>> = reads
+                    .iter()
+                    .map(|keys| keys.iter().map(key).collect())
+                    .collect();
+                let mut escape = Escape::default();
+                let pieces: Option<Vec<_>> = reads.iter().map(|keys| escape.filter(keys)).collect();
+                let whole = Escape::default().filter(&reads.concat());
+                assert_eq!(pieces.map(|it| it.concat()), whole, "in however many reads");
+                let quits = reads
+                    .concat()
+                    .windows(2)
+                    .any(|keys| matches!(keys, [CTRL_A, b'x' | b'X']));
+                assert!(whole.is_some() || quits);
+            });
+    }
+}

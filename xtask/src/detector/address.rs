@@ -135,3 +135,38 @@ mod tests {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod fuzz {
+    use super::*;
+    use crate::test_text::text;
+
+    #[test]
+    fn addresses_of_tarpits() {
+        bolero::check!().for_each(|bytes: &[u8]| {
+            let given = text(
+                bytes,
+                &[
+                    "tcp:",
+                    "unix:",
+                    ":",
+                    "/",
+                    "localhost",
+                    "9000",
+                    "::1",
+                    "[",
+                    "]",
+                ],
+            );
+            let Ok(address) = given.parse::<Address>();
+            let shown = address.to_string();
+            assert!(given.ends_with(&shown), "{given}");
+            // What is shown, with its kind in front, is the same again.
+            let kind = match &address {
+                Address::Tcp(_) => "tcp",
+                Address::Path(_) => "unix",
+            };
+            assert_eq!(format!("{kind}:{shown}").parse(), Ok(address));
+        });
+    }
+}

@@ -371,3 +371,74 @@ mod tests {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod fuzz {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Reads a sample `name{label="value",...} number` as Prometheus does; `None` if it is none.
+    fn sample(line: &str) -> Option<(Vec<(String, String)>, f64)> {
+        let (_, mut rest) = line.split_once('{')?;
+        let mut labels = Vec::new();
+        loop {
+            let (label, quoted) = rest.split_once("=\"")?;
+            let mut value = String::new();
+            let mut characters = quoted.char_indices();
+            let end = loop {
+                match characters.next()? {
+                    (at, '"') => break at,
+                    (_, '\\') => value.push(match characters.next()?.1 {
+                        'n' => '\n',
+                        plain @ ('\\' | '"') => plain,
+                        _ => return None,
+                    }),
+                    (_, plain) => value.push(plain),
+                }
+            };
+            labels.push((label.to_owned(), value));
+            rest = &quoted[end + 1..];
+            match rest.strip_prefix(',') {
+                Some(more) => rest = more,
+                None => break,
+            }
+        }
+        let number = rest.strip_prefix("} ")?.parse().ok()?;
+        Some((labels, number))
+    }
+
+    #[test]
+    fn samples_for_prometheus() {
+        bolero::check!()
+            .with_type::<(String, Vec<(String, String, u64)>)>()
+            .for_each(|(host, records)| {
+                let answers = Answers {
+                    vms: Vec::new(),
+                    targets: Vec::new(),
+                    rules: Vec::new(),
+                    exits: records
+                        .iter()
+                        .map(|(vm, what, count)| json!({"vm": vm, "what": what, "count": count}))
+                        .collect(),
+                };
+                let mut metrics = Metrics::default();
+                metrics.add_answers(host, &answers);
+                let text = metrics.text();
+                let samples: Vec<_> = text
+                    .split('\n')
+                    .filter(|line| !line.is_empty() && !line.starts_with('#'))
+                    .collect();
+                let shown = records.iter().filter(|(_, what, _)| {
+                    !NO_EXITS.contains(&what.as_str()) && !what.starts_with("vcpu")
+                });
+                for (line, (vm, what, count)) in samples.iter().zip(shown) {
+                    let (labels, number) = sample(line).unwrap_or_else(|| panic!("{line}"));
+                    let expected = [("host", host), ("vm", vm), ("reason", what)];
+                    let expected = expected.map(|(label, value)| (label.to_owned(), value.clone()));
+                    assert_eq!(labels, expected);
+                    assert_eq!(number, *count as f64);
+                }
+            });
+    }
+}

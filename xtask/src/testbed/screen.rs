@@ -107,3 +107,39 @@ mod tests {
         assert_eq!(screen.take_lines(), "three\n");
     }
 }
+
+#[cfg(test)]
+mod fuzz {
+    use super::*;
+    use crate::test_text::text;
+
+    #[test]
+    fn what_a_console_writes() {
+        bolero::check!()
+            .with_type::<(Vec<u8>, Vec<u8>)>()
+            .for_each(|(bytes, cuts)| {
+                let written = text(
+                    bytes,
+                    &["\r\x1b[K", "\r", "\x1b", "[", "K", "\n", "tarpit> "],
+                );
+                let mut whole = Screen::default();
+                whole.show(written.as_bytes());
+                // In however many pieces it comes.
+                let mut pieces = Screen::default();
+                let mut rest = written.as_bytes();
+                for &cut in cuts {
+                    let (piece, after) = rest.split_at(usize::from(cut).min(rest.len()));
+                    pieces.show(piece);
+                    rest = after;
+                }
+                pieces.show(rest);
+                assert_eq!(pieces.text(), whole.text());
+                assert!(!whole.text().contains("\r\x1b[K"));
+                let all = whole.text();
+                let lines = whole.take_lines();
+                assert_eq!(lines.clone() + &whole.text(), all);
+                assert!(lines.is_empty() || lines.ends_with('\n'));
+                assert!(!whole.text().contains('\n'));
+            });
+    }
+}

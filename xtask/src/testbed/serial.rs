@@ -364,3 +364,36 @@ mod tests {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod fuzz {
+    use super::*;
+    use crate::test_text::text;
+
+    #[test]
+    fn lines_of_the_console() {
+        bolero::check!().for_each(|bytes: &[u8]| {
+            let words = [
+                "tarpit: fatal: ",
+                "\n",
+                "[web",
+                "{",
+                "}",
+                "\"vm\":",
+                "\"a\"",
+                ",",
+                "\r",
+            ];
+            let said = text(bytes, &words);
+            if let Some(line) = fatal_line(&said) {
+                assert!(FATAL.iter().any(|words| line.starts_with(words)), "{line}");
+                assert!(said.contains(line) && !line.contains('\n'));
+            }
+            if let Ok(objects) = objects(&said) {
+                let lines = said.lines().filter(|line| line.starts_with('{'));
+                assert_eq!(objects.len(), lines.count());
+                assert!(objects.iter().all(serde_json::Value::is_object));
+            }
+        });
+    }
+}

@@ -106,3 +106,33 @@ mod tests {
         );
     }
 }
+
+#[cfg(test)]
+mod fuzz {
+    use super::*;
+    use crate::test_text::text;
+
+    #[test]
+    fn ends_of_vms() {
+        bolero::check!().for_each(|bytes: &[u8]| {
+            let words = [
+                "vm ",
+                "web",
+                " ended: ",
+                "debug-exit ",
+                "poweroff",
+                "0x",
+                "+",
+                "0",
+                "ff",
+            ];
+            let line = text(bytes, &words);
+            if let Some(end) = VmEnd::from_line(&line, "web") {
+                // What is shown is read as the same end.
+                assert_eq!(VmEnd::from_words(&end.to_string()), end, "{line}");
+                let is_exit = matches!(end, VmEnd::DebugExit(_));
+                assert_eq!(end.status() % 2 == 1, is_exit);
+            }
+        });
+    }
+}

@@ -8,6 +8,7 @@ use crate::platform_map::{self, gsi, port};
 use crate::time::CounterTicks;
 use crate::virtio::driver::Ram;
 
+mod fuzz;
 mod interrupts;
 mod pci;
 mod ports;

@@ -10,11 +10,11 @@ use crate::virtio::rng::Rng;
 const ACKNOWLEDGE: u64 = 1;
 const DRIVER: u64 = 2;
 const DRIVER_OK: u64 = 4;
-const FEATURES_OK: u64 = 8;
+pub(super) const FEATURES_OK: u64 = 8;
 const NEEDS_RESET: u64 = 0x40;
 
 /// The machine with the entropy device as its device 1, whose every 64 bits are the same.
-fn machine() -> Machine {
+pub(super) fn machine() -> Machine {
     let rng = VirtioPci::new(Box::new(Rng::new(Box::new(|| 0x0807_0605_0403_0201))));
     let mut machine = Machine::with_functions(false, vec![Box::new(rng)]);
     machine.ram = Rc::new(Ram::new(1 << 20));
@@ -23,22 +23,22 @@ fn machine() -> Machine {
 
 /// The addresses of the structures of device 1.
 #[derive(Clone, Copy, Debug)]
-struct Structures {
-    common: u64,
-    notify: u64,
-    notify_multiplier: u64,
-    isr: u64,
-    device: u64,
-    msix: u64,
+pub(super) struct Structures {
+    pub(super) common: u64,
+    pub(super) notify: u64,
+    pub(super) notify_multiplier: u64,
+    pub(super) isr: u64,
+    pub(super) device: u64,
+    pub(super) msix: u64,
 }
 
 impl Machine {
-    fn config_byte(&mut self, offset: u32) -> u8 {
+    pub(super) fn config_byte(&mut self, offset: u32) -> u8 {
         (self.pci_read(1, offset & !3) >> (8 * (offset & 3))) as u8
     }
 
     /// Finds the structures by the capabilities.
-    fn structures(&mut self) -> Structures {
+    pub(super) fn structures(&mut self) -> Structures {
         let mut found = [None; 6];
         let mut multiplier = 0;
         let mut offset = self.pci_read(1, 0x34) & 0xff;
@@ -64,7 +64,7 @@ impl Machine {
         }
     }
 
-    fn peek(&mut self, address: u64, size: u8) -> u64 {
+    pub(super) fn peek(&mut self, address: u64, size: u8) -> u64 {
         let value = self.mmio_read(address, size).unwrap();
         value & (u64::MAX >> (64 - 8 * u32::from(size)))
     }
@@ -75,7 +75,7 @@ impl Machine {
 
     /// Initializes the device up to DRIVER_OK, with queue 0 at the place of the driver's, as
     /// section 3.1.1 has it. Returns the features that were offered.
-    fn initialize(&mut self, at: Structures, features: u64, queue: &Driver<'_>) -> u64 {
+    pub(super) fn initialize(&mut self, at: Structures, features: u64, queue: &Driver<'_>) -> u64 {
         self.mmio_write(at.common + 0x14, 1, 0);
         assert_eq!(self.status(at), 0);
         let mut status = ACKNOWLEDGE | DRIVER;
@@ -103,14 +103,14 @@ impl Machine {
         offered
     }
 
-    fn notify(&mut self, at: Structures, queue: u64) {
+    pub(super) fn notify(&mut self, at: Structures, queue: u64) {
         let offset = self.peek(at.common + 0x1e, 2) * at.notify_multiplier;
         self.mmio_write(at.notify + offset, 2, queue);
     }
 }
 
 /// VIRTIO_F_VERSION_1, with indirect descriptors and the event index.
-const FEATURES: u64 = 1 << 32 | 1 << 28 | 1 << 29;
+pub(super) const FEATURES: u64 = 1 << 32 | 1 << 28 | 1 << 29;
 
 #[test]
 fn a_driver_recognizes_a_modern_entropy_device() {

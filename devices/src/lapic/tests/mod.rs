@@ -1,5 +1,6 @@
 //! The local APIC as its guest, its owner and other CPUs see it.
 
+mod fuzz;
 mod incoming;
 mod lint;
 mod modes;

@@ -2,6 +2,7 @@
 
 mod fast_moves;
 mod faults;
+mod fuzz;
 mod hardware;
 mod machine;
 mod modes;

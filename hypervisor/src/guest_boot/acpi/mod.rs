@@ -409,4 +409,6 @@ fn edge_interrupt(irq: u8) -> aml::Interrupt {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

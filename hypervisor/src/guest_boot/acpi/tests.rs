@@ -13,7 +13,7 @@ use crate::guest_boot::test_ram::TestRam;
 
 /// A guest's RAM, for the independent parser of the `acpi` crate.
 #[derive(Clone)]
-struct Firmware(Rc<Vec<u8>>);
+pub(super) struct Firmware(pub(super) Rc<Vec<u8>>);
 
 impl AcpiHandler for Firmware {
     unsafe fn map_physical_region<T>(
@@ -34,7 +34,7 @@ fn installed(vcpus: u32) -> (Vec<u8>, usize) {
     installed_with(vcpus, 0)
 }
 
-fn installed_with(vcpus: u32, pci_functions: usize) -> (Vec<u8>, usize) {
+pub(super) fn installed_with(vcpus: u32, pci_functions: usize) -> (Vec<u8>, usize) {
     let ram = TestRam::new(4 << 20);
     let rsdp = install(&ram, vcpus, pci_functions).unwrap();
     let mut firmware = vec![0; 0x10_0000];

@@ -18,6 +18,8 @@ use miniz_oxide::inflate::{
 };
 use thiserror::Error;
 
+use crate::numbers::hexadecimal;
+
 /// A defect of an initial RAM disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub(crate) enum InitrdError {
@@ -159,7 +161,7 @@ fn cpio(data: &[u8]) -> Result<Part, Fault> {
         }
         let number = |index: usize| {
             let digits = header.get(6 + 8 * index..)?.first_chunk::<8>()?;
-            u32::from_str_radix(core::str::from_utf8(digits).ok()?, 16).ok()
+            u32::try_from(hexadecimal(core::str::from_utf8(digits).ok()?)?).ok()
         };
         let file_size = number(6).ok_or(Fault::Damaged)?;
         let name_size = number(11).ok_or(Fault::Damaged)?;
@@ -288,5 +290,7 @@ fn lz4(data: &[u8]) -> Result<Part, Fault> {
     Ok(cursor.end(None))
 }
 
+#[cfg(test)]
+mod fuzz;
 #[cfg(test)]
 mod tests;

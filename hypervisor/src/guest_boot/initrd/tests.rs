@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 
 /// A cpio archive of one file.
-fn archive(name: &str, contents: &[u8]) -> Vec<u8> {
+pub(super) fn archive(name: &str, contents: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (name, contents) in [(name, contents), ("TRAILER!!!", &[][..])] {
         let mut header = Vec::from(b"070701");
@@ -28,7 +28,7 @@ fn archive(name: &str, contents: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn gzipped(data: &[u8]) -> Vec<u8> {
+pub(super) fn gzipped(data: &[u8]) -> Vec<u8> {
     // Name flag set, as gzip does.
     let mut bytes = Vec::from([0x1F, 0x8B, 8, 1 << 3, 0, 0, 0, 0, 0, 3]);
     bytes.extend_from_slice(b"initrd\0");
@@ -39,7 +39,7 @@ fn gzipped(data: &[u8]) -> Vec<u8> {
 }
 
 /// A zstd frame with a raw block and a run of 1000 bytes.
-fn zstd_frame() -> Vec<u8> {
+pub(super) fn zstd_frame() -> Vec<u8> {
     let mut bytes = Vec::from([0x28, 0xB5, 0x2F, 0xFD, 0b0100_0100, 0, 0xEC, 0x02]);
     bytes.extend_from_slice(&[4 << 3, 0, 0, 1, 2, 3, 4]);
     let run = 1000_u32 << 3 | 1 << 1 | 1;
@@ -61,6 +61,16 @@ fn whole_files_are_accepted_with_their_unpacked_size() {
     assert_eq!(unpacked_size(b"\xFD7zXZ\0....YZ\0\0\0\0"), Ok(None));
     assert_eq!(unpacked_size(b"\x02\x21\x4C\x18\x03\0\0\0abc"), Ok(None));
     assert_eq!(unpacked_size(b"\x68sqsh, or what have you"), Ok(None));
+}
+
+#[test]
+fn a_number_with_a_sign_is_damage() {
+    let mut file = archive("init", b"#!/bin/sh\n");
+    file[6 + 8 * 6..][..8].copy_from_slice(b"+000000A");
+    assert!(matches!(
+        unpacked_size(&file),
+        Err(InitrdError::Damaged { offset: 0, .. })
+    ));
 }
 
 #[test]

@@ -5,14 +5,14 @@ use proptest::prelude::*;
 use super::*;
 use crate::guest_boot::{self, FileKind, initrd::InitrdError, test_ram::TestRam};
 
-const MIB: u64 = 1 << 20;
+pub(super) const MIB: u64 = 1 << 20;
 const CODE: &[u8] = b"protected-mode code, 32 bytes :)";
 const SETUP_SECTORS: usize = 2;
-const LOAD_ADDRESS: u64 = 16 * MIB;
+pub(super) const LOAD_ADDRESS: u64 = 16 * MIB;
 const INIT_SIZE: u32 = 8 << 20;
 
 /// A bzImage with everything right in its header.
-fn bzimage() -> Vec<u8> {
+pub(super) fn bzimage() -> Vec<u8> {
     let mut file = vec![0; (SETUP_SECTORS + 1) * SECTOR];
     let mut set = |offset: usize, bytes: &[u8]| {
         file[offset..offset + bytes.len()].copy_from_slice(bytes);
@@ -71,7 +71,7 @@ fn archive() -> Vec<u8> {
     bytes
 }
 
-fn vm<'a>(memory: u64, kernel: &'a [u8], initrd: Option<&'a [u8]>) -> VmConfig<'a> {
+pub(super) fn vm<'a>(memory: u64, kernel: &'a [u8], initrd: Option<&'a [u8]>) -> VmConfig<'a> {
     VmConfig {
         name: "test".into(),
         memory,

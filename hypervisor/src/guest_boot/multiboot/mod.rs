@@ -175,4 +175,6 @@ impl Room {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use super::*;
 use crate::guest_boot::{self, test_ram::TestRam};
 use crate::vm_config::{GuestModule, RestartPolicy};
 
-const MIB: u64 = 1 << 20;
+pub(super) const MIB: u64 = 1 << 20;
 const MAGIC: u32 = 0x1BAD_B002;
 const CODE: &[u8] = b"hlt; jmp .-1";
 
@@ -47,12 +47,12 @@ fn elf32_with(flags: u32, address: u32) -> Vec<u8> {
     file
 }
 
-fn elf32() -> Vec<u8> {
+pub(super) fn elf32() -> Vec<u8> {
     elf32_with(3, MIB as u32)
 }
 
 /// A 64-bit ELF file with the same contents.
-fn elf64() -> Vec<u8> {
+pub(super) fn elf64() -> Vec<u8> {
     const HEADERS: u64 = 64 + 56;
     let contents = [header(0), CODE.to_vec()].concat();
     let size = contents.len() as u64;
@@ -73,7 +73,7 @@ fn elf64() -> Vec<u8> {
 }
 
 /// An image with addresses in its header: 16 bytes that are loaded before it, code after it.
-fn with_addresses(load_end: u32, bss_end: u32) -> Vec<u8> {
+pub(super) fn with_addresses(load_end: u32, bss_end: u32) -> Vec<u8> {
     let load = 2 * MIB as u32;
     let mut file = vec![0; 4];
     file.extend([0xEE; 16]);
@@ -83,7 +83,7 @@ fn with_addresses(load_end: u32, bss_end: u32) -> Vec<u8> {
     file
 }
 
-fn vm(kernel: &[u8]) -> VmConfig<'_> {
+pub(super) fn vm(kernel: &[u8]) -> VmConfig<'_> {
     VmConfig {
         name: "test".into(),
         memory: 8 * MIB,

@@ -1,21 +1,21 @@
 //! What the host's ACPI tables say of processors, timers, interrupt controllers and power.
 
+#[cfg(test)]
+mod fuzz;
 mod soft_off;
+mod table;
 #[cfg(test)]
 mod tests;
 
 use alloc::vec::Vec;
-use core::num::NonZeroU32;
 use core::ptr::NonNull;
 
-use acpi::address::{AddressSpace, GenericAddress};
-use acpi::fadt::Fadt;
-use acpi::madt::{Madt, MadtEntry};
-use acpi::spcr::{Spcr, SpcrInterfaceType};
-use acpi::{AcpiError, AcpiHandler, AcpiTables, HpetInfo, PhysicalMapping};
+use acpi::sdt::{SdtHeader, Signature};
+use acpi::{AcpiError, AcpiHandler, AcpiTable, AcpiTables, PhysicalMapping};
 
 use super::boot_info::BootInfo;
 use super::console_line::ConsoleLine;
+use table::{HEADER, Table};
 
 pub(crate) use soft_off::SleepTypes;
 
@@ -143,126 +143,191 @@ impl Acpi {
         Ok(Self::from_tables(&tables))
     }
 
+    /// Reads the tables that there are; those that are missing are empty.
     fn from_tables(tables: &AcpiTables<Identity>) -> Self {
+        let fadt = bytes_of::<Fadt>(tables);
+        // The address of 64 bits, or else that of 32.
+        let dsdt = fadt.u64(140).filter(|&address| address != 0);
+        let dsdt = dsdt.or(fadt.u32(40).map(u64::from));
+        // SAFETY: firmware says that its table is there, and tables stay.
+        let dsdt = dsdt.and_then(|address| unsafe { table_at(address, *b"DSDT") });
         let mut acpi = Self {
-            hpet: HpetInfo::new(tables)
-                .ok()
-                .map(|hpet| hpet.base_address as u64),
+            hpet: hpet(bytes_of::<Hpet>(tables)),
+            console: console_line(bytes_of::<Spcr>(tables)),
             ..Self::default()
         };
-        if let Ok(madt) = tables.find_table::<Madt>() {
-            acpi.read_madt(&madt);
-        }
-        if let Ok(fadt) = tables.find_table::<Fadt>() {
-            acpi.read_fadt(&fadt, aml(tables));
-        }
-        if let Ok(spcr) = tables.find_table::<Spcr>() {
-            acpi.console = console_line(&spcr);
-        }
+        acpi.read_madt(bytes_of::<Madt>(tables));
+        acpi.read_fadt(fadt, aml(dsdt));
         acpi
     }
 
-    fn read_madt(&mut self, madt: &PhysicalMapping<Identity, Madt>) {
-        // MADT "local APIC flags" (ACPI 6.5, table 5.22).
-        const ENABLED: u32 = 1 << 0;
-        for entry in madt.get().entries() {
-            match entry {
-                MadtEntry::LocalApic(apic) if { apic.flags } & ENABLED != 0 => {
-                    self.add_cpu(u32::from(apic.apic_id));
-                }
-                MadtEntry::LocalX2Apic(apic) if { apic.flags } & ENABLED != 0 => {
-                    self.add_cpu(apic.x2apic_id);
-                }
-                MadtEntry::IoApic(io_apic) => self.io_apics.push(HostIoApic {
-                    address: u64::from(io_apic.io_apic_address),
-                    first_gsi: io_apic.global_system_interrupt_base,
+    /// Reads the table of processors and interrupt controllers (ACPI 6.5, 5.2.12).
+    fn read_madt(&mut self, madt: Table<'_>) {
+        const ENTRIES: usize = 44;
+        const LOCAL_APIC: u8 = 0;
+        const IO_APIC: u8 = 1;
+        const LOCAL_X2APIC: u8 = 9;
+        for (kind, entry) in madt.structures(ENTRIES) {
+            // Those that are too short for what they should say are left out.
+            let _: Option<()> = match kind {
+                LOCAL_APIC => entry.u32(4).zip(entry.byte(3)).map(|(flags, apic_id)| {
+                    self.add_cpu(flags, u32::from(apic_id));
                 }),
-                _ => {}
-            }
+                LOCAL_X2APIC => entry.u32(8).zip(entry.u32(4)).map(|(flags, apic_id)| {
+                    self.add_cpu(flags, apic_id);
+                }),
+                IO_APIC => entry.u32(4).zip(entry.u32(8)).map(|(address, first_gsi)| {
+                    self.io_apics.push(HostIoApic {
+                        address: u64::from(address),
+                        first_gsi,
+                    });
+                }),
+                _ => None,
+            };
         }
     }
 
-    /// Adds a processor once: firmware may list it both as local APIC and as local x2APIC.
-    fn add_cpu(&mut self, apic_id: u32) {
+    /// Adds a processor that is enabled once: firmware may list it both as local APIC and as local x2APIC.
+    fn add_cpu(&mut self, flags: u32, apic_id: u32) {
+        // MADT "local APIC flags" (ACPI 6.5, table 5.22).
+        const ENABLED: u32 = 1 << 0;
         let cpu = HostCpu { apic_id };
-        if !self.cpus.contains(&cpu) {
+        if flags & ENABLED != 0 && !self.cpus.contains(&cpu) {
             self.cpus.push(cpu);
         }
     }
 
-    fn read_fadt(&mut self, fadt: &Fadt, aml: &[u8]) {
-        self.pm_timer = port(fadt.pm_timer_block().ok().flatten()).map(|port| PmTimer {
+    /// Reads the table of fixed hardware (ACPI 6.5, 5.2.9), with the DSDT's byte code.
+    fn read_fadt(&mut self, fadt: Table<'_>, aml: &[u8]) {
+        const TIMER_IS_32_BITS: u32 = 1 << 8;
+        const RESET_REGISTER: u32 = 1 << 10;
+        /// The length that says that there is a timer.
+        const TIMER_LENGTH: u8 = 4;
+        let flags = fadt.u32(112).unwrap_or(0);
+        let timer = register_block(fadt, 208, 76).filter(|_| fadt.byte(91) == Some(TIMER_LENGTH));
+        self.pm_timer = timer.map(|port| PmTimer {
             port,
-            bits: if { fadt.flags }.pm_timer_is_32_bit() {
+            bits: if flags & TIMER_IS_32_BITS != 0 {
                 32
             } else {
                 24
             },
         });
-        let pm1a_control = port(fadt.pm1a_control_block().ok()).filter(|&port| port != 0);
+        let pm1a_control = register_block(fadt, 172, 64);
         if let (Some(pm1a_control), Some(types)) = (pm1a_control, SleepTypes::of_s5(aml)) {
+            let command = fadt.u32(48).and_then(|port| u16::try_from(port).ok());
+            let acpi_enable = command.zip(fadt.byte(52));
             self.soft_off = Some(SoftOff {
                 pm1a_control,
-                pm1b_control: port(fadt.pm1b_control_block().ok().flatten()),
+                pm1b_control: register_block(fadt, 184, 68),
                 sleep_type_a: types.a,
                 sleep_type_b: types.b,
-                acpi_enable: u16::try_from(fadt.smi_cmd_port)
-                    .ok()
-                    .filter(|&port| port != 0 && fadt.acpi_enable != 0)
-                    .map(|port| AcpiEnable {
-                        port,
-                        value: fadt.acpi_enable,
-                    }),
+                acpi_enable: acpi_enable
+                    .filter(|&(port, value)| port != 0 && value != 0)
+                    .map(|(port, value)| AcpiEnable { port, value }),
             });
         }
         // The flag is defined together with the register; a FADT without the field lacks it.
-        if { fadt.flags }.supports_system_reset_via_fadt()
-            && let Ok(register) = fadt.reset_register()
-        {
-            let space = match register.address_space {
-                AddressSpace::SystemIo => {
-                    u16::try_from(register.address).ok().map(ResetSpace::Port)
-                }
-                AddressSpace::SystemMemory => Some(ResetSpace::Memory(register.address)),
-                _ => None,
-            };
-            self.reset = space.map(|space| ResetRegister {
-                space,
-                value: fadt.reset_value,
-            });
-        }
+        let register = fadt.address(116).filter(|_| flags & RESET_REGISTER != 0);
+        self.reset = register.zip(fadt.byte(128)).and_then(|(register, value)| {
+            let port = register.port().map(ResetSpace::Port);
+            let space = port.or(register.memory().map(ResetSpace::Memory))?;
+            Some(ResetRegister { space, value })
+        });
     }
+}
+
+/// Returns the port of a block of registers of the FADT, from its extended field, which counts if it is there
+/// and is not zero, or else from the old one.
+fn register_block(fadt: Table<'_>, extended: usize, old: usize) -> Option<u16> {
+    /// The revision of ACPI 1.0, whose table has reserved bytes there.
+    const WITHOUT_EXTENSION: u8 = 1;
+    let address = fadt.u64(extended + 4).filter(|&address| address != 0);
+    if address.is_some() && fadt.revision() > WITHOUT_EXTENSION {
+        return fadt.address(extended)?.port();
+    }
+    let port = fadt.u32(old).and_then(|port| u16::try_from(port).ok());
+    port.filter(|&port| port != 0)
+}
+
+/// Returns the address of the HPET's registers (IA-PC HPET specification, 3.2.4).
+fn hpet(table: Table<'_>) -> Option<u64> {
+    table.address(40)?.memory()
 }
 
 /// Returns the line that the SPCR describes, if it has a UART of the 16550 kind at I/O ports.
-fn console_line(spcr: &Spcr) -> Option<ConsoleLine> {
+fn console_line(spcr: Table<'_>) -> Option<ConsoleLine> {
     const DEFAULT_BAUD: u32 = 115_200;
-    let interface = spcr.interface_type();
-    let is_16550 = matches!(
-        interface,
-        SpcrInterfaceType::Full16550
-            | SpcrInterfaceType::Full16450
-            | SpcrInterfaceType::Generic16550
-    );
-    let address = spcr.base_address().and_then(Result::ok);
-    let baud = spcr.baud_rate().map_or(DEFAULT_BAUD, NonZeroU32::get);
-    ConsoleLine::new(port(address.filter(|_| is_16550))?, baud)
+    /// The interfaces that are so: of a 16550 and of a 16450, and of what an address describes.
+    const KINDS: [u8; 3] = [0x00, 0x01, 0x12];
+    let port = spcr.address(40)?.port();
+    let port = port.filter(|_| spcr.byte(36).is_some_and(|kind| KINDS.contains(&kind)))?;
+    // The exact speed is in tables of revision 4 and later.
+    let exact = spcr.u32(80).filter(|&baud| baud != 0);
+    let baud = exact.or(match spcr.byte(58) {
+        Some(3) => Some(9600),
+        Some(4) => Some(19_200),
+        Some(6) => Some(57_600),
+        _ => None,
+    });
+    ConsoleLine::new(port, baud.unwrap_or(DEFAULT_BAUD))
 }
 
-/// Returns the I/O port that an address names, if it names one.
-fn port(address: Option<GenericAddress>) -> Option<u16> {
-    address
-        .filter(|address| address.address_space == AddressSpace::SystemIo)
-        .and_then(|address| u16::try_from(address.address).ok())
+/// Returns a DSDT's byte code.
+fn aml(dsdt: Option<&[u8]>) -> &[u8] {
+    dsdt.and_then(|dsdt| dsdt.get(HEADER..)).unwrap_or_default()
 }
 
-/// Returns the DSDT's byte code; empty if there is no DSDT with a right checksum.
-fn aml(tables: &AcpiTables<Identity>) -> &[u8] {
-    match tables.dsdt() {
+/// Makes types that stand for whole tables: the crate's own have all the fields of the latest revision,
+/// whatever the length of the table that they are laid over.
+macro_rules! whole_tables {
+    ($($name:ident = $signature:ident),+) => {$(
+        #[repr(transparent)]
+        struct $name {
+            header: SdtHeader,
+        }
+
+        // SAFETY: every table begins with the header, and the type has nothing else.
+        unsafe impl AcpiTable for $name {
+            const SIGNATURE: Signature = Signature::$signature;
+
+            fn header(&self) -> &SdtHeader {
+                &self.header
+            }
+        }
+    )+};
+}
+
+whole_tables! { Madt = MADT, Fadt = FADT, Spcr = SPCR, Hpet = HPET }
+
+/// Returns the bytes of a table; none if there is none with a right checksum.
+fn bytes_of<T: AcpiTable>(tables: &AcpiTables<Identity>) -> Table<'_> {
+    match tables.find_table::<T>() {
         // SAFETY: the table's extent was checked by its checksum, and firmware tables stay.
-        Ok(dsdt) => unsafe {
-            core::slice::from_raw_parts(dsdt.address as *const u8, dsdt.length as usize)
-        },
-        Err(_) => &[],
+        Ok(table) => Table(unsafe {
+            core::slice::from_raw_parts(
+                table.physical_start() as *const u8,
+                table.get().header().length as usize,
+            )
+        }),
+        Err(_) => Table(&[]),
     }
+}
+
+/// Returns the bytes of the table at a physical address; `None` if it has another signature or a wrong checksum.
+///
+/// # Safety
+/// The address must be that of a table, or of other memory, which is identity-mapped and stays unchanged.
+unsafe fn table_at<'a>(address: u64, signature: [u8; 4]) -> Option<&'a [u8]> {
+    let start = NonNull::new(address as *mut u8)?.as_ptr();
+    // SAFETY: by the caller; a header is there, or memory at least.
+    let header = Table(unsafe { core::slice::from_raw_parts(start, HEADER) });
+    let length = header.u32(4)? as usize;
+    if !header.0.starts_with(&signature) || length < HEADER {
+        return None;
+    }
+    // SAFETY: as above: it says that it is so long.
+    let table = unsafe { core::slice::from_raw_parts(start, length) };
+    let sum = table.iter().fold(0_u8, |sum, &byte| sum.wrapping_add(byte));
+    (sum == 0).then_some(table)
 }

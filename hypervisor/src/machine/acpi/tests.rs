@@ -124,6 +124,79 @@ fn timers_and_power_come_from_the_fadt_and_dsdt() {
 }
 
 #[test]
+fn entries_of_no_length_or_beyond_the_table_end_the_list() {
+    for last in [
+        &[0, 0, 9, 9, 9, 9, 9, 9][..],
+        &[0, 8, 7, 7, 1, 0, 0],
+        &[1],
+        &[9, 255, 0, 0],
+    ] {
+        let mut body = [0; 8].to_vec();
+        body.extend([0, 8, 0, 3, 1, 0, 0, 0]);
+        body.extend(last);
+        let acpi = discover(&[table(b"APIC", 4, &body)]);
+        assert_eq!(acpi.cpus, [HostCpu { apic_id: 3 }], "{last:?}");
+    }
+    // Too short for the address and the flags that come before entries.
+    assert_eq!(discover(&[table(b"APIC", 4, &[0; 4])]), Acpi::default());
+}
+
+#[test]
+fn an_entry_that_is_too_short_for_its_kind_is_left_out() {
+    let mut body = [0; 8].to_vec();
+    body.extend([0, 4, 0, 3]);
+    body.extend([1, 8, 0, 0, 0, 0, 0xc0, 0xfe]);
+    body.extend([0, 8, 0, 5, 1, 0, 0, 0]);
+    let acpi = discover(&[table(b"APIC", 4, &body)]);
+    assert_eq!(acpi.cpus, [HostCpu { apic_id: 5 }]);
+    assert_eq!(acpi.io_apics, []);
+}
+
+#[test]
+fn an_hpet_that_is_not_in_memory_is_none() {
+    let mut body = 0x8086_a201u32.to_le_bytes().to_vec();
+    body.extend([1, 64, 0, 0]);
+    body.extend(0xfed0_0000u64.to_le_bytes());
+    assert_eq!(discover(&[table(b"HPET", 1, &body)]).hpet, None);
+}
+
+/// A SPCR of revision 2, whose last field is the PCI segment, with a speed by its number.
+fn spcr(kind: u8, port: u16, baud: u8) -> Vec<u8> {
+    let mut body = [0; 80 - 36];
+    body[0] = kind;
+    body[4..8].copy_from_slice(&[1, 8, 0, 0]);
+    body[8..10].copy_from_slice(&port.to_le_bytes());
+    body[58 - 36] = baud;
+    body.to_vec()
+}
+
+#[test]
+fn the_console_of_the_firmware_has_the_speed_of_its_table_whatever_is_behind_it() {
+    let line = |body: &[u8]| discover(&[table(b"SPCR", 2, body)]).console;
+    assert_eq!(line(&spcr(0, 0x2f8, 3)), ConsoleLine::new(0x2f8, 9600));
+    assert_eq!(
+        line(&spcr(0x12, 0x3f8, 7)),
+        ConsoleLine::new(0x3f8, 115_200)
+    );
+    assert_eq!(line(&spcr(3, 0x3f8, 7)), None, "an ARM's");
+    let mut exact = spcr(0, 0x3f8, 3);
+    exact.extend(38_400u32.to_le_bytes());
+    assert_eq!(line(&exact), ConsoleLine::new(0x3f8, 38_400));
+}
+
+#[test]
+fn a_dsdt_shorter_than_its_header_has_no_code() {
+    let mut dsdt = table(b"DSDT", 1, b"").to_vec();
+    dsdt[4] = 20;
+    let sum = dsdt[..20]
+        .iter()
+        .fold(0u8, |sum, &byte| sum.wrapping_add(byte));
+    dsdt[9] = dsdt[9].wrapping_sub(sum);
+    let acpi = discover(&[fadt(Box::leak(dsdt.into_boxed_slice()), &[])]);
+    assert_eq!(acpi.soft_off, None);
+}
+
+#[test]
 fn what_the_tables_lack_is_missing() {
     let dsdt = table(b"DSDT", 1, b"");
     let acpi = discover(&[fadt(dsdt, &[(91, &[0])])]);

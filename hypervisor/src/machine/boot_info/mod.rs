@@ -4,6 +4,8 @@
 //! The loader's structures are read defensively, as a wrong length in them would otherwise
 //! show only much later: every access is checked, and what cannot be right is an error.
 
+#[cfg(test)]
+mod fuzz;
 mod multiboot1;
 mod multiboot2;
 #[cfg(test)]

@@ -5,9 +5,9 @@ use proptest::prelude::*;
 use super::*;
 
 /// A machine with some bytes of memory at one place.
-struct Memory {
-    base: u64,
-    content: Vec<u8>,
+pub(super) struct Memory {
+    pub(super) base: u64,
+    pub(super) content: Vec<u8>,
 }
 
 impl PhysicalMemory for Memory {
@@ -17,11 +17,11 @@ impl PhysicalMemory for Memory {
     }
 }
 
-const BASE: u32 = 0x9000;
-const MB1: u32 = 0x2bad_b002;
-const MB2: u32 = 0x36d7_6289;
+pub(super) const BASE: u32 = 0x9000;
+pub(super) const MB1: u32 = 0x2bad_b002;
+pub(super) const MB2: u32 = 0x36d7_6289;
 
-fn words(words: &[u32]) -> Vec<u8> {
+pub(super) fn words(words: &[u32]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
@@ -33,7 +33,7 @@ fn region(base: u64, length: u64, kind: u32) -> Vec<u8> {
 }
 
 /// Multiboot 1 information as QEMU or GRUB leaves it, by loader name.
-fn multiboot1(loader: &str) -> Memory {
+pub(super) fn multiboot1(loader: &str) -> Memory {
     let mut content = vec![0; 0x100];
     let put = |content: &mut Vec<u8>, bytes: &[u8]| {
         let address = BASE + content.len() as u32;
@@ -154,7 +154,7 @@ fn multiboot1_lists_that_cannot_be_are_errors() {
 }
 
 /// Multiboot 2 information of these tags, and an end tag.
-fn multiboot2(tags: &[(u32, Vec<u8>)]) -> Memory {
+pub(super) fn multiboot2(tags: &[(u32, Vec<u8>)]) -> Memory {
     let mut content = vec![0; 8];
     for (kind, tag) in tags.iter().chain(&[(0, vec![])]) {
         content.extend(kind.to_le_bytes());
@@ -170,7 +170,7 @@ fn multiboot2(tags: &[(u32, Vec<u8>)]) -> Memory {
     }
 }
 
-fn grub_tags() -> Vec<(u32, Vec<u8>)> {
+pub(super) fn grub_tags() -> Vec<(u32, Vec<u8>)> {
     let mut map = words(&[24, 0]);
     for (base, length, kind) in [
         (0, 0x9_f000, 1),

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::{Arguments, Candidates, Command, CommandError, Context, Outcome, Parameter};
 use crate::console::Record;
+use crate::numbers::decimal;
 use crate::operator::command::{Job, Progress};
 use crate::operator::error::did_you_mean;
 use crate::operator::notices::event_name;
@@ -83,7 +84,7 @@ fn action(arguments: &Arguments<'_>) -> Result<Action, CommandError> {
 }
 
 fn parse_count(word: &str) -> Result<usize, CommandError> {
-    let count = word.parse().ok().filter(|count| *count > 0);
+    let count = decimal(word).filter(|count| *count > 0);
     count.ok_or_else(|| {
         CommandError::new(
             "bad_count",

@@ -4,6 +4,7 @@
 
 mod answers;
 mod door;
+mod fuzz;
 mod host;
 mod jobs;
 mod life_cycle;

@@ -150,6 +150,7 @@ fn the_value_of_a_wrong_argument_is_told_before_that_there_is_no_such_vm() {
         ("find nobody 0x1", "bad_pattern"),
         ("trace nobody frob", "bad_action"),
         ("trace nobody show x", "bad_count"),
+        ("trace nobody show +1", "bad_count"),
         ("pin nobody x 0", "bad_number"),
         ("ps nobody", "unknown_vm"),
     ] {

@@ -1,5 +1,6 @@
 //! Task switches of a flat 32-bit guest without paging, and with it.
 
+mod fuzz;
 mod machine;
 
 use std::vec;

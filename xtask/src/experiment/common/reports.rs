@@ -275,3 +275,55 @@ mod tests {
         assert!(clock_error(&reports(1.0, |_| 0)[..7]).is_err());
     }
 }
+
+#[cfg(test)]
+mod fuzz {
+    use super::*;
+    use crate::experiment::common::dmesg;
+    use crate::test_text::text;
+
+    #[test]
+    fn reports_of_the_workload() {
+        bolero::check!()
+            .with_type::<(Vec<u8>, Vec<(u32, u64, Vec<u64>)>)>()
+            .for_each(|(bytes, reports)| {
+                let words = [
+                    "[web  1.000000] ",
+                    "workload: ",
+                    "t=",
+                    "counts=",
+                    ",",
+                    "\n",
+                    "12",
+                    "<4>",
+                    "BUG:",
+                ];
+                let noise = text(bytes, &words);
+                let line = |(us, ns, counts): &(u32, u64, Vec<u64>)| {
+                    let counts: Vec<_> = counts.iter().map(u64::to_string).collect();
+                    let (seconds, micros) = (us / 1_000_000, us % 1_000_000);
+                    format!(
+                        "[web {seconds:>3}.{micros:06}] workload: t={ns} counts={}\n",
+                        counts.join(",")
+                    )
+                };
+                let right: Vec<_> = reports
+                    .iter()
+                    .filter(|(_, _, counts)| !counts.is_empty())
+                    .collect();
+                let said: String = right.iter().map(|report| line(report)).collect();
+                let found = Report::all_in(&said, "web");
+                assert_eq!(found.len(), right.len());
+                for (found, (us, ns, counts)) in found.iter().zip(right) {
+                    assert_eq!((found.host_us, found.guest_ns), (u64::from(*us), *ns));
+                    assert_eq!(found.counts, *counts);
+                }
+                assert!(Report::all_in(&said, "db").is_empty());
+                let more = Report::all_in(&(said + "\n" + &noise), "web");
+                assert!(more.len() >= found.len());
+                for line in dmesg::complaints(&noise) {
+                    assert!(noise.contains(&line));
+                }
+            });
+    }
+}

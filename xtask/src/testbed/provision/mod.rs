@@ -30,6 +30,9 @@ pub const INITRAMFS_PACKAGES: &[&str] = &["busybox-static"];
 /// Debian packages that the tests use and nothing else does.
 pub const TEST_PACKAGES: &[&str] = &["cpio"];
 
+/// Debian packages that compile libFuzzer.
+pub const FUZZ_PACKAGES: &[&str] = &["g++"];
+
 /// Sees to it that these Debian packages are installed.
 ///
 /// # Errors
