@@ -25,15 +25,29 @@ const HEADERS: u64 = 0x8000;
 const MOST_ACCESSES: usize = 12_000;
 const MOST_BYTES: usize = 512 << 10;
 
-/// A generator of numbers that are good enough for tests (xorshift64*).
-pub(crate) struct Random(u64);
+/// A generator of numbers that are good enough for tests (xorshift64*), behind those that are given to it.
+pub(crate) struct Random {
+    state: u64,
+    given: vec::IntoIter<u32>,
+}
 
 impl Random {
+    /// Makes a generator that begins with these numbers.
+    pub(crate) fn beginning_with(given: &[u32]) -> Self {
+        Self {
+            state: 1 << 63,
+            given: given.to_vec().into_iter(),
+        }
+    }
+
     pub(crate) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 7
+        if let Some(given) = self.given.next() {
+            return u64::from(given) << 32 | u64::from(given);
+        }
+        self.state ^= self.state >> 12;
+        self.state ^= self.state << 25;
+        self.state ^= self.state >> 27;
+        self.state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 7
     }
 
     pub(crate) fn below(&mut self, limit: u64) -> u64 {
@@ -292,12 +306,26 @@ pub(crate) fn torment(
     header: MakeHeader,
     between: &mut dyn FnMut(),
 ) -> Outcome {
+    let random = Random {
+        state: seed | 1 << 63,
+        given: Vec::new().into_iter(),
+    };
+    torment_by(device, random, header, between)
+}
+
+/// Does as [`torment`] does, with these numbers for chance.
+pub(crate) fn torment_by(
+    device: &mut dyn VirtioDevice,
+    random: Random,
+    header: MakeHeader,
+    between: &mut dyn FnMut(),
+) -> Outcome {
     let mut outcome = Outcome::default();
     let memory = HostileMemory(RefCell::new(State {
         bytes: vec![0; SIZE],
         open: vec![false; SIZE],
         queues: Vec::new(),
-        random: Random(seed | 1 << 63),
+        random,
         header,
         accesses: 0,
         copied: 0,

@@ -321,3 +321,29 @@ proptest! {
         }
     }
 }
+
+mod fuzz {
+    use super::*;
+
+    #[test]
+    fn requests_and_rings_of_a_disk() {
+        const SECTORS: usize = 256;
+        bolero::check!()
+            .with_type::<(Vec<u32>, bool)>()
+            .for_each(|(numbers, read_only)| {
+                let ram = Ram::new(2 << 20);
+                let mut machine = Machine::new(&ram, SECTORS * 512, *read_only);
+                let random = Random::beginning_with(numbers);
+                hostile::torment_by(&mut machine.block, random, some_header, &mut || {});
+                assert!(machine.block.disk.own_pages() <= SECTORS / 8);
+                let length = SECTORS as u32 * 512;
+                let answer = machine.request(request::IN, 0, &[(AT_DATA, length, true)]);
+                assert_eq!(answer, (0, length + 1));
+                if *read_only {
+                    let contents = ram.bytes(AT_DATA, length as usize);
+                    let is_old = |(n, &byte): (usize, &u8)| byte == (n / 512) as u8;
+                    assert!(contents.iter().enumerate().all(is_old));
+                }
+            });
+    }
+}
