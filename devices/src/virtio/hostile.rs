@@ -4,6 +4,7 @@
 extern crate std;
 
 use core::cell::RefCell;
+use std::collections::VecDeque;
 use std::vec;
 use std::vec::Vec;
 
@@ -28,7 +29,7 @@ const MOST_BYTES: usize = 512 << 10;
 /// A generator of numbers that are good enough for tests (xorshift64*), behind those that are given to it.
 pub(crate) struct Random {
     state: u64,
-    given: vec::IntoIter<u32>,
+    given: VecDeque<u32>,
 }
 
 impl Random {
@@ -36,12 +37,12 @@ impl Random {
     pub(crate) fn beginning_with(given: &[u32]) -> Self {
         Self {
             state: 1 << 63,
-            given: given.to_vec().into_iter(),
+            given: given.iter().copied().collect(),
         }
     }
 
     pub(crate) fn next(&mut self) -> u64 {
-        if let Some(given) = self.given.next() {
+        if let Some(given) = self.given.pop_front() {
             return u64::from(given) << 32 | u64::from(given);
         }
         self.state ^= self.state >> 12;
@@ -308,7 +309,7 @@ pub(crate) fn torment(
 ) -> Outcome {
     let random = Random {
         state: seed | 1 << 63,
-        given: Vec::new().into_iter(),
+        given: VecDeque::new(),
     };
     torment_by(device, random, header, between)
 }
