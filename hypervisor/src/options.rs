@@ -401,7 +401,7 @@ mod fuzz {
 
     #[test]
     fn options_of_the_command_line() {
-        bolero::check!()
+        fuzzing::check!()
             .with_type::<alloc::vec::Vec<Piece>>()
             .for_each(|pieces| {
                 let line = line(pieces, &WORDS);

@@ -398,7 +398,7 @@ mod tests {
 
         #[test]
         fn packets_and_rings_of_a_network_device() {
-            bolero::check!()
+            fuzzing::check!()
                 .with_type::<(Vec<u32>, Vec<u8>, [u16; 2])>()
                 .for_each(|(numbers, payload, checksum)| {
                     let switch = Arc::new(Switch::default());

@@ -59,7 +59,7 @@ impl Screen {
 
 #[test]
 fn keys_and_output_of_guests() {
-    bolero::check!()
+    fuzzing::check!()
         .with_type::<Vec<(u8, u8, Vec<u8>)>>()
         .for_each(|acts| {
             let mut session = Session::new();
@@ -117,7 +117,7 @@ fn keys_and_output_of_guests() {
 
 #[test]
 fn attachments_come_and_go() {
-    bolero::check!()
+    fuzzing::check!()
         .with_type::<Vec<(u8, u8, Vec<u8>)>>()
         .for_each(|acts| {
             let mut session = Session::new();

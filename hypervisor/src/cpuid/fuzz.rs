@@ -7,7 +7,7 @@ use super::*;
 
 #[test]
 fn hosts_of_any_kind() {
-    bolero::check!()
+    fuzzing::check!()
         .with_type::<(Vec<(u8, u8, [u32; 4])>, u8, [u32; 2], [u64; 2], u32)>()
         .for_each(|(leaves, vcpus, [leaf, subleaf], [cr4, xcr0], hz)| {
             let host = |number: u32, subleaf: u32| {

@@ -20,7 +20,7 @@ const EFER: u64 = EferFlags::LONG_MODE_ACTIVE.bits() | EferFlags::NO_EXECUTE_ENA
 
 #[test]
 fn page_tables() {
-    bolero::check!()
+    fuzzing::check!()
         .with_type::<(Vec<(u16, u64)>, u64, u64, u64, [u8; 4], u8, bool)>()
         .for_each(|(entries, cr3, linear, flags, pdptes, kind, user)| {
             let ram = TestRam::new(RAM as usize);

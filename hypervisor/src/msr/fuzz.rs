@@ -7,7 +7,7 @@ use super::*;
 
 #[test]
 fn writes_to_msrs() {
-    bolero::check!()
+    fuzzing::check!()
         .with_type::<Vec<(u8, u32, u64)>>()
         .for_each(|writes| {
             let mut msrs = msrs();

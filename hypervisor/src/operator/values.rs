@@ -184,7 +184,7 @@ mod fuzz {
 
     #[test]
     fn values_that_are_typed() {
-        bolero::check!()
+        fuzzing::check!()
             .with_type::<Vec<Piece>>()
             .for_each(|pieces| {
                 let words = [

@@ -199,7 +199,7 @@ mod fuzz {
 
     #[test]
     fn patterns_as_words() {
-        bolero::check!()
+        fuzzing::check!()
             .with_type::<(Vec<Piece>, Vec<u8>)>()
             .for_each(|(pieces, bytes)| {
                 let words = ["0x", "\"", "'", "7f", "EVIL", ",", "--json"];

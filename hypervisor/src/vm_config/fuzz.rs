@@ -65,7 +65,7 @@ const WORDS: [&str; 53] = [
 
 #[test]
 fn command_lines_of_modules() {
-    bolero::check!()
+    fuzzing::check!()
         .with_type::<Vec<Vec<Piece>>>()
         .for_each(|lines| {
             let lines: Vec<String> = lines.iter().map(|pieces| line(pieces, &WORDS)).collect();

@@ -197,7 +197,7 @@ mod fuzz {
 
     #[test]
     fn rules_of_a_command_line() {
-        bolero::check!()
+        fuzzing::check!()
             .with_type::<Vec<Piece>>()
             .for_each(|pieces| {
                 let words = ["EVIL", ",", "%", "0x7f", "1000", "90", "+5", "-", "\"", "'"];

@@ -1,7 +1,7 @@
 //! `cargo xtask fuzz`: the targets for fuzzing among the tests, each for a time, guided by what they cover.
 //!
-//! A target is a test in a module called `fuzz`. Among the other tests it runs for a moment on inputs by
-//! chance; here libFuzzer makes the inputs, from those that led somewhere new.
+//! A target is a test in a module called `fuzz`. Among the other tests it has a few inputs that
+//! are the same each time; here libFuzzer makes the inputs, from those that led somewhere new.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};

@@ -67,8 +67,8 @@ enum Command {
     Test(test::Options),
     /// Feed parsers, devices and the emulator with inputs that nobody thought of, for a time
     ///
-    /// The targets are tests in modules called `fuzz`. Among the other tests each runs for a moment on inputs
-    /// by chance; here libFuzzer looks for inputs that reach new code. They are kept in target/fuzz-inputs,
+    /// The targets are tests in modules called `fuzz`. Among the other tests each has a few inputs that are the
+    /// same each time; here libFuzzer looks for inputs that reach new code. They are kept in target/fuzz-inputs,
     /// and the next run goes on from them. Exit status 1 where a target failed.
     Fuzz(fuzz::Options),
     /// Measure a stock Linux's boot in Bochs without tarpit, in ticks

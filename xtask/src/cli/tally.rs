@@ -119,7 +119,7 @@ mod fuzz {
 
     #[test]
     fn summaries_of_tests() {
-        bolero::check!()
+        fuzzing::check!()
             .with_type::<(Vec<u8>, u32, u32, u32)>()
             .for_each(|(bytes, passed, failed, skipped)| {
                 let words = ["test result: ", "ok. ", "12 passed; ", "3 failed; ", "99999999999999999999", "1 ignored"];

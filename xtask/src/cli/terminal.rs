@@ -163,7 +163,7 @@ mod fuzz {
 
     #[test]
     fn keys_of_the_user() {
-        bolero::check!()
+        fuzzing::check!()
             .with_type::<Vec<Vec<u8>>>()
             .for_each(|reads| {
                 // The escape often.

@@ -143,7 +143,7 @@ mod fuzz {
 
     #[test]
     fn addresses_of_tarpits() {
-        bolero::check!().for_each(|bytes: &[u8]| {
+        fuzzing::check!().for_each(|bytes: &[u8]| {
             let given = text(
                 bytes,
                 &[

@@ -410,7 +410,7 @@ mod fuzz {
 
     #[test]
     fn samples_for_prometheus() {
-        bolero::check!()
+        fuzzing::check!()
             .with_type::<(String, Vec<(String, String, u64)>)>()
             .for_each(|(host, records)| {
                 let answers = Answers {

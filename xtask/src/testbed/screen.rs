@@ -115,7 +115,7 @@ mod fuzz {
 
     #[test]
     fn what_a_console_writes() {
-        bolero::check!()
+        fuzzing::check!()
             .with_type::<(Vec<u8>, Vec<u8>)>()
             .for_each(|(bytes, cuts)| {
                 let written = text(

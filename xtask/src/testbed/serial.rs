@@ -372,7 +372,7 @@ mod fuzz {
 
     #[test]
     fn lines_of_the_console() {
-        bolero::check!().for_each(|bytes: &[u8]| {
+        fuzzing::check!().for_each(|bytes: &[u8]| {
             let words = [
                 "tarpit: fatal: ",
                 "\n",

@@ -114,7 +114,7 @@ mod fuzz {
 
     #[test]
     fn ends_of_vms() {
-        bolero::check!().for_each(|bytes: &[u8]| {
+        fuzzing::check!().for_each(|bytes: &[u8]| {
             let words = [
                 "vm ",
                 "web",

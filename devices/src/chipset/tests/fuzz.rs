@@ -117,7 +117,7 @@ impl Machine {
 
 #[test]
 fn registers_of_all_devices() {
-    bolero::check!()
+    fuzzing::check!()
         .with_type::<(Vec<(u8, u16, u64)>, bool)>()
         .for_each(|(acts, test_devices)| {
             let mut machines = [
@@ -144,7 +144,7 @@ fn registers_of_all_devices() {
 
 #[test]
 fn after_a_reset_all_is_as_in_the_beginning() {
-    bolero::check!()
+    fuzzing::check!()
         .with_type::<(Vec<(u8, u16, u64)>, Vec<u16>)>()
         .for_each(|(acts, ports)| {
             let mut machine = Machine::new();
@@ -185,7 +185,7 @@ fn after_a_reset_all_is_as_in_the_beginning() {
 
 #[test]
 fn structures_and_rings_of_a_virtio_device() {
-    bolero::check!()
+    fuzzing::check!()
         .with_type::<(Vec<(u8, u16, u64)>, Vec<(u16, u64)>, [u8; 32])>()
         .for_each(|(writes, words, garbage)| {
             let mut machine = with_virtio();
@@ -237,7 +237,7 @@ fn structures_and_rings_of_a_virtio_device() {
 
 #[test]
 fn configuration_space_of_pci() {
-    bolero::check!()
+    fuzzing::check!()
         .with_type::<Vec<(u8, u8, u8, u32)>>()
         .for_each(|acts| {
             let mut machine = with_virtio();

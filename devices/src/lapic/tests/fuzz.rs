@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn registers_and_interrupts() {
-    bolero::check!()
+    fuzzing::check!()
         .with_type::<Vec<(u8, u16, u64)>>()
         .for_each(|acts| {
             let mut cpu = Cpu::xapic(0);

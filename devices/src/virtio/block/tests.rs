@@ -328,7 +328,7 @@ mod fuzz {
     #[test]
     fn requests_and_rings_of_a_disk() {
         const SECTORS: usize = 256;
-        bolero::check!()
+        fuzzing::check!()
             .with_type::<(Vec<u32>, bool)>()
             .for_each(|(numbers, read_only)| {
                 let ram = Ram::new(2 << 20);

@@ -54,7 +54,7 @@ fn machine(kind: u8, code: &[u8], registers: &Registers) -> Machine {
 
 #[test]
 fn instructions() {
-    bolero::check!()
+    fuzzing::check!()
         .with_type::<(u8, [u8; 15], u8, Registers, [u128; 2])>()
         .for_each(|(kind, code, length, registers, vectors)| {
             let mut machine = machine(*kind, &code[..usize::from(length % 16)], registers);
@@ -93,7 +93,7 @@ fn instructions() {
 
 #[test]
 fn instructions_that_violated_ept() {
-    bolero::check!()
+    fuzzing::check!()
         .with_type::<(u8, [u8; 15], Registers, u16, bool)>()
         .for_each(|(kind, code, registers, offset, write)| {
             let mut machine = machine(*kind, code, registers);
@@ -111,7 +111,7 @@ fn instructions_that_violated_ept() {
 
 #[test]
 fn string_input_and_output() {
-    bolero::check!()
+    fuzzing::check!()
         .with_type::<(u8, Registers, u8, u16)>()
         .for_each(|(kind, registers, form, port)| {
             let mut machine = machine(*kind, &[0x90], registers);

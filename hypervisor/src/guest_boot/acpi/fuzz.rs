@@ -15,7 +15,7 @@ use crate::ids::MAX_VCPUS;
 
 #[test]
 fn tables_for_guests_of_any_size() {
-    bolero::check!()
+    fuzzing::check!()
         .with_type::<(u8, u8)>()
         .for_each(|(vcpus, functions)| {
             let vcpus = u32::from(*vcpus) % MAX_VCPUS as u32 + 1;

@@ -32,7 +32,7 @@ fn check(file: &[u8]) {
 
 #[test]
 fn files_of_any_format() {
-    bolero::check!()
+    fuzzing::check!()
         .with_type::<(u8, Vec<u8>, Vec<(u8, Vec<u8>)>, Vec<(u16, u8)>)>()
         .for_each(|(magic, rest, parts, patches)| {
             let magic = MAGICS[usize::from(*magic) % MAGICS.len()];

@@ -25,7 +25,7 @@ const FIELDS: [(usize, usize); 12] = [
 
 #[test]
 fn bzimages() {
-    bolero::check!()
+    fuzzing::check!()
         .with_type::<(Vec<(u8, u64)>, u16, u16, u8, [u16; 3])>()
         .for_each(
             |(fields, more, cut, mebibytes, [initrd, command_line, _])| {

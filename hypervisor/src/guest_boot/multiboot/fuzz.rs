@@ -10,7 +10,7 @@ use crate::vm_config::GuestModule;
 
 #[test]
 fn multiboot_images() {
-    bolero::check!()
+    fuzzing::check!()
         .with_type::<(u8, Vec<(u8, u32)>, Vec<(u16, u8)>, Vec<u16>, u16, u8)>()
         .for_each(|(kind, words, patches, modules, initrd, mebibytes)| {
             let mut kernel = match kind % 4 {

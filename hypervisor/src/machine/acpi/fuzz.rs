@@ -22,7 +22,7 @@ fn table(content: &[u8], revision: u8, fields: &[(u8, u32)]) -> Vec<u8> {
 
 #[test]
 fn tables_of_the_host() {
-    bolero::check!()
+    fuzzing::check!()
         .with_type::<(Vec<u8>, Vec<(u8, [u8; 16])>, Vec<(u8, u32)>, u8, Vec<u8>)>()
         .for_each(|(content, entries, fields, revision, aml)| {
             let mut bytes = table(content, *revision, fields);

@@ -64,7 +64,7 @@ fn damage(memory: &mut Memory, patches: &[(u16, u8)]) {
 
 #[test]
 fn multiboot_1_information() {
-    bolero::check!()
+    fuzzing::check!()
         .with_type::<(Vec<u8>, Vec<(u16, u8)>, Vec<(u8, u32)>, bool)>()
         .for_each(|(raw, patches, fields, by_qemu)| {
             check(
@@ -92,7 +92,7 @@ fn multiboot_1_information() {
 
 #[test]
 fn multiboot_2_information() {
-    bolero::check!()
+    fuzzing::check!()
         .with_type::<(Vec<(u8, Vec<u8>)>, Vec<(u16, u8)>, u8)>()
         .for_each(|(tags, patches, kept)| {
             let raw = tags.iter().flat_map(|(_, content)| content.iter().copied());
@@ -120,7 +120,7 @@ fn multiboot_2_information() {
 
 #[test]
 fn memory_maps_of_small_words() {
-    bolero::check!()
+    fuzzing::check!()
         .with_type::<(Vec<u8>, bool)>()
         .for_each(|(small, one)| {
             let small: Vec<u32> = small.iter().map(|&word| word.into()).collect();

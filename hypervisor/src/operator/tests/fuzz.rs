@@ -104,7 +104,7 @@ fn check_json(answer: &str) {
 
 #[test]
 fn lines_at_the_console() {
-    bolero::check!()
+    fuzzing::check!()
         .with_type::<Vec<(Vec<Piece>, u8)>>()
         .for_each(|lines| {
             let mut host = host_with_processes();
@@ -144,7 +144,7 @@ fn lines_at_the_console() {
 
 #[test]
 fn requests_at_the_door() {
-    bolero::check!()
+    fuzzing::check!()
         .with_type::<(Vec<(u8, Vec<Piece>, [u64; 3])>, Vec<u8>)>()
         .for_each(|(requests, raw)| {
             let mut host = host_with_processes();

@@ -7,7 +7,7 @@ use super::*;
 
 #[test]
 fn task_switches() {
-    bolero::check!()
+    fuzzing::check!()
         .with_type::<(
             u8,
             Vec<(u8, u32)>,

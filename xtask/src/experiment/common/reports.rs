@@ -284,7 +284,7 @@ mod fuzz {
 
     #[test]
     fn reports_of_the_workload() {
-        bolero::check!()
+        fuzzing::check!()
             .with_type::<(Vec<u8>, Vec<(u32, u64, Vec<u64>)>)>()
             .for_each(|(bytes, reports)| {
                 let words = [
