@@ -55,11 +55,12 @@ mod chosen {
                 bolero::bolero_engine::panic::forward_panic(false);
                 let outcome = test.test(&mut Bytes::new(&input, &options));
                 let Err(error) = outcome else { continue };
-                let smallest = test.shrink(input, None, &options);
+                let smallest = test.shrink(input.clone(), None, &options);
                 bolero::bolero_engine::panic::forward_panic(true);
                 match smallest {
                     Some(failure) => panic!("{failure:#}"),
-                    None => panic!("{error}"),
+                    // It fails with what was left by other inputs only.
+                    None => panic!("{error}\nThe bytes of the input: {input:?}"),
                 }
             }
             bolero::bolero_engine::panic::forward_panic(true);
