@@ -20,7 +20,7 @@ use crate::testbed::provision;
 const MODULE: &str = "fuzz::";
 /// The crates that have targets.
 const PACKAGES: [&str; 3] = ["devices", "hypervisor", "xtask"];
-/// What makes the compiler tell libFuzzer which code was reached, and what was compared with what.
+/// The flags that make the compiler tell libFuzzer which code was reached, and what was compared with what.
 const FLAGS: [&str; 8] = [
     "--cfg=fuzzing",
     "--cfg=fuzzing_libfuzzer",
