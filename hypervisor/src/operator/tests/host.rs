@@ -232,6 +232,18 @@ fn assert_is_documented(line: &serde_json::Value) {
     );
 }
 
+/// The end of the machine: its VMs and their scheduler, which have each other, are let go of.
+struct PowerCut(Arc<Scheduler>);
+
+impl Drop for PowerCut {
+    fn drop(&mut self) {
+        for vm in [WEB, DB] {
+            self.0.stop_vm(vm);
+            self.0.remove_vm(vm);
+        }
+    }
+}
+
 /// The machine, and the operator's session.
 pub(super) struct Host {
     pub line: Arc<Line>,
@@ -239,6 +251,7 @@ pub(super) struct Host {
     pub terminal: Arc<Terminal>,
     session: Session,
     detector: Arc<DetectorLine>,
+    _end: PowerCut,
 }
 
 impl Host {
@@ -282,6 +295,7 @@ impl Host {
         };
         Self {
             line,
+            _end: PowerCut(scheduler.clone()),
             vms: VmManager::new(Box::new(factory), scheduler, configs),
             session: Session::open(terminal.clone(), facts()),
             terminal,
