@@ -183,7 +183,11 @@ impl<C: GuestCpu> Vcpu<C> {
     ///
     /// # Errors
     /// If the VCPU is to come off its CPU.
-    fn process_requests(&mut self, now: HostTicks, requests: &VcpuRequests) -> Result<(), RunExit> {
+    pub(super) fn process_requests(
+        &mut self,
+        now: HostTicks,
+        requests: &VcpuRequests,
+    ) -> Result<(), RunExit> {
         let mut wanted = core::mem::replace(&mut self.pending, Requests::empty()) | requests.take();
         if wanted.contains(Requests::CLOCK) && self.follow_clock() {
             // Another VCPU has changed it: timers are due at other host times, and what this one is
@@ -208,6 +212,10 @@ impl<C: GuestCpu> Vcpu<C> {
         if wanted.contains(Requests::ROOT) {
             self.observer.sample_due = true;
             self.observe(now);
+        }
+        if wanted.contains(Requests::TIMERS) && self.next_timer() <= now {
+            // What it sends mostly ends the turn of a target, and takes a while to be found out and told.
+            self.stop_fast_clock(now);
         }
         self.observer.timer_expired = wanted.contains(Requests::TIMERS) && self.update_timers(now);
         if self.observer.timer_expired || wanted.contains(Requests::EVENT) {

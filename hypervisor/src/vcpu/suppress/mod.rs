@@ -72,8 +72,8 @@ impl<C: GuestCpu> Vcpu<C> {
         }
     }
 
-    /// Has a clock not be fast any more for this VCPU, which has left the guest at `now`, while suppression is told
-    /// what it has done, if others see it.
+    /// Has a clock not be fast any more for this VCPU, which has left the guest at `now`, until suppression has been
+    /// told what it has done, if others see it.
     #[inline]
     pub(super) fn stop_fast_clock(&mut self, now: HostTicks) {
         if !self.observer.directive.clock.rates.is_fast() || self.vm.vcpus() == 1 {
@@ -87,6 +87,8 @@ impl<C: GuestCpu> Vcpu<C> {
         };
         if changes {
             self.follow_suppression();
+            // If nothing is told, it is asked whether the clock is to be fast again.
+            self.observer.directive.look_at = now;
         }
     }
 

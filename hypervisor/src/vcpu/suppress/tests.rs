@@ -100,10 +100,8 @@ fn a_target_that_is_on_a_cpu_again_is_entered_with_a_fast_clock() {
     }
 }
 
-/// Checks what counts, in guest time, of an exit that takes `took` ticks and in which a switch to a target is seen,
-/// where `others` run as well.
-#[track_caller]
-fn counts_of_an_exit(took: u64, others: &mut [Vcpu<FakeCpu>], vcpu: Vcpu<FakeCpu>, most: i64) {
+/// A VCPU that has just been seen to run a target, whose clock is about to be fast, while `others` run.
+fn with_target_seen(others: &mut [Vcpu<FakeCpu>], vcpu: Vcpu<FakeCpu>) -> Vcpu<FakeCpu> {
     let mut vcpu = with_processes(vcpu);
     suppress(vcpu.vm(), TARGET, 1000, Policy::Bounded);
     for other in others {
@@ -115,6 +113,14 @@ fn counts_of_an_exit(took: u64, others: &mut [Vcpu<FakeCpu>], vcpu: Vcpu<FakeCpu
     vcpu.note_cpu(true);
     set(at(100));
     vcpu.follow(at(100));
+    vcpu
+}
+
+/// Checks what counts, in guest time, of an exit that takes `took` ticks and in which a switch to a target is seen,
+/// where `others` run as well.
+#[track_caller]
+fn counts_of_an_exit(took: u64, others: &mut [Vcpu<FakeCpu>], vcpu: Vcpu<FakeCpu>, most: i64) {
+    let mut vcpu = with_target_seen(others, vcpu);
     let stop_at = vcpu.observer.directive.stop_at;
     fake::advance(took);
     vcpu.follow_suppression();
@@ -146,6 +152,32 @@ fn it_counts_for_half_a_tick_at_most_where_another_vcpu_runs_that_sees_it_pass()
         let mut both = vcpus(2);
         let first = both.remove(0);
         counts_of_an_exit(took, &mut both, first, 2 * MS as i64);
+    }
+}
+
+#[test]
+fn a_fast_clock_that_others_see_is_stopped_when_a_timer_has_called_the_target_out() {
+    for (count, goes_on) in [(1, true), (2, false)] {
+        let mut rest = vcpus(count);
+        let first = rest.remove(0);
+        let mut vcpu = with_target_seen(&mut rest, first);
+        vcpu.follow_suppression();
+        let vm = vcpu.vm().clone();
+        let is_fast = || vm.board.lock().clock.rates().is_fast();
+        assert!(is_fast());
+        // Its timers are looked at, and one is not due yet.
+        vcpu.time.deadline = at(1_000);
+        set(at(999));
+        vcpu.pending |= Requests::TIMERS;
+        vcpu.process_requests(at(999), vm.requests(0)).unwrap();
+        assert!(is_fast(), "{count}");
+        vcpu.time.deadline = at(1_000);
+        set(at(1_000));
+        vcpu.pending |= Requests::TIMERS;
+        vcpu.process_requests(at(1_000), vm.requests(0)).unwrap();
+        assert_eq!(is_fast(), goes_on, "{count}");
+        // Nothing interrupts it, and so it is asked soon.
+        assert_eq!(vcpu.observer.directive.look_at <= at(1_000), !goes_on);
     }
 }
 
