@@ -25,6 +25,10 @@ const REGION: u64 = 2 << 20;
 const SEARCH_LINES: u32 = 64;
 /// The same for a process that has just been named, for which there is time.
 const FIRST_SEARCH_LINES: u32 = 1024;
+/// The least time between searches, in ticks: some hundred times what one takes.
+const SEARCH_INTERVAL: u64 = 1_000_000;
+/// The number of doublings of it, one for each search that found nothing: up to 64 times as long.
+const MOST_IN_VAIN: u32 = 6;
 
 /// A page that the process could write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +63,9 @@ pub(super) struct PrivatePages {
     pages: [Option<PrivatePage>; PAGES],
     /// The address at which the search for more goes on.
     cursor: u64,
+    /// Whether anything has been found since it was at zero, and how often in a row nothing was when it came to the end.
+    finds: bool,
+    in_vain: u32,
     /// The addresses of pages that are shared on purpose, the latest ones.
     shared: [u64; SHARED],
     next_shared: usize,
@@ -87,6 +94,8 @@ impl PrivatePages {
     pub(super) const NONE: Self = Self {
         pages: [None; PAGES],
         cursor: 0,
+        finds: false,
+        in_vain: 0,
         shared: [u64::MAX; SHARED],
         next_shared: 0,
     };
@@ -121,6 +130,7 @@ impl PrivatePages {
         format: RootFormat,
     ) {
         *self = *of;
+        self.in_vain = 0;
         for page in self.pages.iter_mut().flatten() {
             page.is_frozen = false;
             page.digest = None;
@@ -205,6 +215,7 @@ impl PrivatePages {
                 Some(Mapping { frame, writable }) => {
                     changes.may_have_forked |= !page.is_frozen;
                     left(*page);
+                    self.in_vain = 0;
                     *place = writable.then_some(PrivatePage {
                         frame,
                         is_frozen: false,
@@ -212,7 +223,10 @@ impl PrivatePages {
                         ..*page
                     });
                 }
-                None => *place = None,
+                None => {
+                    *place = None;
+                    self.in_vain = 0;
+                }
             }
         }
         changes
@@ -236,6 +250,11 @@ impl PrivatePages {
             self.search(memory, root, format, SEARCH_LINES);
         }
         searches
+    }
+
+    /// Returns the least time between searches, in ticks: the longer, the more often there was nothing to be found.
+    pub(super) fn search_interval(&self) -> u64 {
+        SEARCH_INTERVAL << self.in_vain.min(MOST_IN_VAIN)
     }
 
     /// Returns whether the page at `address` is remembered already, or is not to be.
@@ -278,6 +297,7 @@ impl PrivatePages {
                         self.cursor = (region + 1) * REGION;
                     } else if !self.has(address) {
                         self.pages[1 + free] = new_page(address, Some(found));
+                        self.finds = true;
                     }
                 }
                 Search::Unfinished(at) => {
@@ -286,6 +306,8 @@ impl PrivatePages {
                 }
                 Search::End => {
                     self.cursor = 0;
+                    let finds = core::mem::take(&mut self.finds);
+                    self.in_vain = if finds { 0 } else { self.in_vain + 1 };
                     return;
                 }
             }
@@ -302,4 +324,48 @@ fn new_page(address: u64, mapping: Option<Mapping>) -> Option<PrivatePage> {
         is_frozen: false,
         digest: None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::pages::tests::map;
+    use super::*;
+    use crate::test_ram::TestRam;
+
+    const LONG: RootFormat = RootFormat::Long;
+
+    #[test]
+    fn searches_that_find_nothing_become_seldom_until_there_is_something_new() {
+        let ram = TestRam::new(0x20000);
+        let root = Root::new(0x1000, LONG);
+        let mut tables = 0x10000;
+        map(&ram, 0x1000, 0x40_0000, 0x7067, &mut tables);
+        map(&ram, 0x1000, 0x40_1000, 0x8067, &mut tables);
+        let mut pages = PrivatePages::NONE;
+        pages.gather(&ram, root, LONG);
+        assert_eq!(pages.iter().count(), 2);
+        let search = |pages: &mut PrivatePages| {
+            // Up to the end of the address space.
+            assert!(pages.look_for_more(&ram, root, LONG, None, true));
+            while pages.cursor != 0 {
+                assert!(pages.look_for_more(&ram, root, LONG, None, true));
+            }
+            pages.search_interval()
+        };
+        let seldom: [u64; 8] = core::array::from_fn(|_| search(&mut pages));
+        assert_eq!(
+            seldom,
+            [2, 4, 8, 16, 32, 64, 64, 64].map(|it| it * SEARCH_INTERVAL)
+        );
+        map(&ram, 0x1000, 0x80_0000, 0x9067, &mut tables);
+        assert_eq!(search(&mut pages), SEARCH_INTERVAL);
+        assert_eq!(search(&mut pages), 2 * SEARCH_INTERVAL);
+        // One is unmapped.
+        map(&ram, 0x1000, 0x40_1000, 0, &mut tables);
+        pages.look(&ram, root, LONG, false, |_| ());
+        assert_eq!(
+            (pages.iter().count(), pages.search_interval()),
+            (2, SEARCH_INTERVAL)
+        );
+    }
 }

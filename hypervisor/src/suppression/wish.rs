@@ -48,8 +48,8 @@ const MOST_TRIES: u32 = 16;
 /// The number of ticks, about, that a kernel takes to switch after an interrupt that asks it to.
 const SWITCH: u64 = 4_000;
 /// The lead beyond which a target is parked for a moment though others of its VM wait, as a divisor of a
-/// second: 15 ms.
-const COMFORT: u64 = 66;
+/// second: 14 ms. Beside equals the clock is to be off by 15 ms at most, whatever comes in between.
+const COMFORT: u64 = 71;
 /// The part of all time, as a divisor, that such moments may take.
 pub(super) const BRIEF_PARKING: u64 = 200;
 /// The cost of an exit, in ticks, beyond which none is spent on waiting for a kernel to take interrupts

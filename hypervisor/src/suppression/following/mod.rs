@@ -46,8 +46,6 @@ const REMEMBERED_FOR: u64 = 5;
 const LOOKS_PER_SECOND: u64 = 4_000;
 /// The number of looks for the first pages of a new member for each doubling of its age, about.
 const LOOKS_EACH_AGE: u64 = 4;
-/// The least time between searches for more pages of a member that has some, in ticks: some hundred times what one takes.
-const SEARCH_INTERVAL: u64 = 1_000_000;
 /// The distance of stack pointers that belong to one stack at two points of one function, in bytes, and
 /// do not belong to two stacks at the same point.
 const SAME_PLACE: u64 = 2048;
@@ -501,7 +499,8 @@ impl Suppression {
             });
         if is_time {
             member.looked_at = now;
-            let searches = !has_pages || now.since(member.searched_at) >= SEARCH_INTERVAL;
+            let searches =
+                !has_pages || now.since(member.searched_at) >= member.pages.search_interval();
             let pages = &mut member.pages;
             if pages.look_for_more(memory, first, format, stack, searches) {
                 member.searched_at = now;
