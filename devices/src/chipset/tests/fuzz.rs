@@ -1,9 +1,8 @@
 //! Targets for fuzzing: a guest that reads and writes the registers of all devices at will, and a driver
 //! that puts anything into its device.
 
-use super::virtio::{FEATURES, machine as with_virtio};
+use super::virtio::{machine as with_virtio, serves_a_good_driver, work_off};
 use super::*;
-use crate::virtio::driver::{BUFFERS, Driver, Layout};
 
 /// Ports of devices, and what is near them.
 const PORTS: [(u16, u16); 18] = [
@@ -217,21 +216,9 @@ fn structures_and_rings_of_a_virtio_device() {
                 } else {
                     machine.peek(address, size);
                 }
-                for _ in 0..64 {
-                    if machine.chipset.next_deadline().is_none() {
-                        break;
-                    }
-                    let (chipset, mut env) = machine.parts();
-                    chipset.expire(&mut env);
-                }
+                work_off(&mut machine);
             }
-            // After a reset a good driver is served.
-            ram.put(0, &[0; 0x1_0000]);
-            let mut driver = Driver::new(&ram, 16, true);
-            machine.initialize(at, FEATURES, &driver);
-            driver.add(&[(BUFFERS, 8, true)], Layout::Direct).unwrap();
-            machine.notify(at, 0);
-            assert!(driver.take_back().is_some());
+            assert!(serves_a_good_driver(&mut machine, at, &ram));
         });
 }
 
