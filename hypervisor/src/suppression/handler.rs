@@ -22,6 +22,10 @@ use devices::time::HostTicks;
 /// apart belong to different stacks.
 const STACK: u64 = 16 << 10;
 
+/// The time that a handler of an interrupt of user mode is given while it is seen with interrupts off, as a multiple of
+/// what others are: one that sends what a line has room for, byte by byte, takes some thousand instructions a byte.
+const LONGEST_MASKED: u64 = 8;
+
 /// The execution context of a VCPU: its mode, its interruptibility and its stack pointer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Context {
@@ -175,7 +179,15 @@ impl Lengths {
         context: Context,
         now: HostTicks,
     ) -> bool {
-        if handler.is_over(context) || now.since(handler.since) >= self.longest {
+        let length = now.since(handler.since);
+        // One that has interrupted user mode, and is seen with interrupts off, has not gone on to anything else yet.
+        let is_masked = handler.begin_was_seen && handler.frame.user_mode && !context.interruptible;
+        let longest = if is_masked {
+            self.longest.saturating_mul(LONGEST_MASKED)
+        } else {
+            self.longest
+        };
+        if handler.is_over(context) || length >= longest {
             return true;
         }
         if now >= handler.look_at {
@@ -183,7 +195,9 @@ impl Lengths {
                 self.usual = (self.usual + self.usual / 16).min(self.longest);
             }
             handler.looked_at = true;
-            handler.look_at = now.saturating_add((self.usual / 2).max(self.least_look));
+            // Looks take time as well: one that is long is looked at less often.
+            let wait = (self.usual / 2).max(length / 4).max(self.least_look);
+            handler.look_at = now.saturating_add(wait);
         }
         false
     }
@@ -252,6 +266,38 @@ mod tests {
         let mut handler = lengths.begin(USER, HostTicks(0), true);
         assert!(!lengths.is_over(&mut handler, KERNEL, HostTicks(99_999)));
         assert!(lengths.is_over(&mut handler, KERNEL, HostTicks(100_000)));
+    }
+
+    #[test]
+    fn a_handler_of_an_interrupt_of_user_mode_has_longer_while_interrupts_are_off() {
+        let masked = at(KERNEL.rsp, false);
+        let over_at = |frame, context, begin_was_seen| {
+            let mut lengths = Lengths::new(100_000, 2_000);
+            let mut handler = Handler {
+                begin_was_seen,
+                ..lengths.begin(frame, HostTicks(0), true)
+            };
+            let mut looks = 0;
+            loop {
+                let now = handler.look_at();
+                if lengths.is_over(&mut handler, context, now) {
+                    return (now.0, looks);
+                }
+                looks += 1;
+            }
+        };
+        let (end, looks) = over_at(USER, masked, true);
+        assert!((800_000..1_000_000).contains(&end), "{end}");
+        assert!(looks < 20, "{looks}: each takes some thousand ticks");
+        // What runs may be the code that was interrupted.
+        for (frame, context, begin_was_seen) in [
+            (USER, KERNEL, true),
+            (KERNEL, at(KERNEL.rsp - 0x200, false), true),
+            (USER, masked, false),
+        ] {
+            let (end, _) = over_at(frame, context, begin_was_seen);
+            assert!((100_000..125_000).contains(&end), "{end}");
+        }
     }
 
     #[test]

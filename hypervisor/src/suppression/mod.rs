@@ -19,7 +19,7 @@
 //! | the target runs | is fast by `N`: the guest's scheduler takes the CPU away | runs |
 //! | its budget is used up | is fast by `N`: others do not wait | is held: the target gets nothing |
 //! | the lead is at its bound | gives back | is parked |
-//! | the lead is 14 ms, others wait | all but stands still | is parked for a moment, while that is rare |
+//! | the lead is 15 ms, others wait | all but stands still | is parked for a moment, while that is rare |
 //! | nobody else wants its VCPU | gives back | runs until its budget is used up, then is parked |
 //! | an interrupt is handled | gives back | runs |
 //! | others run | gives back what was gained, then is real | runs |

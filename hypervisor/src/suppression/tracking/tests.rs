@@ -364,9 +364,14 @@ fn a_handler_whose_processor_waits_for_a_cpu_goes_on_in_real_time() {
     let long = 10_000_000;
     let back = scene.at(long, 0, Event::OnCpu(deeper.context));
     assert_eq!(back.clock.rates, Rates::REAL_TIME, "still in its handler");
-    assert_eq!(scene.seen(long + 40_000, deeper), Rates::REAL_TIME);
+    assert_eq!(scene.seen(long + 40_000, still(TARGET)), Rates::REAL_TIME);
     assert_eq!(
         scene.seen(long + 60_000, deeper),
+        Rates::REAL_TIME,
+        "interrupts are still off"
+    );
+    assert_eq!(
+        scene.seen(long + 60_001, still(TARGET)),
         fast(),
         "none takes so long"
     );
