@@ -252,9 +252,14 @@ impl PrivatePages {
         searches
     }
 
-    /// Returns the least time between searches, in ticks: the longer, the more often there was nothing to be found.
-    pub(super) fn search_interval(&self) -> u64 {
-        SEARCH_INTERVAL << self.in_vain.min(MOST_IN_VAIN)
+    /// Returns the least time between searches, in ticks: the longer, the more often there was nothing to be found,
+    /// unless a process of its family has forked lately, and so `may_fork_again`.
+    pub(super) fn search_interval(&self, may_fork_again: bool) -> u64 {
+        if may_fork_again {
+            SEARCH_INTERVAL
+        } else {
+            SEARCH_INTERVAL << self.in_vain.min(MOST_IN_VAIN)
+        }
     }
 
     /// Returns whether the page at `address` is remembered already, or is not to be.
@@ -350,7 +355,8 @@ mod tests {
             while pages.cursor != 0 {
                 assert!(pages.look_for_more(&ram, root, LONG, None, true));
             }
-            pages.search_interval()
+            assert_eq!(pages.search_interval(true), SEARCH_INTERVAL);
+            pages.search_interval(false)
         };
         let seldom: [u64; 8] = core::array::from_fn(|_| search(&mut pages));
         assert_eq!(
@@ -364,7 +370,7 @@ mod tests {
         map(&ram, 0x1000, 0x40_1000, 0, &mut tables);
         pages.look(&ram, root, LONG, false, |_| ());
         assert_eq!(
-            (pages.iter().count(), pages.search_interval()),
+            (pages.iter().count(), pages.search_interval(false)),
             (2, SEARCH_INTERVAL)
         );
     }

@@ -462,6 +462,7 @@ impl Suppression {
             return;
         }
         let interval = self.tsc.get() / LOOKS_PER_SECOND;
+        let may_fork_again = self.expects_copies(now);
         let Some((slot, id)) = self.targets.member_of(root) else {
             return;
         };
@@ -499,9 +500,9 @@ impl Suppression {
             });
         if is_time {
             member.looked_at = now;
-            let searches =
-                !has_pages || now.since(member.searched_at) >= member.pages.search_interval();
             let pages = &mut member.pages;
+            let interval = pages.search_interval(may_fork_again);
+            let searches = !has_pages || now.since(member.searched_at) >= interval;
             if pages.look_for_more(memory, first, format, stack, searches) {
                 member.searched_at = now;
             }
