@@ -123,6 +123,14 @@ impl<C: GuestCpu> Vcpu<C> {
                 return Err(RunExit::Halted);
             }
             if self.is_kept_out() {
+                let now = host_now();
+                if now >= self.next_timer() && !timers_served {
+                    // What it sends may let it run, or be what the clock is fast for. It has come due since the exit.
+                    timers_served = true;
+                    self.pending |= Requests::TIMERS;
+                    since = now;
+                    continue;
+                }
                 // Time that it is kept out is no exit's.
                 self.statistics.end_exit(host_now());
                 let exit = self.stay_out(until, requests);
