@@ -157,13 +157,15 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// Returns whether the guest cannot go on at all: its code or its paging structures are not in RAM.
-    /// Where it is just that the emulator does not do an instruction, #UD says so to the guest.
+    /// Returns whether the guest cannot go on at all: its paging structures are not in RAM.
+    /// Where it is just that the emulator does not do an instruction, or cannot see it, #UD says so to the guest.
     #[must_use]
     pub const fn is_guests_end(self) -> bool {
         match self {
-            Self::NotDecoded | Self::NotImplemented | Self::LockedRam => false,
-            Self::CodeNotRam(_) | Self::PagingNotRam(_) => true,
+            Self::NotDecoded | Self::NotImplemented | Self::LockedRam | Self::CodeNotRam(_) => {
+                false
+            }
+            Self::PagingNotRam(_) => true,
         }
     }
 }

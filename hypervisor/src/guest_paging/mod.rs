@@ -1,6 +1,6 @@
 //! The guest's page tables, walked as its CPU would walk them: from a linear to a
 //! guest-physical address, with permission checks, accessed and dirty flags, and page
-//! faults (SDM vol. 3A, chapter 4).
+//! faults (SDM vol. 3A, chapter 4). Paging structures that are not in RAM are read as all ones.
 //!
 //! Protection keys, shadow stacks and HLAT paging are not offered to guests, and not
 //! known here. 1 GiB pages and PSE-36 are taken to be there.
@@ -110,7 +110,7 @@ pub struct PageFault {
 pub enum WalkError {
     /// A page fault, for the guest.
     Fault(PageFault),
-    /// A paging structure that lies outside the guest's RAM.
+    /// An entry whose flags were to be set, and that is not in the guest's RAM any more.
     NotRam(NotRam),
 }
 
@@ -199,8 +199,8 @@ impl Paging {
     /// `linear` must be canonical: that is the caller's check, its failure being #GP or #SS.
     ///
     /// # Errors
-    /// [`WalkError::Fault`] if the CPU would raise #PF, [`WalkError::NotRam`] if a paging
-    /// structure is not in RAM.
+    /// [`WalkError::Fault`] if the CPU would raise #PF, [`WalkError::NotRam`] if an entry
+    /// that is to be written is not in RAM.
     pub fn translate(
         &self,
         memory: &impl GuestMemory,
@@ -287,7 +287,7 @@ impl Paging {
         let mut common = !0;
         let mut no_execute = 0;
         loop {
-            entry = memory.read_u64(wide_slot(entry & ADDRESS, linear, shift))?;
+            entry = wide_entry(memory, wide_slot(entry & ADDRESS, linear, shift));
             if entry & (self.reserved | PRESENT) != PRESENT {
                 return Err(self.unusable(linear, access, entry));
             }
@@ -337,7 +337,7 @@ impl Paging {
         large_pages: bool,
     ) -> Result<Walk, WalkError> {
         let directory = self.root & ADDRESS_32;
-        let pde = u64::from(memory.read_u32(narrow_slot(directory, linear, 22))?);
+        let pde = narrow_entry(memory, narrow_slot(directory, linear, 22));
         if pde & PRESENT == 0 {
             return Err(self.fault(linear, access, PageFaultErrorCode::empty()));
         }
@@ -359,7 +359,7 @@ impl Paging {
                 leaf: pde,
             });
         }
-        let pte = u64::from(memory.read_u32(narrow_slot(pde & ADDRESS_32, linear, 12))?);
+        let pte = narrow_entry(memory, narrow_slot(pde & ADDRESS_32, linear, 12));
         if pte & PRESENT == 0 {
             return Err(self.fault(linear, access, PageFaultErrorCode::empty()));
         }
@@ -471,6 +471,18 @@ struct Walk {
     common: u64,
     /// The entry that maps the page.
     leaf: u64,
+}
+
+/// Returns the entry of 8 bytes at `slot`. Where there is no RAM all bits are set, as on a bus that nobody drives;
+/// some of them are reserved.
+#[inline]
+fn wide_entry(memory: &impl GuestMemory, slot: GuestPhysAddr) -> u64 {
+    memory.read_u64(slot).unwrap_or(!0)
+}
+
+/// Returns the entry of 4 bytes at `slot`, as [`wide_entry`] does.
+fn narrow_entry(memory: &impl GuestMemory, slot: GuestPhysAddr) -> u64 {
+    memory.read_u32(slot).unwrap_or(!0).into()
 }
 
 fn wide_slot(table: u64, linear: GuestVirtAddr, shift: u32) -> GuestPhysAddr {

@@ -272,13 +272,14 @@ fn a_fault_sets_no_dirty_flag() {
 }
 
 #[test]
-fn tables_outside_ram_are_an_error_of_their_own() {
+fn tables_outside_ram_have_reserved_bits_set() {
     let ram = ram();
     ram.write_u64(0x1000 + (LINEAR >> 39 & 0x1ff) * 8, 0xfee0_0000 | ALL);
-    assert!(matches!(
-        translate(LONG, &ram, LINEAR, READ),
-        Err(WalkError::NotRam(_))
-    ));
+    let Err(WalkError::Fault(fault)) = translate(LONG, &ram, LINEAR, READ) else {
+        panic!("no page fault");
+    };
+    let expected = PageFaultErrorCode::PROTECTION_VIOLATION | PageFaultErrorCode::MALFORMED_TABLE;
+    assert_eq!(fault.error_code, expected);
 }
 
 #[test]

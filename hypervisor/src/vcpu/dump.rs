@@ -7,8 +7,8 @@ use core::fmt;
 use vmx::addr::GuestVirtAddr;
 use vmx::segment::SegmentRegister;
 
-use super::Vcpu;
-use super::backend::GuestCpu;
+use super::backend::{GuestCpu, Interruptibility};
+use super::{Activity, Vcpu};
 use crate::guest_memory::GuestMemory;
 use crate::guest_paging::{Access, AccessKind, Paging};
 use crate::vm::registers::{GENERAL_NAMES, RegisterCopy, SegmentCopy};
@@ -18,12 +18,12 @@ impl<C: GuestCpu> Vcpu<C> {
     #[cold]
     pub(super) fn copy_registers(&self) {
         if let Some(place) = self.vm.registers.get(self.index as usize) {
-            *place.lock() = Some(copy_registers(&self.cpu));
+            *place.lock() = Some(copy_registers(&self.cpu, self.activity));
         }
     }
 }
 
-fn copy_registers(cpu: &impl GuestCpu) -> RegisterCopy {
+fn copy_registers(cpu: &impl GuestCpu, activity: Activity) -> RegisterCopy {
     let mut general = [0; 16];
     for (index, register) in general.iter_mut().enumerate() {
         *register = cpu.gpr(index);
@@ -37,6 +37,10 @@ fn copy_registers(cpu: &impl GuestCpu) -> RegisterCopy {
         cr3: cpu.cr3(),
         cr4: cpu.cr4(),
         efer: cpu.efer(),
+        activity: activity.name(),
+        nmis_blocked: cpu
+            .interruptibility()
+            .contains(Interruptibility::BLOCKED_BY_NMI),
         segments: SegmentRegister::ALL.map(|register| {
             let segment = cpu.segment(register);
             SegmentCopy {
@@ -56,18 +60,27 @@ fn copy_registers(cpu: &impl GuestCpu) -> RegisterCopy {
 /// If `out` fails.
 pub(crate) fn write_dump(
     cpu: &impl GuestCpu,
+    activity: Activity,
     memory: &impl GuestMemory,
     out: &mut impl fmt::Write,
 ) -> fmt::Result {
-    let copy = copy_registers(cpu);
+    let copy = copy_registers(cpu, activity);
     for (index, (name, value)) in GENERAL_NAMES.iter().zip(copy.general).enumerate() {
         let end = if index % 4 == 3 { "\n" } else { "  " };
         write!(out, "{name:<3} {value:016x}{end}")?;
     }
     writeln!(
         out,
-        "rip {:016x}  rflags {:08x}  cpl {}",
-        copy.rip, copy.rflags, copy.cpl
+        "rip {:016x}  rflags {:08x}  cpl {}  {}{}",
+        copy.rip,
+        copy.rflags,
+        copy.cpl,
+        copy.activity,
+        if copy.nmis_blocked {
+            ", NMIs blocked"
+        } else {
+            ""
+        }
     )?;
     writeln!(
         out,

@@ -69,6 +69,17 @@ pub(crate) enum Activity {
     WaitingForStartUp,
 }
 
+impl Activity {
+    /// Returns its name, for people and programs.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Halted => "halted",
+            Self::WaitingForStartUp => "waiting-for-start-up",
+        }
+    }
+}
+
 /// A virtual CPU, whose guest runs on a `C`.
 pub(crate) struct Vcpu<C: GuestCpu = VmxCpu> {
     vm: Arc<Vm>,
@@ -201,7 +212,7 @@ impl<C: GuestCpu> Vcpu<C> {
     /// # Errors
     /// If `out` fails.
     pub(crate) fn write_dump(&self, out: &mut impl core::fmt::Write) -> core::fmt::Result {
-        dump::write_dump(&self.cpu, &self.vm.ram, out)
+        dump::write_dump(&self.cpu, self.activity, &self.vm.ram, out)
     }
 
     /// Lets the guest access the MSRs of its own without an exit.

@@ -30,14 +30,10 @@ pub(crate) enum StopReason {
     MachineCheck(Box<MachineCheck>),
     /// An exception in delivering a double fault.
     TripleFault,
-    /// An instruction on a device that cannot be carried out, as it or its page tables are not in RAM.
+    /// An instruction on a device that cannot be carried out, as its page tables are not in RAM.
     Unsupported(Unsupported),
-    /// Code or page tables outside RAM.
+    /// A task's state, or the address to go on at after a reset, outside RAM.
     NotRam(NotRam),
-    /// Code in device memory.
-    FetchFromDevice(GuestPhysAddr),
-    /// A stack, IDT, GDT or TSS in device memory, as an event was being delivered.
-    DeliveryThroughDevice(GuestPhysAddr),
     /// A refusal by the processor of what it was given for the guest: a bug of tarpit's.
     EntryRefused(EntryFailed),
     /// A refusal by the processor of the guest's state.
@@ -89,16 +85,6 @@ impl fmt::Display for StopReason {
             Self::TripleFault => f.write_str("triple fault"),
             Self::Unsupported(instruction) => write!(f, "{instruction}"),
             Self::NotRam(access) => write!(f, "{access}"),
-            Self::FetchFromDevice(address) => {
-                write!(
-                    f,
-                    "instruction fetch from device memory or nothing at {address:?}"
-                )
-            }
-            Self::DeliveryThroughDevice(address) => write!(
-                f,
-                "delivery of an event through device memory or nothing at {address:?}"
-            ),
             Self::EntryRefused(error) => write!(f, "VM entry failed: {error}"),
             Self::EntryFailure { number, name } => {
                 write!(f, "VM entry failed: exit reason {number}, {name}")

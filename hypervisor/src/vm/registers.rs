@@ -41,6 +41,10 @@ pub(crate) struct RegisterCopy {
     pub cr4: u64,
     /// IA32_EFER.
     pub efer: u64,
+    /// Its activity, in words: running, halted, or waiting for a start-up.
+    pub activity: &'static str,
+    /// Whether NMIs are blocked.
+    pub nmis_blocked: bool,
     /// The segment registers, and the two that refer to tables.
     pub segments: [SegmentCopy; 8],
 }

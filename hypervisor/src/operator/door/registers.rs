@@ -87,6 +87,8 @@ struct Registers<'a> {
     cr3: Hex,
     cr4: Hex,
     efer: Hex,
+    activity: &'static str,
+    nmis_blocked: bool,
     segments: Vec<Segment>,
 }
 
@@ -125,6 +127,8 @@ impl<'a> Registers<'a> {
             cr3: Hex(copy.cr3),
             cr4: Hex(copy.cr4),
             efer: Hex(copy.efer),
+            activity: copy.activity,
+            nmis_blocked: copy.nmis_blocked,
             segments: segments.collect(),
         }
     }

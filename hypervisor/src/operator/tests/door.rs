@@ -296,6 +296,8 @@ fn registers_are_what_the_vcpu_has_copied() {
         cr3: 0x1000,
         cr4: 0x20,
         efer: 0x500,
+        activity: "halted",
+        nmis_blocked: true,
         segments: [segment; 8],
     });
     poll(&mut host);
@@ -305,6 +307,8 @@ fn registers_are_what_the_vcpu_has_copied() {
     assert_eq!(record["rip"], "0xffffffff81000000");
     assert_eq!(record["general"]["r15"], "0xf");
     assert_eq!(record["cr3"], "0x1000");
+    assert_eq!(record["activity"], "halted");
+    assert_eq!(record["nmis_blocked"], true);
     assert_eq!(record["segments"][0]["limit"], "0xffffffff");
     let answer = ask(
         &mut host,

@@ -109,6 +109,8 @@ pub(in crate::vcpu) struct FakeCpu {
     pub(in crate::vcpu) segments: [Segment; 8],
     pub(in crate::vcpu) interruptibility: Interruptibility,
     pub(in crate::vcpu) pending_debug: bool,
+    /// The linear address of nested page faults.
+    pub(in crate::vcpu) faulting_address: Option<u64>,
     pub(in crate::vcpu) can_virtualize_apic: bool,
     pub(in crate::vcpu) assistance: ApicAssistance,
     /// The highest vectors requested and in service.
@@ -174,6 +176,7 @@ impl FakeCpu {
             segments,
             interruptibility: Interruptibility::empty(),
             pending_debug: false,
+            faulting_address: None,
             can_virtualize_apic: false,
             assistance: ApicAssistance::TprShadow,
             virtual_interrupts: (0, 0),
@@ -340,6 +343,10 @@ impl GuestCpu for FakeCpu {
 
     fn set_event_windows(&mut self, interrupt: bool, nmi: bool) {
         self.windows = (interrupt, nmi);
+    }
+
+    fn faulting_linear_address(&self) -> Option<u64> {
+        self.faulting_address
     }
 
     fn has_pending_debug_exception(&self) -> bool {

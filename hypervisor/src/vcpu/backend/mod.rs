@@ -194,6 +194,10 @@ pub(crate) trait GuestCpu: TaskCpu + Send {
     /// Has the guest leave as soon as it can take an interrupt, or an NMI.
     fn set_event_windows(&mut self, interrupt: bool, nmi: bool);
 
+    /// Returns the linear address of the access that the last nested page fault was about; `None` if there was
+    /// none, as where PDPTEs are loaded.
+    fn faulting_linear_address(&self) -> Option<u64>;
+
     /// Returns whether a debug exception waits for the next entry.
     fn has_pending_debug_exception(&self) -> bool;
 

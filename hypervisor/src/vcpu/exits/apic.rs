@@ -29,7 +29,7 @@ impl<C: GuestCpu> Vcpu<C> {
     ) -> Result<(), StopReason> {
         let address = GuestPhysAddr(arch::apic::DEFAULT_ADDRESS + u64::from(access.offset));
         if !access.read && !access.write && self.events.interrupted.is_none() {
-            return Err(StopReason::FetchFromDevice(address));
+            return self.handle_fetch_from_device();
         }
         self.emulate_access(
             Violation {

@@ -1,8 +1,10 @@
 //! Accesses to guest-physical memory that is not RAM.
 
+use arch::{ExceptionVector, PageFaultErrorCode};
 use devices::time::HostTicks;
+use vmx::event::Event;
 
-use crate::emulate::{Violation, emulate};
+use crate::emulate::{Fault, Violation, emulate};
 use crate::vcpu::backend::GuestCpu;
 use crate::vcpu::backend::exit::NestedPageFault;
 use crate::vcpu::{StopReason, Vcpu};
@@ -17,17 +19,14 @@ impl<C: GuestCpu> Vcpu<C> {
         if self.handle_guarded_root(fault) {
             return Ok(());
         }
+        if !fault.final_access {
+            return self.handle_missing_table(fault);
+        }
         if fault.fetch {
-            if fault.final_access && self.vm.memory_map.execute(fault.address)? {
+            if self.vm.memory_map.execute(fault.address)? {
                 return Ok(());
             }
-            return Err(StopReason::FetchFromDevice(fault.address));
-        }
-        if !fault.final_access {
-            return Err(StopReason::NotRam(crate::guest_memory::NotRam {
-                address: fault.address,
-                length: 8,
-            }));
+            return self.handle_fetch_from_device();
         }
         self.emulate_access(
             Violation {
@@ -36,6 +35,41 @@ impl<C: GuestCpu> Vcpu<C> {
             },
             at,
         )
+    }
+
+    /// Has the guest raise #UD for code where no RAM is: nobody drives the bus, and all ones are no instruction.
+    #[cold]
+    pub(super) fn handle_fetch_from_device(&mut self) -> Result<(), StopReason> {
+        self.raise(Event::INVALID_OPCODE)
+    }
+
+    /// Has the guest raise the exception of a paging structure that is not in RAM: its entries are all ones, with
+    /// reserved bits among them. That the access was a write may be unknown: the exit tells of the one to the structure.
+    #[cold]
+    fn handle_missing_table(&mut self, fault: NestedPageFault) -> Result<(), StopReason> {
+        let Some(address) = self.cpu.faulting_linear_address() else {
+            // A load of PDPTEs, which are not loaded (SDM vol. 3A, 4.4.1).
+            return self.raise(Event::GENERAL_PROTECTION);
+        };
+        let mut error_code =
+            PageFaultErrorCode::PROTECTION_VIOLATION | PageFaultErrorCode::MALFORMED_TABLE;
+        error_code.set(PageFaultErrorCode::CAUSED_BY_WRITE, fault.write);
+        error_code.set(PageFaultErrorCode::USER_MODE, self.cpu.cpl() == 3);
+        self.raise_fault(Fault {
+            vector: ExceptionVector::Page,
+            error_code: Some(error_code.bits() as u32),
+            cr2: Some(address),
+        })
+    }
+
+    /// Has the guest raise an exception where an event was being delivered, and its stack (which is written) or a
+    /// table (which is read) is in device memory or nothing.
+    #[cold]
+    fn handle_delivery_through_device(&mut self, violation: Violation) -> Result<(), StopReason> {
+        self.raise(match violation.write {
+            true => Event::exception(ExceptionVector::Stack, Some(0)),
+            false => Event::GENERAL_PROTECTION,
+        })
     }
 
     /// Emulates the instruction at RIP, which touches device memory.
@@ -47,7 +81,7 @@ impl<C: GuestCpu> Vcpu<C> {
         if self.events.interrupted.is_some() {
             // No instruction is at fault: the processor wanted to push, or to read the IDT or a
             // descriptor.
-            return Err(StopReason::DeliveryThroughDevice(violation.address));
+            return self.handle_delivery_through_device(violation);
         }
         let vm = self.vm.clone();
         let result = self.with_devices(at, |cpu, devices| {
@@ -60,16 +94,18 @@ impl<C: GuestCpu> Vcpu<C> {
 
 #[cfg(test)]
 mod tests {
+    use arch::ExceptionVector;
     use arch::gpr::RDI;
     use devices::time::HostTicks;
     use vmx::addr::GuestPhysAddr;
     use vmx::event::Event;
 
+    use crate::emulate::Violation;
     use crate::guest_memory::GuestMemory;
     use crate::vcpu::backend::exit::{Exit, NestedPageFault};
     use crate::vcpu::backend::fake::{FakeCpu, Stay};
     use crate::vcpu::fixture::vcpu;
-    use crate::vcpu::{RunExit, StopReason, Vcpu};
+    use crate::vcpu::{StopReason, Vcpu};
 
     /// Where nothing is but a hole for devices.
     const HOLE: u64 = 0xfed0_8000;
@@ -134,20 +170,88 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_that_fetches_from_a_hole_for_devices_ends() {
-        let exit = fetching_at(HOLE).run(HostTicks(u64::MAX));
-        let expected = StopReason::FetchFromDevice(GuestPhysAddr(HOLE));
-        assert_eq!(exit, RunExit::Stopped(expected));
+    fn code_where_no_ram_is_is_undefined_for_the_guest_which_goes_on() {
+        let entry = fetching_at(HOLE).entry_after_script();
+        assert_eq!(entry.event, Some(Event::INVALID_OPCODE));
     }
 
     #[test]
-    fn code_outside_ram_ends_the_guest() {
+    fn code_that_is_not_in_ram_any_more_is_undefined_for_the_guest_which_goes_on() {
         let mut vcpu = at_code(&[]);
         vcpu.cpu.rip = 0x7fff_0000;
-        let exit = vcpu.run(HostTicks(u64::MAX));
-        assert!(
-            matches!(exit, RunExit::Stopped(StopReason::Unsupported(_))),
-            "{exit:?}"
+        let entry = vcpu.entry_after_script();
+        assert_eq!(entry.event, Some(Event::INVALID_OPCODE));
+    }
+
+    /// A VCPU whose processor finds a paging structure outside RAM, as it accesses `linear`.
+    fn without_table(linear: Option<u64>) -> Vcpu<FakeCpu> {
+        let mut vcpu = vcpu();
+        vcpu.cpu.faulting_address = linear;
+        vcpu.then(Stay::until(
+            10,
+            Exit::NestedPageFault(NestedPageFault {
+                address: GuestPhysAddr(HOLE),
+                write: true,
+                fetch: false,
+                final_access: false,
+                nmi_unblocked: false,
+            }),
+        ));
+        vcpu
+    }
+
+    #[test]
+    fn a_paging_structure_outside_ram_is_one_with_reserved_bits() {
+        let mut vcpu = without_table(Some(0xffff_8000_1234_5678));
+        let entry = vcpu.entry_after_script();
+        // P, W, RSVD.
+        let expected = Event::exception(ExceptionVector::Page, Some(0xb));
+        assert_eq!(entry.event, Some(expected));
+        assert_eq!(vcpu.cpu.cr2, 0xffff_8000_1234_5678);
+    }
+
+    #[test]
+    fn pdptes_outside_ram_cannot_be_loaded() {
+        let entry = without_table(None).entry_after_script();
+        assert_eq!(entry.event, Some(Event::GENERAL_PROTECTION));
+    }
+
+    #[test]
+    fn a_page_fault_whose_handlers_table_is_outside_ram_is_a_double_fault_and_then_the_end() {
+        let first = Event::exception(ExceptionVector::Page, Some(0));
+        let mut vcpu = without_table(Some(0x5000));
+        vcpu.events.interrupted = Some(first);
+        let fault = NestedPageFault {
+            address: GuestPhysAddr(HOLE),
+            write: false,
+            fetch: false,
+            final_access: false,
+            nmi_unblocked: false,
+        };
+        assert_eq!(vcpu.handle_nested_page_fault(fault, HostTicks(10)), Ok(()));
+        let double = Event::exception(ExceptionVector::Double, Some(0));
+        assert_eq!(vcpu.events.exception, Some(double));
+        vcpu.events.interrupted = Some(double);
+        assert_eq!(
+            vcpu.handle_nested_page_fault(fault, HostTicks(10)),
+            Err(StopReason::TripleFault)
         );
+    }
+
+    #[test]
+    fn an_event_whose_stack_is_a_device_is_a_stack_fault_and_one_whose_table_is_a_general_one() {
+        for (write, expected) in [
+            (true, Event::exception(ExceptionVector::Stack, Some(0))),
+            (false, Event::GENERAL_PROTECTION),
+        ] {
+            let mut vcpu = vcpu();
+            vcpu.events.interrupted = Some(Event::interrupt(0x40));
+            let violation = Violation {
+                address: GuestPhysAddr(HOLE),
+                write,
+            };
+            assert_eq!(vcpu.emulate_access(violation, HostTicks(10)), Ok(()));
+            assert_eq!(vcpu.events.exception, Some(expected));
+        }
     }
 }

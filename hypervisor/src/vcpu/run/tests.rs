@@ -345,6 +345,7 @@ fn registers_are_copied_for_others_when_asked_for() {
     assert_eq!(copy.general, vcpu.cpu.gprs);
     assert_eq!((copy.rip, copy.cr3), (vcpu.cpu.rip, vcpu.cpu.cr3));
     assert_eq!(copy.segments[1].name, "cs");
+    assert_eq!((copy.activity, copy.nmis_blocked), ("running", false));
 }
 
 #[test]

@@ -286,6 +286,14 @@ impl GuestCpu for VmxCpu {
         self.set_primary(primary);
     }
 
+    fn faulting_linear_address(&self) -> Option<u64> {
+        /// SDM vol. 3C, table 28-7.
+        const LINEAR_ADDRESS_VALID: u64 = 1 << 7;
+        let qualification = self.vmcs.read(fields::EXIT_QUALIFICATION);
+        (qualification & LINEAR_ADDRESS_VALID != 0)
+            .then(|| self.vmcs.read(fields::GUEST_LINEAR_ADDRESS))
+    }
+
     fn has_pending_debug_exception(&self) -> bool {
         self.vmcs.read(fields::GUEST_PENDING_DEBUG) != 0
     }
