@@ -231,8 +231,8 @@ impl Vm {
 
     /// Changes the clock by `change` while no VCPU is in the guest; see [`ClockGate::change`].
     fn change_clock<R>(&self, own: Option<u32>, change: impl FnOnce() -> R) -> R {
-        let waker = self.waker.as_ref();
-        self.clock_gate.change(&self.requests, own, waker, change)
+        let request = |index| self.request(index, Requests::CLOCK);
+        self.clock_gate.change(&self.requests, own, request, change)
     }
 
     /// Returns whether any VCPU may be in the guest.

@@ -29,7 +29,7 @@
 //!
 //! # Why a VCPU that enters the guest is always seen
 //! A VCPU first says that it is on a CPU, then looks at its requests and the gate, then enters. The
-//! one who changes first closes the gate and makes its request, then looks where the VCPU is. All these
+//! one who changes first closes the gate, then looks where the VCPU is. All these
 //! are sequentially consistent, so at least one sees the other: either the VCPU finds the gate
 //! closed and stays out, or it is found on its CPU, interrupted there, and waited for. The
 //! interrupt is pending or comes while it is in the guest, and ends the guest's turn.
@@ -43,8 +43,7 @@
 //!
 //! A VCPU in the guest comes out when its CPU is [kicked](crate::machine::smp::kick), whatever its guest does.
 
-use super::host::Waker;
-use super::requests::{Requests, VcpuRequests};
+use super::requests::VcpuRequests;
 use crate::sync;
 use crate::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
@@ -76,15 +75,15 @@ impl ClockGate {
     }
 
     /// Calls `change` while no VCPU of `vcpus` is in the guest. `own` is the number of the
-    /// VCPU that runs this code, if one does, which is out of the guest. `waker` makes the
-    /// others' CPUs leave it.
+    /// VCPU that runs this code, if one does, which is out of the guest. `request` makes a request of another one, so
+    /// that it leaves the guest and looks at the clock.
     ///
     /// The caller holds no lock.
     pub(crate) fn change<R>(
         &self,
         vcpus: &[VcpuRequests],
         own: Option<u32>,
-        waker: &dyn Waker,
+        request: impl Fn(u32),
         change: impl FnOnce() -> R,
     ) -> R {
         let own = own.map(|index| index as usize);
@@ -107,12 +106,10 @@ impl ClockGate {
             let others = vcpus.iter().enumerate();
             others.filter(move |&(index, _)| Some(index) != own)
         };
-        // First all are called, then each is waited for.
-        for (_, vcpu) in others() {
-            vcpu.make(Requests::CLOCK);
-            if let Some(cpu) = vcpu.running_on() {
-                waker.kick(cpu);
-            }
+        // First all are called, then each is waited for. One that runs nowhere looks at the clock when it does: a request
+        // that nobody sees to would be taken for one that has woken it.
+        for (index, _) in others().filter(|(_, vcpu)| vcpu.running_on().is_some()) {
+            request(index as u32);
         }
         for (_, vcpu) in others() {
             while vcpu.running_on().is_some() && vcpu.acknowledged() != closed {

@@ -6,10 +6,10 @@ use core::sync::atomic as unseen;
 use shuttle::thread;
 
 use super::*;
-use crate::ids::VcpuId;
 use crate::model;
 use crate::sync::atomic::{AtomicBool, AtomicU32};
 use crate::sync::spin_loop;
+use crate::vm::requests::Requests;
 
 const VCPUS: usize = 2;
 
@@ -24,20 +24,23 @@ struct Vm {
     clock: [AtomicU32; 2],
     /// Whether each VCPU is in the guest: seen by nobody but assertions.
     in_guest: [unseen::AtomicBool; VCPUS],
+    /// Whether each VCPU has been woken since it fell asleep.
+    is_woken: [AtomicBool; VCPUS],
     is_over: AtomicBool,
 }
 
-impl Waker for Vm {
-    fn kick(&self, cpu: u32) {
-        self.is_cut_short[cpu as usize].store(true, SeqCst);
-    }
-
-    fn wake(&self, vcpu: VcpuId) {
-        panic!("{vcpu:?} need not be woken");
-    }
-}
-
 impl Vm {
+    /// Makes a request of a VCPU, as [`crate::vm::Vm::request`] does.
+    fn request(&self, index: u32) {
+        let requests = &self.vcpus[index as usize];
+        if requests.make(Requests::CLOCK) {
+            match requests.running_on() {
+                Some(cpu) => self.is_cut_short[cpu as usize].store(true, SeqCst),
+                None => self.is_woken[index as usize].store(true, SeqCst),
+            }
+        }
+    }
+
     fn assert_out(&self) {
         for (index, in_guest) in self.in_guest.iter().enumerate() {
             let in_guest = in_guest.load(SeqCst);
@@ -49,7 +52,8 @@ impl Vm {
     }
 
     fn change(&self, own: Option<u32>) {
-        self.gate.change(&self.vcpus, own, self, || {
+        let request = |index| self.request(index);
+        self.gate.change(&self.vcpus, own, request, || {
             for half in &self.clock {
                 self.assert_out();
                 let rate = half.load(SeqCst);
@@ -95,7 +99,12 @@ impl Vm {
                 }
                 self.in_guest[index].store(false, SeqCst);
             }
+            // As it falls asleep, the scheduler looks whether it is to wake at once.
+            self.is_woken[index].store(false, SeqCst);
             requests.set_running_on(None);
+            if requests.are_pending() {
+                self.is_woken[index].store(true, SeqCst);
+            }
         }
     }
 }
@@ -112,6 +121,13 @@ fn clock_changes() {
         vm.is_over.store(true, SeqCst);
     });
     assert_eq!(vm.gate.state() % 2, 0, "the gate is closed");
+    for (index, requests) in vm.vcpus.iter().enumerate() {
+        let sleeps_on = requests.are_pending() && !vm.is_woken[index].load(SeqCst);
+        assert!(
+            !sleeps_on,
+            "whoever wants to wake VCPU {index} takes it for woken"
+        );
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use devices::clock::{Rate, Rates, TscScaling, VirtualClock};
 use devices::time::HostTicks;
 
 use super::*;
-use crate::ids::VcpuId;
+use crate::vm::requests::Requests;
 
 const VCPUS: usize = 3;
 
@@ -21,19 +21,6 @@ struct Vm {
     stop: AtomicBool,
     readings: AtomicU64,
     changes: AtomicU32,
-}
-
-/// Kicks of CPUs, by what each does.
-struct Kicks<F: Fn(u32)>(F);
-
-impl<F: Fn(u32) + Send + Sync> Waker for Kicks<F> {
-    fn kick(&self, cpu: u32) {
-        (self.0)(cpu);
-    }
-
-    fn wake(&self, vcpu: VcpuId) {
-        panic!("{vcpu:?} need not be woken");
-    }
 }
 
 fn fenced_now() -> HostTicks {
@@ -50,7 +37,10 @@ impl Vm {
     fn set_rate(&self, own: Option<u32>, factor: u32) {
         let rate = Rate::times(factor).unwrap();
         // Threads cannot be kicked: a guest of these looks at its requests by itself.
-        self.gate.change(&self.vcpus, own, &Kicks(|_| {}), || {
+        let request = |index: u32| {
+            self.vcpus[index as usize].make(Requests::CLOCK);
+        };
+        self.gate.change(&self.vcpus, own, request, || {
             let rates = Rates {
                 counter: rate,
                 timer: rate,
@@ -140,25 +130,24 @@ fn a_vcpu_that_is_on_no_cpu_is_not_waited_for_and_learns_of_the_change_later() {
     gate.change(
         &vcpus,
         Some(0),
-        &Kicks(|cpu| panic!("CPU {cpu} has no VCPU")),
+        |index| panic!("VCPU {index} runs nowhere"),
         || {},
     );
-    assert!(vcpus[1].are_pending());
     assert_ne!(gate.state(), before);
 }
 
 #[test]
-fn a_vcpu_on_a_cpu_is_kicked_there() {
+fn a_vcpu_on_a_cpu_is_asked_to_look() {
     let gate = ClockGate::default();
     let vcpus = [VcpuRequests::default(), VcpuRequests::default()];
     vcpus[1].set_running_on(Some(5));
-    let kicks = AtomicU32::new(0);
-    let count = Kicks(|cpu| {
-        assert_eq!(cpu, 5);
-        kicks.fetch_add(1, SeqCst);
+    let requests = AtomicU32::new(0);
+    let count = |index| {
+        assert_eq!(index, 1);
+        requests.fetch_add(1, SeqCst);
         // Its turn ends.
         vcpus[1].set_running_on(None);
-    });
-    gate.change(&vcpus, None, &count, || {});
-    assert_eq!(kicks.into_inner(), 1);
+    };
+    gate.change(&vcpus, None, count, || {});
+    assert_eq!(requests.into_inner(), 1);
 }
