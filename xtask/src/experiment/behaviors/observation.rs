@@ -53,7 +53,7 @@ pub(super) struct CpuSample {
     pub cpu_us: f64,
     /// The most that the guest's clock was ahead while it was to be fast, in milliseconds, if it is told.
     pub highest_lead_ms: Option<f64>,
-    /// The most CPU time that the targets have had in any second of their suppression, as a part of a CPU,
+    /// The most CPU time that any of the targets has had in any second of its suppression, as a part of a CPU,
     /// if tarpit tells.
     pub highest_share: Option<f64>,
 }
@@ -171,9 +171,9 @@ impl Observation {
         share_between(first, within.next_back()?)
     }
 
-    /// Returns the targets' largest part of a CPU over any second of a span: as tarpit has counted, whose
+    /// Returns the largest part of a CPU that a target had over any second of a span: as tarpit has counted, whose
     /// seconds begin everywhere and include up to a sixteenth before them, or else as the samples lie,
-    /// over a little more than a second, or all of the span where it is shorter.
+    /// over a little more than a second, or all of the span where it is shorter; then of all targets together.
     pub(super) fn worst_cpu_share(&self, span: Span) -> Option<f64> {
         const SECOND: u64 = 1_000_000;
         let within: Vec<&CpuSample> = self.cpu.iter().filter(|it| span.has(it.host_us)).collect();

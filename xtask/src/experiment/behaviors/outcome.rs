@@ -65,8 +65,9 @@ pub(super) struct Outcome {
     pub after: Speeds,
     /// The targets' part of one CPU before.
     pub cpu_before: f64,
-    /// The same during the suppression, and over its worst second.
+    /// The same during the suppression.
     pub cpu_during: f64,
+    /// The most of a CPU that one of the targets had over a second of the suppression.
     pub worst_cpu: f64,
     /// The limits that applied to the target, as tarpit says: each once.
     pub limits: Vec<String>,
@@ -184,9 +185,10 @@ impl Outcome {
         if self.case.is_busy() {
             // A unit that was begun before, and one of which most was done then.
             let counted = (self.target_ratio() - self.resolution()) * self.cpu_before;
+            let counted = counted / self.case.targets.len() as f64;
             if counted > most {
                 misses.push(format!(
-                    "bound: by its own counter the target had {counted:.6} of a CPU, not {most} or less"
+                    "bound: by its own counter a target had {counted:.6} of a CPU, not {most} or less"
                 ));
             }
         }
