@@ -22,9 +22,14 @@ impl Suppression {
         let record = &mut self.vcpus[vcpu];
         record.stop = wish.stop;
         record.fast = wish.fast;
+        let arrived = record.arrival.take_if(|_| record.context.user_mode);
         record.was_fast = false;
         if let Some(target) = record.target.and_then(|slot| self.targets.get_mut(slot)) {
             target.record.set_limit(wish.limit, now);
+            // One that is not let run has had nothing of being switched in.
+            if let Some(ticks) = arrived.filter(|_| wish.stop == Stop::No) {
+                target.with_record(record.member, |known| known.charge(ticks, now));
+            }
         }
         self.decide_clock(now);
         let lead = self.time.lead().most();
@@ -144,6 +149,7 @@ impl Suppression {
             (Some(since), true) => {
                 let guest = self.time.guest_time().saturating_sub(since);
                 self.give_back.turn_of_others(guest);
+                self.counts_left = guest / 2;
                 self.others_since = None;
             }
             _ => {}

@@ -278,6 +278,8 @@ pub(crate) struct Suppression {
     vm_look_at: HostTicks,
     /// The guest time since which no target has been in, while none is.
     others_since: Option<u64>,
+    /// The guest time that exits may still count for until others have had another turn, in ticks.
+    counts_left: u64,
 }
 
 impl Suppression {
@@ -310,6 +312,7 @@ impl Suppression {
             booking: Booking::Lead,
             vm_look_at: HostTicks(u64::MAX),
             others_since: None,
+            counts_left: u64::MAX,
         }
     }
 
@@ -393,6 +396,7 @@ impl Suppression {
         let seen: Vec<Root> = seen.collect();
         if self.targets.is_empty() {
             self.others_since = None;
+            self.counts_left = u64::MAX;
         }
         let record = Record::new(&order, self.tsc, now);
         let slot = self.targets.add(
@@ -601,16 +605,18 @@ impl Suppression {
         self.clock != self.time.course()
     }
 
-    /// Returns from when on the clock may have been fast that becomes so at `now`: a moment before.
+    /// Returns from when on the clock has been fast that becomes so at `now`: a moment before, but not before it was
+    /// `used` last.
     ///
     /// To switch to a target and back takes a guest longer than the turn of one that is slowed down by much. So a
     /// turn is to be worth something to its scheduler, and what the exit took in which the switch was seen counts
     /// for it. It may have taken long, as when somebody has just been named: not all of that counts, or whoever
     /// runs would have had so much that it is not given the CPU again for long, and a handler would find that
     /// several ticks had passed. Where others run meanwhile they see all of it pass at once, in the middle of
-    /// whatever they do.
+    /// whatever they do. And timers that are due in it are late by the rest of it: between two turns of others no more
+    /// counts than half of what they had, however many targets there are, and however many threads they have.
     #[must_use]
-    pub(crate) fn fast_from(&self, now: HostTicks) -> HostTicks {
+    pub(crate) fn fast_from(&mut self, now: HostTicks, used: HostTicks) -> HostTicks {
         /// The most that counts of an exit, as a divisor of a second of guest time: two ticks and a half of most
         /// guests, of the almost four that a clock may be ahead beside equals.
         const COUNTS_PER_SECOND: u64 = 100;
@@ -624,8 +630,11 @@ impl Suppression {
         } else {
             COUNTS_PER_SECOND
         };
-        let counts = self.tsc.get() / part / factor.max(1);
-        HostTicks(now.0.saturating_sub(counts))
+        let counts = (self.tsc.get() / part).min(self.counts_left) / factor.max(1);
+        let from = used.max(HostTicks(now.0.saturating_sub(counts)));
+        let counted = now.since(from).saturating_mul(factor);
+        self.counts_left = self.counts_left.saturating_sub(counted);
+        from
     }
 
     /// Returns the host time up to which the clock's gains are booked: it cannot be changed for a time

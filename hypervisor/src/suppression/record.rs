@@ -18,6 +18,11 @@ const LARGEST_RESERVE: u64 = 2;
 /// The part of its budget that a stopped target has to regain before it may run again, as a
 /// divisor: else it would be let run for a few ticks at a time.
 const TURN: u64 = 16;
+/// The time that is kept for the kernel at least, as far as a budget has it, as a divisor of a second: 2 ms. A call that
+/// unmaps memory, or copies some, takes that long, and cannot be stopped without others waiting for it.
+const USUAL_CALLS_PER_SECOND: u64 = 500;
+/// The part of all time, as a divisor, that reports of its VCPUs may take without being charged to a target.
+const OWN_SHARE: u64 = 128;
 
 /// The cause that limits a target's CPU time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +82,8 @@ pub(super) struct Record {
     limit_since: HostTicks,
     /// The longest time, lately, that it stayed in the kernel when it was to be stopped, in ticks.
     overrun: u64,
+    /// The time that calls of the kernel may take on any system, in ticks.
+    usual_call: u64,
     /// The end of the time for which it may go on in the kernel with nothing left, and when it may again.
     grace_until: HostTicks,
     grace_from: HostTicks,
@@ -88,7 +95,7 @@ impl Record {
     pub(super) fn new(order: &Order, tsc: Hertz, now: HostTicks) -> Self {
         Self {
             budget: order.share().map(|share| Budget::new(share, tsc, now)),
-            own: Allowance::few(tsc, now),
+            own: Allowance::new(OWN_SHARE, tsc.get() / 10, now),
             switch_ins: 0,
             used: 0,
             stopped: 0,
@@ -97,6 +104,7 @@ impl Record {
             limit: Limit::Idle,
             limit_since: now,
             overrun: 0,
+            usual_call: tsc.get() / USUAL_CALLS_PER_SECOND,
             grace_until: now,
             grace_from: now,
         }
@@ -136,10 +144,10 @@ impl Record {
     /// Returns what of the ticks that are [`left`](Record::left) is not to be used in user mode: it is
     /// kept for the kernel. `stopped`: it has been stopped, and is to have a whole turn when it goes on.
     pub(super) fn kept(&self, stopped: bool) -> u64 {
-        let allowance = self.budget.as_ref().map_or(0, Budget::allowance);
-        let reserve = self
-            .overrun
-            .clamp(allowance / LEAST_RESERVE, allowance / LARGEST_RESERVE);
+        let allowance = self.allowance();
+        let most = allowance / LARGEST_RESERVE;
+        let least = self.usual_call.max(allowance / LEAST_RESERVE).min(most);
+        let reserve = self.overrun.clamp(least, most);
         if stopped {
             reserve + allowance / TURN
         } else {
@@ -158,6 +166,10 @@ impl Record {
     /// Takes note that the target stayed in the kernel for `ticks` when it was to be stopped.
     pub(super) fn note_overrun(&mut self, ticks: u64) {
         self.overrun = ticks.max(self.overrun - self.overrun / 16);
+    }
+
+    fn allowance(&self) -> u64 {
+        self.budget.as_ref().map_or(0, Budget::allowance)
     }
 
     /// Returns until when a target with nothing left may go on in the kernel, for `moment` ticks at a time.
@@ -207,11 +219,33 @@ mod tests {
 
     const TSC: Hertz = Hertz::new(1_000_000_000);
 
+    fn record(n: u32) -> Record {
+        let factors = Factors::both(Factor::new(n).unwrap());
+        let order = Order::new(factors, Defaults::default());
+        Record::new(&order, TSC, HostTicks(0))
+    }
+
+    #[test]
+    fn time_for_a_call_of_the_kernel_is_kept_of_a_budget_but_no_more_than_half_of_it() {
+        let usual = TSC.get() / 500;
+        for (n, kept) in [
+            (1000, TSC.get() / 2000),
+            (100, usual),
+            (20, TSC.get() / 160),
+        ] {
+            let mut record = record(n);
+            assert_eq!(record.kept(false), kept, "{n}");
+            let allowance = record.allowance();
+            record.note_overrun(allowance / 3);
+            assert_eq!(record.kept(false), kept.max(allowance / 3), "{n}");
+            record.note_overrun(allowance * 5);
+            assert_eq!(record.kept(false), allowance / 2, "{n}");
+        }
+    }
+
     #[test]
     fn a_kernel_in_debt_goes_on_at_its_share() {
-        let factors = Factors::both(Factor::new(1000).unwrap());
-        let order = Order::new(factors, Defaults::default());
-        let mut record = Record::new(&order, TSC, HostTicks(0));
+        let mut record = record(1000);
         record.charge(TSC.get(), HostTicks(TSC.get()));
         let (mut now, mut ran, began) = (TSC.get(), 0, TSC.get());
         let mut longest_wait = 0;

@@ -83,6 +83,9 @@ pub(super) struct VcpuRecord {
     pub(super) kernel_interrupts: u32,
     /// The time since which the target, in the kernel, was to be stopped.
     pub(super) overrun_since: Option<HostTicks>,
+    /// The CPU time since the target was switched in that has not been charged, in ticks, if it has not been in user mode
+    /// since: that is the scheduler's time if it is stopped when it gets there.
+    pub(super) arrival: Option<u64>,
     /// The guest time from which on handlers are free of charge if they come one by one.
     pub(super) free_handler_from: u64,
     /// The time until which timers are delayed; see [`super::Directive::timers_from`].
@@ -128,6 +131,7 @@ impl VcpuRecord {
             interrupted_at: HostTicks(0),
             kernel_interrupts: 0,
             overrun_since: None,
+            arrival: None,
             free_handler_from: 0,
             timers_from: HostTicks(0),
             share: CpuShare::new(tsc),
@@ -143,6 +147,7 @@ impl VcpuRecord {
         self.stop = Stop::No;
         self.fast = None;
         self.overrun_since = None;
+        self.arrival = None;
         self.kernel_interrupts = 0;
         self.timers_from = HostTicks(0);
     }

@@ -46,7 +46,7 @@ const MOST_PATIENCE: u32 = 5;
 /// clock is of no use there.
 const MOST_TRIES: u32 = 16;
 /// The number of ticks, about, that a kernel takes to switch after an interrupt that asks it to.
-const SWITCH: u64 = 4_000;
+pub(super) const SWITCH: u64 = 4_000;
 /// The lead beyond which a target is parked for a moment though others of its VM wait, as a divisor of a
 /// second: 15 ms.
 const COMFORT: u64 = 66;
@@ -325,7 +325,8 @@ impl Suppression {
         if !it.user_mode {
             record.overrun_since.get_or_insert(now);
             if it.left > 0 {
-                let holds = it.clock_is_of_use(now) && it.interruptible && now >= give_way_until;
+                let goes_on = it.lead.is_too_far || now < give_way_until;
+                let holds = it.clock_is_of_use(now) && it.interruptible && !goes_on;
                 if holds {
                     // An interrupt may have the kernel switch, as soon as it comes to where it looks.
                     wish.hold(it, NEVER);

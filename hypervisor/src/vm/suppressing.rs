@@ -119,7 +119,7 @@ impl Vm {
             let used_at = self.requests.iter().map(VcpuRequests::clock_used_at);
             let used_at = used_at.fold(suppression.accounted_until(), HostTicks::max);
             let changes_at = if gets_fast {
-                suppression.fast_from(host_now()).max(used_at)
+                suppression.fast_from(host_now(), used_at)
             } else {
                 used_at
             };

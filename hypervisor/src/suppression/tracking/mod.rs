@@ -13,6 +13,7 @@ use devices::time::HostTicks;
 use super::handler::Context;
 use super::kernel_thread::Thread;
 use super::vcpu::Stop;
+use super::wish::SWITCH;
 use super::{Event, Observation, Suppression};
 use crate::guest_memory::GuestMemory;
 
@@ -73,9 +74,17 @@ impl Suppression {
                 && !record.handler.is_some_and(|handler| handler.free)
             {
                 // An exit that a report takes is not the target's doing.
-                target.with_record(record.member, |known| {
-                    known.charge_but_for(own, elapsed.saturating_sub(latency), now);
-                });
+                let ticks = elapsed.saturating_sub(latency);
+                let arrived = record.arrival.take();
+                let arrives = arrived.filter(|_| !record.context.user_mode);
+                let arriving = arrives.map(|it| it + ticks.saturating_sub(own));
+                record.arrival = arriving.filter(|it| *it <= SWITCH);
+                if record.arrival.is_none() {
+                    let ticks = ticks + arrived.unwrap_or(0);
+                    target.with_record(record.member, |known| {
+                        known.charge_but_for(own, ticks, now);
+                    });
+                }
             }
         } else if record.runs() && !record.hides_target {
             record.company.others_ran(elapsed);
@@ -288,9 +297,15 @@ impl Suppression {
         }
         let lead = self.time.lead().most();
         let record = &mut self.vcpus[vcpu];
+        if let Some(ticks) = record.arrival.take()
+            && let Some(target) = record.target.and_then(|slot| self.targets.get_mut(slot))
+        {
+            target.with_record(record.member, |known| known.charge(ticks, now));
+        }
         record.target_out();
         record.target = slot;
         record.member = member;
+        record.arrival = slot.map(|_| 0);
         record.target_since = now;
         record.lead_then = lead;
         if let Some(target) = slot.and_then(|slot| self.targets.get_mut(slot)) {

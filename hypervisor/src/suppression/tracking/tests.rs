@@ -201,6 +201,66 @@ fn a_target_that_comes_to_a_cpu_where_it_takes_no_interrupts_is_not_kept_out_the
 }
 
 #[test]
+fn exits_count_for_no_more_guest_time_than_half_of_what_others_have_had() {
+    let mut scene = Scene::new(1);
+    let mut now = 1;
+    scene.seen(now, running(TARGET));
+    for (had, counts) in [
+        (1_000_000, 500u64),
+        (8_000_000, 4_000),
+        (90_000_000, 10_000),
+    ] {
+        scene.seen(now + 1, running(OTHER));
+        now += 1 + had;
+        assert!(scene.seen(now, running(TARGET)).is_fast());
+        // It took long, and the next one as well.
+        for counts in [counts, if had > 20_000_000 { 10_000 } else { 0 }] {
+            now += 20_000;
+            let from = scene.suppression.fast_from(HostTicks(now), HostTicks(0));
+            assert!(
+                counts.abs_diff(now - from.0) <= 1,
+                "{had}: {}",
+                now - from.0
+            );
+        }
+    }
+}
+
+#[test]
+fn what_a_scheduler_takes_to_switch_to_a_target_that_is_then_stopped_is_not_the_targets() {
+    let mut scene = Scene::new(1);
+    scene.suppress(TARGET, Order::new(factors(1000), Defaults::default()));
+    let user = Observation {
+        context: USER,
+        ..still(TARGET)
+    };
+    let used = |scene: &mut Scene| scene.suppression.snapshot(HostTicks(0)).targets[0].used;
+    scene.seen(1, running(OTHER));
+    // One that is let run has had it all, and so has one that does not come out of the kernel.
+    scene.seen(1_000, running(TARGET));
+    scene.seen(3_000, user);
+    scene.seen(4_000, running(OTHER));
+    assert_eq!(used(&mut scene), 3_000);
+    scene.seen(4_100, running(TARGET));
+    scene.seen(4_800, running(OTHER));
+    assert_eq!(used(&mut scene), 3_700);
+    // It has more than its budget.
+    scene.seen(5_000, running(TARGET));
+    scene.seen(6_000, user);
+    scene.seen(2_006_000, running(OTHER));
+    let before = used(&mut scene);
+    let mut now = 2_100_000;
+    for _ in 0..10 {
+        scene.seen(now, running(TARGET));
+        let back = scene.at(now + 2_000, 0, Event::Seen(user));
+        assert_ne!(back.stay, Stay::Run);
+        scene.seen(now + 50_000, running(OTHER));
+        now += 100_000;
+    }
+    assert_eq!(used(&mut scene), before);
+}
+
+#[test]
 fn time_without_a_cpu_is_none_that_a_kernel_has_had_to_switch() {
     let mut scene = Scene::new(1);
     scene.suppress(TARGET, Order::new(factors(1000), Defaults::default()));

@@ -11,9 +11,7 @@ use crate::suppression::order::Policy;
 use crate::suppression::snapshot::Limit;
 use crate::vcpu::backend::exit::{Exit, InterceptedException};
 use crate::vcpu::backend::fake::{FakeCpu, Stay as GuestStay};
-use crate::vcpu::fixture::{
-    OTHER, START, TARGET, at, load, send, suppress, vcpu, vcpus, with_processes,
-};
+use crate::vcpu::fixture::{OTHER, TARGET, at, load, send, suppress, vcpu, vcpus, with_processes};
 
 const MS: u64 = 1_000_000;
 const CODE: u64 = 0x40_1000;
@@ -100,6 +98,9 @@ fn a_target_that_is_on_a_cpu_again_is_entered_with_a_fast_clock() {
     }
 }
 
+/// The time for which others have run before a target is seen, in ticks.
+const OTHERS_HAD: u64 = 40 * MS;
+
 /// A VCPU that has just been seen to run a target, whose clock is about to be fast, while `others` run.
 fn with_target_seen(others: &mut [Vcpu<FakeCpu>], vcpu: Vcpu<FakeCpu>) -> Vcpu<FakeCpu> {
     let mut vcpu = with_processes(vcpu);
@@ -108,11 +109,11 @@ fn with_target_seen(others: &mut [Vcpu<FakeCpu>], vcpu: Vcpu<FakeCpu>) -> Vcpu<F
         other.activity = crate::vcpu::Activity::Running;
         other.note_cpu(true);
     }
+    vcpu.note_cpu(true);
     vcpu.cpu.cr3 = TARGET;
     vcpu.cpu.set_cpl(3);
-    vcpu.note_cpu(true);
-    set(at(100));
-    vcpu.follow(at(100));
+    set(at(OTHERS_HAD));
+    vcpu.follow(at(OTHERS_HAD));
     vcpu
 }
 
@@ -166,26 +167,39 @@ fn a_fast_clock_that_others_see_is_stopped_when_a_timer_has_called_the_target_ou
         let is_fast = || vm.board.lock().clock.rates().is_fast();
         assert!(is_fast());
         // Its timers are looked at, and one is not due yet.
-        vcpu.time.deadline = at(1_000);
-        set(at(999));
+        vcpu.time.deadline = at(OTHERS_HAD + 1_000);
+        set(at(OTHERS_HAD + 999));
         vcpu.pending |= Requests::TIMERS;
-        vcpu.process_requests(at(999), vm.requests(0)).unwrap();
+        vcpu.process_requests(at(OTHERS_HAD + 999), vm.requests(0))
+            .unwrap();
         assert!(is_fast(), "{count}");
-        vcpu.time.deadline = at(1_000);
-        set(at(1_000));
+        vcpu.time.deadline = at(OTHERS_HAD + 1_000);
+        set(at(OTHERS_HAD + 1_000));
         vcpu.pending |= Requests::TIMERS;
-        vcpu.process_requests(at(1_000), vm.requests(0)).unwrap();
+        vcpu.process_requests(at(OTHERS_HAD + 1_000), vm.requests(0))
+            .unwrap();
         assert_eq!(is_fast(), goes_on, "{count}");
         // Nothing interrupts it, and so it is asked soon.
-        assert_eq!(vcpu.observer.directive.look_at <= at(1_000), !goes_on);
+        assert_eq!(
+            vcpu.observer.directive.look_at <= at(OTHERS_HAD + 1_000),
+            !goes_on
+        );
     }
 }
 
 #[test]
 fn the_clock_is_not_fast_while_the_cpu_does_something_else_than_to_hold_a_target() {
-    let mut vcpu = with_target(vcpu(), 1000);
+    let mut vcpu = with_target(vcpu(), 4000);
     let mut held = 0;
     for turn in 0..20_000 {
+        if turn % 500 == 0 {
+            std::eprintln!(
+                "{turn} {:?} {:?} {:?}",
+                limit(&vcpu),
+                vcpu.observer.directive.stay,
+                vcpu.vm().suppression.lock().lead(host_now()).most()
+            );
+        }
         if let RunExit::Delayed(until) = vcpu.run_for(300) {
             set(until);
         } else if vcpu.observer.directive.stay == Stay::Hold {
@@ -277,32 +291,67 @@ fn what_the_clock_gains_is_given_back_while_others_run() {
     assert_eq!(rates.last(), Some(&(1 << 48)));
 }
 
-#[test]
-fn who_is_awake_keeps_time_for_those_that_sleep() {
-    let mut both = vcpus(2);
-    let (sleeper, runner) = (both.pop().unwrap(), both.pop().unwrap());
-    let mut sleeper = sleeper;
-    // VCPU 1 sleeps until its timer is due, 8 ms from now.
+/// Has `vcpu` set its timer to `due`, in guest time, and fall asleep.
+fn sleep_until(vcpu: &mut Vcpu<FakeCpu>, due: u64) {
     const LVT_TIMER: u16 = arch::apic::Register::LVT_TIMER.offset();
     const TSC_DEADLINE_MODE: u64 = 2 << 17;
-    sleeper.activity = crate::vcpu::Activity::Running;
-    sleeper.with_devices(START, |_, devices| {
+    vcpu.activity = crate::vcpu::Activity::Running;
+    vcpu.with_devices(host_now(), |_, devices| {
         let now = devices.now;
         let (lapic, mut messages) = devices.lapic();
         lapic.mmio_write(now, LVT_TIMER, 4, TSC_DEADLINE_MODE | 0x60, &mut messages);
     });
-    let mut runner = with_target(runner, 1000);
-    sleeper.then(GuestStay::until(10, Exit::Wrmsr).having(|cpu| {
+    vcpu.then(GuestStay::until(10, Exit::Wrmsr).having(move |cpu| {
         cpu.gprs[RCX] = u64::from(arch::msr::IA32_TSC_DEADLINE);
-        cpu.gprs[RAX] = 8 * MS;
-        cpu.gprs[RDX] = 0;
+        cpu.gprs[RAX] = due & 0xffff_ffff;
+        cpu.gprs[RDX] = due >> 32;
     }));
-    sleeper.then(GuestStay::until(10, Exit::Hlt));
-    assert_eq!(sleeper.run(at(MS)), RunExit::Halted);
+    vcpu.then(GuestStay::until(10, Exit::Hlt));
+    assert_eq!(vcpu.run_for(MS), RunExit::Halted);
+}
+
+#[test]
+fn who_is_awake_keeps_time_for_those_that_sleep() {
+    let mut both = vcpus(2);
+    let (mut sleeper, runner) = (both.pop().unwrap(), both.pop().unwrap());
+    let mut runner = with_target(runner, 1000);
+    sleep_until(&mut sleeper, 8 * MS);
     let vm = runner.vm().clone();
     assert!(!vm.requests(1).are_pending());
     // 8 ms of guest time are 8 us under the fast clock.
     runner.run(at(20_000));
     assert!(vm.requests(1).are_pending());
     assert!(host_now() < at(MS));
+}
+
+#[test]
+fn a_vcpu_that_has_fallen_asleep_while_the_clock_was_slow_is_woken_in_time_when_it_is_not_any_more()
+{
+    let mut both = vcpus(2);
+    let (mut sleeper, runner) = (both.pop().unwrap(), both.pop().unwrap());
+    let mut runner = with_target(runner, 1000);
+    let vm = runner.vm().clone();
+    let clock = || {
+        let clock = &vm.board.lock().clock;
+        (clock.now(host_now()).timer.0, clock.rates())
+    };
+    runner.run_for(8_000);
+    runner.then(load(OTHER));
+    runner.then(GuestStay::until(10, Exit::Cpuid).having(|cpu| cpu.set_cpl(3)));
+    runner.run_for(1_000);
+    let (now, slow) = clock();
+    assert!(slow.counter < Rate::ONE, "it gives back");
+    let due = now + 4 * MS;
+    sleep_until(&mut sleeper, due);
+    let (mut now, mut rates) = clock();
+    while now < due {
+        assert!(
+            !vm.requests(1).are_pending(),
+            "who asks it to wake believes that it has been asked already"
+        );
+        runner.run_for(MS / 16);
+        (now, rates) = clock();
+    }
+    assert_eq!(rates, devices::clock::Rates::REAL_TIME);
+    assert!(vm.requests(1).are_pending());
 }
