@@ -18,9 +18,11 @@ const LARGEST_RESERVE: u64 = 2;
 /// The part of its budget that a stopped target has to regain before it may run again, as a
 /// divisor: else it would be let run for a few ticks at a time.
 const TURN: u64 = 16;
-/// The time that is kept for the kernel at least, as far as a budget has it, as a divisor of a second: 2 ms. A call that
-/// unmaps memory, or copies some, takes that long, and cannot be stopped without others waiting for it.
+/// The time that is kept for the kernel before more is known of what the target does, as a divisor of a second: 2 ms. A
+/// call that unmaps memory, or copies some, takes that long, and cannot be stopped without others waiting for it.
 const USUAL_CALLS_PER_SECOND: u64 = 500;
+/// The most that is kept so of a budget, as a divisor.
+const RESERVE_FOR_USUAL_CALLS: u64 = 4;
 /// The part of all time, as a divisor, that reports of its VCPUs may take without being charged to a target.
 const OWN_SHARE: u64 = 128;
 
@@ -146,8 +148,10 @@ impl Record {
     pub(super) fn kept(&self, stopped: bool) -> u64 {
         let allowance = self.allowance();
         let most = allowance / LARGEST_RESERVE;
-        let least = self.usual_call.max(allowance / LEAST_RESERVE).min(most);
-        let reserve = self.overrun.clamp(least, most);
+        let usual = self.usual_call.min(allowance / RESERVE_FOR_USUAL_CALLS);
+        let reserve = self
+            .overrun
+            .clamp(usual.max(allowance / LEAST_RESERVE), most);
         if stopped {
             reserve + allowance / TURN
         } else {
@@ -229,7 +233,7 @@ mod tests {
     fn time_for_a_call_of_the_kernel_is_kept_of_a_budget_but_no_more_than_half_of_it() {
         let usual = TSC.get() / 500;
         for (n, kept) in [
-            (1000, TSC.get() / 2000),
+            (1000, TSC.get() / 4000),
             (100, usual),
             (20, TSC.get() / 160),
         ] {

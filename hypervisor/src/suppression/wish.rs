@@ -50,9 +50,9 @@ pub(super) const SWITCH: u64 = 4_000;
 /// The lead beyond which a target is parked for a moment though others of its VM wait, as a divisor of a
 /// second: 15 ms.
 const COMFORT: u64 = 66;
-/// The same in a VM of several VCPUs, 14 ms: what comes in between takes longer there. (With one it would be in the way
+/// The same in a VM of several VCPUs, 13 ms: what comes in between takes longer there. (With one it would be in the way
 /// of the turns that a target has beside equals, of 13 ms.)
-const COMFORT_OF_SEVERAL: u64 = 71;
+const COMFORT_OF_SEVERAL: u64 = 77;
 /// The part of all time, as a divisor, that such moments may take.
 pub(super) const BRIEF_PARKING: u64 = 200;
 /// The cost of an exit, in ticks, beyond which none is spent on waiting for a kernel to take interrupts
