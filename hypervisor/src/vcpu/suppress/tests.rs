@@ -157,6 +157,18 @@ fn it_counts_for_half_a_tick_at_most_where_another_vcpu_runs_that_sees_it_pass()
 }
 
 #[test]
+fn an_exit_counts_in_full_where_the_clock_is_far_ahead_however_little_others_have_had() {
+    let mut vcpu = with_target(vcpu(), 1000);
+    parked_for_budget(&mut vcpu);
+    let now = host_now();
+    let mut suppression = vcpu.vm().suppression.lock();
+    assert!(suppression.lead(now).most() > 100 * MS as i64);
+    let factor = suppression.clock().rates.counter.bits() / Rate::ONE.bits();
+    let from = suppression.fast_from(now, HostTicks(0));
+    assert_eq!(now.since(from) * factor.max(1), 10 * MS);
+}
+
+#[test]
 fn a_fast_clock_that_others_see_is_stopped_when_a_timer_has_called_the_target_out() {
     for (count, goes_on) in [(1, true), (2, false)] {
         let mut rest = vcpus(count);
