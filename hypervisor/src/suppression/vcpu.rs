@@ -9,7 +9,7 @@ use super::address_space::Root;
 use super::company::Company;
 use super::cpu_share::CpuShare;
 use super::following::Exchange;
-use super::handler::{Context, Handler};
+use super::handler::{Context, FreeHandlers, Handler};
 
 /// The reason why a VCPU that has a target does not run it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,8 +86,7 @@ pub(super) struct VcpuRecord {
     /// The CPU time since the target was switched in that has not been charged, in ticks, if it has not been in user mode
     /// since: that is the scheduler's time if it is stopped when it gets there.
     pub(super) arrival: Option<u64>,
-    /// The guest time from which on handlers are free of charge if they come one by one.
-    pub(super) free_handler_from: u64,
+    pub(super) free_handlers: FreeHandlers,
     /// The time until which timers are delayed; see [`super::Directive::timers_from`].
     pub(super) timers_from: HostTicks,
     pub(super) share: CpuShare,
@@ -132,7 +131,7 @@ impl VcpuRecord {
             kernel_interrupts: 0,
             overrun_since: None,
             arrival: None,
-            free_handler_from: 0,
+            free_handlers: FreeHandlers::new(),
             timers_from: HostTicks(0),
             share: CpuShare::new(tsc),
             company: Company::new(tsc, now),

@@ -320,22 +320,13 @@ impl Suppression {
     }
 
     fn begin_handler(&mut self, vcpu: usize, frame: Context, now: HostTicks) {
-        /// Handlers that are free of charge in a second of guest time. No kernel ticks more often; whoever
-        /// is interrupted more often has asked for it.
-        const FREE_HANDLERS_PER_SECOND: u64 = 1000;
-        /// Handlers that may be free in a row: timers of others come at any time.
-        const FREE_IN_A_ROW: u64 = 4;
         let guest_now = self.time.guest_time();
-        let gap = self.tsc.get() / FREE_HANDLERS_PER_SECOND;
         let record = &mut self.vcpus[vcpu];
         if record.target.is_none() || record.handler.is_some() {
             // The frame that counts is the outermost.
             return;
         }
-        let free = guest_now.saturating_add((FREE_IN_A_ROW - 1) * gap) >= record.free_handler_from;
-        if free {
-            record.free_handler_from = record.free_handler_from.max(guest_now).saturating_add(gap);
-        }
+        let free = record.free_handlers.take(guest_now, now, self.tsc);
         record.handler = Some(self.handlers.begin(frame, now, free));
         record.stop = Stop::No;
     }
