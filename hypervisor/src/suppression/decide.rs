@@ -22,11 +22,16 @@ impl Suppression {
         let record = &mut self.vcpus[vcpu];
         record.stop = wish.stop;
         record.fast = wish.fast;
-        let arrived = record.arrival.take_if(|_| record.context.user_mode);
         record.was_fast = false;
+        // It is known not to have come to user mode unseen only if it was to report as soon as it can be interrupted.
+        let is_seen = wish.look_when_interruptible || wish.stop != Stop::No;
+        let goes_on = !is_seen && record.handler.is_none();
+        let arrived = record
+            .arrival
+            .take_if(|_| record.context.user_mode || goes_on);
         if let Some(target) = record.target.and_then(|slot| self.targets.get_mut(slot)) {
             target.record.set_limit(wish.limit, now);
-            // One that is not let run has had nothing of being switched in.
+            // Who is not let run has had nothing of being switched in.
             if let Some(ticks) = arrived.filter(|_| wish.stop == Stop::No) {
                 target.with_record(record.member, |known| known.charge(ticks, now));
             }

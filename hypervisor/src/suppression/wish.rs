@@ -193,8 +193,12 @@ impl Suppression {
             };
             return;
         }
-        if it.left_in_user_mode <= 0 && self.is_stopped_by_budget(vcpu, &it, wish, now) {
-            return;
+        if it.left_in_user_mode <= 0 {
+            if self.is_stopped_by_budget(vcpu, &it, wish, now) {
+                return;
+            }
+            // It is stopped where it leaves the kernel, if it does not take interrupts before.
+            wish.look_when_interruptible = !it.interruptible;
         }
         let left = if it.user_mode {
             it.left_in_user_mode

@@ -234,6 +234,13 @@ fn what_a_scheduler_takes_to_switch_to_a_target_that_is_then_stopped_is_not_the_
         context: USER,
         ..still(TARGET)
     };
+    let deaf = Observation {
+        context: Context {
+            interruptible: false,
+            ..KERNEL
+        },
+        ..running(TARGET)
+    };
     let used = |scene: &mut Scene| scene.suppression.snapshot(HostTicks(0)).targets[0].used;
     scene.seen(1, running(OTHER));
     // One that is let run has had it all, and so has one that does not come out of the kernel.
@@ -251,7 +258,8 @@ fn what_a_scheduler_takes_to_switch_to_a_target_that_is_then_stopped_is_not_the_
     let before = used(&mut scene);
     let mut now = 2_100_000;
     for _ in 0..10 {
-        scene.seen(now, running(TARGET));
+        let switched = scene.at(now, 0, Event::Seen(deaf));
+        assert!(switched.report_when_interruptible);
         let back = scene.at(now + 2_000, 0, Event::Seen(user));
         assert_ne!(back.stay, Stay::Run);
         scene.seen(now + 50_000, running(OTHER));
