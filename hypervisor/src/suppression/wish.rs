@@ -35,7 +35,7 @@ const GUEST_TIME_OF_AN_EXIT: u64 = 250;
 /// The number of ticks, about, from a change of the clock to the guest's next instruction, or from its
 /// last one to the change, where other VCPUs have to be stopped for it; and what these need meanwhile to serve a
 /// timer, whose handler looks at the clock.
-const WAY_TO_THE_CLOCK: u64 = 4_000;
+const WAY_TO_THE_CLOCK: u64 = 2_500;
 /// The same where there are no others.
 const WAY_TO_THE_OWN_CLOCK: u64 = 300;
 /// The part of a bound of the lead, as a divisor, that is kept for what cannot be foreseen.
