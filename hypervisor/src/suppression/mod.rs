@@ -614,8 +614,9 @@ impl Suppression {
     /// runs would have had so much that it is not given the CPU again for long, and a handler would find that
     /// several ticks had passed. Where others run meanwhile they see all of it pass at once, in the middle of
     /// whatever they do. And timers that are due in it are late by the rest of it: between two turns of others no more
-    /// counts than half of what they had, however many targets there are, and however many threads they have. That is
-    /// of no importance where the clock is far ahead, as the scheduler prefers the target.
+    /// counts than half of what they had, however many targets there are, and however many threads they have; and no
+    /// more than what everybody takes for right. That is of no importance where the clock is far ahead, as the scheduler
+    /// prefers the target.
     #[must_use]
     pub(crate) fn fast_from(&mut self, now: HostTicks, used: HostTicks) -> HostTicks {
         /// The most that counts of an exit, as a divisor of a second of guest time: two ticks and a half of most
@@ -625,11 +626,12 @@ impl Suppression {
         const COUNTS_BESIDE_OTHERS: u64 = 500;
         /// The lead of a clock that is far ahead, as a divisor of a second.
         const FAR_AHEAD: u64 = 16;
-        let is_far_ahead = self.time.lead().most() > (self.tsc.get() / FAR_AHEAD) as i64;
-        let counts_left = if is_far_ahead {
+        let lead = self.time.lead().most();
+        let counts_left = if lead > (self.tsc.get() / FAR_AHEAD) as i64 {
             u64::MAX
         } else {
-            self.counts_left
+            let room = (self.comfort() as i64).saturating_sub(lead).max(0);
+            self.counts_left.min(room.unsigned_abs())
         };
         let rates = self.clock.rates;
         let factor = rates.counter.max(rates.timer).bits() / Rate::ONE.bits();

@@ -290,16 +290,11 @@ impl Suppression {
         let last = self.last_lead(bound, fastest);
         let lead = self.time.lead().most();
         let moment = self.tsc.get() / LEAD_STEP;
-        let comfort = if self.count > 1 {
-            COMFORT_OF_SEVERAL
-        } else {
-            COMFORT
-        };
         Levels {
             now: lead,
             last,
             is_at_bound: lead >= last,
-            comfortable: self.last_lead(self.tsc.get() / comfort, fastest),
+            comfortable: self.last_lead(self.comfort(), fastest),
             is_too_far: false,
             step: moment.min(bound / 2) as i64,
             may_park_briefly: self.brief_parking.there_at(moment, now) <= now,
@@ -461,6 +456,16 @@ impl Suppression {
         let target = self.vcpus[vcpu].target;
         let runs = |other: &&VcpuRecord| other.target == target && other.runs();
         self.vcpus[..self.count].iter().filter(runs).count().max(1) as u64
+    }
+
+    /// Returns the lead that everybody takes for right, in ticks.
+    pub(super) const fn comfort(&self) -> u64 {
+        let comfort = if self.count > 1 {
+            COMFORT_OF_SEVERAL
+        } else {
+            COMFORT
+        };
+        self.tsc.get() / comfort
     }
 
     /// Returns the lead at which a clock that runs at `rate` has to be stopped, so that it stays

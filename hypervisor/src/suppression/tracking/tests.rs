@@ -227,6 +227,25 @@ fn exits_count_for_no_more_guest_time_than_half_of_what_others_have_had() {
 }
 
 #[test]
+fn exits_count_for_no_more_than_everybody_takes_for_right() {
+    let mut scene = Scene::new(1);
+    scene.suppress(TARGET, Order::new(factors(1000), Defaults::default()));
+    let user = Observation {
+        context: USER,
+        ..running(TARGET)
+    };
+    assert!(scene.seen(1, user).is_fast());
+    // 15 ms are right.
+    for (now, counts) in [(1_001, 10_000), (9_001, 6_000), (14_001, 1_000)] {
+        let mut then = scene.suppression.clone();
+        then.time.advance(HostTicks(now));
+        let from = then.fast_from(HostTicks(now), HostTicks(0));
+        let counted = now - from.0;
+        assert!(counted.abs_diff(counts) < 300, "{now}: {counted}");
+    }
+}
+
+#[test]
 fn what_a_scheduler_takes_to_switch_to_a_target_that_is_then_stopped_is_not_the_targets() {
     let mut scene = Scene::new(1);
     scene.suppress(TARGET, Order::new(factors(1000), Defaults::default()));
