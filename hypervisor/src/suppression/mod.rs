@@ -616,7 +616,8 @@ impl Suppression {
     /// whatever they do. And timers that are due in it are late by the rest of it: between two turns of others no more
     /// counts than half of what they had, however many targets there are, and however many threads they have; and no
     /// more than what everybody takes for right. That is of no importance where the clock is far ahead, as the scheduler
-    /// prefers the target.
+    /// prefers the target, nor while members of a family may not be known yet: they are found when they run, and the
+    /// turns of those that are known are in the way.
     #[must_use]
     pub(crate) fn fast_from(&mut self, now: HostTicks, used: HostTicks) -> HostTicks {
         /// The most that counts of an exit, as a divisor of a second of guest time: two ticks and a half of most
@@ -627,7 +628,8 @@ impl Suppression {
         /// The lead of a clock that is far ahead, as a divisor of a second.
         const FAR_AHEAD: u64 = 16;
         let lead = self.time.lead().most();
-        let counts_left = if lead > (self.tsc.get() / FAR_AHEAD) as i64 {
+        let is_far_ahead = lead > (self.tsc.get() / FAR_AHEAD) as i64;
+        let counts_left = if is_far_ahead || self.expects_copies(now) {
             u64::MAX
         } else {
             let room = (self.comfort() as i64).saturating_sub(lead).max(0);

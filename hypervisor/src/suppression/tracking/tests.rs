@@ -200,10 +200,25 @@ fn a_target_that_comes_to_a_cpu_where_it_takes_no_interrupts_is_not_kept_out_the
     assert!(back.report_when_interruptible);
 }
 
+/// The time from which on no copies of the target are expected.
+const ALL_ARE_KNOWN: u64 = 2 * TSC.get();
+
+#[test]
+fn exits_count_in_full_while_members_may_not_be_known() {
+    let mut scene = Scene::new(1);
+    scene.seen(1, running(TARGET));
+    scene.seen(2, running(OTHER));
+    scene.seen(1_000, running(TARGET));
+    let from = scene
+        .suppression
+        .fast_from(HostTicks(100_000), HostTicks(0));
+    assert_eq!(from, HostTicks(90_000));
+}
+
 #[test]
 fn exits_count_for_no_more_guest_time_than_half_of_what_others_have_had() {
     let mut scene = Scene::new(1);
-    let mut now = 1;
+    let mut now = ALL_ARE_KNOWN;
     scene.seen(now, running(TARGET));
     for (had, counts) in [
         (1_000_000, 500u64),
@@ -234,7 +249,7 @@ fn exits_count_for_no_more_than_everybody_takes_for_right() {
         context: USER,
         ..running(TARGET)
     };
-    let since = 1_000_000;
+    let since = ALL_ARE_KNOWN;
     assert!(scene.seen(since, user).is_fast());
     // 15 ms are right.
     for (fast_for, counts) in [(1_000, 10_000), (9_000, 6_000), (14_000, 1_000)] {
