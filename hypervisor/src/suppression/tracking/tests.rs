@@ -69,6 +69,14 @@ fn still(cr3: u64) -> Observation {
     }
 }
 
+/// The same, but in user mode.
+fn in_user_mode(observation: Observation) -> Observation {
+    Observation {
+        context: USER,
+        ..observation
+    }
+}
+
 struct Scene {
     ram: TestRam,
     suppression: Suppression,
@@ -178,10 +186,7 @@ fn a_target_whose_processor_waits_for_a_cpu_does_not_speed_the_clock_up() {
 fn a_target_that_comes_to_a_cpu_where_it_takes_no_interrupts_is_not_kept_out_there() {
     let mut scene = Scene::new(1);
     scene.suppress(TARGET, Order::new(factors(1000), Defaults::default()));
-    let in_user_mode = Observation {
-        context: USER,
-        ..running(TARGET)
-    };
+    let in_user_mode = in_user_mode(running(TARGET));
     scene.seen(1, in_user_mode);
     // It has had twice its budget.
     let held = scene.at(2_000_000, 0, Event::Seen(still(TARGET)));
@@ -245,10 +250,7 @@ fn exits_count_for_no_more_guest_time_than_half_of_what_others_have_had() {
 fn exits_count_for_no_more_than_everybody_takes_for_right() {
     let mut scene = Scene::new(1);
     scene.suppress(TARGET, Order::new(factors(1000), Defaults::default()));
-    let user = Observation {
-        context: USER,
-        ..running(TARGET)
-    };
+    let user = in_user_mode(running(TARGET));
     let since = ALL_ARE_KNOWN;
     assert!(scene.seen(since, user).is_fast());
     // 15 ms are right.
@@ -265,10 +267,7 @@ fn exits_count_for_no_more_than_everybody_takes_for_right() {
 fn what_a_scheduler_takes_to_switch_to_a_target_that_is_then_stopped_is_not_the_targets() {
     let mut scene = Scene::new(1);
     scene.suppress(TARGET, Order::new(factors(1000), Defaults::default()));
-    let user = Observation {
-        context: USER,
-        ..still(TARGET)
-    };
+    let user = in_user_mode(still(TARGET));
     let deaf = Observation {
         context: Context {
             interruptible: false,
@@ -307,10 +306,7 @@ fn what_a_scheduler_takes_to_switch_to_a_target_that_is_then_stopped_is_not_the_
 fn time_without_a_cpu_is_none_that_a_kernel_has_had_to_switch() {
     let mut scene = Scene::new(1);
     scene.suppress(TARGET, Order::new(factors(1000), Defaults::default()));
-    let user = Observation {
-        context: USER,
-        ..running(TARGET)
-    };
+    let user = in_user_mode(running(TARGET));
     assert!(scene.seen(10, user).is_fast());
     assert!(scene.seen(30_000, still(TARGET)).is_fast());
     scene.at(40_000, 0, Event::Interrupted(KERNEL, Thread::Unknown));
@@ -327,10 +323,7 @@ fn time_without_a_cpu_is_none_that_a_kernel_has_had_to_switch() {
 #[test]
 fn the_handler_of_an_interrupt_runs_in_real_time() {
     let mut scene = Scene::new(1);
-    let user = Observation {
-        context: USER,
-        ..running(TARGET)
-    };
+    let user = in_user_mode(running(TARGET));
     assert_eq!(scene.seen(10, user), fast());
     let handler = scene.at(20, 0, Event::Interrupted(USER, Thread::Unknown));
     assert_eq!(handler.clock.rates, Rates::REAL_TIME);
@@ -487,10 +480,7 @@ fn a_halted_processor_that_keeps_the_targets_cr3_runs_in_real_time() {
         halted: true,
         ..still(TARGET)
     };
-    let back = Observation {
-        context: USER,
-        ..still(TARGET)
-    };
+    let back = in_user_mode(still(TARGET));
     assert_eq!(scene.seen(1, running(TARGET)), fast());
     assert_eq!(scene.seen(2, halted), Rates::REAL_TIME);
     assert_eq!(
@@ -576,10 +566,7 @@ fn what_a_hidden_target_may_have_had_is_charged() {
         halted: true,
         ..still(TARGET)
     };
-    let back = Observation {
-        context: USER,
-        ..still(TARGET)
-    };
+    let back = in_user_mode(still(TARGET));
     scene.seen(1, running(TARGET));
     scene.seen(1, halted);
     scene.at(1_000, 0, Event::Woke);

@@ -183,6 +183,15 @@ mod tests {
         assert_eq!(entry.event, Some(Event::INVALID_OPCODE));
     }
 
+    /// A walk that finds a paging structure where nothing is but a hole for devices.
+    const TABLE_IN_HOLE: NestedPageFault = NestedPageFault {
+        address: GuestPhysAddr(HOLE),
+        write: false,
+        fetch: false,
+        final_access: false,
+        nmi_unblocked: false,
+    };
+
     /// A VCPU whose processor finds a paging structure outside RAM, as it accesses `linear`.
     fn without_table(linear: Option<u64>) -> Vcpu<FakeCpu> {
         let mut vcpu = vcpu();
@@ -190,11 +199,8 @@ mod tests {
         vcpu.then(Stay::until(
             10,
             Exit::NestedPageFault(NestedPageFault {
-                address: GuestPhysAddr(HOLE),
                 write: true,
-                fetch: false,
-                final_access: false,
-                nmi_unblocked: false,
+                ..TABLE_IN_HOLE
             }),
         ));
         vcpu
@@ -221,21 +227,13 @@ mod tests {
         let first = Event::exception(ExceptionVector::Page, Some(0));
         let mut vcpu = without_table(Some(0x5000));
         vcpu.events.interrupted = Some(first);
-        let fault = NestedPageFault {
-            address: GuestPhysAddr(HOLE),
-            write: false,
-            fetch: false,
-            final_access: false,
-            nmi_unblocked: false,
-        };
-        assert_eq!(vcpu.handle_nested_page_fault(fault, HostTicks(10)), Ok(()));
+        let walk =
+            |vcpu: &mut Vcpu<FakeCpu>| vcpu.handle_nested_page_fault(TABLE_IN_HOLE, HostTicks(10));
+        assert_eq!(walk(&mut vcpu), Ok(()));
         let double = Event::exception(ExceptionVector::Double, Some(0));
         assert_eq!(vcpu.events.exception, Some(double));
         vcpu.events.interrupted = Some(double);
-        assert_eq!(
-            vcpu.handle_nested_page_fault(fault, HostTicks(10)),
-            Err(StopReason::TripleFault)
-        );
+        assert_eq!(walk(&mut vcpu), Err(StopReason::TripleFault));
     }
 
     #[test]
