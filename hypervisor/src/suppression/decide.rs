@@ -109,7 +109,7 @@ impl Suppression {
                 timer: wanted.timer.max(other.timer),
             }));
         }
-        self.note_turns(is_in);
+        self.note_turns(is_in, now);
         if let Some(rates) = fast {
             self.give_back.gaining();
             self.clock = Course::at(rates);
@@ -124,8 +124,8 @@ impl Suppression {
         };
         let lead = self.time.lead();
         let observers = self.observers();
-        let mut course = self.give_back.course(lead, observers, haste, now);
-        if self.give_back.is_done(lead) {
+        let (mut course, is_all_given_back) = self.give_back.course(lead, observers, haste, now);
+        if is_all_given_back {
             for record in &mut self.vcpus[..self.count] {
                 record.company.lead_is_gone(now);
             }
@@ -134,6 +134,9 @@ impl Suppression {
         if observers == Observers::Run {
             // RDTSC does not see an end: a VCPU has to come out for it.
             self.vm_look_at = course.counter_until.min(course.timer_until);
+            if is_all_given_back && let Some(until) = self.give_back.behind_until(now) {
+                self.vm_look_at = until;
+            }
             course = Course::at(course.rates);
         }
         let old = self.time.course();
@@ -148,12 +151,17 @@ impl Suppression {
     }
 
     /// Keeps book of the guest time that others have between turns of targets.
-    fn note_turns(&mut self, is_in: bool) {
+    fn note_turns(&mut self, is_in: bool, now: HostTicks) {
+        let lead = self.time.lead();
         match (self.others_since, is_in) {
-            (None, false) => self.others_since = Some(self.time.guest_time()),
+            (None, false) => {
+                self.others_since = Some(self.time.guest_time());
+                self.give_back.turn_ended(lead, now);
+            }
             (Some(since), true) => {
                 let guest = self.time.guest_time().saturating_sub(since);
                 self.give_back.turn_of_others(guest);
+                self.give_back.turn_begins(lead);
                 self.counts_left = guest / 2;
                 self.others_since = None;
             }

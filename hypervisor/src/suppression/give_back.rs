@@ -17,7 +17,12 @@
 //! large lead is given back gently then, too. VCPUs that wait for a physical CPU do not mind: what
 //! the clock does not show of their waiting is not charged to whoever waits.
 //!
-//! Behind real time, by an exit that came late, the clock catches up at [`CATCH_UP`].
+//! Behind where it is to be, by an exit that came late, the clock catches up at [`CATCH_UP`].
+//!
+//! # Where the clock is to be
+//! Where a target has one turn after the other it is not where real time is, but behind it by half of what a turn gains:
+//! then it is ahead by as much after the turn, and never off by more than that half. Where no turn has come for a while it
+//! is where real time is.
 
 #![forbid(unsafe_code)]
 
@@ -30,6 +35,11 @@ use super::lead::Lead;
 const GENTLE: Rate = fraction(1, 2);
 /// The part of a horizon, as a divisor, in which a lead is to be gone.
 const HASTE: u64 = 2;
+/// The most by which the clock is to be behind real time before a turn of a target, as a divisor of a second: half of
+/// the lead that everybody takes for right.
+const MOST_BEHIND: u64 = 132;
+/// The time without a turn from which on it is to be right, as a divisor of a second.
+const TURNS_EXPECTED: u64 = 4;
 /// The rate of a clock that is behind.
 const CATCH_UP: Rate = fraction(9, 8);
 
@@ -76,6 +86,14 @@ pub(super) struct GiveBack {
     /// The rates of the two lines that are in force since the last turn of the target.
     chosen: Option<Rates>,
     haste: Haste,
+    /// The lead at which the present turn of targets has begun.
+    turn_began_at: Option<Lead>,
+    /// What a turn gains, about, of the longest of late; nothing where one does not follow the other.
+    gain: Lead,
+    most_behind: i64,
+    /// The time until which another turn is expected, and how long that is after one, in ticks.
+    turn_expected_until: HostTicks,
+    turns_expected: u64,
 }
 
 impl GiveBack {
@@ -92,6 +110,54 @@ impl GiveBack {
             release: 800 * milliseconds,
             chosen: None,
             haste: Haste::Horizon,
+            turn_began_at: None,
+            gain: Lead {
+                counter: 0,
+                timer: 0,
+            },
+            most_behind: (tsc.get() / MOST_BEHIND) as i64,
+            turn_expected_until: HostTicks(0),
+            turns_expected: tsc.get() / TURNS_EXPECTED,
+        }
+    }
+
+    /// Takes note that a turn of targets begins with `lead`.
+    pub(super) const fn turn_begins(&mut self, lead: Lead) {
+        self.turn_began_at = Some(lead);
+    }
+
+    /// Takes note that a turn of targets has ended at `now` with `lead`.
+    pub(super) fn turn_ended(&mut self, lead: Lead, now: HostTicks) {
+        let Some(before) = self.turn_began_at.take() else {
+            return;
+        };
+        let longest = |known: i64, gained: i64| gained.max(known - known / 8);
+        self.gain = if now < self.turn_expected_until {
+            Lead {
+                counter: longest(self.gain.counter, lead.counter - before.counter),
+                timer: longest(self.gain.timer, lead.timer - before.timer),
+            }
+        } else {
+            Lead::default()
+        };
+        self.turn_expected_until = now.saturating_add(self.turns_expected);
+    }
+
+    /// Returns until when the clock is to be behind real time, if it is at `now`.
+    pub(super) fn behind_until(&self, now: HostTicks) -> Option<HostTicks> {
+        let is_behind = self.gain != Lead::default() && now < self.turn_expected_until;
+        is_behind.then_some(self.turn_expected_until)
+    }
+
+    /// Returns how far `lead` is from where the clock is to be at `now`.
+    fn distance(&self, lead: Lead, haste: Haste, now: HostTicks) -> Lead {
+        if haste == Haste::Released || self.behind_until(now).is_none() {
+            return lead;
+        }
+        let behind = |gain: i64| (gain / 2).clamp(0, self.most_behind);
+        Lead {
+            counter: lead.counter.saturating_add(behind(self.gain.counter)),
+            timer: lead.timer.saturating_add(behind(self.gain.timer)),
         }
     }
 
@@ -112,24 +178,25 @@ impl GiveBack {
         };
     }
 
-    /// Returns whether the clock is right with `lead`.
-    #[must_use]
-    pub(super) const fn is_done(&self, lead: Lead) -> bool {
-        lead.counter.unsigned_abs() <= self.tolerance && lead.timer.unsigned_abs() <= self.tolerance
+    /// Returns whether the clock is where it is to be that is so far from there.
+    const fn is_there(&self, distance: Lead) -> bool {
+        distance.counter.unsigned_abs() <= self.tolerance
+            && distance.timer.unsigned_abs() <= self.tolerance
     }
 
-    /// Returns the course of the clock from `now` on for `lead`.
+    /// Returns the course of the clock from `now` on for `lead`, and whether everything has been given back.
     pub(super) fn course(
         &mut self,
         lead: Lead,
         observers: Observers,
         haste: Haste,
         now: HostTicks,
-    ) -> Course {
+    ) -> (Course, bool) {
+        let lead = self.distance(lead, haste, now);
         let done = |lead: i64| lead.unsigned_abs() <= self.tolerance;
-        if self.is_done(lead) {
+        if self.is_there(lead) {
             self.chosen = None;
-            return Course::REAL_TIME;
+            return (Course::REAL_TIME, true);
         }
         if self.haste != haste {
             self.haste = haste;
@@ -168,11 +235,12 @@ impl GiveBack {
             (lead.timer, rates.timer),
             end,
         );
-        Course {
+        let course = Course {
             rates,
             counter_until,
             timer_until,
-        }
+        };
+        (course, false)
     }
 }
 
@@ -242,7 +310,7 @@ mod tests {
         observers: Observers,
         haste: Haste,
     ) -> (Rate, u64) {
-        let course = control.course(both(lead), observers, haste, NOW);
+        let (course, _) = control.course(both(lead), observers, haste, NOW);
         assert_eq!(course.rates.counter, course.rates.timer);
         assert_eq!(course.counter_until, course.timer_until);
         (course.rates.counter, course.counter_until.since(NOW))
@@ -256,9 +324,54 @@ mod tests {
     fn a_right_clock_runs_in_real_time() {
         let mut control = GiveBack::new(TSC);
         for lead in [0, 1000, -1000] {
-            let course = control.course(both(lead), Observers::Run, Haste::Horizon, NOW);
+            let (course, _) = control.course(both(lead), Observers::Run, Haste::Horizon, NOW);
             assert_eq!(course, Course::REAL_TIME);
         }
+    }
+
+    /// Has a target have a turn that gains `gain` ticks, from a lead of `lead`, up to `now`.
+    fn turn(control: &mut GiveBack, lead: i64, gain: i64, now: HostTicks) {
+        control.turn_begins(both(lead));
+        control.gaining();
+        control.turn_ended(both(lead + gain), now);
+    }
+
+    /// Returns the lead at which `control` leaves the clock at `now` for good.
+    fn left_at(control: &mut GiveBack, haste: Haste, now: HostTicks) -> i64 {
+        let is_left = |lead: &i64| control.course(both(*lead), Observers::Run, haste, now).1;
+        (-20 * MS..20 * MS)
+            .step_by(MS as usize / 100)
+            .find(is_left)
+            .unwrap()
+    }
+
+    #[test]
+    fn between_turns_the_clock_is_behind_by_half_of_what_one_gains() {
+        let mut control = GiveBack::new(TSC);
+        let tolerance = MS / 10;
+        let near =
+            |lead: i64, expected: i64| assert!((lead - expected).abs() <= tolerance, "{lead}");
+        turn(&mut control, 0, 12 * MS, NOW);
+        near(left_at(&mut control, Haste::Horizon, NOW), 0);
+        // Another one follows: from now on there are turns.
+        let second = NOW.saturating_add(20 * MS as u64);
+        turn(&mut control, 0, 12 * MS, second);
+        near(left_at(&mut control, Haste::Horizon, second), -6 * MS);
+        // A shorter one may be followed by a long one again.
+        turn(&mut control, -6 * MS, 4 * MS, second);
+        near(
+            left_at(&mut control, Haste::Horizon, second),
+            -6 * MS * 7 / 8,
+        );
+        // However long they are.
+        turn(&mut control, -6 * MS, 300 * MS, second);
+        near(left_at(&mut control, Haste::Horizon, second), -15 * MS / 2);
+        near(left_at(&mut control, Haste::Released, second), 0);
+        let until = control.behind_until(second).unwrap();
+        assert_eq!(until.since(second), TSC.get() / 4);
+        near(left_at(&mut control, Haste::Horizon, until), 0);
+        turn(&mut control, 0, 12 * MS, until);
+        near(left_at(&mut control, Haste::Horizon, until), 0);
     }
 
     #[test]
@@ -330,7 +443,7 @@ mod tests {
             counter: 2 * MS,
             timer: 0,
         };
-        let course = control.course(lead, Observers::Run, Haste::Horizon, NOW);
+        let (course, _) = control.course(lead, Observers::Run, Haste::Horizon, NOW);
         assert_eq!(course.rates.counter, GENTLE);
         assert_eq!(course.rates.timer, Rate::ONE);
         assert_eq!(course.timer_until, HostTicks(u64::MAX));

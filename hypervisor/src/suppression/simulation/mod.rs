@@ -498,6 +498,26 @@ fn there_is_no_drift() {
     }
 }
 
+/// Where turns of a target follow each other the clock is as far behind before one as it is ahead after it.
+#[test]
+fn beside_equals_the_clock_is_never_off_by_more_than_half_of_what_a_turn_gains() {
+    for kind in [Kind::Cfs, Kind::Eevdf] {
+        let mut machine = Setup::new(kind, hogs(3)).start();
+        machine.suppress(0, order(1000));
+        machine.run(SECOND);
+        let (mut ahead, mut behind) = (0, 0);
+        for _ in 0..20_000 {
+            machine.run(MS / 10);
+            ahead = ahead.max(machine.lead());
+            behind = behind.min(machine.lead());
+        }
+        let swing = ahead - behind;
+        assert!(swing > 3 * MS as i64, "{kind:?}: it has turns");
+        let off = ahead.max(-behind);
+        assert!(off <= swing * 2 / 3, "{kind:?}: {behind} to {ahead}");
+    }
+}
+
 /// One that sleeps for 10 ms beside equals wakes nearly as it does without suppression.
 #[test]
 fn who_sleeps_wakes_in_time() {
