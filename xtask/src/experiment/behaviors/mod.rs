@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use clap::Args;
 use serde_json::json;
 
-use self::case::Case;
+use self::case::{Case, Relation};
 use self::measure::{Bench, Length, PAPER, Suppression};
 use self::outcome::{COLUMNS, Outcome};
 use super::common::cells::Cells;
@@ -73,9 +73,10 @@ pub struct Options {
     suppress_options: String,
     #[command(flatten)]
     exit_cost: options::ExitCost,
-    /// Host seconds of suppression that are measured; before and after, a third of it, at least one
-    #[arg(long, value_name = "S", default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=3600))]
-    seconds: u32,
+    /// Host seconds of suppression that are measured; before and after, a third of it, from one to four
+    /// [default: 4; 30 where the clock may get far ahead once, and is not to drift]
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u32).range(2..=3600))]
+    seconds: Option<u32>,
     /// Boot anew for each case
     #[arg(long)]
     fresh: bool,
@@ -111,10 +112,14 @@ impl Options {
         case::chosen(&self.cases, place.vcpus)
     }
 
-    fn length(&self) -> Length {
-        let during = f64::from(self.seconds);
+    fn length(&self, case: &Case) -> Length {
+        let usual = match case.relation {
+            Relation::Equal => 4,
+            Relation::Preferred | Relation::Alone => 30,
+        };
+        let during = f64::from(self.seconds.unwrap_or(usual));
         Length {
-            around: (during / 3.0).max(1.0),
+            around: (during / 3.0).clamp(1.0, 4.0),
             during,
         }
     }
@@ -127,7 +132,7 @@ impl Options {
         }
     }
 
-    /// Returns what the results are called: those of another policy and of dearer exits are others.
+    /// Returns what the results are called: those of another policy, of dearer exits and of another processor are others.
     fn name(&self) -> String {
         let mut name = "behaviours".to_owned();
         if self.policy.as_deref() == Some(PAPER) {
@@ -135,6 +140,10 @@ impl Options {
         }
         if self.exit_cost.ticks > 0 {
             name.push_str(&format!("-exit-cost-{}", self.exit_cost.ticks));
+        }
+        let ips = self.speed.ips.to_string();
+        if ips != IPS {
+            name.push_str(&format!("-ips-{ips}"));
         }
         name
     }
@@ -151,20 +160,19 @@ type Made = made::Made<Outcome>;
 /// use.
 fn measure_all(place: Place, options: &Options, kind: Kind, add: impl Fn(Made)) {
     let cases = options.cases(place);
-    let with_neighbor = cases.iter().any(|case| case.neighbor);
     let mut bench = None;
-    for (at, &case) in cases.iter().enumerate() {
-        let left = cases.len() - at;
-        let made = measure(case, place, &mut bench, with_neighbor, left, options, kind);
+    for at in 0..cases.len() {
+        let left = &cases[at..];
+        let made = measure(left, place, &mut bench, options, kind);
         let is_spoiled = made
             .as_ref()
             .map_or(true, |outcome| !outcome.complaints.is_empty());
         add(made.map_err(|error| Failure {
-            case: case.name,
+            case: cases[at].name,
             place,
             error,
         }));
-        if (is_spoiled || options.fresh || left == 1)
+        if (is_spoiled || options.fresh || left.len() == 1)
             && let Some((bench, ..)) = bench.take()
             && let Err(error) = Bench::shut_down(bench)
         {
@@ -176,16 +184,16 @@ fn measure_all(place: Place, options: &Options, kind: Kind, add: impl Fn(Made)) 
 /// A guest, how long it takes, and the claim to its name.
 type Booted = (Bench, Countdown, Claim);
 
+/// Measures the first of the cases that are `left`.
 fn measure(
-    case: Case,
+    left: &[Case],
     place: Place,
     bench: &mut Option<Booted>,
-    with_neighbor: bool,
-    left: usize,
     options: &Options,
     kind: Kind,
 ) -> Result<Outcome> {
-    let length = options.length();
+    let case = left[0];
+    let length = options.length(&case);
     let (mut booted, mut countdown, claim) = match bench.take() {
         Some(booted) => booted,
         None => {
@@ -196,9 +204,11 @@ fn measure(
                 place.series.name(),
                 place.vcpus
             );
-            let whole = BOOT + left as f64 * length.of_case();
+            let cases = left.iter().map(|case| options.length(case).of_case());
+            let whole = BOOT + cases.sum::<f64>();
             let mut countdown = Countdown::begin(claim.name(), &what, whole);
             let setup = options.setup(claim.name(), kind);
+            let with_neighbor = left.iter().any(|case| case.neighbor);
             let booted = Bench::boot(setup, place, with_neighbor, &mut countdown)?;
             (booted, countdown, claim)
         }
@@ -231,7 +241,11 @@ pub fn run(options: &Options) -> Result<bool> {
         kernel::fetch(place.series)?;
     }
     let results = Results::new(|made: &[Made]| write(options, kind, made));
-    let cost = |place: Place| f64::from(place.vcpus) * options.cases(place).len() as f64;
+    let cost = |place: Place| {
+        let cases = options.cases(place);
+        let lengths = cases.iter().map(|case| options.length(case).of_case());
+        f64::from(place.vcpus) * lengths.sum::<f64>()
+    };
     let one = |place| measure_all(place, options, kind, |made| results.add(made));
     // Each case is saved when it is made.
     let (_, saved) = batch::run(&places, options.jobs.jobs, cost, one, |_| Ok(()));
@@ -313,6 +327,28 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_may_get_far_ahead_once_is_watched_for_long_enough_to_tell_a_drift() {
+        let length = |line, name| {
+            let case = case::CASES
+                .iter()
+                .find(|case| case.name == name)
+                .expect("a case");
+            options(line).expect("options").length(case).during
+        };
+        assert_eq!(
+            (length("", "equal"), length("", "alone"), length("", "nice")),
+            (4.0, 30.0, 30.0)
+        );
+        assert_eq!(
+            (
+                length("--seconds 8", "equal"),
+                length("--seconds 8", "alone")
+            ),
+            (8.0, 8.0)
+        );
+    }
+
+    #[test]
     fn an_unknown_case_is_refused() {
         assert!(options("nice apart-two").is_some());
         assert!(options("nicest").is_none());
@@ -325,6 +361,7 @@ mod tests {
         assert_eq!(name(""), "behaviours");
         assert_eq!(name("--policy paper"), "behaviours-paper");
         assert_eq!(name("--exit-cost 2000"), "behaviours-exit-cost-2000");
+        assert_eq!(name("--ips 1000000000"), "behaviours-ips-1000000000");
     }
 
     #[test]
