@@ -145,13 +145,15 @@ impl GiveBack {
 
     /// Returns until when the clock is to be behind real time, if it is at `now`.
     pub(super) fn behind_until(&self, now: HostTicks) -> Option<HostTicks> {
-        let is_behind = self.gain != Lead::default() && now < self.turn_expected_until;
+        let is_expected = self.haste == Haste::Horizon && now < self.turn_expected_until;
+        let is_behind = is_expected && self.gain != Lead::default();
         is_behind.then_some(self.turn_expected_until)
     }
 
     /// Returns how far `lead` is from where the clock is to be at `now`.
-    fn distance(&self, lead: Lead, haste: Haste, now: HostTicks) -> Lead {
-        if haste == Haste::Released || self.behind_until(now).is_none() {
+    #[must_use]
+    pub(super) fn distance(&self, lead: Lead, now: HostTicks) -> Lead {
+        if self.behind_until(now).is_none() {
             return lead;
         }
         let behind = |gain: i64| (gain / 2).clamp(0, self.most_behind);
@@ -192,15 +194,15 @@ impl GiveBack {
         haste: Haste,
         now: HostTicks,
     ) -> (Course, bool) {
-        let lead = self.distance(lead, haste, now);
+        if self.haste != haste {
+            self.haste = haste;
+            self.chosen = None;
+        }
+        let lead = self.distance(lead, now);
         let done = |lead: i64| lead.unsigned_abs() <= self.tolerance;
         if self.is_there(lead) {
             self.chosen = None;
             return (Course::REAL_TIME, true);
-        }
-        if self.haste != haste {
-            self.haste = haste;
-            self.chosen = None;
         }
         let (horizon, release) = (self.horizon, self.release);
         let chosen = *self.chosen.get_or_insert_with(|| {
@@ -366,12 +368,14 @@ mod tests {
         // However long they are.
         turn(&mut control, -6 * MS, 300 * MS, second);
         near(left_at(&mut control, Haste::Horizon, second), -15 * MS / 2);
-        near(left_at(&mut control, Haste::Released, second), 0);
         let until = control.behind_until(second).unwrap();
         assert_eq!(until.since(second), TSC.get() / 4);
         near(left_at(&mut control, Haste::Horizon, until), 0);
         turn(&mut control, 0, 12 * MS, until);
         near(left_at(&mut control, Haste::Horizon, until), 0);
+        // Nor when there are no more targets.
+        turn(&mut control, 0, 12 * MS, until);
+        near(left_at(&mut control, Haste::Released, until), 0);
     }
 
     #[test]

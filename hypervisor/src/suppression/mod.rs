@@ -632,7 +632,9 @@ impl Suppression {
         let counts_left = if is_far_ahead || self.expects_copies(now) {
             u64::MAX
         } else {
-            let room = (self.comfort() as i64).saturating_sub(lead).max(0);
+            // Also where the clock is behind before the turn: that is for what cannot be avoided.
+            let gained = self.give_back.distance(self.time.lead(), now).most();
+            let room = (self.comfort() as i64).saturating_sub(gained).max(0);
             self.counts_left.min(room.unsigned_abs())
         };
         let rates = self.clock.rates;

@@ -364,9 +364,15 @@ impl Suppression {
         // Timers that the target has set by the microsecond would have the guest do nothing but
         // handle them: half of the time goes to the code that is interrupted. Not more than of a usual
         // handler: one whose end is found late has not taken that long. And as the clock is fast meanwhile, a tick
-        // that comes late gains a lead for nothing: the guest would have switched.
-        let half = (length / 2).min(usual);
-        let half = half.min(self.longest_delay_of_timers(vcpu));
+        // that comes late gains a lead for nothing: the guest would have switched. Timers of those that interrupt no more
+        // often than any kernel does may be others', who are not to wait.
+        let half = if handler.free {
+            0
+        } else {
+            (length / 2)
+                .min(usual)
+                .min(self.longest_delay_of_timers(vcpu))
+        };
         let record = &mut self.vcpus[vcpu];
         record.timers_from = now.saturating_add(half);
         record.interrupted_at = now;
