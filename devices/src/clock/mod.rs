@@ -120,7 +120,13 @@ impl Rates {
     /// Returns whether a line is faster than real time.
     #[must_use]
     pub const fn is_fast(self) -> bool {
-        self.counter.0 > Rate::ONE.0 || self.timer.0 > Rate::ONE.0
+        self.is_faster_than(Self::REAL_TIME)
+    }
+
+    /// Returns whether a line is faster than it is at rates `other`.
+    #[must_use]
+    pub const fn is_faster_than(self, other: Self) -> bool {
+        self.counter.0 > other.counter.0 || self.timer.0 > other.timer.0
     }
 
     /// Returns how many host ticks after a change to these rates no VCPU is to read the TSC, so

@@ -254,6 +254,8 @@ pub(crate) struct Suppression {
     follows: bool,
     /// The time until which copies may be about that have not been seen.
     copies_until: HostTicks,
+    /// The time until which one is taken to be about, as another one was taken in.
+    grows_until: HostTicks,
     notices: Notices,
     departures: Departures,
     vcpus: [VcpuRecord; MAX_VCPUS],
@@ -296,6 +298,7 @@ impl Suppression {
             lookout: Lookout::new(tsc, now),
             follows: false,
             copies_until: HostTicks(0),
+            grows_until: HostTicks(0),
             notices: Notices::new(tsc, now),
             departures: Departures::NONE,
             vcpus: [VcpuRecord::new(tsc, now); MAX_VCPUS],
@@ -616,8 +619,8 @@ impl Suppression {
     /// whatever they do. And timers that are due in it are late by the rest of it: between two turns of others no more
     /// counts than half of what they had, however many targets there are, and however many threads they have; and no
     /// more than what everybody takes for right. That is of no importance where the clock is far ahead, as the scheduler
-    /// prefers the target, nor while members of a family may not be known yet: they are found when they run, and the
-    /// turns of those that are known are in the way.
+    /// prefers the target, nor while members of a family are found one by one: the others are found when they run, and
+    /// the turns of those that are known are in the way.
     #[must_use]
     pub(crate) fn fast_from(&mut self, now: HostTicks, used: HostTicks) -> HostTicks {
         /// The most that counts of an exit, as a divisor of a second of guest time: two ticks and a half of most
@@ -629,7 +632,7 @@ impl Suppression {
         const FAR_AHEAD: u64 = 16;
         let lead = self.time.lead().most();
         let is_far_ahead = lead > (self.tsc.get() / FAR_AHEAD) as i64;
-        let counts_left = if is_far_ahead || self.expects_copies(now) {
+        let counts_left = if is_far_ahead || self.is_growing(now) {
             u64::MAX
         } else {
             // Also where the clock is behind before the turn: that is for what cannot be avoided.

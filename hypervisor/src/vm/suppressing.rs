@@ -115,7 +115,9 @@ impl Vm {
                 self.trace
                     .record(None, Event::Rates(course.rates), host_now);
             }
-            let gets_fast = course.rates.is_fast() && !board.clock.rates().is_fast();
+            // Also from a rate at which it catches up.
+            let gets_fast =
+                course.rates.is_fast() && course.rates.is_faster_than(board.clock.rates());
             let used_at = self.requests.iter().map(VcpuRequests::clock_used_at);
             let used_at = used_at.fold(suppression.accounted_until(), HostTicks::max);
             let changes_at = if gets_fast {

@@ -2,7 +2,7 @@
 
 use arch::gpr::{RAX, RCX, RDX};
 use devices::apic_message::DeliveryMode::Fixed;
-use devices::clock::Rate;
+use devices::clock::{Course, Rate, Rates};
 use vmx::event::Event as GuestEvent;
 
 use super::*;
@@ -145,6 +145,25 @@ fn an_exit_that_switches_to_a_target_counts_for_a_moment_of_guest_time_however_l
     ] {
         counts_of_an_exit(took, &mut [], vcpu(), most);
     }
+}
+
+#[test]
+fn it_counts_for_no_more_where_the_clock_catches_up_before() {
+    let mut vcpu = with_target_seen(&mut [], vcpu());
+    let ninth = Rate::from_bits(Rate::ONE.bits() / 8 * 9).unwrap();
+    let rates = Rates {
+        counter: ninth,
+        timer: ninth,
+    };
+    let vm = vcpu.vm().clone();
+    vm.board
+        .lock()
+        .clock
+        .set_course(at(OTHERS_HAD), Course::at(rates));
+    fake::advance(1_000_000);
+    vcpu.follow_suppression();
+    let lead = vm.suppression.lock().lead(host_now()).most();
+    assert!((9 * MS as i64..=10 * MS as i64).contains(&lead), "{lead}");
 }
 
 #[test]
