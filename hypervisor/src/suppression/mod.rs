@@ -573,19 +573,23 @@ impl Suppression {
         directive
     }
 
-    /// Decides that a clock is not fast any more for the target of `vcpu`, which has left the guest at `now`, if other
-    /// VCPUs run, until its next report. Returns whether the clock is to change.
-    ///
-    /// A report takes a while, in which the others' guests would see a fast clock go on; and mostly it says that the
-    /// target does not run on.
-    pub(crate) fn stop_fast_clock(&mut self, vcpu: usize, now: HostTicks) -> bool {
+    /// Returns whether other VCPUs than `vcpu` run.
+    #[must_use]
+    pub(crate) fn others_run(&self, vcpu: usize) -> bool {
         let mut records = self.vcpus[..self.count].iter().enumerate();
-        let are_seen = records.any(|(other, record)| other != vcpu && record.runs());
-        if !are_seen
-            || self
-                .vcpus
-                .get(vcpu)
-                .is_none_or(|record| record.fast.is_none())
+        records.any(|(other, record)| other != vcpu && record.runs())
+    }
+
+    /// Decides that a clock is not fast any more for the target of `vcpu`, which has left the guest at `now`, until its
+    /// next report. Returns whether the clock is to change.
+    ///
+    /// A report takes a while, and mostly it says that the target does not run on. Others' guests would see a fast clock
+    /// go on meanwhile; and where it goes on to be fast, the target's own would find that several ticks have passed.
+    pub(crate) fn stop_fast_clock(&mut self, vcpu: usize, now: HostTicks) -> bool {
+        if self
+            .vcpus
+            .get(vcpu)
+            .is_none_or(|record| record.fast.is_none())
         {
             return false;
         }

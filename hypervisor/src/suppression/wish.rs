@@ -544,8 +544,7 @@ impl Suppression {
     /// Returns the lead from which on `vcpu` is in a long turn of its target, in ticks; that is of no
     /// importance while no other VCPU runs.
     fn long_turn_from(&self, vcpu: usize) -> i64 {
-        let mut records = self.vcpus[..self.count].iter().enumerate();
-        if !records.any(|(other, record)| other != vcpu && record.runs()) {
+        if !self.others_run(vcpu) {
             return i64::MAX;
         }
         let length = (self.tsc.get() / LONG_TURN) as i64;

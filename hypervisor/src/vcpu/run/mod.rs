@@ -223,7 +223,7 @@ impl<C: GuestCpu> Vcpu<C> {
         }
         if wanted.contains(Requests::TIMERS) && self.next_timer() <= now {
             // What it sends mostly ends the turn of a target, and takes a while to be found out and told.
-            self.stop_fast_clock(now);
+            self.stop_fast_clock_that_others_see(now);
         }
         self.observer.timer_expired = wanted.contains(Requests::TIMERS) && self.update_timers(now);
         if self.observer.timer_expired || wanted.contains(Requests::EVENT) {

@@ -73,10 +73,10 @@ impl<C: GuestCpu> Vcpu<C> {
     }
 
     /// Has a clock not be fast any more for this VCPU, which has left the guest at `now`, until suppression has been
-    /// told what it has done, if others see it.
+    /// told what it has done.
     #[inline]
     pub(super) fn stop_fast_clock(&mut self, now: HostTicks) {
-        if !self.observer.directive.clock.rates.is_fast() || self.vm.vcpus() == 1 {
+        if !self.observer.directive.clock.rates.is_fast() {
             return;
         }
         let changes = {
@@ -89,6 +89,14 @@ impl<C: GuestCpu> Vcpu<C> {
             self.follow_suppression();
             // If nothing is told, it is asked whether the clock is to be fast again.
             self.observer.directive.look_at = now;
+        }
+    }
+
+    /// The same, if other VCPUs run.
+    #[inline]
+    pub(super) fn stop_fast_clock_that_others_see(&mut self, now: HostTicks) {
+        if self.vm.vcpus() > 1 && self.vm.suppression.lock().others_run(self.index as usize) {
+            self.stop_fast_clock(now);
         }
     }
 

@@ -167,6 +167,22 @@ fn it_counts_for_no_more_where_the_clock_catches_up_before() {
 }
 
 #[test]
+fn an_exit_of_a_target_that_runs_on_counts_for_no_more_than_one_in_which_it_comes_in() {
+    let mut vcpu = with_target_seen(&mut [], vcpu());
+    vcpu.follow_suppression();
+    // It loads its root again, which is told, and that takes long.
+    set(at(OTHERS_HAD + 1_000));
+    vcpu.observer.loaded_cr3 = Some(TARGET);
+    vcpu.follow(at(OTHERS_HAD + 1_000));
+    fake::advance(1_000_000);
+    vcpu.follow_suppression();
+    let vm = vcpu.vm();
+    assert!(vm.board.lock().clock.rates().is_fast());
+    let lead = vm.suppression.lock().lead(host_now()).most();
+    assert!((10 * MS as i64..=11 * MS as i64).contains(&lead), "{lead}");
+}
+
+#[test]
 fn it_counts_for_half_a_tick_at_most_where_another_vcpu_runs_that_sees_it_pass() {
     for took in [20_000, 1_000_000] {
         let mut both = vcpus(2);
