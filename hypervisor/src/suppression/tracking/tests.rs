@@ -459,6 +459,32 @@ fn whose_root_a_vcpu_has_is_found_out_again_when_no_clock_is_fast_beside_it() {
 }
 
 #[test]
+fn after_a_handler_the_kernel_has_the_time_that_a_switch_takes_before_the_clock_is_fast() {
+    let mut scene = Scene::new(1);
+    scene.suppress(TARGET, Order::new(factors(1000), Defaults::default()));
+    let in_kernel = Observation {
+        context: KERNEL,
+        ..still(TARGET)
+    };
+    scene.seen(1, running(TARGET));
+    let mut fast_from = |end: u64| {
+        scene.at(end - 2_000, 0, Event::Interrupted(KERNEL, Thread::User));
+        scene.at(end, 0, Event::Resumed(KERNEL));
+        let mut after = (end..).step_by(500).skip(1);
+        after
+            .find(|now| scene.seen(*now, in_kernel).is_fast())
+            .unwrap()
+            - end
+    };
+    let first = fast_from(10_000);
+    assert!((8_000..10_000).contains(&first), "{first}");
+    // One that does not switch is in something longer.
+    fast_from(30_000);
+    let third = fast_from(100_000);
+    assert!(third > 50_000, "{third}");
+}
+
+#[test]
 fn an_interrupt_in_a_handler_does_not_make_it_another() {
     let mut scene = Scene::new(1);
     scene.seen(1, running(TARGET));
