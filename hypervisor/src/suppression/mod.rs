@@ -22,7 +22,7 @@
 //! | the lead is 15 ms, others wait | all but stands still | is parked for a moment, while that is rare |
 //! | nobody else wants its VCPU | gives back | runs until its budget is used up, then is parked |
 //! | an interrupt is handled | gives back | runs |
-//! | others run | gives back what was gained, then is real | runs |
+//! | others run | gives back what was gained, until it is behind by half of a turn's gain; then is real | runs |
 //!
 //! "Held" and "parked" are the same to the guest, a VCPU that is interrupted in the middle of user
 //! code: any interrupt that it can take wakes it at once. They differ in what the clock does
