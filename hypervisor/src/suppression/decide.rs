@@ -150,19 +150,23 @@ impl Suppression {
         self.booking = Booking::Lead;
     }
 
-    /// Keeps book of the guest time that others have between turns of targets.
+    /// Keeps book of the turns of targets, and of what others have between them.
     fn note_turns(&mut self, is_in: bool, now: HostTicks) {
-        let lead = self.time.lead();
+        let (guest_now, lead) = (self.time.guest_time(), self.time.lead());
         match (self.others_since, is_in) {
             (None, false) => {
-                self.others_since = Some(self.time.guest_time());
+                self.others_since = Some((guest_now, now));
                 self.give_back.turn_ended(lead, now);
+                if let Some((since, others)) = self.turn.take() {
+                    self.counted_exits.turn_ended(now.since(since), others);
+                }
             }
-            (Some(since), true) => {
-                let guest = self.time.guest_time().saturating_sub(since);
+            (Some((guest, since)), true) => {
+                let guest = guest_now.saturating_sub(guest);
                 self.give_back.turn_of_others(guest);
                 self.give_back.turn_begins(lead);
-                self.counts_left = guest / 2;
+                self.counted_exits.turn_begins(guest);
+                self.turn = Some((now, now.since(since)));
                 self.others_since = None;
             }
             _ => {}

@@ -48,6 +48,7 @@ pub(crate) mod address_space;
 mod allowance;
 pub(crate) mod budget;
 mod company;
+mod counted_exits;
 mod cpu_share;
 mod decide;
 mod departures;
@@ -89,6 +90,7 @@ use crate::guest_memory::GuestMemory;
 use crate::ids::MAX_VCPUS;
 use address_space::{Root, RootFormat};
 use allowance::Allowance;
+use counted_exits::CountedExits;
 use departures::{Departed, Departures};
 use following::{Loaded, Lookout};
 use give_back::GiveBack;
@@ -278,10 +280,11 @@ pub(crate) struct Suppression {
     booking: Booking,
     /// The time at which the clock is to change again, if a VCPU runs then.
     vm_look_at: HostTicks,
-    /// The guest time since which no target has been in, while none is.
-    others_since: Option<u64>,
-    /// The guest time that exits may still count for until others have had another turn, in ticks.
-    counts_left: u64,
+    /// The guest time and the time since which no target has been in, while none is.
+    others_since: Option<(u64, HostTicks)>,
+    /// The time since which one is in, if it is, and the ticks that others had before that.
+    turn: Option<(HostTicks, u64)>,
+    counted_exits: CountedExits,
 }
 
 impl Suppression {
@@ -315,7 +318,8 @@ impl Suppression {
             booking: Booking::Lead,
             vm_look_at: HostTicks(u64::MAX),
             others_since: None,
-            counts_left: u64::MAX,
+            turn: None,
+            counted_exits: CountedExits::new(tsc),
         }
     }
 
@@ -399,7 +403,8 @@ impl Suppression {
         let seen: Vec<Root> = seen.collect();
         if self.targets.is_empty() {
             self.others_since = None;
-            self.counts_left = u64::MAX;
+            self.turn = None;
+            self.counted_exits = CountedExits::new(self.tsc);
         }
         let record = Record::new(&order, self.tsc, now);
         let slot = self.targets.add(
@@ -615,47 +620,32 @@ impl Suppression {
     /// Returns from when on the clock has been fast that becomes so at `now`: a moment before, but not before it was
     /// `used` last.
     ///
-    /// To switch to a target and back takes a guest longer than the turn of one that is slowed down by much. So a
-    /// turn is to be worth something to its scheduler, and what the exit took in which the switch was seen counts
-    /// for it. It may have taken long, as when somebody has just been named: not all of that counts, or whoever
-    /// runs would have had so much that it is not given the CPU again for long, and a handler would find that
-    /// several ticks had passed. Where others run meanwhile they see all of it pass at once, in the middle of
-    /// whatever they do. And timers that are due in it are late by the rest of it: between two turns of others no more
-    /// counts than half of what they had, however many targets there are, and however many threads they have; and no
-    /// more than what everybody takes for right. That is of no importance where the clock is far ahead, as the scheduler
-    /// prefers the target, nor while members of a family are found one by one: the others are found when they run, and
-    /// the turns of those that are known are in the way.
+    /// What the exit took counts for the target's turn ([`counted_exits`]). It may have taken long, as when somebody has just
+    /// been named: not all of that counts, or whoever runs would have had so much that it is not given the CPU again for long,
+    /// and a handler would find that several ticks had passed. Nor does more than what everybody takes for right; but that is
+    /// of no importance where the clock is far ahead, as the scheduler prefers the target, nor while members of a family are
+    /// found one by one: the others are found when they run, and the turns of those that are known are in the way.
     #[must_use]
     pub(crate) fn fast_from(&mut self, now: HostTicks, used: HostTicks) -> HostTicks {
-        /// The most that counts of an exit, as a divisor of a second of guest time: two ticks and a half of most
-        /// guests, of the almost four that a clock may be ahead beside equals.
-        const COUNTS_PER_SECOND: u64 = 100;
-        /// The same where other VCPUs run: half a tick.
-        const COUNTS_BESIDE_OTHERS: u64 = 500;
         /// The lead of a clock that is far ahead, as a divisor of a second.
         const FAR_AHEAD: u64 = 16;
-        let lead = self.time.lead().most();
-        let is_far_ahead = lead > (self.tsc.get() / FAR_AHEAD) as i64;
-        let counts_left = if is_far_ahead || self.is_growing(now) {
-            u64::MAX
+        let lead = self.time.lead();
+        let is_far_ahead = lead.most() > (self.tsc.get() / FAR_AHEAD) as i64;
+        let room = if is_far_ahead || self.is_growing(now) {
+            None
         } else {
             // Also where the clock is behind before the turn: that is for what cannot be avoided.
-            let gained = self.give_back.distance(self.time.lead(), now).most();
+            let gained = self.give_back.distance(lead, now).most();
             let room = (self.comfort() as i64).saturating_sub(gained).max(0);
-            self.counts_left.min(room.unsigned_abs())
+            Some(room.unsigned_abs())
         };
         let rates = self.clock.rates;
         let factor = rates.counter.max(rates.timer).bits() / Rate::ONE.bits();
         let running = self.vcpus[..self.count].iter().filter(|it| it.runs());
-        let part = if running.count() > 1 {
-            COUNTS_BESIDE_OTHERS
-        } else {
-            COUNTS_PER_SECOND
-        };
-        let counts = (self.tsc.get() / part).min(counts_left) / factor.max(1);
+        let counts = self.counted_exits.of_exit(running.count() > 1, room) / factor.max(1);
         let from = used.max(HostTicks(now.0.saturating_sub(counts)));
         let counted = now.since(from).saturating_mul(factor);
-        self.counts_left = self.counts_left.saturating_sub(counted);
+        self.counted_exits.take(counted);
         from
     }
 
