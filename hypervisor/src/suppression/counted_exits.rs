@@ -20,9 +20,9 @@ const TURNS_SHARE: u64 = 256;
 /// The account of what exits count for.
 #[derive(Clone, Debug)]
 pub(super) struct CountedExits {
-    /// What others leave of it until they have another turn, in ticks of guest time.
+    /// The rest that may be counted until others have another turn, in ticks of guest time.
     left: u64,
-    /// What counts of one exit, in ticks of guest time.
+    /// The most that counts of one exit at present, in ticks of guest time.
     each: u64,
     least: u64,
     most: u64,

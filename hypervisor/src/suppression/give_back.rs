@@ -88,7 +88,7 @@ pub(super) struct GiveBack {
     haste: Haste,
     /// The lead at which the present turn of targets has begun.
     turn_began_at: Option<Lead>,
-    /// What a turn gains, about, of the longest of late; nothing where one does not follow the other.
+    /// The gain of a turn, about, of the longest of late; nothing where one does not follow the other.
     gain: Lead,
     most_behind: i64,
     /// The time until which another turn is expected, and how long that is after one, in ticks.

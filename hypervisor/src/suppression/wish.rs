@@ -397,7 +397,12 @@ impl Suppression {
         if it.user_mode {
             return false;
         }
-        let give_way_until = self.gives_way_until(vcpu);
+        // At least as long as it takes to switch, and to tell of the handler's end before: who comes next would see a clock
+        // that becomes fast on the way.
+        let switches_by = record
+            .interrupted_at
+            .saturating_add(2 * SWITCH + self.latency);
+        let give_way_until = self.gives_way_until(vcpu).max(switches_by);
         if now < give_way_until {
             wish.look_at = wish.look_at.min(give_way_until);
             return true;
@@ -443,13 +448,11 @@ impl Suppression {
     /// Returns until when a kernel has, after a handler, to get to where it switches.
     ///
     /// A kernel that has been interrupted often, and still has not switched, is in something longer, and is
-    /// given time for that. Each has as long as it takes to switch, and to tell of the handler's end before: who comes next
-    /// would see a clock that becomes fast on the way.
+    /// given time for that.
     fn gives_way_until(&self, vcpu: usize) -> HostTicks {
         let record = &self.vcpus[vcpu];
         let interrupts = record.kernel_interrupts.saturating_sub(1);
         let time = (self.look_interval() / 8) << (2 * interrupts.min(MOST_PATIENCE));
-        let time = time.max(2 * SWITCH + self.latency);
         record.interrupted_at.saturating_add(time)
     }
 

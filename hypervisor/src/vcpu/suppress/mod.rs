@@ -92,7 +92,7 @@ impl<C: GuestCpu> Vcpu<C> {
         }
     }
 
-    /// The same, if other VCPUs run.
+    /// Has a clock not be fast any more, as [`Vcpu::stop_fast_clock`] does, if other VCPUs run.
     #[inline]
     pub(super) fn stop_fast_clock_that_others_see(&mut self, now: HostTicks) {
         if self.vm.vcpus() > 1 && self.vm.suppression.lock().others_run(self.index as usize) {
