@@ -13,7 +13,7 @@ use super::lead::Booking;
 use super::order::Policy;
 use super::vcpu::Stop;
 use super::wish::{LEAD_STEP, NEVER};
-use super::{Directive, Stay, Suppression};
+use super::{Directive, Stay, Suppression, Turn};
 
 impl Suppression {
     /// Decides for `vcpu`, and for the VM's clock.
@@ -153,23 +153,28 @@ impl Suppression {
     /// Keeps book of the turns of targets, and of what others have between them.
     fn note_turns(&mut self, is_in: bool, now: HostTicks) {
         let (guest_now, lead) = (self.time.guest_time(), self.time.lead());
-        match (self.others_since, is_in) {
-            (None, false) => {
-                self.others_since = Some((guest_now, now));
-                self.give_back.turn_ended(lead, now);
-                if let Some((since, others)) = self.turn.take() {
+        match (self.turn, is_in) {
+            (Turn::Unknown | Turn::Targets { .. }, false) => {
+                if let Turn::Targets { since, others } = self.turn {
+                    self.give_back.turn_ended(lead, now);
                     self.counted_exits.turn_ended(now.since(since), others);
                 }
+                self.turn = Turn::Others {
+                    guest: guest_now,
+                    since: now,
+                };
             }
-            (Some((guest, since)), true) => {
+            (Turn::Others { guest, since }, true) => {
                 let guest = guest_now.saturating_sub(guest);
                 self.give_back.turn_of_others(guest);
                 self.give_back.turn_begins(lead);
                 self.counted_exits.turn_begins(guest);
-                self.turn = Some((now, now.since(since)));
-                self.others_since = None;
+                self.turn = Turn::Targets {
+                    since: now,
+                    others: now.since(since),
+                };
             }
-            _ => {}
+            (Turn::Unknown | Turn::Targets { .. }, true) | (Turn::Others { .. }, false) => {}
         }
     }
 

@@ -40,6 +40,11 @@ const HASTE: u64 = 2;
 const MOST_BEHIND: u64 = 132;
 /// The time without a turn from which on it is to be right, as a divisor of a second.
 const TURNS_EXPECTED: u64 = 4;
+/// The lead of a clock that is right.
+const RIGHT: Lead = Lead {
+    counter: 0,
+    timer: 0,
+};
 /// The rate of a clock that is behind.
 const CATCH_UP: Rate = fraction(9, 8);
 
@@ -86,8 +91,8 @@ pub(super) struct GiveBack {
     /// The rates of the two lines that are in force since the last turn of the target.
     chosen: Option<Rates>,
     haste: Haste,
-    /// The lead at which the present turn of targets has begun.
-    turn_began_at: Option<Lead>,
+    /// The lead at which the last turn of targets has begun.
+    turn_began_at: Lead,
     /// The gain of a turn, about, of the longest of late; nothing where one does not follow the other.
     gain: Lead,
     most_behind: i64,
@@ -110,11 +115,8 @@ impl GiveBack {
             release: 800 * milliseconds,
             chosen: None,
             haste: Haste::Horizon,
-            turn_began_at: None,
-            gain: Lead {
-                counter: 0,
-                timer: 0,
-            },
+            turn_began_at: RIGHT,
+            gain: RIGHT,
             most_behind: (tsc.get() / MOST_BEHIND) as i64,
             turn_expected_until: HostTicks(0),
             turns_expected: tsc.get() / TURNS_EXPECTED,
@@ -123,14 +125,12 @@ impl GiveBack {
 
     /// Takes note that a turn of targets begins with `lead`.
     pub(super) const fn turn_begins(&mut self, lead: Lead) {
-        self.turn_began_at = Some(lead);
+        self.turn_began_at = lead;
     }
 
     /// Takes note that a turn of targets has ended at `now` with `lead`.
     pub(super) fn turn_ended(&mut self, lead: Lead, now: HostTicks) {
-        let Some(before) = self.turn_began_at.take() else {
-            return;
-        };
+        let before = self.turn_began_at;
         let longest = |known: i64, gained: i64| gained.max(known - known / 8);
         self.gain = if now < self.turn_expected_until {
             Lead {
@@ -138,7 +138,7 @@ impl GiveBack {
                 timer: longest(self.gain.timer, lead.timer - before.timer),
             }
         } else {
-            Lead::default()
+            RIGHT
         };
         self.turn_expected_until = now.saturating_add(self.turns_expected);
     }
@@ -146,7 +146,7 @@ impl GiveBack {
     /// Returns until when the clock is to be behind real time, if it is at `now`.
     pub(super) fn behind_until(&self, now: HostTicks) -> Option<HostTicks> {
         let is_expected = self.haste == Haste::Horizon && now < self.turn_expected_until;
-        let is_behind = is_expected && self.gain != Lead::default();
+        let is_behind = is_expected && self.gain != RIGHT;
         is_behind.then_some(self.turn_expected_until)
     }
 
@@ -180,12 +180,6 @@ impl GiveBack {
         };
     }
 
-    /// Returns whether the clock is where it is to be that is so far from there.
-    const fn is_there(&self, distance: Lead) -> bool {
-        distance.counter.unsigned_abs() <= self.tolerance
-            && distance.timer.unsigned_abs() <= self.tolerance
-    }
-
     /// Returns the course of the clock from `now` on for `lead`, and whether everything has been given back.
     pub(super) fn course(
         &mut self,
@@ -200,7 +194,7 @@ impl GiveBack {
         }
         let lead = self.distance(lead, now);
         let done = |lead: i64| lead.unsigned_abs() <= self.tolerance;
-        if self.is_there(lead) {
+        if done(lead.counter) && done(lead.timer) {
             self.chosen = None;
             return (Course::REAL_TIME, true);
         }

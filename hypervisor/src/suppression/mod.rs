@@ -244,6 +244,17 @@ impl Directive {
     }
 }
 
+/// Those whose turn it is on the VCPUs of a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// Anybody's: there were no targets.
+    Unknown,
+    /// Others', as no target has been in since `since`, which was `guest` in guest time.
+    Others { guest: u64, since: HostTicks },
+    /// Targets', of which one has been in since `since`, after others had had `others` ticks.
+    Targets { since: HostTicks, others: u64 },
+}
+
 /// The suppression in a VM.
 #[derive(Clone, Debug)]
 pub(crate) struct Suppression {
@@ -256,8 +267,6 @@ pub(crate) struct Suppression {
     follows: bool,
     /// The time until which copies may be about that have not been seen.
     copies_until: HostTicks,
-    /// The time until which one is taken to be about, as another one was taken in.
-    grows_until: HostTicks,
     notices: Notices,
     departures: Departures,
     vcpus: [VcpuRecord; MAX_VCPUS],
@@ -280,10 +289,7 @@ pub(crate) struct Suppression {
     booking: Booking,
     /// The time at which the clock is to change again, if a VCPU runs then.
     vm_look_at: HostTicks,
-    /// The guest time and the time since which no target has been in, while none is.
-    others_since: Option<(u64, HostTicks)>,
-    /// The time since which one is in, if it is, and the ticks that others had before that.
-    turn: Option<(HostTicks, u64)>,
+    turn: Turn,
     counted_exits: CountedExits,
 }
 
@@ -301,7 +307,6 @@ impl Suppression {
             lookout: Lookout::new(tsc, now),
             follows: false,
             copies_until: HostTicks(0),
-            grows_until: HostTicks(0),
             notices: Notices::new(tsc, now),
             departures: Departures::NONE,
             vcpus: [VcpuRecord::new(tsc, now); MAX_VCPUS],
@@ -317,8 +322,7 @@ impl Suppression {
             clock: Course::REAL_TIME,
             booking: Booking::Lead,
             vm_look_at: HostTicks(u64::MAX),
-            others_since: None,
-            turn: None,
+            turn: Turn::Unknown,
             counted_exits: CountedExits::new(tsc),
         }
     }
@@ -402,8 +406,7 @@ impl Suppression {
     ) -> Result<(), TargetError> {
         let seen: Vec<Root> = seen.collect();
         if self.targets.is_empty() {
-            self.others_since = None;
-            self.turn = None;
+            self.turn = Turn::Unknown;
             self.counted_exits = CountedExits::new(self.tsc);
         }
         let record = Record::new(&order, self.tsc, now);
@@ -623,15 +626,15 @@ impl Suppression {
     /// What the exit took counts for the target's turn ([`counted_exits`]). It may have taken long, as when somebody has just
     /// been named: not all of that counts, or whoever runs would have had so much that it is not given the CPU again for long,
     /// and a handler would find that several ticks had passed. Nor does more than what everybody takes for right; but that is
-    /// of no importance where the clock is far ahead, as the scheduler prefers the target, nor while members of a family are
-    /// found one by one: the others are found when they run, and the turns of those that are known are in the way.
+    /// of no importance where the clock is far ahead, as the scheduler prefers the target, nor while members of a family may
+    /// not be known yet: they are found when they run, and the turns of those that are known are in the way.
     #[must_use]
     pub(crate) fn fast_from(&mut self, now: HostTicks, used: HostTicks) -> HostTicks {
         /// The lead of a clock that is far ahead, as a divisor of a second.
         const FAR_AHEAD: u64 = 16;
         let lead = self.time.lead();
         let is_far_ahead = lead.most() > (self.tsc.get() / FAR_AHEAD) as i64;
-        let room = if is_far_ahead || self.is_growing(now) {
+        let room = if is_far_ahead || self.expects_copies(now) {
             None
         } else {
             // Also where the clock is behind before the turn: that is for what cannot be avoided.

@@ -223,11 +223,6 @@ impl Suppression {
         self.follows_forks() && now < self.copies_until
     }
 
-    /// Returns whether a member has been taken in lately, so that there may well be more of them.
-    pub(super) fn is_growing(&self, now: HostTicks) -> bool {
-        self.follows_forks() && now < self.grows_until
-    }
-
     /// Returns until when the root that `vcpu` has, and that is sampled at `now`, need not be looked at again.
     pub(super) fn judged_until(&self, vcpu: usize, now: HostTicks) -> HostTicks {
         if !self.follows_forks() {
@@ -373,7 +368,6 @@ impl Suppression {
         }
         self.non_targets.clear();
         self.expect_copies(now);
-        self.grows_until = self.copies_until;
         if takes_over {
             self.lookout.end(now);
         }
