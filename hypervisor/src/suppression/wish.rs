@@ -398,10 +398,13 @@ impl Suppression {
             return false;
         }
         // At least as long as it takes to switch, and to tell of the handler's end before: who comes next would see a clock
-        // that becomes fast on the way.
-        let switches_by = record
-            .interrupted_at
-            .saturating_add(2 * SWITCH + self.latency);
+        // that becomes fast on the way. With several VCPUs turns are short and many, and there is no budget for that.
+        let switch = if self.count > 1 {
+            0
+        } else {
+            2 * SWITCH + self.latency
+        };
+        let switches_by = record.interrupted_at.saturating_add(switch);
         let give_way_until = self.gives_way_until(vcpu).max(switches_by);
         if now < give_way_until {
             wish.look_at = wish.look_at.min(give_way_until);
