@@ -95,7 +95,11 @@ impl<C: GuestCpu> Vcpu<C> {
     /// Has a clock not be fast any more, as [`Vcpu::stop_fast_clock`] does, if other VCPUs run.
     #[inline]
     pub(super) fn stop_fast_clock_that_others_see(&mut self, now: HostTicks) {
-        if self.vm.vcpus() > 1 && self.vm.suppression.lock().others_run(self.index as usize) {
+        // First what costs nothing: timers are due all the time.
+        if self.observer.directive.clock.rates.is_fast()
+            && self.vm.vcpus() > 1
+            && self.vm.suppression.lock().others_run(self.index as usize)
+        {
             self.stop_fast_clock(now);
         }
     }
