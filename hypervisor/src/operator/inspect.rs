@@ -123,7 +123,7 @@ pub(super) fn suppress(
     let target = {
         let mut suppression = vm.suppression.lock();
         suppression
-            .suppress(&vm.ram, root, root_format(vm), order, seen.into_iter(), now)
+            .suppress(&vm.ram, root, root_format(vm), order, &seen, now)
             .map_err(|problem| CommandError::new("no_target", problem))?;
         suppression.set_exit_cost(exit_cost);
         let fastest = suppression.fastest();

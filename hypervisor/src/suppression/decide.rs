@@ -61,6 +61,7 @@ impl Suppression {
         let record = &self.vcpus[vcpu];
         Directive {
             clock: self.clock,
+            has_fast_clock: record.fast.is_some(),
             stay,
             look_at,
             stop_at,

@@ -80,8 +80,6 @@ mod wish;
 #[cfg(test)]
 mod simulation;
 
-use alloc::vec::Vec;
-
 use arch::addr::GuestPhysAddr;
 use devices::clock::{Course, Rate};
 use devices::time::{Hertz, HostTicks};
@@ -161,6 +159,8 @@ pub(crate) enum Stay {
 pub(crate) struct Directive {
     /// The course of the VM's clock.
     pub clock: Course,
+    /// Whether the VM's clock is to be fast for a target of this VCPU.
+    pub has_fast_clock: bool,
     /// The stay of the VCPU. An interrupt that it can take always lets it run.
     pub stay: Stay,
     /// The latest time at which the VCPU is to be asked again, whatever it does.
@@ -207,6 +207,7 @@ impl Directive {
     /// The directive to do nothing: no target is known of.
     pub(crate) const NONE: Self = Self {
         clock: Course::REAL_TIME,
+        has_fast_clock: false,
         stay: Stay::Run,
         look_at: HostTicks(u64::MAX),
         stop_at: HostTicks(u64::MAX),
@@ -401,30 +402,21 @@ impl Suppression {
         root: Root,
         format: RootFormat,
         order: Order,
-        seen: impl Iterator<Item = Root>,
+        seen: &[Root],
         now: HostTicks,
     ) -> Result<(), TargetError> {
-        let seen: Vec<Root> = seen.collect();
         if self.targets.is_empty() {
             self.turn = Turn::Unknown;
             self.counted_exits = CountedExits::new(self.tsc);
         }
         let record = Record::new(&order, self.tsc, now);
-        let slot = self.targets.add(
-            memory,
-            root,
-            format,
-            order,
-            record,
-            seen.iter().copied(),
-            now,
-        )?;
+        let slot = self
+            .targets
+            .add(memory, root, format, order, record, seen, now)?;
         if let Some(target) = self.targets.get_mut(slot) {
             target.record.set_order(&order, self.tsc, now);
         }
-        if let Some(member) = self.targets.member_of(root) {
-            self.note_named(memory, member, &seen, now);
-        }
+        self.note_named(now);
         Ok(())
     }
 
@@ -454,29 +446,14 @@ impl Suppression {
                 TargetError::NoUserSpace(root)
             });
         };
-        self.targets
-            .gather(memory, (slot, id), seen.iter().copied());
-        self.note_named(memory, (slot, id), seen, now);
+        self.targets.gather(memory, (slot, id), seen);
+        self.note_named(now);
         Ok(true)
     }
 
-    /// Takes note that a process has become a member, of this slot and number, where those of `seen` were there
-    /// already: what they have as well is shared on purpose.
-    fn note_named(
-        &mut self,
-        memory: &impl GuestMemory,
-        (slot, member): (usize, u32),
-        seen: &[Root],
-        now: HostTicks,
-    ) {
+    /// Takes note that a process has been named at `now`.
+    fn note_named(&mut self, now: HostTicks) {
         self.non_targets.clear();
-        let mut roots: Vec<Root> = self.targets.iter().flat_map(Target::roots).collect();
-        roots.sort_unstable();
-        let others = seen.iter().copied();
-        let others = others.filter(|other| roots.binary_search(other).is_err());
-        if let Some(target) = self.targets.get_mut(slot) {
-            target.forget_shared_pages(memory, member, others);
-        }
         self.note_what_is_followed();
         self.expect_copies(now);
     }

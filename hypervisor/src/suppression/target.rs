@@ -131,6 +131,19 @@ impl Departure {
     }
 }
 
+/// Returns those of `seen` that no member has, of which `by_root` are all.
+fn strangers<'a>(
+    by_root: &'a [(Root, MemberId)],
+    seen: &'a [Root],
+) -> impl Iterator<Item = Root> + 'a {
+    let is_known = |root| {
+        by_root
+            .binary_search_by_key(root, |&(root, _)| root)
+            .is_ok()
+    };
+    seen.iter().filter(move |root| !is_known(root)).copied()
+}
+
 /// Returns the place of the member of number `id` in its family.
 const fn place_of(id: u32) -> usize {
     (id % PLACES) as usize
@@ -264,12 +277,12 @@ impl Target {
         &self.order
     }
 
-    /// Takes `root` in if it is another root of one of its processes.
-    fn adopt(&mut self, memory: &impl GuestMemory, root: Root) -> bool {
+    /// Takes `root` in if it is another root of one of its processes, and returns the number of that one.
+    fn adopt(&mut self, memory: &impl GuestMemory, root: Root) -> Option<u32> {
         let format = self.format;
-        self.members
-            .iter_mut()
-            .any(|member| member.adopt(memory, root, format))
+        let mut members = self.members.iter_mut();
+        let member = members.find_map(|it| it.adopt(memory, root, format).then_some(it.id));
+        member
     }
 
     /// Makes the process of `root` a member; `None` if it has no user space, or there are too many.
@@ -296,31 +309,38 @@ impl Target {
         Some(id)
     }
 
-    /// Gathers what there is to be known of member `id`, which is new: its other roots, among those that
-    /// were `seen`, and some pages: where members of the same program have theirs, or else by a search.
-    fn gather(&mut self, memory: &impl GuestMemory, id: u32, seen: impl Iterator<Item = Root>) {
+    /// Gathers what there is to be known of member `id`, which is new: its other roots, among `strangers`, and some
+    /// pages: where members of the same program have theirs, or else by a search. Returns whether there was one:
+    /// what its relatives share on purpose is known.
+    fn gather(
+        &mut self,
+        memory: &impl GuestMemory,
+        id: u32,
+        strangers: impl Iterator<Item = Root>,
+    ) -> bool {
         let format = self.format;
         let follow = self.order.follow;
         let others = self.members.iter().filter(|it| it.id != id && it.lives());
-        let relative = others.map(|it| it.pages).find(|pages| !pages.is_empty());
+        let relative = others.map(|it| &it.pages).find(|pages| !pages.is_empty());
+        let relative = relative.copied();
         let Some((member, _)) = self.member_and_left(id) else {
-            return;
+            return false;
         };
-        for other in seen {
-            if !member.has(other) {
-                member.adopt(memory, other, format);
-            }
+        for other in strangers {
+            member.adopt(memory, other, format);
         }
         if follow == Follow::None {
-            return;
+            return false;
         }
         let root = member.root(format);
         if let Some(pages) = relative {
             member.pages.inherit(&pages, memory, root, format);
         }
-        if member.pages.is_empty() {
+        let searches = member.pages.is_empty();
+        if searches {
             member.pages.gather(memory, root, format);
         }
+        searches
     }
 
     /// Takes note of the end of member `id`, which is found at `now`: its pages may be a descendant's.
@@ -415,12 +435,9 @@ impl Targets {
         targets.filter(|target| target.living > 0)
     }
 
-    /// Takes note that roots have come or gone.
+    /// Takes note that targets have come or gone.
     fn changed(&mut self) {
-        self.generation = self.generation.wrapping_add(1);
-        let living = |slot: &&Option<Box<Target>>| slot.as_ref().is_some_and(|it| it.living > 0);
-        self.count = self.slots.iter().filter(living).count();
-        self.remembered = self.slots.iter().flatten().count() - self.count;
+        self.count_targets();
         self.by_root.clear();
         for (slot, target) in self.slots.iter().enumerate() {
             let members = target.iter().flat_map(|target| target.living());
@@ -430,6 +447,30 @@ impl Targets {
             }
         }
         self.by_root.sort_unstable();
+    }
+
+    /// Takes note that this member has come or gone, or has got another root.
+    fn member_changed(&mut self, (slot, id): MemberId) {
+        self.count_targets();
+        self.by_root.retain(|&(_, member)| member != (slot, id));
+        let member = self.slots[slot].as_ref().and_then(|it| it.member(id));
+        for root in member
+            .filter(|it| it.lives())
+            .iter()
+            .flat_map(|it| it.roots())
+        {
+            let entry = (root, (slot, id));
+            let place = self.by_root.partition_point(|known| *known < entry);
+            self.by_root.insert(place, entry);
+        }
+    }
+
+    /// Takes note of how many there are, now that roots have come or gone.
+    fn count_targets(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
+        let living = |slot: &&Option<Box<Target>>| slot.as_ref().is_some_and(|it| it.living > 0);
+        self.count = self.slots.iter().filter(living).count();
+        self.remembered = self.slots.iter().flatten().count() - self.count;
     }
 
     /// Makes the address space of `root` a target with a fresh `record`, or changes its order if it
@@ -446,7 +487,7 @@ impl Targets {
         format: RootFormat,
         order: Order,
         record: Record,
-        seen: impl Iterator<Item = Root>,
+        seen: &[Root],
         now: HostTicks,
     ) -> Result<usize, TargetError> {
         let known = self.named_slot(root);
@@ -498,10 +539,10 @@ impl Targets {
             at: now,
         };
         let id = target.join(memory, root, origin);
-        if let Some(id) = id {
-            target.gather(memory, id, seen);
-        }
         self.changed();
+        if let Some(id) = id {
+            self.gather(memory, (slot, id), seen);
+        }
         Ok(slot)
     }
 
@@ -568,12 +609,15 @@ impl Targets {
         if self.slot_of(root).is_some() {
             return true;
         }
-        let mut targets = self.slots.iter_mut().flatten();
-        let is_new = targets.any(|target| target.adopt(memory, root));
-        if is_new {
-            self.changed();
+        let mut slots = self.slots.iter_mut().enumerate();
+        let member = slots.find_map(|(slot, target)| {
+            let id = target.as_mut()?.adopt(memory, root)?;
+            Some((slot, id))
+        });
+        if let Some(member) = member {
+            self.member_changed(member);
         }
-        is_new
+        member.is_some()
     }
 
     /// Makes the process of `root` a member of the target in `slot`, and returns its number; `None` if it
@@ -586,20 +630,21 @@ impl Targets {
         origin: Origin,
     ) -> Option<u32> {
         let id = self.get_mut(slot)?.join(memory, root, origin)?;
-        self.changed();
+        self.member_changed((slot, id));
         Some(id)
     }
 
-    /// Gathers what there is to be known of a new member: see [`Target::gather`].
-    pub(super) fn gather(
-        &mut self,
-        memory: &impl GuestMemory,
-        (slot, id): MemberId,
-        seen: impl Iterator<Item = Root>,
-    ) {
-        if let Some(target) = self.get_mut(slot) {
-            target.gather(memory, id, seen);
-            self.changed();
+    /// Gathers what there is to be known of a new member: its other roots, among those that were `seen` up to now, and
+    /// some of its pages, without those that other processes of `seen` have as well: they are shared on purpose.
+    pub(super) fn gather(&mut self, memory: &impl GuestMemory, member: MemberId, seen: &[Root]) {
+        let (slot, id) = member;
+        let Some(target) = self.slots.get_mut(slot).and_then(Option::as_mut) else {
+            return;
+        };
+        let searched = target.gather(memory, id, strangers(&self.by_root, seen));
+        self.member_changed(member);
+        if searched && let Some(target) = self.slots.get_mut(slot).and_then(Option::as_mut) {
+            target.forget_shared_pages(memory, id, strangers(&self.by_root, seen));
         }
     }
 
@@ -631,7 +676,7 @@ impl Targets {
         if target.living == 0 && !target.order.follow.forks() {
             self.slots[slot] = None;
         }
-        self.changed();
+        self.member_changed((slot, member));
         Some(Departure {
             slot,
             member,
@@ -680,6 +725,7 @@ impl Targets {
 #[cfg(test)]
 mod tests {
     use devices::time::Hertz;
+    use proptest::prelude::*;
 
     use super::super::order::Defaults;
     use super::super::{Factor, Factors};
@@ -703,9 +749,8 @@ mod tests {
     }
 
     fn add(targets: &mut Targets, ram: &TestRam, root: Root, n: u32) -> Result<(), TargetError> {
-        let seen = core::iter::empty();
         targets
-            .add(ram, root, LONG, order(n), record(), seen, NOW)
+            .add(ram, root, LONG, order(n), record(), &[], NOW)
             .map(|_| ())
     }
 
@@ -753,15 +798,7 @@ mod tests {
         let mut targets = Targets::new();
         let seen = [0x1000, 0x2000, 0x3000].map(root);
         targets
-            .add(
-                &ram,
-                root(0x2000),
-                LONG,
-                order(2),
-                record(),
-                seen.into_iter(),
-                NOW,
-            )
+            .add(&ram, root(0x2000), LONG, order(2), record(), &seen, NOW)
             .unwrap();
         let roots: std::vec::Vec<_> = targets.iter().flat_map(Target::roots).collect();
         assert_eq!(roots, [root(0x2000), root(0x1000)]);
@@ -811,6 +848,69 @@ mod tests {
                 .drop_if_gone(&ram, root(0x1000), false, NOW)
                 .is_some()
         );
+    }
+
+    /// What may become of a process, of which there are a few, each with two roots.
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Named,
+        Joins,
+        OtherRootSeen,
+        Ends,
+        Released,
+    }
+
+    proptest! {
+        #[test]
+        fn whose_a_root_is_is_known_whatever_comes_and_goes(
+            steps in prop::collection::vec((0..8_u64, prop::sample::select(std::vec![
+                Step::Named, Step::Joins, Step::Joins, Step::OtherRootSeen, Step::Ends, Step::Released,
+            ])), 1..60),
+        ) {
+            let ram = TestRam::new(0x20000);
+            let roots = |number: u64| [2 * number, 2 * number + 1].map(|page| root(page * 0x1000));
+            let begin = |number: u64, tables: &[(u64, u64)]| {
+                for page in [2 * number, 2 * number + 1] {
+                    process(&ram, page * 0x1000, tables);
+                }
+            };
+            let mut targets = Targets::new();
+            for (number, step) in steps {
+                let [first, second] = roots(number);
+                begin(number, &[(0, 0x100_0000 + number * 0x1000)]);
+                match step {
+                    Step::Named => add(&mut targets, &ram, first, 2).unwrap(),
+                    Step::Joins => {
+                        let family = (0..8).find_map(|other| targets.slot_of(roots(other)[0]));
+                        if let Some(slot) = family && targets.slot_of(first).is_none() {
+                            let origin = Origin { sign: Sign::Rule, parent: None, at: NOW };
+                            let id = targets.join(&ram, slot, first, origin).unwrap();
+                            targets.gather(&ram, (slot, id), &[first, second]);
+                        }
+                    }
+                    Step::OtherRootSeen => {
+                        targets.learn(&ram, second);
+                    }
+                    Step::Ends => {
+                        begin(number, &[]);
+                        targets.drop_if_gone(&ram, first, true, NOW);
+                    }
+                    Step::Released => {
+                        targets.release(first);
+                    }
+                }
+                let living = targets.slots.iter().flatten();
+                let living: usize = living.map(|target| target.roots().count()).sum();
+                prop_assert_eq!(targets.by_root.len(), living);
+                for (slot, target) in targets.slots.iter().enumerate() {
+                    for member in target.iter().flat_map(|it| it.living()) {
+                        for root in member.roots() {
+                            prop_assert_eq!(targets.member_of(root), Some((slot, member.id)));
+                        }
+                    }
+                }
+            }
+        }
     }
 
     #[test]

@@ -151,14 +151,7 @@ pub(super) fn suppress(vm: &Vm, cr3: u64, n: u32, policy: Policy) {
     let root = Root::new(cr3, RootFormat::Long);
     vm.suppression
         .lock()
-        .suppress(
-            &vm.ram,
-            root,
-            RootFormat::Long,
-            order,
-            core::iter::empty(),
-            host_now(),
-        )
+        .suppress(&vm.ram, root, RootFormat::Long, order, &[], host_now())
         .unwrap();
     vm.suppression_changed();
 }

@@ -318,7 +318,7 @@ impl Machine {
         let root = self.processes[process].root;
         let now = HostTicks(self.now);
         self.suppression
-            .suppress(&self.ram, root, FORMAT, order, core::iter::empty(), now)
+            .suppress(&self.ram, root, FORMAT, order, &[], now)
             .expect("it is a process");
         self.call_all();
     }

@@ -130,7 +130,7 @@ impl Guest {
                 Self::root(process),
                 FORMAT,
                 order,
-                core::iter::empty(),
+                &[],
                 HostTicks(self.now),
             )
             .unwrap();
@@ -364,7 +364,7 @@ proptest! {
             order.policy = Policy::Paper;
         }
         guest.suppression
-            .suppress(&guest.ram, Guest::root(1), FORMAT, order, core::iter::empty(), HostTicks(0))
+            .suppress(&guest.ram, Guest::root(1), FORMAT, order, &[], HostTicks(0))
             .unwrap();
         let mut latest = 0;
         for (pause, (vcpu, event)) in history {
@@ -400,7 +400,7 @@ proptest! {
         };
         let now = HostTicks(at);
         suppression
-            .suppress(&guest.ram, Guest::root(1), FORMAT, order, core::iter::empty(), now)
+            .suppress(&guest.ram, Guest::root(1), FORMAT, order, &[], now)
             .unwrap();
         for (vcpu, event) in history {
             suppression.report(&guest.ram, vcpu, event, now);

@@ -101,14 +101,7 @@ impl Scene {
 
     fn suppress(&mut self, cr3: u64, order: Order) {
         self.suppression
-            .suppress(
-                &self.ram,
-                root(cr3),
-                FORMAT,
-                order,
-                core::iter::empty(),
-                HostTicks(0),
-            )
+            .suppress(&self.ram, root(cr3), FORMAT, order, &[], HostTicks(0))
             .unwrap();
     }
 

@@ -76,31 +76,38 @@ impl<C: GuestCpu> Vcpu<C> {
     /// told what it has done.
     #[inline]
     pub(super) fn stop_fast_clock(&mut self, now: HostTicks) {
-        if !self.observer.directive.clock.rates.is_fast() {
-            return;
-        }
-        let changes = {
-            let mut suppression = self.vm.suppression.lock();
-            let own_time = core::mem::take(&mut self.observer.own_time);
-            suppression.note_own_time(self.index as usize, own_time);
-            suppression.stop_fast_clock(self.index as usize, now)
-        };
-        if changes {
-            self.follow_suppression();
-            // If nothing is told, it is asked whether the clock is to be fast again.
-            self.observer.directive.look_at = now;
+        if self.observer.directive.has_fast_clock {
+            self.leave_fast_clock(now, true);
         }
     }
 
     /// Has a clock not be fast any more, as [`Vcpu::stop_fast_clock`] does, if other VCPUs run.
     #[inline]
     pub(super) fn stop_fast_clock_that_others_see(&mut self, now: HostTicks) {
-        // First what costs nothing: timers are due all the time.
-        if self.observer.directive.clock.rates.is_fast()
-            && self.vm.vcpus() > 1
-            && self.vm.suppression.lock().others_run(self.index as usize)
-        {
-            self.stop_fast_clock(now);
+        if self.observer.directive.has_fast_clock {
+            self.leave_fast_clock(now, false);
+        }
+    }
+
+    /// Has the clock, which is fast for this VCPU's target, not be so any more as of `now`: only if other VCPUs run,
+    /// unless it is to be so `alone`.
+    // Apart from the exits of those without a target, which come by the callers.
+    #[cold]
+    fn leave_fast_clock(&mut self, now: HostTicks, alone: bool) {
+        let changes = {
+            let mut suppression = self.vm.suppression.lock();
+            if !alone && !suppression.others_run(self.index as usize) {
+                return;
+            }
+            let own_time = core::mem::take(&mut self.observer.own_time);
+            suppression.note_own_time(self.index as usize, own_time);
+            suppression.stop_fast_clock(self.index as usize, now)
+        };
+        self.observer.directive.has_fast_clock = false;
+        if changes {
+            self.follow_suppression();
+            // If nothing is told, it is asked whether the clock is to be fast again.
+            self.observer.directive.look_at = now;
         }
     }
 
