@@ -221,9 +221,8 @@ impl<C: GuestCpu> Vcpu<C> {
             self.observer.sample_due = true;
             self.observe(now);
         }
-        if wanted.contains(Requests::TIMERS) && self.next_timer() <= now {
-            // What it sends mostly ends the turn of a target, and takes a while to be found out and told.
-            self.stop_fast_clock_that_others_see(now);
+        if wanted.contains(Requests::TIMERS) {
+            self.stop_fast_clock_for_timers(now);
         }
         self.observer.timer_expired = wanted.contains(Requests::TIMERS) && self.update_timers(now);
         if self.observer.timer_expired || wanted.contains(Requests::EVENT) {

@@ -81,10 +81,11 @@ impl<C: GuestCpu> Vcpu<C> {
         }
     }
 
-    /// Has a clock not be fast any more, as [`Vcpu::stop_fast_clock`] does, if other VCPUs run.
+    /// Has a clock that other VCPUs see not be fast any more, as [`Vcpu::stop_fast_clock`] does, if a timer is due at
+    /// `now`: what it sends mostly ends the turn of a target, and takes a while to be found out and told.
     #[inline]
-    pub(super) fn stop_fast_clock_that_others_see(&mut self, now: HostTicks) {
-        if self.observer.directive.has_fast_clock {
+    pub(super) fn stop_fast_clock_for_timers(&mut self, now: HostTicks) {
+        if self.observer.directive.has_fast_clock && self.next_timer() <= now {
             self.leave_fast_clock(now, false);
         }
     }
