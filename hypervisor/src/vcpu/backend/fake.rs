@@ -738,8 +738,11 @@ impl TaskCpu for FakeCpu {
     }
 
     fn enter_task(&mut self, rip: u64, rflags: u64) {
+        self.end_shadow();
         self.rip = rip;
         self.rflags = rflags;
         self.pending_debug = false;
+        self.cr0 |= Cr0Flags::TASK_SWITCHED.bits();
+        self.dr7 &= !0x155;
     }
 }

@@ -278,7 +278,7 @@ impl Act {
     }
 
     /// What the guest has done before the exit.
-    fn prepare(self, cpu: &mut FakeCpu, exit: Exit) {
+    fn prepare(self, cpu: &mut FakeCpu, exit: Exit, interrupted: Option<Event>) {
         for register in &mut cpu.gprs {
             *register = register.rotate_left(9) ^ self.value;
         }
@@ -322,9 +322,15 @@ impl Act {
         cpu.rip = CODE + (self.value >> 8 & 0x3f);
         let allowed = 0x4_4fd5 & if cpu.efer & 0x400 == 0 { !0 } else { !0x4000 };
         cpu.rflags = cpu.rflags & VM | 2 | self.value >> 16 & allowed;
+        let delivered = interrupted.map(|event| event.kind);
+        if delivered == Some(EventKind::ExternalInterrupt) {
+            // It was let in.
+            cpu.rflags |= 0x200;
+        }
         let steps = cpu.rflags & 0x100 != 0 && cpu.debugctl & 2 == 0;
         let mut blocked = cpu.interruptibility & Interruptibility::BLOCKED_BY_NMI;
         blocked |= match self.flags & 7 {
+            _ if delivered.is_some() => Interruptibility::empty(),
             0 if cpu.rflags & 0x200 != 0 => Interruptibility::BLOCKED_BY_STI,
             1 => Interruptibility::BLOCKED_BY_MOV_SS,
             2 => Interruptibility::BLOCKED_BY_NMI,
@@ -615,8 +621,9 @@ fn perform(vcpu: &mut Vcpu<FakeCpu>, act: Act) -> bool {
             Exit::TimeLimit => limit,
             _ => limit.min(act.value >> 48 & 0x3f),
         });
-        act.prepare(cpu, exit);
-        (exit, act.interrupted(exit))
+        let interrupted = act.interrupted(exit);
+        act.prepare(cpu, exit, interrupted);
+        (exit, interrupted)
     }));
     let outcome = vcpu.run(host_now().saturating_add(50 + (act.value >> 40 & 0xff)));
     if let RunExit::Stopped(reason) = &outcome {
