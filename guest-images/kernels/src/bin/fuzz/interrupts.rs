@@ -85,12 +85,10 @@ fn x2apic(dice: &mut Dice) {
 
 /// Sends itself a message of any kind but those that reset it.
 fn message(dice: &mut Dice) {
-    let mode = if dice.once_in(4) {
-        Mode::X2Apic
-    } else {
-        Mode::XApic
-    };
-    let lapic = Lapic::enable(mode);
+    let mut lapic = settle::local_apic();
+    if dice.once_in(4) {
+        lapic = Lapic::enable(Mode::X2Apic);
+    }
     let kind = dice.of(&[
         0,
         delivery_mode::NMI,

@@ -88,7 +88,9 @@ fn run(_: &mut Report) {
             faults += 1;
         }
         actions += 1;
-        settle::restore();
+        if catch(settle::restore).is_err() {
+            faults += 1;
+        }
         // Its own clock may have been moved.
         let now = tsc::now();
         if now >= next_line || now + 2 * interval < next_line {

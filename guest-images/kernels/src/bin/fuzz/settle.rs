@@ -4,11 +4,11 @@ use core::arch::asm;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use arch::apic::Register;
+use arch::apic::{DEFAULT_ADDRESS, Register};
 use arch::msr::IA32_EFER;
 use arch::{Cr4Flags, reset};
 use kernels::interrupts::{self, DEBUG, set_handler};
-use kernels::lapic::{Lapic, Mode};
+use kernels::lapic::{self, Lapic, Mode};
 use kernels::{pic, pit, segments};
 use x86_64::registers::model_specific::Msr;
 
@@ -78,8 +78,8 @@ fn has_xsave() -> bool {
 
 /// Puts registers back, and devices now and then.
 pub(crate) fn restore() {
-    // SAFETY: no interrupt is wanted between actions.
-    unsafe { asm!("cli", "cld") };
+    // SAFETY: no interrupt is wanted between actions, and no segment with a base.
+    unsafe { asm!("cli", "cld", "mov fs, {0:e}", "mov gs, {0:e}", in(reg) 0) };
     interrupts::load();
     segments::init();
     let [cr0, cr3, cr4, efer] = [&CR0, &CR3, &CR4, &EFER].map(|it| it.load(Ordering::Relaxed));
@@ -104,16 +104,30 @@ pub(crate) fn restore() {
     }
 }
 
+/// Puts the local APIC back where it belongs, in xAPIC mode.
+pub(crate) fn local_apic() -> Lapic {
+    const BOOTSTRAP: u64 = 1 << 8;
+    let plain = DEFAULT_ADDRESS | BOOTSTRAP;
+    if lapic::base() != plain | lapic::GLOBAL_ENABLE {
+        // Switched off, as the way from x2APIC mode is.
+        lapic::set_base(plain);
+    }
+    Lapic::enable(Mode::XApic)
+}
+
 /// Puts the interrupt controllers back, and stops timers.
 pub(crate) fn devices() {
     SINCE.store(0, Ordering::Relaxed);
-    let lapic = Lapic::enable(Mode::XApic);
+    let lapic = local_apic();
     lapic.write(Register::TPR, 0);
     lapic.write(Register::LVT_TIMER, arch::apic::lvt::MASKED);
     lapic.write(Register::LVT_LINT0, arch::apic::lvt::MASKED);
     lapic.write(Register::INITIAL_COUNT, 0);
-    for _ in 0..4 {
-        lapic.end();
+    for word in 0..8_u16 {
+        let in_service = Register::at(Register::ISR.offset() + 0x10 * word);
+        for _ in 0..lapic.read(in_service).count_ones() {
+            lapic.end();
+        }
     }
     pic::init();
     pit::control(0x30);
