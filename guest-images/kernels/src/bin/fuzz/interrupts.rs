@@ -116,7 +116,8 @@ fn timer(dice: &mut Dice) {
     let mode = dice.of(&[0, lvt::TIMER_PERIODIC, lvt::TIMER_TSC_DEADLINE, 3 << 17]);
     lapic.write(Register::DIVIDE, dice.any() as u32 & 0xb);
     lapic.write(Register::LVT_TIMER, mode | (0x20 + dice.below(0xe0) as u32));
-    lapic.write(Register::INITIAL_COUNT, dice.value() as u32);
+    // Not so short a period that a handler takes longer: nothing else would come about.
+    lapic.write(Register::INITIAL_COUNT, dice.value() as u32 | 0x2000);
     let deadline = tsc::now().wrapping_add(dice.value() & 0xff_ffff);
     // SAFETY: the timer only interrupts.
     unsafe { Msr::new(msr::IA32_TSC_DEADLINE).write(deadline) };
