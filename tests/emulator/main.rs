@@ -8,6 +8,7 @@ mod detector;
 mod families;
 mod firmware;
 mod foreign;
+mod fuzz;
 mod hops;
 mod isolation;
 mod kernels;
@@ -52,6 +53,7 @@ fn main() {
         Any: clocks::agree_at_all_rates_without_tsc_scaling,
         Bochs: isolation::misbehavior_costs_a_vm_on_another_cpu_nothing,
         Bochs: isolation::misbehavior_costs_a_vm_on_the_same_cpu_its_fair_share,
+        Bochs: fuzz::a_guest_that_does_what_it_likes_costs_its_neighbor_nothing,
         Bochs: isolation::weights_and_caps_are_what_vms_get,
         Bochs: isolation::a_vm_that_sleeps_is_served_soon_after_it_wakes,
         Bochs: isolation::a_paused_vm_stands_still_and_a_restarted_one_begins_anew,

@@ -181,6 +181,21 @@ fn set_gate(vector: u8, address: u64) {
     });
 }
 
+/// Has all interrupts come in on the stack that [`segments::set_fault_stack`] has set, whatever RSP is.
+pub fn use_fault_stack() {
+    /// The number of the stack in the TSS.
+    const STACK: u64 = 1;
+    for vector in 0..256 {
+        let gate = IDT.0.get().cast::<Gate>().wrapping_add(vector);
+        // SAFETY: the IDT has 256 gates, and interrupts are off, or find one that is whole.
+        unsafe {
+            let mut changed = gate.read_volatile();
+            changed.low |= STACK << 32;
+            gate.write_volatile(changed);
+        }
+    }
+}
+
 /// Makes `handler` the one for `vector`.
 pub fn set_handler(vector: u8, handler: Handler) {
     HANDLERS[usize::from(vector)].store(handler as usize, Ordering::Relaxed);
@@ -332,6 +347,8 @@ extern "C" fn dispatch(frame: &mut Frame) {
         unsafe { *LAST_FAULT.0.get() = *frame };
         frame.rip = guarded_call_cut_short as *const () as u64;
         frame.rsp = recovery;
+        frame.cs = segments::KERNEL_CODE.into();
+        frame.ss = segments::KERNEL_DATA.into();
         frame.rflags &= !0x0004_0500; // AC, DF and TF off
         return;
     }

@@ -50,8 +50,8 @@ static TABLES: Tables = Tables {
     tss: UnsafeCell::new(TaskStateSegment::new()),
 };
 
-/// Loads the tables and all segment registers.
-pub(crate) fn init() {
+/// Loads the tables and all segment registers, also for code that has changed them.
+pub fn init() {
     let base = TABLES.tss.get() as u64;
     let limit = size_of::<TaskStateSegment>() as u64 - 1;
     let low = limit
@@ -80,6 +80,15 @@ pub fn load_gdt() {
     };
     // SAFETY: the table is static and valid.
     unsafe { lgdt(&pointer) }
+}
+
+/// Sets the stack of gates that [`interrupts::use_fault_stack`](crate::interrupts::use_fault_stack) has made.
+///
+/// # Safety
+/// `top` must be the end of a stack that is in no other use.
+pub unsafe fn set_fault_stack(top: u64) {
+    // SAFETY: no reference to the TSS is held anywhere.
+    unsafe { (*TABLES.tss.get()).interrupt_stack_table[0] = VirtAddr::new(top) }
 }
 
 /// Sets the stack that an interrupt in user mode switches to.

@@ -167,8 +167,9 @@ fn targets_in(program: &Path, folder: &Path) -> Result<Vec<Target>> {
 
 /// Returns whether the test of this name is in a module called `fuzz`.
 fn is_target(name: &str) -> bool {
-    let before = name.rsplit_once(MODULE).map(|(before, _)| before);
-    before.is_some_and(|before| before.is_empty() || before.ends_with("::"))
+    name.rsplit_once(MODULE).is_some_and(|(before, test)| {
+        (before.is_empty() || before.ends_with("::")) && !test.contains("::")
+    })
 }
 
 /// Runs a target for a time, and shows how far it gets. False if it failed.
@@ -236,6 +237,7 @@ mod tests {
         assert!(!is_target("cli::fuzz_helpers::a_test"));
         assert!(!is_target("cli::prefuzz::a_test"));
         assert!(!is_target("vm_config::tests::fuzz"));
+        assert!(!is_target("experiment::fuzz::tests::a_test"));
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod common;
 pub mod evasion;
 mod exits;
 pub mod figure1;
+pub mod fuzz;
 pub mod neighbors;
 pub mod nested;
 pub mod quick;
@@ -60,4 +61,5 @@ experiments! {
     Switches(switches),
     Bystanders(bystanders),
     Evasion(evasion),
+    Fuzz(fuzz),
 }

@@ -1,16 +1,18 @@
 //! A processor for tests: its guest does what the test's script says, and it remembers what every
-//! entry was like.
+//! entry was like. Neither may give it a state that a real one would not enter a guest with.
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::fmt;
 
-use arch::RFlags;
 use arch::gpr::{RAX, RBX, RDX, RSI};
+use arch::msr::DebugCtl;
+use arch::{Cr0Flags, EferFlags, RFlags, reset};
 use devices::clock::TscScaling;
 use devices::time::HostTicks;
 use vmx::bitmaps::MsrAccess;
+use vmx::diagnosis::GuestState;
 use vmx::event::{Event, EventKind};
 use vmx::segment::{AccessRights, DescriptorTable, Segment, SegmentRegister};
 
@@ -28,12 +30,13 @@ use crate::vcpu::HostCpu;
 use crate::vcpu::control_registers::with_machine_status;
 use crate::vm::memory_map::View;
 
+/// The exit that ends a stay, and the event whose delivery it interrupts.
+type Ending = (Exit, Option<Event>);
+
 /// A scripted stay in the guest, from an entry to the next exit.
 pub(in crate::vcpu) struct Stay {
     ticks: u64,
-    exit: Exit,
-    interrupted: Option<Event>,
-    effect: Box<dyn FnOnce(&mut FakeCpu) + Send>,
+    run: Box<dyn FnOnce(&mut FakeCpu) -> Ending + Send>,
 }
 
 impl Stay {
@@ -41,16 +44,24 @@ impl Stay {
     pub(in crate::vcpu) fn until(ticks: u64, exit: Exit) -> Self {
         Self {
             ticks,
-            exit,
-            interrupted: None,
-            effect: Box::new(|_| ()),
+            run: Box::new(move |_| (exit, None)),
+        }
+    }
+
+    /// What it does to its processor decides how it ends.
+    pub(in crate::vcpu) fn deciding(
+        run: impl FnOnce(&mut FakeCpu) -> Ending + Send + 'static,
+    ) -> Self {
+        Self {
+            ticks: 0,
+            run: Box::new(run),
         }
     }
 
     /// And the exit comes in the middle of the delivery of `event`.
     pub(in crate::vcpu) fn delivering(self, event: Event) -> Self {
         Self {
-            interrupted: Some(event),
+            run: Box::new(move |cpu| ((self.run)(cpu).0, Some(event))),
             ..self
         }
     }
@@ -61,7 +72,10 @@ impl Stay {
         effect: impl FnOnce(&mut FakeCpu) + Send + 'static,
     ) -> Self {
         Self {
-            effect: Box::new(effect),
+            run: Box::new(move |cpu| {
+                effect(cpu);
+                (self.run)(cpu)
+            }),
             ..self
         }
     }
@@ -119,6 +133,8 @@ pub(in crate::vcpu) struct FakeCpu {
     pub(in crate::vcpu) flushes: Vec<TlbFlush>,
     pub(in crate::vcpu) script: VecDeque<Stay>,
     pub(in crate::vcpu) entries: Vec<Entry>,
+    /// The exits, each after the entry of the same place.
+    pub(in crate::vcpu) exits: Vec<Exit>,
     pdptes: [u64; 4],
     /// GDTR and IDTR.
     tables: [DescriptorTable; 2],
@@ -137,7 +153,6 @@ pub(in crate::vcpu) struct FakeCpu {
     cr3_exits: bool,
     cr3_exempt: Vec<u64>,
     view: View,
-    exit: Exit,
 }
 
 /// The length of the fake processor's instructions.
@@ -146,8 +161,17 @@ const INSTRUCTION_LENGTH: u32 = 2;
 const CODE_64: AccessRights = AccessRights::PRESENT
     .union(AccessRights::CODE_OR_DATA)
     .union(AccessRights::CODE)
+    .union(AccessRights::ACCESSED)
+    .union(AccessRights::GRANULARITY)
     .union(AccessRights::LONG);
-const DATA: AccessRights = AccessRights::PRESENT.union(AccessRights::CODE_OR_DATA);
+const DATA: AccessRights = AccessRights::PRESENT
+    .union(AccessRights::CODE_OR_DATA)
+    .union(AccessRights::WRITABLE_OR_READABLE)
+    .union(AccessRights::ACCESSED)
+    .union(AccessRights::GRANULARITY);
+const BUSY_TSS: AccessRights = AccessRights::PRESENT
+    .union(AccessRights::from_bits_retain(0xb))
+    .union(AccessRights::GRANULARITY);
 
 impl FakeCpu {
     pub(in crate::vcpu) fn new() -> Self {
@@ -159,6 +183,8 @@ impl FakeCpu {
         };
         let mut segments = [segment(DATA); 8];
         segments[SegmentRegister::Cs as usize] = segment(CODE_64);
+        segments[SegmentRegister::Ldtr as usize] = segment(AccessRights::UNUSABLE);
+        segments[SegmentRegister::Tr as usize] = segment(BUSY_TSS);
         Self {
             gprs: [0; 16],
             rip: 0x1000,
@@ -184,6 +210,7 @@ impl FakeCpu {
             flushes: Vec::new(),
             script: VecDeque::new(),
             entries: Vec::new(),
+            exits: Vec::new(),
             pdptes: [0; 4],
             tables: [DescriptorTable { base: 0, limit: 0 }; 2],
             xmm: [0; 16],
@@ -203,7 +230,6 @@ impl FakeCpu {
             cr3_exits: false,
             cr3_exempt: Vec::new(),
             view: View::Whole,
-            exit: Exit::Unexpected,
         }
     }
 
@@ -223,6 +249,32 @@ impl FakeCpu {
         !self
             .passed_msrs
             .contains(&(msr, access == MsrAccess::Write))
+    }
+
+    /// Panics if the state is none that a processor takes, by `whose` fault.
+    fn check(&self, whose: &str) {
+        let state = GuestState {
+            long: self.efer & EferFlags::LONG_MODE_ACTIVE.bits() != 0,
+            unrestricted: true,
+            cr0: self.cr0,
+            cr3: self.cr3,
+            cr4: self.cr4,
+            efer: self.efer,
+            dr7: self.dr7,
+            rip: self.rip,
+            rflags: self.rflags,
+            segments: self.segments,
+            gdtr: self.tables[0],
+            idtr: self.tables[1],
+            activity: 0,
+            interruptibility: self.interruptibility.bits(),
+            pending_single_step: self.pending_debug,
+            steps_branches: self.debugctl & DebugCtl::BTF.bits() != 0,
+            injected: self.injecting.map_or(0, |event| {
+                event.information(self.cr0 & Cr0Flags::PROTECTED_MODE_ENABLE.bits() != 0)
+            }),
+        };
+        state.check(|failed| panic!("{whose} state of the guest: {failed}"));
     }
 
     /// What the processor does with the event that an entry delivers, by an interrupt gate.
@@ -257,6 +309,7 @@ impl GuestCpu for FakeCpu {
     }
 
     unsafe fn enter(&mut self) -> Result<(), EntryFailed> {
+        self.check("the entry's");
         let event = self.injecting.take();
         self.entries.push(Entry {
             at: host_now(),
@@ -287,9 +340,10 @@ impl GuestCpu for FakeCpu {
             self.time_limit
         );
         host_clock::advance(stay.ticks);
-        (stay.effect)(self);
-        self.exit = stay.exit;
-        self.interrupted = stay.interrupted;
+        let (exit, interrupted) = (stay.run)(self);
+        self.exits.push(exit);
+        self.interrupted = interrupted;
+        self.check("the script's");
         Ok(())
     }
 
@@ -298,7 +352,7 @@ impl GuestCpu for FakeCpu {
     }
 
     fn decode_exit(&self, _: ExitReason) -> Exit {
-        self.exit
+        self.exits.last().copied().unwrap_or(Exit::Unexpected)
     }
 
     fn exit_name(_: ExitReason) -> &'static str {
@@ -448,18 +502,35 @@ impl GuestCpu for FakeCpu {
         self.segments[SegmentRegister::Cs as usize] = state.cs;
         self.segments[SegmentRegister::Tr as usize] = state.tr;
         self.segments[SegmentRegister::Ldtr as usize] = state.ldtr;
+        self.tables = [state.gdtr, state.idtr];
     }
 
     fn init(&mut self, signature: u32) {
         self.gprs = [0; 16];
         self.gprs[RDX] = signature.into();
-        self.rip = 0xfff0;
-        self.rflags = 2;
-        self.cr0 = 0x6000_0010;
+        self.rip = reset::RIP;
+        self.rflags = reset::RFLAGS;
+        self.cr0 = reset::CR0;
         self.cr2 = 0;
         self.cr3 = 0;
         self.cr4 = 0;
         self.efer = 0;
+        self.dr7 = reset::DR7;
+        self.debugctl = 0;
+        let segment = |selector, base, rights| Segment {
+            selector,
+            base,
+            limit: 0xffff,
+            rights: AccessRights::from_bits_retain(rights),
+        };
+        self.segments.fill(segment(0, 0, 0x93));
+        self.segments[SegmentRegister::Cs as usize] = segment(0xf000, 0xffff_0000, 0x9b);
+        self.segments[SegmentRegister::Ldtr as usize] = segment(0, 0, 0x82);
+        self.segments[SegmentRegister::Tr as usize] = segment(0, 0, 0x8b);
+        self.tables = [DescriptorTable {
+            base: 0,
+            limit: 0xffff,
+        }; 2];
         self.interruptibility = Interruptibility::empty();
         self.pending_debug = false;
     }
@@ -667,8 +738,11 @@ impl TaskCpu for FakeCpu {
     }
 
     fn enter_task(&mut self, rip: u64, rflags: u64) {
+        self.end_shadow();
         self.rip = rip;
         self.rflags = rflags;
         self.pending_debug = false;
+        self.cr0 |= Cr0Flags::TASK_SWITCHED.bits();
+        self.dr7 &= !0x155;
     }
 }

@@ -5,6 +5,8 @@ mod apic;
 mod control_registers;
 mod cpuid;
 mod exceptions;
+#[cfg(test)]
+mod fuzz;
 mod io;
 mod mmio;
 mod msr;
