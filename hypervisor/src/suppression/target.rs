@@ -281,8 +281,7 @@ impl Target {
     fn adopt(&mut self, memory: &impl GuestMemory, root: Root) -> Option<u32> {
         let format = self.format;
         let mut members = self.members.iter_mut();
-        let member = members.find_map(|it| it.adopt(memory, root, format).then_some(it.id));
-        member
+        members.find_map(|it| it.adopt(memory, root, format).then_some(it.id))
     }
 
     /// Makes the process of `root` a member; `None` if it has no user space, or there are too many.
