@@ -3,14 +3,15 @@
 //! Who is where is known when the machine is made, so that nothing is learned, and nobody can claim
 //! to be another: a frame whose source is not its sender's address goes nowhere. A frame is copied
 //! to the receiver's inbox by its sender, and to the receiver's memory by the receiver, each in its
-//! own time; an inbox that is full takes no more, so that nobody can fill another's memory. VMs
-//! that share no network share nothing.
+//! own time; an inbox that is full takes no more, so that nobody can fill another's memory, and the
+//! most that one sender may have there leaves room for others. VMs that share no network share
+//! nothing.
 
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use spin::{Mutex, RwLock};
 
@@ -21,6 +22,15 @@ pub const MAX_FRAME: usize = 1518;
 pub const MIN_FRAME: usize = 14;
 /// The number of frames that an inbox holds.
 const INBOX: usize = 128;
+/// The number of counts by which senders' shares of an inbox are told apart.
+const SENDERS: usize = 32;
+/// The frames of one sender's that may wait in an inbox for each frame for which there is room: it
+/// has three quarters of the room alone, and beside another, that does as it does, three sevenths.
+const SHARE: usize = 3;
+/// The bytes that a frame takes on a wire besides its own: preamble, check sequence and gap (IEEE 802.3).
+const ON_WIRE: u64 = 8 + 4 + 12;
+/// The least bytes of a frame on a wire, without its check sequence.
+const LEAST_ON_WIRE: u64 = 60;
 
 /// The address of a network device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +123,12 @@ impl Frame {
         Mac(mac)
     }
 
+    /// Returns how many bytes it takes on a wire, of which it has the others' time.
+    #[must_use]
+    pub fn wire_length(&self) -> u64 {
+        (self.length as u64).max(LEAST_ON_WIRE) + ON_WIRE
+    }
+
     /// Returns whom it is for.
     #[must_use]
     pub fn destination(&self) -> Mac {
@@ -165,9 +181,15 @@ impl Frame {
 #[derive(Debug)]
 struct Inbox {
     frames: Box<[Frame]>,
+    /// The number of the sender of each, modulo [`SENDERS`].
+    senders: [u8; INBOX],
+    /// The frames that wait of each sender's.
+    waiting: [u8; SENDERS],
     first: usize,
     count: usize,
 }
+
+const _: () = assert!(SENDERS <= INBOX && INBOX <= 255);
 
 impl Inbox {
     fn new() -> Result<Self, NoMemory> {
@@ -176,18 +198,24 @@ impl Inbox {
         frames.resize_with(INBOX, Frame::default);
         Ok(Self {
             frames: frames.into_boxed_slice(),
+            senders: [0; INBOX],
+            waiting: [0; SENDERS],
             first: 0,
             count: 0,
         })
     }
 
-    /// Puts a frame in. False if there is no room.
-    fn push(&mut self, frame: &Frame) -> bool {
-        if self.count == self.frames.len() {
+    /// Puts a frame of this sender's in. False if there is no room, or the sender has its share of it.
+    fn push(&mut self, frame: &Frame, sender: u32) -> bool {
+        let room = self.frames.len() - self.count;
+        let sender = sender as usize % SENDERS;
+        if usize::from(self.waiting[sender]) >= SHARE * room {
             return false;
         }
         let last = (self.first + self.count) % self.frames.len();
         self.frames[last].copy_from(frame);
+        self.senders[last] = sender as u8;
+        self.waiting[sender] += 1;
         self.count += 1;
         true
     }
@@ -197,9 +225,15 @@ impl Inbox {
             return false;
         }
         to.copy_from(&self.frames[self.first]);
+        self.waiting[usize::from(self.senders[self.first])] -= 1;
         self.first = (self.first + 1) % self.frames.len();
         self.count -= 1;
         true
+    }
+
+    fn clear(&mut self) {
+        self.waiting = [0; SENDERS];
+        self.count = 0;
     }
 }
 
@@ -219,22 +253,86 @@ impl core::error::Error for NoMemory {}
 /// own VM, and nothing else.
 pub type Arrival = Box<dyn Fn() + Send + Sync>;
 
+/// The traffic of a device.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    sent: AtomicU64,
+    sent_bytes: AtomicU64,
+    received: AtomicU64,
+    received_bytes: AtomicU64,
+    dropped: AtomicU64,
+    refused: AtomicU64,
+    held: AtomicU64,
+}
+
+/// A reading of a device's [`Traffic`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TrafficCounts {
+    /// The frames that it has sent.
+    pub sent: u64,
+    /// Their bytes.
+    pub sent_bytes: u64,
+    /// The frames that it has received.
+    pub received: u64,
+    /// Their bytes.
+    pub received_bytes: u64,
+    /// The frames for it that were lost: too many waited already.
+    pub dropped: u64,
+    /// The frames of its driver's that went nowhere: from another address, or not as frames are.
+    pub refused: u64,
+    /// The number of times that frames had to wait as it had sent what it may.
+    pub held: u64,
+}
+
+fn count(counter: &AtomicU64, more: u64) {
+    counter.fetch_add(more, Ordering::Relaxed);
+}
+
+impl Traffic {
+    /// Returns the counts up to now.
+    #[must_use]
+    pub fn counts(&self) -> TrafficCounts {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        TrafficCounts {
+            sent: read(&self.sent),
+            sent_bytes: read(&self.sent_bytes),
+            received: read(&self.received),
+            received_bytes: read(&self.received_bytes),
+            dropped: read(&self.dropped),
+            refused: read(&self.refused),
+            held: read(&self.held),
+        }
+    }
+
+    /// Counts that a frame of its driver's is none that can be sent.
+    pub fn count_refused(&self) {
+        count(&self.refused, 1);
+    }
+
+    /// Counts that its frames have to wait.
+    pub fn count_held(&self) {
+        count(&self.held, 1);
+    }
+}
+
 /// A socket of a switch.
 struct Socket {
     mac: Mac,
+    /// The number by which it is known as a sender.
+    number: u32,
     inbox: Mutex<Inbox>,
     arrival: Arrival,
-    dropped: AtomicU64,
+    traffic: Arc<Traffic>,
 }
 
 impl Socket {
-    fn deliver(&self, frame: &Frame) {
+    fn deliver(&self, frame: &Frame, sender: u32) {
         let mut inbox = self.inbox.lock();
         let is_first = inbox.count == 0;
-        let taken = inbox.push(frame);
+        let taken = inbox.push(frame, sender);
         drop(inbox);
         if !taken {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+            count(&self.traffic.dropped, 1);
         } else if is_first {
             (self.arrival)();
         }
@@ -245,6 +343,8 @@ impl Socket {
 #[derive(Default)]
 pub struct Switch {
     sockets: RwLock<Vec<Weak<Socket>>>,
+    /// The number of sockets that there have been.
+    numbers: AtomicU32,
 }
 
 impl Switch {
@@ -256,9 +356,10 @@ impl Switch {
     pub fn plug_in(self: &Arc<Self>, mac: Mac, arrival: Arrival) -> Result<Port, NoMemory> {
         let socket = Arc::new(Socket {
             mac,
+            number: self.numbers.fetch_add(1, Ordering::Relaxed),
             inbox: Mutex::new(Inbox::new()?),
             arrival,
-            dropped: AtomicU64::new(0),
+            traffic: Arc::default(),
         });
         // No sender comes in any more while those that are in go out: else senders that never stop
         // would keep others from being plugged in.
@@ -292,24 +393,28 @@ impl Port {
         self.socket.mac
     }
 
-    /// Returns how many frames were lost on their way to this device, as it did not take them.
+    /// Returns the device's traffic.
     #[must_use]
-    pub fn dropped(&self) -> u64 {
-        self.socket.dropped.load(Ordering::Relaxed)
+    pub fn traffic(&self) -> &Arc<Traffic> {
+        &self.socket.traffic
     }
 
     /// Sends a frame to whom it is for. It goes nowhere if nobody has that address, or if it does
     /// not say that it comes from here. Returns how many it was given to.
     pub fn send(&self, frame: &Frame) -> usize {
+        let traffic = &self.socket.traffic;
         if frame.source() != self.mac() {
+            traffic.count_refused();
             return 0;
         }
+        count(&traffic.sent, 1);
+        count(&traffic.sent_bytes, frame.length as u64);
         let to = frame.destination();
         let mut given = 0;
         let sockets = self.switch.sockets.read();
         for socket in sockets.iter().filter_map(Weak::upgrade) {
             if !Arc::ptr_eq(&socket, &self.socket) && (to.is_group() || socket.mac == to) {
-                socket.deliver(frame);
+                socket.deliver(frame, self.socket.number);
                 given += 1;
             }
         }
@@ -324,13 +429,18 @@ impl Port {
 
     /// Throws away what waits for the device: it has nobody who takes it.
     pub fn discard(&self) {
-        let mut inbox = self.socket.inbox.lock();
-        inbox.count = 0;
+        self.socket.inbox.lock().clear();
     }
 
     /// Takes the next frame. False if there is none.
     pub fn receive(&self, frame: &mut Frame) -> bool {
-        self.socket.inbox.lock().pop(frame)
+        let taken = self.socket.inbox.lock().pop(frame);
+        if taken {
+            let traffic = &self.socket.traffic;
+            count(&traffic.received, 1);
+            count(&traffic.received_bytes, frame.length as u64);
+        }
+        taken
     }
 }
 
@@ -400,6 +510,8 @@ mod tests {
         a.send(&frame(B, C, b"?"));
         a.send(&frame(B, B, b"?"));
         assert!(!b.has_frame());
+        let counts = a.traffic().counts();
+        assert_eq!((counts.sent, counts.refused), (0, 2));
     }
 
     #[test]
@@ -419,9 +531,41 @@ mod tests {
             a.send(&frame(ALL, A, &[n as u8]));
             assert_eq!(received(&c), [[n as u8]]);
         }
-        assert_eq!((b.dropped(), c.dropped()), (3, 0));
+        let [to_b, to_c, of_a] = [&b, &c, &a].map(|port| port.traffic().counts());
         let kept = received(&b);
-        assert_eq!((kept.len(), &kept[0][..]), (INBOX, &[0][..]));
+        assert_eq!((kept.len(), &kept[0][..]), (INBOX * 3 / 4, &[0][..]));
+        assert_eq!(
+            (to_b.dropped, to_c.dropped),
+            ((INBOX + 3 - kept.len()) as u64, 0)
+        );
+        assert_eq!((of_a.sent, of_a.sent_bytes), (131, 131 * 15));
+        assert_eq!(b.traffic().counts().received, kept.len() as u64);
+    }
+
+    #[test]
+    fn who_floods_a_device_leaves_room_for_others() {
+        let switch = Arc::new(Switch::default());
+        let [(a, _), (b, _), (c, _)] = [A, B, C].map(|mac| plug(&switch, mac));
+        let flood = || {
+            for _ in 0..3 * INBOX {
+                a.send(&frame(B, A, b"flood"));
+            }
+        };
+        for round in 0..20 {
+            flood();
+            let before = b.traffic().counts().dropped;
+            assert!(before > 0);
+            for n in 0..20 {
+                c.send(&frame(B, C, &[round, n]));
+            }
+            let after = b.traffic().counts().dropped;
+            assert_eq!(after, before, "none of these is lost");
+            flood();
+            let all = received(&b);
+            assert_eq!(all.iter().filter(|it| it.len() == 2).count(), 20);
+            assert!(all.len() <= INBOX);
+            b.discard();
+        }
     }
 
     #[test]

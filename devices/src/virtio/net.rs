@@ -1,13 +1,21 @@
 //! The network device (5.1), at a port of a [switch](crate::switch).
 //!
+//! A device may have a limit to what it sends. What is beyond that waits in the driver's own queue,
+//! and nothing of it is lost; the device goes on when its time has come.
+//!
 //! It has a queue for each direction, and leaves checksums to whoever does not need them on the
 //! way: a frame that stays within the machine has its sum made only for a driver that wants it.
 
+use alloc::boxed::Box;
+use core::fmt;
+
 use super::chain::Chain;
-use super::device::{Budget, DeviceError, Progress, VirtioDevice, serve_requests};
+use super::device::{Budget, DeviceError, Progress, VirtioDevice};
 use super::queue::Queue;
+use crate::bandwidth::TokenBucket;
 use crate::guest_memory::GuestMemory;
 use crate::switch::{Frame, MissingChecksum, Port};
+use crate::time::HostTicks;
 
 /// The queues.
 const RECEIVE: usize = 0;
@@ -35,10 +43,25 @@ const HEADER: u32 = 12;
 /// Flag: there is no checksum yet.
 const NEEDS_CSUM: u8 = 1 << 0;
 
+/// A limit to what a device sends.
+pub struct Limit {
+    /// The bytes that it may send, as a wire would carry them.
+    pub bucket: TokenBucket,
+    /// The clock of the host.
+    pub clock: Box<dyn Fn() -> HostTicks + Send>,
+}
+
+impl fmt::Debug for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.bucket.fmt(f)
+    }
+}
+
 /// The network device.
 #[derive(Debug)]
 pub struct Net {
     port: Port,
+    limit: Option<Limit>,
     chain: Chain,
     frame: Frame,
     /// Whether the driver takes frames without a checksum.
@@ -48,11 +71,12 @@ pub struct Net {
 }
 
 impl Net {
-    /// Makes a device at this port.
+    /// Makes a device at this port, with a limit to what it sends or without one.
     #[must_use]
-    pub fn new(port: Port) -> Self {
+    pub fn new(port: Port, limit: Option<Limit>) -> Self {
         Self {
             port,
+            limit,
             chain: Chain::new(),
             frame: Frame::default(),
             takes_without_checksum: false,
@@ -102,15 +126,34 @@ impl Net {
         queue: &mut Queue,
         memory: &dyn GuestMemory,
     ) -> Result<Progress, DeviceError> {
-        let (port, frame) = (&mut self.port, &mut self.frame);
-        serve_requests(queue, memory, &mut self.chain, |chain, budget| {
-            if load(frame, chain, memory)? {
-                let copies = port.send(frame);
+        let mut budget = Budget::new();
+        while !budget.is_spent() {
+            if let Some(limit) = &mut self.limit
+                && let Some(at) = limit.bucket.wait((limit.clock)())
+            {
+                if !queue.has_next(memory)? {
+                    return Ok(Progress::Idle);
+                }
+                self.port.traffic().count_held();
+                return Ok(Progress::Until(at));
+            }
+            if !queue.take(memory, &mut self.chain)? {
+                return Ok(Progress::Idle);
+            }
+            budget.spend_on_request(&self.chain);
+            if load(&mut self.frame, &self.chain, memory)? {
+                if let Some(limit) = &mut self.limit {
+                    limit.bucket.spend(self.frame.wire_length());
+                }
+                let copies = self.port.send(&self.frame);
                 // The request has paid for one.
                 budget.spend(copies.saturating_sub(1) as u64 * COPY);
+            } else {
+                self.port.traffic().count_refused();
             }
-            Ok(0)
-        })
+            queue.give_back(memory, self.chain.head(), 0)?;
+        }
+        Ok(Progress::Busy)
     }
 }
 
@@ -206,21 +249,25 @@ mod tests {
 
     use alloc::boxed::Box;
     use alloc::sync::Arc;
+    use core::sync::atomic::{AtomicU64, Ordering};
     use std::vec::Vec;
 
     use proptest::prelude::*;
 
     use super::*;
+    use crate::bandwidth::Bandwidth;
     use crate::switch::{Mac, Switch};
+    use crate::time::Hertz;
     use crate::virtio::driver::{BUFFERS, Driver, Layout, Ram};
     use crate::virtio::hostile::{self, Random};
     use crate::virtio::queue::QueueFeatures;
 
     const A: Mac = Mac([2, 0, 0, 0, 0, 1]);
     const B: Mac = Mac([2, 0, 0, 0, 0, 2]);
+    const C: Mac = Mac([2, 0, 0, 0, 0, 3]);
 
     fn device(switch: &Arc<Switch>, mac: Mac) -> Net {
-        Net::new(switch.plug_in(mac, Box::new(|| {})).unwrap())
+        Net::new(switch.plug_in(mac, Box::new(|| {})).unwrap(), None)
     }
 
     fn queue(driver: &Driver<'_>) -> Queue {
@@ -319,6 +366,66 @@ mod tests {
             assert_eq!(received[12..], packet(0, [0, 0], &payload)[12..]);
         }
         assert_eq!(receive(&mut b), None);
+    }
+
+    #[test]
+    fn what_is_more_than_may_be_sent_waits_in_the_drivers_queue() {
+        const TSC: Hertz = Hertz::new(1_000_000_000);
+        let switch = Arc::new(Switch::default());
+        let now = Arc::new(AtomicU64::new(0));
+        let clock = now.clone();
+        let limit = Limit {
+            bucket: TokenBucket::new(Bandwidth::from_megabits(8).unwrap(), TSC),
+            clock: Box::new(move || HostTicks(clock.load(Ordering::Relaxed))),
+        };
+        let port = switch.plug_in(A, Box::new(|| {})).unwrap();
+        let traffic = port.traffic().clone();
+        let mut a = Net::new(port, Some(limit));
+        let ram = Ram::new(1 << 20);
+        let mut driver = Driver::new(&ram, 256, true);
+        let mut queue = queue(&driver);
+        ram.put(BUFFERS, &packet(0, [0, 0], &[7; 1000]));
+        let add = |driver: &mut Driver<'_>| {
+            let added = driver.add(&[(BUFFERS, 1026, false)], Layout::Direct);
+            assert!(added.is_some());
+        };
+        // A burst goes at once: of a megabyte a second, 128 KiB.
+        let mut sent = 0;
+        let waits_until = loop {
+            add(&mut driver);
+            match a.work(TRANSMIT, &mut queue, &ram).unwrap() {
+                Progress::Until(at) => break at,
+                Progress::Idle => assert!(driver.take_back().is_some()),
+                Progress::Busy => panic!("busy with one frame"),
+            }
+            sent += 1;
+            assert!(sent < 200);
+        };
+        let wire = 1014 + 24;
+        assert_eq!(sent, (128 << 10) / wire + 1);
+        assert_eq!(waits_until, HostTicks((sent * wire - (128 << 10)) * 1000));
+        assert_eq!(driver.take_back(), None, "nothing is lost");
+        // Too early, nothing happens, whatever is notified.
+        now.store(waits_until.0 - 1, Ordering::Relaxed);
+        let waits = Ok(Progress::Until(waits_until));
+        assert_eq!(a.work(TRANSMIT, &mut queue, &ram), waits);
+        // A driver that resets the device has no more by that.
+        a.reset();
+        a.set_features(0);
+        assert_eq!(a.work(TRANSMIT, &mut queue, &ram), waits);
+        now.store(waits_until.0, Ordering::Relaxed);
+        // The frame that waited goes, and with nothing to send there is no time to wait for.
+        assert_eq!(a.work(TRANSMIT, &mut queue, &ram), Ok(Progress::Idle));
+        assert!(driver.take_back().is_some());
+        let counts = traffic.counts();
+        assert_eq!((counts.sent, counts.held), (sent + 1, 3));
+        // What is refused is not counted as sent.
+        now.store(10_000_000_000, Ordering::Relaxed);
+        ram.put(BUFFERS + 18, &C.0);
+        add(&mut driver);
+        assert_eq!(a.work(TRANSMIT, &mut queue, &ram), Ok(Progress::Idle));
+        let counts = traffic.counts();
+        assert_eq!((counts.sent, counts.refused), (sent + 1, 1));
     }
 
     #[test]

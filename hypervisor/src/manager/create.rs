@@ -7,6 +7,7 @@ use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 
+use devices::bandwidth::TokenBucket;
 use devices::chipset::pci::PciFunction;
 use devices::chipset::rtc::NaiveDateTime;
 use devices::chipset::{Chipset, ChipsetConfig};
@@ -17,7 +18,7 @@ use devices::time::{Hertz, HostTicks};
 use devices::virtio::block::Block;
 use devices::virtio::device::VirtioDevice;
 use devices::virtio::disk::Disk;
-use devices::virtio::net::Net;
+use devices::virtio::net::{Limit, Net};
 use devices::virtio::pci::VirtioPci;
 use devices::virtio::rng::Rng;
 use spin::{Mutex, Once};
@@ -45,7 +46,7 @@ use crate::vcpu::{Vcpu, VcpuConfig};
 use crate::vm::host::{SerialOutput, Waker};
 use crate::vm::memory_map::MemoryMap;
 use crate::vm::ram::GuestRam;
-use crate::vm::{Vm, VmParts};
+use crate::vm::{Nic, Vm, VmParts};
 use crate::vm_config::VmConfig;
 
 /// A factory of VMs that run on this machine's processors.
@@ -136,7 +137,8 @@ impl HostFactory {
         let guarded = self.map_ram(&ram)?;
         let apic_access_page = Page::try_new().ok_or(CreateError::Tables)?;
         let plugs = Plugs::default();
-        let functions = self.pci_functions(config, &plugs)?;
+        let mut nics = Vec::new();
+        let functions = self.pci_functions(config, &plugs, &mut nics)?;
         let clock = VirtualClock::new(start_of_time());
         let now = clock.now(host_now());
         let vm = Arc::new(Vm::new(VmParts {
@@ -157,6 +159,7 @@ impl HostFactory {
             clock,
             ports: lapics.iter().map(|lapic| lapic.port().clone()).collect(),
             output: (self.serial_output)(id),
+            nics,
             waker: self.waker.clone(),
             cpuid,
             ram,
@@ -171,11 +174,13 @@ impl HostFactory {
         Ok((vm, vcpus))
     }
 
-    /// Returns the devices on the PCI bus of the VM of `config`, whom `plugs` will name.
+    /// Returns the devices on the PCI bus of the VM of `config`, whom `plugs` will name, and puts what the
+    /// operator sees of its network devices into `nics`.
     fn pci_functions(
         &self,
         config: &VmConfig<'static>,
         plugs: &Plugs,
+        nics: &mut Vec<Nic>,
     ) -> Result<Vec<Box<dyn PciFunction>>, CreateError> {
         let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
         if config.entropy {
@@ -197,7 +202,17 @@ impl HostFactory {
             let port = network
                 .plug_in(nic.mac, arrival)
                 .map_err(|_| CreateError::Tables)?;
-            devices.push(Box::new(Net::new(port)));
+            nics.push(Nic {
+                network: nic.network.clone(),
+                mac: nic.mac,
+                rate: nic.rate,
+                traffic: port.traffic().clone(),
+            });
+            let limit = nic.rate.map(|rate| Limit {
+                bucket: TokenBucket::new(rate, self.tsc),
+                clock: Box::new(host_now),
+            });
+            devices.push(Box::new(Net::new(port, limit)));
         }
         Ok(devices
             .into_iter()

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use super::*;
 use crate::test_text::{Piece, line};
 
-const WORDS: [&str; 53] = [
+const WORDS: [&str; 54] = [
     "kernel ",
     "kernel vm=a ",
     "kernel vm=b ",
@@ -45,6 +45,7 @@ const WORDS: [&str; 53] = [
     " id=",
     " net=",
     " mac=",
+    " rate=",
     "02:00:5e:00:53:01",
     ":",
     " suppress-policy=",

@@ -8,7 +8,7 @@
 //! initrd vm=NAME
 //! module vm=NAME [-- STRING]
 //! disk vm=NAME [ro] [id=NAME]
-//! net vm=NAME net=NETWORK [mac=ADDRESS]
+//! net vm=NAME net=NETWORK [mac=ADDRESS] [rate=MBIT]
 //! ```
 //!
 //! Each `kernel` makes a VM; `initrd` and `module` (for multiboot guests) give it more
@@ -21,6 +21,7 @@
 use alloc::{borrow::ToOwned, string::String, vec::Vec};
 use core::{fmt, str::FromStr};
 
+use devices::bandwidth::Bandwidth;
 use devices::chipset::pci::MAX_FUNCTIONS;
 use devices::switch::Mac;
 use devices::virtio::block::ID_LENGTH;
@@ -105,6 +106,8 @@ pub(crate) struct GuestNic {
     pub network: String,
     /// Its address, which no other has.
     pub mac: Mac,
+    /// The most that it may send, if there is a limit.
+    pub rate: Option<Bandwidth>,
 }
 
 /// A VM as the operator wants it.
@@ -325,7 +328,7 @@ impl Role {
             }
             Self::Initrd | Self::Module => "vm= only",
             Self::Disk => "vm=, ro, id=",
-            Self::Net => "vm=, net=, mac=",
+            Self::Net => "vm=, net=, mac=, rate=",
         }
     }
 }
@@ -437,7 +440,8 @@ pub(crate) fn parse<'a>(modules: &[BootModule<'a>]) -> Parsed<'a> {
                     continue;
                 };
                 let mac = description.mac.unwrap_or(own_mac(number, vm.nics.len()));
-                vm.nics.push(GuestNic { network, mac });
+                let rate = description.rate;
+                vm.nics.push(GuestNic { network, mac, rate });
                 let same = vms
                     .iter()
                     .flat_map(|vm| &vm.nics)
@@ -491,6 +495,7 @@ struct Description {
     id: Option<String>,
     network: Option<String>,
     mac: Option<Mac>,
+    rate: Option<Bandwidth>,
     guest_string: String,
 }
 
@@ -514,7 +519,7 @@ impl Description {
         let mut rules = Vec::new();
         let (mut on_reset, mut on_crash) = (None, None);
         let (mut test_devices, mut entropy, mut read_only, mut id) = (false, false, false, None);
-        let (mut network, mut address) = (None, None);
+        let (mut network, mut address, mut rate) = (None, None, None);
         for word in words {
             let (option, value) = word.split_once('=').unwrap_or((word, ""));
             match (role, option) {
@@ -571,6 +576,7 @@ impl Description {
                 (Role::Disk, "id") => set(&mut id, "id", disk_id(value)?)?,
                 (Role::Net, "net") => set(&mut network, "net", name(value)?)?,
                 (Role::Net, "mac") => set(&mut address, "mac", mac(value)?)?,
+                (Role::Net, "rate") => set(&mut rate, "rate", bandwidth(value)?)?,
                 _ => {
                     return Err(Cause::UnknownOption {
                         option: word.to_owned(),
@@ -603,6 +609,7 @@ impl Description {
             id,
             network,
             mac: address,
+            rate,
             guest_string: guest_string.to_owned(),
         })
     }
@@ -698,6 +705,16 @@ fn mac(value: &str) -> Result<Mac, Cause> {
         return Err(Cause::BadMac(value.to_owned()));
     }
     Ok(mac)
+}
+
+fn bandwidth(value: &str) -> Result<Bandwidth, Cause> {
+    let parsed = decimal(value).and_then(Bandwidth::from_megabits);
+    parsed.ok_or_else(|| Cause::BadNumber {
+        option: "rate",
+        value: value.to_owned(),
+        min: 1,
+        max: Bandwidth::MOST,
+    })
 }
 
 /// Returns the address of network device `device` of VM `vm`, if it is given none: one that no maker of

@@ -191,6 +191,24 @@ impl Queue {
         })
     }
 
+    /// Tells whether the driver has made a chain available that was not taken. If not, the driver is
+    /// asked to tell when there is one again.
+    ///
+    /// # Errors
+    /// If the rings are not as they must be.
+    pub fn has_next(&self, memory: &dyn GuestMemory) -> Result<bool, QueueError> {
+        let is_there = self.has_available(memory)?;
+        if is_there || !self.features.event_index {
+            return Ok(is_there);
+        }
+        // The driver tells of the entry with this number, so of the next one.
+        let event = at(self.at.used, ENTRIES + 8 * u64::from(self.at.size));
+        memory.write_u16(event, self.taken)?;
+        // It may have made one available just before it could read that (2.7.10).
+        fence(Ordering::SeqCst);
+        self.has_available(memory)
+    }
+
     /// Takes the next chain that the driver has made available into `chain`. False if there is
     /// none; then the driver is asked to tell when there is one again.
     ///
@@ -201,18 +219,8 @@ impl Queue {
         memory: &dyn GuestMemory,
         chain: &mut Chain,
     ) -> Result<bool, QueueError> {
-        if !self.has_available(memory)? {
-            if !self.features.event_index {
-                return Ok(false);
-            }
-            // The driver tells of the entry with this number, so of the next one.
-            let event = at(self.at.used, ENTRIES + 8 * u64::from(self.at.size));
-            memory.write_u16(event, self.taken)?;
-            // It may have made one available just before it could read that (2.7.10).
-            fence(Ordering::SeqCst);
-            if !self.has_available(memory)? {
-                return Ok(false);
-            }
+        if !self.has_next(memory)? {
+            return Ok(false);
         }
         let slot = u64::from(self.taken & (self.at.size - 1));
         let head = memory.read_u16(at(self.at.available, ENTRIES + 2 * slot))?;
