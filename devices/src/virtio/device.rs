@@ -129,6 +129,11 @@ pub trait VirtioDevice: Debug + Send {
     /// Returns the features that it offers, besides those of the queues.
     fn features(&self) -> u64;
 
+    /// Tells whether a driver may choose these features, which are among those offered: some need others.
+    fn accepts(&self, _features: u64) -> bool {
+        true
+    }
+
     /// Returns how many queues it has.
     fn queues(&self) -> usize;
 

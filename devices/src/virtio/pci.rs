@@ -237,6 +237,7 @@ impl VirtioPci {
             let offered = self.features();
             if self.driver_features & !offered != 0
                 || self.driver_features & feature::VERSION_1 == 0
+                || !self.device.accepts(self.driver_features)
             {
                 // The driver reads it back, and finds that its choice is not taken.
                 added &= !status::FEATURES_OK;

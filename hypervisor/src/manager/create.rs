@@ -212,7 +212,8 @@ impl HostFactory {
                 bucket: TokenBucket::new(rate, self.tsc),
                 clock: Box::new(host_now),
             });
-            devices.push(Box::new(Net::new(port, limit)));
+            let device = Net::new(port, limit).map_err(|_| CreateError::Tables)?;
+            devices.push(Box::new(device));
         }
         Ok(devices
             .into_iter()

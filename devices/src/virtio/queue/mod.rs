@@ -229,6 +229,12 @@ impl Queue {
         Ok(true)
     }
 
+    /// Puts the last `count` chains that were taken and not given back into the available ring again: they are
+    /// taken anew.
+    pub const fn untake(&mut self, count: u16) {
+        self.taken = self.taken.wrapping_sub(count);
+    }
+
     /// Tells whether the driver has made something available that has not been taken.
     fn has_available(&self, memory: &dyn GuestMemory) -> Result<bool, QueueError> {
         let index = memory.read_u16(at(self.at.available, INDEX))?;
@@ -311,12 +317,26 @@ impl Queue {
         head: u16,
         written: u32,
     ) -> Result<(), QueueError> {
-        let slot = u64::from(self.returned & (self.at.size - 1));
-        let mut entry = [0; 8];
-        entry[..4].copy_from_slice(&u32::from(head).to_le_bytes());
-        entry[4..].copy_from_slice(&written.to_le_bytes());
-        memory.write(at(self.at.used, ENTRIES + 8 * slot), &entry)?;
-        self.returned = self.returned.wrapping_add(1);
+        self.give_back_together(memory, &[(head, written)])
+    }
+
+    /// Returns several chains as [`Queue::give_back`] does one, so that the driver sees all of them or none.
+    ///
+    /// # Errors
+    /// If the used ring is not in RAM.
+    pub fn give_back_together(
+        &mut self,
+        memory: &dyn GuestMemory,
+        chains: &[(u16, u32)],
+    ) -> Result<(), QueueError> {
+        for &(head, written) in chains {
+            let slot = u64::from(self.returned & (self.at.size - 1));
+            let mut entry = [0; 8];
+            entry[..4].copy_from_slice(&u32::from(head).to_le_bytes());
+            entry[4..].copy_from_slice(&written.to_le_bytes());
+            memory.write(at(self.at.used, ENTRIES + 8 * slot), &entry)?;
+            self.returned = self.returned.wrapping_add(1);
+        }
         // The driver must not see the index before what it tells of.
         fence(Ordering::Release);
         memory.write_u16(at(self.at.used, INDEX), self.returned)?;
