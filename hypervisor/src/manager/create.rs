@@ -16,6 +16,7 @@ use devices::lapic::{ApicConfig, LocalApic};
 use devices::switch::Switch;
 use devices::time::{Hertz, HostTicks};
 use devices::virtio::block::Block;
+use devices::virtio::console::{Console, ConsoleInput, ConsoleLine};
 use devices::virtio::device::VirtioDevice;
 use devices::virtio::disk::Disk;
 use devices::virtio::net::{Limit, Net};
@@ -73,8 +74,33 @@ pub(crate) struct HostFactory {
     pub networks: Mutex<BTreeMap<String, Arc<Switch>>>,
 }
 
-/// The VM that frames arrive for, once it has been made.
+/// The VM that frames arrive for and that writes to its console, once it has been made.
 type Plugs = Arc<Once<Weak<Vm>>>;
+
+/// The line to which a VM's virtio console writes: where its serial output goes.
+struct GuestLine(Plugs);
+
+impl GuestLine {
+    fn vm(&self) -> Option<Arc<Vm>> {
+        self.0.get().and_then(Weak::upgrade)
+    }
+}
+
+impl ConsoleLine for GuestLine {
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(vm) = self.vm() {
+            for &byte in bytes {
+                vm.output.write(&vm.name, byte);
+            }
+        }
+    }
+
+    fn wait(&mut self) -> Option<HostTicks> {
+        let vm = self.vm()?;
+        let waits = vm.output.is_full() && !vm.output.has_room();
+        waits.then(|| host_now().saturating_add(vm.output.delay()))
+    }
+}
 
 impl VmFactory for HostFactory {
     fn ticks_per_second(&self) -> u64 {
@@ -138,7 +164,8 @@ impl HostFactory {
         let apic_access_page = Page::try_new().ok_or(CreateError::Tables)?;
         let plugs = Plugs::default();
         let mut nics = Vec::new();
-        let functions = self.pci_functions(config, &plugs, &mut nics)?;
+        let console = config.console.then(Arc::<ConsoleInput>::default);
+        let functions = self.pci_functions(config, &plugs, &mut nics, console.as_ref())?;
         let clock = VirtualClock::new(start_of_time());
         let now = clock.now(host_now());
         let vm = Arc::new(Vm::new(VmParts {
@@ -160,6 +187,7 @@ impl HostFactory {
             ports: lapics.iter().map(|lapic| lapic.port().clone()).collect(),
             output: (self.serial_output)(id),
             nics,
+            console,
             waker: self.waker.clone(),
             cpuid,
             ram,
@@ -175,12 +203,13 @@ impl HostFactory {
     }
 
     /// Returns the devices on the PCI bus of the VM of `config`, whom `plugs` will name, and puts what the
-    /// operator sees of its network devices into `nics`.
+    /// operator sees of its network devices into `nics`. `console` is the input of its console.
     fn pci_functions(
         &self,
         config: &VmConfig<'static>,
         plugs: &Plugs,
         nics: &mut Vec<Nic>,
+        console: Option<&Arc<ConsoleInput>>,
     ) -> Result<Vec<Box<dyn PciFunction>>, CreateError> {
         let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
         if config.entropy {
@@ -214,6 +243,11 @@ impl HostFactory {
             });
             let device = Net::new(port, limit).map_err(|_| CreateError::Tables)?;
             devices.push(Box::new(device));
+        }
+        // Behind the others, which are where they would be without it.
+        if let Some(input) = console {
+            let line = Box::new(GuestLine(plugs.clone()));
+            devices.push(Box::new(Console::new(line, input.clone())));
         }
         Ok(devices
             .into_iter()

@@ -24,6 +24,7 @@ use devices::clock::VirtualClock;
 use devices::lapic::{ApicPort, Router};
 use devices::switch::{Mac, Traffic};
 use devices::time::{Hertz, HostTicks, Now};
+use devices::virtio::console::ConsoleInput;
 use spin::Mutex;
 use vmx::ept::EptError;
 
@@ -95,6 +96,8 @@ pub(crate) struct Vm {
     pub output: Box<dyn SerialOutput>,
     /// Its network devices, in their order on the PCI bus.
     pub nics: Vec<Nic>,
+    /// The input of its virtio console, if it has one.
+    pub console: Option<Arc<ConsoleInput>>,
     waker: Arc<dyn Waker>,
     /// The map of its RAM and the APIC-access page.
     pub memory_map: MemoryMap,
@@ -144,6 +147,8 @@ pub(crate) struct VmParts {
     pub output: Box<dyn SerialOutput>,
     /// Its network devices, in their order on the PCI bus.
     pub nics: Vec<Nic>,
+    /// The input of its virtio console, if it has one.
+    pub console: Option<Arc<ConsoleInput>>,
     /// The means to bring its VCPUs to look at their requests.
     pub waker: Arc<dyn Waker>,
     /// The frequency of the host's TSC.
@@ -191,6 +196,7 @@ impl Vm {
                 .collect(),
             output: parts.output,
             nics: parts.nics,
+            console: parts.console,
             waker: parts.waker,
             memory_map: parts.memory_map,
             router: Router::default(),
@@ -412,6 +418,9 @@ impl ChipsetHost for BoardHost<'_> {
     }
 
     fn serial_transmit(&mut self, byte: u8) {
+        if let Some(console) = &self.vm.console {
+            console.set_in_use(false);
+        }
         self.vm.output.write(&self.vm.name, byte);
     }
 

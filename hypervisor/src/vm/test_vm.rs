@@ -138,6 +138,7 @@ pub(crate) fn vm_with(
         ports: lapics.iter().map(|lapic| lapic.port().clone()).collect(),
         output,
         nics: Vec::new(),
+        console: None,
         waker,
         cpuid,
         ram,

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use super::*;
 use crate::test_text::{Piece, line};
 
-const WORDS: [&str; 54] = [
+const WORDS: [&str; 55] = [
     "kernel ",
     "kernel vm=a ",
     "kernel vm=b ",
@@ -41,6 +41,7 @@ const WORDS: [&str; 54] = [
     " cap=",
     "800",
     " rng",
+    " hvc",
     " ro",
     " id=",
     " net=",

@@ -1,7 +1,8 @@
 //! What VMs there shall be: the operator says it on the command lines of the boot modules.
 //!
 //! ```text
-//! kernel vm=NAME [mem=SIZE] [vcpus=N] [pin=CPU,...] [weight=N] [cap=PERCENT] [rng] [test-devices]
+//! kernel vm=NAME [mem=SIZE] [vcpus=N] [pin=CPU,...] [weight=N] [cap=PERCENT] [rng] [hvc]
+//!        [test-devices]
 //!        [suppress-policy=bounded|paper] [suppress-lead=MS[,MS]]
 //!        [watch=PATTERN[,N]]... [hog=PERCENT,SECONDS[,N]]...
 //!        [on-reset=restart|stop] [on-crash=restart|stop] [-- COMMAND LINE]
@@ -46,8 +47,8 @@ pub(crate) const DEFAULT_WEIGHT: u32 = 100;
 /// The largest weight.
 pub(crate) const MAX_WEIGHT: u32 = 10_000;
 /// The most disks and network devices that a VM can have: what the PCI bus has room for beside an
-/// entropy device.
-pub(crate) const MAX_DEVICES: usize = MAX_FUNCTIONS - 1;
+/// entropy device and a console.
+pub(crate) const MAX_DEVICES: usize = MAX_FUNCTIONS - 2;
 /// The longest name of a VM, in bytes.
 pub(crate) const MAX_NAME_LENGTH: usize = 32;
 
@@ -148,6 +149,8 @@ pub(crate) struct VmConfig<'a> {
     pub nics: Vec<GuestNic>,
     /// Whether it has an entropy device.
     pub entropy: bool,
+    /// Whether it has a virtio console beside its serial line.
+    pub console: bool,
     /// The guest's command line.
     pub command_line: String,
 }
@@ -156,7 +159,7 @@ impl VmConfig<'_> {
     /// Returns how many functions it has on its PCI bus.
     #[must_use]
     pub(crate) fn pci_functions(&self) -> usize {
-        usize::from(self.entropy) + self.disks.len() + self.nics.len()
+        usize::from(self.entropy) + usize::from(self.console) + self.disks.len() + self.nics.len()
     }
 }
 
@@ -324,7 +327,7 @@ impl Role {
     const fn options(self) -> &'static str {
         match self {
             Self::Kernel => {
-                "vm=, mem=, vcpus=, pin=, weight=, cap=, rng, suppress-policy=, suppress-lead=, watch=, hog=, on-reset=, on-crash=, test-devices (guest's options follow ` -- `)"
+                "vm=, mem=, vcpus=, pin=, weight=, cap=, rng, hvc, suppress-policy=, suppress-lead=, watch=, hog=, on-reset=, on-crash=, test-devices (guest's options follow ` -- `)"
             }
             Self::Initrd | Self::Module => "vm= only",
             Self::Disk => "vm=, ro, id=",
@@ -491,6 +494,7 @@ struct Description {
     on_crash: Option<bool>,
     test_devices: bool,
     entropy: bool,
+    console: bool,
     read_only: bool,
     id: Option<String>,
     network: Option<String>,
@@ -518,7 +522,8 @@ impl Description {
         let (mut policy, mut lead) = (None, None);
         let mut rules = Vec::new();
         let (mut on_reset, mut on_crash) = (None, None);
-        let (mut test_devices, mut entropy, mut read_only, mut id) = (false, false, false, None);
+        let (mut test_devices, mut entropy, mut console) = (false, false, false);
+        let (mut read_only, mut id) = (false, None);
         let (mut network, mut address, mut rate) = (None, None, None);
         for word in words {
             let (option, value) = word.split_once('=').unwrap_or((word, ""));
@@ -572,6 +577,7 @@ impl Description {
                 }
                 (Role::Kernel, "test-devices") if word == option => test_devices = true,
                 (Role::Kernel, "rng") if word == option => entropy = true,
+                (Role::Kernel, "hvc") if word == option => console = true,
                 (Role::Disk, "ro") if word == option => read_only = true,
                 (Role::Disk, "id") => set(&mut id, "id", disk_id(value)?)?,
                 (Role::Net, "net") => set(&mut network, "net", name(value)?)?,
@@ -605,6 +611,7 @@ impl Description {
             on_crash,
             test_devices,
             entropy,
+            console,
             read_only,
             id,
             network,
@@ -647,6 +654,7 @@ impl Description {
             disks: Vec::new(),
             nics: Vec::new(),
             entropy: self.entropy,
+            console: self.console,
             command_line: self.guest_string,
         })
     }

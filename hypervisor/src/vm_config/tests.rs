@@ -96,7 +96,7 @@ fn all_options_of_a_vm() {
         "module vm=a -- second file",
         "disk vm=a id=root",
         "/boot/data.img disk vm=a ro",
-        "kernel vm=b rng test-devices",
+        "kernel vm=b rng hvc test-devices",
         "net vm=b net=lan0",
         "net vm=b net=lan1 rate=250",
         "net vm=a net=lan0 mac=52:54:00:AB:cd:09",
@@ -105,7 +105,8 @@ fn all_options_of_a_vm() {
         panic!("{vms:?}")
     };
     assert!(other.entropy && other.test_devices && !vm.entropy);
-    assert_eq!((vm.pci_functions(), other.pci_functions()), (3, 3));
+    assert!(other.console && !vm.console);
+    assert_eq!((vm.pci_functions(), other.pci_functions()), (3, 4));
     let nics = |vm: &VmConfig<'_>| -> Vec<(String, String)> {
         let nics = vm.nics.iter();
         nics.map(|nic| (nic.network.clone(), nic.mac.to_string()))
@@ -371,7 +372,7 @@ proptest! {
 
     #[test]
     fn no_option_makes_the_parser_panic(
-        line in "(kernel|initrd|module|disk|net) vm=(a|b)( (mem|vcpus|pin|weight|cap|vm|rng|ro|id|net|mac|rate|--)=?[-+,0-9MG]{0,6}){0,4}"
+        line in "(kernel|initrd|module|disk|net) vm=(a|b)( (mem|vcpus|pin|weight|cap|vm|rng|hvc|ro|id|net|mac|rate|--)=?[-+,0-9MG]{0,6}){0,4}"
     ) {
         let parsed = parse(&modules(&[&line]));
         prop_assert_eq!(parsed.vms.len() + parsed.errors.len(), 1);
