@@ -12,6 +12,7 @@
 extern crate alloc;
 
 pub mod apic_message;
+pub mod bandwidth;
 pub mod chipset;
 pub mod clock;
 pub mod guest_memory;

@@ -51,7 +51,7 @@ use alloc::vec::Vec;
 
 use crate::apic_message::ApicMessage;
 use crate::platform_map::{HPET_ROUTES, IOAPIC_PINS, SLEEP_TYPE_S5, irq, mmio, port};
-use crate::time::{Hertz, Now, TimerTicks};
+use crate::time::{Hertz, HostTicks, Now, TimerTicks};
 use acpi_pm::AcpiPm;
 use bus::{Context, Decoder, Device, Outputs, Region, Space};
 use bus::{byte_ports, memory, port_of_size, wide_ports};
@@ -173,6 +173,18 @@ pub struct Chipset {
     next_deadline: TimerTicks,
     /// The devices whose deadlines depend on whether their edges are heard: a bit for each.
     edge_sources: u32,
+    /// The host time at which something on the PCI bus may go on.
+    next_host_deadline: Option<HostTicks>,
+}
+
+/// The times at which a chipset next has something to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadlines {
+    /// The time on the guest's timer line at which [`Chipset::expire`] is next needed.
+    pub timer: Option<TimerTicks>,
+    /// The host time at which [`Chipset::follow_host_time`] is: when what the VM may have of the
+    /// machine lets a device go on.
+    pub host: Option<HostTicks>,
 }
 
 const _: () = assert!(Id::ALL.len() <= u32::BITS as usize, "a bit for each device");
@@ -215,6 +227,7 @@ impl Chipset {
             deadlines: [NEVER; Id::ALL.len()],
             next_deadline: NEVER,
             edge_sources: 0,
+            next_host_deadline: None,
         };
         for &id in Id::ALL {
             chipset.update_deadline(id);
@@ -227,6 +240,24 @@ impl Chipset {
     #[must_use]
     pub fn next_deadline(&self) -> Option<TimerTicks> {
         (self.next_deadline != NEVER).then_some(self.next_deadline)
+    }
+
+    /// Returns when it next has something to do.
+    #[inline]
+    #[must_use]
+    pub fn deadlines(&self) -> Deadlines {
+        Deadlines {
+            timer: self.next_deadline(),
+            host: self.next_host_deadline,
+        }
+    }
+
+    /// Follows that host time has come to `host`. What is due then [expires](Self::expire) next.
+    pub fn follow_host_time(&mut self, host: HostTicks) {
+        if self.next_host_deadline.is_some_and(|at| at <= host) {
+            self.devices.pci.follow_host_time(host);
+            self.update_deadline(Id::pci);
+        }
     }
 
     /// Does what is due.
@@ -258,6 +289,9 @@ impl Chipset {
         let outputs = Outputs::new(&self.interrupts, id.wires());
         let deadline = self.devices.get(id).next_deadline(&outputs);
         let deadline = deadline.unwrap_or(NEVER);
+        if id == Id::pci {
+            self.next_host_deadline = self.devices.pci.next_host_deadline();
+        }
         let bit = 1 << id as u32;
         self.edge_sources = self.edge_sources & !bit | if outputs.asked() { bit } else { 0 };
         let before = core::mem::replace(&mut self.deadlines[id as usize], deadline);

@@ -5,6 +5,7 @@ use core::fmt::{self, Debug};
 use super::chain::{BufferError, Chain};
 use super::queue::{Queue, QueueError};
 use crate::guest_memory::GuestMemory;
+use crate::time::HostTicks;
 
 /// Bits of the device status field (2.1).
 pub mod status {
@@ -69,6 +70,8 @@ pub enum Progress {
     Idle,
     /// More to do, after the device has worked for long enough at a time.
     Busy,
+    /// More to do, but not before this host time.
+    Until(HostTicks),
 }
 
 /// The work that a device may still do before others come in, as a number of bytes to copy.
@@ -125,6 +128,11 @@ pub trait VirtioDevice: Debug + Send {
 
     /// Returns the features that it offers, besides those of the queues.
     fn features(&self) -> u64;
+
+    /// Tells whether a driver may choose these features, which are among those offered: some need others.
+    fn accepts(&self, _features: u64) -> bool {
+        true
+    }
 
     /// Returns how many queues it has.
     fn queues(&self) -> usize;

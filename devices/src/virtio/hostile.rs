@@ -360,7 +360,7 @@ pub(crate) fn torment_by(
             );
             match result {
                 Ok(Progress::Idle) => outcome.idle += 1,
-                Ok(Progress::Busy) => outcome.busy += 1,
+                Ok(Progress::Busy | Progress::Until(_)) => outcome.busy += 1,
                 Err(_) => outcome.resets += 1,
             }
             if result.is_err() || interrupt.is_err() {

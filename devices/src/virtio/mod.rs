@@ -7,6 +7,7 @@
 
 pub mod block;
 pub mod chain;
+pub mod console;
 pub mod device;
 pub mod disk;
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::device::{DeviceError, Progress, VirtioDevice, feature, status};
 use super::queue::{MAX_SIZE, Placement, Queue, QueueFeatures};
 use crate::chipset::pci::config::ConfigSpace;
 use crate::chipset::pci::{BarAccess, FunctionContext, Header, PciFunction};
-use crate::time::TimerTicks;
+use crate::time::{HostTicks, TimerTicks};
 
 /// The vendor of all virtio devices, and where the numbers of the devices begin (4.1.2).
 const VENDOR: u16 = 0x1af4;
@@ -62,6 +62,8 @@ struct QueueSlot {
     queue: Option<Queue>,
     /// The driver has notified the device, or it has not finished.
     pending: bool,
+    /// The host time before which the device can do nothing more for it, if there is one.
+    waits_until: Option<HostTicks>,
 }
 
 impl QueueSlot {
@@ -73,6 +75,7 @@ impl QueueSlot {
         used: 0,
         queue: None,
         pending: false,
+        waits_until: None,
     };
 }
 
@@ -126,6 +129,13 @@ impl VirtioPci {
 
     const fn has_status(&self, bit: u8) -> bool {
         self.status & bit != 0
+    }
+
+    /// Tells whether it may do something by itself.
+    const fn works(&self) -> bool {
+        self.is_master
+            && self.has_status(status::DRIVER_OK)
+            && !self.has_status(status::NEEDS_RESET)
     }
 
     /// Forgets all that a driver has told it.
@@ -227,6 +237,7 @@ impl VirtioPci {
             let offered = self.features();
             if self.driver_features & !offered != 0
                 || self.driver_features & feature::VERSION_1 == 0
+                || !self.device.accepts(self.driver_features)
             {
                 // The driver reads it back, and finds that its choice is not taken.
                 added &= !status::FEATURES_OK;
@@ -295,6 +306,10 @@ impl VirtioPci {
             match (result, wants_interrupt) {
                 (Ok(progress), Ok(wanted)) => {
                     slot.pending = progress == Progress::Busy;
+                    slot.waits_until = match progress {
+                        Progress::Until(at) => Some(at),
+                        Progress::Idle | Progress::Busy => None,
+                    };
                     if wanted {
                         self.interrupt(vector, ISR_QUEUE, cx);
                     }
@@ -497,11 +512,8 @@ impl PciFunction for VirtioPci {
     }
 
     fn next_deadline(&self) -> Option<TimerTicks> {
-        let works = self.is_master
-            && self.has_status(status::DRIVER_OK)
-            && !self.has_status(status::NEEDS_RESET);
         let mut queues = self.queues.iter().enumerate();
-        let busy = works
+        let busy = self.works()
             && queues.any(|(index, slot)| {
                 slot.queue.is_some() && (slot.pending || self.device.has_input(index))
             });
@@ -511,6 +523,22 @@ impl PciFunction for VirtioPci {
 
     fn expire(&mut self, cx: &mut FunctionContext<'_>) {
         self.work(cx);
+    }
+
+    fn next_host_deadline(&self) -> Option<HostTicks> {
+        if !self.works() {
+            return None;
+        }
+        self.queues.iter().filter_map(|slot| slot.waits_until).min()
+    }
+
+    fn follow_host_time(&mut self, now: HostTicks) {
+        for slot in &mut self.queues {
+            if slot.waits_until.is_some_and(|at| at <= now) {
+                slot.waits_until = None;
+                slot.pending = true;
+            }
+        }
     }
 
     fn reset(&mut self) {

@@ -7,6 +7,7 @@ use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 
+use devices::bandwidth::TokenBucket;
 use devices::chipset::pci::PciFunction;
 use devices::chipset::rtc::NaiveDateTime;
 use devices::chipset::{Chipset, ChipsetConfig};
@@ -15,9 +16,10 @@ use devices::lapic::{ApicConfig, LocalApic};
 use devices::switch::Switch;
 use devices::time::{Hertz, HostTicks};
 use devices::virtio::block::Block;
+use devices::virtio::console::{Console, ConsoleInput, ConsoleLine};
 use devices::virtio::device::VirtioDevice;
 use devices::virtio::disk::Disk;
-use devices::virtio::net::Net;
+use devices::virtio::net::{Limit, Net};
 use devices::virtio::pci::VirtioPci;
 use devices::virtio::rng::Rng;
 use spin::{Mutex, Once};
@@ -45,7 +47,7 @@ use crate::vcpu::{Vcpu, VcpuConfig};
 use crate::vm::host::{SerialOutput, Waker};
 use crate::vm::memory_map::MemoryMap;
 use crate::vm::ram::GuestRam;
-use crate::vm::{Vm, VmParts};
+use crate::vm::{Nic, Vm, VmParts};
 use crate::vm_config::VmConfig;
 
 /// A factory of VMs that run on this machine's processors.
@@ -72,8 +74,33 @@ pub(crate) struct HostFactory {
     pub networks: Mutex<BTreeMap<String, Arc<Switch>>>,
 }
 
-/// The VM that frames arrive for, once it has been made.
+/// The VM that frames arrive for and that writes to its console, once it has been made.
 type Plugs = Arc<Once<Weak<Vm>>>;
+
+/// The line to which a VM's virtio console writes: where its serial output goes.
+struct GuestLine(Plugs);
+
+impl GuestLine {
+    fn vm(&self) -> Option<Arc<Vm>> {
+        self.0.get().and_then(Weak::upgrade)
+    }
+}
+
+impl ConsoleLine for GuestLine {
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(vm) = self.vm() {
+            for &byte in bytes {
+                vm.output.write(&vm.name, byte);
+            }
+        }
+    }
+
+    fn wait(&mut self) -> Option<HostTicks> {
+        let vm = self.vm()?;
+        let waits = vm.output.is_full() && !vm.output.has_room();
+        waits.then(|| host_now().saturating_add(vm.output.delay()))
+    }
+}
 
 impl VmFactory for HostFactory {
     fn ticks_per_second(&self) -> u64 {
@@ -136,7 +163,9 @@ impl HostFactory {
         let guarded = self.map_ram(&ram)?;
         let apic_access_page = Page::try_new().ok_or(CreateError::Tables)?;
         let plugs = Plugs::default();
-        let functions = self.pci_functions(config, &plugs)?;
+        let mut nics = Vec::new();
+        let console = config.console.then(Arc::<ConsoleInput>::default);
+        let functions = self.pci_functions(config, &plugs, &mut nics, console.as_ref())?;
         let clock = VirtualClock::new(start_of_time());
         let now = clock.now(host_now());
         let vm = Arc::new(Vm::new(VmParts {
@@ -157,6 +186,8 @@ impl HostFactory {
             clock,
             ports: lapics.iter().map(|lapic| lapic.port().clone()).collect(),
             output: (self.serial_output)(id),
+            nics,
+            console,
             waker: self.waker.clone(),
             cpuid,
             ram,
@@ -171,11 +202,14 @@ impl HostFactory {
         Ok((vm, vcpus))
     }
 
-    /// Returns the devices on the PCI bus of the VM of `config`, whom `plugs` will name.
+    /// Returns the devices on the PCI bus of the VM of `config`, whom `plugs` will name, and puts what the
+    /// operator sees of its network devices into `nics`. `console` is the input of its console.
     fn pci_functions(
         &self,
         config: &VmConfig<'static>,
         plugs: &Plugs,
+        nics: &mut Vec<Nic>,
+        console: Option<&Arc<ConsoleInput>>,
     ) -> Result<Vec<Box<dyn PciFunction>>, CreateError> {
         let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
         if config.entropy {
@@ -197,7 +231,23 @@ impl HostFactory {
             let port = network
                 .plug_in(nic.mac, arrival)
                 .map_err(|_| CreateError::Tables)?;
-            devices.push(Box::new(Net::new(port)));
+            nics.push(Nic {
+                network: nic.network.clone(),
+                mac: nic.mac,
+                rate: nic.rate,
+                traffic: port.traffic().clone(),
+            });
+            let limit = nic.rate.map(|rate| Limit {
+                bucket: TokenBucket::new(rate, self.tsc),
+                clock: Box::new(host_now),
+            });
+            let device = Net::new(port, limit).map_err(|_| CreateError::Tables)?;
+            devices.push(Box::new(device));
+        }
+        // Behind the others, which are where they would be without it.
+        if let Some(input) = console {
+            let line = Box::new(GuestLine(plugs.clone()));
+            devices.push(Box::new(Console::new(line, input.clone())));
         }
         Ok(devices
             .into_iter()

@@ -462,7 +462,9 @@ impl VmManager {
         }
     }
 
-    /// Gives guests as much of what was typed for them as their UARTs take now.
+    /// Gives guests as much of what was typed for them as they take now: at their virtio console if it
+    /// is there that they have written last, or else at their UART. So an answer goes to where its question
+    /// came from; that a guest only listens at one of the two cannot be seen.
     pub(crate) fn pass_input_on(&self) {
         for slot in &self.slots {
             let mut input = slot.input.lock();
@@ -477,6 +479,18 @@ impl VmManager {
                 }
             };
             let Some(vm) = vm else { continue };
+            if let Some(console) = vm.console.as_ref().filter(|it| it.is_in_use()) {
+                let mut has_come = false;
+                while console.has_room()
+                    && let Some(byte) = input.pop_front()
+                {
+                    has_come |= console.push(byte);
+                }
+                if has_come {
+                    vm.input_arrived();
+                }
+                continue;
+            }
             vm.with_chipset(host_now(), |chipset, env| {
                 while chipset.serial_can_receive()
                     && let Some(byte) = input.pop_front()

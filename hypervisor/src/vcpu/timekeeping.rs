@@ -91,6 +91,7 @@ impl<C: GuestCpu> Vcpu<C> {
         }
         // VCPU 0 keeps time for the devices that all VCPUs share.
         if self.index == 0 {
+            board.chipset.follow_host_time(host);
             if board
                 .chipset
                 .next_deadline()
@@ -113,6 +114,11 @@ impl<C: GuestCpu> Vcpu<C> {
             Some(deadline) => board.clock.host_deadline(deadline),
             None => HostTicks(u64::MAX),
         };
+        if self.index == 0
+            && let Some(at) = board.chipset.deadlines().host
+        {
+            self.time.deadline = self.time.deadline.min(at);
+        }
         expired
     }
 
@@ -143,10 +149,14 @@ impl<C: GuestCpu> Vcpu<C> {
             return;
         }
         let board = self.vm.board.lock();
-        let shared = board.chipset.next_deadline().filter(|_| self.index == 0);
-        self.time.deadline = match shared {
-            Some(deadline) => board.clock.host_deadline(deadline).max(host),
-            None => HostTicks(u64::MAX),
-        };
+        let mut deadline = HostTicks(u64::MAX);
+        if self.index == 0 {
+            let shared = board.chipset.deadlines();
+            let of_guest = shared.timer.map(|at| board.clock.host_deadline(at));
+            for at in [of_guest, shared.host].into_iter().flatten() {
+                deadline = deadline.min(at.max(host));
+            }
+        }
+        self.time.deadline = deadline;
     }
 }

@@ -18,10 +18,13 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
 use devices::apic_message::ApicMessage;
+use devices::bandwidth::Bandwidth;
 use devices::chipset::{Chipset, ChipsetHost, Environment, PowerRequest};
 use devices::clock::VirtualClock;
 use devices::lapic::{ApicPort, Router};
+use devices::switch::{Mac, Traffic};
 use devices::time::{Hertz, HostTicks, Now};
+use devices::virtio::console::ConsoleInput;
 use spin::Mutex;
 use vmx::ept::EptError;
 
@@ -91,6 +94,10 @@ pub(crate) struct Vm {
     stopped_clock_at: Mutex<Option<HostTicks>>,
     /// The destination of its serial port's output.
     pub output: Box<dyn SerialOutput>,
+    /// Its network devices, in their order on the PCI bus.
+    pub nics: Vec<Nic>,
+    /// The input of its virtio console, if it has one.
+    pub console: Option<Arc<ConsoleInput>>,
     waker: Arc<dyn Waker>,
     /// The map of its RAM and the APIC-access page.
     pub memory_map: MemoryMap,
@@ -103,6 +110,19 @@ pub(crate) struct Vm {
     power: Mutex<Option<PowerRequest>>,
     /// The number of instructions that were refused to its guest.
     refused_instructions: AtomicU32,
+}
+
+/// A network device of a VM, as the operator sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct Nic {
+    /// The network that it is plugged into.
+    pub network: String,
+    /// Its address.
+    pub mac: Mac,
+    /// The most that it may send, if there is a limit.
+    pub rate: Option<Bandwidth>,
+    /// Its traffic.
+    pub traffic: Arc<Traffic>,
 }
 
 /// The parts that a VM is made of.
@@ -125,6 +145,10 @@ pub(crate) struct VmParts {
     pub ports: Vec<Arc<ApicPort>>,
     /// The destination of its serial port's output.
     pub output: Box<dyn SerialOutput>,
+    /// Its network devices, in their order on the PCI bus.
+    pub nics: Vec<Nic>,
+    /// The input of its virtio console, if it has one.
+    pub console: Option<Arc<ConsoleInput>>,
     /// The means to bring its VCPUs to look at their requests.
     pub waker: Arc<dyn Waker>,
     /// The frequency of the host's TSC.
@@ -171,6 +195,8 @@ impl Vm {
                 .map(|_| Mutex::new(Usage::new(now, usage_window)))
                 .collect(),
             output: parts.output,
+            nics: parts.nics,
+            console: parts.console,
             waker: parts.waker,
             memory_map: parts.memory_map,
             router: Router::default(),
@@ -392,6 +418,9 @@ impl ChipsetHost for BoardHost<'_> {
     }
 
     fn serial_transmit(&mut self, byte: u8) {
+        if let Some(console) = &self.vm.console {
+            console.set_in_use(false);
+        }
         self.vm.output.write(&self.vm.name, byte);
     }
 

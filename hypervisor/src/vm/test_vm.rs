@@ -137,6 +137,8 @@ pub(crate) fn vm_with(
         clock,
         ports: lapics.iter().map(|lapic| lapic.port().clone()).collect(),
         output,
+        nics: Vec::new(),
+        console: None,
         waker,
         cpuid,
         ram,

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use super::*;
 use crate::test_text::{Piece, line};
 
-const WORDS: [&str; 53] = [
+const WORDS: [&str; 55] = [
     "kernel ",
     "kernel vm=a ",
     "kernel vm=b ",
@@ -41,10 +41,12 @@ const WORDS: [&str; 53] = [
     " cap=",
     "800",
     " rng",
+    " hvc",
     " ro",
     " id=",
     " net=",
     " mac=",
+    " rate=",
     "02:00:5e:00:53:01",
     ":",
     " suppress-policy=",

@@ -1,14 +1,15 @@
 //! What VMs there shall be: the operator says it on the command lines of the boot modules.
 //!
 //! ```text
-//! kernel vm=NAME [mem=SIZE] [vcpus=N] [pin=CPU,...] [weight=N] [cap=PERCENT] [rng] [test-devices]
+//! kernel vm=NAME [mem=SIZE] [vcpus=N] [pin=CPU,...] [weight=N] [cap=PERCENT] [rng] [hvc]
+//!        [test-devices]
 //!        [suppress-policy=bounded|paper] [suppress-lead=MS[,MS]]
 //!        [watch=PATTERN[,N]]... [hog=PERCENT,SECONDS[,N]]...
 //!        [on-reset=restart|stop] [on-crash=restart|stop] [-- COMMAND LINE]
 //! initrd vm=NAME
 //! module vm=NAME [-- STRING]
 //! disk vm=NAME [ro] [id=NAME]
-//! net vm=NAME net=NETWORK [mac=ADDRESS]
+//! net vm=NAME net=NETWORK [mac=ADDRESS] [rate=MBIT]
 //! ```
 //!
 //! Each `kernel` makes a VM; `initrd` and `module` (for multiboot guests) give it more
@@ -21,6 +22,7 @@
 use alloc::{borrow::ToOwned, string::String, vec::Vec};
 use core::{fmt, str::FromStr};
 
+use devices::bandwidth::Bandwidth;
 use devices::chipset::pci::MAX_FUNCTIONS;
 use devices::switch::Mac;
 use devices::virtio::block::ID_LENGTH;
@@ -45,8 +47,8 @@ pub(crate) const DEFAULT_WEIGHT: u32 = 100;
 /// The largest weight.
 pub(crate) const MAX_WEIGHT: u32 = 10_000;
 /// The most disks and network devices that a VM can have: what the PCI bus has room for beside an
-/// entropy device.
-pub(crate) const MAX_DEVICES: usize = MAX_FUNCTIONS - 1;
+/// entropy device and a console.
+pub(crate) const MAX_DEVICES: usize = MAX_FUNCTIONS - 2;
 /// The longest name of a VM, in bytes.
 pub(crate) const MAX_NAME_LENGTH: usize = 32;
 
@@ -105,6 +107,8 @@ pub(crate) struct GuestNic {
     pub network: String,
     /// Its address, which no other has.
     pub mac: Mac,
+    /// The most that it may send, if there is a limit.
+    pub rate: Option<Bandwidth>,
 }
 
 /// A VM as the operator wants it.
@@ -145,6 +149,8 @@ pub(crate) struct VmConfig<'a> {
     pub nics: Vec<GuestNic>,
     /// Whether it has an entropy device.
     pub entropy: bool,
+    /// Whether it has a virtio console beside its serial line.
+    pub console: bool,
     /// The guest's command line.
     pub command_line: String,
 }
@@ -153,7 +159,7 @@ impl VmConfig<'_> {
     /// Returns how many functions it has on its PCI bus.
     #[must_use]
     pub(crate) fn pci_functions(&self) -> usize {
-        usize::from(self.entropy) + self.disks.len() + self.nics.len()
+        usize::from(self.entropy) + usize::from(self.console) + self.disks.len() + self.nics.len()
     }
 }
 
@@ -321,11 +327,11 @@ impl Role {
     const fn options(self) -> &'static str {
         match self {
             Self::Kernel => {
-                "vm=, mem=, vcpus=, pin=, weight=, cap=, rng, suppress-policy=, suppress-lead=, watch=, hog=, on-reset=, on-crash=, test-devices (guest's options follow ` -- `)"
+                "vm=, mem=, vcpus=, pin=, weight=, cap=, rng, hvc, suppress-policy=, suppress-lead=, watch=, hog=, on-reset=, on-crash=, test-devices (guest's options follow ` -- `)"
             }
             Self::Initrd | Self::Module => "vm= only",
             Self::Disk => "vm=, ro, id=",
-            Self::Net => "vm=, net=, mac=",
+            Self::Net => "vm=, net=, mac=, rate=",
         }
     }
 }
@@ -437,7 +443,8 @@ pub(crate) fn parse<'a>(modules: &[BootModule<'a>]) -> Parsed<'a> {
                     continue;
                 };
                 let mac = description.mac.unwrap_or(own_mac(number, vm.nics.len()));
-                vm.nics.push(GuestNic { network, mac });
+                let rate = description.rate;
+                vm.nics.push(GuestNic { network, mac, rate });
                 let same = vms
                     .iter()
                     .flat_map(|vm| &vm.nics)
@@ -487,10 +494,12 @@ struct Description {
     on_crash: Option<bool>,
     test_devices: bool,
     entropy: bool,
+    console: bool,
     read_only: bool,
     id: Option<String>,
     network: Option<String>,
     mac: Option<Mac>,
+    rate: Option<Bandwidth>,
     guest_string: String,
 }
 
@@ -513,8 +522,9 @@ impl Description {
         let (mut policy, mut lead) = (None, None);
         let mut rules = Vec::new();
         let (mut on_reset, mut on_crash) = (None, None);
-        let (mut test_devices, mut entropy, mut read_only, mut id) = (false, false, false, None);
-        let (mut network, mut address) = (None, None);
+        let (mut test_devices, mut entropy, mut console) = (false, false, false);
+        let (mut read_only, mut id) = (false, None);
+        let (mut network, mut address, mut rate) = (None, None, None);
         for word in words {
             let (option, value) = word.split_once('=').unwrap_or((word, ""));
             match (role, option) {
@@ -567,10 +577,12 @@ impl Description {
                 }
                 (Role::Kernel, "test-devices") if word == option => test_devices = true,
                 (Role::Kernel, "rng") if word == option => entropy = true,
+                (Role::Kernel, "hvc") if word == option => console = true,
                 (Role::Disk, "ro") if word == option => read_only = true,
                 (Role::Disk, "id") => set(&mut id, "id", disk_id(value)?)?,
                 (Role::Net, "net") => set(&mut network, "net", name(value)?)?,
                 (Role::Net, "mac") => set(&mut address, "mac", mac(value)?)?,
+                (Role::Net, "rate") => set(&mut rate, "rate", bandwidth(value)?)?,
                 _ => {
                     return Err(Cause::UnknownOption {
                         option: word.to_owned(),
@@ -599,10 +611,12 @@ impl Description {
             on_crash,
             test_devices,
             entropy,
+            console,
             read_only,
             id,
             network,
             mac: address,
+            rate,
             guest_string: guest_string.to_owned(),
         })
     }
@@ -640,6 +654,7 @@ impl Description {
             disks: Vec::new(),
             nics: Vec::new(),
             entropy: self.entropy,
+            console: self.console,
             command_line: self.guest_string,
         })
     }
@@ -698,6 +713,16 @@ fn mac(value: &str) -> Result<Mac, Cause> {
         return Err(Cause::BadMac(value.to_owned()));
     }
     Ok(mac)
+}
+
+fn bandwidth(value: &str) -> Result<Bandwidth, Cause> {
+    let parsed = decimal(value).and_then(Bandwidth::from_megabits);
+    parsed.ok_or_else(|| Cause::BadNumber {
+        option: "rate",
+        value: value.to_owned(),
+        min: 1,
+        max: Bandwidth::MOST,
+    })
 }
 
 /// Returns the address of network device `device` of VM `vm`, if it is given none: one that no maker of

@@ -96,16 +96,17 @@ fn all_options_of_a_vm() {
         "module vm=a -- second file",
         "disk vm=a id=root",
         "/boot/data.img disk vm=a ro",
-        "kernel vm=b rng test-devices",
+        "kernel vm=b rng hvc test-devices",
         "net vm=b net=lan0",
-        "net vm=b net=lan1",
+        "net vm=b net=lan1 rate=250",
         "net vm=a net=lan0 mac=52:54:00:AB:cd:09",
     ]);
     let [vm, other] = &vms[..] else {
         panic!("{vms:?}")
     };
     assert!(other.entropy && other.test_devices && !vm.entropy);
-    assert_eq!((vm.pci_functions(), other.pci_functions()), (3, 3));
+    assert!(other.console && !vm.console);
+    assert_eq!((vm.pci_functions(), other.pci_functions()), (3, 4));
     let nics = |vm: &VmConfig<'_>| -> Vec<(String, String)> {
         let nics = vm.nics.iter();
         nics.map(|nic| (nic.network.clone(), nic.mac.to_string()))
@@ -119,6 +120,11 @@ fn all_options_of_a_vm() {
             pair("lan0", "02:00:00:00:01:00"),
             pair("lan1", "02:00:00:00:01:01")
         ]
+    );
+    let rates = other.nics.iter().map(|nic| nic.rate);
+    assert_eq!(
+        rates.collect::<Vec<_>>(),
+        [None, Bandwidth::from_megabits(250)]
     );
     let disks: Vec<_> = vm
         .disks
@@ -249,6 +255,16 @@ fn each_mistake_has_its_cause() {
         ]),
         Cause::DuplicateMac(Mac([2, 0, 0, 0, 0, 5]))
     );
+    for rate in ["", "0", "-1", "1.5", "100001", "1G", "4294967296"] {
+        let line = std::format!("net vm=a net=lan rate={rate}");
+        let expected = Cause::BadNumber {
+            option: "rate",
+            value: rate.to_string(),
+            min: 1,
+            max: 100_000,
+        };
+        assert_eq!(cause(&[&line]), expected);
+    }
     for id in ["a-name-of-21-characte", "\u{e9}"] {
         let line = std::format!("disk vm=a id={id}");
         assert_eq!(cause(&[&line]), Cause::BadDiskId(id.to_string()));
@@ -356,7 +372,7 @@ proptest! {
 
     #[test]
     fn no_option_makes_the_parser_panic(
-        line in "(kernel|initrd|module|disk|net) vm=(a|b)( (mem|vcpus|pin|weight|cap|vm|rng|ro|id|net|mac|--)=?[-+,0-9MG]{0,6}){0,4}"
+        line in "(kernel|initrd|module|disk|net) vm=(a|b)( (mem|vcpus|pin|weight|cap|vm|rng|hvc|ro|id|net|mac|rate|--)=?[-+,0-9MG]{0,6}){0,4}"
     ) {
         let parsed = parse(&modules(&[&line]));
         prop_assert_eq!(parsed.vms.len() + parsed.errors.len(), 1);

@@ -55,7 +55,7 @@ impl Module {
 /// A guest: the options of a `kernel` module.
 ///
 /// Its text form is the module's command line,
-/// `kernel vm=NAME mem=256M vcpus=1 [pin=0,1] [rng] [test-devices] [-- GUEST KERNEL COMMAND LINE]`.
+/// `kernel vm=NAME mem=256M vcpus=1 [pin=0,1] [rng] [hvc] [test-devices] [-- GUEST KERNEL COMMAND LINE]`.
 #[derive(Clone, Debug)]
 pub struct Guest {
     /// The VM's name.
@@ -68,6 +68,8 @@ pub struct Guest {
     pub pins: Vec<u32>,
     /// Whether it has an entropy device.
     pub rng: bool,
+    /// Whether it has a virtio console.
+    pub hvc: bool,
     /// Whether it has the devices that test kernels expect: the port by which they end with a
     /// result, above all.
     pub test_devices: bool,
@@ -84,6 +86,7 @@ impl Guest {
             vcpus: 1,
             pins: Vec::new(),
             rng: false,
+            hvc: false,
             test_devices: false,
             command_line: String::new(),
         }
@@ -120,6 +123,7 @@ impl fmt::Display for Guest {
             vcpus,
             pins,
             rng,
+            hvc,
             test_devices,
             command_line,
         } = self;
@@ -130,6 +134,9 @@ impl fmt::Display for Guest {
         }
         if *rng {
             write!(f, " rng")?;
+        }
+        if *hvc {
+            write!(f, " hvc")?;
         }
         if *test_devices {
             write!(f, " test-devices")?;
@@ -180,9 +187,10 @@ mod tests {
         );
         let guest = Guest {
             rng: true,
+            hvc: true,
             ..Guest::new("web")
         };
-        assert_eq!(guest.to_string(), "kernel vm=web mem=256M vcpus=1 rng");
+        assert_eq!(guest.to_string(), "kernel vm=web mem=256M vcpus=1 rng hvc");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::config::{ConfigSpace, register};
 use super::msix::MsixTable;
 use crate::chipset::ChipsetHost;
 use crate::guest_memory::GuestMemory;
-use crate::time::{Now, TimerTicks};
+use crate::time::{HostTicks, Now, TimerTicks};
 
 /// The identity of a function, with which its configuration space begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +97,15 @@ pub trait PciFunction: Debug + Send {
 
     /// Does what has come to be due.
     fn expire(&mut self, _cx: &mut FunctionContext<'_>) {}
+
+    /// Returns the host time at which [`PciFunction::follow_host_time`] is next needed. It is for what
+    /// a VM may have of the machine, and for nothing that the guest can take for its own time.
+    fn next_host_deadline(&self) -> Option<HostTicks> {
+        None
+    }
+
+    /// Hears that host time has come to `now`. What is due then is [due at once](Self::next_deadline).
+    fn follow_host_time(&mut self, _now: HostTicks) {}
 
     /// Puts it back into the state after power-up.
     fn reset(&mut self);

@@ -8,7 +8,7 @@ use super::config::{BARS, ConfigSpace, command, register};
 use super::function::{BarAccess, FunctionContext, Header, PciFunction};
 use super::msix::{self, MsixTable};
 use crate::platform_map::{irq, mmio};
-use crate::time::TimerTicks;
+use crate::time::{HostTicks, TimerTicks};
 
 /// The regions, in the order of the table: CONFIG_ADDRESS, the data window, the memory-mapped
 /// configuration space, and the window for BARs.
@@ -259,6 +259,29 @@ impl PciHost {
         self.drive_interrupt(device, cx);
     }
 
+    fn functions(&self) -> impl Iterator<Item = &dyn PciFunction> {
+        let functions = self
+            .slots
+            .iter()
+            .filter_map(|slot| slot.function.as_deref());
+        functions.map(|function| function as &dyn PciFunction)
+    }
+
+    /// Returns the host time at which [`PciHost::follow_host_time`] is next needed.
+    #[must_use]
+    pub fn next_host_deadline(&self) -> Option<HostTicks> {
+        self.functions()
+            .filter_map(PciFunction::next_host_deadline)
+            .min()
+    }
+
+    /// Tells the functions that host time has come to `now`.
+    pub fn follow_host_time(&mut self, now: HostTicks) {
+        for function in self.slots.iter_mut().filter_map(|it| it.function.as_mut()) {
+            function.follow_host_time(now);
+        }
+    }
+
     /// Drives the interrupt of the bus that the pin of `device` is wired to, and others' pins, too.
     fn drive_interrupt(&self, device: usize, cx: &mut Context<'_>) {
         let interrupt = interrupt_of(device);
@@ -380,9 +403,8 @@ impl Device for PciHost {
     }
 
     fn next_deadline(&self, _: &Outputs<'_>) -> Option<TimerTicks> {
-        let functions = self.slots.iter().filter_map(|slot| slot.function.as_ref());
-        functions
-            .filter_map(|function| function.next_deadline())
+        self.functions()
+            .filter_map(PciFunction::next_deadline)
             .min()
     }
 

@@ -1,5 +1,7 @@
 extern crate std;
 
+use core::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 use std::{rc::Rc, string::String, vec, vec::Vec};
 
 use super::*;

@@ -3,8 +3,12 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::guest_memory::GuestMemory;
+use crate::virtio::chain::Chain;
+use crate::virtio::device::{DeviceError, Progress, VirtioDevice};
 use crate::virtio::driver::{BUFFERS, Driver, Layout};
 use crate::virtio::pci::VirtioPci;
+use crate::virtio::queue::Queue;
 use crate::virtio::rng::Rng;
 
 const ACKNOWLEDGE: u64 = 1;
@@ -297,6 +301,99 @@ fn much_work_is_done_in_pieces_between_which_others_come_in() {
         calls += 1;
     }
     assert_eq!((take(), calls), (40, 2));
+}
+
+/// A device that can do something for its driver from a host time on.
+#[derive(Debug)]
+struct Patient {
+    from: HostTicks,
+    now: Arc<AtomicU64>,
+    chain: Chain,
+}
+
+impl VirtioDevice for Patient {
+    fn name(&self) -> &'static str {
+        "virtio-patient"
+    }
+
+    fn device_type(&self) -> u16 {
+        4
+    }
+
+    fn pci_class(&self) -> (u8, u8, u8) {
+        (0, 0xff, 0)
+    }
+
+    fn features(&self) -> u64 {
+        0
+    }
+
+    fn queues(&self) -> usize {
+        1
+    }
+
+    fn work(
+        &mut self,
+        _: usize,
+        queue: &mut Queue,
+        memory: &dyn GuestMemory,
+    ) -> Result<Progress, DeviceError> {
+        if self.now.load(Ordering::Relaxed) < self.from.0 {
+            return Ok(Progress::Until(self.from));
+        }
+        while queue.take(memory, &mut self.chain)? {
+            queue.give_back(memory, self.chain.head(), 0)?;
+        }
+        Ok(Progress::Idle)
+    }
+
+    fn reset(&mut self) {}
+}
+
+#[test]
+fn a_device_goes_on_at_the_host_time_that_it_waits_for() {
+    let now = Arc::new(AtomicU64::new(0));
+    let patient = VirtioPci::new(Box::new(Patient {
+        from: HostTicks(500),
+        now: now.clone(),
+        chain: Chain::new(),
+    }));
+    let mut machine = Machine::with_functions(false, vec![Box::new(patient)]);
+    machine.ram = Rc::new(Ram::new(1 << 20));
+    let ram = machine.ram.clone();
+    let mut driver = Driver::new(&ram, 16, true);
+    let at = machine.structures();
+    machine.initialize(at, FEATURES, &driver);
+    driver.add(&[(BUFFERS, 8, true)], Layout::Direct).unwrap();
+    machine.notify(at, 0);
+    let waits = Deadlines {
+        timer: None,
+        host: Some(HostTicks(500)),
+    };
+    assert_eq!(machine.chipset.deadlines(), waits);
+    // Neither guest time, nor a notification, nor host time before it makes a difference.
+    work_off(&mut machine);
+    machine.notify(at, 0);
+    machine.chipset.follow_host_time(HostTicks(499));
+    assert_eq!(machine.chipset.deadlines(), waits);
+    assert_eq!(driver.take_back(), None);
+    now.store(500, Ordering::Relaxed);
+    machine.chipset.follow_host_time(HostTicks(500));
+    assert_eq!(machine.chipset.deadlines().timer, Some(TimerTicks::ZERO));
+    work_off(&mut machine);
+    assert!(driver.take_back().is_some());
+    let done = Deadlines {
+        timer: None,
+        host: None,
+    };
+    assert_eq!(machine.chipset.deadlines(), done);
+    // A reset forgets that there was something to wait for.
+    now.store(0, Ordering::Relaxed);
+    driver.add(&[(BUFFERS, 8, true)], Layout::Direct).unwrap();
+    machine.notify(at, 0);
+    assert_eq!(machine.chipset.deadlines(), waits);
+    machine.mmio_write(at.common + 0x14, 1, 0);
+    assert_eq!(machine.chipset.deadlines(), done);
 }
 
 #[test]

@@ -191,6 +191,24 @@ impl Queue {
         })
     }
 
+    /// Tells whether the driver has made a chain available that was not taken. If not, the driver is
+    /// asked to tell when there is one again.
+    ///
+    /// # Errors
+    /// If the rings are not as they must be.
+    pub fn has_next(&self, memory: &dyn GuestMemory) -> Result<bool, QueueError> {
+        let is_there = self.has_available(memory)?;
+        if is_there || !self.features.event_index {
+            return Ok(is_there);
+        }
+        // The driver tells of the entry with this number, so of the next one.
+        let event = at(self.at.used, ENTRIES + 8 * u64::from(self.at.size));
+        memory.write_u16(event, self.taken)?;
+        // It may have made one available just before it could read that (2.7.10).
+        fence(Ordering::SeqCst);
+        self.has_available(memory)
+    }
+
     /// Takes the next chain that the driver has made available into `chain`. False if there is
     /// none; then the driver is asked to tell when there is one again.
     ///
@@ -201,24 +219,20 @@ impl Queue {
         memory: &dyn GuestMemory,
         chain: &mut Chain,
     ) -> Result<bool, QueueError> {
-        if !self.has_available(memory)? {
-            if !self.features.event_index {
-                return Ok(false);
-            }
-            // The driver tells of the entry with this number, so of the next one.
-            let event = at(self.at.used, ENTRIES + 8 * u64::from(self.at.size));
-            memory.write_u16(event, self.taken)?;
-            // It may have made one available just before it could read that (2.7.10).
-            fence(Ordering::SeqCst);
-            if !self.has_available(memory)? {
-                return Ok(false);
-            }
+        if !self.has_next(memory)? {
+            return Ok(false);
         }
         let slot = u64::from(self.taken & (self.at.size - 1));
         let head = memory.read_u16(at(self.at.available, ENTRIES + 2 * slot))?;
         self.collect(memory, head, chain)?;
         self.taken = self.taken.wrapping_add(1);
         Ok(true)
+    }
+
+    /// Puts the last `count` chains that were taken and not given back into the available ring again: they are
+    /// taken anew.
+    pub const fn untake(&mut self, count: u16) {
+        self.taken = self.taken.wrapping_sub(count);
     }
 
     /// Tells whether the driver has made something available that has not been taken.
@@ -303,12 +317,26 @@ impl Queue {
         head: u16,
         written: u32,
     ) -> Result<(), QueueError> {
-        let slot = u64::from(self.returned & (self.at.size - 1));
-        let mut entry = [0; 8];
-        entry[..4].copy_from_slice(&u32::from(head).to_le_bytes());
-        entry[4..].copy_from_slice(&written.to_le_bytes());
-        memory.write(at(self.at.used, ENTRIES + 8 * slot), &entry)?;
-        self.returned = self.returned.wrapping_add(1);
+        self.give_back_together(memory, &[(head, written)])
+    }
+
+    /// Returns several chains as [`Queue::give_back`] does one, so that the driver sees all of them or none.
+    ///
+    /// # Errors
+    /// If the used ring is not in RAM.
+    pub fn give_back_together(
+        &mut self,
+        memory: &dyn GuestMemory,
+        chains: &[(u16, u32)],
+    ) -> Result<(), QueueError> {
+        for &(head, written) in chains {
+            let slot = u64::from(self.returned & (self.at.size - 1));
+            let mut entry = [0; 8];
+            entry[..4].copy_from_slice(&u32::from(head).to_le_bytes());
+            entry[4..].copy_from_slice(&written.to_le_bytes());
+            memory.write(at(self.at.used, ENTRIES + 8 * slot), &entry)?;
+            self.returned = self.returned.wrapping_add(1);
+        }
         // The driver must not see the index before what it tells of.
         fence(Ordering::Release);
         memory.write_u16(at(self.at.used, INDEX), self.returned)?;

@@ -86,6 +86,7 @@ pub(super) fn vm<'a>(memory: u64, kernel: &'a [u8], initrd: Option<&'a [u8]>) ->
         disks: Vec::new(),
         nics: Vec::new(),
         entropy: false,
+        console: false,
         kernel,
         initrd,
         modules: Vec::new(),

@@ -98,6 +98,7 @@ pub(super) fn vm(kernel: &[u8]) -> VmConfig<'_> {
         disks: Vec::new(),
         nics: Vec::new(),
         entropy: false,
+        console: false,
         kernel,
         initrd: None,
         modules: Vec::new(),

@@ -211,6 +211,7 @@ fn config(name: &str, vcpus: u32) -> VmConfig<'static> {
         disks: Vec::new(),
         nics: Vec::new(),
         entropy: false,
+        console: false,
         kernel: &[],
         initrd: None,
         modules: vec![],

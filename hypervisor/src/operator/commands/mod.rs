@@ -14,6 +14,7 @@ mod find;
 mod help;
 mod host;
 mod log;
+mod networks;
 mod pause;
 mod pin;
 mod ps;
@@ -44,6 +45,7 @@ pub(crate) static COMMANDS: &[&Command] = &[
     &targets::COMMAND,
     &release::COMMAND,
     &stats::COMMAND,
+    &networks::COMMAND,
     &find::COMMAND,
     &watch::COMMAND,
     &rules::COMMAND,

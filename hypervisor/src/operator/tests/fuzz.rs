@@ -13,12 +13,13 @@ use crate::operator::dispatch::wanted_format;
 use crate::test_text::{Piece, line};
 
 /// What commands are made of.
-const WORDS: [&str; 62] = [
+const WORDS: [&str; 63] = [
     "help ",
     "vms ",
     "ps ",
     "targets ",
     "stats ",
+    "networks ",
     "find ",
     "suppress ",
     "release ",

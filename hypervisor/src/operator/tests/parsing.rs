@@ -262,6 +262,7 @@ fn no_line_is_too_strange() {
         "start",
         "restart",
         "stats",
+        "networks",
         "help",
         "vms",
         "\"",
