@@ -10,13 +10,49 @@ use tests::{Case, file, tarpit};
 use xtask::testbed::initramfs::{self, Program};
 use xtask::testbed::kernel::{self, Series};
 use xtask::testbed::module::{Guest, Module};
+use xtask::testbed::serial::{PROMPT, Session};
 
 /// The time to wait for two or three guests that boot and work, on a machine that is busy with other
 /// things, too.
 const PATIENCE: Duration = Duration::from_secs(1500);
 
 /// The drivers.
-const DRIVERS: &[&str] = &["virtio_pci", "virtio_rng", "virtio_blk", "virtio_net"];
+const DRIVERS: &[&str] = &[
+    "virtio_pci",
+    "virtio_rng",
+    "virtio_blk",
+    "virtio_net",
+    "virtio_console",
+];
+
+/// The key that ends `attach` (Ctrl-]).
+const DETACH: u8 = 0x1d;
+
+/// Waits until the guest of `vm` asks this at its virtio console, and answers there. Returns how often the
+/// guests of `counted` have exited by then, and adds what was said to `said`.
+fn answer(
+    session: &mut Session,
+    said: &mut String,
+    vm: &str,
+    question: &str,
+    counted: &[&str],
+) -> Result<u64> {
+    *said += &session.wait_for(&format!("{vm} asks: {question}"))?;
+    let mut exits = 0;
+    for vm in counted {
+        let stats = session.exchange(&format!("stats {vm}"))?;
+        *said += &stats.said;
+        let all = stats.answer.iter().find(|line| line["what"] == "all-exits");
+        let count = all.and_then(|line| line["count"].as_u64());
+        exits += count.context("`stats` tells no sum")?;
+    }
+    session.send_line(&format!("attach {vm}"))?;
+    *said += &session.wait_for("Ctrl-] comes back\n")?;
+    session.send(b"go on\r")?;
+    session.send(&[DETACH])?;
+    *said += &session.wait_for(PROMPT)?;
+    Ok(exits)
+}
 
 /// Debian's kernel, and an initial RAM disk with busybox, the drivers, and `script` as the first
 /// process.
@@ -32,8 +68,8 @@ fn debian(case: &Case, script: &str) -> Result<(PathBuf, PathBuf)> {
     Ok((package.image, initrd))
 }
 
-/// `web` has a disk of its own and an entropy device, with interrupts by messages; `old` can only
-/// read its disk, and has an interrupt pin and configuration by ports.
+/// `web` has a disk of its own, an entropy device and a console beside the serial line, with interrupts by
+/// messages; `old` can only read its disk, and has an interrupt pin and configuration by ports.
 pub(crate) fn debian_reads_and_writes_disks(case: &Case) -> Result<()> {
     const SECTOR: usize = 512;
     let (kernel, initrd) = debian(case, include_str!("virtio_disks.sh"))?;
@@ -49,6 +85,7 @@ pub(crate) fn debian_reads_and_writes_disks(case: &Case) -> Result<()> {
     let web = Guest {
         vcpus: 2,
         rng: true,
+        hvc: true,
         ..Guest::new("web").command_line("quiet")
     };
     let old = Guest {
@@ -63,18 +100,30 @@ pub(crate) fn debian_reads_and_writes_disks(case: &Case) -> Result<()> {
         .boot()?
         .patience(PATIENCE);
 
-    let mut said = session.wait_for("disks: web round 5")?;
+    /// The number of blocks of 4 KiB that are read between two questions.
+    const READS: u64 = 500;
+    let mut said = String::new();
+    let before = answer(&mut session, &mut said, "web", "read?", &["web"])?;
+    let after = answer(&mut session, &mut said, "web", "write?", &["web"])?;
+    let a_read = (after - before) as f64 / READS as f64;
+    println!("{a_read:.3} exits for a read of 4 KiB");
+    ensure!(a_read <= 2.0, "{a_read:.3} exits for a read of 4 KiB");
+    said += &session.wait_for("disks: web round 5")?;
     for command in ["pause web", "resume web"] {
         said += &session.exchange(command)?.said;
     }
     said += &session.wait_for("disks: web done")?;
     said += &session.exchange("restart web")?.said;
+    for question in ["read?", "write?"] {
+        answer(&mut session, &mut said, "web", question, &[])?;
+    }
     said += &session.wait_for("disks: web done")?;
     said += &session.exchange("vms")?.said;
     let count = |line: &str| said.matches(line).count();
     for (line, times) in [
-        // The host bridge, the entropy device and the disk.
-        ("disks: web functions 0x0d57 0x1044 0x1042", 2),
+        // The host bridge, the entropy device, the disk and the console.
+        ("disks: web functions 0x0d57 0x1044 0x1042 0x1043", 2),
+        ("disks: web heard: go on", 4),
         ("disks: web id the-root, read-only 0", 2),
         (&*format!("disks: web begins as {sum}"), 2),
         ("disks: web holds what was written", 2),
@@ -94,27 +143,75 @@ pub(crate) fn debian_reads_and_writes_disks(case: &Case) -> Result<()> {
 }
 
 /// `server` has files and `client` fetches one; `other` has the same address as the server in a
-/// network of its own.
+/// network of its own. The server may send no more than a line of 8 Mbit/s carries.
 pub(crate) fn debians_reach_those_in_their_network(case: &Case) -> Result<()> {
     let (kernel, initrd) = debian(case, include_str!("virtio_networks.sh"))?;
     let no_file = file(case, "nothing", &[0])?;
     let mut setup = tarpit(case)?;
-    for (name, network) in [("server", "lan0"), ("client", "lan0"), ("other", "lan1")] {
+    for (name, network, options) in [
+        ("server", "lan0", "rate=8"),
+        ("client", "lan0", ""),
+        ("other", "lan1", ""),
+    ] {
         let guest = Guest {
             memory_mib: 128,
+            hvc: true,
             ..Guest::new(name).command_line(&format!("quiet role={name}"))
         };
         setup = setup
             .linux(&kernel, &initrd, &guest)
-            .module(Module::nic(&no_file, name, network));
+            .module(Module::nic(&no_file, name, network, options));
     }
     let mut session = setup.boot()?.patience(PATIENCE);
-    let mut said = session.wait_for("networks: client done")?;
-    said += &session.exchange("vms")?.said;
+    /// The number of packets that the client and the server each send between two questions, one at a time.
+    const PACKETS: u64 = 200;
+    let mut said = String::new();
+    let both = ["client", "server"];
+    let before = answer(&mut session, &mut said, "client", "ping?", &both)?;
+    let after = answer(&mut session, &mut said, "client", "fetch?", &both)?;
+    // Each is sent by one and received by the other.
+    let a_packet = (after - before) as f64 / (4 * PACKETS) as f64;
+    println!("{a_packet:.3} exits for a packet on each side");
+    ensure!(
+        a_packet <= 2.0,
+        "{a_packet:.3} exits for a packet on each side"
+    );
+    said += &session.wait_for("networks: client done")?;
+    let networks = session.exchange("networks")?;
+    said += &networks.said;
+    let of = |vm: &str, what: &str| {
+        let line = networks.answer.iter().find(|line| line["vm"] == vm);
+        let value = line.and_then(|line| line[what].as_u64());
+        value.with_context(|| format!("no {what} of {vm}: {:?}", networks.answer))
+    };
+    println!("{:?}", networks.answer);
+    ensure!(
+        of("server", "rate_mbit")? == 8 && of("server", "held")? > 0,
+        "{networks:?}"
+    );
+    ensure!(
+        of("client", "held")? == 0 && of("client", "dropped")? == 0,
+        "{networks:?}"
+    );
     let sum = |what: &str| {
         let (_, sum) = said.split_once(what).context(what.to_owned())?;
         Ok::<_, anyhow::Error>(sum.lines().next().unwrap_or_default().trim().to_owned())
     };
+    // Of 716,800 bytes, 128 KiB and a large frame go at once, and a byte in a microsecond after that.
+    let hundredths: u64 = sum("client took ")?.parse()?;
+    println!("{hundredths} hundredths of a second for 700 KiB at 8 Mbit/s");
+    ensure!(
+        (52..100).contains(&hundredths),
+        "{hundredths} hundredths of a second"
+    );
+    // CSUM, GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, HOST_TSO4, HOST_TSO6 and MRG_RXBUF.
+    let features = sum("client features ")?;
+    for bit in [0, 1, 7, 8, 11, 12, 15] {
+        ensure!(
+            features.as_bytes().get(bit) == Some(&b'1'),
+            "no feature {bit}: {features}"
+        );
+    }
     let (served, fetched) = (sum("server has ")?, sum("client fetched ")?);
     ensure!(
         served.len() == 64 && served == fetched,

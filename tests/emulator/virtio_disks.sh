@@ -17,6 +17,21 @@ say "id $(cat /sys/block/vda/serial), read-only $(cat /sys/block/vda/ro)"
 say "begins as" $(sha256sum < /dev/vda)
 grep virtio /proc/interrupts
 
+# Asks the operator to go on, at the console beside the serial line.
+[ $vm = old ] || exec 3<> /dev/hvc0
+ask() {
+    echo "disks: $vm asks: $*" >&3
+    read -r answer <&3
+    say "heard: $answer"
+}
+
+# One block at a time, from the disk.
+read_blocks() {
+    ask "read?"
+    dd if=/dev/vda of=/dev/null bs=4k count=500 iflag=direct status=none || fail read
+    ask "write?"
+}
+
 # Reads come from the disk and not from memory.
 forget() { sync; echo 3 > /proc/sys/vm/drop_caches; }
 
@@ -70,6 +85,7 @@ if [ "$(cat /sys/block/vda/ro)" = 1 ]
 then
     dd if=/dev/zero of=/dev/vda count=1 2> /dev/null || say "cannot be written"
 else
+    read_blocks
     write_at_random
     keep_files
 fi

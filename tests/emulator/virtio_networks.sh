@@ -13,6 +13,12 @@ sum() { sha256sum < "$1" | cut -d ' ' -f 1; }
 for module in /modules/*.ko; do
     insmod $module || fail "no $module"
 done
+# Asks the operator to go on, at the console beside the serial line.
+exec 3<> /dev/hvc0
+ask() {
+    echo "networks: $role asks: $*" >&3
+    read -r answer <&3
+}
 ip link set lo up
 ip link set eth0 up
 say "address $(cat /sys/class/net/eth0/address)"
@@ -34,7 +40,15 @@ until ping -c 1 -W 1 10.0.0.1 > /dev/null; do
 done
 # Larger than a frame: in pieces.
 ping -c 3 -s 4000 10.0.0.1 > /dev/null || fail "pieces"
+say "features $(cat /sys/class/net/eth0/device/features)"
+# One packet at a time.
+ask "ping?"
+ping -A -q -c 200 10.0.0.1 > /dev/null || fail "many pings"
+ask "fetch?"
+hundredths() { sed 's/ .*//; s/\.//' /proc/uptime; }
+begun=$(hundredths)
 wget -q -O /file http://10.0.0.1/file || fail wget
+say "took $(($(hundredths) - begun))"
 say "fetched $(sum /file)"
 say done
 while :; do sleep 1000; done

@@ -33,11 +33,14 @@ impl Module {
         }
     }
 
-    /// Makes a network card of a guest in this network. The file is there for the boot loader only.
-    pub fn nic(file: &Path, vm: &str, network: &str) -> Self {
+    /// Makes a network card of a guest in this network. The file is there for the boot loader only. `options` are
+    /// `mac=ADDRESS`, `rate=MBIT`, both or none.
+    pub fn nic(file: &Path, vm: &str, network: &str, options: &str) -> Self {
         Self {
             file: file.to_owned(),
-            command_line: format!("net vm={vm} net={network}"),
+            command_line: format!("net vm={vm} net={network} {options}")
+                .trim_end()
+                .to_owned(),
         }
     }
 
@@ -191,6 +194,13 @@ mod tests {
             ..Guest::new("web")
         };
         assert_eq!(guest.to_string(), "kernel vm=web mem=256M vcpus=1 rng hvc");
+    }
+
+    #[test]
+    fn a_network_card_may_have_options() {
+        let nic = |options| Module::nic(Path::new("n"), "web", "lan0", options).command_line;
+        assert_eq!(nic(""), "net vm=web net=lan0");
+        assert_eq!(nic("rate=8"), "net vm=web net=lan0 rate=8");
     }
 
     #[test]
