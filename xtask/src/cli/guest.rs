@@ -12,6 +12,9 @@ use crate::testbed::{Setup, build, kernel, options};
 /// The Linux guest's name for `--guest`.
 const LINUX: &str = "debian";
 
+/// The name of a guest that starts in firmware.
+const FROM_DISK: &str = "disk";
+
 const SERIES_HELP: &str =
     "Debian kernel for `--guest debian`; fetched once, kept in target/downloads";
 
@@ -60,6 +63,10 @@ pub(super) struct Options {
     /// several times
     #[arg(long = "disk", value_name = "FILE [OPTIONS]")]
     pub(super) disks: Vec<String>,
+    /// Start the guest in SeaBIOS instead of a kernel: it boots from its first `--disk` that can be booted
+    /// from. Fetched once, kept in target/downloads
+    #[arg(long, requires = "disks", conflicts_with_all = ["guest", "kernel", "initrd", "multiboot", "append"])]
+    pub(super) firmware: bool,
     /// Give the guest an entropy device
     #[arg(long)]
     pub(super) rng: bool,
@@ -97,7 +104,10 @@ impl Options {
             rng: self.rng,
             ..Guest::new(name).command_line(self.append.trim())
         };
-        if let Some(file) = &self.multiboot {
+        if self.firmware {
+            let guest = guest(FROM_DISK);
+            Ok((setup.seabios(&guest)?, guest.name))
+        } else if let Some(file) = &self.multiboot {
             let name = file.file_stem().unwrap_or_default().to_string_lossy();
             let guest = guest(&vm_name(&name)).with_test_devices();
             let mut setup = self.with_initrd(setup.module(guest.kernel(file)), &guest);

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use crate::testbed::build;
+use crate::testbed::firmware;
 use crate::testbed::image::{self, Contents};
 use crate::testbed::initramfs::{self, Shell};
 use crate::testbed::kernel::{self, Series};
@@ -171,6 +172,15 @@ impl Setup {
         let kernel = kernel::fetch(series)?;
         let initrd = initramfs::of_workload(&build::all()?.workload, self.shell)?;
         Ok(self.linux(&kernel, &initrd, guest))
+    }
+
+    /// Adds a guest that starts in SeaBIOS and boots from its disks.
+    ///
+    /// # Errors
+    /// When SeaBIOS cannot be fetched.
+    pub fn seabios(self, guest: &Guest) -> Result<Self> {
+        let image = firmware::fetch()?;
+        Ok(self.module(guest.firmware(&image)))
     }
 
     /// Adds any Linux. The guest's command line gets the console in front, and no other parameter.

@@ -99,6 +99,7 @@ pub(super) fn vm(kernel: &[u8]) -> VmConfig<'_> {
         nics: Vec::new(),
         entropy: false,
         kernel,
+        firmware: None,
         initrd: None,
         modules: Vec::new(),
         command_line: "apic timeout=9".into(),

@@ -212,6 +212,7 @@ fn config(name: &str, vcpus: u32) -> VmConfig<'static> {
         nics: Vec::new(),
         entropy: false,
         kernel: &[],
+        firmware: None,
         initrd: None,
         modules: vec![],
         command_line: String::new(),

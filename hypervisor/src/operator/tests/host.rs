@@ -184,6 +184,7 @@ fn config(name: &str, vcpus: u32) -> VmConfig<'static> {
         nics: Vec::new(),
         entropy: false,
         kernel: &[],
+        firmware: None,
         initrd: None,
         modules: Vec::new(),
         command_line: String::new(),
