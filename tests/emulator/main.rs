@@ -24,6 +24,7 @@ fn main() {
     // for the last of them.
     tests::run(tests::cases![
         Bochs: suppression::debian_slows_one_process_and_has_no_complaint,
+        Any: seabios::debian_boots_from_a_disk_by_grub,
         Any: boot::grub_hands_over_modules_and_options,
         QemuTcg: boot::qemu_starts_it_by_multiboot_1,
         QemuTcg: boot::an_unknown_option_is_named,
