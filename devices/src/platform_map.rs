@@ -96,7 +96,7 @@ pub mod mmio {
     /// The window for the BARs of PCI functions.
     pub const PCI_WINDOW: u64 = 0xe010_0000;
     /// Bytes of that window.
-    pub const PCI_WINDOW_LENGTH: u64 = 0xfe00_0000 - PCI_WINDOW;
+    pub const PCI_WINDOW_LENGTH: u64 = IOAPIC - PCI_WINDOW;
     /// IOAPIC: index register at 0, data window at 0x10, EOI register at 0x40.
     pub const IOAPIC: u64 = 0xfec0_0000;
     /// Bytes the IOAPIC decodes.

@@ -14,6 +14,7 @@ mod isolation;
 mod kernels;
 mod memory;
 mod overhead;
+mod seabios;
 mod smp;
 mod suppression;
 mod tracking;
@@ -24,6 +25,7 @@ fn main() {
     // for the last of them.
     tests::run(tests::cases![
         Bochs: suppression::debian_slows_one_process_and_has_no_complaint,
+        Any: seabios::debian_boots_from_a_disk_by_grub,
         Any: boot::grub_hands_over_modules_and_options,
         QemuTcg: boot::qemu_starts_it_by_multiboot_1,
         QemuTcg: boot::an_unknown_option_is_named,
@@ -38,6 +40,7 @@ fn main() {
         Any: memory::a_vm_that_does_not_fit_is_left_out_and_the_other_runs,
         Any: memory::a_vm_whose_ram_lies_in_two_pieces_has_all_of_it,
         Bochs: firmware::what_it_leaves_armed_has_no_effect,
+        Any: seabios::boots_a_disk_and_is_there_again_after_a_reset,
         Any: kernels::exits_and_instructions_on_devices,
         Any: kernels::processor_modes_from_real_to_long,
         Any: kernels::hardware_task_switches,

@@ -60,7 +60,7 @@ use fw_cfg::FwCfg;
 use hpet::Hpet;
 use i8042::I8042;
 use ioapic::IoApicWindow;
-use pci::{PciFunction, PciHost};
+use pci::{BusSetup, PciFunction, PciHost};
 use pic::PicPorts;
 use post_port::PostPort;
 use reset::{ResetControl, SystemControlA};
@@ -80,7 +80,7 @@ devices! { |config, functions, now|
     ioapic: IoApicWindow = IoApicWindow, at [memory(mmio::IOAPIC, mmio::IOAPIC_LENGTH)], wired to [];
     pit: PitAndSpeaker = PitAndSpeaker::new(config.tsc),
         at [byte_ports(port::PIT, 4), byte_ports(port::SYSTEM_CONTROL_B, 1)], wired to [Wire::Pit];
-    rtc: Rtc = Rtc::new(config.date, config.tsc, now), at [byte_ports(port::RTC_INDEX, 2)], wired to [Wire::Rtc];
+    rtc: Rtc = rtc_of(config, now), at [byte_ports(port::RTC_INDEX, 2)], wired to [Wire::Rtc];
     hpet: Hpet = Hpet::new(config.tsc, HPET_ROUTES), at [memory(mmio::HPET, mmio::HPET_LENGTH)], wired to [];
     acpi: AcpiPm = AcpiPm::new(config.tsc, SLEEP_TYPE_S5, now), at [
         wide_ports(port::PM1A_EVENT, port::PM1A_EVENT_LENGTH as u16),
@@ -95,13 +95,13 @@ devices! { |config, functions, now|
     vga: VgaText = VgaText::new(config.tsc), at [
         byte_ports(port::VGA_CRTC, 2), byte_ports(port::VGA_INPUT_STATUS_1, 1), byte_ports(port::VGA_MISCELLANEOUS, 1)
     ], wired to [];
-    pci: PciHost = PciHost::new(functions), at [
+    pci: PciHost = PciHost::new(functions, config.bus_setup()), at [
         port_of_size(port::PCI_CONFIG_ADDRESS, 4), wide_ports(port::PCI_CONFIG_DATA, 4),
         memory(mmio::PCI_CONFIG, mmio::PCI_CONFIG_LENGTH), memory(mmio::PCI_WINDOW, mmio::PCI_WINDOW_LENGTH)
     ], wired to [Wire::Pci(0), Wire::Pci(1), Wire::Pci(2), Wire::Pci(3)];
     post: PostPort = PostPort::new(), at [byte_ports(port::POST, 1)], wired to [];
     debug_exit: Option<DebugExit> = config.test_devices.then_some(DebugExit), at [wide_ports(port::DEBUG_EXIT, 1)], wired to [];
-    fw_cfg: Option<FwCfg> = config.test_devices.then(|| FwCfg::new(config.processors, config.ram_size)),
+    fw_cfg: Option<FwCfg> = fw_cfg_of(config),
         at [port_of_size(port::FW_CFG_SELECTOR, 2), byte_ports(port::FW_CFG_DATA, 1)], wired to [];
     test_device: Option<TestDevice> = config.test_devices.then(TestDevice::new), at [
         byte_ports(port::TEST_LATCH, 4), byte_ports(port::TEST_BYTES, 4),
@@ -144,8 +144,20 @@ pub trait ChipsetHost {
     fn power(&mut self, request: PowerRequest);
 }
 
+/// The properties of a machine that starts in firmware: it leaves to the firmware what is otherwise
+/// done when the machine is made, and tells it what there is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FirmwareConfig {
+    /// RAM below 4 GiB, in bytes.
+    pub low_ram: u64,
+    /// RAM from 4 GiB on, in bytes.
+    pub high_ram: u64,
+    /// The files in the firmware-configuration interface.
+    pub files: Vec<fw_cfg::File>,
+}
+
 /// The properties that differ from one machine to the next.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ChipsetConfig {
     /// Frequency of the guest's TSC, the unit of its time.
     pub tsc: Hertz,
@@ -158,6 +170,39 @@ pub struct ChipsetConfig {
     /// Whether it has what test kernels expect and no other machine has: the debug-exit port,
     /// the test device and the firmware-configuration interface.
     pub test_devices: bool,
+    /// The facts that its firmware is told, if it starts in firmware.
+    pub firmware: Option<FirmwareConfig>,
+}
+
+impl ChipsetConfig {
+    /// Returns who sets up the PCI bus.
+    const fn bus_setup(&self) -> BusSetup {
+        match self.firmware {
+            Some(_) => BusSetup::ByFirmware,
+            None => BusSetup::Done,
+        }
+    }
+}
+
+/// Returns the RTC, whose memory tells firmware how large the machine is.
+fn rtc_of(config: &ChipsetConfig, now: Now) -> Rtc {
+    let mut rtc = Rtc::new(config.date, config.tsc, now);
+    if let Some(firmware) = &config.firmware {
+        rtc.store_machine(firmware.low_ram, firmware.high_ram, config.processors);
+    }
+    rtc
+}
+
+/// Returns the firmware-configuration interface, which firmware asks and test kernels do.
+fn fw_cfg_of(config: &ChipsetConfig) -> Option<FwCfg> {
+    let files = config.firmware.as_ref().map(|firmware| &*firmware.files);
+    (config.test_devices || files.is_some()).then(|| {
+        FwCfg::new(
+            config.processors,
+            config.ram_size,
+            files.unwrap_or_default(),
+        )
+    })
 }
 
 /// The chipset of one VM. See the [module documentation](self).
@@ -202,10 +247,11 @@ const NEVER: TimerTicks = TimerTicks(u64::MAX);
 
 impl Chipset {
     /// Makes a chipset as firmware leaves it: interrupts masked, timers stopped, ACPI mode on. On
-    /// its PCI bus are `functions`, the first of them device 1.
+    /// its PCI bus are `functions`, the first of them device 1. Where the machine starts in firmware, the bus is
+    /// as after power-up.
     #[must_use]
-    pub fn new(config: ChipsetConfig, functions: Vec<Box<dyn PciFunction>>, now: Now) -> Self {
-        let mut devices = Devices::new(&config, functions, now);
+    pub fn new(config: &ChipsetConfig, functions: Vec<Box<dyn PciFunction>>, now: Now) -> Self {
+        let mut devices = Devices::new(config, functions, now);
         let mut ports = Decoder::new();
         let mut memory = Decoder::new();
         for &id in Id::ALL {

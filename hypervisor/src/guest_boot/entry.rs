@@ -38,6 +38,16 @@ const fn flat(selector: u16, rights: AccessRights) -> Segment {
     }
 }
 
+/// Returns a segment of real mode that begins at `base`, with the rights of a code or data segment.
+const fn real(selector: u16, base: u64, rights: AccessRights) -> Segment {
+    Segment {
+        selector,
+        base,
+        limit: 0xFFFF,
+        rights: rights.difference(AccessRights::GRANULARITY),
+    }
+}
+
 /// A busy TSS of 32 bits: VM entry demands one, though no guest uses this one.
 const BUSY_TSS: Segment = Segment {
     selector: 0,
@@ -94,6 +104,26 @@ pub(crate) struct EntryState {
 }
 
 impl EntryState {
+    /// Makes the state after reset (SDM vol. 3A, table 10-1): real mode, at the reset vector 16 bytes
+    /// below 4 GiB. EDX, which would tell what the processor is, is zero.
+    #[must_use]
+    pub(crate) const fn reset() -> Self {
+        const RESET_VECTOR: u64 = 0xFFF0;
+        const BIOS_SEGMENT: u16 = 0xF000;
+        const BIOS_BASE: u64 = 0xFFFF_0000;
+        const WHOLE_SEGMENT: DescriptorTable = DescriptorTable {
+            base: 0,
+            limit: 0xFFFF,
+        };
+        Self {
+            cr0: arch::reset::CR0,
+            cs: real(BIOS_SEGMENT, BIOS_BASE, CODE),
+            data: real(0, 0, FLAT),
+            idtr: WHOLE_SEGMENT,
+            ..Self::protected_mode(RESET_VECTOR, WHOLE_SEGMENT)
+        }
+    }
+
     /// Makes the state of 64-bit mode with the page tables at `cr3`.
     #[must_use]
     pub(crate) const fn long_mode(rip: u64, cr3: u64, gdtr: DescriptorTable) -> Self {

@@ -1,13 +1,15 @@
 //! Loading a guest: from the files that the operator gave for a VM to a memory image and
 //! the state of its first VCPU.
 //!
-//! [`load`] tells a Linux bzImage from a multiboot 1 image by itself. Everything here is
+//! [`load`] tells a Linux bzImage from a multiboot 1 image by itself; a VM may start in
+//! [`firmware`] instead. Everything here is
 //! pure: it writes to a [`GuestMemory`] and is tested on the host.
 #![cfg_attr(not(test), forbid(unsafe_code))]
 
 pub(crate) mod acpi;
 mod bios_data;
 pub(crate) mod entry;
+pub(crate) mod firmware;
 pub(crate) mod gdt;
 pub(crate) mod initrd;
 mod layout;
@@ -42,6 +44,9 @@ pub(crate) enum LoadError {
     /// An initial RAM disk that is damaged.
     #[error("the initrd is unusable: {0}")]
     Initrd(#[from] initrd::InitrdError),
+    /// Firmware that cannot be started.
+    #[error("the firmware cannot be started: {0}")]
+    Firmware(#[from] firmware::FirmwareError),
     /// Modules for a kernel that cannot take them.
     #[error("a Linux kernel takes no `module` files: use `initrd`")]
     ModulesForLinux,
@@ -86,12 +91,17 @@ impl FileKind {
 
 /// Puts the guest of `vm` into `memory`, which has `vm.memory` bytes of RAM laid out as
 /// [`memory_map::ram_ranges`] says and is otherwise untouched: kernel, initrd or modules,
-/// boot parameters, ACPI and MP tables. Returns the state to start the first VCPU in.
+/// boot parameters, ACPI and MP tables; or else firmware, which makes such things itself. Returns the
+/// state to start the first VCPU in.
 ///
 /// # Errors
 /// If a file is not what it should be or the RAM does not suffice; then `memory` may
 /// have been written to.
 pub(crate) fn load(memory: &impl GuestMemory, vm: &VmConfig) -> Result<EntryState, LoadError> {
+    if let Some(image) = vm.firmware {
+        firmware::check(image)?;
+        return Ok(firmware::load(memory, image)?);
+    }
     // A bzImage may hold anything after its header, so look for that first.
     let is_linux = linux::is_bzimage(vm.kernel);
     if !is_linux && !multiboot::is_multiboot(vm.kernel) {

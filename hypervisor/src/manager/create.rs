@@ -23,6 +23,7 @@ use devices::virtio::net::{Limit, Net};
 use devices::virtio::pci::VirtioPci;
 use devices::virtio::rng::Rng;
 use spin::{Mutex, Once};
+use vmx::addr::PAGE_SIZE;
 use vmx::bitmaps::{IoBitmaps, MsrBitmaps};
 use vmx::capabilities::Capabilities;
 use vmx::controls::Secondary;
@@ -33,7 +34,7 @@ use vmx::translation::Vpid;
 
 use super::factory::{CreateError, Load, NewVm, VmFactory};
 use crate::cpuid::{self, GuestCpuid, VmxSupport};
-use crate::guest_boot;
+use crate::guest_boot::{self, LoadError};
 use crate::ids::{MAX_VCPUS, VmId};
 use crate::machine::entropy;
 use crate::machine::heap;
@@ -47,6 +48,7 @@ use crate::vcpu::{Vcpu, VcpuConfig};
 use crate::vm::host::{SerialOutput, Waker};
 use crate::vm::memory_map::MemoryMap;
 use crate::vm::ram::GuestRam;
+use crate::vm::rom::Rom;
 use crate::vm::{Nic, Vm, VmParts};
 use crate::vm_config::VmConfig;
 
@@ -118,6 +120,7 @@ impl VmFactory for HostFactory {
         ram: GuestRam,
         load: Load,
     ) -> Result<NewVm, CreateError> {
+        let ram = with_firmware(config, ram)?;
         let (vm, mut vcpus) = self.make(id, config, ram)?;
         if let Some(first) = vcpus.first_mut() {
             match load {
@@ -173,12 +176,15 @@ impl HostFactory {
             name: config.name.clone(),
             memory_map: MemoryMap::new(whole, guarded, apic_access_page, config.vcpus),
             chipset: Chipset::new(
-                ChipsetConfig {
+                &ChipsetConfig {
                     tsc: self.tsc,
                     date: date(),
                     processors: config.vcpus as u16,
                     ram_size: config.memory,
                     test_devices: config.test_devices,
+                    firmware: config
+                        .firmware
+                        .map(|_| guest_boot::firmware::config(config)),
                 },
                 functions,
                 now,
@@ -279,6 +285,12 @@ impl HostFactory {
             // SAFETY: the RAM is this guest's alone.
             unsafe { ept.map(range.guest, range.host, range.length, Access::all())? };
         }
+        for (guest, host) in ram.rom().into_iter().flat_map(Rom::pages) {
+            let access = Access::READ | Access::EXECUTE;
+            // SAFETY: the page is of this guest's ROM alone, which lives as long as the RAM; the guest
+            // can only read it.
+            unsafe { ept.map(guest, host, PAGE_SIZE, access)? };
+        }
         Ok(ept)
     }
 
@@ -310,6 +322,20 @@ impl HostFactory {
         };
         Ok(Vcpu::new(vm.clone(), cpu, config)?)
     }
+}
+
+/// Returns `ram` with the firmware of `config`, if there is one, in a ROM beside it.
+///
+/// # Errors
+/// If it cannot be firmware, or there is no memory.
+fn with_firmware(config: &VmConfig<'static>, ram: GuestRam) -> Result<GuestRam, CreateError> {
+    let Some(image) = config.firmware else {
+        return Ok(ram);
+    };
+    guest_boot::firmware::check(image).map_err(LoadError::from)?;
+    let start = guest_boot::firmware::rom_start(image);
+    let rom = Rom::new(start, image).ok_or(CreateError::Tables)?;
+    Ok(ram.with_rom(rom))
 }
 
 /// Clears the RAM of the VM whose first VCPU this is, and loads the guest of `config`. No VCPU is

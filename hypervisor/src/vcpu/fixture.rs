@@ -21,6 +21,8 @@ use crate::suppression::order::{Defaults, Order, Policy};
 use crate::suppression::{Factor, Factors};
 use crate::vm::Vm;
 use crate::vm::host::Waker;
+use crate::vm::ram::GuestRam;
+use crate::vm::rom::Rom;
 use crate::vm::test_vm;
 
 /// The host's time when a VM is made.
@@ -44,13 +46,18 @@ impl Waker for NoOtherCpu {
 
 /// The VCPUs of a new VM, at host time [`START`]. `prepare` changes their processors before.
 fn vcpus_with(count: u32, prepare: impl Fn(&mut FakeCpu)) -> Vec<Vcpu<FakeCpu>> {
+    vcpus_in(test_vm::ram(RAM_SIZE), count, prepare)
+}
+
+/// The same, in this RAM.
+fn vcpus_in(ram: GuestRam, count: u32, prepare: impl Fn(&mut FakeCpu)) -> Vec<Vcpu<FakeCpu>> {
     host_clock::set(START);
     let lapics = test_vm::lapics(count);
     let vm = test_vm::vm_with(
         VmId(0),
         "test",
         &lapics,
-        test_vm::ram(RAM_SIZE),
+        ram,
         Arc::new(NoOtherCpu),
         Box::new(test_vm::Written::default()),
     );
@@ -90,6 +97,12 @@ pub(super) fn vcpu() -> Vcpu<FakeCpu> {
 /// The same, with a processor that delivers interrupts by itself.
 pub(super) fn vcpu_with_virtual_delivery() -> Vcpu<FakeCpu> {
     vcpus_with(1, |cpu| cpu.can_virtualize_apic = true).remove(0)
+}
+
+/// The one VCPU of a VM with firmware.
+pub(super) fn vcpu_with_rom() -> Vcpu<FakeCpu> {
+    let rom = Rom::new(GuestPhysAddr(0xffff_f000), &[0x90; 0x1000]).expect("there is a heap");
+    vcpus_in(test_vm::ram(RAM_SIZE).with_rom(rom), 1, |_| ()).remove(0)
 }
 
 impl Vcpu<FakeCpu> {

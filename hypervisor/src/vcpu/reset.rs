@@ -53,10 +53,13 @@ impl<C: GuestCpu> Vcpu<C> {
         Ok(())
     }
 
-    /// Lets the bootstrap processor go on at the reset vector, where a PC has firmware. There is none
-    /// here; but two things are known of it: it jumps where a guest has told it to, and
+    /// Lets the bootstrap processor go on at the reset vector, where a PC has firmware, and where it is.
+    /// Without any, two things are known of it: it jumps where a guest has told it to, and
     /// otherwise it starts the machine anew.
     fn run_firmware(&mut self, at: HostTicks) -> Result<(), StopReason> {
+        if self.vm.ram.rom().is_some() {
+            return Ok(());
+        }
         const END_OF_INTERRUPT: u32 = 0x20;
         let status = self.with_devices(at, |_, devices| {
             devices.write_port(port::RTC_INDEX, Width::BYTE, SHUTDOWN_STATUS);

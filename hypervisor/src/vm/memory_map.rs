@@ -62,9 +62,21 @@ impl Tables {
 
     /// Lets go of the guarded pages.
     fn let_go(&mut self) {
-        for page in self.guarded_pages.drain(..) {
+        let Self {
+            whole,
+            guarded,
+            guarded_pages,
+        } = self;
+        for page in guarded_pages.drain(..) {
+            let is_rom = whole
+                .access(page)
+                .is_some_and(|access| !access.contains(Access::WRITE));
+            let access = match is_rom {
+                true => Access::READ | Access::EXECUTE,
+                false => Access::all(),
+            };
             // Those behind one that is no RAM were not guarded.
-            let result = self.guarded.protect_page(page, Access::all());
+            let result = guarded.protect_page(page, access);
             debug_assert_ne!(result, Err(EptError::OutOfMemory), "it was split before");
         }
     }
@@ -332,6 +344,26 @@ mod tests {
         for page in [0x5000, 0x6000] {
             assert_eq!(access(&map, page), [Access::all(); 2]);
         }
+    }
+
+    #[test]
+    fn a_rom_that_was_guarded_cannot_be_written_after_it() {
+        const ROM: u64 = 0xffff_f000;
+        let rights = Access::READ | Access::EXECUTE;
+        let map = map(1);
+        for ept in map.tables.lock().all() {
+            // SAFETY: no CPU uses these tables.
+            unsafe {
+                ept.map(GuestPhysAddr(ROM), HostPhysAddr(2 << 30), PAGE_SIZE, rights)
+                    .unwrap();
+            }
+        }
+        assert_eq!(access(&map, ROM), [rights, rights]);
+        assert!(guard(&map, &[0x1000, ROM]));
+        assert_eq!(access(&map, ROM), [rights, Access::empty()]);
+        assert!(guard(&map, &[]));
+        assert_eq!(access(&map, ROM), [rights, rights]);
+        assert_eq!(access(&map, 0x1000), [Access::all(), Access::all()]);
     }
 
     #[test]

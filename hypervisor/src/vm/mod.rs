@@ -6,6 +6,7 @@ pub(crate) mod memory_map;
 pub(crate) mod ram;
 pub(crate) mod registers;
 pub(crate) mod requests;
+pub(crate) mod rom;
 pub(crate) mod statistics;
 pub(crate) mod suppressing;
 #[cfg(test)]

@@ -12,6 +12,7 @@ use crate::guest_boot::memory_map;
 use crate::guest_memory::{GuestMemory, NotRam};
 use crate::machine::memory::{Frames, OutOfMemory};
 use crate::machine::paging::RamWindow;
+use crate::vm::rom::Rom;
 
 /// Host memory that backs one range of guest-physical addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub(crate) struct GuestRam {
     /// The ranges, in the order of their guest-physical addresses; each lies in the window.
     ranges: Arc<[RamRange]>,
     _window: Arc<RamWindow>,
+    /// The ROM beside it, which the guest's code and data may be in, too.
+    rom: Option<Arc<Rom>>,
 }
 
 impl GuestRam {
@@ -70,7 +73,22 @@ impl GuestRam {
         Ok(Self {
             ranges: ranges.into(),
             _window: Arc::new(window),
+            rom: None,
         })
+    }
+
+    /// Returns the same RAM with this ROM beside it.
+    #[must_use]
+    pub(crate) fn with_rom(self, rom: Rom) -> Self {
+        Self {
+            rom: Some(Arc::new(rom)),
+            ..self
+        }
+    }
+
+    /// Returns the ROM beside it, if there is one.
+    pub(crate) fn rom(&self) -> Option<&Rom> {
+        self.rom.as_deref()
     }
 
     /// Returns its ranges, in the order of their guest-physical addresses.
@@ -164,6 +182,11 @@ impl GuestMemory for GuestRam {
     #[inline]
     fn read(&self, address: GuestPhysAddr, buffer: &mut [u8]) -> Result<(), NotRam> {
         let Some(source) = self.locate(address, buffer.len()) else {
+            if let Some(rom) = &self.rom
+                && rom.read(address, buffer)
+            {
+                return Ok(());
+            }
             return self.in_parts(address, buffer.len(), |source, begin, length| {
                 let part = &mut buffer[begin..begin + length];
                 // SAFETY: as below.
@@ -269,6 +292,7 @@ mod tests {
         let ram = GuestRam {
             ranges: [range(0, &frames[0]), range(1 << 32, &frames[1])].into(),
             _window: Arc::new(RamWindow::new(frames.into()).unwrap()),
+            rom: None,
         };
         ram.write(GuestPhysAddr(0x1ffe), &[1, 2]).unwrap();
         ram.write(GuestPhysAddr(1 << 32), &[3]).unwrap();
@@ -357,6 +381,24 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_rom_beside_it_can_be_read_and_not_be_written() {
+        let ram = GuestRam::new(0x2000, vec![Frames::allocate(0x2000, 0x1000).unwrap()]).unwrap();
+        let rom = Rom::new(GuestPhysAddr(0xffff_f000), &[0x5a; 0x1000]).unwrap();
+        let both = ram.clone().with_rom(rom);
+        let vector = GuestPhysAddr(0xffff_fff0);
+        assert!(ram.read_u64(vector).is_err() && ram.rom().is_none());
+        assert_eq!(both.read_u64(vector), Ok(0x5a5a_5a5a_5a5a_5a5a));
+        assert_eq!(both.read_u16(vector), Ok(0x5a5a));
+        assert!(both.write(vector, &[0]).is_err());
+        assert!(both.write_u16(vector, 0).is_err());
+        assert!(both.compare_exchange_u32(vector, 0, 1).is_err());
+        both.clear();
+        assert_eq!(both.read_u32(vector), Ok(0x5a5a_5a5a));
+        both.write(GuestPhysAddr(0), &[1]).unwrap();
+        assert_eq!(ram.read_u16(GuestPhysAddr(0)), Ok(1), "the same RAM");
     }
 
     #[test]

@@ -128,12 +128,13 @@ pub(crate) fn vm_with(
         processors: vcpus as u16,
         ram_size: ram.ranges().map(|range| range.length).sum(),
         test_devices: true,
+        firmware: None,
     };
     Arc::new(Vm::new(VmParts {
         id,
         name: name.to_string(),
         memory_map: MemoryMap::new(ept(), ept(), Page::try_new().unwrap(), vcpus),
-        chipset: Chipset::new(config, Vec::new(), clock.now(host_now())),
+        chipset: Chipset::new(&config, Vec::new(), clock.now(host_now())),
         clock,
         ports: lapics.iter().map(|lapic| lapic.port().clone()).collect(),
         output,

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use super::*;
 use crate::test_text::{Piece, line};
 
-const WORDS: [&str; 55] = [
+const WORDS: [&str; 58] = [
     "kernel ",
     "kernel vm=a ",
     "kernel vm=b ",
@@ -63,6 +63,9 @@ const WORDS: [&str; 55] = [
     " test-devices",
     " -- ",
     "--",
+    "firmware vm=a ",
+    "firmware vm=b ",
+    "firmware ",
 ];
 
 #[test]
@@ -93,6 +96,10 @@ fn check(lines: &[String]) {
         assert!((1..=MAX_WEIGHT).contains(&vm.weight));
         assert!(vm.cap.is_none_or(|cap| (1..=800).contains(&cap)));
         assert!(vm.pci_functions() <= MAX_FUNCTIONS);
+        if vm.firmware.is_some() {
+            assert!(vm.kernel.is_empty() && vm.initrd.is_none() && vm.modules.is_empty());
+            assert!(vm.command_line.is_empty());
+        }
         let patterns = vm.rules.iter().filter(|rule| rule.pattern().is_some());
         assert!(patterns.count() <= MAX_PATTERNS);
         for disk in &vm.disks {

@@ -6,17 +6,19 @@
 //!        [suppress-policy=bounded|paper] [suppress-lead=MS[,MS]]
 //!        [watch=PATTERN[,N]]... [hog=PERCENT,SECONDS[,N]]...
 //!        [on-reset=restart|stop] [on-crash=restart|stop] [-- COMMAND LINE]
+//! firmware vm=NAME [the options of a kernel]
 //! initrd vm=NAME
 //! module vm=NAME [-- STRING]
 //! disk vm=NAME [ro] [id=NAME]
 //! net vm=NAME net=NETWORK [mac=ADDRESS] [rate=MBIT]
 //! ```
 //!
-//! Each `kernel` makes a VM; `initrd` and `module` (for multiboot guests) give it more
+//! Each `kernel` makes a VM, and so does each `firmware`, which starts at the reset vector and loads what it
+//! boots from the VM's disks; `initrd` and `module` (for multiboot guests) give it more
 //! files, before or after, and each `disk` a disk that begins as the file. Each `net` plugs it into
 //! a network, which is there for all that name it; what is in the file does not matter. What follows
 //! `--` is the guest's, verbatim. Boot loaders differ in whether they put the file's name first; a
-//! first word is taken for that, and skipped, if the second is one of the five.
+//! first word is taken for that, and skipped, if the second is one of the six.
 #![forbid(unsafe_code)]
 
 use alloc::{borrow::ToOwned, string::String, vec::Vec};
@@ -137,8 +139,10 @@ pub(crate) struct VmConfig<'a> {
     /// the port by which a guest ends its VM with a result, a test device, and the
     /// firmware-configuration interface.
     pub test_devices: bool,
-    /// The kernel image.
+    /// The kernel image; empty where firmware starts.
     pub kernel: &'a [u8],
+    /// The image of the firmware that starts instead of a kernel, if one does.
+    pub firmware: Option<&'a [u8]>,
     /// The initial RAM disk.
     pub initrd: Option<&'a [u8]>,
     /// Further files, for a multiboot guest.
@@ -156,6 +160,13 @@ pub(crate) struct VmConfig<'a> {
 }
 
 impl VmConfig<'_> {
+    /// Returns the number of the device on its PCI bus that its first disk is, if it has one.
+    #[must_use]
+    pub(crate) fn first_disk(&self) -> usize {
+        // Behind the host bridge and the entropy device.
+        1 + usize::from(self.entropy)
+    }
+
     /// Returns how many functions it has on its PCI bus.
     #[must_use]
     pub(crate) fn pci_functions(&self) -> usize {
@@ -180,7 +191,7 @@ pub(crate) struct ConfigError {
 pub(crate) enum Cause {
     /// A module that does not say what it is.
     #[error(
-        "does not say what it is: begin its command line with `kernel vm=NAME`, \
+        "does not say what it is: begin its command line with `kernel vm=NAME`, `firmware vm=NAME`, \
          `initrd vm=NAME`, `module vm=NAME`, `disk vm=NAME` or `net vm=NAME net=NETWORK`"
     )]
     NoRole,
@@ -272,8 +283,8 @@ pub(crate) enum Cause {
         /// The number of VCPUs.
         vcpus: u32,
     },
-    /// Two kernels for one VM.
-    #[error("a second kernel for VM `{0}`: give each VM a name of its own")]
+    /// Two kernels for one VM, or what else makes one.
+    #[error("a second kernel or firmware for VM `{0}`: give each VM a name of its own")]
     DuplicateVm(String),
     /// Two initial RAM disks for one VM.
     #[error("a second initrd for VM `{0}`: a VM has one; concatenate the two files")]
@@ -284,6 +295,17 @@ pub(crate) enum Cause {
     )]
     UnknownVm {
         /// The name.
+        vm: String,
+        /// The role of the module.
+        role: Role,
+    },
+    /// A file for a kernel, in a VM that starts in firmware.
+    #[error(
+        "VM `{vm}` starts in firmware, which loads all from the VM's disks: remove this {role}, or give \
+         the VM a `kernel` instead of its `firmware`"
+    )]
+    NotForFirmware {
+        /// The name of the VM.
         vm: String,
         /// The role of the module.
         role: Role,
@@ -313,6 +335,8 @@ pub(crate) enum Cause {
 pub(crate) enum Role {
     /// The image that is started.
     Kernel,
+    /// The firmware that is started instead.
+    Firmware,
     /// The initial RAM disk of a Linux guest.
     Initrd,
     /// A file for a multiboot guest.
@@ -329,6 +353,9 @@ impl Role {
             Self::Kernel => {
                 "vm=, mem=, vcpus=, pin=, weight=, cap=, rng, hvc, suppress-policy=, suppress-lead=, watch=, hog=, on-reset=, on-crash=, test-devices (guest's options follow ` -- `)"
             }
+            Self::Firmware => {
+                "vm=, mem=, vcpus=, pin=, weight=, cap=, rng, suppress-policy=, suppress-lead=, watch=, hog=, on-reset=, on-crash=, test-devices"
+            }
             Self::Initrd | Self::Module => "vm= only",
             Self::Disk => "vm=, ro, id=",
             Self::Net => "vm=, net=, mac=, rate=",
@@ -342,6 +369,7 @@ impl FromStr for Role {
     fn from_str(word: &str) -> Result<Self, ()> {
         match word {
             "kernel" => Ok(Self::Kernel),
+            "firmware" => Ok(Self::Firmware),
             "initrd" => Ok(Self::Initrd),
             "module" => Ok(Self::Module),
             "disk" => Ok(Self::Disk),
@@ -355,6 +383,7 @@ impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Kernel => "kernel",
+            Self::Firmware => "firmware",
             Self::Initrd => "initrd",
             Self::Module => "module",
             Self::Disk => "disk",
@@ -400,7 +429,7 @@ pub(crate) fn parse<'a>(modules: &[BootModule<'a>]) -> Parsed<'a> {
             cause,
         };
         let made = Description::parse(module.command_line).and_then(|description| {
-            if description.role != Role::Kernel {
+            if !matches!(description.role, Role::Kernel | Role::Firmware) {
                 files.push((fail, module.data, description));
                 return Ok(());
             }
@@ -428,6 +457,11 @@ pub(crate) fn parse<'a>(modules: &[BootModule<'a>]) -> Parsed<'a> {
         };
         let vm = &mut vms[number];
         match description.role {
+            role @ (Role::Initrd | Role::Module) if vm.firmware.is_some() => {
+                let vm = name.clone();
+                errors.push(fail(Cause::NotForFirmware { vm, role }));
+                left_out.push(name);
+            }
             Role::Module => vm.modules.push(GuestModule {
                 string: description.guest_string,
                 data,
@@ -527,7 +561,12 @@ impl Description {
         let (mut network, mut address, mut rate) = (None, None, None);
         for word in words {
             let (option, value) = word.split_once('=').unwrap_or((word, ""));
-            match (role, option) {
+            // Firmware takes what a kernel does.
+            let kind = match role {
+                Role::Firmware => Role::Kernel,
+                _ => role,
+            };
+            match (kind, option) {
                 (_, "vm") => set(&mut vm, "vm", name(value)?)?,
                 (Role::Kernel, "mem") => set(&mut memory, "mem", memory_size(value)?)?,
                 (Role::Kernel, "vcpus") => {
@@ -591,7 +630,8 @@ impl Description {
                 }
             }
         }
-        if matches!(role, Role::Initrd | Role::Disk | Role::Net) && !guest_string.is_empty() {
+        let takes_string = matches!(role, Role::Kernel | Role::Module);
+        if !takes_string && !guest_string.is_empty() {
             return Err(Cause::UnwantedString(role));
         }
         Ok(Self {
@@ -621,7 +661,11 @@ impl Description {
         })
     }
 
-    fn into_vm(self, kernel: &[u8]) -> Result<VmConfig<'_>, Cause> {
+    fn into_vm(self, image: &[u8]) -> Result<VmConfig<'_>, Cause> {
+        let (kernel, firmware) = match self.role {
+            Role::Firmware => (&[][..], Some(image)),
+            _ => (image, None),
+        };
         let vcpus = self.vcpus.unwrap_or(1);
         let mut pins = self.pins.unwrap_or_default();
         if let [cpu] = pins[..] {
@@ -649,6 +693,7 @@ impl Description {
             },
             test_devices: self.test_devices,
             kernel,
+            firmware,
             initrd: None,
             modules: Vec::new(),
             disks: Vec::new(),

@@ -190,6 +190,49 @@ fn vms_come_in_the_order_of_their_kernels() {
 }
 
 #[test]
+fn firmware_makes_a_vm_as_a_kernel_does() {
+    let vms = vms(&[
+        "firmware vm=a mem=512M vcpus=2 rng on-reset=stop",
+        "/boot/bios.bin firmware vm=b",
+        "disk vm=a",
+    ]);
+    let [vm, other] = &vms[..] else {
+        panic!("{vms:?}")
+    };
+    assert_eq!((vm.kernel, vm.firmware), (&[][..], Some(KERNEL)));
+    assert_eq!((vm.memory, vm.vcpus, vm.disks.len()), (512 << 20, 2, 1));
+    assert!(vm.entropy && !vm.restart.after_reset);
+    assert_eq!(
+        (other.memory, other.firmware),
+        (DEFAULT_MEMORY, Some(KERNEL))
+    );
+    assert_eq!(
+        cause(&["firmware vm=a", "kernel vm=a"]),
+        Cause::DuplicateVm("a".into())
+    );
+    assert_eq!(
+        cause(&["firmware vm=a -- quiet"]),
+        Cause::UnwantedString(Role::Firmware)
+    );
+    assert_eq!(
+        cause(&["firmware vm=a id=x"]),
+        Cause::UnknownOption {
+            option: "id=x".into(),
+            role: Role::Firmware
+        }
+    );
+    for (line, role) in [("initrd vm=a", Role::Initrd), ("module vm=a", Role::Module)] {
+        assert_eq!(
+            cause(&[line, "firmware vm=a"]),
+            Cause::NotForFirmware {
+                vm: "a".into(),
+                role
+            }
+        );
+    }
+}
+
+#[test]
 fn each_mistake_has_its_cause() {
     assert_eq!(cause(&[""]), Cause::NoRole);
     assert_eq!(cause(&["/boot/vmlinuz"]), Cause::NoRole);

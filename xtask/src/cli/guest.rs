@@ -12,16 +12,21 @@ use crate::testbed::{Setup, build, kernel, options};
 /// The Linux guest's name for `--guest`.
 const LINUX: &str = "debian";
 
+/// The name of the same on a disk, for `--guest`.
+const LINUX_DISK: &str = "debian-disk";
+/// The name of a guest that starts in firmware.
+const FROM_DISK: &str = "disk";
+
 const SERIES_HELP: &str =
-    "Debian kernel for `--guest debian`; fetched once, kept in target/downloads";
+    "Debian kernel for `--guest debian` and `debian-disk`; fetched once, kept in target/downloads";
 
 /// Which guest, and how large.
 #[derive(Args, Clone, Debug)]
 #[group(skip)]
 #[command(mut_arg("series", |series| series.help(SERIES_HELP)))]
 pub(super) struct Options {
-    /// The guest: `debian` (a stock Debian kernel with the workload as its userland), or one of
-    /// our own kernels under guest-images/kernels by name
+    /// The guest: `debian` (a stock Debian kernel with the workload as its userland), `debian-disk` (the
+    /// same from a disk, by SeaBIOS and GRUB), or one of our own kernels under guest-images/kernels by name
     #[arg(long, default_value = LINUX, value_name = "NAME")]
     pub(super) guest: String,
     #[command(flatten)]
@@ -60,6 +65,10 @@ pub(super) struct Options {
     /// several times
     #[arg(long = "disk", value_name = "FILE [OPTIONS]")]
     pub(super) disks: Vec<String>,
+    /// Start the guest in SeaBIOS instead of a kernel: it boots from its first `--disk` that can be booted
+    /// from. Fetched once, kept in target/downloads
+    #[arg(long, requires = "disks", conflicts_with_all = ["guest", "kernel", "initrd", "multiboot", "append"])]
+    pub(super) firmware: bool,
     /// Give the guest an entropy device
     #[arg(long)]
     pub(super) rng: bool,
@@ -97,7 +106,10 @@ impl Options {
             rng: self.rng,
             ..Guest::new(name).command_line(self.append.trim())
         };
-        if let Some(file) = &self.multiboot {
+        if self.firmware {
+            let guest = guest(FROM_DISK);
+            Ok((setup.seabios(&guest)?, guest.name))
+        } else if let Some(file) = &self.multiboot {
             let name = file.file_stem().unwrap_or_default().to_string_lossy();
             let guest = guest(&vm_name(&name)).with_test_devices();
             let mut setup = self.with_initrd(setup.module(guest.kernel(file)), &guest);
@@ -108,6 +120,10 @@ impl Options {
             for given in &self.modules {
                 setup = setup.module(Module::of_guest(given, &guest.name));
             }
+            Ok((setup, guest.name))
+        } else if self.guest == LINUX_DISK && self.kernel.is_none() {
+            let guest = guest(LINUX);
+            let setup = setup.busybox().debian_disk(self.debian.series, &guest)?;
             Ok((setup, guest.name))
         } else if self.guest == LINUX || self.kernel.is_some() {
             let guest = guest(LINUX);

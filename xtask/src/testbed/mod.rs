@@ -1,15 +1,17 @@
 //! The test bed: everything between an empty Debian machine and a console of tarpit's.
 //!
-//! From the bottom: packages and toolchains ([`provision`]); programs, kernels and RAM disks
-//! ([`build`], [`kernel`], [`initramfs`]); bootable CDs ([`image`]) with boot modules ([`module`]);
-//! emulated machines ([`machine`]) and their serial lines ([`serial`], and [`relay`] for detectors). On top, [`setup`] puts a
+//! From the bottom: packages and toolchains ([`provision`]); programs, kernels, RAM disks and firmware
+//! ([`build`], [`kernel`], [`initramfs`], [`firmware`]); bootable CDs ([`image`]) with boot modules ([`module`]);
+//! disks that firmware boots ([`disk_image`]); emulated machines ([`machine`]) and their serial lines ([`serial`], and [`relay`] for detectors). On top, [`setup`] puts a
 //! machine with guests together, [`choice`] says which emulator to use here, and [`options`] is what
 //! a user can say about both.
 
 pub mod build;
 pub mod choice;
 pub mod claim;
+pub mod disk_image;
 pub mod findings;
+pub mod firmware;
 pub mod image;
 pub mod initramfs;
 pub mod kernel;

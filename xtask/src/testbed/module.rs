@@ -109,6 +109,21 @@ impl Guest {
         self
     }
 
+    /// Returns the module that holds this guest's firmware, which takes all that a kernel takes but a
+    /// command line.
+    pub fn firmware(&self, file: &Path) -> Module {
+        let kernel = Self {
+            command_line: String::new(),
+            ..self.clone()
+        };
+        let kernel = kernel.to_string();
+        let options = kernel.trim_start_matches("kernel");
+        Module {
+            file: file.to_owned(),
+            command_line: format!("firmware{options}"),
+        }
+    }
+
     /// Returns the module that holds this guest's kernel.
     pub fn kernel(&self, file: &Path) -> Module {
         Module {
@@ -201,6 +216,16 @@ mod tests {
         let nic = |options| Module::nic(Path::new("n"), "web", "lan0", options).command_line;
         assert_eq!(nic(""), "net vm=web net=lan0");
         assert_eq!(nic("rate=8"), "net vm=web net=lan0 rate=8");
+    }
+
+    #[test]
+    fn firmware_takes_the_options_of_a_kernel_and_no_command_line() {
+        let guest = Guest {
+            rng: true,
+            ..Guest::new("web").command_line("quiet")
+        };
+        let module = guest.firmware(Path::new("bios.bin"));
+        assert_eq!(module.command_line, "firmware vm=web mem=256M vcpus=1 rng");
     }
 
     #[test]

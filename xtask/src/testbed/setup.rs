@@ -21,6 +21,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use crate::testbed::build;
+use crate::testbed::disk_image;
+use crate::testbed::firmware;
 use crate::testbed::image::{self, Contents};
 use crate::testbed::initramfs::{self, Shell};
 use crate::testbed::kernel::{self, Series};
@@ -171,6 +173,35 @@ impl Setup {
         let kernel = kernel::fetch(series)?;
         let initrd = initramfs::of_workload(&build::all()?.workload, self.shell)?;
         Ok(self.linux(&kernel, &initrd, guest))
+    }
+
+    /// Adds a guest that starts in SeaBIOS and boots from its disks.
+    ///
+    /// # Errors
+    /// When SeaBIOS cannot be fetched.
+    pub fn seabios(self, guest: &Guest) -> Result<Self> {
+        let image = firmware::fetch()?;
+        Ok(self.module(guest.firmware(&image)))
+    }
+
+    /// Adds a guest that starts in SeaBIOS and boots from a disk with GRUB, a stock Debian kernel and the
+    /// workload. The guest's command line gets the console in front, and no other parameter.
+    ///
+    /// # Errors
+    /// When SeaBIOS or the kernel cannot be fetched, the workload does not compile, or the disk cannot be
+    /// made.
+    pub fn debian_disk(self, series: Series, guest: &Guest) -> Result<Self> {
+        let kernel = kernel::fetch(series)?;
+        let initrd = initramfs::of_workload(&build::all()?.workload, self.shell)?;
+        let command_line = format!("{LINUX_CONSOLE} {}", guest.command_line);
+        let linux = disk_image::Linux {
+            kernel: &kernel,
+            initrd: &initrd,
+            command_line: command_line.trim_end(),
+        };
+        let disk = disk_image::make(&self.name, &linux)?;
+        let disk = Module::disk(&disk, &guest.name, "id=root");
+        Ok(self.seabios(guest)?.module(disk))
     }
 
     /// Adds any Linux. The guest's command line gets the console in front, and no other parameter.

@@ -36,6 +36,47 @@ const BRIDGE: Header = Header {
     revision: 0,
 };
 
+/// The host bridge of a machine that starts in firmware: the i440FX, which SeaBIOS knows, in a
+/// subsystem by which it tells that there is a firmware-configuration interface.
+const I440FX: Header = Header {
+    id: (0x8086, 0x1237),
+    subsystem: (0x1af4, 0x1100),
+    class: (6, 0, 0),
+    revision: 2,
+};
+/// The i440FX's registers of what is read and written from 0xC0000 to 0xFFFFF, the programmable
+/// attribute map (data sheet 290549-001, 3.2.18), and the bits of each that there are.
+///
+/// The memory there is RAM whatever they say, with a copy of the firmware in it at the start. That
+/// is what firmware wants: it opens the RAM, copies itself there where it finds the RAM closed, and
+/// closes it to writes when it is done. Nobody else writes there.
+const PAM: usize = 0x59;
+const PAM_BITS: [u8; 7] = [0x30, 0x33, 0x33, 0x33, 0x33, 0x33, 0x33];
+
+/// The state that a bus is in after power-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BusSetup {
+    /// The state in which firmware leaves it: BARs are placed, functions switched on.
+    Done,
+    /// The state in which the firmware that the machine starts in finds it: BARs are at zero, functions
+    /// switched off. The host bridge is one that firmware knows.
+    ByFirmware,
+}
+
+impl BusSetup {
+    /// Returns the configuration space of the host bridge after power-up.
+    fn bridge(self) -> ConfigSpace {
+        match self {
+            Self::Done => BRIDGE.config(),
+            Self::ByFirmware => {
+                let mut config = I440FX.config();
+                config.let_write(PAM, &PAM_BITS);
+                config
+            }
+        }
+    }
+}
+
 /// Returns which of the bus's four interrupts the INTA pin of device `device` is wired to.
 #[must_use]
 pub const fn interrupt_of(device: usize) -> usize {
@@ -78,19 +119,19 @@ pub struct PciHost {
     address: u32,
     slots: Vec<Slot>,
     decoded: Vec<Decoded>,
+    setup: BusSetup,
     /// The device whose turn it is to do what is due.
     turn: usize,
 }
 
 impl PciHost {
     /// Makes a bus with these functions, the first of them device 1; what is beyond
-    /// [`MAX_FUNCTIONS`] has no place. They are as firmware leaves them: with their BARs in the
-    /// window, and switched on.
+    /// [`MAX_FUNCTIONS`] has no place.
     #[must_use]
-    pub fn new(functions: Vec<Box<dyn PciFunction>>) -> Self {
+    pub fn new(functions: Vec<Box<dyn PciFunction>>, setup: BusSetup) -> Self {
         debug_assert!(functions.len() <= MAX_FUNCTIONS);
         let bridge = Slot {
-            config: BRIDGE.config(),
+            config: setup.bridge(),
             function: None,
             msix: None,
             pin: false,
@@ -102,6 +143,7 @@ impl PciHost {
                 .chain(functions.map(Slot::new))
                 .collect(),
             decoded: Vec::new(),
+            setup,
             turn: 0,
         };
         host.configure();
@@ -109,8 +151,11 @@ impl PciHost {
     }
 
     /// Does what firmware does: gives each BAR a place in the window, and each function its
-    /// interrupt line, and switches the functions on.
+    /// interrupt line, and switches the functions on. Where there is firmware, it is left to that.
     fn configure(&mut self) {
+        if self.setup == BusSetup::ByFirmware {
+            return self.decode();
+        }
         let mut next = mmio::PCI_WINDOW;
         for (device, slot) in self.slots.iter_mut().enumerate().skip(1) {
             for bar in 0..BARS {
@@ -427,6 +472,9 @@ impl Device for PciHost {
         self.address = 0;
         for slot in &mut self.slots {
             slot.reset();
+        }
+        if let Some(bridge) = self.slots.first_mut() {
+            bridge.config = self.setup.bridge();
         }
         self.configure();
         for interrupt in 0..INTERRUPTS {

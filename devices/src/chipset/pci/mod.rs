@@ -6,7 +6,8 @@
 //! There is one bus. Device 0 is the host bridge, which has nothing to configure; each function
 //! of ours is a device of its own from 1 on. Configuration space is reached by ports (mechanism
 //! #1) and by memory (ECAM). Memory BARs are decoded in one window, the host bridge's; what
-//! firmware would have done is done: they are placed and switched on.
+//! firmware would have done is done: they are placed and switched on. A machine that starts in
+//! firmware leaves it to that ([`BusSetup`]).
 //!
 //! The INTA pin of device `n` is wired to the interrupt `n` modulo 4 of the four that the bus has
 //! ([`Wire::Pci`](super::wires::Wire)).
@@ -17,4 +18,4 @@ mod host;
 pub mod msix;
 
 pub use function::{BarAccess, FunctionContext, Header, PciFunction};
-pub use host::{MAX_FUNCTIONS, PciHost, interrupt_of};
+pub use host::{BusSetup, MAX_FUNCTIONS, PciHost, interrupt_of};

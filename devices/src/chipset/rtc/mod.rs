@@ -133,6 +133,37 @@ impl Rtc {
         }
     }
 
+    /// Stores how large the machine is, where firmware that knows QEMU's machines looks for it: so
+    /// many bytes of RAM below 4 GiB and from there on, and so many processors. What is more than a
+    /// place can hold, it shows as the most that it can.
+    pub fn store_machine(&mut self, low_ram: u64, high_ram: u64, processors: u16) {
+        const KIB: u64 = 1 << 10;
+        const MIB: u64 = 1 << 20;
+        /// The unit of the newer places.
+        const BLOCK: u64 = 64 * KIB;
+        let conventional = (low_ram / KIB).min(640);
+        let extended = low_ram.saturating_sub(MIB) / KIB;
+        let above_16_mib = low_ram.saturating_sub(16 * MIB) / BLOCK;
+        for (index, length, value) in [
+            (0x15, 2, conventional),
+            // From 1 MiB on, in KiB.
+            (0x17, 2, extended),
+            (0x30, 2, extended),
+            // From 16 MiB on.
+            (0x34, 2, above_16_mib),
+            // From 4 GiB on.
+            (0x5b, 3, high_ram / BLOCK),
+            // One less than there are.
+            (0x5f, 1, u64::from(processors.saturating_sub(1))),
+        ] {
+            let most = (1 << (8 * length)) - 1;
+            let bytes = value.min(most).to_le_bytes();
+            for (index, byte) in (index..).zip(bytes.into_iter().take(length)) {
+                self.store(index, byte);
+            }
+        }
+    }
+
     /// Reads the port 0x70 + `offset` (modulo 2). The index is write-only.
     pub fn read(&mut self, offset: u16, now: Now, irq8: &mut impl Line) -> u8 {
         if offset & 1 == 0 {

@@ -117,12 +117,18 @@ impl Machine {
 #[test]
 fn registers_of_all_devices() {
     fuzzing::check!()
-        .with_type::<(Vec<(u8, u16, u64)>, bool)>()
-        .for_each(|(acts, test_devices)| {
-            let mut machines = [
-                Machine::with_test_devices(*test_devices),
-                Machine::with_test_devices(*test_devices),
-            ];
+        .with_type::<(Vec<(u8, u16, u64)>, bool, bool)>()
+        .for_each(|(acts, test_devices, starts_in_firmware)| {
+            let firmware = starts_in_firmware.then(|| FirmwareConfig {
+                low_ram: 1 << 28,
+                high_ram: 0,
+                files: vec![fw_cfg::File {
+                    name: "etc/test",
+                    content: vec![0x5a; 300],
+                }],
+            });
+            let machine = || Machine::with(*test_devices, Vec::new(), firmware.clone());
+            let mut machines = [machine(), machine()];
             for machine in &mut machines {
                 for &(kind, place, value) in acts {
                     machine.act(kind, place, value);

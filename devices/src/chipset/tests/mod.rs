@@ -10,6 +10,7 @@ use crate::platform_map::{self, gsi, port};
 use crate::time::CounterTicks;
 use crate::virtio::driver::Ram;
 
+mod firmware;
 mod fuzz;
 mod interrupts;
 mod pci;
@@ -79,16 +80,30 @@ impl Machine {
     }
 
     fn with_functions(test_devices: bool, functions: Vec<Box<dyn PciFunction>>) -> Self {
+        Self::with(test_devices, functions, None)
+    }
+
+    /// A machine that starts in firmware.
+    fn with_firmware(functions: Vec<Box<dyn PciFunction>>, firmware: FirmwareConfig) -> Self {
+        Self::with(false, functions, Some(firmware))
+    }
+
+    fn with(
+        test_devices: bool,
+        functions: Vec<Box<dyn PciFunction>>,
+        firmware: Option<FirmwareConfig>,
+    ) -> Self {
         let config = ChipsetConfig {
             tsc: TSC,
             date: DATE.parse().unwrap(),
             processors: 2,
             ram_size: 256 << 20,
             test_devices,
+            firmware,
         };
         Self {
+            chipset: Chipset::new(&config, functions, Now::default()),
             config,
-            chipset: Chipset::new(config, functions, Now::default()),
             board: Board::default(),
             // The devices that transfer nothing by themselves need none.
             ram: Rc::new(Ram::new(0)),

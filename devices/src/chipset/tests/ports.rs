@@ -17,7 +17,7 @@ fn nobody_answers_where_nothing_is() {
     }
     for address in [
         0,
-        mmio::IOAPIC - 1,
+        mmio::PCI_CONFIG - 1,
         mmio::IOAPIC + 0x1000,
         mmio::LOCAL_APIC,
         u64::MAX,
@@ -271,7 +271,7 @@ proptest! {
         let (chipset, mut env) = machine.parts();
         chipset.reset(&mut env);
         prop_assert!(!machine.board.intr);
-        let mut fresh = Chipset::new(machine.config, Vec::new(), machine.now());
+        let mut fresh = Chipset::new(&machine.config, Vec::new(), machine.now());
         for chipset in [&mut machine.chipset, &mut fresh] {
             let rtc = &mut chipset.devices.rtc;
             *rtc = Rtc::new(machine.config.date, TSC, Now::default());

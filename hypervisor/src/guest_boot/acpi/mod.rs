@@ -2,6 +2,7 @@
 //! [`devices::platform_map`], with as many processors as the VM has, and nothing else.
 
 use alloc::{format, vec, vec::Vec};
+use core::ops::Range;
 
 use acpi_tables::{
     Aml, aml,
@@ -34,46 +35,127 @@ pub(crate) fn install(
     vcpus: u32,
     pci_functions: usize,
 ) -> Result<u64, NotRam> {
-    let mut area = Area {
-        memory,
-        // The RSDP is found by its address, on a 16-byte boundary; it refers to all else.
-        next: layout::ACPI + 64,
-    };
-    let facs = area.place(&facs())?;
-    let dsdt = area.place(dsdt(vcpus, pci_functions).as_slice())?;
-    let fadt = area.place(&fadt(facs, dsdt))?;
-    let madt = area.place(madt(vcpus).as_slice())?;
-    let hpet = area.place(hpet().as_slice())?;
-    let mcfg = area.place(&mcfg())?;
-    let tables = [fadt, madt, hpet, mcfg];
-    let rsdt = area.place(root(*b"RSDT", tables.map(|address| address as u32)).as_slice())?;
-    let xsdt = area.place(root(*b"XSDT", tables).as_slice())?;
-    memory.write(GuestPhysAddr(layout::ACPI), &rsdp(rsdt as u32, xsdt))?;
+    // The RSDP is found by its address, on a 16-byte boundary; it refers to all else.
+    let base = layout::ACPI + ALIGNMENT;
+    let tables = Tables::new(base, vcpus, pci_functions);
+    // The tables' size is bounded by MAX_VCPUS and MAX_FUNCTIONS, constants.
+    let end = base + tables.bytes.len() as u64;
+    debug_assert!(end <= layout::ACPI_END, "the firmware area is full");
+    memory.write(GuestPhysAddr(base), &tables.bytes)?;
+    memory.write(GuestPhysAddr(layout::ACPI), &tables.rsdp())?;
     Ok(layout::ACPI)
 }
 
-/// The part of the firmware area that is still free.
-struct Area<'a, M> {
-    memory: &'a M,
-    next: u64,
+/// The boundary that each table is on, in bytes: that of the FACS.
+pub(super) const ALIGNMENT: u64 = 64;
+
+/// A pointer from one table to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pointer {
+    /// The offset of the pointer in the tables.
+    pub offset: usize,
+    /// The length of the pointer in bytes.
+    pub length: u8,
 }
 
-impl<M: GuestMemory> Area<'_, M> {
-    /// Writes a table, on a boundary of 64 bytes as the FACS needs it; returns its address.
-    fn place(&mut self, table: &[u8]) -> Result<u64, NotRam> {
-        let address = self.next;
-        let end = address + table.len() as u64;
-        // The tables' size is bounded by MAX_VCPUS and MAX_FUNCTIONS, constants.
-        debug_assert!(end <= layout::ACPI_END, "the firmware area is full");
-        self.memory.write(GuestPhysAddr(address), table)?;
-        self.next = end.next_multiple_of(64);
-        Ok(address)
+/// All tables but the RSDP, one after the other, and what of them depends on where they are.
+pub(super) struct Tables {
+    /// The tables, for memory that begins at the address that they were made for.
+    pub bytes: Vec<u8>,
+    /// The pointers among them.
+    pub pointers: Vec<Pointer>,
+    /// The tables that have pointers and a checksum, the byte at [`CHECKSUM`] of each.
+    pub checked: Vec<Range<usize>>,
+    base: u64,
+    rsdt: u64,
+    xsdt: u64,
+}
+
+/// The offset of the checksum in a table that has one.
+pub(super) const CHECKSUM: usize = 9;
+/// The length of the header of a table that has a checksum.
+const HEADER: usize = 36;
+
+impl Tables {
+    /// Makes the tables for a VM with `vcpus` VCPUs and `pci_functions` functions on its PCI bus, for
+    /// memory at `base`.
+    pub(super) fn new(base: u64, vcpus: u32, pci_functions: usize) -> Self {
+        let mut tables = Self {
+            bytes: Vec::new(),
+            pointers: Vec::new(),
+            checked: Vec::new(),
+            base,
+            rsdt: 0,
+            xsdt: 0,
+        };
+        let facs = tables.place(&facs());
+        let dsdt = tables.place(dsdt(vcpus, pci_functions).as_slice());
+        // FIRMWARE_CTRL, DSDT and X_DSDT (5.2.9).
+        let fadt = tables.place_with(&fadt(facs, dsdt), &[(36, 4), (40, 4), (140, 8)]);
+        let madt = tables.place(madt(vcpus).as_slice());
+        let hpet = tables.place(hpet().as_slice());
+        let mcfg = tables.place(&mcfg());
+        let all = [fadt, madt, hpet, mcfg];
+        let entries = |length: u8| {
+            let offset = move |index| (HEADER + index * usize::from(length), length);
+            (0..all.len()).map(offset).collect::<Vec<_>>()
+        };
+        let rsdt = root(*b"RSDT", all.map(|address| address as u32));
+        tables.rsdt = tables.place_with(rsdt.as_slice(), &entries(4));
+        let xsdt = root(*b"XSDT", all);
+        tables.xsdt = tables.place_with(xsdt.as_slice(), &entries(8));
+        tables
+    }
+
+    /// Adds a table. Returns its address.
+    fn place(&mut self, table: &[u8]) -> u64 {
+        let offset = self.bytes.len().next_multiple_of(ALIGNMENT as usize);
+        self.bytes.resize(offset, 0);
+        self.bytes.extend_from_slice(table);
+        self.base + offset as u64
+    }
+
+    /// Adds a table with a checksum and pointers, whose offsets and lengths are `pointers`. Returns its
+    /// address.
+    fn place_with(&mut self, table: &[u8], pointers: &[(usize, u8)]) -> u64 {
+        let address = self.place(table);
+        let end = self.bytes.len();
+        let start = end - table.len();
+        let pointers = pointers.iter().map(|&(offset, length)| Pointer {
+            offset: start + offset,
+            length,
+        });
+        self.pointers.extend(pointers);
+        self.checked.push(start..end);
+        address
+    }
+
+    /// Returns the RSDP for them.
+    pub(super) fn rsdp(&self) -> Vec<u8> {
+        rsdp(self.rsdt as u32, self.xsdt)
     }
 }
 
+/// The length of the RSDP.
+pub(super) const RSDP_LENGTH: u32 = 36;
+/// The pointers in the RSDP.
+pub(super) const RSDP_POINTERS: [Pointer; 2] = [
+    Pointer {
+        offset: 16,
+        length: 4,
+    },
+    Pointer {
+        offset: 24,
+        length: 8,
+    },
+];
+/// The checksums in the RSDP: the bytes that each is of, and its offset.
+pub(super) const RSDP_CHECKSUMS: [(Range<usize>, usize); 2] =
+    [(0..20, 8), (0..RSDP_LENGTH as usize, 32)];
+
 /// Returns the root system description pointer (5.2.5).
 fn rsdp(rsdt: u32, xsdt: u64) -> Vec<u8> {
-    const LENGTH: u32 = 36;
+    const LENGTH: u32 = RSDP_LENGTH;
     let mut bytes = Vec::with_capacity(LENGTH as usize);
     bytes.extend_from_slice(b"RSD PTR ");
     bytes.push(0);
@@ -411,4 +493,4 @@ fn edge_interrupt(irq: u8) -> aml::Interrupt {
 #[cfg(test)]
 mod fuzz;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -13,7 +13,7 @@ use crate::guest_boot::test_ram::TestRam;
 
 /// A guest's RAM, for the independent parser of the `acpi` crate.
 #[derive(Clone)]
-pub(super) struct Firmware(pub(super) Rc<Vec<u8>>);
+pub(in crate::guest_boot) struct Firmware(pub(in crate::guest_boot) Rc<Vec<u8>>);
 
 impl AcpiHandler for Firmware {
     unsafe fn map_physical_region<T>(

@@ -371,4 +371,4 @@ fn map_first_4_gib(memory: &impl GuestMemory) -> Result<u64, NotRam> {
 #[cfg(test)]
 mod fuzz;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -71,7 +71,11 @@ fn archive() -> Vec<u8> {
     bytes
 }
 
-pub(super) fn vm<'a>(memory: u64, kernel: &'a [u8], initrd: Option<&'a [u8]>) -> VmConfig<'a> {
+pub(in crate::guest_boot) fn vm<'a>(
+    memory: u64,
+    kernel: &'a [u8],
+    initrd: Option<&'a [u8]>,
+) -> VmConfig<'a> {
     VmConfig {
         name: "test".into(),
         memory,
@@ -88,6 +92,7 @@ pub(super) fn vm<'a>(memory: u64, kernel: &'a [u8], initrd: Option<&'a [u8]>) ->
         entropy: false,
         console: false,
         kernel,
+        firmware: None,
         initrd,
         modules: Vec::new(),
         command_line: "console=ttyS0".into(),

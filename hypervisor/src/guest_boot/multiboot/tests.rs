@@ -100,6 +100,7 @@ pub(super) fn vm(kernel: &[u8]) -> VmConfig<'_> {
         entropy: false,
         console: false,
         kernel,
+        firmware: None,
         initrd: None,
         modules: Vec::new(),
         command_line: "apic timeout=9".into(),

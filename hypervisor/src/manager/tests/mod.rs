@@ -213,6 +213,7 @@ fn config(name: &str, vcpus: u32) -> VmConfig<'static> {
         entropy: false,
         console: false,
         kernel: &[],
+        firmware: None,
         initrd: None,
         modules: vec![],
         command_line: String::new(),

@@ -185,6 +185,7 @@ fn config(name: &str, vcpus: u32) -> VmConfig<'static> {
         entropy: false,
         console: false,
         kernel: &[],
+        firmware: None,
         initrd: None,
         modules: Vec::new(),
         command_line: String::new(),

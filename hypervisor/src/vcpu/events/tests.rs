@@ -14,7 +14,7 @@ use crate::vcpu::Activity;
 use crate::vcpu::backend::ApicAssistance;
 use crate::vcpu::backend::exit::Exit;
 use crate::vcpu::backend::fake::Stay;
-use crate::vcpu::fixture::{at, send, vcpu, vcpu_with_virtual_delivery};
+use crate::vcpu::fixture::{at, send, vcpu, vcpu_with_rom, vcpu_with_virtual_delivery};
 
 const DIVIDE_ERROR: Event = Event::exception(ExceptionVector::Division, None);
 const DOUBLE_FAULT: Event = Event::exception(ExceptionVector::Double, Some(0));
@@ -344,6 +344,16 @@ fn the_processor_leaves_the_apic_to_the_model_while_software_has_disabled_it() {
     });
     vcpu.follow_apic_enable();
     assert_eq!(vcpu.cpu.assistance, ApicAssistance::XApicTpr);
+}
+
+#[test]
+fn after_an_init_the_bootstrap_processor_goes_on_in_its_firmware() {
+    let mut vcpu = vcpu_with_rom();
+    vcpu.activity = Activity::Running;
+    vcpu.cpu.rip = 0x1234;
+    send(vcpu.vm(), Init, 0);
+    vcpu.entry_after_script();
+    assert_eq!((vcpu.cpu.rip, vcpu.cpu.cr0 & 1), (0xfff0, 0));
 }
 
 #[test]
