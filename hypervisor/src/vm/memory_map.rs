@@ -348,21 +348,21 @@ mod tests {
 
     #[test]
     fn a_rom_that_was_guarded_cannot_be_written_after_it() {
-        const ROM: u64 = 0xffff_f000;
+        let rom = 0xffff_e000;
         let rights = Access::READ | Access::EXECUTE;
         let map = map(1);
         for ept in map.tables.lock().all() {
             // SAFETY: no CPU uses these tables.
             unsafe {
-                ept.map(GuestPhysAddr(ROM), HostPhysAddr(2 << 30), PAGE_SIZE, rights)
+                ept.map(GuestPhysAddr(rom), HostPhysAddr(2 << 30), PAGE_SIZE, rights)
                     .unwrap();
             }
         }
-        assert_eq!(access(&map, ROM), [rights, rights]);
-        assert!(guard(&map, &[0x1000, ROM]));
-        assert_eq!(access(&map, ROM), [rights, Access::empty()]);
+        assert_eq!(access(&map, rom), [rights, rights]);
+        assert!(guard(&map, &[0x1000, rom]));
+        assert_eq!(access(&map, rom), [rights, Access::empty()]);
         assert!(guard(&map, &[]));
-        assert_eq!(access(&map, ROM), [rights, rights]);
+        assert_eq!(access(&map, rom), [rights, rights]);
         assert_eq!(access(&map, 0x1000), [Access::all(), Access::all()]);
     }
 

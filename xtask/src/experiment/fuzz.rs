@@ -57,7 +57,7 @@ pub struct Options {
     results: options::Results,
 }
 
-/// How much is to be done.
+/// The amount of what is to be done.
 #[derive(Clone, Copy, Debug)]
 pub struct Amount {
     /// The first seed.
@@ -76,7 +76,7 @@ struct Life {
     actions: u64,
     /// The exits, by tarpit's books.
     exits: u64,
-    /// How it ended.
+    /// The way in which it ended.
     end: String,
 }
 
@@ -103,7 +103,7 @@ impl Neighbor {
     }
 }
 
-/// What came of it.
+/// The outcome of the whole.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     machine: Kind,
@@ -317,7 +317,7 @@ impl Operator {
     }
 }
 
-/// What guests say.
+/// A line that a guest says.
 #[derive(Clone, Debug, PartialEq)]
 enum Said {
     Asks,
@@ -327,7 +327,7 @@ enum Said {
     Nothing,
 }
 
-/// A guest kernel of ours as a VM on the CPU that both share.
+/// Makes a module of a guest kernel of ours, as a VM on the CPU that both share.
 fn module(program: &str) -> Result<Module> {
     Ok(Module {
         file: build::all()?.kernel(program)?.to_owned(),

@@ -7,7 +7,7 @@
 use std::vec::Vec;
 
 use arch::gpr::{RAX, RCX, RDX, RSP};
-use arch::{ExceptionVector, msr};
+use arch::{ExceptionVector, RFlags, msr};
 use devices::apic_message::DeliveryMode;
 use devices::platform_map::port;
 use vmx::addr::GuestPhysAddr;
@@ -45,8 +45,7 @@ const CS: u16 = 0x08;
 /// The end of what is filled in.
 const END: u64 = 0x1_4000;
 
-/// RFLAGS.VM.
-const VM: u64 = 1 << 17;
+const VIRTUAL_8086: u64 = RFlags::VIRTUAL_8086_MODE.bits();
 
 /// Devices' memory, and places without any.
 const PLACES: [u64; 9] = [
@@ -321,7 +320,7 @@ impl Act {
         }
         cpu.rip = CODE + (self.value >> 8 & 0x3f);
         let allowed = 0x4_4fd5 & if cpu.efer & 0x400 == 0 { !0 } else { !0x4000 };
-        cpu.rflags = cpu.rflags & VM | 2 | self.value >> 16 & allowed;
+        cpu.rflags = cpu.rflags & VIRTUAL_8086 | 2 | self.value >> 16 & allowed;
         let delivered = interrupted.map(|event| event.kind);
         if delivered == Some(EventKind::ExternalInterrupt) {
             // It was let in.
@@ -339,7 +338,7 @@ impl Act {
         cpu.interruptibility = blocked;
         cpu.pending_debug = steps && blocked.intersects(Interruptibility::SHADOW);
         cpu.faulting_address = (self.flags & 8 == 0).then_some(address);
-        if cpu.rflags & VM == 0 {
+        if cpu.rflags & VIRTUAL_8086 == 0 {
             let is_user = cpu.cr0 & 1 != 0 && !is_privileged(exit) && self.flags & 0x10 != 0;
             cpu.set_cpl(if is_user { 3 } else { 0 });
         }
@@ -389,7 +388,7 @@ fn set_mode(cpu: &mut FakeCpu, mode: u8) {
     if mode < 0x80 {
         return;
     }
-    cpu.rflags &= !VM;
+    cpu.rflags &= !VIRTUAL_8086;
     let whole = u32::MAX;
     match mode % 8 {
         0 | 1 => {
@@ -423,7 +422,7 @@ fn set_mode(cpu: &mut FakeCpu, mode: u8) {
             for segment in &mut cpu.segments[..6] {
                 segment.base = u64::from(segment.selector) << 4;
             }
-            cpu.rflags |= VM;
+            cpu.rflags |= VIRTUAL_8086;
         }
     }
 }
@@ -613,7 +612,7 @@ fn perform(vcpu: &mut Vcpu<FakeCpu>, act: Act) -> bool {
         // The mode decides which exits there are.
         set_mode(cpu, act.mode);
         let mut exit = act.exit(cpu);
-        if cpu.rflags & VM != 0 && is_privileged(exit) {
+        if cpu.rflags & VIRTUAL_8086 != 0 && is_privileged(exit) {
             exit = Exit::Pause;
         }
         let limit = cpu.last_entry().time_limit;

@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use arch::apic::{DEFAULT_ADDRESS, Register};
 use arch::msr::IA32_EFER;
-use arch::{Cr4Flags, reset};
+use arch::{ApicBaseFlags, Cr4Flags, reset};
 use kernels::interrupts::{self, DEBUG, set_handler};
 use kernels::lapic::{self, Lapic, Mode};
 use kernels::{pic, pit, segments};
@@ -106,8 +106,7 @@ pub(crate) fn restore() {
 
 /// Puts the local APIC back where it belongs, in xAPIC mode.
 pub(crate) fn local_apic() -> Lapic {
-    const BOOTSTRAP: u64 = 1 << 8;
-    let plain = DEFAULT_ADDRESS | BOOTSTRAP;
+    let plain = DEFAULT_ADDRESS | ApicBaseFlags::BSP.bits();
     if lapic::base() != plain | lapic::GLOBAL_ENABLE {
         // Switched off, as the way from x2APIC mode is.
         lapic::set_base(plain);
