@@ -48,7 +48,8 @@ ask "fetch?"
 hundredths() { sed 's/ .*//; s/\.//' /proc/uptime; }
 begun=$(hundredths)
 wget -q -O /file http://10.0.0.1/file || fail wget
-say "took $(($(hundredths) - begun))"
+ended=$(hundredths)
+say "took $((ended - begun))"
 say "fetched $(sum /file)"
 say done
 while :; do sleep 1000; done
