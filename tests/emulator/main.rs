@@ -24,6 +24,7 @@ fn main() {
     // What each needs (see `tests::Needs`) and what it is. Long ones first, so that no machine waits
     // for the last of them.
     tests::run(tests::cases![
+        Any: virtio::debian_reads_and_writes_disks,
         Bochs: suppression::debian_slows_one_process_and_has_no_complaint,
         Any: seabios::debian_boots_from_a_disk_by_grub,
         Any: boot::grub_hands_over_modules_and_options,
@@ -70,7 +71,6 @@ fn main() {
         Any: smp::a_vm_that_crashes_or_spins_leaves_the_others_alone,
         Any: detector::a_program_finds_a_process_and_a_rule_another,
         Any: console::debian_runs_and_the_console_answers_meanwhile,
-        Any: virtio::debian_reads_and_writes_disks,
         Any: virtio::debians_reach_those_in_their_network,
         Any: foreign::xen_starts_its_processors_and_tests_the_ioapic,
         Bochs: overhead::debian_boots_in_at_most_one_and_a_half_times_the_ticks,

@@ -28,9 +28,8 @@ ask() {
 # One block at a time, from the disk, on the processor that takes its interrupts.
 read_blocks() {
     irq=$(sed -n 's/^ *\([0-9]*\):.*virtio[0-9]*-req\.0$/\1/p' /proc/interrupts)
-    echo 2 > /proc/irq/$irq/smp_affinity || fail affinity
     ask "read?"
-    taskset 2 dd if=/dev/vda of=/dev/null bs=4k count=500 iflag=direct status=none || fail read
+    taskset $(cat /proc/irq/$irq/effective_affinity) dd if=/dev/vda of=/dev/null bs=4k count=500 iflag=direct status=none || fail read
     ask "write?"
 }
 

@@ -218,18 +218,10 @@ pub struct Chipset {
     next_deadline: TimerTicks,
     /// The devices whose deadlines depend on whether their edges are heard: a bit for each.
     edge_sources: u32,
-    /// The host time at which something on the PCI bus may go on.
-    next_host_deadline: Option<HostTicks>,
-}
-
-/// The times at which a chipset next has something to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Deadlines {
-    /// The time on the guest's timer line at which [`Chipset::expire`] is next needed.
-    pub timer: Option<TimerTicks>,
-    /// The host time at which [`Chipset::follow_host_time`] is: when what the VM may have of the
-    /// machine lets a device go on.
-    pub host: Option<HostTicks>,
+    /// The host time at which something on the PCI bus may go on; `u64::MAX` for never.
+    next_host_deadline: HostTicks,
+    /// The number of times that one of both has been moved.
+    deadline_changes: u32,
 }
 
 const _: () = assert!(Id::ALL.len() <= u32::BITS as usize, "a bit for each device");
@@ -273,7 +265,8 @@ impl Chipset {
             deadlines: [NEVER; Id::ALL.len()],
             next_deadline: NEVER,
             edge_sources: 0,
-            next_host_deadline: None,
+            next_host_deadline: HostTicks(u64::MAX),
+            deadline_changes: 0,
         };
         for &id in Id::ALL {
             chipset.update_deadline(id);
@@ -288,22 +281,33 @@ impl Chipset {
         (self.next_deadline != NEVER).then_some(self.next_deadline)
     }
 
-    /// Returns when it next has something to do.
+    /// Returns the host time at which [`Chipset::follow_host_time`] is next needed, as what the VM may have of the
+    /// machine lets a device go on; `u64::MAX` for never.
     #[inline]
     #[must_use]
-    pub fn deadlines(&self) -> Deadlines {
-        Deadlines {
-            timer: self.next_deadline(),
-            host: self.next_host_deadline,
-        }
+    pub const fn next_host_deadline(&self) -> HostTicks {
+        self.next_host_deadline
+    }
+
+    /// Returns a number that differs from what it was if a deadline has been moved.
+    #[inline]
+    #[must_use]
+    pub const fn deadline_changes(&self) -> u32 {
+        self.deadline_changes
     }
 
     /// Follows that host time has come to `host`. What is due then [expires](Self::expire) next.
+    #[inline]
     pub fn follow_host_time(&mut self, host: HostTicks) {
-        if self.next_host_deadline.is_some_and(|at| at <= host) {
-            self.devices.pci.follow_host_time(host);
-            self.update_deadline(Id::pci);
+        if self.next_host_deadline <= host {
+            self.pci_goes_on(host);
         }
+    }
+
+    #[cold]
+    fn pci_goes_on(&mut self, host: HostTicks) {
+        self.devices.pci.follow_host_time(host);
+        self.update_deadline(Id::pci);
     }
 
     /// Does what is due.
@@ -335,15 +339,26 @@ impl Chipset {
         let outputs = Outputs::new(&self.interrupts, id.wires());
         let deadline = self.devices.get(id).next_deadline(&outputs);
         let deadline = deadline.unwrap_or(NEVER);
-        if id == Id::pci {
-            self.next_host_deadline = self.devices.pci.next_host_deadline();
-        }
         let bit = 1 << id as u32;
         self.edge_sources = self.edge_sources & !bit | if outputs.asked() { bit } else { 0 };
         let before = core::mem::replace(&mut self.deadlines[id as usize], deadline);
         if deadline != before {
-            self.next_deadline = self.deadlines.iter().copied().min().unwrap_or(NEVER);
+            let next = self.deadlines.iter().copied().min().unwrap_or(NEVER);
+            if core::mem::replace(&mut self.next_deadline, next) != next {
+                self.note_deadline_change();
+            }
         }
+        if id == Id::pci {
+            let host = self.devices.pci.next_host_deadline();
+            let host = host.unwrap_or(HostTicks(u64::MAX));
+            if core::mem::replace(&mut self.next_host_deadline, host) != host {
+                self.note_deadline_change();
+            }
+        }
+    }
+
+    const fn note_deadline_change(&mut self) {
+        self.deadline_changes = self.deadline_changes.wrapping_add(1);
     }
 
     /// Lets happen what nobody has heard so far, before somebody may start to listen.

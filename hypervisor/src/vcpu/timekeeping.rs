@@ -114,10 +114,8 @@ impl<C: GuestCpu> Vcpu<C> {
             Some(deadline) => board.clock.host_deadline(deadline),
             None => HostTicks(u64::MAX),
         };
-        if self.index == 0
-            && let Some(at) = board.chipset.deadlines().host
-        {
-            self.time.deadline = self.time.deadline.min(at);
+        if self.index == 0 {
+            self.time.deadline = self.time.deadline.min(board.chipset.next_host_deadline());
         }
         expired
     }
@@ -149,14 +147,12 @@ impl<C: GuestCpu> Vcpu<C> {
             return;
         }
         let board = self.vm.board.lock();
-        let mut deadline = HostTicks(u64::MAX);
+        self.time.deadline = HostTicks(u64::MAX);
         if self.index == 0 {
-            let shared = board.chipset.deadlines();
-            let of_guest = shared.timer.map(|at| board.clock.host_deadline(at));
-            for at in [of_guest, shared.host].into_iter().flatten() {
-                deadline = deadline.min(at.max(host));
-            }
+            let of_guest = board.chipset.next_deadline();
+            let of_guest = of_guest.map_or(HostTicks(u64::MAX), |at| board.clock.host_deadline(at));
+            let shared = of_guest.min(board.chipset.next_host_deadline());
+            self.time.deadline = shared.max(host);
         }
-        self.time.deadline = deadline;
     }
 }

@@ -103,7 +103,7 @@ impl<C: GuestCpu> Vcpu<C> {
         let mut board = vm.board.lock();
         let now = board.clock.now(at);
         let lapic_deadline = self.lapic.next_deadline();
-        let chipset_deadlines = board.chipset.deadlines();
+        let deadline_changes = board.chipset.deadline_changes();
         let mut devices = Devices::new(vm, &mut self.lapic, &mut board, now);
         let result = access(&mut self.cpu, &mut devices);
         self.pending |= devices.pending;
@@ -111,7 +111,7 @@ impl<C: GuestCpu> Vcpu<C> {
             // It may have expired.
             self.pending |= Requests::TIMERS | Requests::EVENT;
         }
-        if chipset_deadlines != board.chipset.deadlines() {
+        if deadline_changes != board.chipset.deadline_changes() {
             // VCPU 0 keeps time for the chipset.
             if self.index == 0 {
                 self.pending |= Requests::TIMERS;

@@ -35,6 +35,12 @@ impl From<StopReason> for RunExit {
     }
 }
 
+/// What is asked for seldom: apart from timers and interrupts, which are on the way of every wake-up.
+const SELDOM: Requests = Requests::SUPPRESSION
+    .union(Requests::INPUT)
+    .union(Requests::REGISTERS)
+    .union(Requests::ROOT);
+
 impl<C: GuestCpu> Vcpu<C> {
     /// Runs the guest until host time `until`, or until it halts or ends. The VCPU is loaded
     /// on this CPU and not halted.
@@ -206,20 +212,8 @@ impl<C: GuestCpu> Vcpu<C> {
         if wanted.contains(Requests::MEMORY) {
             self.follow_memory_map();
         }
-        if wanted.contains(Requests::SUPPRESSION) {
-            self.follow(now);
-        }
-        if wanted.contains(Requests::INPUT) {
-            self.vm.board.lock().chipset.pci_input_arrived();
-            // The devices take it in as if a timer had expired.
-            wanted |= Requests::TIMERS;
-        }
-        if wanted.contains(Requests::REGISTERS) {
-            self.copy_registers();
-        }
-        if wanted.contains(Requests::ROOT) {
-            self.observer.sample_due = true;
-            self.observe(now);
+        if wanted.intersects(SELDOM) {
+            wanted |= self.process_seldom_requests(wanted, now);
         }
         if wanted.contains(Requests::TIMERS) {
             self.stop_fast_clock_for_timers(now);
@@ -249,6 +243,28 @@ impl<C: GuestCpu> Vcpu<C> {
             }
         }
         Ok(())
+    }
+
+    /// Does what is seldom asked for. Returns what is to be done as well.
+    #[cold]
+    fn process_seldom_requests(&mut self, wanted: Requests, now: HostTicks) -> Requests {
+        let mut more = Requests::empty();
+        if wanted.contains(Requests::SUPPRESSION) {
+            self.follow(now);
+        }
+        if wanted.contains(Requests::INPUT) {
+            self.vm.board.lock().chipset.pci_input_arrived();
+            // The devices take it in as if a timer had expired.
+            more |= Requests::TIMERS;
+        }
+        if wanted.contains(Requests::REGISTERS) {
+            self.copy_registers();
+        }
+        if wanted.contains(Requests::ROOT) {
+            self.observer.sample_due = true;
+            self.observe(now);
+        }
+        more
     }
 
     /// Takes in what the local APIC and the board have for the guest: messages of INIT and start-up,
