@@ -275,6 +275,8 @@ proptest! {
         for chipset in [&mut machine.chipset, &mut fresh] {
             let rtc = &mut chipset.devices.rtc;
             *rtc = Rtc::new(machine.config.date, TSC, Now::default());
+            // No state of the machine's: it tells only that something has changed.
+            chipset.deadline_changes = 0;
         }
         prop_assert_eq!(std::format!("{:?}", machine.chipset), std::format!("{fresh:?}"));
     }

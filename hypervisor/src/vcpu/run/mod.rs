@@ -35,7 +35,7 @@ impl From<StopReason> for RunExit {
     }
 }
 
-/// What is asked for seldom: apart from timers and interrupts, which are on the way of every wake-up.
+/// The requests that are made seldom: apart from those on the way of every wake-up.
 const SELDOM: Requests = Requests::SUPPRESSION
     .union(Requests::INPUT)
     .union(Requests::REGISTERS)
