@@ -95,6 +95,9 @@ impl<C: GuestCpu> Vcpu<C> {
     // Apart from the exits of those without a target, which come by the callers.
     #[cold]
     fn leave_fast_clock(&mut self, now: HostTicks, alone: bool) {
+        if !alone && self.vm.vcpus() == 1 {
+            return;
+        }
         let changes = {
             let mut suppression = self.vm.suppression.lock();
             if !alone && !suppression.others_run(self.index as usize) {
