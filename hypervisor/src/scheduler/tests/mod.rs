@@ -113,7 +113,10 @@ impl Runnable for Reader {
         requests.set_running_on(self.cpu);
         self.looks = self.looks * 5 % 7 + 1;
         let mut exit = RunExit::Halted;
-        for _ in 0..self.looks {
+        for look in 0..self.looks {
+            if look > 0 {
+                thread::yield_now();
+            }
             let taken = requests.take();
             if taken.contains(Requests::EVENT) {
                 let sent = self.mailbox.sent.load(SeqCst);
@@ -123,7 +126,6 @@ impl Runnable for Reader {
                 exit = RunExit::Yielded;
                 break;
             }
-            thread::yield_now();
         }
         requests.set_running_on(None);
         exit
