@@ -61,9 +61,13 @@ interrupt_stubs:
 .rept 256
     .balign 16
     .if (vector == 8) || ((vector >= 10) && (vector <= 14)) || (vector == 17) || (vector == 21) || (vector == 29) || (vector == 30)
-    .else                               # no error code from the CPU
-    push 0
+    # An error code, unless it is an interrupt with an exception's vector: the CPU has aligned RSP to 16
+    # bytes, and pushed 5 or 6 words (SDM vol. 3A, 6.14.2).
+    test spl, 8
+    jz 1f
     .endif
+    push 0                              # no error code from the CPU
+1:
     push vector
     jmp interrupt_common
     .set vector, vector + 1

@@ -230,6 +230,43 @@ impl Paging {
         Some(walk.address)
     }
 
+    /// Calls `visit` with the level and the value of each entry on the way to `linear`, the first that leads
+    /// nowhere included, whatever it allows. Level 1 is that of page tables. Sets no flags.
+    pub fn visit_entries(
+        &self,
+        memory: &impl GuestMemory,
+        linear: GuestVirtAddr,
+        mut visit: impl FnMut(u32, u64),
+    ) {
+        let (mut entry, levels, is_narrow) = match self.mode {
+            Mode::Off => return,
+            Mode::ThirtyTwoBit { .. } => (self.root, 2, true),
+            Mode::Pae { pdptes } => {
+                let pdpte = pdptes[((linear.0 >> 30) & 3) as usize];
+                visit(3, pdpte);
+                if pdpte & PRESENT == 0 {
+                    return;
+                }
+                (pdpte, 2, false)
+            }
+            Mode::FourLevel => (self.root, 4, false),
+            Mode::FiveLevel => (self.root, 5, false),
+        };
+        for level in (1..=levels).rev() {
+            entry = if is_narrow {
+                let shift = 12 + 10 * (level - 1);
+                narrow_entry(memory, narrow_slot(entry & ADDRESS_32, linear, shift))
+            } else {
+                let shift = 12 + 9 * (level - 1);
+                wide_entry(memory, wide_slot(entry & ADDRESS, linear, shift))
+            };
+            visit(level, entry);
+            if entry & PRESENT == 0 || level > 1 && entry & LARGE != 0 {
+                return;
+            }
+        }
+    }
+
     /// Returns the bits of a canonical linear address, in 64-bit mode.
     #[must_use]
     pub const fn linear_address_bits(&self) -> u32 {

@@ -139,5 +139,11 @@ fn write_code(
             None => write!(out, " ??")?,
         }
     }
+    write!(out, "\nits page-table entries:")?;
+    let mut written = Ok(());
+    paging.visit_entries(memory, GuestVirtAddr(start), |level, entry| {
+        written = written.and_then(|()| write!(out, "  level {level} {entry:016x}"));
+    });
+    written?;
     writeln!(out)
 }

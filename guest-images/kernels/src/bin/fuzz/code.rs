@@ -1,6 +1,7 @@
 //! Instructions that are put together by chance, and executed where a fault ends them.
 
 use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::dice::Dice;
 
@@ -28,8 +29,24 @@ const WITHOUT: [u8; 14] = [
 /// control registers and MSRs, which have actions of their own.
 const NOT_SECOND: [u8; 9] = [0x05, 0x07, 0x22, 0x30, 0x34, 0x35, 0x37, 0xaa, 0x01];
 
-/// Makes an instruction whose memory operand is at one of the registers but RSP and RBP.
-pub(crate) fn instruction(dice: &mut Dice) -> Instruction {
+/// The number of RSP in a ModRM byte, and the second opcode byte of BSWAP RSP.
+const RSP: u8 = 4;
+const SWAP_BYTES_OF_RSP: u8 = 0xc8 + RSP;
+
+/// Second opcode bytes without a ModRM byte.
+fn is_alone(second: u8) -> bool {
+    matches!(second, 0x06 | 0x08..=0x0b | 0x0e | 0x30..=0x37 | 0x77 | 0xa0..=0xa2 | 0xa8..=0xaa | 0xc8..=0xcf)
+}
+
+/// What may follow an instruction as its displacement or an operand: were it shorter than was thought, this is
+/// executed, and goes nowhere and does not halt.
+const HARMLESS: [u8; 16] = [
+    0x90, 0xcc, 0x26, 0x3e, 0x64, 0x48, 0x66, 0x98, 0x99, 0xf5, 0xf8, 0xf9, 0x9b, 0x04, 0x2c, 0x27,
+];
+
+/// Makes an instruction whose memory operand is at one of the registers but RSP and RBP. With `keeps_stack` it
+/// does not change RSP by a ModRM byte: where faults have no stack of their own.
+pub(crate) fn instruction(dice: &mut Dice, keeps_stack: bool) -> Instruction {
     let mut bytes = [0xcc; LONGEST];
     let mut length = 0;
     let mut put = |byte: u8| {
@@ -56,10 +73,14 @@ pub(crate) fn instruction(dice: &mut Dice) -> Instruction {
             return bytes;
         }
         11 => {
-            // VEX with two bytes.
+            // VEX with two bytes; LDS outside 64-bit mode, unless the next begins with two ones.
             put(0xc5);
-            put(dice.any() as u8);
-            put(dice.any() as u8);
+            put(dice.any() as u8 | if keeps_stack { 0xc0 } else { 0 });
+            let opcode = dice.any() as u8;
+            put(opcode);
+            if opcode == 0x77 {
+                return bytes;
+            }
         }
         12 => {
             put(0x0f);
@@ -70,20 +91,28 @@ pub(crate) fn instruction(dice: &mut Dice) -> Instruction {
             put(0x0f);
             let second = dice.any() as u8;
             let is_jump = second & 0xf0 == 0x80;
-            put(if is_jump || NOT_SECOND.contains(&second) {
+            let second = if is_jump || NOT_SECOND.contains(&second) {
                 0x1f
             } else {
                 second
-            });
+            };
+            let swaps_stack = keeps_stack && second == SWAP_BYTES_OF_RSP;
+            put(if swaps_stack { 0x0b } else { second });
+            if is_alone(second) {
+                return bytes;
+            }
         }
     }
     // Memory at RAX, RCX, RDX, RBX, RSI or RDI, now and then with a displacement, or a register.
     let base = dice.of(&[0, 1, 2, 3, 6, 7]);
     let mode = dice.of(&[0, 0, 0, 0x40, 0x40, 0xc0]);
-    put(mode | (dice.any() as u8 & 0x38) | base);
-    put(dice.any() as u8);
-    for _ in 0..4 {
-        put(dice.any() as u8 & 0x7f);
+    let mut register = dice.any() as u8 & 0x38;
+    if keeps_stack && register == RSP << 3 {
+        register = 0;
+    }
+    put(mode | register | base);
+    for _ in 0..5 {
+        put(dice.of(&HARMLESS));
     }
     bytes
 }
@@ -102,10 +131,14 @@ pub(crate) fn place(offset: usize) -> *mut u8 {
     PAGE.0.get().cast::<u8>().wrapping_add(offset % 8000)
 }
 
-/// Executes the instructions with these values in RAX, RCX, RDX, RBX, RSI and RDI, and in any other register
-/// what is there; a breakpoint ends it. To be called where a fault is caught, since one always comes.
+/// The place to execute, which no register holds while it is: an operand could be there.
+static ENTRY: AtomicUsize = AtomicUsize::new(0);
+
+/// Executes the instructions with these values in RAX, RCX, RDX, RBX, RSI and RDI, and again in R8 to R15; a
+/// breakpoint ends it. To be called where a fault is caught, since one always comes.
 pub(crate) fn execute(offset: usize, code: &[u8], registers: &[u64; 6]) {
     let place = place(offset);
+    ENTRY.store(place as usize, Ordering::Relaxed);
     // SAFETY: within the pages, which hold breakpoints, and end with some. The instructions were chosen such
     // that they go nowhere, and what they do to memory by bad luck is what this kernel is for.
     unsafe {
@@ -119,12 +152,21 @@ pub(crate) fn execute(offset: usize, code: &[u8], registers: &[u64; 6]) {
             "mov rdx, [rbx + 16]",
             "mov rsi, [rbx + 32]",
             "mov rdi, [rbx + 40]",
-            "mov rbx, [rbx + 24]",
-            "call r15",
+            "mov r11, [rbx + 24]",
+            "mov rbx, r11",
+            "mov r8, rax",
+            "mov r9, rcx",
+            "mov r10, rdx",
+            "mov r12, rsi",
+            "mov r13, rdi",
+            "mov r14, rdi",
+            "mov r15, rsi",
+            "call [rip + {entry}]",
             "pop rbx",
             values = in(reg) registers.as_ptr(),
-            in("r15") place,
+            entry = sym ENTRY,
             out("rax") _, out("rcx") _, out("rdx") _, out("rsi") _, out("rdi") _,
+            out("r12") _, out("r13") _, out("r14") _, out("r15") _,
             clobber_abi("C"),
         );
     }

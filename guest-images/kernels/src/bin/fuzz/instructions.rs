@@ -3,6 +3,8 @@
 use core::arch::asm;
 use core::arch::x86_64::__cpuid_count;
 
+use x86_64::registers::model_specific::Msr;
+
 use crate::Action;
 use crate::code::{self, execute};
 use crate::dice::Dice;
@@ -15,6 +17,7 @@ pub(crate) const ACTIONS: &[Action] = &[
     (stepped, 20),
     (time, 10),
     (self_modifying, 20),
+    (many, 60),
 ];
 
 /// Instructions without a memory operand that matters.
@@ -58,6 +61,40 @@ pub(crate) fn cpuid(dice: &mut Dice) {
         _ => dice.below(0x20) as u32,
     };
     let _ = core::hint::black_box(__cpuid_count(leaf, dice.value() as u32));
+}
+
+/// Instructions that exit, or may, and that no fault ends, one after the other: most of a run's exits are these,
+/// as nothing has to be put back after them.
+fn many(dice: &mut Dice) {
+    /// Ports whose reading changes nothing that matters.
+    const PORTS: [u16; 6] = [0x40, 0x61, 0x71, 0x80, 0x21, 0x608];
+    for _ in 0..dice.below(1200) {
+        let value = dice.any();
+        // SAFETY: what is written is what was read, and reading changes nothing that matters.
+        unsafe {
+            match value >> 60 {
+                0..5 => {
+                    let leaf = dice.of(&[0, 0x4000_0000, 0x8000_0000]) + (value as u32 & 0x1f);
+                    let _ = core::hint::black_box(__cpuid_count(leaf, value as u32 >> 8 & 3));
+                }
+                5..8 => asm!("vmcall", inout("rax") value => _),
+                8 => asm!("wbinvd"),
+                9 | 10 => {
+                    let number = dice.of(&crate::registers::HARMLESS_MSRS);
+                    let _ = core::hint::black_box(Msr::new(number).read());
+                }
+                11 => {
+                    asm!("in al, dx", in("dx") PORTS[value as usize % PORTS.len()], out("al") _);
+                }
+                12 => asm!("mov {0}, cr0", "xor {0}, 8", "mov cr0, {0}", "clts", out(reg) _),
+                13 => {
+                    asm!("mov {0}, cr4", "xor {0}, 0x80", "mov cr4, {0}", "xor {0}, 0x80", "mov cr4, {0}", out(reg) _)
+                }
+                14 => asm!("mov {0}, cr3", "mov cr3, {0}", out(reg) _),
+                _ => asm!("pause", "mov {0}, dr6", "mov {0}, cr8", "mov cr8, {0}", out(reg) _),
+            }
+        }
+    }
 }
 
 fn single(dice: &mut Dice) {

@@ -25,6 +25,9 @@ use kernels::{Report, multiboot, println, serial, tsc};
 
 use dice::Dice;
 
+/// What the kernel would not survive is done once in so many times.
+const RUINOUS: u64 = 50_000;
+
 /// Something to do, and how often, in parts of all.
 type Action = (fn(&mut Dice), u64);
 
@@ -38,11 +41,16 @@ const ACTIONS: &[&[Action]] = &[
     modes::ACTIONS,
 ];
 
-/// Returns the seed that the console tells.
-fn ask_for_seed() -> u64 {
-    println!("fuzz: seed?");
+/// Returns the seed that the console tells. Asks once a second, as nobody may have listened.
+fn ask_for_seed(hertz: u64) -> u64 {
     let mut seed: u64 = 0;
+    let mut ask_at = 0;
     loop {
+        let now = tsc::now();
+        if now >= ask_at {
+            println!("fuzz: seed?");
+            ask_at = now + hertz;
+        }
         match serial::receive() {
             Some(digit @ b'0'..=b'9') => {
                 seed = seed.wrapping_mul(10).wrapping_add((digit - b'0').into());
@@ -66,16 +74,16 @@ fn choose(dice: &mut Dice) -> fn(&mut Dice) {
 }
 
 fn run(_: &mut Report) {
-    let seed = multiboot::number("seed").unwrap_or_else(ask_for_seed);
+    let hertz = tsc::cpuid_hertz().unwrap_or_else(tsc::measured_hertz);
+    let seed = multiboot::number("seed").unwrap_or_else(|| ask_for_seed(hertz));
     println!("fuzz: seed={seed}");
     for vector in 32..=255 {
         set_handler(vector, interrupts::handle);
     }
     set_handler(kernels::interrupts::NMI, |_| {});
-    settle::prepare();
-    let hertz = tsc::cpuid_hertz().unwrap_or_else(tsc::measured_hertz);
     let interval = hertz / 1000 * multiboot::number("interval_ms").unwrap_or(100).max(1);
     let verbose = multiboot::has_word("verbose");
+    settle::prepare();
     let mut dice = Dice::new(seed);
     let (mut actions, mut faults) = (0_u64, 0_u64);
     let mut next_line = 0;
@@ -84,6 +92,7 @@ fn run(_: &mut Report) {
         if verbose {
             println!("fuzz: {actions} {:#x}", action as usize);
         }
+        interrupts::begin();
         if catch(|| action(&mut dice)).is_err() {
             faults += 1;
         }

@@ -9,9 +9,9 @@ use x86_64::VirtAddr;
 use x86_64::instructions::tables::lgdt;
 use x86_64::structures::DescriptorTablePointer;
 
-use crate::Action;
 use crate::code::{self, execute};
 use crate::dice::Dice;
+use crate::{Action, RUINOUS};
 
 pub(crate) const ACTIONS: &[Action] = &[
     (any_form, 200),
@@ -40,6 +40,8 @@ const PLACES: [u64; 12] = [
     0x4000_0000,
 ];
 
+/// The address that this kernel is loaded at. Below it are tables and text, which are no code.
+const KERNEL: u64 = 1 << 20;
 /// The end of the RAM that this kernel is given.
 const RAM: u64 = 16 << 20;
 
@@ -56,16 +58,28 @@ pub(crate) fn page(number: usize) -> *mut u8 {
     PAGES.0.get().cast::<u8>().wrapping_add(number % 5 * PAGE)
 }
 
+/// What becomes of an address by which a message might be sent: one that resets this CPU is nothing that it
+/// comes back from. Messages have an action of their own.
+fn without_messages(address: u64) -> u64 {
+    /// The registers before it that a wide access reaches it from, and itself.
+    const REACH: core::ops::Range<u64> = 0xfee0_02c0..0xfee0_0310;
+    if REACH.contains(&address) {
+        address + 0x100
+    } else {
+        address
+    }
+}
+
 /// A linear address: of a device, of nothing, non-canonical, or of pages without and with RAM.
 pub(crate) fn address(dice: &mut Dice) -> u64 {
-    match dice.below(16) {
+    without_messages(match dice.below(16) {
         0 => dice.value() | 1 << 47,
         1 => UNMAPPED + dice.below(0x1000),
         2 => page(1) as u64 + dice.below(0x1000),
         3 => 0x1000_0000 + dice.below(0xa000_0000),
         4 => 0xfee0_0000 + dice.below(0x40) * 0x10,
         _ => dice.of(&PLACES) + dice.below(0x1000),
-    }
+    })
 }
 
 /// An instruction of any form, with its operand anywhere.
@@ -80,7 +94,7 @@ fn any_form(dice: &mut Dice) {
         dice.of(&[address, other]),
         dice.of(&[address, other]),
     ];
-    let code = code::instruction(dice);
+    let code = code::instruction(dice, false);
     execute(dice.below(8000) as usize, &code, &values);
 }
 
@@ -135,6 +149,8 @@ fn wrong_tables(dice: &mut Dice) {
         0x1_0000_0000,
     ]);
     let access = UNMAPPED + dice.below(0x1ff) * 8;
+    // A jump to what a table's entries are would lead anywhere.
+    let may_jump = next == table as u64 && target != directory as u64;
     // SAFETY: the tables are ours, and what they map is nobody's; the entry in the kernel's own table is one
     // that nothing else uses.
     unsafe {
@@ -148,9 +164,13 @@ fn wrong_tables(dice: &mut Dice) {
             &[0x8b, 0x06][..],         // MOV EAX, [RSI]
             &[0x89, 0x06],             // MOV [RSI], EAX
             &[0x48, 0x0f, 0xb1, 0x0e], // CMPXCHG [RSI], RCX
-            &[0xff, 0x26],             // JMP [RSI]
-            &[0x0f, 0x01, 0x3e],       // INVLPG [RSI]
-            &[0xf3, 0xa4],             // REP MOVSB
+            if may_jump {
+                &[0xff, 0x26] // JMP [RSI]
+            } else {
+                &[0xff, 0x36] // PUSH [RSI]
+            },
+            &[0x0f, 0x01, 0x3e], // INVLPG [RSI]
+            &[0xf3, 0xa4],       // REP MOVSB
         ]);
         // A jump goes where nothing is.
         (page(1).cast::<u64>()).write(1 << 62);
@@ -160,7 +180,7 @@ fn wrong_tables(dice: &mut Dice) {
 
 /// Loads a root that is not in RAM: all tables are gone, for as long as it takes to fault twice.
 fn wrong_root(dice: &mut Dice) {
-    if !dice.once_in(400) {
+    if !dice.once_in(RUINOUS) {
         // SAFETY: a root with bits that no address has is refused.
         unsafe { asm!("mov cr3, {}", in(reg) 1_u64 << dice.of(&[40, 46, 51, 52, 61])) };
         return;
@@ -194,26 +214,44 @@ fn across_pages(dice: &mut Dice) {
 /// Fetches instructions from devices and from nothing.
 fn fetch(dice: &mut Dice) {
     let address = address(dice);
-    if (page(0) as u64..page(4) as u64).contains(&address) || address < 0xa_0000 {
+    // Not from memory that anything may have been written to.
+    if address < KERNEL || (page(0) as u64..page(4) as u64).contains(&address) {
         return;
     }
     // JMP RSI
     execute(0, &[0xff, 0xe6], &[0, 0, 0, 0, address, 0]);
 }
 
+/// Uses of a stack at RSI that leave RIP alone.
+const STAYING: [&[u8]; 5] = [
+    &[0x48, 0x89, 0xf4, 0x50],             // MOV RSP, RSI; PUSH RAX
+    &[0x48, 0x89, 0xf4, 0x58],             // POP RAX
+    &[0x48, 0x89, 0xf4, 0x9c, 0x9d],       // PUSHFQ; POPFQ
+    &[0x48, 0x89, 0xf4, 0x0f, 0xa0],       // PUSH FS
+    &[0x48, 0x89, 0xf4, 0xc8, 0x10, 0, 2], // ENTER 16, 2
+];
+/// All uses of a stack at RSI.
+const STACK_USERS: [&[u8]; 8] = [
+    STAYING[0],
+    STAYING[1],
+    STAYING[2],
+    STAYING[3],
+    STAYING[4],
+    &[0x48, 0x89, 0xf4, 0xe8, 0, 0, 0, 0], // CALL
+    &[0x48, 0x89, 0xf4, 0x48, 0xcf],       // IRETQ
+    &[0x48, 0x89, 0xf4, 0x48, 0xcb],       // far return
+];
+
 /// Has the stack somewhere else.
 fn stack(dice: &mut Dice) {
     let address = address(dice) & !7;
-    let code: &[u8] = dice.of(&[
-        &[0x48, 0x89, 0xf4, 0x50][..],         // MOV RSP, RSI; PUSH RAX
-        &[0x48, 0x89, 0xf4, 0x58],             // POP RAX
-        &[0x48, 0x89, 0xf4, 0x9c, 0x9d],       // PUSHFQ; POPFQ
-        &[0x48, 0x89, 0xf4, 0x0f, 0xa0],       // PUSH FS
-        &[0x48, 0x89, 0xf4, 0xc8, 0x10, 0, 2], // ENTER 16, 2
-        &[0x48, 0x89, 0xf4, 0xe8, 0, 0, 0, 0], // CALL
-        &[0x48, 0x89, 0xf4, 0x48, 0xcf],       // IRETQ
-        &[0x48, 0x89, 0xf4, 0x48, 0xcb],       // far return
-    ]);
+    // What returns from there goes where its words say.
+    let is_memory = address < KERNEL || (page(0) as u64..page(4) as u64).contains(&address);
+    let code: &[u8] = dice.of(if is_memory {
+        &STAYING[..]
+    } else {
+        &STACK_USERS
+    });
     execute(0, code, &[0, 0, 0, 0, address, 0]);
 }
 
@@ -223,7 +261,7 @@ fn descriptors(dice: &mut Dice) {
     /// The kernel's own descriptors, in bytes.
     const OWN: u64 = 0x50;
     let border = dice.of(&[0xa_0000, RAM]);
-    let base = match dice.once_in(2000) {
+    let base = match dice.once_in(RUINOUS) {
         true => address(dice),
         false => border - OWN - dice.below(3) * 4,
     };

@@ -5,11 +5,11 @@
 use kernels::memory::{self as tables, LARGE, PRESENT, WRITABLE};
 use kernels::segments;
 
-use crate::Action;
 use crate::code;
 use crate::dice::Dice;
+use crate::{Action, RUINOUS};
 
-pub(crate) const ACTIONS: &[Action] = &[(journey, 1)];
+pub(crate) const ACTIONS: &[Action] = &[(journey, 8)];
 
 /// The address at which the code runs, and that of what it shares with Rust.
 const CODE: u64 = 0x8000;
@@ -24,6 +24,10 @@ const VECTORS: u64 = 0x6000;
 const GATES: u64 = 0x5000;
 const DESCRIPTORS: u64 = 0x4000;
 const TASKS: u64 = 0x4800;
+/// CR3 in a task's state.
+const ROOT_FIELD: u64 = 0x1c;
+/// What faults of a task need to be handled: its stacks, and CR3.
+const VITAL_FIELDS: [u64; 5] = [0x04, 0x08, ROOT_FIELD, 0x38, 0x50];
 
 #[cfg(target_os = "none")]
 core::arch::global_asm!(
@@ -378,7 +382,7 @@ fn fill_tables(dice: &mut Dice) {
         }
         put(tss + 0x04, 0x5df0_u32);
         put(tss + 0x08, 0x10_u32);
-        put(tss + 0x1c, root as u32);
+        put(tss + ROOT_FIELD, root as u32);
         put(tss + 0x20, low(&raw const labels::fuzz_task) as u32);
         put(tss + 0x24, 2_u32);
         put(tss + 0x38, 0x5bf0_u32);
@@ -387,12 +391,22 @@ fn fill_tables(dice: &mut Dice) {
         }
         put(tss + 0x66, 104_u16);
     }
-    // What is wrong with the task or its descriptor now and then.
+    // What is wrong with the task or its descriptor now and then: seldom its root, its stacks or its place, as no
+    // fault has a handler then.
     if dice.once_in(2) {
-        put(TASKS + 0x80 + (dice.below(0x68) & !3), dice.value() as u32);
+        let field = dice.below(0x68) & !3;
+        if !VITAL_FIELDS.contains(&field) || dice.once_in(RUINOUS) {
+            put(TASKS + 0x80 + field, dice.value() as u32);
+        }
     }
     if dice.once_in(6) {
-        put(DESCRIPTORS + 0x50 + dice.below(8), dice.any() as u8);
+        let byte = dice.below(8);
+        if matches!(byte, 0 | 1 | 6) || dice.once_in(RUINOUS) {
+            put(DESCRIPTORS + 0x50 + byte, dice.any() as u8);
+        } else if byte == 5 {
+            // Not a task of 16 bits, whose state has its stacks elsewhere.
+            put(DESCRIPTORS + 0x50 + byte, dice.any() as u8 | 8);
+        }
     }
     let handler = low(&raw const labels::fuzz_fault_32);
     let gate =
@@ -448,7 +462,7 @@ fn journey(dice: &mut Dice) {
         let code = if dice.once_in(2) {
             dice.of(&EXITING)
         } else {
-            &code::instruction(dice)[..]
+            &code::instruction(dice, true)[..]
         };
         let code = &code[..code.len().min(ROOM)];
         for (offset, &byte) in code.iter().enumerate() {

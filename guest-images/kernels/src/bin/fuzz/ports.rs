@@ -2,9 +2,9 @@
 
 use core::arch::asm;
 
-use crate::Action;
 use crate::dice::Dice;
 use crate::memory;
+use crate::{Action, RUINOUS};
 
 pub(crate) const ACTIONS: &[Action] = &[
     (input, 80),
@@ -32,7 +32,7 @@ fn port(dice: &mut Dice) -> u16 {
 fn is_drastic(port: u16, dice: &mut Dice) -> bool {
     let is_console = (0x3f8 - 3..0x400).contains(&port);
     let ends = matches!(port, 0x61..=0x67 | 0x8f..=0x93 | 0xf1..=0xf7 | 0xcf6..=0xcf9 | 0x5fd..=0x607 | 0xdfc..=0xe07);
-    is_console || ends && !dice.once_in(200)
+    is_console || ends && !dice.once_in(RUINOUS)
 }
 
 fn input(dice: &mut Dice) {

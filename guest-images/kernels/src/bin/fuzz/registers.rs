@@ -49,6 +49,18 @@ const MSRS: [u32; 26] = [
     msr::IA32_TSC_AUX,
 ];
 
+/// MSRs that every processor has, and that can be read in any state.
+pub(crate) const HARMLESS_MSRS: [u32; 8] = [
+    msr::IA32_TIME_STAMP_COUNTER,
+    msr::IA32_APIC_BASE,
+    msr::IA32_TSC_ADJUST,
+    msr::IA32_MTRRCAP,
+    msr::IA32_SYSENTER_CS,
+    msr::IA32_PAT,
+    msr::IA32_MISC_ENABLE,
+    msr::IA32_EFER,
+];
+
 fn number(dice: &mut Dice) -> u32 {
     match dice.below(4) {
         0 => dice.value() as u32,

@@ -31,6 +31,10 @@ unsafe impl Sync for Stack {}
 /// The stack that all interrupts and faults come in on.
 static STACK: Stack = Stack(UnsafeCell::new([0; 16384]));
 
+/// Memory below 1 MiB without what a journey between modes has there. What the kernel was started with is in it,
+/// too.
+const LOW_MEMORY: [core::ops::Range<u64>; 2] = [0..0x4000, 0xa000..0x9_0000];
+
 macro_rules! read {
     ($register:literal) => {{
         let value: u64;
@@ -47,7 +51,8 @@ macro_rules! write {
     };
 }
 
-/// Remembers how everything is, and gives faults a stack of their own.
+/// Remembers how everything is, and gives faults a stack of their own. The kernel's command line is gone after
+/// it.
 pub(crate) fn prepare() {
     set_handler(DEBUG, |frame| {
         frame.rflags &= !arch::RFlags::TRAP_FLAG.bits()
@@ -63,6 +68,11 @@ pub(crate) fn prepare() {
         let _ = interrupts::catch(|| unsafe {
             asm!("xsetbv", in("ecx") 0, in("eax") 7, in("edx") 0);
         });
+    }
+    // Whoever goes astray finds breakpoints.
+    for address in LOW_MEMORY.into_iter().flatten() {
+        // SAFETY: memory that nothing else uses.
+        unsafe { (address as *mut u8).write_volatile(0xcc) };
     }
     CR0.store(read!("cr0"), Ordering::Relaxed);
     CR3.store(read!("cr3"), Ordering::Relaxed);
