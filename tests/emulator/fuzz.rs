@@ -3,7 +3,7 @@
 
 use anyhow::{Result, ensure};
 use tests::Case;
-use xtask::experiment::fuzz::{Amount, measure};
+use xtask::experiment::fuzz::{Actor, Amount, measure};
 use xtask::testbed::choice;
 
 /// The exits that there are to be: fewer than were measured.
@@ -16,9 +16,16 @@ pub(crate) fn a_guest_that_does_what_it_likes_costs_its_neighbor_nothing(
         seed: 1,
         seconds: 3.0,
         exits: None,
+        actions: None,
     };
     let exit_cost = choice::exit_cost_for_tests()?;
-    let outcome = measure(&case.file_name(), case.kind()?, amount, exit_cost)?;
+    let outcome = measure(
+        &case.file_name(),
+        case.kind()?,
+        Actor::Kernel,
+        amount,
+        exit_cost,
+    )?;
     println!("{outcome}");
     let misses = outcome.misses();
     ensure!(misses.is_empty(), "{misses:?}\n{outcome}");

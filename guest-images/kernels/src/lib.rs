@@ -8,6 +8,7 @@
 
 pub mod acpi;
 mod boot;
+pub mod dice;
 pub mod exit;
 pub mod harness;
 pub mod hpet;
@@ -17,10 +18,12 @@ pub mod lapic;
 pub mod memory;
 pub mod mmio;
 pub mod multiboot;
+pub mod pci;
 pub mod pic;
 pub mod pit;
 pub mod platform;
 pub mod pm_timer;
+pub mod random_run;
 pub mod rtc;
 pub mod segments;
 pub mod serial;

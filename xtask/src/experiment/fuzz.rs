@@ -1,12 +1,13 @@
-//! A guest that does at random all that a kernel can do, beside a neighbor that measures itself: does tarpit
-//! survive it, and does the neighbor keep its share?
+//! A guest that does at random all that a kernel can do, or all that a driver may not, beside a neighbor that
+//! measures itself: does tarpit survive it, and does the neighbor keep its share?
 
 use std::fmt;
+use std::fs::File;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::common::{record, results};
@@ -19,7 +20,7 @@ use crate::testbed::{Setup, build, options, paths};
 
 /// The guest that does what it likes, the one that measures itself, and one that computes with interrupts off,
 /// beside which the second has exactly its share of the CPU.
-const FUZZ: &str = "fuzz";
+const GUEST: &str = "guest";
 const METER: &str = "meter";
 const HANG: &str = "hang";
 /// The part of the CPU that is the second one's share: one of so many.
@@ -38,13 +39,44 @@ const STILL: f64 = 1.0;
 /// Host seconds for which the neighbor is measured beside the guest that computes.
 const CALIBRATION: f64 = 2.0;
 
-/// Let a guest do at random all that a kernel can do, beside one that measures itself.
+/// The guest that acts by chance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Actor {
+    /// Does all that a kernel can do: instructions, registers, ports, device memory, page tables, modes
+    Kernel,
+    /// Does what no driver may: virtio devices are told anything, in registers, rings and buffers
+    Driver,
+}
+
+impl Actor {
+    /// Returns the kernel's name.
+    const fn program(self) -> &'static str {
+        match self {
+            Self::Kernel => "fuzz",
+            Self::Driver => "hostile_driver",
+        }
+    }
+}
+
+impl fmt::Display for Actor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kernel => "kernel",
+            Self::Driver => "driver",
+        })
+    }
+}
+
+/// Let a guest do at random all that a kernel can do, or a driver may not, beside one that measures itself.
 ///
 /// Both share a CPU. Exits are counted by tarpit's own books. A guest that has crashed, or that stands still,
 /// is started again with the next seed. Exit status 1 where the neighbor has had less than 0.99 of its share; a
 /// fatal error of tarpit's ends it, and tells the seed.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
+    /// The guest
+    #[arg(long, value_enum, value_name = "NAME", default_value_t = Actor::Kernel)]
+    guest: Actor,
     /// What is done follows from it; the guest that is started again takes the next number
     #[arg(long, value_name = "S", default_value_t = 1)]
     seed: u32,
@@ -54,6 +86,9 @@ pub struct Options {
     /// Go on until there have been so many exits, however long that takes
     #[arg(long, value_name = "N")]
     exits: Option<u64>,
+    /// Go on until so many actions have been told of, however long that takes
+    #[arg(long, value_name = "N", conflicts_with = "exits")]
+    actions: Option<u64>,
     #[command(flatten)]
     exit_cost: options::ExitCost,
     #[command(flatten)]
@@ -71,6 +106,8 @@ pub struct Amount {
     pub seconds: f64,
     /// Exits, which go before the seconds.
     pub exits: Option<u64>,
+    /// Actions, which go before the seconds as well.
+    pub actions: Option<u64>,
 }
 
 /// A life of the guest, from its start to its end.
@@ -111,10 +148,13 @@ impl Neighbor {
 /// The outcome of the whole.
 #[derive(Clone, Debug)]
 pub struct Outcome {
+    actor: Actor,
     machine: Kind,
     exit_cost: u64,
     commit: String,
     lives: Vec<Life>,
+    /// The failures that the guest told of.
+    failures: Vec<String>,
     /// Host seconds in the emulated machine, and seconds here.
     host_seconds: f64,
     seconds: f64,
@@ -153,6 +193,7 @@ impl Outcome {
         if !has_its_share {
             misses.push(format!("the neighbor had {:.4} of its share", self.share()));
         }
+        misses.extend(self.failures.iter().cloned());
         if self.exits() == 0 {
             misses.push("there were no exits".to_owned());
         }
@@ -169,6 +210,7 @@ impl Outcome {
             })
         });
         json!({
+            "guest": self.actor.to_string(),
             "machine": self.machine.to_string(),
             "exit_cost": self.exit_cost,
             "commit": self.commit,
@@ -190,8 +232,10 @@ impl Outcome {
     fn row(&self) -> String {
         let first = self.lives.first().map_or(0, |life| life.seed);
         format!(
-            "| {} | {first} | {} | {:.0} | {} | {:.4} | {:.4} |",
+            "| {} | {} | {first} | {} | {} | {:.0} | {} | {:.4} | {:.4} |",
             self.commit,
+            self.actor,
+            self.actions(),
             self.exits(),
             self.exits() as f64 / self.seconds,
             self.lives.len(),
@@ -268,7 +312,7 @@ impl Operator {
 
     /// Returns the exits of the guest's present life.
     fn exits(&mut self) -> Result<u64> {
-        let books = self.stats(FUZZ)?;
+        let books = self.stats(GUEST)?;
         let line = books.iter().find(|line| line["what"] == "all-exits");
         let count = line.and_then(|line| line["count"].as_u64());
         Ok(count.unwrap_or(0))
@@ -276,10 +320,10 @@ impl Operator {
 
     /// Types the seed that the guest has asked for.
     fn tell_seed(&mut self, seed: u32) -> Result<()> {
-        self.session.send_line(&format!("attach {FUZZ}"))?;
+        self.session.send_line(&format!("attach {GUEST}"))?;
         self.session.wait_for("Ctrl-] comes back\n")?;
         self.session.send(format!("{seed}\r").as_bytes())?;
-        self.session.wait_for(&format!("fuzz: seed={seed}"))?;
+        self.session.wait_for(&format!("random: seed={seed}"))?;
         self.session.send(&[DETACH])?;
         self.session.wait_for(PROMPT)?;
         Ok(())
@@ -288,9 +332,9 @@ impl Operator {
     /// Waits for the next thing that the guest or its neighbor says.
     fn next(&mut self) -> Result<Said> {
         let line = self.session.wait_for_match(
-            r"^(?:\[fuzz .*\] (?:fuzz: (?:(seed\?)|actions=(\d+) .*)|(PANIC|UNEXPECTED) .*)|\[meter +(\d+\.\d+)\] meter: units=(\d+)|vm fuzz ended: (.*))$",
+            r"^(?:\[guest .*\] (?:random: (?:(seed\?)|actions=(\d+) .*|(FAILED: .*))|(PANIC|UNEXPECTED) .*)|\[meter +(\d+\.\d+)\] meter: units=(\d+)|vm guest ended: (.*))$",
         )?;
-        let [_, question, actions, _, at, units, end] = line.as_slice() else {
+        let [_, question, actions, failure, _, at, units, end] = line.as_slice() else {
             bail!("not what was looked for: {line:?}");
         };
         if !units.is_empty() {
@@ -301,6 +345,8 @@ impl Operator {
             Said::Asks
         } else if !actions.is_empty() {
             Said::Actions(actions.parse()?)
+        } else if !failure.is_empty() {
+            Said::Failed(failure.clone())
         } else if !end.is_empty() {
             Said::Ended(end.clone())
         } else {
@@ -332,19 +378,38 @@ impl Operator {
 enum Said {
     Asks,
     Actions(u64),
+    Failed(String),
     Ended(String),
     Time(f64),
     Nothing,
 }
 
 /// Makes a module of a guest kernel of ours, as a VM on the CPU that all share.
-fn module(program: &str, weight: u32) -> Result<Module> {
+fn module(vm: &str, program: &str, weight: u32, options: &str) -> Result<Module> {
     Ok(Module {
         file: build::all()?.kernel(program)?.to_owned(),
         command_line: format!(
-            "kernel vm={program} mem=16M pin=0 weight={weight} on-reset=stop -- interval_ms=200"
+            "kernel vm={vm} mem=16M pin=0 weight={weight} {options} on-reset=stop -- interval_ms=200"
         ),
     })
+}
+
+/// Makes the modules of the guest: a driver has a device of each kind.
+fn guest_modules(name: &str, actor: Actor) -> Result<Vec<Module>> {
+    const DISK_BYTES: u64 = 256 << 10;
+    let program = actor.program();
+    if actor == Actor::Kernel {
+        return Ok(vec![module(GUEST, program, WEIGHT, "")?]);
+    }
+    let images = paths::images();
+    std::fs::create_dir_all(&images)?;
+    let disk = images.join(format!("{name}.disk"));
+    File::create(&disk)?.set_len(DISK_BYTES)?;
+    Ok(vec![
+        module(GUEST, program, WEIGHT, "rng hvc")?,
+        Module::disk(&disk, GUEST, ""),
+        Module::nic(&disk, GUEST, "lan0", ""),
+    ])
 }
 
 /// Returns the commit that the work tree is at.
@@ -361,14 +426,25 @@ fn commit() -> String {
 ///
 /// # Errors
 /// When something cannot be built or started, or tarpit dies: then with the seed.
-pub fn measure(name: &str, kind: Kind, amount: Amount, exit_cost: u64) -> Result<Outcome> {
-    let setup = Setup::new(name).on(kind).ips(IPS).exit_cost(exit_cost);
-    let session = setup
+pub fn measure(
+    name: &str,
+    kind: Kind,
+    actor: Actor,
+    amount: Amount,
+    exit_cost: u64,
+) -> Result<Outcome> {
+    let mut setup = Setup::new(name)
+        .on(kind)
+        .ips(IPS)
+        .exit_cost(exit_cost)
         // A warning in the middle of what is typed would be taken for an answer.
-        .options("quiet")
-        .module(module(FUZZ, WEIGHT)?)
-        .module(module(METER, NEIGHBOR_WEIGHT)?)
-        .module(module(HANG, WEIGHT)?)
+        .options("quiet");
+    for module in guest_modules(name, actor)? {
+        setup = setup.module(module);
+    }
+    let session = setup
+        .module(module(METER, METER, NEIGHBOR_WEIGHT, "")?)
+        .module(module(HANG, HANG, WEIGHT, "")?)
         .boot()?
         .patience(Duration::from_secs(600));
     let step = Step::begin(format!("Fuzzing in {kind}"));
@@ -377,23 +453,26 @@ pub fn measure(name: &str, kind: Kind, amount: Amount, exit_cost: u64) -> Result
         units: 0.0,
     };
     operator.session.wait_for("hanging now")?;
-    operator.session.command(&format!("pause {FUZZ}"))?;
+    operator.session.command(&format!("pause {GUEST}"))?;
     let [first, last] = operator.measure_neighbor(CALIBRATION)?;
     operator.session.command(&format!("stop {HANG}"))?;
-    operator.session.command(&format!("restart {FUZZ}"))?;
+    operator.session.command(&format!("restart {GUEST}"))?;
     let part_beside_hang = last.part_since(first);
     let speed_beside_hang = last.speed_since(first);
 
     let began = Instant::now();
-    let mut lives: Vec<Life> = Vec::new();
+    let mut done = Done::default();
     let [begun, end] =
-        follow(&mut operator, &mut lives, amount, began, &step).with_context(|| {
-            let seed = lives.last().map_or(amount.seed, |life| life.seed);
+        follow(&mut operator, &mut done, amount, began, &step).with_context(|| {
+            let seed = done.lives.last().map_or(amount.seed, |life| life.seed);
             format!(
-                "with seed {seed}: `cargo xtask experiment fuzz --seed {seed}` does the same again"
+                "with seed {seed}: `cargo xtask experiment fuzz --guest {actor} --seed {seed}` does the same again"
             )
         })?;
+    let Done { lives, failures } = done;
     Ok(Outcome {
+        actor,
+        failures,
         machine: kind,
         exit_cost,
         commit: commit(),
@@ -406,11 +485,35 @@ pub fn measure(name: &str, kind: Kind, amount: Amount, exit_cost: u64) -> Result
     })
 }
 
+/// The guest's lives so far, and the failures that it told of.
+#[derive(Debug, Default)]
+struct Done {
+    lives: Vec<Life>,
+    failures: Vec<String>,
+}
+
+impl Done {
+    /// Returns the actions of all lives.
+    fn actions(&self) -> u64 {
+        self.lives.iter().map(|life| life.actions).sum()
+    }
+
+    /// Ends the present life.
+    fn end_life(&mut self, operator: &mut Operator, how: String) -> Result<()> {
+        let exits = operator.exits()?;
+        if let Some(life) = self.lives.last_mut() {
+            life.exits = exits;
+            life.end = how;
+        }
+        Ok(())
+    }
+}
+
 /// Follows the guest through its lives until it has done as much as it is to. Returns what the neighbor had at
 /// the beginning and at the end.
 fn follow(
     operator: &mut Operator,
-    lives: &mut Vec<Life>,
+    done: &mut Done,
     amount: Amount,
     began: Instant,
     step: &Step,
@@ -425,7 +528,7 @@ fn follow(
         let said = operator.next()?;
         match said {
             Said::Asks => {
-                lives.push(Life {
+                done.lives.push(Life {
                     seed,
                     actions: 0,
                     exits: 0,
@@ -440,28 +543,32 @@ fn follow(
                 active_at = 0.0;
             }
             Said::Actions(actions) => {
-                if let Some(life) = lives.last_mut()
+                if let Some(life) = done.lives.last_mut()
                     && actions > life.actions
                 {
                     life.actions = actions;
                     active_at = 0.0;
                 }
             }
+            Said::Failed(ref what) => {
+                let seed = done.lives.last().map_or(amount.seed, |life| life.seed);
+                done.failures.push(format!("seed {seed}: {what}"));
+            }
             Said::Ended(ref how) => {
-                end_life(operator, lives, how.clone())?;
-                operator.session.command(&format!("start {FUZZ}"))?;
+                done.end_life(operator, how.clone())?;
+                operator.session.command(&format!("start {GUEST}"))?;
                 active_at = f64::MAX;
             }
             Said::Time(now) if active_at == 0.0 => active_at = now,
             Said::Time(now) if now > active_at + STILL => {
                 // It may have ended while an answer was waited for.
-                let is_over = operator.state(FUZZ)? == "ended";
+                let is_over = operator.state(GUEST)? == "ended";
                 let (how, command) = match is_over {
                     true => ("has ended", "start"),
                     false => ("stands still", "restart"),
                 };
-                end_life(operator, lives, how.to_owned())?;
-                operator.session.command(&format!("{command} {FUZZ}"))?;
+                done.end_life(operator, how.to_owned())?;
+                operator.session.command(&format!("{command} {GUEST}"))?;
                 active_at = f64::MAX;
             }
             Said::Time(_) | Said::Nothing => {}
@@ -469,43 +576,35 @@ fn follow(
         let (Some(begun), Said::Time(now)) = (begun, said) else {
             continue;
         };
-        let is_enough = match amount.exits {
+        let is_enough = match (amount.exits, amount.actions) {
             // Asking takes time that is the boot CPU's.
-            Some(exits) => {
+            (Some(exits), _) => {
                 told.elapsed() >= EVERY && {
                     let present = operator.exits()?;
-                    lives.iter().map(|life| life.exits).sum::<u64>() + present >= exits
+                    done.lives.iter().map(|life| life.exits).sum::<u64>() + present >= exits
                 }
             }
-            None => now >= begun.at + amount.seconds,
+            (None, Some(actions)) => done.actions() >= actions,
+            (None, None) => now >= begun.at + amount.seconds,
         };
         if told.elapsed() >= EVERY || is_enough {
             told = Instant::now();
-            let actions: u64 = lives.iter().map(|life| life.actions).sum();
             step.note(&format!(
-                "{:.0} s in the machine, {} starts, {actions} actions",
+                "{:.0} s in the machine, {} starts, {} actions",
                 now - begun.at,
-                lives.len(),
+                done.lives.len(),
+                done.actions(),
             ));
         }
         if is_enough {
             let end = operator.neighbor()?;
-            if lives.last().is_some_and(|life| life.exits == 0) {
-                end_life(operator, lives, "goes on".to_owned())?;
+            if done.lives.last().is_some_and(|life| life.exits == 0) {
+                done.end_life(operator, "goes on".to_owned())?;
             }
-            ensure!(!lives.is_empty(), "the guest has not started");
+            ensure!(!done.lives.is_empty(), "the guest has not started");
             return Ok([begun, end]);
         }
     }
-}
-
-fn end_life(operator: &mut Operator, lives: &mut [Life], how: String) -> Result<()> {
-    let exits = operator.exits()?;
-    if let Some(life) = lives.last_mut() {
-        life.exits = exits;
-        life.end = how;
-    }
-    Ok(())
 }
 
 /// Makes the experiment, prints what came out and writes `target/experiments/fuzz.json`. True if the neighbor
@@ -520,15 +619,22 @@ pub fn run(options: &Options) -> Result<bool> {
         seed: options.seed,
         seconds: options.seconds.into(),
         exits: options.exits,
+        actions: options.actions,
     };
-    let outcome = measure(claim.name(), kind, amount, options.exit_cost.ticks)?;
+    let outcome = measure(
+        claim.name(),
+        kind,
+        options.guest,
+        amount,
+        options.exit_cost.ticks,
+    )?;
     if options.results.update {
         let table = results::Table {
             name: "fuzz",
-            title: "A guest that does at random what a kernel can do",
-            heading: "| Commit | First seed | Exits | A second | Starts | Neighbor's share | Its speed |\n\
-                      | --- | --- | --- | --- | --- | --- | --- |",
-            keys: 2,
+            title: "A guest that acts by chance",
+            heading: "| Commit | Guest | First seed | Actions | Exits | A second | Starts | Neighbor's share | Its speed |\n\
+                      | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+            keys: 3,
         };
         table.update(&[outcome.row()])?;
     }
@@ -541,6 +647,8 @@ mod tests {
 
     fn outcome(part: f64, exits: u64) -> Outcome {
         Outcome {
+            actor: Actor::Kernel,
+            failures: Vec::new(),
             machine: Kind::Bochs,
             exit_cost: 0,
             commit: "abc".to_owned(),
@@ -568,6 +676,9 @@ mod tests {
     #[test]
     fn a_row_tells_the_commit_the_seed_and_the_exits_a_second() {
         let row = outcome(0.1, 5000).row();
-        assert_eq!(row, "| abc | 7 | 5000 | 2500 | 1 | 1.0000 | 1.0000 |");
+        assert_eq!(
+            row,
+            "| abc | kernel | 7 | 10 | 5000 | 2500 | 1 | 1.0000 | 1.0000 |"
+        );
     }
 }

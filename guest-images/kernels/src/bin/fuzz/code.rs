@@ -3,7 +3,7 @@
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::dice::Dice;
+use kernels::dice::Dice;
 
 /// The longest instruction, in bytes.
 pub(crate) const LONGEST: usize = 15;

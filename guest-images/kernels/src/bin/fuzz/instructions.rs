@@ -7,7 +7,7 @@ use x86_64::registers::model_specific::Msr;
 
 use crate::Action;
 use crate::code::{self, execute};
-use crate::dice::Dice;
+use kernels::dice::Dice;
 
 pub(crate) const ACTIONS: &[Action] = &[
     (cpuid, 40),

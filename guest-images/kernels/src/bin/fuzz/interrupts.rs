@@ -15,8 +15,8 @@ use x86_64::registers::model_specific::Msr;
 use x86_64::structures::DescriptorTablePointer;
 
 use crate::Action;
-use crate::dice::Dice;
 use crate::settle;
+use kernels::dice::Dice;
 
 pub(crate) const ACTIONS: &[Action] = &[
     (register, 60),

@@ -10,8 +10,8 @@ use x86_64::instructions::tables::lgdt;
 use x86_64::structures::DescriptorTablePointer;
 
 use crate::code::{self, execute};
-use crate::dice::Dice;
 use crate::{Action, RUINOUS};
+use kernels::dice::Dice;
 
 pub(crate) const ACTIONS: &[Action] = &[
     (any_form, 200),

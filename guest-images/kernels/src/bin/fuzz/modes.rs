@@ -6,8 +6,8 @@ use kernels::memory::{self as tables, LARGE, PRESENT, WRITABLE};
 use kernels::segments;
 
 use crate::code;
-use crate::dice::Dice;
 use crate::{Action, RUINOUS};
+use kernels::dice::Dice;
 
 pub(crate) const ACTIONS: &[Action] = &[(journey, 8)];
 

@@ -2,9 +2,9 @@
 
 use core::arch::asm;
 
-use crate::dice::Dice;
 use crate::memory;
 use crate::{Action, RUINOUS};
+use kernels::dice::Dice;
 
 pub(crate) const ACTIONS: &[Action] = &[
     (input, 80),

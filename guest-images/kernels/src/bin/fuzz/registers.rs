@@ -6,7 +6,7 @@ use arch::msr;
 use x86_64::registers::model_specific::Msr;
 
 use crate::Action;
-use crate::dice::Dice;
+use kernels::dice::Dice;
 
 pub(crate) const ACTIONS: &[Action] = &[
     (read_msr, 60),

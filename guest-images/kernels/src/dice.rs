@@ -2,15 +2,17 @@
 
 /// The source of all that is done by chance.
 #[derive(Clone, Debug)]
-pub(crate) struct Dice(u64);
+pub struct Dice(u64);
 
 impl Dice {
-    pub(crate) const fn new(seed: u64) -> Self {
+    /// Starts with a seed.
+    #[must_use]
+    pub const fn new(seed: u64) -> Self {
         Self(seed)
     }
 
     /// Any number.
-    pub(crate) const fn any(&mut self) -> u64 {
+    pub const fn any(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -18,22 +20,22 @@ impl Dice {
     }
 
     /// A number below `end`.
-    pub(crate) const fn below(&mut self, end: u64) -> u64 {
+    pub const fn below(&mut self, end: u64) -> u64 {
         self.any() % end
     }
 
     /// True once in `times`.
-    pub(crate) const fn once_in(&mut self, times: u64) -> bool {
+    pub const fn once_in(&mut self, times: u64) -> bool {
         self.below(times) == 0
     }
 
     /// One of these.
-    pub(crate) fn of<T: Copy>(&mut self, list: &[T]) -> T {
+    pub fn of<T: Copy>(&mut self, list: &[T]) -> T {
         list[self.below(list.len() as u64) as usize]
     }
 
     /// A number as registers take them: anything, a few bits, small, or almost all ones.
-    pub(crate) fn value(&mut self) -> u64 {
+    pub fn value(&mut self) -> u64 {
         let any = self.any();
         match self.below(6) {
             0 => any,
