@@ -11,7 +11,7 @@ impl Dice {
         Self(seed)
     }
 
-    /// Any number.
+    /// Returns any number.
     pub const fn any(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -19,22 +19,22 @@ impl Dice {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `end`.
+    /// Returns a number below `end`.
     pub const fn below(&mut self, end: u64) -> u64 {
         self.any() % end
     }
 
-    /// True once in `times`.
+    /// Returns true once in `times`.
     pub const fn once_in(&mut self, times: u64) -> bool {
         self.below(times) == 0
     }
 
-    /// One of these.
+    /// Returns one of these.
     pub fn of<T: Copy>(&mut self, list: &[T]) -> T {
         list[self.below(list.len() as u64) as usize]
     }
 
-    /// A number as registers take them: anything, a few bits, small, or almost all ones.
+    /// Returns a number as registers take them: anything, a few bits, small, or almost all ones.
     pub fn value(&mut self) -> u64 {
         let any = self.any();
         match self.below(6) {

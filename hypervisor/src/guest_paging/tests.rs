@@ -129,6 +129,41 @@ fn four_levels_with_pages_of_each_size() {
     }
 }
 
+/// The entries on the way to `linear`, each with its level.
+fn entries(registers: Registers, ram: &TestRam, linear: u64) -> std::vec::Vec<(u32, u64)> {
+    let mut found = std::vec![];
+    Paging::new(&registers).visit_entries(ram, GuestVirtAddr(linear), |level, entry| {
+        found.push((level, entry));
+    });
+    found
+}
+
+#[test]
+fn entries_are_told_up_to_the_one_that_leads_nowhere() {
+    let leaf = 0x12_3440_0000 | ALL | LARGE;
+    let upper = [(4, 0x2000 | ALL), (3, 0x3000 | ALL)];
+    assert_eq!(
+        entries(LONG, &map(leaf, 21), LINEAR),
+        [upper[0], upper[1], (2, leaf)]
+    );
+    let missing = ram();
+    assert_eq!(entries(LONG, &missing, LINEAR), [(4, 0)]);
+    assert_eq!(entries(PAE, &missing, 0x4000_0000), [(3, 0x2001), (2, 0)]);
+    assert_eq!(entries(PAE, &missing, 0), [(3, 0)]);
+    missing.write_u32(0x1000, 0x3000 | ALL as u32);
+    assert_eq!(
+        entries(THIRTY_TWO_BIT, &missing, 0),
+        [(2, 0x3000 | ALL), (1, 0)]
+    );
+    let nowhere = Registers {
+        cr3: 1 << 38,
+        ..LONG
+    };
+    assert_eq!(entries(nowhere, &missing, LINEAR), [(4, u64::MAX)]);
+    let off = Registers { cr0: 1, ..LONG };
+    assert!(entries(off, &missing, LINEAR).is_empty());
+}
+
 #[test]
 fn five_levels() {
     let linear = 0x00ab_7f12_3456_7abc;

@@ -3,6 +3,7 @@
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
+use arch::gpr::RSP;
 use kernels::dice::Dice;
 
 /// The longest instruction, in bytes.
@@ -29,9 +30,8 @@ const WITHOUT: [u8; 14] = [
 /// control registers and MSRs, which have actions of their own.
 const NOT_SECOND: [u8; 9] = [0x05, 0x07, 0x22, 0x30, 0x34, 0x35, 0x37, 0xaa, 0x01];
 
-/// The number of RSP in a ModRM byte, and the second opcode byte of BSWAP RSP.
-const RSP: u8 = 4;
-const SWAP_BYTES_OF_RSP: u8 = 0xc8 + RSP;
+/// The second opcode byte of BSWAP RSP.
+const SWAP_BYTES_OF_RSP: u8 = 0xc8 + RSP as u8;
 
 /// Second opcode bytes without a ModRM byte.
 fn is_alone(second: u8) -> bool {
@@ -107,7 +107,7 @@ pub(crate) fn instruction(dice: &mut Dice, keeps_stack: bool) -> Instruction {
     let base = dice.of(&[0, 1, 2, 3, 6, 7]);
     let mode = dice.of(&[0, 0, 0, 0x40, 0x40, 0xc0]);
     let mut register = dice.any() as u8 & 0x38;
-    if keeps_stack && register == RSP << 3 {
+    if keeps_stack && register == (RSP as u8) << 3 {
         register = 0;
     }
     put(mode | register | base);
