@@ -4,20 +4,16 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use tests::{Case, file, tarpit};
+use tests::{Case, tarpit};
 use xtask::experiment::common::dmesg;
 use xtask::testbed::initramfs::{self, Program};
 use xtask::testbed::kernel::{self, Series};
 use xtask::testbed::machine::End;
-use xtask::testbed::module::{Guest, Module};
+use xtask::testbed::module::{Guest, QUICK_BOOT};
 use xtask::testbed::serial::{PROMPT, Session};
 
 /// The time to wait for a guest that boots, on a machine that is busy with other things, too.
 const PATIENCE: Duration = Duration::from_secs(900);
-
-/// Parameters of the kernel's that save what the emulator is slow at: tests of ciphers, and clearing memory
-/// twice and byte by byte.
-const QUICK: &str = "quiet cryptomgr.notests init_on_alloc=0 clearcpuid=erms";
 
 /// The key that ends `attach` (Ctrl-]).
 const DETACH: u8 = 0x1d;
@@ -46,20 +42,18 @@ pub(crate) fn debian_boots_from_its_disk_and_serves_another(case: &Case) -> Resu
     let mut programs = Program::modules(&package.modules(&["virtio_pci", "virtio_net"])?)?;
     programs.extend([Program::busybox()?, init]);
     let initrd = initramfs::pack_programs(&case.file_name(), &programs)?;
-    let no_file = file(case, "nothing", &[0])?;
-    let nic = |vm| Module::nic(&no_file, vm, "lan0", "");
-    let web = format!("{QUICK} hostname=web address=10.0.0.1/24");
+    let web = format!("{QUICK_BOOT} hostname=web address=10.0.0.1/24");
     let web = Guest::new("web").command_line(&web);
     let client = Guest {
         memory_mib: 128,
-        ..Guest::new("client").command_line(QUICK)
+        ..Guest::new("client").command_line(QUICK_BOOT)
     };
     let mut session = tarpit(case)?
         .options("on-end=poweroff")
         .debian_disk(Series::default(), &web)?
-        .module(nic("web"))
+        .nic("web", "lan0", "")?
         .linux(&package.image, &initrd, &client)
-        .module(nic("client"))
+        .nic("client", "lan0", "")?
         .boot()?
         .patience(PATIENCE);
 

@@ -28,6 +28,7 @@ use crate::testbed::initramfs::{self, Program, Shell};
 use crate::testbed::kernel::{self, Series};
 use crate::testbed::machine::{Boot, Hardware, Kind, Spec};
 use crate::testbed::module::{Guest, LINUX_CONSOLE, Module};
+use crate::testbed::paths;
 use crate::testbed::serial::Session;
 use crate::testbed::userland;
 
@@ -40,6 +41,9 @@ const DISK_DRIVERS: [&str; 6] = [
     "squashfs",
     "overlay",
 ];
+
+/// The drivers of a network card.
+const NETWORK_DRIVERS: [&str; 2] = ["virtio_pci", "virtio_net"];
 
 /// The loader that brings tarpit into memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -222,6 +226,35 @@ impl Setup {
         let disk = disk_image::make(&name, &linux)?;
         let disk = Module::disk(&disk, &guest.name, "id=root");
         Ok(self.seabios(guest)?.module(disk))
+    }
+
+    /// Adds a stock Debian kernel and the workload, behind the driver of a network card. The guest's command
+    /// line gets the console in front, and no other parameter; `address=10.0.0.2/24` is the card's address.
+    ///
+    /// # Errors
+    /// When the kernel cannot be fetched, or the workload does not compile.
+    pub fn debian_in_network(self, series: Series, guest: &Guest) -> Result<Self> {
+        let kernel = kernel::fetch_with_modules(series)?;
+        let init = Program {
+            path: "init".to_owned(),
+            data: include_str!("network_init.sh").into(),
+        };
+        let workload = Program::copy(&build::all()?.workload, "workload")?;
+        let mut programs = Program::modules(&kernel.modules(&NETWORK_DRIVERS)?)?;
+        programs.extend([Program::busybox()?, workload, init]);
+        let initrd = initramfs::pack_programs("workload-network", &programs)?;
+        Ok(self.linux(&kernel.image, &initrd, guest))
+    }
+
+    /// Gives this VM a network card in a network. `options` are `mac=ADDRESS`, `rate=MBIT`, both or none.
+    ///
+    /// # Errors
+    /// When the file that such a module has cannot be written.
+    pub fn nic(self, vm: &str, network: &str, options: &str) -> Result<Self> {
+        let file = paths::images().join("nothing");
+        std::fs::create_dir_all(paths::images())?;
+        std::fs::write(&file, [0])?;
+        Ok(self.module(Module::nic(&file, vm, network, options)))
     }
 
     /// Adds any Linux. The guest's command line gets the console in front, and no other parameter.
