@@ -18,6 +18,7 @@ mod seabios;
 mod smp;
 mod suppression;
 mod tracking;
+mod userland;
 mod virtio;
 
 fn main() {
@@ -26,7 +27,7 @@ fn main() {
     tests::run(tests::cases![
         Any: virtio::debian_reads_and_writes_disks,
         Bochs: suppression::debian_slows_one_process_and_has_no_complaint,
-        Any: seabios::debian_boots_from_a_disk_by_grub,
+        Any: userland::debian_boots_from_its_disk_and_serves_another,
         Any: boot::grub_hands_over_modules_and_options,
         QemuTcg: boot::qemu_starts_it_by_multiboot_1,
         QemuTcg: boot::an_unknown_option_is_named,

@@ -12,7 +12,7 @@ use crate::testbed::{Setup, build, kernel, options};
 /// The Linux guest's name for `--guest`.
 const LINUX: &str = "debian";
 
-/// The name of the same on a disk, for `--guest`.
+/// The name of a whole Debian on a disk, for `--guest`.
 const LINUX_DISK: &str = "debian-disk";
 /// The name of a guest that starts in firmware.
 const FROM_DISK: &str = "disk";
@@ -25,8 +25,9 @@ const SERIES_HELP: &str =
 #[group(skip)]
 #[command(mut_arg("series", |series| series.help(SERIES_HELP)))]
 pub(super) struct Options {
-    /// The guest: `debian` (a stock Debian kernel with the workload as its userland), `debian-disk` (the
-    /// same from a disk, by SeaBIOS and GRUB), or one of our own kernels under guest-images/kernels by name
+    /// The guest: `debian` (a stock Debian kernel with the workload as its userland), `debian-disk` (a Debian
+    /// with nginx and a login for root on the console, from a disk by SeaBIOS and GRUB), or one of our own
+    /// kernels under guest-images/kernels by name
     #[arg(long, default_value = LINUX, value_name = "NAME")]
     pub(super) guest: String,
     #[command(flatten)]
@@ -123,7 +124,7 @@ impl Options {
             Ok((setup, guest.name))
         } else if self.guest == LINUX_DISK && self.kernel.is_none() {
             let guest = guest(LINUX);
-            let setup = setup.busybox().debian_disk(self.debian.series, &guest)?;
+            let setup = setup.debian_disk(self.debian.series, &guest)?;
             Ok((setup, guest.name))
         } else if self.guest == LINUX || self.kernel.is_some() {
             let guest = guest(LINUX);

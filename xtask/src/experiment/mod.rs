@@ -9,6 +9,7 @@
 use anyhow::Result;
 use clap::Subcommand;
 
+pub mod attack;
 pub mod baseline;
 pub mod behaviors;
 pub mod bench;
@@ -61,5 +62,6 @@ experiments! {
     Switches(switches),
     Bystanders(bystanders),
     Evasion(evasion),
+    Attack(attack),
     Fuzz(fuzz),
 }

@@ -1,7 +1,7 @@
 //! The test bed: everything between an empty Debian machine and a console of tarpit's.
 //!
 //! From the bottom: packages and toolchains ([`provision`]); programs, kernels, RAM disks and firmware
-//! ([`build`], [`kernel`], [`initramfs`], [`firmware`]); bootable CDs ([`image`]) with boot modules ([`module`]);
+//! ([`build`], [`kernel`], [`initramfs`], [`userland`], [`firmware`]); bootable CDs ([`image`]) with boot modules ([`module`]);
 //! disks that firmware boots ([`disk_image`]); emulated machines ([`machine`]) and their serial lines ([`serial`], and [`relay`] for detectors). On top, [`setup`] puts a
 //! machine with guests together, [`choice`] says which emulator to use here, and [`options`] is what
 //! a user can say about both.
@@ -25,6 +25,7 @@ pub mod relay;
 pub mod screen;
 pub mod serial;
 pub mod setup;
+pub mod userland;
 pub mod verdict;
 
 pub use setup::Setup;

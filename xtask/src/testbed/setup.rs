@@ -24,11 +24,26 @@ use crate::testbed::build;
 use crate::testbed::disk_image;
 use crate::testbed::firmware;
 use crate::testbed::image::{self, Contents};
-use crate::testbed::initramfs::{self, Shell};
+use crate::testbed::initramfs::{self, Program, Shell};
 use crate::testbed::kernel::{self, Series};
 use crate::testbed::machine::{Boot, Hardware, Kind, Spec};
 use crate::testbed::module::{Guest, LINUX_CONSOLE, Module};
+use crate::testbed::paths;
 use crate::testbed::serial::Session;
+use crate::testbed::userland;
+
+/// The drivers and file systems that a Debian on a disk needs.
+const DISK_DRIVERS: [&str; 6] = [
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_net",
+    "virtio_rng",
+    "squashfs",
+    "overlay",
+];
+
+/// The drivers of a network card.
+const NETWORK_DRIVERS: [&str; 2] = ["virtio_pci", "virtio_net"];
 
 /// The loader that brings tarpit into memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,24 +199,62 @@ impl Setup {
         Ok(self.module(guest.firmware(&image)))
     }
 
-    /// Adds a guest that starts in SeaBIOS and boots from a disk with GRUB, a stock Debian kernel and the
-    /// workload. The guest's command line gets the console in front, and no other parameter.
+    /// Adds a guest that starts in SeaBIOS and boots from a disk with GRUB, a stock Debian kernel and a Debian
+    /// userland, whose login is on COM1. The guest's command line gets the console and the root file system
+    /// in front, and no other parameter; `hostname=NAME` and `address=10.0.0.1/24` make it one of several.
     ///
     /// # Errors
-    /// When SeaBIOS or the kernel cannot be fetched, the workload does not compile, or the disk cannot be
-    /// made.
+    /// When SeaBIOS, the kernel or the userland's packages cannot be fetched, or the disk cannot be made.
     pub fn debian_disk(self, series: Series, guest: &Guest) -> Result<Self> {
-        let kernel = kernel::fetch(series)?;
-        let initrd = initramfs::of_workload(&build::all()?.workload, self.shell)?;
-        let command_line = format!("{LINUX_CONSOLE} {}", guest.command_line);
+        let kernel = kernel::fetch_with_modules(series)?;
+        let init = Program {
+            path: "init".to_owned(),
+            data: include_str!("disk_root.sh").into(),
+        };
+        let mut programs = Program::modules(&kernel.modules(&DISK_DRIVERS)?)?;
+        programs.extend([Program::busybox()?, init]);
+        let name = format!("{}-{}", self.name, guest.name);
+        let initrd = initramfs::pack_programs(&name, &programs)?;
+        let root = disk_image::ROOT;
+        let command_line = format!("{LINUX_CONSOLE} root={root} {}", guest.command_line);
         let linux = disk_image::Linux {
-            kernel: &kernel,
+            kernel: &kernel.image,
             initrd: &initrd,
+            root: &userland::make()?,
             command_line: command_line.trim_end(),
         };
-        let disk = disk_image::make(&self.name, &linux)?;
+        let disk = disk_image::make(&name, &linux)?;
         let disk = Module::disk(&disk, &guest.name, "id=root");
         Ok(self.seabios(guest)?.module(disk))
+    }
+
+    /// Adds a stock Debian kernel and the workload, behind the driver of a network card. The guest's command
+    /// line gets the console in front, and no other parameter; `address=10.0.0.2/24` is the card's address.
+    ///
+    /// # Errors
+    /// When the kernel cannot be fetched, or the workload does not compile.
+    pub fn debian_in_network(self, series: Series, guest: &Guest) -> Result<Self> {
+        let kernel = kernel::fetch_with_modules(series)?;
+        let init = Program {
+            path: "init".to_owned(),
+            data: include_str!("network_init.sh").into(),
+        };
+        let workload = Program::copy(&build::all()?.workload, "workload")?;
+        let mut programs = Program::modules(&kernel.modules(&NETWORK_DRIVERS)?)?;
+        programs.extend([Program::busybox()?, workload, init]);
+        let initrd = initramfs::pack_programs("workload-network", &programs)?;
+        Ok(self.linux(&kernel.image, &initrd, guest))
+    }
+
+    /// Gives this VM a network card in a network. `options` are `mac=ADDRESS`, `rate=MBIT`, both or none.
+    ///
+    /// # Errors
+    /// When the file that such a module has cannot be written.
+    pub fn nic(self, vm: &str, network: &str, options: &str) -> Result<Self> {
+        let file = paths::images().join("nothing");
+        std::fs::create_dir_all(paths::images())?;
+        std::fs::write(&file, [0])?;
+        Ok(self.module(Module::nic(&file, vm, network, options)))
     }
 
     /// Adds any Linux. The guest's command line gets the console in front, and no other parameter.

@@ -10,6 +10,8 @@ mod calls;
 mod clones;
 mod daemons;
 mod execs;
+mod fetches;
+mod floods;
 mod forks;
 mod halves;
 mod hog;
@@ -60,7 +62,7 @@ impl PartialEq for Behavior {
 impl Eq for Behavior {}
 
 /// All there are. The first is that of processes that are asked for nothing else.
-pub const ALL: [&Behavior; 27] = [
+pub const ALL: [&Behavior; 29] = [
     &hog::BEHAVIOR,
     &naps::BEHAVIOR,
     &wakes::BEHAVIOR,
@@ -88,6 +90,8 @@ pub const ALL: [&Behavior; 27] = [
     &script::BEHAVIOR,
     &builds::BEHAVIOR,
     &serves::BEHAVIOR,
+    &fetches::BEHAVIOR,
+    &floods::BEHAVIOR,
 ];
 
 /// Returns the behavior of this name.
@@ -108,6 +112,9 @@ mod tests {
 
     /// The behaviors that start this program anew, which here is the tests' and not the workload.
     const NEEDS_PROGRAM: [&str; 4] = ["shells", "script", "builds", "serves"];
+
+    /// The behaviors that need a network, with a server in it.
+    const NEEDS_NETWORK: [&str; 2] = ["fetches", "floods"];
 
     /// Runs a behavior in a process of its own for `ms` milliseconds at least, and until it has
     /// done a unit; asks it to end, and waits until all that have come of the process have ended. Gives
@@ -188,7 +195,7 @@ mod tests {
     #[test]
     fn each_behavior_does_units_and_ends_with_all_its_processes_when_it_is_asked() {
         for behavior in ALL {
-            if NEEDS_PROGRAM.contains(&behavior.name) {
+            if NEEDS_PROGRAM.contains(&behavior.name) || NEEDS_NETWORK.contains(&behavior.name) {
                 continue;
             }
             let (units, status, _) = try_out(behavior, None, 30);

@@ -6,6 +6,7 @@ pub mod files;
 pub mod memory;
 pub mod mover;
 pub mod scheduling;
+pub mod sockets;
 pub mod threads;
 pub mod time;
 pub mod top_level;

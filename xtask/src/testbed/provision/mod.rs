@@ -26,6 +26,8 @@ pub const IMAGE_PACKAGES: &[&str] = &["grub-common", "grub-pc-bin", "mtools", "x
 pub const BOCHS_PACKAGES: &[&str] = &["bochs", "bochs-term", "bochsbios", "vgabios"];
 /// Debian packages that go into the Linux guest.
 pub const INITRAMFS_PACKAGES: &[&str] = &["busybox-static"];
+/// Debian packages that make a Debian userland.
+pub const USERLAND_PACKAGES: &[&str] = &["fakechroot", "fakeroot", "mmdebstrap", "squashfs-tools"];
 
 /// Debian packages that the tests use and nothing else does.
 pub const TEST_PACKAGES: &[&str] = &["cpio"];
