@@ -122,6 +122,35 @@ struct Life {
     end: String,
 }
 
+/// The guest's lives so far, and the failures that it told of.
+#[derive(Clone, Debug, Default)]
+struct Done {
+    lives: Vec<Life>,
+    failures: Vec<String>,
+}
+
+impl Done {
+    /// Returns the exits of all lives that are over.
+    fn exits(&self) -> u64 {
+        self.lives.iter().map(|life| life.exits).sum()
+    }
+
+    /// Returns the actions of all lives.
+    fn actions(&self) -> u64 {
+        self.lives.iter().map(|life| life.actions).sum()
+    }
+
+    /// Ends the present life.
+    fn end_life(&mut self, operator: &mut Operator, how: String) -> Result<()> {
+        let exits = operator.exits()?;
+        if let Some(life) = self.lives.last_mut() {
+            life.exits = exits;
+            life.end = how;
+        }
+        Ok(())
+    }
+}
+
 /// The neighbor at some time.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Neighbor {
@@ -152,9 +181,7 @@ pub struct Outcome {
     machine: Kind,
     exit_cost: u64,
     commit: String,
-    lives: Vec<Life>,
-    /// The failures that the guest told of.
-    failures: Vec<String>,
+    done: Done,
     /// Host seconds in the emulated machine, and seconds here.
     host_seconds: f64,
     seconds: f64,
@@ -168,12 +195,7 @@ pub struct Outcome {
 impl Outcome {
     /// Returns the exits of all lives.
     pub fn exits(&self) -> u64 {
-        self.lives.iter().map(|life| life.exits).sum()
-    }
-
-    /// Returns the actions of all lives.
-    pub fn actions(&self) -> u64 {
-        self.lives.iter().map(|life| life.actions).sum()
+        self.done.exits()
     }
 
     /// Returns the neighbor's part of the CPU, in parts of its share.
@@ -193,7 +215,7 @@ impl Outcome {
         if !has_its_share {
             misses.push(format!("the neighbor had {:.4} of its share", self.share()));
         }
-        misses.extend(self.failures.iter().cloned());
+        misses.extend(self.done.failures.iter().cloned());
         if self.exits() == 0 {
             misses.push("there were no exits".to_owned());
         }
@@ -201,7 +223,7 @@ impl Outcome {
     }
 
     fn json(&self) -> Value {
-        let lives = self.lives.iter().map(|life| {
+        let lives = self.done.lives.iter().map(|life| {
             json!({
                 "seed": life.seed,
                 "actions": life.actions,
@@ -215,7 +237,7 @@ impl Outcome {
             "exit_cost": self.exit_cost,
             "commit": self.commit,
             "exits": self.exits(),
-            "actions": self.actions(),
+            "actions": self.done.actions(),
             "host_seconds": self.host_seconds,
             "seconds": self.seconds,
             "exits_per_second": self.exits() as f64 / self.seconds,
@@ -230,15 +252,15 @@ impl Outcome {
 
     /// Returns the row of the table.
     fn row(&self) -> String {
-        let first = self.lives.first().map_or(0, |life| life.seed);
+        let first = self.done.lives.first().map_or(0, |life| life.seed);
         format!(
             "| {} | {} | {first} | {} | {} | {:.0} | {} | {:.4} | {:.4} |",
             self.commit,
             self.actor,
-            self.actions(),
+            self.done.actions(),
             self.exits(),
             self.exits() as f64 / self.seconds,
-            self.lives.len(),
+            self.done.lives.len(),
             self.share(),
             self.speed,
         )
@@ -251,13 +273,13 @@ impl fmt::Display for Outcome {
             f,
             "{} exits of {} actions in {:.0} s ({:.1} s in {}): {:.0} exits a second",
             self.exits(),
-            self.actions(),
+            self.done.actions(),
             self.seconds,
             self.host_seconds,
             self.machine,
             self.exits() as f64 / self.seconds,
         )?;
-        for life in &self.lives {
+        for life in &self.done.lives {
             writeln!(
                 f,
                 "  seed {:<10} {:>10} actions {:>10} exits  {}",
@@ -394,22 +416,23 @@ fn module(vm: &str, program: &str, weight: u32, options: &str) -> Result<Module>
     })
 }
 
-/// Makes the modules of the guest: a driver has a device of each kind.
-fn guest_modules(name: &str, actor: Actor) -> Result<Vec<Module>> {
+/// Adds the guest to a machine: a driver has a device of each kind.
+fn add_guest(setup: Setup, name: &str, actor: Actor) -> Result<Setup> {
     const DISK_BYTES: u64 = 256 << 10;
     let program = actor.program();
-    if actor == Actor::Kernel {
-        return Ok(vec![module(GUEST, program, WEIGHT, "")?]);
+    match actor {
+        Actor::Kernel => Ok(setup.module(module(GUEST, program, WEIGHT, "")?)),
+        Actor::Driver => {
+            let images = paths::images();
+            std::fs::create_dir_all(&images)?;
+            let disk = images.join(format!("{name}.disk"));
+            File::create(&disk)?.set_len(DISK_BYTES)?;
+            setup
+                .module(module(GUEST, program, WEIGHT, "rng hvc")?)
+                .module(Module::disk(&disk, GUEST, ""))
+                .nic(GUEST, "lan0", "")
+        }
     }
-    let images = paths::images();
-    std::fs::create_dir_all(&images)?;
-    let disk = images.join(format!("{name}.disk"));
-    File::create(&disk)?.set_len(DISK_BYTES)?;
-    Ok(vec![
-        module(GUEST, program, WEIGHT, "rng hvc")?,
-        Module::disk(&disk, GUEST, ""),
-        Module::nic(&disk, GUEST, "lan0", ""),
-    ])
 }
 
 /// Returns the commit that the work tree is at.
@@ -433,16 +456,13 @@ pub fn measure(
     amount: Amount,
     exit_cost: u64,
 ) -> Result<Outcome> {
-    let mut setup = Setup::new(name)
+    let setup = Setup::new(name)
         .on(kind)
         .ips(IPS)
         .exit_cost(exit_cost)
         // A warning in the middle of what is typed would be taken for an answer.
         .options("quiet");
-    for module in guest_modules(name, actor)? {
-        setup = setup.module(module);
-    }
-    let session = setup
+    let session = add_guest(setup, name, actor)?
         .module(module(METER, METER, NEIGHBOR_WEIGHT, "")?)
         .module(module(HANG, HANG, WEIGHT, "")?)
         .boot()?
@@ -469,44 +489,18 @@ pub fn measure(
                 "with seed {seed}: `cargo xtask experiment fuzz --guest {actor} --seed {seed}` does the same again"
             )
         })?;
-    let Done { lives, failures } = done;
     Ok(Outcome {
         actor,
-        failures,
         machine: kind,
         exit_cost,
         commit: commit(),
-        lives,
+        done,
         host_seconds: end.at - begun.at,
         seconds: began.elapsed().as_secs_f64(),
         part_beside_hang,
         part: end.part_since(begun),
         speed: end.speed_since(begun) / speed_beside_hang,
     })
-}
-
-/// The guest's lives so far, and the failures that it told of.
-#[derive(Debug, Default)]
-struct Done {
-    lives: Vec<Life>,
-    failures: Vec<String>,
-}
-
-impl Done {
-    /// Returns the actions of all lives.
-    fn actions(&self) -> u64 {
-        self.lives.iter().map(|life| life.actions).sum()
-    }
-
-    /// Ends the present life.
-    fn end_life(&mut self, operator: &mut Operator, how: String) -> Result<()> {
-        let exits = operator.exits()?;
-        if let Some(life) = self.lives.last_mut() {
-            life.exits = exits;
-            life.end = how;
-        }
-        Ok(())
-    }
 }
 
 /// Follows the guest through its lives until it has done as much as it is to. Returns what the neighbor had at
@@ -581,7 +575,7 @@ fn follow(
             (Some(exits), _) => {
                 told.elapsed() >= EVERY && {
                     let present = operator.exits()?;
-                    done.lives.iter().map(|life| life.exits).sum::<u64>() + present >= exits
+                    done.exits() + present >= exits
                 }
             }
             (None, Some(actions)) => done.actions() >= actions,
@@ -648,16 +642,18 @@ mod tests {
     fn outcome(part: f64, exits: u64) -> Outcome {
         Outcome {
             actor: Actor::Kernel,
-            failures: Vec::new(),
             machine: Kind::Bochs,
             exit_cost: 0,
             commit: "abc".to_owned(),
-            lives: vec![Life {
-                seed: 7,
-                actions: 10,
-                exits,
-                end: "goes on".to_owned(),
-            }],
+            done: Done {
+                lives: vec![Life {
+                    seed: 7,
+                    actions: 10,
+                    exits,
+                    end: "goes on".to_owned(),
+                }],
+                failures: Vec::new(),
+            },
             host_seconds: 1.0,
             seconds: 2.0,
             part_beside_hang: 0.1,
@@ -671,6 +667,9 @@ mod tests {
         assert_eq!(outcome(0.12, 5).misses(), Vec::<String>::new());
         assert_eq!(outcome(0.098, 5).misses().len(), 1);
         assert_eq!(outcome(0.1, 0).misses().len(), 1);
+        let mut failed = outcome(0.1, 5);
+        failed.done.failures.push("seed 7: FAILED".to_owned());
+        assert_eq!(failed.misses(), ["seed 7: FAILED"]);
     }
 
     #[test]
