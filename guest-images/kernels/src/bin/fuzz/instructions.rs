@@ -3,11 +3,11 @@
 use core::arch::asm;
 use core::arch::x86_64::__cpuid_count;
 
+use kernels::dice::Dice;
 use x86_64::registers::model_specific::Msr;
 
 use crate::Action;
 use crate::code::{self, execute};
-use kernels::dice::Dice;
 
 pub(crate) const ACTIONS: &[Action] = &[
     (cpuid, 40),

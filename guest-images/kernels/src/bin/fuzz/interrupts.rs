@@ -6,6 +6,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use arch::apic::{DEFAULT_ADDRESS, Register, delivery_mode, icr, lvt};
 use arch::msr;
+use kernels::dice::Dice;
 use kernels::interrupts::Frame;
 use kernels::lapic::{self, Lapic, Mode};
 use kernels::{interrupts, ioapic, memory, mmio, pic, pit, segments, tsc};
@@ -16,7 +17,6 @@ use x86_64::structures::DescriptorTablePointer;
 
 use crate::Action;
 use crate::settle;
-use kernels::dice::Dice;
 
 pub(crate) const ACTIONS: &[Action] = &[
     (register, 60),

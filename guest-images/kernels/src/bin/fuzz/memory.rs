@@ -4,6 +4,7 @@
 use core::arch::asm;
 use core::cell::UnsafeCell;
 
+use kernels::dice::Dice;
 use kernels::memory::{self as tables, LARGE, PAGE, PRESENT, UNMAPPED, WRITABLE};
 use x86_64::VirtAddr;
 use x86_64::instructions::tables::lgdt;
@@ -11,7 +12,6 @@ use x86_64::structures::DescriptorTablePointer;
 
 use crate::code::{self, execute};
 use crate::{Action, RUINOUS};
-use kernels::dice::Dice;
 
 pub(crate) const ACTIONS: &[Action] = &[
     (any_form, 200),
@@ -214,41 +214,38 @@ fn across_pages(dice: &mut Dice) {
 /// Fetches instructions from devices and from nothing.
 fn fetch(dice: &mut Dice) {
     let address = address(dice);
-    // Not from memory that anything may have been written to.
-    if address < KERNEL || (page(0) as u64..page(4) as u64).contains(&address) {
+    if holds_anything(address) {
         return;
     }
     // JMP RSI
     execute(0, &[0xff, 0xe6], &[0, 0, 0, 0, address, 0]);
 }
 
-/// Uses of a stack at RSI that leave RIP alone.
-const STAYING: [&[u8]; 5] = [
+/// Uses of a stack at RSI: first those that leave RIP alone.
+const STACK_USERS: [&[u8]; 8] = [
     &[0x48, 0x89, 0xf4, 0x50],             // MOV RSP, RSI; PUSH RAX
     &[0x48, 0x89, 0xf4, 0x58],             // POP RAX
     &[0x48, 0x89, 0xf4, 0x9c, 0x9d],       // PUSHFQ; POPFQ
     &[0x48, 0x89, 0xf4, 0x0f, 0xa0],       // PUSH FS
     &[0x48, 0x89, 0xf4, 0xc8, 0x10, 0, 2], // ENTER 16, 2
-];
-/// All uses of a stack at RSI.
-const STACK_USERS: [&[u8]; 8] = [
-    STAYING[0],
-    STAYING[1],
-    STAYING[2],
-    STAYING[3],
-    STAYING[4],
     &[0x48, 0x89, 0xf4, 0xe8, 0, 0, 0, 0], // CALL
     &[0x48, 0x89, 0xf4, 0x48, 0xcf],       // IRETQ
     &[0x48, 0x89, 0xf4, 0x48, 0xcb],       // far return
 ];
+/// The number of those that leave RIP alone.
+const STAYING: usize = 5;
+
+/// Returns whether there is memory that may hold anything, but no code.
+fn holds_anything(address: u64) -> bool {
+    address < KERNEL || (page(0) as u64..page(4) as u64).contains(&address)
+}
 
 /// Has the stack somewhere else.
 fn stack(dice: &mut Dice) {
     let address = address(dice) & !7;
     // What returns from there goes where its words say.
-    let is_memory = address < KERNEL || (page(0) as u64..page(4) as u64).contains(&address);
-    let code: &[u8] = dice.of(if is_memory {
-        &STAYING[..]
+    let code: &[u8] = dice.of(if holds_anything(address) {
+        &STACK_USERS[..STAYING]
     } else {
         &STACK_USERS
     });

@@ -2,12 +2,12 @@
 //!
 //! A fault ends the stay in a mode: its handler puts the stack back and goes on with the next one.
 
+use kernels::dice::Dice;
 use kernels::memory::{self as tables, LARGE, PRESENT, WRITABLE};
 use kernels::segments;
 
 use crate::code;
 use crate::{Action, RUINOUS};
-use kernels::dice::Dice;
 
 pub(crate) const ACTIONS: &[Action] = &[(journey, 8)];
 

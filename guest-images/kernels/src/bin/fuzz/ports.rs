@@ -2,9 +2,10 @@
 
 use core::arch::asm;
 
+use kernels::dice::Dice;
+
 use crate::memory;
 use crate::{Action, RUINOUS};
-use kernels::dice::Dice;
 
 pub(crate) const ACTIONS: &[Action] = &[
     (input, 80),

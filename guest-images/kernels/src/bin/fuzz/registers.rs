@@ -3,10 +3,10 @@
 use core::arch::asm;
 
 use arch::msr;
+use kernels::dice::Dice;
 use x86_64::registers::model_specific::Msr;
 
 use crate::Action;
-use kernels::dice::Dice;
 
 pub(crate) const ACTIONS: &[Action] = &[
     (read_msr, 60),

@@ -36,10 +36,14 @@ pub(crate) mod status {
     pub(crate) const DRIVER_OK: u8 = 4;
     pub(crate) const FEATURES_OK: u8 = 8;
     pub(crate) const NEEDS_RESET: u8 = 0x40;
+    /// All that a driver sets one after the other.
+    pub(crate) const ALL: u8 = ACKNOWLEDGE | DRIVER | DRIVER_OK | FEATURES_OK;
 }
 
-/// The feature without which no modern device works, and those of rings (6).
+/// The feature without which no modern device works, and those of rings: indirect descriptors and the event
+/// index (6).
 pub(crate) const VERSION_1: u64 = 1 << 32;
+pub(crate) const OF_RINGS: u64 = 1 << 28 | 1 << 29;
 
 /// A queue's size, and where its three parts are.
 #[derive(Clone, Copy, Debug)]

@@ -17,7 +17,7 @@ use kernels::pci::{BAR_0, COMMAND, DECODE_AND_MASTER};
 use kernels::random_run::RandomRun;
 use kernels::{Report, println};
 
-use device::{Device, ENTROPY, NETWORK, VERSION_1, common, read, status, write};
+use device::{Device, ENTROPY, NETWORK, OF_RINGS, VERSION_1, common, read, status, write};
 
 /// So many rounds are between two in which a device is driven well.
 const GOOD_EVERY: u64 = 64;
@@ -25,6 +25,9 @@ const GOOD_EVERY: u64 = 64;
 const MOST_DEVICES: usize = 8;
 /// How often a device that has been told of a buffer is looked at before it has failed.
 const PATIENCE: u32 = 100_000;
+
+/// The identifier of the capability of MSI-X (PCI Local Bus Specification 3.0, 6.8.2).
+const MSIX: u8 = 0x11;
 
 fn handle(_: &mut Frame) {
     Lapic::current().end();
@@ -51,7 +54,7 @@ fn round(dice: &mut Dice, device: Device) {
         }
     }
     if !dice.once_in(12) {
-        device.set_status(0xf);
+        device.set_status(status::ALL);
     }
     for _ in 0..dice.below(6) {
         let index = dice.below(queues.into()) as u16;
@@ -69,7 +72,7 @@ fn round(dice: &mut Dice, device: Device) {
     if needs_reset && dice.once_in(2) {
         // It is to stay so whatever else is said.
         device.notify(0);
-        device.set_status(0xf);
+        device.set_status(status::ALL);
     }
 }
 
@@ -86,7 +89,7 @@ fn set_up(dice: &mut Dice, device: Device) {
     let mut features = match dice.below(4) {
         0 => dice.any(),
         1 => 0,
-        _ => dice.any() & 0x3000_0000,
+        _ => dice.any() & OF_RINGS,
     };
     if !dice.once_in(16) {
         features |= VERSION_1;
@@ -130,7 +133,7 @@ fn meddle(dice: &mut Dice, device: Device) {
             if let Some(at) = device
                 .function
                 .capabilities()
-                .find(|&at| device.function.byte(at) == 0x11)
+                .find(|&at| device.function.byte(at) == MSIX)
             {
                 let control = device.function.read(at) & !(3 << 30);
                 device
