@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tests::{Case, IPS, tarpit};
 use xtask::testbed::build;
 use xtask::testbed::module::Module;
-use xtask::testbed::serial::Session;
+use xtask::testbed::serial::{PROMPT, Session};
 
 /// The most that misbehavior on one CPU may cost on another. Measured is a tenth of that: a shared
 /// console is written to now and then, under a lock.
@@ -35,20 +35,25 @@ struct Reading {
     units: f64,
     /// The longest that the meter was woken late since its last line, if it sleeps.
     late: Option<Duration>,
+    /// The longest that it has waited in the middle of its work since its last line, if it tells that.
+    pause: Option<Duration>,
 }
 
 impl Reading {
     /// The next line of the meter `vm`.
     fn next(session: &mut Session, vm: &str) -> Result<Self> {
         let line = session.wait_for_match(&format!(
-            r"\[{vm} +(\d+\.\d+)\] meter: units=(\d+)(?: late_us=(\d+))?$"
+            r"\[{vm} +(\d+\.\d+)\] meter: units=(\d+)(?: late_us=(\d+))?(?: pause_us=(\d+))?$"
         ))?;
-        let late = Some(&line[3]).filter(|micros| !micros.is_empty());
-        let late = late.map(|micros| micros.parse());
+        let duration = |micros: &str| match micros {
+            "" => anyhow::Ok(None),
+            micros => Ok(Some(Duration::from_micros(micros.parse()?))),
+        };
         Ok(Self {
             seconds: line[1].parse()?,
             units: line[2].parse()?,
-            late: late.transpose()?.map(Duration::from_micros),
+            late: duration(&line[3])?,
+            pause: duration(&line[4])?,
         })
     }
 
@@ -283,5 +288,51 @@ pub(crate) fn a_paused_vm_stands_still_and_a_restarted_one_begins_anew(case: &Ca
     session.wait_for("kernel meter")?;
     let anew = Reading::next(&mut session, "meter")?;
     ensure!(anew.units < before.units / 2.0, "{anew:?}, {before:?}");
+    Ok(())
+}
+
+/// A VM that has been seen with thousands of address spaces is listed while another one computes on the CPU that
+/// carries out the commands.
+pub(crate) fn a_list_of_thousands_of_processes_is_soon_there_and_pauses_nobody(
+    case: &Case,
+) -> Result<()> {
+    /// The address spaces that the guest has: more than there is room for.
+    const ROOTS: usize = 8 * 512;
+    /// Those that are remembered at least: 256 for each VCPU, but for places that no root has led to.
+    const REMEMBERED: usize = 2000;
+    let mut session = tarpit(case)?
+        .cpus(2)
+        .module(module("meter", "vm=meter pin=0", "pauses interval_ms=20")?)
+        .module(Module {
+            file: build::all()?.kernel("many_roots")?.to_owned(),
+            command_line: "kernel vm=many vcpus=8 pin=1 mem=64M -- others=7".to_owned(),
+        })
+        .boot()?
+        .patience(Duration::from_secs(300));
+    session.wait_for(&format!("many_roots: {ROOTS} in use"))?;
+    Reading::next(&mut session, "meter")?;
+    let before = Reading::next(&mut session, "meter")?;
+    session.send_line("ps many")?;
+    session.wait_for("ALIASES\n")?;
+    let answered = Reading::next(&mut session, "meter")?;
+    let answer = session.wait_for(PROMPT)?;
+    let seconds = answered.seconds - before.seconds;
+    let pauses = answer.lines().filter_map(|line| {
+        let (_, micros) = line.split_once(" pause_us=")?;
+        micros.parse().ok().map(Duration::from_micros)
+    });
+    let longest = pauses
+        .chain(answered.pause)
+        .max()
+        .context("tells no pauses")?;
+    let listed = answer.lines().filter(|line| line.starts_with("0x"));
+    let listed = listed.count();
+    println!("{listed} listed, the first within {seconds:.3} s; {longest:?} paused at most");
+    ensure!(listed >= REMEMBERED, "{listed} listed");
+    ensure!(seconds <= 1.0, "the answer began after {seconds} s");
+    ensure!(
+        longest <= Duration::from_millis(1),
+        "a pause of {longest:?}"
+    );
     Ok(())
 }

@@ -27,6 +27,7 @@ pub mod random_run;
 pub mod rtc;
 pub mod segments;
 pub mod serial;
+pub mod sleep;
 pub mod smp;
 pub mod tsc;
 

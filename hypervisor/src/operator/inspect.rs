@@ -5,12 +5,13 @@ use core::sync::atomic::Ordering;
 
 use devices::time::HostTicks;
 
+use super::clock::HostClock;
 use super::error::CommandError;
 use crate::suppression::address_space::{Root, RootFormat, user_half_digest};
 use crate::suppression::order::Order;
 use crate::suppression::snapshot::Snapshot;
 use crate::suppression::target::Target;
-use crate::suppression::usage::{self, Process, SeenRoot, SeenRoots};
+use crate::suppression::usage::{self, Grouping, SeenRoots};
 use crate::vm::Vm;
 
 /// A target of a VM.
@@ -50,43 +51,51 @@ pub(super) struct Processes {
     format: RootFormat,
     /// The seed of the digests of user halves.
     seed: u64,
-    roots: Vec<SeenRoot>,
-    /// The digests of the user halves of the first of the roots.
-    digests: Vec<Option<u128>>,
+    /// What is left of the table of a VCPU, and which VCPU's is the next.
+    table: usage::Table,
+    next_table: usize,
+    roots: SeenRoots,
+    /// The roots by the digests of their user halves.
+    grouping: Grouping<u128>,
 }
 
 impl Processes {
-    /// Begins with the roots seen in `vm` until `now`. Holds up each VCPU no longer than it takes to
-    /// copy its table.
+    /// Begins at `now` with those of `vm`.
     pub(super) fn begin(vm: &Vm, now: HostTicks) -> Self {
-        let mut roots = SeenRoots::default();
-        for usage in &vm.usages {
-            roots.add(&mut usage.lock(), now);
-        }
         Self {
             format: root_format(vm),
             seed: now.0,
-            roots: roots.into_roots(),
-            digests: Vec::new(),
+            table: usage::Table::default(),
+            next_table: 0,
+            roots: SeenRoots::default(),
+            grouping: Grouping::default(),
         }
     }
 
-    /// Goes on until `is_time_over`. Returns all processes, by share of the CPU, when that is it.
+    /// Goes on until `until`, and holds up each VCPU no longer than it takes to copy its table. Returns all
+    /// processes, by share of the CPU, when that is it.
     pub(super) fn step(
         &mut self,
         vm: &Vm,
-        mut is_time_over: impl FnMut() -> bool,
-    ) -> Option<Vec<Process>> {
-        while let Some(seen) = self.roots.get(self.digests.len()) {
-            let digest = user_half_digest(&vm.ram, seen.root, self.format, self.seed);
-            self.digests.push(digest);
-            if is_time_over() {
+        clock: &HostClock,
+        until: HostTicks,
+    ) -> Option<usage::Processes> {
+        loop {
+            if let Some(seen) = self.table.next() {
+                self.roots.add(seen);
+            } else if let Some(usage) = vm.usages.get(self.next_table) {
+                self.table = usage.lock().at(clock.now());
+                self.next_table += 1;
+            } else if let Some(seen) = self.roots.take_next() {
+                let digest = user_half_digest(&vm.ram, seen.root, self.format, self.seed);
+                self.grouping.add(seen, digest);
+            } else if !self.grouping.step() {
+                return Some(core::mem::take(&mut self.grouping).into_processes());
+            }
+            if clock.now() >= until {
                 return None;
             }
         }
-        let roots = core::mem::take(&mut self.roots);
-        let digests = core::mem::take(&mut self.digests);
-        Some(usage::processes(roots.into_iter().zip(digests)))
     }
 }
 

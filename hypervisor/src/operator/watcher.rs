@@ -463,10 +463,11 @@ impl Watched {
             self.shares_at = now.saturating_add(interval);
             Processes::begin(vm, now)
         });
-        let Some(list) = processes.step(vm, || clock.now() >= until) else {
+        let Some(list) = processes.step(vm, clock, until) else {
             return;
         };
         self.processes = None;
+        let list: Vec<_> = list.take(Hogs::MOST).collect();
         for entry in rules {
             let Condition::Hogs(hog) = entry.rule.condition else {
                 continue;

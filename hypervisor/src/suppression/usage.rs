@@ -2,9 +2,11 @@
 //! CR3 at VM exits that happen anyway.
 //!
 //! Each VCPU keeps a [`Usage`] of its own; [`SeenRoots`] puts them together for display, and
-//! [`processes`] the roots of one process into one line.
+//! [`Grouping`] the roots of one process into one line. Both take small steps: there may be thousands of roots, and
+//! whoever shares a CPU with the operator is not to wait for all of them.
 
-use alloc::vec::Vec;
+use alloc::collections::btree_map::{self, BTreeMap};
+use alloc::vec::{self, Vec};
 use core::cmp::Reverse;
 
 use devices::time::HostTicks;
@@ -180,21 +182,51 @@ impl Usage {
         (seen, self.changes)
     }
 
-    /// Returns the entries as they are at `now`, and the length of time that their windows cover.
-    fn at(&mut self, now: HostTicks) -> (impl Iterator<Item = Entry> + '_, u64) {
+    /// Returns a copy of the table as it is at `now`.
+    pub(crate) fn at(&mut self, now: HostTicks) -> Table {
         if now > self.window_end {
             self.next_window(now);
         }
-        let window = self.window;
         let window_start = HostTicks(self.window_end.0.saturating_sub(self.window_length));
-        let previous = if window == 0 { 0 } else { self.window_length };
-        let covered = now.since(window_start) + previous;
-        let entries = self.entries.iter().flatten().map(move |entry| {
-            let mut entry = *entry;
-            entry.advance(window);
-            entry
-        });
-        (entries, covered)
+        let previous = if self.window == 0 {
+            0
+        } else {
+            self.window_length
+        };
+        let mut entries = Vec::with_capacity(CAPACITY);
+        entries.extend(self.entries.iter().flatten());
+        Table {
+            entries: entries.into_iter(),
+            window: self.window,
+            covered: now.since(window_start) + previous,
+        }
+    }
+}
+
+/// What there is in a copy of a [`Usage`].
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Table {
+    entries: vec::IntoIter<Entry>,
+    window: u64,
+    /// The length of time that windows cover, in host ticks.
+    covered: u64,
+}
+
+impl Iterator for Table {
+    type Item = SeenRoot;
+
+    fn next(&mut self) -> Option<SeenRoot> {
+        let mut entry = self.entries.next()?;
+        entry.advance(self.window);
+        let recent = entry.current + entry.previous;
+        let share = u128::from(recent) * 1000 / u128::from(self.covered.max(1));
+        Some(SeenRoot {
+            root: entry.root,
+            recent,
+            share: share.min(1000) as u32,
+            total: entry.total,
+            last_seen: entry.last_seen,
+        })
     }
 }
 
@@ -228,81 +260,117 @@ pub(crate) struct SeenRoot {
     last_seen: HostTicks,
 }
 
-/// The roots in the tables of a VM's VCPUs, put together table by table.
+/// The roots in the tables of a VM's VCPUs, each of them once.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct SeenRoots(Vec<SeenRoot>);
+pub(crate) struct SeenRoots(BTreeMap<Root, SeenRoot>);
 
 impl SeenRoots {
-    /// Adds those of a VCPU's table, as it is at `now`.
-    pub(crate) fn add(&mut self, usage: &mut Usage, now: HostTicks) {
-        let (entries, covered) = usage.at(now);
-        self.0.extend(entries.map(|entry| {
-            let recent = entry.current + entry.previous;
-            let share = u128::from(recent) * 1000 / u128::from(covered.max(1));
-            SeenRoot {
-                root: entry.root,
-                recent,
-                share: share.min(1000) as u32,
-                total: entry.total,
-                last_seen: entry.last_seen,
+    /// Adds what a table says of a root.
+    pub(crate) fn add(&mut self, seen: SeenRoot) {
+        match self.0.entry(seen.root) {
+            btree_map::Entry::Vacant(place) => {
+                place.insert(seen);
             }
-        }));
+            btree_map::Entry::Occupied(mut known) => {
+                let known = known.get_mut();
+                known.recent += seen.recent;
+                known.share += seen.share;
+                known.total += seen.total;
+                known.last_seen = known.last_seen.max(seen.last_seen);
+            }
+        }
     }
 
-    /// Returns each root once.
-    #[must_use]
-    pub(crate) fn into_roots(mut self) -> Vec<SeenRoot> {
-        self.0.sort_unstable_by_key(|seen| seen.root);
-        self.0.dedup_by(|seen, kept| {
-            let same = seen.root == kept.root;
-            if same {
-                kept.recent += seen.recent;
-                kept.share += seen.share;
-                kept.total += seen.total;
-                kept.last_seen = kept.last_seen.max(seen.last_seen);
-            }
-            same
-        });
-        self.0
+    /// Takes one of them out.
+    pub(crate) fn take_next(&mut self) -> Option<SeenRoot> {
+        self.0.pop_first().map(|(_, seen)| seen)
     }
 }
 
-/// Puts roots together to processes, by share of the CPU. Roots with the same mark belong to the same
-/// process; one without a mark is a process of its own. Takes n log n steps for n roots.
-#[must_use]
-pub(crate) fn processes<M: Ord>(
-    roots: impl IntoIterator<Item = (SeenRoot, Option<M>)>,
-) -> Vec<Process> {
-    let mut roots: Vec<_> = roots.into_iter().collect();
-    let order = |seen: &SeenRoot| (Reverse((seen.recent, seen.total)), seen.root);
-    roots.sort_unstable_by(|(a, a_mark), (b, b_mark)| {
-        a_mark.cmp(b_mark).then_with(|| order(a).cmp(&order(b)))
-    });
-    let mut processes: Vec<(Process, _)> = Vec::new();
-    let mut latest: Option<M> = None;
-    for (seen, mark) in roots {
-        match processes.last_mut() {
-            Some((process, _)) if mark.is_some() && mark == latest => {
+/// The place of a root among those of a process: who has run most comes first.
+type Rank = (Reverse<(u64, u64)>, Root);
+
+/// Roots that are put together to processes. Those with the same mark belong to the same process; one without a mark is
+/// a process of its own. Each step takes time that grows with the logarithm of the number of roots only.
+#[derive(Clone, Debug)]
+pub(crate) struct Grouping<M> {
+    /// The roots that are still to be put together: those of a process follow each other.
+    roots: BTreeMap<(Option<M>, Rank), SeenRoot>,
+    /// The process of which all that has come so far is known, with its mark and the rank of its first root.
+    latest: Option<(Process, Option<M>, Rank)>,
+    processes: BTreeMap<(Reverse<(u32, u64)>, Rank), Process>,
+}
+
+impl<M> Default for Grouping<M> {
+    fn default() -> Self {
+        Self {
+            roots: BTreeMap::new(),
+            latest: None,
+            processes: BTreeMap::new(),
+        }
+    }
+}
+
+impl<M: Ord> Grouping<M> {
+    /// Adds a root: all are to be added before the first [`Grouping::step`].
+    pub(crate) fn add(&mut self, seen: SeenRoot, mark: Option<M>) {
+        let rank = (Reverse((seen.recent, seen.total)), seen.root);
+        self.roots.insert((mark, rank), seen);
+    }
+
+    /// Puts the next root where it belongs. Returns whether there was one.
+    pub(crate) fn step(&mut self) -> bool {
+        let Some(((mark, rank), seen)) = self.roots.pop_first() else {
+            self.end_process();
+            return false;
+        };
+        match &mut self.latest {
+            Some((process, latest, _)) if mark.is_some() && mark == *latest => {
                 process.roots.push(seen.root);
                 process.share += seen.share;
                 process.total += seen.total;
                 process.last_seen = process.last_seen.max(seen.last_seen);
             }
-            _ => processes.push((
-                Process {
+            _ => {
+                self.end_process();
+                let process = Process {
                     roots: alloc::vec![seen.root],
                     share: seen.share,
                     total: seen.total,
                     last_seen: seen.last_seen,
-                },
-                order(&seen),
-            )),
+                };
+                self.latest = Some((process, mark, rank));
+            }
         }
-        latest = mark;
+        true
     }
-    processes
-        .sort_unstable_by_key(|(process, first)| (Reverse((process.share, process.total)), *first));
-    processes.into_iter().map(|(process, _)| process).collect()
+
+    /// Notes that there are no more roots of the latest process.
+    fn end_process(&mut self) {
+        if let Some((process, _, rank)) = self.latest.take() {
+            let place = (Reverse((process.share, process.total)), rank);
+            self.processes.insert(place, process);
+        }
+    }
+
+    /// Returns the processes, by share of the CPU, once there is nothing to be done any more.
+    #[must_use]
+    pub(crate) fn into_processes(self) -> Processes {
+        debug_assert!(self.roots.is_empty() && self.latest.is_none());
+        Processes(self.processes.into_values())
+    }
+}
+
+/// The processes of a VM, by share of the CPU.
+#[derive(Debug)]
+pub(crate) struct Processes(btree_map::IntoValues<(Reverse<(u32, u64)>, Rank), Process>);
+
+impl Iterator for Processes {
+    type Item = Process;
+
+    fn next(&mut self) -> Option<Process> {
+        self.0.next()
+    }
 }
 
 /// Returns the process list of a VM from the tables of its VCPUs. `same_process` tells whether two roots belong
@@ -314,15 +382,27 @@ pub(crate) fn report<'a>(
     same_process: impl Fn(Root, Root) -> bool,
 ) -> Vec<Process> {
     let mut seen = SeenRoots::default();
-    for usage in usages {
-        seen.add(usage, now);
-    }
-    let roots = seen.into_roots();
+    usages
+        .into_iter()
+        .for_each(|usage| usage.at(now).for_each(|root| seen.add(root)));
+    let roots: Vec<_> = core::iter::from_fn(|| seen.take_next()).collect();
     let first_of = |root| {
         let mut all = roots.iter().map(|seen| seen.root);
         all.find(|&other| other == root || same_process(other, root))
     };
-    processes(roots.iter().map(|seen| (*seen, first_of(seen.root))))
+    let marked = roots.iter().map(|seen| (*seen, first_of(seen.root)));
+    processes(marked)
+}
+
+/// Puts marked roots together.
+#[cfg(test)]
+fn processes<M: Ord>(roots: impl IntoIterator<Item = (SeenRoot, Option<M>)>) -> Vec<Process> {
+    let mut grouping = Grouping::default();
+    for (seen, mark) in roots {
+        grouping.add(seen, mark);
+    }
+    while grouping.step() {}
+    grouping.into_processes().collect()
 }
 
 #[cfg(test)]
@@ -433,10 +513,10 @@ mod tests {
                     last_seen: HostTicks(number),
                 });
             }
-            seen.add(&mut usage, HostTicks(1000));
+            usage.at(HostTicks(1000)).for_each(|root| seen.add(root));
         }
         let compared = Cell::new(0);
-        let roots = seen.into_roots();
+        let roots: Vec<_> = core::iter::from_fn(|| seen.take_next()).collect();
         assert_eq!(roots.len() as u64, ROOTS);
         let marked = roots
             .iter()

@@ -7,9 +7,6 @@ use devices::time::HostTicks;
 use crate::suppression::address_space::Root;
 use crate::suppression::usage::Process;
 
-/// The most processes that are followed at a time: more cannot have much.
-const MOST: usize = 64;
-
 /// A process that has more than it may.
 #[derive(Clone, Copy, Debug)]
 struct Suspect {
@@ -25,6 +22,9 @@ pub(crate) struct Hogs {
 }
 
 impl Hogs {
+    /// The most processes that are followed at a time: more cannot have much.
+    pub(crate) const MOST: usize = 64;
+
     /// Takes the processes as they are at `now`. Calls `found` with each that has had more than
     /// `permille` of a CPU for `ticks`, once. Returns how many have had more, but not for so long.
     pub(crate) fn look<'a>(
@@ -36,7 +36,11 @@ impl Hogs {
         mut found: impl FnMut(&'a Process),
     ) -> u64 {
         let mut before = core::mem::take(&mut self.suspects);
-        for process in processes.iter().filter(|it| it.share > permille).take(MOST) {
+        for process in processes
+            .iter()
+            .filter(|it| it.share > permille)
+            .take(Self::MOST)
+        {
             let known = before
                 .iter()
                 .position(|it| process.roots.contains(&it.root));
@@ -117,6 +121,6 @@ mod tests {
         let mut hogs = Hogs::default();
         let crowd: Vec<Process> = (0..1000).map(|it| process(&[it << 12], 900)).collect();
         hogs.look(&crowd, 1, 1, HostTicks(0), |_| ());
-        assert_eq!(hogs.suspects.len(), MOST);
+        assert_eq!(hogs.suspects.len(), Hogs::MOST);
     }
 }

@@ -18,6 +18,7 @@ use crate::operator::values;
 use crate::search::Search;
 use crate::search::pattern::Pattern;
 use crate::suppression::address_space::{Root, RootFormat};
+use crate::suppression::usage;
 use crate::vm::Vm;
 
 pub(super) static COMMAND: Command = Command {
@@ -48,9 +49,9 @@ fn run(arguments: &Arguments<'_>, context: &mut Context<'_>) -> Result<Outcome, 
         finder: Finder::new(pattern.bytes()).into_owned(),
         ram: vm.ram.ranges().map(|range| range.length).sum(),
         vm,
-        seen: Some(seen),
-        processes: Vec::new(),
-        current: 0,
+        seen,
+        processes: None,
+        searched: 0,
         search: None,
         found: Vec::new(),
     }))
@@ -69,58 +70,60 @@ struct Find {
     /// The VM's memory in bytes.
     ram: u64,
     /// The processes, while they are being put together.
-    seen: Option<Processes>,
-    /// The roots of each process; those from `current` on are still to be searched.
-    processes: Vec<Vec<Root>>,
-    current: usize,
-    search: Option<Search>,
-    found: Vec<(usize, Search)>,
+    seen: Processes,
+    /// The processes that are still to be searched; `None` before they are put together.
+    processes: Option<usage::Processes>,
+    /// The number of processes that have been searched.
+    searched: usize,
+    /// The roots of the process that is being searched.
+    search: Option<(Vec<Root>, Search)>,
+    /// The roots of those that hold the pattern.
+    found: Vec<(Vec<Root>, Search)>,
 }
 
 impl Job for Find {
     fn step(&mut self, context: &mut Context<'_>, until: HostTicks) -> Progress {
-        if let Some(seen) = &mut self.seen {
-            let is_time_over = || context.clock.now() >= until;
-            let Some(processes) = seen.step(&self.vm, is_time_over) else {
+        if self.processes.is_none() {
+            let Some(processes) = self.seen.step(&self.vm, context.clock, until) else {
                 return Progress::More;
             };
-            self.processes = processes.into_iter().map(|it| it.roots).collect();
-            self.seen = None;
+            self.processes = Some(processes);
         }
-        while let Some(roots) = self.processes.get(self.current) {
-            let more = roots.first().is_some_and(|root| {
-                let new = || Search::new(*root, self.format, self.ram);
-                let search = self.search.get_or_insert_with(new);
-                search.step(&self.vm.ram, &self.finder)
-            });
-            if !more {
-                if let Some(search) = self.search.take()
-                    && search.matches() > 0
-                {
-                    self.found.push((self.current, search));
-                }
-                self.current += 1;
+        loop {
+            if let Some((_, search)) = &mut self.search
+                && !search.step(&self.vm.ram, &self.finder)
+            {
+                self.searched += 1;
+                let ended = self.search.take();
+                self.found.extend(ended.filter(|(_, it)| it.matches() > 0));
+            }
+            if self.search.is_none() {
+                let Some(next) = self.processes.as_mut().and_then(Iterator::next) else {
+                    self.answer(context);
+                    return Progress::Done;
+                };
+                let root = next.roots.first();
+                let search = root.map(|root| Search::new(*root, self.format, self.ram));
+                self.search = search.map(|search| (next.roots, search));
             }
             if context.clock.now() >= until {
                 return Progress::More;
             }
         }
-        self.answer(context);
-        Progress::Done
     }
 }
 
 impl Find {
     fn answer(&self, context: &mut Context<'_>) {
         if self.found.is_empty() && context.answer.format() == Format::Table {
-            let count = self.processes.len();
+            let count = self.searched;
             context
                 .answer
                 .text(format_args!("none of {count} address spaces holds it\n"));
             return;
         }
-        let lines = self.found.iter().filter_map(|(index, search)| {
-            let (first, aliases) = self.processes.get(*index)?.split_first()?;
+        let lines = self.found.iter().filter_map(|(roots, search)| {
+            let (first, aliases) = roots.split_first()?;
             Some(MatchLine {
                 vm: &self.vm.name,
                 cr3: Cr3(*first),

@@ -2,7 +2,7 @@
 
 use alloc::string::ToString;
 use alloc::sync::Arc;
-use alloc::vec::{self, Vec};
+use alloc::vec::Vec;
 use core::fmt;
 
 use devices::time::HostTicks;
@@ -15,7 +15,7 @@ use crate::operator::inspect::{self, Processes};
 use crate::operator::records::{Aliases, Cr3};
 use crate::operator::session::TURNS_PER_SECOND;
 use crate::suppression::address_space::Root;
-use crate::suppression::usage::Process;
+use crate::suppression::usage;
 use crate::vm::Vm;
 
 pub(super) static COMMAND: Command = Command {
@@ -58,21 +58,20 @@ struct List {
     /// The roots of all targets, in order.
     targets: Vec<Root>,
     /// The processes that are still to be shown; `None` before the list is put together.
-    lines: Option<vec::IntoIter<Process>>,
+    lines: Option<usage::Processes>,
 }
 
 impl Job for List {
     fn step(&mut self, context: &mut Context<'_>, until: HostTicks) -> Progress {
         let clock = context.clock;
         if self.lines.is_none() {
-            let is_time_over = || clock.now() >= until;
-            let Some(processes) = self.processes.step(&self.vm, is_time_over) else {
+            let Some(processes) = self.processes.step(&self.vm, clock, until) else {
                 return Progress::More;
             };
             let targets = inspect::suppression(&self.vm, self.now).targets.into_iter();
             self.targets = targets.flat_map(|target| target.roots).collect();
             self.targets.sort_unstable();
-            self.lines = Some(processes.into_iter());
+            self.lines = Some(processes);
             context.answer.heading::<ProcessLine<'_>>();
         }
         while context.answer.backlog() < BACKLOG {
