@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use tests::{Case, tarpit};
 use xtask::testbed::Setup;
-use xtask::testbed::module::Module;
+use xtask::testbed::module::{Guest, Module};
 
 /// The command lines arrive as they were written, spaces and punctuation included.
 pub(crate) fn grub_hands_over_modules_and_options(case: &Case) -> Result<()> {
@@ -49,6 +49,69 @@ pub(crate) fn a_cpu_without_vmx_is_told(case: &Case) -> Result<()> {
     let line = fatal(tarpit(case)?)?;
     ensure!(line.contains("VMX"), "{line}");
     Ok(())
+}
+
+pub(crate) fn a_32_bit_cpu_is_told(case: &Case) -> Result<()> {
+    let line = fatal(tarpit(case)?.processor("atom_n270"))?;
+    ensure!(line.contains("no 64-bit mode"), "{line}");
+    Ok(())
+}
+
+/// SYSLINUX's `mboot.c32` has the name of tarpit's file as the first word.
+pub(crate) fn a_machine_without_com1_has_its_console_at_com2(case: &Case) -> Result<()> {
+    let mut session = tarpit(case)?
+        .without_com1()
+        .options("/boot/tarpit loglevel=info")
+        .kernel("triple_fault", &Guest::new("web"))?
+        .boot()?;
+    session.wait_for("vm web ended: triple fault")?;
+    ensure!(session.command("vms")?.contains("web"));
+    Ok(())
+}
+
+/// ACPI tells of a third CPU with an ID that messages of 8 bits do not reach, and which is not there.
+pub(crate) fn a_cpu_that_does_not_start_is_named_and_left_out(case: &Case) -> Result<()> {
+    let madt = tests::file(case, "madt", &madt())?;
+    let mut session = tarpit(case)?
+        .cpus(2)
+        .file("madt", madt)
+        .before_boot("acpi --exclude=APIC /boot/madt")
+        .kernel("triple_fault", &Guest::new("web"))?
+        .boot()?;
+    session.wait_for("CPU with APIC ID 257 is not used: ")?;
+    session.wait_for("2 of 3 CPUs running")?;
+    session.wait_for("vm web ended: triple fault")?;
+    Ok(())
+}
+
+/// ACPI's table of two CPUs, one more of APIC ID 257, and Bochs's I/O APIC. ACPI specification 6.5, 5.2.12.
+fn madt() -> Vec<u8> {
+    let mut table = Vec::new();
+    table.extend(b"APIC");
+    table.extend([0; 4]);
+    table.extend([3, 0]);
+    table.extend(b"TARPITMADT 257\x01\0\0\0TEST\x01\0\0\0");
+    table.extend(0xfee0_0000_u32.to_le_bytes());
+    // There are 8259s, too.
+    table.extend(1_u32.to_le_bytes());
+    for id in [0, 1] {
+        table.extend([0, 8, id, id, 1, 0, 0, 0]);
+    }
+    // Local x2APIC: reserved, ID, flags, the processor's number.
+    table.extend([9, 16, 0, 0]);
+    for field in [257_u32, 1, 2] {
+        table.extend(field.to_le_bytes());
+    }
+    table.extend([1, 12, 2, 0]);
+    for field in [0xfec0_0000_u32, 0] {
+        table.extend(field.to_le_bytes());
+    }
+    // The PIT's interrupt is at input 2.
+    table.extend([2, 10, 0, 0, 2, 0, 0, 0, 0, 0]);
+    let length = table.len() as u32;
+    table[4..8].copy_from_slice(&length.to_le_bytes());
+    table[9] = table.iter().fold(0_u8, |sum, byte| sum.wrapping_sub(*byte));
+    table
 }
 
 fn fatal(setup: Setup) -> Result<String> {

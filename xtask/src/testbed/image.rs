@@ -11,7 +11,7 @@ use crate::testbed::progress::Step;
 use crate::testbed::{paths, provision};
 
 /// The GRUB modules that booting from the CD takes. By default grub-mkrescue adds hundreds.
-const GRUB_MODULES: &str = "biosdisk boot iso9660 linux memrw mmap multiboot2 normal";
+const GRUB_MODULES: &str = "acpi biosdisk boot iso9660 linux memrw mmap multiboot2 normal";
 
 /// The contents of a CD: the system that GRUB boots.
 #[derive(Clone, Debug)]
@@ -24,6 +24,8 @@ pub enum Contents {
         options: String,
         /// Guest kernels and RAM disks.
         modules: Vec<Module>,
+        /// Other files below `/boot`, by their names there.
+        files: Vec<(String, PathBuf)>,
         /// The commands that GRUB executes last, line by line in its script language.
         before_boot: Vec<String>,
     },
@@ -60,6 +62,7 @@ impl Contents {
                 tarpit,
                 options,
                 modules,
+                files: others,
                 before_boot,
             } => {
                 load("multiboot2", tarpit.as_path(), "tarpit", options);
@@ -69,6 +72,11 @@ impl Contents {
                 for line in before_boot {
                     let _ = writeln!(script, "{line}");
                 }
+                files.extend(
+                    others
+                        .iter()
+                        .map(|(name, file)| (format!("/boot/{name}"), file.as_path())),
+                );
             }
             Self::Linux {
                 kernel,
@@ -141,6 +149,7 @@ mod tests {
                 guest.kernel(Path::new("vmlinuz")),
                 Module::initrd(Path::new("i"), "debian"),
             ],
+            files: Vec::new(),
             before_boot: vec!["write_dword 0xfee00080 0xf0".to_owned()],
         };
         let (files, script) = contents.lay_out();

@@ -63,6 +63,7 @@ pub struct Setup {
     loader: Loader,
     options: String,
     modules: Vec<Module>,
+    files: Vec<(String, PathBuf)>,
     detector: bool,
     shell: Shell,
     before_boot: Vec<String>,
@@ -79,6 +80,7 @@ impl Setup {
             loader: Loader::Grub,
             options: String::new(),
             modules: Vec::new(),
+            files: Vec::new(),
             detector: false,
             shell: Shell::None,
             before_boot: Vec::new(),
@@ -151,6 +153,20 @@ impl Setup {
     #[must_use]
     pub fn before_boot(mut self, line: &str) -> Self {
         self.before_boot.push(line.to_owned());
+        self
+    }
+
+    /// Puts a file where GRUB finds it as `/boot/NAME`.
+    #[must_use]
+    pub fn file(mut self, name: &str, file: PathBuf) -> Self {
+        self.files.push((name.to_owned(), file));
+        self
+    }
+
+    /// Leaves COM1 out, and has the console at COM2 (Bochs only).
+    #[must_use]
+    pub fn without_com1(mut self) -> Self {
+        self.hardware.has_com1 = false;
         self
     }
 
@@ -287,6 +303,7 @@ impl Setup {
             tarpit: build::all()?.tarpit.clone(),
             options: self.options.clone(),
             modules: self.modules.clone(),
+            files: self.files.clone(),
             before_boot: self.before_boot.clone(),
         };
         image::make(&self.name, &contents, output)

@@ -53,6 +53,8 @@ pub struct Hardware {
     /// Bochs only: the processor that it is, a model of `bochs-bin --help cpu`; by default the one that has all that
     /// tarpit can make use of, or that of the environment.
     pub model: Option<&'static str>,
+    /// Bochs only: whether the first serial line is COM1; if not, it is COM2.
+    pub has_com1: bool,
 }
 
 impl Default for Hardware {
@@ -63,6 +65,7 @@ impl Default for Hardware {
             cpus: 1,
             ips: DEFAULT_IPS,
             model: None,
+            has_com1: true,
         }
     }
 }

@@ -9,6 +9,7 @@ mod lapic;
 mod pit;
 mod pm_timer;
 mod rtc;
+mod tiny;
 
 use kernels::{Report, ioapic, multiboot, println, tsc};
 
@@ -31,6 +32,7 @@ fn run(report: &mut Report) {
     hpet::test(report, time);
     rtc::test(report, time);
     pm_timer::test(report, time);
+    tiny::test(report);
 }
 
 kernels::kernel!(run);

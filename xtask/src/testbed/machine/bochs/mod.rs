@@ -89,27 +89,34 @@ fn configuration(
         cpus,
         ips,
         model,
-    } = hardware;
+        has_com1,
+    } = *hardware;
     let log = &files.emulator;
     for path in [iso, cmos, log] {
         if path.to_string_lossy().contains([',', '"', '\n']) {
             bail!("Bochs cannot be given the path {}", path.display());
         }
     }
-    let host_memory_mib = memory_mib.min(&MAX_HOST_MEMORY_MIB);
+    let host_memory_mib = memory_mib.min(MAX_HOST_MEMORY_MIB);
     let (iso, cmos, log) = (iso.display(), cmos.display(), log.display());
     let default = std::env::var(CPU_MODEL);
     let default = default.as_deref().unwrap_or(DEFAULT_CPU_MODEL);
     let model = model.unwrap_or(default);
-    let console = ports.console;
     // Debian's build has sound, which wants to be told that it is not used; others do not know of it.
     let sound = match own_program() {
         None => "sound: waveoutdrv=dummy\nspeaker: enabled=0\n",
         Some(_) => "",
     };
-    let detector = ports.detector.map_or_else(String::new, |port| {
-        format!("com2: enabled=1, mode=socket-client, dev=localhost:{port}\n")
-    });
+    let line = |number: usize, port: u16| {
+        format!("com{number}: enabled=1, mode=socket-client, dev=localhost:{port}\n")
+    };
+    let first = if has_com1 { 1 } else { 2 };
+    let without = if has_com1 { "" } else { "com1: enabled=0\n" };
+    let lines = [Some(ports.console), ports.detector].into_iter().flatten();
+    let lines = (first..)
+        .zip(lines)
+        .map(|(number, port)| line(number, port));
+    let serial = lines.fold(without.to_owned(), |all, line| all + &line);
     Ok(format!(
         "cpu: model={model}, count={cpus}, ips={ips}, reset_on_triple_fault=0\n\
          memory: guest={memory_mib}, host={host_memory_mib}\n\
@@ -121,8 +128,7 @@ fn configuration(
          ata0-master: type=cdrom, path=\"{iso}\", status=inserted\n\
          ata1: enabled=0\n\
          boot: cdrom\n\
-         com1: enabled=1, mode=socket-client, dev=localhost:{console}\n\
-         {detector}\
+         {serial}\
          {sound}\
          panic: action=fatal\n\
          error: action=report\n\
