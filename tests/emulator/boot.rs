@@ -114,6 +114,20 @@ fn madt() -> Vec<u8> {
     table
 }
 
+/// Bochs's processor has no VMX.
+pub(crate) fn a_fatal_error_restarts_the_machine_if_it_is_told_to(case: &Case) -> Result<()> {
+    let mut session = tarpit(case)?
+        .processor("athlon64_clawhammer")
+        .options("on-fatal=reboot:1")
+        .boot()?;
+    for _ in 0..2 {
+        session.wait_for("started by GRUB")?;
+        let line = session.wait_for_fatal()?;
+        ensure!(line.contains("VMX"), "{line}");
+    }
+    Ok(())
+}
+
 fn fatal(setup: Setup) -> Result<String> {
     setup.boot()?.wait_for_fatal()
 }

@@ -11,7 +11,7 @@ use crate::testbed::progress::Step;
 use crate::testbed::{paths, provision};
 
 /// The GRUB modules that booting from the CD takes. By default grub-mkrescue adds hundreds.
-const GRUB_MODULES: &str = "acpi biosdisk boot iso9660 linux memrw mmap multiboot2 normal";
+const GRUB_MODULES: &str = "acpi biosdisk boot iso9660 linux memrw mmap multiboot2 normal wrmsr";
 
 /// The contents of a CD: the system that GRUB boots.
 #[derive(Clone, Debug)]
