@@ -67,7 +67,7 @@ fn main() {
         Bochs: isolation::weights_and_caps_are_what_vms_get,
         Bochs: isolation::a_vm_that_sleeps_is_served_soon_after_it_wakes,
         Bochs: isolation::a_paused_vm_stands_still_and_a_restarted_one_begins_anew,
-        Bochs: isolation::a_list_of_thousands_of_processes_is_soon_there_and_pauses_nobody,
+        Bochs: isolation::no_command_pauses_a_vm,
         Any: tracking::others_exit_no_more_beside_a_target_that_sleeps,
         Any: tracking::each_switch_to_a_target_is_seen,
         Any: tracking::each_switch_of_two_vcpus_is_seen,
