@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use tests::{Case, file, tarpit};
 use xtask::testbed::initramfs::{self, Program};
 use xtask::testbed::kernel::{self, Series};
-use xtask::testbed::module::{Guest, Module};
+use xtask::testbed::module::{Guest, Module, QUICK_BOOT};
 use xtask::testbed::serial::{PROMPT, Session};
 
 /// The time to wait for two or three guests that boot and work, on a machine that is busy with other
@@ -90,11 +90,11 @@ pub(crate) fn debian_reads_and_writes_disks(case: &Case) -> Result<()> {
         vcpus: 2,
         rng: true,
         hvc: true,
-        ..Guest::new("web").command_line("quiet")
+        ..Guest::new("web").command_line(QUICK_BOOT)
     };
     let old = Guest {
         memory_mib: 128,
-        ..Guest::new("old").command_line("quiet pci=nomsi,nommconf")
+        ..Guest::new("old").command_line(&format!("{QUICK_BOOT} pci=nomsi,nommconf"))
     };
     let mut session = tarpit(case)?
         .linux(&kernel, &initrd, &web)
@@ -161,7 +161,7 @@ pub(crate) fn debians_reach_those_in_their_network(case: &Case) -> Result<()> {
         let guest = Guest {
             memory_mib: 128,
             hvc: true,
-            ..Guest::new(name).command_line(&format!("quiet role={name}"))
+            ..Guest::new(name).command_line(&format!("{QUICK_BOOT} role={name}"))
         };
         setup = setup
             .linux(&kernel, &initrd, &guest)
