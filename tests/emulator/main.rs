@@ -6,6 +6,7 @@ mod clocks;
 mod console;
 mod detector;
 mod families;
+mod fatal;
 mod firmware;
 mod foreign;
 mod fuzz;
@@ -45,6 +46,7 @@ fn main() {
         Any: bad_input::a_truncated_initrd_is_found_before_the_guest_starts,
         Any: memory::a_vm_that_does_not_fit_is_left_out_and_the_other_runs,
         Any: memory::a_vm_whose_ram_lies_in_two_pieces_has_all_of_it,
+        Bochs: fatal::a_fault_of_its_own_stops_all_cpus_and_tells_where_they_were,
         Bochs: firmware::an_x2apic_stays_one,
         Bochs: firmware::what_it_leaves_armed_has_no_effect,
         Any: seabios::boots_a_disk_and_is_there_again_after_a_reset,

@@ -161,7 +161,18 @@ impl Machine {
         if self.kind != Kind::Bochs {
             bail!("{} does not count instructions", self.kind);
         }
-        bochs::ticks(&mut self.child, &self.files)
+        bochs::at_standstill(&mut self.child, &self.files, "")
+    }
+
+    /// Has the CPU that executes at the moment go on at address 0, where no code is.
+    ///
+    /// # Errors
+    /// When the machine is not Bochs, or has ended.
+    pub fn lead_astray(&mut self) -> Result<()> {
+        if self.kind != Kind::Bochs {
+            bail!("{} lets nobody change a CPU's registers", self.kind);
+        }
+        bochs::at_standstill(&mut self.child, &self.files, "set rip=0\n").map(drop)
     }
 
     /// Returns how it ended, if it has.

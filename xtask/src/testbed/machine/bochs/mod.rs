@@ -176,10 +176,11 @@ fn cmos_image(memory_mib: u32, cpus: u32) -> Result<[u8; 128]> {
     Ok(cmos)
 }
 
-/// Stops the machine, asks for the time and lets it go on.
-pub(super) fn ticks(child: &mut Child, files: &Files) -> Result<u64> {
+/// Stops the machine, has the debugger do `commands`, each a line, and lets the machine go on. Returns the time at
+/// which it stood still. The commands may be done more than once.
+pub(super) fn at_standstill(child: &mut Child, files: &Files, commands: &str) -> Result<u64> {
     if own_program().is_some() {
-        bail!("a Bochs without the debugger does not tell the time: do this without {OWN_PROGRAM}");
+        bail!("this takes Bochs's debugger: do it without {OWN_PROGRAM}");
     }
     let seen = std::fs::metadata(&files.output)?.len();
     let pid = Pid::from_child(child);
@@ -192,7 +193,7 @@ pub(super) fn ticks(child: &mut Child, files: &Files) -> Result<u64> {
         if asked.is_none_or(|at: Instant| at.elapsed() > ASK_AGAIN_AFTER) {
             kill_process(pid, Signal::INT).context("Bochs has ended")?;
             let debugger = child.stdin.as_mut().context("no debugger")?;
-            debugger.write_all(b"ptime\nc\n")?;
+            write!(debugger, "{commands}ptime\nc\n")?;
             debugger.flush()?;
             asked = Some(Instant::now());
         }
