@@ -25,5 +25,12 @@ pub(crate) fn a_fault_of_its_own_stops_all_cpus_and_tells_where_they_were(
     );
     session.wait_for("cpu 0 (APIC ID 0)\n")?;
     session.wait_for_match(r"cpu 1 \(APIC ID 1\): at rip 0x\w+, .* with VCPU 0 of VM 0$")?;
+    let screen = session.machine().text_screen()?;
+    let shows = |text: &str| screen.iter().any(|row| row.contains(text));
+    // What comes last on the line may not be on the screen yet.
+    ensure!(
+        shows("tarpit: fatal: exception 14 (#PF page fault)") && shows("  cpu 0 (APIC ID 0)"),
+        "{screen:#?}"
+    );
     Ok(())
 }

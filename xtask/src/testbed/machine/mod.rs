@@ -164,6 +164,29 @@ impl Machine {
         bochs::at_standstill(&mut self.child, &self.files, "")
     }
 
+    /// Returns what is on the VGA's text screen, of 80 columns, row by row.
+    ///
+    /// # Errors
+    /// When the machine is not Bochs, or has ended, or its CPU does not see the screen's memory where it is.
+    pub fn text_screen(&mut self) -> Result<Vec<String>> {
+        /// Columns of a character and its attributes.
+        const ROW: usize = 2 * 80;
+        if self.kind != Kind::Bochs {
+            bail!("{} does not show its screen", self.kind);
+        }
+        let file = self.files.configuration.with_extension("screen");
+        let command = format!("writemem \"{}\" 0xb8000 {}\n", file.display(), 25 * ROW);
+        bochs::at_standstill(&mut self.child, &self.files, &command)?;
+        let memory = std::fs::read(&file).context("Bochs has not written its memory")?;
+        let row = |row: &[u8]| {
+            row.iter()
+                .step_by(2)
+                .map(|&byte| char::from(byte))
+                .collect()
+        };
+        Ok(memory.chunks(ROW).map(row).collect())
+    }
+
     /// Has the CPU that executes at the moment go on at address 0, where no code is.
     ///
     /// # Errors
