@@ -37,6 +37,7 @@ fn main() {
         Bochs: boot::a_fatal_error_restarts_the_machine_if_it_is_told_to,
         Bochs: boot::a_32_bit_cpu_is_told,
         Bochs: boot::a_machine_without_com1_has_its_console_at_com2,
+        Bochs: boot::the_console_is_where_firmware_has_it,
         Bochs: boot::a_cpu_that_does_not_start_is_named_and_left_out,
         Any: bad_input::without_a_module_it_asks_for_one,
         Any: bad_input::a_module_that_is_no_kernel_is_told_what_it_is,

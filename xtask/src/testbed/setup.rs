@@ -26,7 +26,7 @@ use crate::testbed::firmware;
 use crate::testbed::image::{self, Contents};
 use crate::testbed::initramfs::{self, Program, Shell};
 use crate::testbed::kernel::{self, Series};
-use crate::testbed::machine::{Boot, Hardware, Kind, Spec};
+use crate::testbed::machine::{Boot, Com1, Hardware, Kind, Spec};
 use crate::testbed::module::{Guest, LINUX_CONSOLE, Module};
 use crate::testbed::paths;
 use crate::testbed::serial::Session;
@@ -163,10 +163,10 @@ impl Setup {
         self
     }
 
-    /// Leaves COM1 out, and has the console at COM2 (Bochs only).
+    /// Gives it something else as COM1 (Bochs only).
     #[must_use]
-    pub fn without_com1(mut self) -> Self {
-        self.hardware.has_com1 = false;
+    pub fn com1(mut self, com1: Com1) -> Self {
+        self.hardware.com1 = com1;
         self
     }
 

@@ -17,7 +17,7 @@ mod qemu;
 mod spec;
 
 pub use end::{End, Files};
-pub use spec::{Boot, DEFAULT_IPS, Hardware, Kind, Spec};
+pub use spec::{Boot, Com1, DEFAULT_IPS, Hardware, Kind, Spec};
 
 /// The longest time to wait for other machines that start.
 const TURN_WITHIN: Duration = Duration::from_secs(600);

@@ -41,6 +41,18 @@ pub enum Boot {
     },
 }
 
+/// The first serial line of a machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Com1 {
+    /// A line whose other end is here.
+    #[default]
+    Connected,
+    /// One to which nobody listens: it is COM2 that is connected.
+    Unheard,
+    /// None: it is COM2 that is connected.
+    Missing,
+}
+
 /// The size and the speed of a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hardware {
@@ -53,8 +65,8 @@ pub struct Hardware {
     /// Bochs only: the processor that it is, a model of `bochs-bin --help cpu`; by default the one that has all that
     /// tarpit can make use of, or that of the environment.
     pub model: Option<&'static str>,
-    /// Bochs only: whether the first serial line is COM1; if not, it is COM2.
-    pub has_com1: bool,
+    /// Bochs only: what there is as COM1.
+    pub com1: Com1,
 }
 
 impl Default for Hardware {
@@ -65,7 +77,7 @@ impl Default for Hardware {
             cpus: 1,
             ips: DEFAULT_IPS,
             model: None,
-            has_com1: true,
+            com1: Com1::default(),
         }
     }
 }

@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::testbed::machine::Ports;
 use crate::testbed::machine::end::{End, Files};
-use crate::testbed::machine::spec::{Boot, Hardware, Spec};
+use crate::testbed::machine::spec::{Boot, Com1, Hardware, Spec};
 
 pub(super) mod rfb;
 
@@ -89,7 +89,7 @@ fn configuration(
         cpus,
         ips,
         model,
-        has_com1,
+        com1,
     } = *hardware;
     let log = &files.emulator;
     for path in [iso, cmos, log] {
@@ -110,13 +110,16 @@ fn configuration(
     let line = |number: usize, port: u16| {
         format!("com{number}: enabled=1, mode=socket-client, dev=localhost:{port}\n")
     };
-    let first = if has_com1 { 1 } else { 2 };
-    let without = if has_com1 { "" } else { "com1: enabled=0\n" };
+    let (before, first) = match com1 {
+        Com1::Connected => ("", 1),
+        Com1::Unheard => ("com1: enabled=1, mode=null\n", 2),
+        Com1::Missing => ("com1: enabled=0\n", 2),
+    };
     let lines = [Some(ports.console), ports.detector].into_iter().flatten();
     let lines = (first..)
         .zip(lines)
         .map(|(number, port)| line(number, port));
-    let serial = lines.fold(without.to_owned(), |all, line| all + &line);
+    let serial = lines.fold(before.to_owned(), |all, line| all + &line);
     Ok(format!(
         "cpu: model={model}, count={cpus}, ips={ips}, reset_on_triple_fault=0\n\
          memory: guest={memory_mib}, host={host_memory_mib}\n\
