@@ -413,6 +413,16 @@ impl Chipset {
         self.update_deadline(Id::com1);
     }
 
+    /// Lets `ticks` of the TSC pass for the RTC alone: see [`Rtc::run_on`].
+    pub fn run_rtc_on(&mut self, ticks: u64, env: &mut Environment<'_>) {
+        let mut cx = context(&mut self.interrupts, Id::rtc, env);
+        let now = cx.now;
+        self.devices
+            .rtc
+            .run_on(ticks, now, &mut cx.output(rtc::IRQ_8));
+        self.update_deadline(Id::rtc);
+    }
+
     /// Gives COM1 a break.
     pub fn serial_break(&mut self, env: &mut Environment<'_>) {
         let mut cx = context(&mut self.interrupts, Id::com1, env);

@@ -31,6 +31,12 @@ impl Oscillator {
         self.cycles.floor(now.counter.0)
     }
 
+    /// Returns the whole cycles in `ticks` of the TSC, in real time.
+    #[must_use]
+    pub const fn cycles_in(&self, ticks: u64) -> u64 {
+        self.cycles.floor(ticks)
+    }
+
     /// Returns the number of the present cycle, as a timer armed at `lead` has it.
     #[inline]
     #[must_use]

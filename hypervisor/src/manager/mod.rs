@@ -28,7 +28,7 @@ use crate::sync;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::vcpu::StopReason;
-use crate::vm::Vm;
+use crate::vm::{AfterPause, Vm};
 use crate::vm_config::VmConfig;
 use factory::{Load, NewVm, VmFactory};
 use restarts::Next;
@@ -196,11 +196,11 @@ impl VmManager {
         Ok(())
     }
 
-    /// Lets a paused VM go on.
+    /// Lets a paused VM go on, and its clock as `clock` says.
     ///
     /// # Errors
     /// If it is not paused.
-    pub(crate) fn resume(&self, id: VmId) -> Result<(), RequestError> {
+    pub(crate) fn resume(&self, id: VmId, clock: AfterPause) -> Result<(), RequestError> {
         let slot = self.slot(id)?;
         let mut life = slot.life.lock();
         if life.state != VmState::Paused {
@@ -212,7 +212,7 @@ impl VmManager {
             VmState::Loading
         };
         if let Some(vm) = &life.vm {
-            vm.continue_clock();
+            vm.continue_clock(clock);
         }
         self.scheduler.set_paused(id, false);
         Ok(())

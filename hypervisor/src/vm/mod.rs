@@ -242,17 +242,29 @@ impl Vm {
         *stopped_at = Some(host_now());
     }
 
-    /// Lets the clock go on from where it was stopped, before VCPUs run again.
-    pub(crate) fn continue_clock(&self) {
+    /// Lets the clock go on, before VCPUs run again, as `clock` says. The RTC, which has a battery, shows the time
+    /// of day in either case.
+    pub(crate) fn continue_clock(&self, clock: AfterPause) {
         let stopped_at = self.stopped_clock_at.lock().take();
         debug_assert!(stopped_at.is_some(), "the clock does not stand");
-        if let Some(stopped_at) = stopped_at {
-            self.change_clock(None, || {
-                let mut suppression = self.suppression.lock();
-                let now = host_now();
-                self.board.lock().clock.skip(stopped_at, now);
-                suppression.paused(stopped_at, now);
-            });
+        let Some(stopped_at) = stopped_at else {
+            return;
+        };
+        let now = self.change_clock(None, || {
+            let mut suppression = self.suppression.lock();
+            let now = host_now();
+            let mut board = self.board.lock();
+            match clock {
+                AfterPause::Stands => board.clock.skip(stopped_at, now),
+                AfterPause::Follows => board.clock.pass(stopped_at, now),
+            }
+            // What passes as in real time is no lead either.
+            suppression.paused(stopped_at, now);
+            now
+        });
+        if clock == AfterPause::Stands {
+            let paused = now.since(stopped_at);
+            self.with_chipset(now, |chipset, env| chipset.run_rtc_on(paused, env));
         }
     }
 
@@ -371,6 +383,16 @@ impl Vm {
     pub(crate) fn take_power_request(&self) -> Option<PowerRequest> {
         self.power.lock().take()
     }
+}
+
+/// The course of a guest's clock over a pause of its VM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum AfterPause {
+    /// On from where it stood: for the guest there was no pause.
+    #[default]
+    Stands,
+    /// On from the time that it would show without the pause.
+    Follows,
 }
 
 /// The chipset's connections.

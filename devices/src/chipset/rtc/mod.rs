@@ -20,7 +20,7 @@ mod registers;
 mod tests;
 
 /// The device's output: IRQ 8.
-const IRQ_8: usize = 0;
+pub(super) const IRQ_8: usize = 0;
 
 /// The frequency of the crystal.
 pub const FREQUENCY: Hertz = Hertz::new(32_768);
@@ -215,6 +215,18 @@ impl Rtc {
         self.catch_up(now);
         self.flags = 0;
         self.set(B, self.get(B) & !(INTERRUPTS | SQWE));
+        self.plan();
+    }
+
+    /// Lets `ticks` of the TSC pass at `now` for the RTC alone, as for one that its battery has kept going while
+    /// the machine was off. What would have interrupted the guest meanwhile does so once.
+    pub fn run_on(&mut self, ticks: u64, now: Now, irq8: &mut impl Line) {
+        self.catch_up(now);
+        if self.is_running() {
+            self.zero = self.zero.wrapping_sub(self.oscillator.cycles_in(ticks));
+        }
+        self.catch_up(now);
+        irq8.set_level(self.irq());
         self.plan();
     }
 

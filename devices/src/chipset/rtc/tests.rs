@@ -78,6 +78,39 @@ fn shows_the_date_it_was_given_and_goes_on_from_it() {
 }
 
 #[test]
+fn it_goes_on_while_the_guests_time_stands() {
+    let mut rtc = rtc();
+    let now = at(seconds(1) + 100);
+    rtc.run_on(seconds(3 * 3_600 + 9), now, &mut no_irq);
+    assert_eq!(clock(&mut rtc, now), [0x03, 0x00, 0x00]);
+    assert_eq!(get(&mut rtc, DAY, now), 0x29);
+    assert_eq!(clock(&mut rtc, at(seconds(2) - 1)), [0x03, 0x00, 0x00]);
+    assert_eq!(clock(&mut rtc, at(seconds(2))), [0x03, 0x00, 0x01]);
+    // A chain that is held in reset counts nothing.
+    put(&mut rtc, A, 0x66, at(seconds(2)));
+    rtc.run_on(seconds(100), at(seconds(2)), &mut no_irq);
+    assert_eq!(clock(&mut rtc, at(seconds(2))), [0x03, 0x00, 0x01]);
+}
+
+#[test]
+fn alarms_that_came_meanwhile_interrupt_once() {
+    let mut rtc = rtc();
+    for (index, value) in [(HOURS_ALARM, 0), (MINUTES_ALARM, 0), (SECONDS_ALARM, 5)] {
+        put(&mut rtc, index, value, at(0));
+    }
+    put(&mut rtc, B, 0x02 | ALARM, at(0));
+    let mut level = false;
+    rtc.run_on(seconds(3 * 86_400), at(100), &mut |asserted| {
+        level = asserted
+    });
+    assert!(level);
+    assert_ne!(get(&mut rtc, C, at(100)) & (ALARM | IRQF), 0);
+    assert_eq!(get(&mut rtc, C, at(100)), 0);
+    // The next one is that of the day after: 23:59:50 to 00:00:05.
+    assert_eq!(sleep(&mut rtc), Some((seconds(15), true)));
+}
+
+#[test]
 fn binary_and_twelve_hours_are_as_register_b_says() {
     let mut rtc = rtc();
     put(&mut rtc, B, 0x04, at(0));

@@ -14,9 +14,11 @@ use devices::time::HostTicks;
 use super::factory::CreateError;
 use super::*;
 use crate::guest_boot::LoadError;
+use crate::machine::host_time::fake;
 use crate::scheduler::{Decision, PinError, Runnable, Settings, VcpuCell};
 use crate::vcpu::backend::Refused;
 use crate::vcpu::{HostCpu, RunExit, StopReason};
+use crate::vm::AfterPause;
 use crate::vm::ram::GuestRam;
 use crate::vm::test_vm;
 use crate::vm_config::RestartPolicy;
@@ -296,7 +298,7 @@ fn ask(manager: &VmManager, request: &str) -> Result<(), RequestError> {
         "start" => manager.start(WEB),
         "stop" => manager.stop(WEB),
         "pause" => manager.pause(WEB),
-        "resume" => manager.resume(WEB),
+        "resume" => manager.resume(WEB, AfterPause::Stands),
         "restart" => manager.restart(WEB),
         _ => unreachable!(),
     }
@@ -383,7 +385,7 @@ fn a_vm_that_does_not_exist_is_refused_everything() {
         manager.start(DB),
         manager.stop(DB),
         manager.pause(DB),
-        manager.resume(DB),
+        manager.resume(DB, AfterPause::Stands),
         manager.restart(DB),
         manager.pin(DB, 0, None),
         manager.name(DB).map(drop),
@@ -427,7 +429,7 @@ fn a_vcpu_runs_only_while_its_vm_does() {
     assert!(turns(&mut host));
     host.manager.pause(WEB).unwrap();
     assert!(!turns(&mut host));
-    host.manager.resume(WEB).unwrap();
+    host.manager.resume(WEB, AfterPause::Stands).unwrap();
     assert!(turns(&mut host));
     host.manager.stop(WEB).unwrap();
     assert!(!turns(&mut host));
@@ -444,9 +446,54 @@ fn a_paused_vms_clock_stands() {
     let paused_at = host_now();
     thread::sleep(std::time::Duration::from_millis(50));
     let paused_for = host_now().since(paused_at);
-    host.manager.resume(WEB).unwrap();
+    host.manager.resume(WEB, AfterPause::Stands).unwrap();
     let passed = now() - before;
     assert!(passed < paused_for, "{passed} of {paused_for}");
+}
+
+#[test]
+fn a_paused_vms_clock_follows_real_time_if_that_is_wanted() {
+    let mut host = Host::with_web();
+    host.bring_to("running");
+    let vm = host.manager.vm(WEB).unwrap();
+    let now = || vm.board.lock().clock.now(host_now());
+    let (host_before, before) = (host_now(), now());
+    host.manager.pause(WEB).unwrap();
+    thread::sleep(std::time::Duration::from_millis(50));
+    host.manager.resume(WEB, AfterPause::Follows).unwrap();
+    let (after, passed) = (now(), host_now().since(host_before));
+    for passed_there in [
+        after.timer.since(before.timer),
+        after.counter.since(before.counter),
+    ] {
+        // Each was read a moment before or after the host's time.
+        assert!(
+            passed_there <= passed && passed_there > passed / 2,
+            "{passed_there}"
+        );
+    }
+    assert_eq!(vm.suppression.lock().lead(host_now()).most(), 0);
+}
+
+#[test]
+fn a_paused_vms_rtc_shows_the_time_of_day_whatever_its_clock_does() {
+    for clock in [AfterPause::Stands, AfterPause::Follows] {
+        fake::set(HostTicks(1_000_000));
+        let mut host = Host::with_web();
+        host.bring_to("running");
+        let vm = host.manager.vm(WEB).unwrap();
+        let hours = || {
+            vm.with_chipset(host_now(), |chipset, env| {
+                chipset.port_write(0x70, 1, 4, env);
+                chipset.port_read(0x71, 1, env)
+            })
+        };
+        assert_eq!(hours(), 0);
+        host.manager.pause(WEB).unwrap();
+        fake::advance(3 * 3600 * test_vm::TSC.get());
+        host.manager.resume(WEB, clock).unwrap();
+        assert_eq!(hours(), 3, "{clock:?}");
+    }
 }
 
 #[test]
@@ -454,7 +501,7 @@ fn a_vm_paused_while_it_loads_goes_on_loading() {
     let mut host = Host::with_web();
     host.bring_to("loading");
     host.manager.pause(WEB).unwrap();
-    host.manager.resume(WEB).unwrap();
+    host.manager.resume(WEB, AfterPause::Stands).unwrap();
     assert_eq!(host.state(WEB), VmState::Loading);
     host.next(WEB, 0, |_| RunExit::Loaded);
     host.turn();
@@ -469,7 +516,7 @@ fn a_vm_whose_guest_is_loaded_as_it_is_paused_runs_when_it_is_resumed() {
     // Its VCPU was on its way out.
     host.manager.loaded(WEB);
     assert_eq!(host.state(WEB), VmState::Paused);
-    host.manager.resume(WEB).unwrap();
+    host.manager.resume(WEB, AfterPause::Stands).unwrap();
     assert_eq!(host.state(WEB), VmState::Running);
 }
 
@@ -543,7 +590,13 @@ fn a_guest_that_ends_while_it_is_being_paused_ends() {
         manager.pause(WEB).unwrap();
     });
     assert_eq!(host.state(WEB).name(), "stopping");
-    assert_eq!(host.manager.resume(WEB).unwrap_err().kind(), "wrong_state");
+    assert_eq!(
+        host.manager
+            .resume(WEB, AfterPause::Stands)
+            .unwrap_err()
+            .kind(),
+        "wrong_state"
+    );
     host.work();
     assert_eq!(
         host.state(WEB),
@@ -708,7 +761,7 @@ fn input_waits_for_the_vm_to_run_and_has_its_limit() {
     host.bring_to("paused");
     host.manager.pass_input_on();
     assert_eq!(waiting(&host), INPUT_CAPACITY);
-    host.manager.resume(WEB).unwrap();
+    host.manager.resume(WEB, AfterPause::Stands).unwrap();
     host.manager.pass_input_on();
     let taken = INPUT_CAPACITY - waiting(&host);
     assert!((1..=64).contains(&taken), "{taken} bytes in a UART");

@@ -1,19 +1,43 @@
 //! `resume`: lets a paused VM go on.
 
 use super::{Arguments, Command, CommandError, Context, Outcome, Parameter};
+use crate::operator::command::OptionParameter;
+use crate::vm::AfterPause;
 
 pub(super) static COMMAND: Command = Command {
     name: "resume",
-    usage: "resume VM",
+    usage: "resume VM [--clock stands|follows]",
     summary: "let a paused VM go on",
-    details: "",
+    details: "\
+The guest's clock goes on from where it stood, so that for the guest there was no pause; its RTC
+shows the time of day, as one with a battery does.
+
+  --clock stands|follows   with `follows` the clock goes on from where it would be without the
+                           pause: all timers that were due meanwhile expire at once",
     parameters: &[Parameter::VM],
-    options: &[],
+    options: &[CLOCK],
     run,
+};
+
+const CLOCK: OptionParameter = OptionParameter {
+    name: "--clock",
+    example: "follows",
 };
 
 fn run(arguments: &Arguments<'_>, context: &mut Context<'_>) -> Result<Outcome, CommandError> {
     let vm = context.vm_id(arguments)?;
-    context.vms.resume(vm)?;
+    let clock = match arguments.option(CLOCK.name) {
+        None | Some("stands") => AfterPause::Stands,
+        Some("follows") => AfterPause::Follows,
+        Some(other) => {
+            return Err(CommandError::new(
+                "bad_value",
+                format_args!(
+                    "`{other}` is not a way for the clock to go on: `stands` or `follows`"
+                ),
+            ));
+        }
+    };
+    context.vms.resume(vm, clock)?;
     Ok(context.done("resumed"))
 }
