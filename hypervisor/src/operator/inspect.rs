@@ -51,8 +51,9 @@ pub(super) struct Processes {
     format: RootFormat,
     /// The seed of the digests of user halves.
     seed: u64,
-    /// What is left of the table of a VCPU, and which VCPU's is the next.
+    /// The rest of the table of a VCPU.
     table: usage::Table,
+    /// The number of the VCPU whose table is the next.
     next_table: usize,
     roots: SeenRoots,
     /// The roots by the digests of their user halves.

@@ -203,7 +203,7 @@ impl Usage {
     }
 }
 
-/// What there is in a copy of a [`Usage`].
+/// The address spaces in a copy of a [`Usage`], one after the other.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Table {
     entries: vec::IntoIter<Entry>,

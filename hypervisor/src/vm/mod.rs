@@ -388,10 +388,10 @@ impl Vm {
 /// The course of a guest's clock over a pause of its VM.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum AfterPause {
-    /// On from where it stood: for the guest there was no pause.
+    /// A course on from where it stood: for the guest there was no pause.
     #[default]
     Stands,
-    /// On from the time that it would show without the pause.
+    /// A course on from the time that it would show without the pause.
     Follows,
 }
 
