@@ -4,23 +4,15 @@ use anyhow::{Context, Result, ensure};
 use tests::{Case, tarpit};
 use xtask::testbed::module::Guest;
 
+use crate::smp::{all_start_and_see_one_clock, with_smp_clock};
+
 /// With more CPUs than IDs of 8 bits, firmware has the boot CPU's local APIC in x2APIC mode.
 pub(crate) fn an_x2apic_stays_one(case: &Case) -> Result<()> {
-    let guest = Guest {
-        vcpus: 2,
-        ..Guest::new("clock").command_line("others=1 comparisons=20000")
-    };
-    let mut session = tarpit(case)?
-        .cpus(2)
-        .options("on-end=poweroff")
+    let mut session = with_smp_clock(tarpit(case)?, 2, 20_000)?
         .before_boot("wrmsr 0x1b 0xfee00d00")
-        .kernel("smp_clock", &guest)?
         .boot()?;
     session.wait_for("2 of 2 CPUs running")?;
-    session.wait_for("PASS all other CPUs have started")?;
-    session.wait_for("vm clock ended: debug-exit 0")?;
-    session.wait_for_end()?;
-    Ok(())
+    all_start_and_see_one_clock(&mut session)
 }
 
 /// A timer of the local APIC that is about to strike, an input of the I/O APIC that the PIT drives, a

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tests::{Case, tarpit};
+use xtask::testbed::Setup;
 use xtask::testbed::findings::Findings;
 use xtask::testbed::module::Guest;
+use xtask::testbed::serial::Session;
 
 /// The number of switches of the suppression, on and off, while VCPUs compare their clocks.
 const SWITCHES: u32 = 4;
@@ -13,14 +15,7 @@ const SWITCHES: u32 = 4;
 /// Three VCPUs on two CPUs compare their TSCs all the while, one goes in and out of a suppressed
 /// address space, and suppression itself comes and goes.
 pub(crate) fn no_vcpu_sees_time_go_back_under_suppression(case: &Case) -> Result<()> {
-    let guest = Guest {
-        vcpus: 3,
-        ..Guest::new("smp_clock").command_line("others=2 comparisons=10000000")
-    };
-    let mut session = tarpit(case)?
-        .cpus(2)
-        .options("on-end=poweroff")
-        .kernel("smp_clock", &guest)?
+    let mut session = with_smp_clock(tarpit(case)?, 3, 10_000_000)?
         .boot()?
         .patience(Duration::from_secs(600));
     session.wait_for("smp_clock: roots ")?;
@@ -45,15 +40,25 @@ pub(crate) fn no_vcpu_sees_time_go_back_under_suppression(case: &Case) -> Result
 
 /// As many VCPUs as a VM can have, four times as many as there are CPUs, all start and see one clock.
 pub(crate) fn eight_vcpus_start_on_two_cpus(case: &Case) -> Result<()> {
+    let mut session = with_smp_clock(tarpit(case)?, 8, 200_000)?.boot()?;
+    all_start_and_see_one_clock(&mut session)
+}
+
+/// Puts a VM on two CPUs whose VCPUs compare their clocks.
+pub(crate) fn with_smp_clock(setup: Setup, vcpus: u32, comparisons: u32) -> Result<Setup> {
+    let words = format!("others={} comparisons={comparisons}", vcpus - 1);
     let guest = Guest {
-        vcpus: 8,
-        ..Guest::new("smp_clock").command_line("others=7 comparisons=200000")
+        vcpus,
+        ..Guest::new("smp_clock").command_line(&words)
     };
-    let mut session = tarpit(case)?
+    setup
         .cpus(2)
         .options("on-end=poweroff")
-        .kernel("smp_clock", &guest)?
-        .boot()?;
+        .kernel("smp_clock", &guest)
+}
+
+/// Waits until the VCPUs of [`with_smp_clock`] have found that they see one clock, and for the end.
+pub(crate) fn all_start_and_see_one_clock(session: &mut Session) -> Result<()> {
     session.wait_for("PASS all other CPUs have started")?;
     session.wait_for("PASS no CPU reads a time before one that another has read")?;
     session.wait_for("vm smp_clock ended: debug-exit 0")?;

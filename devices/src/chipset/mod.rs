@@ -405,39 +405,49 @@ impl Chipset {
     /// Gives COM1 a byte of input. Without room ([`Chipset::serial_can_receive`]) it is lost
     /// and the guest sees an overrun.
     pub fn serial_receive(&mut self, byte: u8, env: &mut Environment<'_>) {
-        let mut cx = context(&mut self.interrupts, Id::com1, env);
-        let now = cx.now;
-        self.devices
-            .com1
-            .receive(now, byte, &mut cx.output(uart::INTERRUPT));
-        self.update_deadline(Id::com1);
+        self.with_device(Id::com1, env, |devices, cx| {
+            let now = cx.now;
+            devices
+                .com1
+                .receive(now, byte, &mut cx.output(uart::INTERRUPT));
+        });
     }
 
     /// Lets `ticks` of the TSC pass for the RTC alone: see [`Rtc::run_on`].
     pub fn run_rtc_on(&mut self, ticks: u64, env: &mut Environment<'_>) {
-        let mut cx = context(&mut self.interrupts, Id::rtc, env);
-        let now = cx.now;
-        self.devices
-            .rtc
-            .run_on(ticks, now, &mut cx.output(rtc::IRQ_8));
-        self.update_deadline(Id::rtc);
+        self.with_device(Id::rtc, env, |devices, cx| {
+            let now = cx.now;
+            devices.rtc.run_on(ticks, now, &mut cx.output(rtc::IRQ_8));
+        });
     }
 
     /// Gives COM1 a break.
     pub fn serial_break(&mut self, env: &mut Environment<'_>) {
-        let mut cx = context(&mut self.interrupts, Id::com1, env);
-        let now = cx.now;
-        self.devices
-            .com1
-            .receive_break(now, &mut cx.output(uart::INTERRUPT));
-        self.update_deadline(Id::com1);
+        self.with_device(Id::com1, env, |devices, cx| {
+            let now = cx.now;
+            devices
+                .com1
+                .receive_break(now, &mut cx.output(uart::INTERRUPT));
+        });
     }
 
     /// Presses the power button: the guest, if it listens, shuts down in order.
     pub fn press_power_button(&mut self, env: &mut Environment<'_>) {
-        let mut cx = context(&mut self.interrupts, Id::acpi, env);
-        self.devices.acpi.press_power_button(&mut cx);
-        self.update_deadline(Id::acpi);
+        self.with_device(Id::acpi, env, |devices, cx| {
+            devices.acpi.press_power_button(cx);
+        });
+    }
+
+    /// Has something from outside happen to device `id`, and takes note of when it is due next.
+    fn with_device(
+        &mut self,
+        id: Id,
+        env: &mut Environment<'_>,
+        happen: impl FnOnce(&mut Devices, &mut Context<'_>),
+    ) {
+        let mut cx = context(&mut self.interrupts, id, env);
+        happen(&mut self.devices, &mut cx);
+        self.update_deadline(id);
     }
 
     /// Returns where the text screen and its cursor are in the memory of the VGA.

@@ -6,6 +6,7 @@ use crate::search::pattern::Pattern;
 use crate::suppression::Factor;
 use crate::suppression::budget::Share;
 use crate::suppression::order::{Bounds, Follow, Policy};
+use crate::vm::AfterPause;
 
 /// Parses a value of CR3: hexadecimal digits, with or without `0x`.
 pub(super) fn cr3(word: &str) -> Result<u64, CommandError> {
@@ -98,6 +99,18 @@ pub(super) fn pattern(word: &str) -> Result<Pattern, CommandError> {
     })
 }
 
+/// Parses how a guest's clock goes on after a pause.
+pub(super) fn after_pause(word: &str) -> Result<AfterPause, CommandError> {
+    match word {
+        "stands" => Ok(AfterPause::Stands),
+        "follows" => Ok(AfterPause::Follows),
+        _ => Err(CommandError::new(
+            "bad_value",
+            format_args!("`{word}` is not a way for the clock to go on: `stands` or `follows`"),
+        )),
+    }
+}
+
 /// Parses which descendants are to be followed.
 pub(super) fn follow(word: &str) -> Result<Follow, CommandError> {
     Follow::from_name(word).ok_or_else(|| {
@@ -163,6 +176,9 @@ mod tests {
         assert_eq!(lead_bounds("7").unwrap_err().kind(), "bad_lead");
         assert_eq!(follow("exec"), Ok(Follow::Exec));
         assert_eq!(follow("child").unwrap_err().kind(), "bad_follow");
+        assert_eq!(after_pause("follows"), Ok(AfterPause::Follows));
+        assert_eq!(after_pause("stands"), Ok(AfterPause::default()));
+        assert_eq!(after_pause("goes").unwrap_err().kind(), "bad_value");
     }
 
     #[test]

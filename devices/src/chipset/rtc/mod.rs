@@ -221,13 +221,10 @@ impl Rtc {
     /// Lets `ticks` of the TSC pass at `now` for the RTC alone, as for one that its battery has kept going while
     /// the machine was off. What would have interrupted the guest meanwhile does so once.
     pub fn run_on(&mut self, ticks: u64, now: Now, irq8: &mut impl Line) {
-        self.catch_up(now);
         if self.is_running() {
             self.zero = self.zero.wrapping_sub(self.oscillator.cycles_in(ticks));
         }
-        self.catch_up(now);
-        irq8.set_level(self.irq());
-        self.plan();
+        self.interrupt_if_due(now, irq8);
     }
 
     /// Returns when IRQ 8 is next to be asserted.
@@ -242,6 +239,11 @@ impl Rtc {
         if self.deadline.is_none_or(|deadline| now.timer < deadline) {
             return;
         }
+        self.interrupt_if_due(now, irq8);
+    }
+
+    /// Asserts `irq8` if what has happened since the last time interrupts, and plans on.
+    fn interrupt_if_due(&mut self, now: Now, irq8: &mut impl Line) {
         self.catch_up(now);
         irq8.set_level(self.irq());
         self.plan();

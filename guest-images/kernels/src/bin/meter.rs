@@ -7,17 +7,10 @@
 //! since the last line.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
-use core::arch::asm;
+use kernels::{Report, multiboot, print, sleep, tsc, work};
 
-use kernels::{Report, multiboot, print, sleep, tsc};
-
-/// Turns of a loop of two instructions.
+/// The turns of a unit, of two instructions each.
 const TURNS: u32 = 500;
-
-fn unit() {
-    // SAFETY: counts in a register.
-    unsafe { asm!("2: dec {0:e}", "jnz 2b", inout(reg) TURNS => _, options(nomem, nostack)) }
-}
 
 fn run(report: &mut Report) {
     let hertz = tsc::cpuid_hertz().unwrap_or_else(tsc::measured_hertz);
@@ -35,7 +28,7 @@ fn run(report: &mut Report) {
     let mut next_line = tsc::now() + interval;
     loop {
         let begun = tsc::now();
-        unit();
+        work::turn(TURNS);
         units += 1;
         let now = tsc::now();
         pause = pause.max(now - begun);

@@ -2,7 +2,7 @@
 
 use super::{Arguments, Command, CommandError, Context, Outcome, Parameter};
 use crate::operator::command::OptionParameter;
-use crate::vm::AfterPause;
+use crate::operator::values;
 
 pub(super) static COMMAND: Command = Command {
     name: "resume",
@@ -26,18 +26,8 @@ const CLOCK: OptionParameter = OptionParameter {
 
 fn run(arguments: &Arguments<'_>, context: &mut Context<'_>) -> Result<Outcome, CommandError> {
     let vm = context.vm_id(arguments)?;
-    let clock = match arguments.option(CLOCK.name) {
-        None | Some("stands") => AfterPause::Stands,
-        Some("follows") => AfterPause::Follows,
-        Some(other) => {
-            return Err(CommandError::new(
-                "bad_value",
-                format_args!(
-                    "`{other}` is not a way for the clock to go on: `stands` or `follows`"
-                ),
-            ));
-        }
-    };
+    let clock = arguments.option(CLOCK.name).map(values::after_pause);
+    let clock = clock.transpose()?.unwrap_or_default();
     context.vms.resume(vm, clock)?;
     Ok(context.done("resumed"))
 }

@@ -158,10 +158,15 @@ impl Machine {
     /// # Errors
     /// When the machine is not Bochs, or has ended.
     pub fn ticks(&mut self) -> Result<u64> {
+        self.at_standstill("", "does not count instructions")
+    }
+
+    /// Has Bochs's debugger do `commands`, and returns the time. Other machines `cannot`.
+    fn at_standstill(&mut self, commands: &str, cannot: &str) -> Result<u64> {
         if self.kind != Kind::Bochs {
-            bail!("{} does not count instructions", self.kind);
+            bail!("{} {cannot}", self.kind);
         }
-        bochs::at_standstill(&mut self.child, &self.files, "")
+        bochs::at_standstill(&mut self.child, &self.files, commands)
     }
 
     /// Returns what is on the VGA's text screen, of 80 columns, row by row.
@@ -171,12 +176,9 @@ impl Machine {
     pub fn text_screen(&mut self) -> Result<Vec<String>> {
         /// Columns of a character and its attributes.
         const ROW: usize = 2 * 80;
-        if self.kind != Kind::Bochs {
-            bail!("{} does not show its screen", self.kind);
-        }
         let file = self.files.configuration.with_extension("screen");
         let command = format!("writemem \"{}\" 0xb8000 {}\n", file.display(), 25 * ROW);
-        bochs::at_standstill(&mut self.child, &self.files, &command)?;
+        self.at_standstill(&command, "does not show its screen")?;
         let memory = std::fs::read(&file).context("Bochs has not written its memory")?;
         let row = |row: &[u8]| {
             row.iter()
@@ -192,10 +194,8 @@ impl Machine {
     /// # Errors
     /// When the machine is not Bochs, or has ended.
     pub fn lead_astray(&mut self) -> Result<()> {
-        if self.kind != Kind::Bochs {
-            bail!("{} lets nobody change a CPU's registers", self.kind);
-        }
-        bochs::at_standstill(&mut self.child, &self.files, "set rip=0\n").map(drop)
+        self.at_standstill("set rip=0\n", "lets nobody change a CPU's registers")
+            .map(drop)
     }
 
     /// Returns how it ended, if it has.

@@ -1,36 +1,33 @@
 //! Timers of periods so short that nobody could serve them: where nobody hears them they cost nothing, and where their
 //! interrupts wait for RFLAGS.IF the CPU gets on all the same.
 
-use core::arch::asm;
-
 use arch::apic::{Register, divide, lvt};
 use kernels::hpet::{
     CONFIGURATION, COUNTER, ENABLE, Hpet, TIMER_ENABLE, TIMER_PERIODIC, TIMER_SET,
 };
 use kernels::lapic::{Lapic, Mode};
-use kernels::{Report, ioapic, pic, pit, tsc};
+use kernels::{Report, ioapic, pic, pit, tsc, work};
 
 const VECTOR: u32 = 0x63;
-/// Turns of a loop of two instructions: a few milliseconds.
+/// The turns of the work, of two instructions each: a few milliseconds.
 const TURNS: u32 = 200_000;
 /// How much longer the loop may take, in thousandths.
 const SLOWER: u64 = 100;
 /// How many times as long it may take at most while each expiry ends the guest's stay.
 const GETS_ON: u64 = 10;
 
-/// Returns how long a CPU computes for the same work, in ticks of the TSC.
-fn work() -> u64 {
+/// Returns how long the CPU computes for the same work, in ticks of the TSC.
+fn time_of_work() -> u64 {
     let start = tsc::now();
-    // SAFETY: counts in a register.
-    unsafe { asm!("2: dec {0:e}", "jnz 2b", inout(reg) TURNS => _, options(nomem, nostack)) }
+    work::turn(TURNS);
     tsc::now() - start
 }
 
 pub(crate) fn test(report: &mut Report) {
     ioapic::mask_all();
     pic::mask_all();
-    let alone = work();
-    let mut beside = |what: &str, most: u64| report.within(what, work(), 0..=most);
+    let alone = time_of_work();
+    let mut beside = |what: &str, most: u64| report.within(what, time_of_work(), 0..=most);
     let hardly_more = alone + alone * SLOWER / 1000;
 
     let lapic = Lapic::enable(Mode::XApic);

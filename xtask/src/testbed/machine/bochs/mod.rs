@@ -107,19 +107,15 @@ fn configuration(
         None => "sound: waveoutdrv=dummy\nspeaker: enabled=0\n",
         Some(_) => "",
     };
-    let line = |number: usize, port: u16| {
-        format!("com{number}: enabled=1, mode=socket-client, dev=localhost:{port}\n")
-    };
     let (before, first) = match com1 {
         Com1::Connected => ("", 1),
         Com1::Unheard => ("com1: enabled=1, mode=null\n", 2),
         Com1::Missing => ("com1: enabled=0\n", 2),
     };
-    let lines = [Some(ports.console), ports.detector].into_iter().flatten();
-    let lines = (first..)
-        .zip(lines)
-        .map(|(number, port)| line(number, port));
-    let serial = lines.fold(before.to_owned(), |all, line| all + &line);
+    let mut serial = before.to_owned();
+    for (number, port) in (first..).zip(std::iter::once(ports.console).chain(ports.detector)) {
+        serial += &format!("com{number}: enabled=1, mode=socket-client, dev=localhost:{port}\n");
+    }
     Ok(format!(
         "cpu: model={model}, count={cpus}, ips={ips}, reset_on_triple_fault=0\n\
          memory: guest={memory_mib}, host={host_memory_mib}\n\
@@ -196,7 +192,7 @@ pub(super) fn at_standstill(child: &mut Child, files: &Files, commands: &str) ->
         if asked.is_none_or(|at: Instant| at.elapsed() > ASK_AGAIN_AFTER) {
             kill_process(pid, Signal::INT).context("Bochs has ended")?;
             let debugger = child.stdin.as_mut().context("no debugger")?;
-            write!(debugger, "{commands}ptime\nc\n")?;
+            debugger.write_all(format!("{commands}ptime\nc\n").as_bytes())?;
             debugger.flush()?;
             asked = Some(Instant::now());
         }
