@@ -4,8 +4,9 @@
 use devices::platform_map::port;
 use vmx::addr::GuestPhysAddr;
 
+use super::image::MemoryImage;
 use super::memory_map::EBDA_START;
-use crate::guest_memory::{GuestMemory, NotRam};
+use crate::guest_memory::NotRam;
 
 /// The port of COM1.
 const COM1_PORT: u64 = 0x400;
@@ -20,16 +21,16 @@ const EBDA_SIZE: u8 = 1;
 ///
 /// # Errors
 /// If the VM has no RAM there.
-pub(super) fn install(memory: &impl GuestMemory) -> Result<(), NotRam> {
+pub(super) fn install(memory: &mut MemoryImage<'_>) -> Result<(), NotRam> {
     let words = [
         (COM1_PORT, port::COM1),
         (EBDA_SEGMENT, (EBDA_START >> 4) as u16),
         (BASE_MEMORY, (EBDA_START / 1024) as u16),
     ];
     for (address, word) in words {
-        memory.write(GuestPhysAddr(address), &word.to_le_bytes())?;
+        memory.write(GuestPhysAddr(address), word.to_le_bytes().to_vec())?;
     }
-    memory.write(GuestPhysAddr(EBDA_START), &[EBDA_SIZE])
+    memory.write(GuestPhysAddr(EBDA_START), &[EBDA_SIZE][..])
 }
 
 #[cfg(test)]
@@ -39,8 +40,7 @@ mod tests {
 
     #[test]
     fn it_tells_where_conventional_memory_ends() {
-        let ram = TestRam::new(1 << 20);
-        install(&ram).unwrap();
+        let ram = TestRam::with(1 << 20, |memory| install(memory).unwrap());
         let word = |address| u64::from(ram.u32(address) as u16);
         assert_eq!(word(EBDA_SEGMENT) << 4, EBDA_START);
         assert_eq!(word(BASE_MEMORY), 639);

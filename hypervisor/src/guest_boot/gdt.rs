@@ -4,7 +4,8 @@
 use vmx::addr::GuestPhysAddr;
 use vmx::segment::DescriptorTable;
 
-use crate::guest_memory::{GuestMemory, NotRam};
+use super::image::MemoryImage;
+use crate::guest_memory::NotRam;
 
 /// Selector of the code segment: `__BOOT_CS` of the Linux boot protocol.
 pub(crate) const CODE: u16 = 0x10;
@@ -30,7 +31,7 @@ pub(super) enum Code {
 
 /// Writes the GDT to `address`.
 pub(super) fn install(
-    memory: &impl GuestMemory,
+    memory: &mut MemoryImage<'_>,
     address: u64,
     code: Code,
 ) -> Result<DescriptorTable, NotRam> {
@@ -42,7 +43,7 @@ pub(super) fn install(
     for (bytes, descriptor) in table.chunks_exact_mut(8).zip([0, 0, code, DATA32]) {
         bytes.copy_from_slice(&u64::to_le_bytes(descriptor));
     }
-    memory.write(GuestPhysAddr(address), &table)?;
+    memory.write(GuestPhysAddr(address), table.to_vec())?;
     Ok(DescriptorTable {
         base: address,
         limit: SIZE as u32 - 1,

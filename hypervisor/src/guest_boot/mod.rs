@@ -1,9 +1,9 @@
-//! Loading a guest: from the files that the operator gave for a VM to a memory image and
+//! Preparing a guest: from the files that the operator gave for a VM to a [memory image](image) and
 //! the state of its first VCPU.
 //!
-//! [`load`] tells a Linux bzImage from a multiboot 1 image by itself; a VM may start in
+//! [`prepare`] tells a Linux bzImage from a multiboot 1 image by itself; a VM may start in
 //! [`firmware`] instead. Everything here is
-//! pure: it writes to a [`GuestMemory`] and is tested on the host.
+//! pure, and tested on the host.
 #![cfg_attr(not(test), forbid(unsafe_code))]
 
 pub(crate) mod acpi;
@@ -11,6 +11,7 @@ mod bios_data;
 pub(crate) mod entry;
 pub(crate) mod firmware;
 pub(crate) mod gdt;
+pub(crate) mod image;
 pub(crate) mod initrd;
 mod layout;
 pub(crate) mod linux;
@@ -18,16 +19,14 @@ pub(crate) mod memory_map;
 pub(crate) mod mp_tables;
 pub(crate) mod multiboot;
 #[cfg(test)]
-mod test_ram;
+pub(crate) mod test_ram;
 
 use thiserror::Error;
 
-use crate::{
-    guest_memory::{GuestMemory, NotRam},
-    vm_config::VmConfig,
-};
+use crate::{guest_memory::NotRam, vm_config::VmConfig};
 
 pub(crate) use entry::EntryState;
+pub(crate) use image::{GuestImage, MemoryImage};
 
 /// The reason why a VM cannot be started with the files it was given.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -89,30 +88,31 @@ impl FileKind {
     }
 }
 
-/// Puts the guest of `vm` into `memory`, which has `vm.memory` bytes of RAM laid out as
-/// [`memory_map::ram_ranges`] says and is otherwise untouched: kernel, initrd or modules,
-/// boot parameters, ACPI and MP tables; or else firmware, which makes such things itself. Returns the
-/// state to start the first VCPU in.
+/// Makes the guest of `vm`, which has `vm.memory` bytes of RAM laid out as
+/// [`memory_map::ram_ranges`] says: kernel, initrd or modules, boot parameters, ACPI and MP tables;
+/// or else firmware, which makes such things itself.
 ///
 /// # Errors
-/// If a file is not what it should be or the RAM does not suffice; then `memory` may
-/// have been written to.
-pub(crate) fn load(memory: &impl GuestMemory, vm: &VmConfig) -> Result<EntryState, LoadError> {
-    if let Some(image) = vm.firmware {
+/// If a file is not what it should be or the RAM does not suffice.
+pub(crate) fn prepare<'a>(vm: &VmConfig<'a>) -> Result<GuestImage<'a>, LoadError> {
+    let mut memory = MemoryImage::new(vm.memory);
+    let entry = if let Some(image) = vm.firmware {
         firmware::check(image)?;
-        return Ok(firmware::load(memory, image)?);
-    }
-    // A bzImage may hold anything after its header, so look for that first.
-    let is_linux = linux::is_bzimage(vm.kernel);
-    if !is_linux && !multiboot::is_multiboot(vm.kernel) {
-        return Err(LoadError::NotAKernel(FileKind::of(vm.kernel)));
-    }
-    bios_data::install(memory)?;
-    mp_tables::install(memory, vm.vcpus, vm.pci_functions())?;
-    let rsdp = acpi::install(memory, vm.vcpus, vm.pci_functions())?;
-    if is_linux {
-        linux::load(memory, vm, rsdp)
+        firmware::prepare(&mut memory, image)?
     } else {
-        multiboot::load(memory, vm)
-    }
+        // A bzImage may hold anything after its header, so look for that first.
+        let is_linux = linux::is_bzimage(vm.kernel);
+        if !is_linux && !multiboot::is_multiboot(vm.kernel) {
+            return Err(LoadError::NotAKernel(FileKind::of(vm.kernel)));
+        }
+        bios_data::install(&mut memory)?;
+        mp_tables::install(&mut memory, vm.vcpus, vm.pci_functions())?;
+        let rsdp = acpi::install(&mut memory, vm.vcpus, vm.pci_functions())?;
+        if is_linux {
+            linux::prepare(&mut memory, vm, rsdp)?
+        } else {
+            multiboot::prepare(&mut memory, vm)?
+        }
+    };
+    Ok(GuestImage { memory, entry })
 }

@@ -7,8 +7,8 @@ use devices::chipset::pci;
 use devices::platform_map::{self as map, gsi, irq, mmio};
 use vmx::addr::GuestPhysAddr;
 
-use super::{acpi::checksum, layout};
-use crate::guest_memory::{GuestMemory, NotRam};
+use super::{acpi::checksum, image::MemoryImage, layout};
+use crate::guest_memory::NotRam;
 
 /// Version 1.4 of the specification.
 const SPECIFICATION_REVISION: u8 = 4;
@@ -49,16 +49,16 @@ mod interrupt {
 /// # Errors
 /// If the VM has no RAM there.
 pub(crate) fn install(
-    memory: &impl GuestMemory,
+    memory: &mut MemoryImage<'_>,
     vcpus: u32,
     pci_functions: usize,
 ) -> Result<(), NotRam> {
     let table = layout::MP_TABLES + POINTER_SIZE;
     memory.write(
         GuestPhysAddr(layout::MP_TABLES),
-        &floating_pointer(table as u32),
+        floating_pointer(table as u32).to_vec(),
     )?;
-    memory.write(GuestPhysAddr(table), &configuration(vcpus, pci_functions))
+    memory.write(GuestPhysAddr(table), configuration(vcpus, pci_functions))
 }
 
 /// Returns the floating pointer structure (4.1). The machine starts in virtual wire mode.
@@ -165,8 +165,9 @@ mod tests {
 
     /// Finds the tables as an operating system does, and walks through them.
     fn installed(vcpus: u32, pci_functions: usize) -> Vec<Vec<u8>> {
-        let ram = TestRam::new(2 << 20);
-        install(&ram, vcpus, pci_functions).unwrap();
+        let ram = TestRam::with(2 << 20, |memory| {
+            install(memory, vcpus, pci_functions).unwrap();
+        });
         let pointer = (0xF_0000..0x10_0000)
             .step_by(16)
             .map(|address| ram.bytes(address, 16))

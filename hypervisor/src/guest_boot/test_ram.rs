@@ -6,7 +6,9 @@ use core::cell::RefCell;
 use vmx::addr::GuestPhysAddr;
 
 use super::memory_map::{DEVICE_HOLE_END, DEVICE_HOLE_START, ram_ranges};
+use super::{EntryState, GuestImage, LoadError, MemoryImage, prepare};
 use crate::guest_memory::{GuestMemory, NotRam};
+use crate::vm_config::VmConfig;
 
 pub(crate) struct TestRam {
     size: u64,
@@ -19,6 +21,15 @@ impl TestRam {
             size,
             bytes: RefCell::new(vec![0; size as usize]),
         }
+    }
+
+    /// RAM of `size` bytes with what `fill` puts into it.
+    pub(crate) fn with(size: u64, fill: impl FnOnce(&mut MemoryImage<'_>)) -> Self {
+        let mut image = MemoryImage::new(size);
+        fill(&mut image);
+        let ram = Self::new(size);
+        image.copy_to(&ram).unwrap();
+        ram
     }
 
     /// Where the bytes at `address` are in the array.
@@ -59,6 +70,13 @@ impl TestRam {
             .map(char::from)
             .collect()
     }
+}
+
+/// Prepares the guest of `vm` and puts it into `ram`. Returns the state of its first VCPU.
+pub(crate) fn load(ram: &TestRam, vm: &VmConfig) -> Result<EntryState, LoadError> {
+    let GuestImage { memory, entry } = prepare(vm)?;
+    memory.copy_to(ram)?;
+    Ok(entry)
 }
 
 impl GuestMemory for TestRam {

@@ -34,7 +34,7 @@ use vmx::translation::Vpid;
 
 use super::factory::{CreateError, Load, NewVm, VmFactory};
 use crate::cpuid::{self, GuestCpuid, VmxSupport};
-use crate::guest_boot::{self, LoadError};
+use crate::guest_boot::{self, GuestImage, LoadError};
 use crate::ids::{MAX_VCPUS, VmId};
 use crate::machine::entropy;
 use crate::machine::heap;
@@ -51,6 +51,33 @@ use crate::vm::ram::GuestRam;
 use crate::vm::rom::Rom;
 use crate::vm::{Nic, Vm, VmParts};
 use crate::vm_config::VmConfig;
+
+/// The things that a VM's files are made into, which takes as long as the files are large: once, for all
+/// the VM's lives.
+#[derive(Clone)]
+pub(crate) struct Prepared {
+    image: Arc<GuestImage<'static>>,
+    /// Its firmware, if it has any.
+    rom: Option<Arc<Rom>>,
+}
+
+impl Prepared {
+    /// Makes them for the VM of `config`.
+    ///
+    /// # Errors
+    /// If a file is not what it should be, or there is no memory.
+    pub(crate) fn new(config: &VmConfig<'static>) -> Result<Self, CreateError> {
+        let image = Arc::new(guest_boot::prepare(config)?);
+        let rom = config.firmware.map(|image| {
+            let rom = Rom::new(guest_boot::firmware::rom_start(image), image);
+            rom.map(Arc::new).ok_or(CreateError::Tables)
+        });
+        Ok(Self {
+            image,
+            rom: rom.transpose()?,
+        })
+    }
+}
 
 /// A factory of VMs that run on this machine's processors.
 pub(crate) struct HostFactory {
@@ -74,6 +101,8 @@ pub(crate) struct HostFactory {
     pub serial_output: Box<dyn Fn(VmId) -> Box<dyn SerialOutput> + Send + Sync>,
     /// The networks between VMs, by name.
     pub networks: Mutex<BTreeMap<String, Arc<Switch>>>,
+    /// The guests of the VMs, by their numbers, or why there are none.
+    pub prepared: Vec<Result<Prepared, CreateError>>,
 }
 
 /// The VM that frames arrive for and that writes to its console, once it has been made.
@@ -120,12 +149,17 @@ impl VmFactory for HostFactory {
         ram: GuestRam,
         load: Load,
     ) -> Result<NewVm, CreateError> {
-        let ram = with_firmware(config, ram)?;
+        let prepared = self.prepared.get(id.0).cloned();
+        let Prepared { image, rom } = prepared.unwrap_or_else(|| Prepared::new(config))?;
+        let ram = match rom {
+            Some(rom) => ram.with_rom(rom),
+            None => ram,
+        };
         let (vm, mut vcpus) = self.make(id, config, ram)?;
         if let Some(first) = vcpus.first_mut() {
             match load {
-                Load::Now => load_guest(first, config)?,
-                Load::Later => first.load_guest_later(config.clone()),
+                Load::Now => load_guest(first, &image)?,
+                Load::Later => first.load_guest_later(image),
             }
         }
         let vcpus = vcpus
@@ -324,30 +358,16 @@ impl HostFactory {
     }
 }
 
-/// Returns `ram` with the firmware of `config`, if there is one, in a ROM beside it.
-///
-/// # Errors
-/// If it cannot be firmware, or there is no memory.
-fn with_firmware(config: &VmConfig<'static>, ram: GuestRam) -> Result<GuestRam, CreateError> {
-    let Some(image) = config.firmware else {
-        return Ok(ram);
-    };
-    guest_boot::firmware::check(image).map_err(LoadError::from)?;
-    let start = guest_boot::firmware::rom_start(image);
-    let rom = Rom::new(start, image).ok_or(CreateError::Tables)?;
-    Ok(ram.with_rom(rom))
-}
-
-/// Clears the RAM of the VM whose first VCPU this is, and loads the guest of `config`. No VCPU is
+/// Clears the RAM of the VM whose first VCPU this is, and loads the guest of `image`. No VCPU is
 /// loaded on this CPU.
 ///
 /// # Errors
-/// If the guest's files are not what they should be.
-fn load_guest(first: &mut Vcpu, config: &VmConfig<'_>) -> Result<(), CreateError> {
+/// If the guest does not fit into the RAM.
+fn load_guest(first: &mut Vcpu, image: &GuestImage<'_>) -> Result<(), CreateError> {
     let vm = first.vm().clone();
     vm.ram.clear();
-    let state = guest_boot::load(&vm.ram, config)?;
-    Ok(first.enter_at(&state)?)
+    image.memory.copy_to(&vm.ram).map_err(LoadError::from)?;
+    Ok(first.enter_at(&image.entry)?)
 }
 
 /// Returns the VPID of a VCPU: its own for all VMs there can be. One that a VM with the same number

@@ -34,7 +34,7 @@ use factory::{Load, NewVm, VmFactory};
 use restarts::Next;
 use slot::{Life, VmSlot};
 
-pub(crate) use create::HostFactory;
+pub(crate) use create::{HostFactory, Prepared};
 pub(crate) use state::{RequestError, StopCause, VmState};
 
 /// The most bytes that wait for a guest to take them; what comes on top is lost, as on a

@@ -25,7 +25,7 @@ use crate::machine::local_apic::{self, LocalApic};
 use crate::machine::smp::threads;
 use crate::machine::speculation::Remedies;
 use crate::machine::{machine_check, memory, serial, smp};
-use crate::manager::{HostFactory, VmManager};
+use crate::manager::{HostFactory, Prepared, VmManager};
 use crate::msr::HostMsrs;
 use crate::operator::{Door, GuestOutput, HostClock, HostSerial, Session, Terminal};
 use crate::options::OnEnd;
@@ -161,6 +161,7 @@ pub(super) fn run(machine: Machine) -> ! {
         waker: scheduler.clone(),
         serial_output: guest_outputs(&terminal, configs.len()),
         networks: Mutex::default(),
+        prepared: configs.iter().map(Prepared::new).collect(),
     };
     let rules: Vec<(VmId, Rule)> = configs
         .iter()

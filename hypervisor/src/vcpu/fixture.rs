@@ -102,7 +102,7 @@ pub(super) fn vcpu_with_virtual_delivery() -> Vcpu<FakeCpu> {
 /// The one VCPU of a VM with firmware.
 pub(super) fn vcpu_with_rom() -> Vcpu<FakeCpu> {
     let rom = Rom::new(GuestPhysAddr(0xffff_f000), &[0x90; 0x1000]).expect("there is a heap");
-    vcpus_in(test_vm::ram(RAM_SIZE).with_rom(rom), 1, |_| ()).remove(0)
+    vcpus_in(test_vm::ram(RAM_SIZE).with_rom(Arc::new(rom)), 1, |_| ()).remove(0)
 }
 
 impl Vcpu<FakeCpu> {

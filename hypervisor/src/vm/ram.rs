@@ -79,9 +79,9 @@ impl GuestRam {
 
     /// Returns the same RAM with this ROM beside it.
     #[must_use]
-    pub(crate) fn with_rom(self, rom: Rom) -> Self {
+    pub(crate) fn with_rom(self, rom: Arc<Rom>) -> Self {
         Self {
-            rom: Some(Arc::new(rom)),
+            rom: Some(rom),
             ..self
         }
     }
@@ -387,7 +387,7 @@ mod tests {
     fn a_rom_beside_it_can_be_read_and_not_be_written() {
         let ram = GuestRam::new(0x2000, vec![Frames::allocate(0x2000, 0x1000).unwrap()]).unwrap();
         let rom = Rom::new(GuestPhysAddr(0xffff_f000), &[0x5a; 0x1000]).unwrap();
-        let both = ram.clone().with_rom(rom);
+        let both = ram.clone().with_rom(Arc::new(rom));
         let vector = GuestPhysAddr(0xffff_fff0);
         assert!(ram.read_u64(vector).is_err() && ram.rom().is_none());
         assert_eq!(both.read_u64(vector), Ok(0x5a5a_5a5a_5a5a_5a5a));

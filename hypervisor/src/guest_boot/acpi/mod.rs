@@ -15,8 +15,9 @@ use devices::chipset::pci;
 use devices::platform_map::{self as map, gsi, irq, mmio, port};
 use vmx::addr::GuestPhysAddr;
 
+use super::image::MemoryImage;
 use super::layout;
-use crate::guest_memory::{GuestMemory, NotRam};
+use crate::guest_memory::NotRam;
 
 const OEM: [u8; 6] = *b"TARPIT";
 const OEM_TABLE: [u8; 8] = *b"TARPITVM";
@@ -31,7 +32,7 @@ const DSDT_REVISION: u8 = 2;
 /// # Errors
 /// If the VM has no RAM there.
 pub(crate) fn install(
-    memory: &impl GuestMemory,
+    memory: &mut MemoryImage<'_>,
     vcpus: u32,
     pci_functions: usize,
 ) -> Result<u64, NotRam> {
@@ -41,8 +42,8 @@ pub(crate) fn install(
     // The tables' size is bounded by MAX_VCPUS and MAX_FUNCTIONS, constants.
     let end = base + tables.bytes.len() as u64;
     debug_assert!(end <= layout::ACPI_END, "the firmware area is full");
-    memory.write(GuestPhysAddr(base), &tables.bytes)?;
-    memory.write(GuestPhysAddr(layout::ACPI), &tables.rsdp())?;
+    memory.write(GuestPhysAddr(layout::ACPI), tables.rsdp().to_vec())?;
+    memory.write(GuestPhysAddr(base), tables.bytes)?;
     Ok(layout::ACPI)
 }
 

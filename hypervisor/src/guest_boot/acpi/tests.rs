@@ -35,8 +35,10 @@ fn installed(vcpus: u32) -> (Vec<u8>, usize) {
 }
 
 pub(super) fn installed_with(vcpus: u32, pci_functions: usize) -> (Vec<u8>, usize) {
-    let ram = TestRam::new(4 << 20);
-    let rsdp = install(&ram, vcpus, pci_functions).unwrap();
+    let mut rsdp = 0;
+    let ram = TestRam::with(4 << 20, |memory| {
+        rsdp = install(memory, vcpus, pci_functions).unwrap();
+    });
     let mut firmware = vec![0; 0x10_0000];
     firmware[layout::ACPI as usize..]
         .copy_from_slice(&ram.bytes(layout::ACPI, 0x10_0000 - layout::ACPI as usize));

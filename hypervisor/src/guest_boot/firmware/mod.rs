@@ -22,8 +22,9 @@ use vmx::addr::{GuestPhysAddr, PAGE_SIZE};
 
 use super::acpi::Tables;
 use super::entry::EntryState;
+use super::image::MemoryImage;
 use super::memory_map::{DEVICE_HOLE_END, HIGH_MEMORY_START, Kind, low_ram_end, ram_ranges};
-use crate::guest_memory::{GuestMemory, NotRam};
+use crate::guest_memory::NotRam;
 use crate::vm_config::VmConfig;
 
 /// The least size of an image, in bytes: the segment that the processor starts in.
@@ -81,7 +82,10 @@ pub(crate) const fn rom_start(image: &[u8]) -> GuestPhysAddr {
 ///
 /// # Errors
 /// If the VM has no RAM there.
-pub(super) fn load(memory: &impl GuestMemory, image: &[u8]) -> Result<EntryState, NotRam> {
+pub(super) fn prepare<'a>(
+    memory: &mut MemoryImage<'a>,
+    image: &'a [u8],
+) -> Result<EntryState, NotRam> {
     let end = &image[image.len().saturating_sub(SHADOWED)..];
     memory.write(GuestPhysAddr(HIGH_MEMORY_START - end.len() as u64), end)?;
     Ok(EntryState::reset())

@@ -9,10 +9,10 @@ use ::acpi::fadt::Fadt;
 use ::acpi::madt::{Madt, MadtEntry};
 use ::acpi::mcfg::Mcfg;
 
+use super::super::LoadError;
 use super::super::acpi::tests::Firmware;
 use super::super::linux::tests::vm as linux_vm;
-use super::super::test_ram::TestRam;
-use super::super::{LoadError, load as load_guest};
+use super::super::test_ram::{TestRam, load as load_guest};
 use super::*;
 use crate::vm_config::GuestDisk;
 

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use super::tests::{LOAD_ADDRESS, MIB, bzimage, vm};
 use super::*;
-use crate::guest_boot::{self, test_ram::TestRam};
+use crate::guest_boot::test_ram::{self, TestRam};
 
 /// Fields of the header, with their sizes.
 const FIELDS: [(usize, usize); 12] = [
@@ -62,7 +62,7 @@ fn bzimages() {
 /// something else.
 fn check(vm: &VmConfig) {
     let ram = TestRam::new(vm.memory);
-    let Ok(entry) = guest_boot::load(&ram, vm) else {
+    let Ok(entry) = test_ram::load(&ram, vm) else {
         return;
     };
     let header = SetupHeader::parse(vm.kernel).unwrap();

@@ -1,6 +1,7 @@
 //! Linux by its 64-bit boot protocol (the kernel's Documentation/arch/x86/boot.rst and
 //! zero-page.rst).
 
+use alloc::vec;
 use core::mem::{offset_of, size_of};
 
 use arch::PageTableFlags;
@@ -13,13 +14,12 @@ use vmx::addr::{GuestPhysAddr, PAGE_SIZE};
 use super::{
     LoadError,
     entry::EntryState,
-    gdt, initrd, layout,
+    gdt,
+    image::MemoryImage,
+    initrd, layout,
     memory_map::{self, low_ram_end},
 };
-use crate::{
-    guest_memory::{GuestMemory, NotRam},
-    vm_config::VmConfig,
-};
+use crate::{guest_memory::NotRam, vm_config::VmConfig};
 
 /// The first version of the boot protocol that has a 64-bit entry point.
 const FIRST_64_BIT_VERSION: u16 = 0x020C;
@@ -185,13 +185,13 @@ impl SetupHeader {
     }
 }
 
-/// Loads the bzImage of `vm`, telling it of the ACPI tables through `rsdp`.
+/// Puts the bzImage of `vm` into `memory`, telling it of the ACPI tables through `rsdp`.
 ///
 /// # Errors
 /// See [`LoadError`].
-pub(super) fn load(
-    memory: &impl GuestMemory,
-    vm: &VmConfig,
+pub(super) fn prepare<'a>(
+    memory: &mut MemoryImage<'a>,
+    vm: &VmConfig<'a>,
     rsdp: u64,
 ) -> Result<EntryState, LoadError> {
     if !vm.modules.is_empty() {
@@ -232,12 +232,12 @@ pub(super) fn load(
 
     let code = vm.kernel.get(header.code_offset..).unwrap_or_default();
     memory.write(GuestPhysAddr(header.load_address), code)?;
-    memory.write(GuestPhysAddr(layout::COMMAND_LINE), command_line)?;
+    memory.write(GuestPhysAddr(layout::COMMAND_LINE), command_line.to_vec())?;
     memory.write(
         GuestPhysAddr(layout::COMMAND_LINE + command_line.len() as u64),
-        &[0],
+        &[0][..],
     )?;
-    memory.write(GuestPhysAddr(layout::ZERO_PAGE), &zero_page.0)?;
+    memory.write(GuestPhysAddr(layout::ZERO_PAGE), zero_page.0.to_vec())?;
     let cr3 = map_first_4_gib(memory)?;
     let gdtr = gdt::install(memory, layout::GDT, gdt::Code::Bits64)?;
     Ok(EntryState {
@@ -336,7 +336,7 @@ fn field<const N: usize>(file: &[u8], offset: usize) -> Option<[u8; N]> {
 
 /// Writes page tables that map the first 4 GiB one to one, with 2 MiB pages (every CPU
 /// with long mode has these); returns the address of the PML4.
-fn map_first_4_gib(memory: &impl GuestMemory) -> Result<u64, NotRam> {
+fn map_first_4_gib(memory: &mut MemoryImage<'_>) -> Result<u64, NotRam> {
     const PRESENT_WRITABLE: u64 = PageTableFlags::PRESENT
         .union(PageTableFlags::WRITABLE)
         .bits();
@@ -344,12 +344,12 @@ fn map_first_4_gib(memory: &impl GuestMemory) -> Result<u64, NotRam> {
     const PML4: u64 = layout::PAGE_TABLES;
     const PDPT: u64 = PML4 + PAGE_SIZE;
     const DIRECTORIES: u64 = PDPT + PAGE_SIZE;
-    let write_table = |address, entries: &dyn Fn(u64) -> u64| {
-        let mut page = [0; PAGE_SIZE as usize];
+    let mut write_table = |address, entries: &dyn Fn(u64) -> u64| {
+        let mut page = vec![0; PAGE_SIZE as usize];
         for (index, bytes) in (0..).zip(page.chunks_exact_mut(8)) {
             bytes.copy_from_slice(&entries(index).to_le_bytes());
         }
-        memory.write(GuestPhysAddr(address), &page)
+        memory.write(GuestPhysAddr(address), page)
     };
 
     write_table(PML4, &|index| match index {

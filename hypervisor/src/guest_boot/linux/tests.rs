@@ -3,7 +3,8 @@ use alloc::{format, string::String, vec, vec::Vec};
 use proptest::prelude::*;
 
 use super::*;
-use crate::guest_boot::{self, FileKind, initrd::InitrdError, test_ram::TestRam};
+use crate::guest_boot::test_ram::{self, TestRam};
+use crate::guest_boot::{FileKind, initrd::InitrdError};
 
 pub(super) const MIB: u64 = 1 << 20;
 const CODE: &[u8] = b"protected-mode code, 32 bytes :)";
@@ -102,12 +103,12 @@ pub(in crate::guest_boot) fn vm<'a>(
 fn booted(memory: u64, initrd: Option<&[u8]>) -> (TestRam, EntryState) {
     let ram = TestRam::new(memory);
     let kernel = bzimage();
-    let entry = guest_boot::load(&ram, &vm(memory, &kernel, initrd)).unwrap();
+    let entry = test_ram::load(&ram, &vm(memory, &kernel, initrd)).unwrap();
     (ram, entry)
 }
 
 fn error(memory: u64, kernel: &[u8], initrd: Option<&[u8]>) -> LoadError {
-    guest_boot::load(&TestRam::new(memory), &vm(memory, kernel, initrd)).unwrap_err()
+    test_ram::load(&TestRam::new(memory), &vm(memory, kernel, initrd)).unwrap_err()
 }
 
 /// A 32-bit field of the zero page.
@@ -198,7 +199,7 @@ fn the_initrd_stays_below_the_limit_of_the_kernel() {
     let at = offset_of!(boot_params, hdr.initrd_addr_max);
     kernel[at..at + 4].copy_from_slice(&limit.to_le_bytes());
     let (ram, initrd) = (TestRam::new(64 * MIB), archive());
-    guest_boot::load(&ram, &vm(64 * MIB, &kernel, Some(&initrd))).unwrap();
+    test_ram::load(&ram, &vm(64 * MIB, &kernel, Some(&initrd))).unwrap();
     let address = zero_page_u32(&ram, offset_of!(boot_params, hdr.ramdisk_image));
     assert_eq!(u64::from(address), 40 * MIB - PAGE_SIZE);
 }
@@ -275,10 +276,10 @@ fn a_command_line_that_the_kernel_would_cut_is_refused() {
     let kernel = bzimage();
     let mut vm = vm(64 * MIB, &kernel, None);
     vm.command_line = "x".repeat(2047);
-    guest_boot::load(&TestRam::new(64 * MIB), &vm).unwrap();
+    test_ram::load(&TestRam::new(64 * MIB), &vm).unwrap();
     vm.command_line.push('x');
     assert_eq!(
-        guest_boot::load(&TestRam::new(64 * MIB), &vm),
+        test_ram::load(&TestRam::new(64 * MIB), &vm),
         Err(LinuxError::CommandLineTooLong {
             length: 2048,
             limit: 2047
@@ -312,7 +313,7 @@ proptest! {
             }
         }
         let config = vm(8 * MIB, &kernel, None);
-        if let Err(refused) = guest_boot::load(&TestRam::new(8 * MIB), &config) {
+        if let Err(refused) = test_ram::load(&TestRam::new(8 * MIB), &config) {
             let text: String = format!("{refused}");
             prop_assert!(!text.is_empty());
         }

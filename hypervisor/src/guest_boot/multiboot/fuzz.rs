@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use super::tests::{MIB, elf32, elf64, vm, with_addresses};
 use super::*;
-use crate::guest_boot::{self, test_ram::TestRam};
+use crate::guest_boot::test_ram::{self, TestRam};
 use crate::vm_config::GuestModule;
 
 #[test]
@@ -58,7 +58,7 @@ fn multiboot_images() {
 /// something else.
 fn check(vm: &VmConfig) {
     let ram = TestRam::new(vm.memory);
-    let Ok(entry) = guest_boot::load(&ram, vm) else {
+    let Ok(entry) = test_ram::load(&ram, vm) else {
         return;
     };
     let image = Image::parse(vm.kernel).unwrap();

@@ -9,8 +9,8 @@ use core::ops::Range;
 use thiserror::Error;
 use vmx::addr::{GuestPhysAddr, PAGE_SIZE};
 
-use super::{LoadError, entry::EntryState, gdt, layout, memory_map};
-use crate::{guest_memory::GuestMemory, vm_config::VmConfig};
+use super::{LoadError, entry::EntryState, gdt, image::MemoryImage, layout, memory_map};
+use crate::vm_config::VmConfig;
 use image::{Image, Segment};
 use information::{Information, Module};
 
@@ -64,17 +64,21 @@ pub(crate) enum MultibootError {
     NoRoom(u64),
 }
 
-/// Loads the multiboot image of `vm`, its initrd (as the first module) and its modules.
+/// Puts the multiboot image of `vm`, its initrd (as the first module) and its modules into `memory`.
 ///
 /// # Errors
 /// See [`LoadError`].
-pub(super) fn load(memory: &impl GuestMemory, vm: &VmConfig) -> Result<EntryState, LoadError> {
+pub(super) fn prepare<'a>(
+    memory: &mut MemoryImage<'a>,
+    vm: &VmConfig<'a>,
+) -> Result<EntryState, LoadError> {
     let image = Image::parse(vm.kernel)?;
     let mut end = memory_map::HIGH_MEMORY_START;
     for segment in &image.segments {
         check_usable(segment, vm.memory)?;
         memory.write(GuestPhysAddr(segment.address), segment.data)?;
-        clear(memory, segment.data_end()..segment.end())?;
+        let bss = segment.end() - segment.data_end();
+        memory.clear(GuestPhysAddr(segment.data_end()), bss)?;
         end = end.max(segment.end());
     }
 
@@ -117,7 +121,7 @@ pub(super) fn load(memory: &impl GuestMemory, vm: &VmConfig) -> Result<EntryStat
     let information_address = address + gdt::SIZE as u32;
     memory.write(
         GuestPhysAddr(information_address.into()),
-        &information.bytes_at(information_address),
+        information.bytes_at(information_address),
     )?;
     let gdtr = gdt::install(memory, address.into(), gdt::Code::Bits32)?;
     Ok(EntryState {
@@ -140,18 +144,6 @@ fn check_usable(segment: &Segment, ram_size: u64) -> Result<(), MultibootError> 
             memory: ram_size,
         })
     }
-}
-
-/// Writes zeros to `range`.
-fn clear(memory: &impl GuestMemory, range: Range<u64>) -> Result<(), LoadError> {
-    let zeros = [0; PAGE_SIZE as usize];
-    let mut address = range.start;
-    while address < range.end {
-        let length = (range.end - address).min(PAGE_SIZE);
-        memory.write(GuestPhysAddr(address), &zeros[..length as usize])?;
-        address += length;
-    }
-    Ok(())
 }
 
 /// The RAM behind the image.

@@ -3,7 +3,8 @@ use alloc::{format, vec, vec::Vec};
 use proptest::prelude::*;
 
 use super::*;
-use crate::guest_boot::{self, test_ram::TestRam};
+use crate::guest_boot::test_ram::{self, TestRam};
+use crate::guest_memory::GuestMemory;
 use crate::vm_config::{GuestModule, RestartPolicy};
 
 pub(super) const MIB: u64 = 1 << 20;
@@ -109,12 +110,12 @@ pub(super) fn vm(kernel: &[u8]) -> VmConfig<'_> {
 
 fn booted(vm: &VmConfig) -> (TestRam, EntryState) {
     let ram = TestRam::new(vm.memory);
-    let entry = guest_boot::load(&ram, vm).unwrap();
+    let entry = test_ram::load(&ram, vm).unwrap();
     (ram, entry)
 }
 
 fn error(kernel: &[u8]) -> LoadError {
-    guest_boot::load(&TestRam::new(8 * MIB), &vm(kernel)).unwrap_err()
+    test_ram::load(&TestRam::new(8 * MIB), &vm(kernel)).unwrap_err()
 }
 
 #[test]
@@ -137,7 +138,7 @@ fn it_starts_in_flat_protected_mode_with_the_magic_number() {
 fn bss_is_zero_even_in_used_memory() {
     let ram = TestRam::new(8 * MIB);
     ram.write(GuestPhysAddr(MIB), &[0xFF; 8000]).unwrap();
-    guest_boot::load(&ram, &vm(&elf32())).unwrap();
+    test_ram::load(&ram, &vm(&elf32())).unwrap();
     let bss = MIB + 12 + CODE.len() as u64;
     assert_eq!(ram.bytes(bss, 5000), [0; 5000]);
     assert_eq!(ram.bytes(bss + 5000, 1), [0xFF]);
@@ -278,7 +279,7 @@ fn images_that_cannot_be_started_are_refused() {
     let module = vec![0; 7 * MIB as usize];
     let mut crowded = vm(&file);
     crowded.initrd = Some(&module);
-    let refused = guest_boot::load(&TestRam::new(8 * MIB), &crowded).unwrap_err();
+    let refused = test_ram::load(&TestRam::new(8 * MIB), &crowded).unwrap_err();
     assert_eq!(multiboot(refused), E::NoRoom(8 * MIB));
 }
 
@@ -310,7 +311,7 @@ proptest! {
             *slot = byte;
         }
         file.truncate(file.len().saturating_sub(cut));
-        if let Err(refused) = guest_boot::load(&TestRam::new(2 * MIB), &vm(&file)) {
+        if let Err(refused) = test_ram::load(&TestRam::new(2 * MIB), &vm(&file)) {
             let text = format!("{refused}");
             prop_assert!(!text.is_empty());
         }
@@ -319,6 +320,6 @@ proptest! {
     #[test]
     fn no_load_addresses_make_the_loader_panic(addresses: [u32; 5], padding in 0_usize..64) {
         let file = [vec![0; padding * 4], header(1 << 16), words(&addresses), CODE.to_vec()].concat();
-        let _ = guest_boot::load(&TestRam::new(2 * MIB), &vm(&file));
+        let _ = test_ram::load(&TestRam::new(2 * MIB), &vm(&file));
     }
 }
