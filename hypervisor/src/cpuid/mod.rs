@@ -60,6 +60,7 @@ pub(crate) fn host(leaf: u32, subleaf: u32) -> CpuIdResult {
 }
 
 /// All that CPUID answers in a VM.
+#[derive(Clone)]
 pub(crate) struct GuestCpuid {
     /// The tables of the VCPUs, whose APIC IDs are their numbers. There is at least one.
     tables: Vec<CpuidTable>,

@@ -74,6 +74,7 @@ impl Leaf {
 }
 
 /// All that CPUID answers on one VCPU.
+#[derive(Clone)]
 pub(super) struct CpuidTable {
     basic: [Leaf; MAX_BASIC as usize + 1],
     extended: [Leaf; (MAX_EXTENDED - EXTENDED) as usize + 1],

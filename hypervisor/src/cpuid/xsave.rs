@@ -23,6 +23,7 @@ const END: usize = 8;
 const AREA_START: u32 = 512 + 64;
 
 /// The state components that a guest has.
+#[derive(Clone)]
 pub(super) struct Components {
     mask: XCr0Flags,
     /// The host's answers, by sub-leaf; those of sub-leaves 1 and up are used.

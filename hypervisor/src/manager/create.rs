@@ -52,31 +52,13 @@ use crate::vm::rom::Rom;
 use crate::vm::{Nic, Vm, VmParts};
 use crate::vm_config::VmConfig;
 
-/// The things that a VM's files are made into, which takes as long as the files are large: once, for all
-/// the VM's lives.
+/// The things that are made for a VM once, for all its lives: it takes its time, for its files may be large.
 #[derive(Clone)]
 pub(crate) struct Prepared {
     image: Arc<GuestImage<'static>>,
     /// Its firmware, if it has any.
     rom: Option<Arc<Rom>>,
-}
-
-impl Prepared {
-    /// Makes them for the VM of `config`.
-    ///
-    /// # Errors
-    /// If a file is not what it should be, or there is no memory.
-    pub(crate) fn new(config: &VmConfig<'static>) -> Result<Self, CreateError> {
-        let image = Arc::new(guest_boot::prepare(config)?);
-        let rom = config.firmware.map(|image| {
-            let rom = Rom::new(guest_boot::firmware::rom_start(image), image);
-            rom.map(Arc::new).ok_or(CreateError::Tables)
-        });
-        Ok(Self {
-            image,
-            rom: rom.transpose()?,
-        })
-    }
+    cpuid: GuestCpuid,
 }
 
 /// A factory of VMs that run on this machine's processors.
@@ -142,38 +124,69 @@ impl VmFactory for HostFactory {
         allocate_ram(size)
     }
 
-    fn create(
+    fn make_vm(
         &self,
         id: VmId,
         config: &VmConfig<'static>,
         ram: GuestRam,
-        load: Load,
     ) -> Result<NewVm, CreateError> {
-        let prepared = self.prepared.get(id.0).cloned();
-        let Prepared { image, rom } = prepared.unwrap_or_else(|| Prepared::new(config))?;
+        let Prepared { cpuid, rom, .. } = self.prepared(id, config)?;
         let ram = match rom {
             Some(rom) => ram.with_rom(rom),
             None => ram,
         };
-        let (vm, mut vcpus) = self.make(id, config, ram)?;
-        if let Some(first) = vcpus.first_mut() {
+        self.make(id, config, cpuid, ram)
+    }
+
+    fn make_vcpu(
+        &self,
+        vm: &Arc<Vm>,
+        config: &VmConfig<'static>,
+        index: u32,
+        lapic: LocalApic,
+        load: Load,
+    ) -> Result<Box<dyn Runnable>, CreateError> {
+        let mut vcpu = self.make_empty_vcpu(vm, index, lapic)?;
+        if index == 0 {
+            let Prepared { image, .. } = self.prepared(vm.id, config)?;
             match load {
-                Load::Now => load_guest(first, &image)?,
-                Load::Later => first.load_guest_later(image),
+                Load::Now => load_guest(&mut vcpu, &image)?,
+                Load::Later => vcpu.load_guest_later(image),
             }
         }
-        let vcpus = vcpus
-            .into_iter()
-            .map(|vcpu| Box::new(vcpu) as Box<dyn Runnable>)
-            .collect();
-        Ok(NewVm { vm, vcpus })
+        Ok(Box::new(vcpu))
     }
 }
 
 impl HostFactory {
+    /// Prepares the VMs of these configurations, in the order of their numbers: before any of them runs, as
+    /// it takes its time.
+    pub(crate) fn prepare(&mut self, configs: &[VmConfig<'static>]) {
+        self.prepared = (configs.iter())
+            .map(|config| self.prepare_one(config))
+            .collect();
+    }
+
+    fn prepare_one(&self, config: &VmConfig<'static>) -> Result<Prepared, CreateError> {
+        let image = Arc::new(guest_boot::prepare(config)?);
+        let rom = config.firmware.map(|image| {
+            let rom = Rom::new(guest_boot::firmware::rom_start(image), image);
+            rom.map(Arc::new).ok_or(CreateError::Tables)
+        });
+        Ok(Prepared {
+            image,
+            rom: rom.transpose()?,
+            cpuid: GuestCpuid::new(cpuid::host, self.vmx_support(), config.vcpus, self.tsc),
+        })
+    }
+
+    fn prepared(&self, id: VmId, config: &VmConfig<'static>) -> Result<Prepared, CreateError> {
+        let prepared = self.prepared.get(id.0).cloned();
+        prepared.unwrap_or_else(|| self.prepare_one(config))
+    }
+
     /// Makes the VM of `config` with the number `id` in `ram`, whose size is that of the
-    /// configuration, without a guest in it. This CPU is in VMX operation, and has no VCPU
-    /// loaded.
+    /// configuration, without VCPUs.
     ///
     /// # Errors
     /// If there is no memory.
@@ -181,9 +194,9 @@ impl HostFactory {
         &self,
         id: VmId,
         config: &VmConfig<'static>,
+        cpuid: GuestCpuid,
         ram: GuestRam,
-    ) -> Result<(Arc<Vm>, Vec<Vcpu>), CreateError> {
-        let cpuid = GuestCpuid::new(cpuid::host, self.vmx_support(), config.vcpus, self.tsc);
+    ) -> Result<NewVm, CreateError> {
         let lapics: Vec<LocalApic> = (0..config.vcpus)
             .map(|index| {
                 LocalApic::new(ApicConfig {
@@ -235,11 +248,7 @@ impl HostFactory {
             suppression: config.suppression,
         }));
         plugs.call_once(|| Arc::downgrade(&vm));
-        let mut vcpus = Vec::new();
-        for (index, lapic) in (0..).zip(lapics) {
-            vcpus.push(self.make_vcpu(&vm, index, lapic)?);
-        }
-        Ok((vm, vcpus))
+        Ok(NewVm { vm, lapics })
     }
 
     /// Returns the devices on the PCI bus of the VM of `config`, whom `plugs` will name, and puts what the
@@ -328,7 +337,14 @@ impl HostFactory {
         Ok(ept)
     }
 
-    fn make_vcpu(&self, vm: &Arc<Vm>, index: u32, lapic: LocalApic) -> Result<Vcpu, CreateError> {
+    /// Makes VCPU `index` of `vm`, with its local APIC and without a guest. This CPU is in VMX operation, and
+    /// has no VCPU loaded.
+    fn make_empty_vcpu(
+        &self,
+        vm: &Arc<Vm>,
+        index: u32,
+        lapic: LocalApic,
+    ) -> Result<Vcpu, CreateError> {
         let vpid = vpid(vm.id, index).ok_or(CreateError::Vpids)?;
         let pages = VmxPages {
             vmcs: Page::try_new().ok_or(CreateError::Tables)?,

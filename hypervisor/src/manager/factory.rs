@@ -5,6 +5,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use devices::lapic::LocalApic;
 use thiserror::Error;
 use vmx::ept::EptError;
 
@@ -67,12 +68,12 @@ pub(crate) enum Load {
     Later,
 }
 
-/// A VM that has just been made.
+/// A VM without VCPUs.
 pub(crate) struct NewVm {
-    /// The state that its VCPUs share.
+    /// The state that its VCPUs will share.
     pub vm: Arc<Vm>,
-    /// Its VCPUs, in the order of their numbers.
-    pub vcpus: Vec<Box<dyn Runnable>>,
+    /// The local APICs of its VCPUs, in the order of their numbers.
+    pub lapics: Vec<LocalApic>,
 }
 
 /// A factory of VMs. The manager's tests have one that makes VCPUs of no processor.
@@ -87,15 +88,28 @@ pub(crate) trait VmFactory: Send + Sync {
     fn allocate_ram(&self, size: u64) -> Result<GuestRam, CreateError>;
 
     /// Makes the VM of `config` with the number `id` in `ram`, whose size is that of the
-    /// configuration. On a CPU that has no VCPU loaded.
+    /// configuration; its VCPUs come later.
     ///
     /// # Errors
-    /// If there is no memory, or the guest is loaded now and cannot be.
-    fn create(
+    /// If there is no memory, or its files make no guest.
+    fn make_vm(
         &self,
         id: VmId,
         config: &VmConfig<'static>,
         ram: GuestRam,
-        load: Load,
     ) -> Result<NewVm, CreateError>;
+
+    /// Makes VCPU `index` of `vm`, whose configuration is `config`, with its local APIC. The first one has
+    /// the guest loaded. On a CPU that has no VCPU loaded.
+    ///
+    /// # Errors
+    /// If there is no memory, or the guest is loaded now and cannot be.
+    fn make_vcpu(
+        &self,
+        vm: &Arc<Vm>,
+        config: &VmConfig<'static>,
+        index: u32,
+        lapic: LocalApic,
+        load: Load,
+    ) -> Result<Box<dyn Runnable>, CreateError>;
 }

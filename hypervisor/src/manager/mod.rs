@@ -11,6 +11,7 @@
 
 mod create;
 pub(crate) mod factory;
+mod making;
 mod restarts;
 mod slot;
 mod state;
@@ -30,16 +31,21 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::vcpu::StopReason;
 use crate::vm::{AfterPause, Vm};
 use crate::vm_config::VmConfig;
-use factory::{Load, NewVm, VmFactory};
+use factory::{Load, VmFactory};
+use making::{Made, Making};
 use restarts::Next;
 use slot::{Life, VmSlot};
 
-pub(crate) use create::{HostFactory, Prepared};
+pub(crate) use create::HostFactory;
 pub(crate) use state::{RequestError, StopCause, VmState};
 
 /// The most bytes that wait for a guest to take them; what comes on top is lost, as on a
 /// real line.
 const INPUT_CAPACITY: usize = 4096;
+
+/// The time after which no step of work is begun, as a divisor of a second: a tenth of a millisecond. A
+/// step may take several times that.
+const WORK_PER_SECOND: u64 = 10_000;
 
 /// A VM as the operator sees it.
 #[derive(Clone)]
@@ -359,11 +365,14 @@ impl VmManager {
         self.has_work.load(Ordering::Acquire)
     }
 
-    /// Clears away the VMs that have ended, and starts those that are to be started. On the
-    /// boot CPU, with no VCPU loaded.
+    /// Clears away the VMs that have ended, and starts those that are to be started, as far as it gets in
+    /// a short time: the rest is work for the next time. On the boot CPU, with no VCPU loaded.
     pub(crate) fn work(&self) {
         // Before looking: what comes later, counts later.
         self.has_work.store(false, Ordering::Release);
+        let time = self.factory.ticks_per_second() / WORK_PER_SECOND;
+        let until = host_now().saturating_add(time);
+        let mut has_time = true;
         for (id, slot) in self.ids().zip(&self.slots) {
             let mut life = slot.life.lock();
             if let VmState::Stopping { reason, restart } = &life.state {
@@ -377,12 +386,22 @@ impl VmManager {
                     VmState::Stopped(StopCause::Ended(reason.clone()))
                 };
                 self.scheduler.remove_vm(id);
+                if let Some(making) = life.making.take() {
+                    life.ram = Some(making.abandon());
+                }
                 life.state = next;
             }
-            if life.state == VmState::Starting
-                && let Err(cause) = self.make(id, slot, &mut life, Load::Later)
-            {
-                log::error!("vm {}: {cause}", slot.config.name);
+            while life.former.is_some() || life.state == VmState::Starting {
+                if !has_time {
+                    self.has_work.store(true, Ordering::Release);
+                    break;
+                }
+                if life.former.take().is_none()
+                    && let Err(cause) = self.make_step(id, slot, &mut life, Load::Later)
+                {
+                    log::error!("vm {}: {cause}", slot.config.name);
+                }
+                has_time = host_now() < until;
             }
         }
     }
@@ -404,44 +423,67 @@ impl VmManager {
     pub(crate) fn start_all(&self) -> Vec<(VmId, StopCause)> {
         let mut failed = Vec::new();
         for (id, slot) in self.ids().zip(&self.slots) {
-            if let Err(cause) = self.make(id, slot, &mut slot.life.lock(), Load::Now) {
-                failed.push((id, cause));
+            let mut life = slot.life.lock();
+            life.state = VmState::Starting;
+            while life.state == VmState::Starting {
+                if let Err(cause) = self.make_step(id, slot, &mut life, Load::Now) {
+                    failed.push((id, cause));
+                }
             }
         }
         failed
     }
 
-    /// Makes a VM, and lets it run, or notes why that cannot be.
-    fn make(&self, id: VmId, slot: &VmSlot, life: &mut Life, load: Load) -> Result<(), StopCause> {
-        let made = self.try_make(id, slot, life, load);
-        life.state = match &made {
-            Ok(()) if life.loaded => VmState::Running,
-            Ok(()) => VmState::Loading,
-            Err(cause) => VmState::Stopped(cause.clone()),
-        };
-        made
-    }
-
-    fn try_make(
+    /// Does a step of making a VM, which is starting. After the last it runs, or it is noted why that cannot
+    /// be.
+    fn make_step(
         &self,
         id: VmId,
         slot: &VmSlot,
         life: &mut Life,
         load: Load,
     ) -> Result<(), StopCause> {
+        let step = self.try_make_step(id, slot, life, load);
+        match &step {
+            Ok(false) => {}
+            Ok(true) if life.loaded => life.state = VmState::Running,
+            Ok(true) => life.state = VmState::Loading,
+            Err(cause) => life.state = VmState::Stopped(cause.clone()),
+        }
+        step.map(drop)
+    }
+
+    /// Does a step of making a VM. Returns whether it was the last.
+    fn try_make_step(
+        &self,
+        id: VmId,
+        slot: &VmSlot,
+        life: &mut Life,
+        load: Load,
+    ) -> Result<bool, StopCause> {
         let config = &slot.config;
-        // If it cannot be made after all, others may have the RAM.
-        let ram = match life.ram.take() {
-            Some(ram) => ram,
-            None => self.factory.allocate_ram(config.memory)?,
+        let mut making = match life.making.take() {
+            Some(making) => making,
+            None => {
+                // If it cannot be made after all, others may have the RAM.
+                let ram = match life.ram.take() {
+                    Some(ram) => ram,
+                    None => self.factory.allocate_ram(config.memory)?,
+                };
+                life.making = Some(Making::begin(&*self.factory, id, config, ram)?);
+                return Ok(false);
+            }
         };
-        let NewVm { vm, vcpus } = self.factory.create(id, config, ram.clone(), load)?;
+        if making.step(&*self.factory, config, load)? {
+            life.making = Some(making);
+            return Ok(false);
+        }
+        let Made { vm, ram, vcpus } = making.end();
         let count = vcpus.len();
-        debug_assert_eq!(count, config.vcpus as usize);
         // It may run on other CPUs from now on, but to the end only when the slot is unlocked.
         self.scheduler
             .add_vm(&vm, vcpus, config.weight, config.cap, &life.pins)?;
-        life.vm = Some(vm);
+        life.former = life.vm.replace(vm);
         life.ram = Some(ram);
         life.loaded = load == Load::Now;
         log::info!(
@@ -450,7 +492,7 @@ impl VmManager {
             config.memory >> 20,
             if count == 1 { "" } else { "s" }
         );
-        Ok(())
+        Ok(true)
     }
 
     /// Takes a byte for the serial port of a VM, which gets it when it can.

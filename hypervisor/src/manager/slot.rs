@@ -5,6 +5,7 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use super::making::Making;
 use super::restarts::Restarts;
 use super::state::{RequestError, VmState};
 use crate::sync::Mutex;
@@ -27,6 +28,10 @@ pub(super) struct Life {
     pub(super) pins: Vec<Option<u32>>,
     /// The one that runs, or the last one that did.
     pub(super) vm: Option<Arc<Vm>>,
+    /// The one that was there before it, until there is time to clear it away.
+    pub(super) former: Option<Arc<Vm>>,
+    /// The one that is being made, if it is.
+    pub(super) making: Option<Making>,
     /// The guest's RAM, kept over restarts: it will fit.
     pub(super) ram: Option<GuestRam>,
     /// Whether its guest has been loaded since it was made.
@@ -46,6 +51,8 @@ impl VmSlot {
                 state: VmState::Defined,
                 pins,
                 vm: None,
+                former: None,
+                making: None,
                 ram: None,
                 loaded: false,
                 restarts: Restarts::default(),

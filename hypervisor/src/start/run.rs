@@ -25,7 +25,7 @@ use crate::machine::local_apic::{self, LocalApic};
 use crate::machine::smp::threads;
 use crate::machine::speculation::Remedies;
 use crate::machine::{machine_check, memory, serial, smp};
-use crate::manager::{HostFactory, Prepared, VmManager};
+use crate::manager::{HostFactory, VmManager};
 use crate::msr::HostMsrs;
 use crate::operator::{Door, GuestOutput, HostClock, HostSerial, Session, Terminal};
 use crate::options::OnEnd;
@@ -147,7 +147,7 @@ pub(super) fn run(machine: Machine) -> ! {
             host_msrs.microcode_revision
         );
     }
-    let factory = HostFactory {
+    let mut factory = HostFactory {
         capabilities,
         tsc,
         host_msrs,
@@ -161,7 +161,7 @@ pub(super) fn run(machine: Machine) -> ! {
         waker: scheduler.clone(),
         serial_output: guest_outputs(&terminal, configs.len()),
         networks: Mutex::default(),
-        prepared: configs.iter().map(Prepared::new).collect(),
+        prepared: Vec::new(),
     };
     let rules: Vec<(VmId, Rule)> = configs
         .iter()
@@ -173,6 +173,7 @@ pub(super) fn run(machine: Machine) -> ! {
                 .map(move |rule| (VmId(vm), rule.clone()))
         })
         .collect();
+    factory.prepare(&configs);
     let manager = VmManager::new(Box::new(factory), scheduler, configs);
     let failed = manager.start_all();
     for (vm, cause) in &failed {

@@ -152,10 +152,10 @@ mod tests {
         vcpu.load_guest_later(image());
         assert!(!is_loaded(&vcpu));
         host_clock::let_looks_take(1_000);
-        // The RAM's two ranges are cleared in 3 and 2 pieces, the file's parts copied in 2 and 1.
+        // The RAM's two ranges are cleared in 10 and 5 pieces, the file's parts copied in 8 and 3.
         let exits = turns(&mut vcpu, 1_000);
-        assert_eq!(exits[..8], [const { RunExit::Preempted }; 8]);
-        assert_eq!(exits.len(), 9);
+        assert_eq!(exits[..26], [const { RunExit::Preempted }; 26]);
+        assert_eq!(exits.len(), 27);
         assert!(is_loaded(&vcpu));
         // It is loaded once.
         let requests = vcpu.vm().clone();

@@ -9,9 +9,10 @@ use std::sync::mpsc;
 use std::thread;
 use std::vec;
 
+use devices::lapic::LocalApic;
 use devices::time::HostTicks;
 
-use super::factory::CreateError;
+use super::factory::{CreateError, NewVm};
 use super::*;
 use crate::guest_boot::LoadError;
 use crate::machine::host_time::fake;
@@ -75,6 +76,8 @@ struct Workshop {
     made: usize,
     /// The errors that the next attempts fail with.
     failures: VecDeque<CreateError>,
+    /// The number of the VCPU that cannot be made.
+    no_vcpu: Option<u32>,
     /// The scripts of the VCPUs made last, by VM.
     scripts: Vec<Vec<Script>>,
 }
@@ -94,39 +97,48 @@ impl VmFactory for ScriptedFactory {
         Ok(test_vm::ram(size))
     }
 
-    fn create(
+    fn make_vm(
         &self,
         id: VmId,
         config: &VmConfig<'static>,
         ram: GuestRam,
-        _: Load,
     ) -> Result<NewVm, CreateError> {
         let mut workshop = self.workshop.lock();
         if let Some(error) = workshop.failures.pop_front() {
             return Err(error);
         }
         workshop.made += 1;
-        let scripts: Vec<Script> = (0..config.vcpus).map(|_| Script::default()).collect();
-        let vm = test_vm::vm(
-            id,
-            &config.name,
-            config.vcpus,
-            ram,
-            self.scheduler.clone(),
-            Box::new(test_vm::Written::default()),
-        );
-        let vcpu = |(index, script): (usize, &Script)| {
-            Box::new(ScriptedVcpu {
-                vm: vm.clone(),
-                index: index as u32,
-                cpu: None,
-                script: script.clone(),
-            }) as Box<dyn Runnable>
-        };
-        let vcpus = scripts.iter().enumerate().map(vcpu).collect();
-        workshop.scripts.resize(id.0 + 1, Vec::new());
-        workshop.scripts[id.0] = scripts;
-        Ok(NewVm { vm, vcpus })
+        let count = workshop.scripts.len().max(id.0 + 1);
+        workshop.scripts.resize(count, Vec::new());
+        workshop.scripts[id.0] = Vec::new();
+        let waker = self.scheduler.clone();
+        let output = Box::new(test_vm::Written::default());
+        Ok(NewVm {
+            vm: test_vm::vm(id, &config.name, config.vcpus, ram, waker, output),
+            lapics: test_vm::lapics(config.vcpus),
+        })
+    }
+
+    fn make_vcpu(
+        &self,
+        vm: &Arc<Vm>,
+        _: &VmConfig<'static>,
+        index: u32,
+        _: LocalApic,
+        _: Load,
+    ) -> Result<Box<dyn Runnable>, CreateError> {
+        let mut workshop = self.workshop.lock();
+        if workshop.no_vcpu == Some(index) {
+            return Err(CreateError::Vpids);
+        }
+        let script = Script::default();
+        workshop.scripts[vm.id.0].push(script.clone());
+        Ok(Box::new(ScriptedVcpu {
+            vm: vm.clone(),
+            index,
+            cpu: None,
+            script,
+        }))
     }
 }
 
@@ -224,6 +236,8 @@ fn config(name: &str, vcpus: u32) -> VmConfig<'static> {
 
 impl Host {
     fn new(cpus: u32, configs: Vec<VmConfig<'static>>) -> Self {
+        // All takes no time, unless a test says otherwise.
+        fake::set(HostTicks(0));
         let settings = Settings::for_tsc(test_vm::TSC);
         let scheduler = Arc::new(Scheduler::new(settings, cpus, |_| {}));
         let workshop = Arc::<Mutex<Workshop>>::default();
@@ -443,12 +457,11 @@ fn a_paused_vms_clock_stands() {
     let now = || vm.board.lock().clock.now(host_now()).timer.0;
     let before = now();
     host.manager.pause(WEB).unwrap();
-    let paused_at = host_now();
-    thread::sleep(std::time::Duration::from_millis(50));
-    let paused_for = host_now().since(paused_at);
+    fake::advance(50_000_000);
     host.manager.resume(WEB, AfterPause::Stands).unwrap();
-    let passed = now() - before;
-    assert!(passed < paused_for, "{passed} of {paused_for}");
+    assert_eq!(now(), before);
+    fake::advance(1_000);
+    assert_eq!(now(), before + 1_000);
 }
 
 #[test]
@@ -457,21 +470,13 @@ fn a_paused_vms_clock_follows_real_time_if_that_is_wanted() {
     host.bring_to("running");
     let vm = host.manager.vm(WEB).unwrap();
     let now = || vm.board.lock().clock.now(host_now());
-    let (host_before, before) = (host_now(), now());
+    let before = now();
     host.manager.pause(WEB).unwrap();
-    thread::sleep(std::time::Duration::from_millis(50));
+    fake::advance(50_000_000);
     host.manager.resume(WEB, AfterPause::Follows).unwrap();
-    let (after, passed) = (now(), host_now().since(host_before));
-    for passed_there in [
-        after.timer.since(before.timer),
-        after.counter.since(before.counter),
-    ] {
-        // Each was read a moment before or after the host's time.
-        assert!(
-            passed_there <= passed && passed_there > passed / 2,
-            "{passed_there}"
-        );
-    }
+    let after = now();
+    assert_eq!(after.timer.since(before.timer), 50_000_000);
+    assert_eq!(after.counter.since(before.counter), 50_000_000);
     assert_eq!(vm.suppression.lock().lead(host_now()).most(), 0);
 }
 
@@ -656,6 +661,73 @@ fn a_vm_that_cannot_be_made_says_why_and_can_be_started_again() {
         VmState::Stopped(StopCause::NotCreated(error))
     );
     assert!(host.manager.all_stopped());
+    host.manager.start(WEB).unwrap();
+    host.work();
+    assert_eq!(host.state(WEB), VmState::Loading);
+}
+
+#[test]
+fn a_vm_is_made_in_steps_and_others_run_in_between() {
+    let mut host = Host::new(1, vec![config("web", 8), config("db", 1)]);
+    assert_eq!(host.manager.start_all(), []);
+    // A step takes longer than there is time for at once.
+    fake::let_looks_take(test_vm::TSC.get() / WORK_PER_SECOND);
+    let old = host.manager.vm(WEB).unwrap();
+    host.manager.restart(WEB).unwrap();
+    let mut times = 0;
+    while host.manager.has_work() {
+        host.work();
+        times += 1;
+        host.next(DB, 0, |_| RunExit::Preempted);
+        host.turn();
+        assert_eq!(host.state(DB), VmState::Running);
+        if times < 9 {
+            assert_eq!(host.state(WEB).name(), "starting", "{times}");
+            assert!(Arc::ptr_eq(&old, &host.manager.vm(WEB).unwrap()));
+        }
+    }
+    // What the VCPUs share, each of them, adding them to the others, and clearing the old away.
+    assert_eq!(times, 11);
+    assert_eq!(host.state(WEB), VmState::Loading);
+    assert_eq!(Arc::strong_count(&old), 1, "it is cleared away");
+    let workshop = host.workshop.lock();
+    assert_eq!((workshop.allocated, workshop.made), (2, 3));
+    assert_eq!(workshop.scripts[WEB.0].len(), 8);
+}
+
+#[test]
+fn a_vm_that_is_stopped_while_it_is_made_is_not_made_and_keeps_its_ram() {
+    let mut host = Host::new(1, vec![config("web", 4)]);
+    host.bring_to("starting");
+    fake::let_looks_take(test_vm::TSC.get() / WORK_PER_SECOND);
+    for _ in 0..3 {
+        host.work();
+        assert_eq!(host.state(WEB), VmState::Starting);
+    }
+    host.manager.stop(WEB).unwrap();
+    host.work();
+    let ended = VmState::Stopped(StopCause::Ended(StopReason::Stopped));
+    assert_eq!(host.state(WEB), ended);
+    assert!(host.manager.all_stopped() && !host.manager.has_work());
+    host.manager.start(WEB).unwrap();
+    while host.manager.has_work() {
+        host.work();
+    }
+    assert_eq!(host.state(WEB), VmState::Loading);
+    let workshop = host.workshop.lock();
+    assert_eq!((workshop.allocated, workshop.made), (1, 2));
+    assert_eq!(workshop.scripts[WEB.0].len(), 4);
+}
+
+#[test]
+fn a_vm_one_of_whose_vcpus_cannot_be_made_does_not_start() {
+    let mut host = Host::new(1, vec![config("web", 4)]);
+    host.workshop.lock().no_vcpu = Some(2);
+    let cause = StopCause::NotCreated(CreateError::Vpids);
+    assert_eq!(host.manager.start_all(), [(WEB, cause.clone())]);
+    assert_eq!(host.state(WEB), VmState::Stopped(cause));
+    assert!(host.manager.slots[0].life.lock().ram.is_none());
+    host.workshop.lock().no_vcpu = None;
     host.manager.start(WEB).unwrap();
     host.work();
     assert_eq!(host.state(WEB), VmState::Loading);

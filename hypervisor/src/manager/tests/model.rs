@@ -96,32 +96,40 @@ impl VmFactory for Owners {
         Ok(test_vm::ram(size))
     }
 
-    fn create(
+    fn make_vm(
         &self,
         id: VmId,
         config: &VmConfig<'static>,
         ram: GuestRam,
-        _: Load,
     ) -> Result<NewVm, CreateError> {
         let loaded = self.ledger.loaded.load(SeqCst);
         assert_eq!(loaded, 0, "its predecessor is on a CPU");
-        let generation = self.ledger.made.fetch_add(1, SeqCst) + 1;
+        self.ledger.made.fetch_add(1, SeqCst);
         let waker = self.scheduler.clone();
         let output = Box::new(test_vm::Written::default());
-        let vm = test_vm::vm(id, &config.name, config.vcpus, ram, waker, output);
-        let vcpu = |index| {
-            Box::new(Owner {
-                vm: vm.clone(),
-                index,
-                cpu: None,
-                generation,
-                ledger: self.ledger.clone(),
-                turns: 0,
-                resets: self.resets,
-            }) as Box<dyn Runnable>
-        };
-        let vcpus = (0..config.vcpus).map(vcpu).collect();
-        Ok(NewVm { vm, vcpus })
+        Ok(NewVm {
+            vm: test_vm::vm(id, &config.name, config.vcpus, ram, waker, output),
+            lapics: test_vm::lapics(config.vcpus),
+        })
+    }
+
+    fn make_vcpu(
+        &self,
+        vm: &Arc<Vm>,
+        _: &VmConfig<'static>,
+        index: u32,
+        _: LocalApic,
+        _: Load,
+    ) -> Result<Box<dyn Runnable>, CreateError> {
+        Ok(Box::new(Owner {
+            vm: vm.clone(),
+            index,
+            cpu: None,
+            generation: self.ledger.made.load(SeqCst),
+            ledger: self.ledger.clone(),
+            turns: 0,
+            resets: self.resets,
+        }))
     }
 }
 
@@ -136,6 +144,7 @@ fn boot_turn(cpu: &mut Cpu, manager: &VmManager) {
 
 /// Two operators make their requests, each its own, while two CPUs take turns.
 fn table_in_use(resets: bool, requests: [&'static [&'static str]; 2]) {
+    fake::set(HostTicks(0));
     let settings = Settings::for_tsc(test_vm::TSC);
     let scheduler = Arc::new(Scheduler::new(settings, 2, |_| {}));
     let ledger = Arc::<Ledger>::default();
