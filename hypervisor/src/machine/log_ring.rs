@@ -40,11 +40,18 @@ impl<const N: usize> Ring<N> {
         }
     }
 
+    /// Returns the last `length` of the bytes that are kept.
+    fn last(&self, length: usize) -> Vec<u8> {
+        let start = (self.first + self.count - length) % N;
+        let (begin, end) = self.bytes.split_at(start);
+        // They go on at the beginning, where the end is too short for them.
+        let until_end = length.min(end.len());
+        [&end[..until_end], &begin[..length - until_end]].concat()
+    }
+
     /// Returns what is kept, from the first whole line on.
     fn lines(&self) -> String {
-        let bytes: Vec<u8> = (0..self.count)
-            .map(|index| self.bytes[(self.first + index) % N])
-            .collect();
+        let bytes = self.last(self.count);
         let start = if self.count < N {
             0
         } else {
@@ -58,9 +65,7 @@ impl<const N: usize> Ring<N> {
     /// what comes next.
     fn since(&self, position: u64) -> (String, u64) {
         let new = self.total.saturating_sub(position).min(self.count as u64) as usize;
-        let bytes: Vec<u8> = (self.count - new..self.count)
-            .map(|index| self.bytes[(self.first + index) % N])
-            .collect();
+        let bytes = self.last(new);
         (String::from_utf8_lossy(&bytes).into_owned(), self.total)
     }
 }

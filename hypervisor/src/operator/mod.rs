@@ -30,6 +30,7 @@ mod guest_output;
 mod host_facts;
 mod host_serial;
 mod inspect;
+mod listing;
 pub(crate) mod notices;
 mod records;
 mod session;

@@ -13,7 +13,7 @@ use super::dispatch::{dispatch, wanted_format};
 use super::door::Door;
 use super::events::{Changes, Crash, Event, Reporter};
 use super::host_facts::HostFacts;
-use super::terminal::{AnswerOutput, Terminal};
+use super::terminal::{AnswerOutput, Terminal, Unshown};
 use super::watcher::Watcher;
 use crate::console::{Answer, Format, Input};
 use crate::ids::VmId;
@@ -35,7 +35,9 @@ pub(crate) struct Session {
     terminal: Arc<Terminal>,
     host: HostFacts,
     /// The command that goes on, if one does.
-    job: Option<RunningJob>,
+    running: Option<Running>,
+    /// The part of its answer that has not been shown yet.
+    unshown: Unshown,
     /// The bytes typed meanwhile.
     typed_ahead: VecDeque<u8>,
     /// The door for programs, if it is open.
@@ -46,8 +48,9 @@ pub(crate) struct Session {
 }
 
 /// A command that goes on.
-struct RunningJob {
-    job: Box<dyn Job>,
+struct Running {
+    /// The rest of it; none where its answer only has to be shown.
+    job: Option<Box<dyn Job>>,
     format: Format,
 }
 
@@ -64,7 +67,8 @@ impl Session {
             watcher: Watcher::new(terminal.clock()),
             terminal,
             host,
-            job: None,
+            running: None,
+            unshown: Unshown::default(),
             typed_ahead: VecDeque::new(),
             door: None,
             changes: Changes::default(),
@@ -96,7 +100,7 @@ impl Session {
     pub(crate) fn poll(&mut self, vms: &VmManager) -> ControlFlow<PowerOff> {
         self.report_stops(vms);
         self.report_notices(vms);
-        self.continue_job(vms);
+        self.continue_command(vms);
         while let Some(byte) = self.next_byte() {
             // The console is not held while a command runs: guests write meanwhile.
             match self.terminal.operator_byte(byte, vms) {
@@ -174,7 +178,7 @@ impl Session {
 
     /// Returns the next byte to be looked at; none while a command goes on.
     fn next_byte(&mut self) -> Option<u8> {
-        if self.job.is_some() {
+        if self.running.is_some() {
             return None;
         }
         let line = self.terminal.line();
@@ -186,45 +190,79 @@ impl Session {
         let text = self.terminal.text();
         let format = wanted_format(&text);
         let outcome = self.with_context(vms, format, |context| dispatch(&text, context));
-        match outcome {
-            Outcome::Done => {}
-            Outcome::GoesOn(job) => {
-                self.job = Some(RunningJob { job, format });
-                return ControlFlow::Continue(());
+        let job = match outcome {
+            Outcome::Done => None,
+            Outcome::GoesOn(job) => Some(job),
+            Outcome::Attach(vm) => {
+                self.unshown.show_all(&self.terminal);
+                self.terminal.attach(vm, vms);
+                None
             }
-            Outcome::Attach(vm) => self.terminal.attach(vm, vms),
-            Outcome::PowerOff => return ControlFlow::Break(PowerOff),
-        }
-        self.report_stops(vms);
-        self.terminal.done();
+            Outcome::PowerOff => {
+                self.unshown.show_all(&self.terminal);
+                return ControlFlow::Break(PowerOff);
+            }
+        };
+        self.running = Some(Running { job, format });
+        self.take_turn(vms);
         ControlFlow::Continue(())
     }
 
     /// Lets the command that goes on have a turn, if there is one, and keeps for later what is
     /// typed meanwhile.
-    fn continue_job(&mut self, vms: &VmManager) {
-        let Some(mut running) = self.job.take() else {
-            return;
-        };
-        let clock = self.terminal.clock();
-        let turn = clock.fraction_of_second(TURNS_PER_SECOND);
-        let until = clock.now().saturating_add(turn);
-        let mut progress = self.with_context(vms, running.format, |context| {
-            running.job.step(context, until)
-        });
-        while let Some(byte) = self.terminal.line().read() {
+    fn continue_command(&mut self, vms: &VmManager) {
+        self.take_turn(vms);
+        while self.running.is_some()
+            && let Some(byte) = self.terminal.line().read()
+        {
             if byte == INTERRUPT {
                 self.typed_ahead.clear();
+                self.unshown.clear();
                 self.terminal.line().write(b"^C\r\n");
-                progress = Progress::Done;
+                self.end_command(vms);
             } else if self.typed_ahead.len() < TYPED_AHEAD_CAPACITY {
                 self.typed_ahead.push_back(byte);
             }
         }
-        match progress {
-            Progress::More => self.job = Some(running),
-            Progress::Done => self.terminal.done(),
+    }
+
+    /// Lets the command that goes on work for a short time: its answer is shown as far as it goes, and then
+    /// there is more of it.
+    fn take_turn(&mut self, vms: &VmManager) {
+        let Some(mut running) = self.running.take() else {
+            return;
+        };
+        let turn = self.terminal.clock().fraction_of_second(TURNS_PER_SECOND);
+        let until = self.terminal.clock().now().saturating_add(turn);
+        loop {
+            if !self
+                .unshown
+                .show_line(&self.terminal, running.job.is_none())
+            {
+                let Some(job) = &mut running.job else {
+                    if self.unshown.is_empty() {
+                        self.end_command(vms);
+                        return;
+                    }
+                    break;
+                };
+                match self.with_context(vms, running.format, |context| job.step(context, until)) {
+                    Progress::Done => running.job = None,
+                    Progress::More => break,
+                }
+            }
+            if self.terminal.clock().now() >= until {
+                break;
+            }
         }
+        self.running = Some(running);
+    }
+
+    /// Has the next command typed.
+    fn end_command(&mut self, vms: &VmManager) {
+        self.running = None;
+        self.report_stops(vms);
+        self.terminal.done();
     }
 
     fn with_context<R>(
@@ -233,7 +271,7 @@ impl Session {
         format: Format,
         act: impl FnOnce(&mut Context<'_>) -> R,
     ) -> R {
-        let mut out = AnswerOutput::new(&self.terminal);
+        let mut out = AnswerOutput::new(&self.terminal, &mut self.unshown);
         let mut surroundings = Surroundings {
             vms,
             clock: self.terminal.clock(),

@@ -1,5 +1,6 @@
 //! The operator's terminal on a serial line, which all CPUs write to.
 
+use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -47,42 +48,70 @@ impl Output for LineOutput<'_> {
     }
 }
 
-/// The output of a command's answer: whole lines on a terminal, between those of guests, which write from
-/// other CPUs meanwhile.
+/// The bytes that may wait for the line before more of an answer is given to it: a tenth of a second's.
+pub(super) const BACKLOG: u64 = 1024;
+
+/// The part of a command's answer that the line has not been given yet. It is given whole lines, a few at a time:
+/// guests write between them from other CPUs, and run between them on this one.
+#[derive(Default)]
+pub(super) struct Unshown(VecDeque<u8>);
+
+impl Unshown {
+    /// Forgets it.
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Shows the next line of it at `terminal`, unless that is busy; if the answer `is_whole`, what follows the
+    /// last line end is a line, too. Returns whether there was anything to show now.
+    pub(super) fn show_line(&mut self, terminal: &Terminal, is_whole: bool) -> bool {
+        if LineOutput(terminal.line()).backlog() >= BACKLOG {
+            return false;
+        }
+        let end = self.0.iter().position(|&byte| byte == b'\n');
+        let length = match end {
+            Some(end) => end + 1,
+            None if is_whole => self.0.len(),
+            None => 0,
+        };
+        let line: Vec<u8> = self.0.drain(..length).collect();
+        if length > 0 {
+            terminal.with(|_, out| out.write(&line));
+        }
+        length > 0
+    }
+
+    /// Returns whether all has been shown.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Shows all that is left at `terminal`, however long it takes.
+    pub(super) fn show_all(&mut self, terminal: &Terminal) {
+        let rest: Vec<u8> = self.0.drain(..).collect();
+        terminal.with(|_, out| out.write(&rest));
+    }
+}
+
+/// The output of a command's answer, which is shown later.
 pub(super) struct AnswerOutput<'a> {
     terminal: &'a Terminal,
-    /// The beginning of a line, or all of it.
-    line: Vec<u8>,
+    unshown: &'a mut Unshown,
 }
 
 impl<'a> AnswerOutput<'a> {
-    pub(super) const fn new(terminal: &'a Terminal) -> Self {
-        Self {
-            terminal,
-            line: Vec::new(),
-        }
+    pub(super) const fn new(terminal: &'a Terminal, unshown: &'a mut Unshown) -> Self {
+        Self { terminal, unshown }
     }
 }
 
 impl Output for AnswerOutput<'_> {
     fn write(&mut self, bytes: &[u8]) {
-        self.line.extend_from_slice(bytes);
-        if bytes.ends_with(b"\n") {
-            self.terminal.with(|_, out| out.write(&self.line));
-            self.line.clear();
-        }
+        self.unshown.0.extend(bytes);
     }
 
     fn backlog(&self) -> u64 {
-        LineOutput(self.terminal.line()).backlog()
-    }
-}
-
-impl Drop for AnswerOutput<'_> {
-    fn drop(&mut self) {
-        if !self.line.is_empty() {
-            self.terminal.with(|_, out| out.write(&self.line));
-        }
+        LineOutput(self.terminal.line()).backlog() + self.unshown.0.len() as u64
     }
 }
 

@@ -1,11 +1,11 @@
 //! `host`: shows the state of the machine itself.
 
+use alloc::vec::Vec;
 use core::fmt;
-
-use serde::Serialize;
 
 use super::{Arguments, Command, CommandError, Context, Outcome};
 use crate::console::Record;
+use crate::operator::host_facts::Fact;
 
 pub(super) static COMMAND: Command = Command {
     name: "host",
@@ -23,24 +23,11 @@ asked for, by their vectors.",
 
 fn run(_: &Arguments<'_>, context: &mut Context<'_>) -> Result<Outcome, CommandError> {
     let now = (context.host.now)();
-    let facts = context.host.found.iter().chain(&now);
-    context.answer.records(facts.map(|fact| HostLine {
-        subject: &fact.subject,
-        state: &fact.state,
-    }));
-    Ok(Outcome::Done)
+    let facts: Vec<_> = context.host.found.iter().cloned().chain(now).collect();
+    Ok(Outcome::list(context, facts))
 }
 
-/// A fact about the machine.
-#[derive(Clone, Copy, Debug, Serialize)]
-struct HostLine<'a> {
-    /// The subject of the fact.
-    subject: &'a str,
-    /// The state of the subject.
-    state: &'a str,
-}
-
-impl Record for HostLine<'_> {
+impl Record for Fact {
     const HEADING: &'static str = "SUBJECT                    STATE";
 
     fn row(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

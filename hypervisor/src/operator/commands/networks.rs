@@ -33,8 +33,7 @@ fn run(_: &Arguments<'_>, context: &mut Context<'_>) -> Result<Outcome, CommandE
     });
     let mut lines: Vec<_> = lines.collect();
     lines.sort_by(|a, b| a.network.cmp(&b.network));
-    context.answer.records(lines);
-    Ok(Outcome::Done)
+    Ok(Outcome::list(context, lines))
 }
 
 /// A network device.

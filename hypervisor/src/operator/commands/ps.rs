@@ -14,6 +14,7 @@ use crate::operator::command::{Job, Progress};
 use crate::operator::inspect::{self, Processes};
 use crate::operator::records::{Aliases, Cr3};
 use crate::operator::session::TURNS_PER_SECOND;
+use crate::operator::terminal::BACKLOG;
 use crate::suppression::address_space::Root;
 use crate::suppression::usage;
 use crate::vm::Vm;
@@ -102,9 +103,6 @@ impl Job for List {
         Progress::More
     }
 }
-
-/// The output that may wait for the line before more is made, in bytes: a tenth of a second's.
-const BACKLOG: u64 = 1024;
 
 /// A process.
 #[derive(Clone, Copy, Debug, Serialize)]

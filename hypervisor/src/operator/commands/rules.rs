@@ -1,5 +1,6 @@
 //! `rules`: lists the rules by which processes are found.
 
+use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -30,21 +31,20 @@ fn run(arguments: &Arguments<'_>, context: &mut Context<'_>) -> Result<Outcome, 
     };
     let entries = context.watcher.rules();
     let wanted = entries.filter(|entry| only.is_none_or(|vm| entry.vm == vm));
-    let line = |entry| -> Option<RuleLine<'_>> {
-        let entry: &RuleEntry = entry;
+    let line = |entry: &RuleEntry| -> Option<RuleLine> {
         Some(RuleLine::new(context.vms.name(entry.vm).ok()?, entry))
     };
-    context.answer.records(wanted.filter_map(line));
-    Ok(Outcome::Done)
+    let lines: Vec<_> = wanted.filter_map(line).collect();
+    Ok(Outcome::list(context, lines))
 }
 
 /// A rule.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct RuleLine<'a> {
+pub(super) struct RuleLine {
     /// Its number.
     rule: u32,
     /// The VM's name.
-    vm: &'a str,
+    vm: String,
     /// The condition, in words.
     what: String,
     /// The consequence, in words.
@@ -57,12 +57,12 @@ pub(super) struct RuleLine<'a> {
     misses: u64,
 }
 
-impl<'a> RuleLine<'a> {
-    pub(super) fn new(vm: &'a str, entry: &RuleEntry) -> Self {
+impl RuleLine {
+    pub(super) fn new(vm: &str, entry: &RuleEntry) -> Self {
         let exceptions = entry.rule.exceptions.iter();
         Self {
             rule: entry.number,
-            vm,
+            vm: vm.to_owned(),
             what: entry.rule.condition.to_string(),
             action: entry.rule.action.to_string(),
             exceptions: exceptions.map(|cr3| format!("{cr3:#x}")).collect(),
@@ -72,7 +72,7 @@ impl<'a> RuleLine<'a> {
     }
 }
 
-impl Record for RuleLine<'_> {
+impl Record for RuleLine {
     const HEADING: &'static str =
         "RULE  VM               MATCHES    MISSES  ACTION          WHAT, AND EXCEPTIONS";
 

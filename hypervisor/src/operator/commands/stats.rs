@@ -22,25 +22,26 @@ pub(super) static COMMAND: Command = Command {
 
 fn run(arguments: &Arguments<'_>, context: &mut Context<'_>) -> Result<Outcome, CommandError> {
     let vm = context.vm(arguments)?;
-    let mut lines: Vec<(String, u64, u64)> = Vec::new();
+    let mut reasons: Vec<(u16, u64, u64)> = Vec::new();
     let (mut exits, mut root_ticks, mut guest_ticks) = (0, 0, 0);
     for statistics in &vm.statistics {
         let statistics = statistics.lock();
         for reason in statistics.reasons() {
-            let name = vmx::exit::reason_name(reason.reason);
             root_ticks += reason.root_ticks;
-            match lines.iter_mut().find(|line| line.0 == name) {
-                Some(line) => {
-                    line.1 += reason.exits;
-                    line.2 += reason.root_ticks;
+            match reasons.iter_mut().find(|sum| sum.0 == reason.reason) {
+                Some(sum) => {
+                    sum.1 += reason.exits;
+                    sum.2 += reason.root_ticks;
                 }
-                None => lines.push((name.into(), reason.exits, reason.root_ticks)),
+                None => reasons.push((reason.reason, reason.exits, reason.root_ticks)),
             }
         }
         exits += statistics.total_exits();
         guest_ticks += statistics.guest_ticks();
     }
-    lines.sort_by_key(|line| core::cmp::Reverse(line.1));
+    reasons.sort_by_key(|sum| core::cmp::Reverse(sum.1));
+    let named = |(reason, exits, ticks)| (vmx::exit::reason_name(reason).into(), exits, ticks);
+    let mut lines: Vec<(String, u64, u64)> = reasons.into_iter().map(named).collect();
     lines.push(("all-exits".into(), exits, root_ticks));
     lines.push(("guest".into(), exits, guest_ticks));
     let usage = context.vms.cpu_usage(vm.id);
@@ -54,30 +55,31 @@ fn run(arguments: &Arguments<'_>, context: &mut Context<'_>) -> Result<Outcome, 
         .fold(Latency::default(), |all, vcpu| all.and(vcpu.latency));
     lines.push(("wait-when-woken".into(), latency.count, latency.total));
     lines.push(("longest-wait-when-woken".into(), 1, latency.max));
-    let lines = lines.iter().map(|(what, count, ticks)| StatsLine {
-        vm: &vm.name,
-        what,
-        count: *count,
-        ticks: *ticks,
-    });
-    context.answer.records(lines);
-    Ok(Outcome::Done)
+    let lines = lines
+        .into_iter()
+        .map(move |(what, count, ticks)| StatsLine {
+            vm: vm.name.clone(),
+            what,
+            count,
+            ticks,
+        });
+    Ok(Outcome::list(context, lines))
 }
 
 /// A reason of VM exits, or a sum.
-#[derive(Clone, Copy, Debug, Serialize)]
-struct StatsLine<'a> {
+#[derive(Clone, Debug, Serialize)]
+struct StatsLine {
     /// The VM's name.
-    vm: &'a str,
+    vm: String,
     /// The exit reason, or what else is counted.
-    what: &'a str,
+    what: String,
     /// The number of times that it has happened.
     count: u64,
     /// The host ticks spent on it in root mode.
     ticks: u64,
 }
 
-impl Record for StatsLine<'_> {
+impl Record for StatsLine {
     const HEADING: &'static str =
         "WHAT                            COUNT           TICKS   PER EACH";
 

@@ -1,16 +1,13 @@
 //! `trace`: records what happens in a VM, in host time.
 
-use alloc::vec;
 use core::fmt;
 
 use devices::clock::Rate;
-use devices::time::HostTicks;
 use serde::Serialize;
 
 use super::{Arguments, Candidates, Command, CommandError, Context, Outcome, Parameter};
 use crate::console::Record;
 use crate::numbers::decimal;
-use crate::operator::command::{Job, Progress};
 use crate::operator::error::did_you_mean;
 use crate::operator::notices::event_name;
 use crate::operator::records::Cr3;
@@ -98,10 +95,11 @@ fn run(arguments: &Arguments<'_>, context: &mut Context<'_>) -> Result<Outcome, 
     let vm = context.vm(arguments)?;
     match action {
         Action::Show(count) => {
-            context.answer.heading::<EventLine>();
-            return Ok(Outcome::goes_on(Show {
-                entries: vm.trace.latest(count).into_iter(),
-            }));
+            let clock = *context.clock;
+            let line =
+                move |entry: Entry| EventLine::new(clock.nanos(entry.at), entry.vcpu, entry.event);
+            let lines = vm.trace.latest(count).into_iter().map(line);
+            return Ok(Outcome::list(context, lines));
         }
         Action::Status => {}
         Action::On => vm.trace.start().map_err(|_| {
@@ -121,32 +119,6 @@ fn run(arguments: &Arguments<'_>, context: &mut Context<'_>) -> Result<Outcome, 
         events: vm.trace.len(),
     }]);
     Ok(Outcome::Done)
-}
-
-/// The output that may wait for the line before more is made, in bytes: a tenth of a second's.
-const BACKLOG: u64 = 1024;
-
-/// The events of a trace that are still to be shown.
-struct Show {
-    entries: vec::IntoIter<Entry>,
-}
-
-impl Job for Show {
-    fn step(&mut self, context: &mut Context<'_>, until: HostTicks) -> Progress {
-        while context.answer.backlog() < BACKLOG {
-            let Some(entry) = self.entries.next() else {
-                return Progress::Done;
-            };
-            let at = context.clock.nanos(entry.at);
-            context
-                .answer
-                .record(&EventLine::new(at, entry.vcpu, entry.event));
-            if context.clock.now() >= until {
-                break;
-            }
-        }
-        Progress::More
-    }
 }
 
 /// Whether a VM's events are recorded: the answer to all but `trace VM show`.

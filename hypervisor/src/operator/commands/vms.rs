@@ -1,5 +1,8 @@
 //! `vms`: lists the VMs.
 
+use alloc::borrow::ToOwned;
+use alloc::string::String;
+use alloc::vec::Vec;
 use core::fmt;
 
 use serde::Serialize;
@@ -34,7 +37,7 @@ fn run(_: &Arguments<'_>, context: &mut Context<'_>) -> Result<Outcome, CommandE
             )
         });
         Some(VmLine {
-            vm: vms.name(id).ok()?,
+            vm: vms.name(id).ok()?.to_owned(),
             state: info.state.name(),
             memory_mib: info.memory.div_ceil(1 << 20),
             vcpus: info.vcpus,
@@ -45,17 +48,17 @@ fn run(_: &Arguments<'_>, context: &mut Context<'_>) -> Result<Outcome, CommandE
             guest_us: guest.map(|counter| clock.ticks_in_micros(counter.0)),
         })
     });
-    context.answer.records(lines);
-    Ok(Outcome::Done)
+    let lines: Vec<_> = lines.collect();
+    Ok(Outcome::list(context, lines))
 }
 
 /// A VM.
-#[derive(Clone, Copy, Debug, Serialize)]
-struct VmLine<'a> {
+#[derive(Clone, Debug, Serialize)]
+struct VmLine {
     /// Its name.
-    vm: &'a str,
+    vm: String,
     /// The name of its state: `running`, for instance.
-    state: &'a str,
+    state: &'static str,
     /// Its memory in MiB.
     memory_mib: u64,
     /// The number of its VCPUs.
@@ -74,7 +77,7 @@ struct VmLine<'a> {
     guest_us: Option<u64>,
 }
 
-impl Record for VmLine<'_> {
+impl Record for VmLine {
     const HEADING: &'static str =
         "VM               STATE       MEMORY  VCPUS  TARGETS       LEAD      DRIFT";
 
@@ -101,7 +104,7 @@ mod tests {
     #[test]
     fn a_clock_may_be_behind_real_time() {
         let line = VmLine {
-            vm: "web",
+            vm: "web".into(),
             state: "running",
             memory_mib: 512,
             vcpus: 1,

@@ -106,6 +106,7 @@ fn what_the_operator_types_and_what_programs_ask_do_not_mix() {
     host.client_says("{\"id\":1,\"command\":\"vms\"}\n");
     host.types("pause web\r");
     host.shows("pause web\npaused\ntarpit> ");
+    host.types("");
     let heard: Vec<_> = host.client_hears();
     assert_eq!(heard.iter().filter(|line| line["id"] == 1).count(), 3);
 }

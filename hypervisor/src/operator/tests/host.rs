@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use core::cell::Cell;
 use core::ops::ControlFlow;
 
+use devices::lapic::LocalApic;
 use devices::time::HostTicks;
 use spin::Mutex;
 use vmx::addr::GuestPhysAddr;
@@ -141,27 +142,29 @@ impl VmFactory for IdleFactory {
         Ok(test_vm::ram(RAM))
     }
 
-    fn create(
+    fn make_vm(
         &self,
         id: VmId,
         config: &VmConfig<'static>,
         ram: GuestRam,
-        _: Load,
     ) -> Result<NewVm, CreateError> {
-        let output = GuestOutput::new(self.terminal.clone(), id, 2);
-        let vm = test_vm::vm(
-            id,
-            &config.name,
-            config.vcpus,
-            ram,
-            self.scheduler.clone(),
-            Box::new(output),
-        );
-        let vcpu = |_| Box::new(IdleVcpu) as Box<dyn Runnable>;
+        let waker = self.scheduler.clone();
+        let output = Box::new(GuestOutput::new(self.terminal.clone(), id, 2));
         Ok(NewVm {
-            vm,
-            vcpus: (0..config.vcpus).map(vcpu).collect(),
+            vm: test_vm::vm(id, &config.name, config.vcpus, ram, waker, output),
+            lapics: test_vm::lapics(config.vcpus),
         })
+    }
+
+    fn make_vcpu(
+        &self,
+        _: &Arc<Vm>,
+        _: &VmConfig<'static>,
+        _: u32,
+        _: LocalApic,
+        _: Load,
+    ) -> Result<Box<dyn Runnable>, CreateError> {
+        Ok(Box::new(IdleVcpu))
     }
 }
 

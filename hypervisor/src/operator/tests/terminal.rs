@@ -3,7 +3,7 @@
 use super::host::{DB, Host, WEB};
 use crate::console::Output;
 use crate::ids::VcpuId;
-use crate::operator::terminal::AnswerOutput;
+use crate::operator::terminal::{AnswerOutput, Unshown};
 use crate::vcpu::StopReason;
 
 #[test]
@@ -41,14 +41,18 @@ fn guests_write_while_the_operator_types() {
 fn no_line_of_an_answer_is_torn_by_what_a_guest_writes_meanwhile() {
     let host = Host::new();
     host.screen();
-    let mut answer = AnswerOutput::new(&host.terminal);
-    answer.write(b"{\"vm\":");
+    let mut unshown = Unshown::default();
+    let write = |unshown: &mut Unshown, bytes: &[u8]| {
+        AnswerOutput::new(&host.terminal, unshown).write(bytes);
+        while unshown.show_line(&host.terminal, false) {}
+    };
+    write(&mut unshown, b"{\"vm\":");
     host.guest_writes(DB, "hello\n");
-    answer.write(b"\"web\"}");
-    answer.write(b"\r\n");
-    answer.write(b"a last one");
+    write(&mut unshown, b"\"web\"}");
+    write(&mut unshown, b"\r\n");
+    write(&mut unshown, b"a last one");
     host.guest_writes(DB, "again\n");
-    drop(answer);
+    assert!(unshown.show_line(&host.terminal, true) && unshown.is_empty());
     let screen = host.screen();
     for line in ["] hello\n", "{\"vm\":\"web\"}\n", "] again\n", "a last one"] {
         assert!(screen.contains(line), "{line:?} in {screen:?}");
