@@ -76,6 +76,11 @@ fn speed(session: &mut Session, vm: &str, seconds: f64) -> Result<f64> {
 fn readings_over(session: &mut Session, vm: &str, seconds: f64) -> Result<Vec<Reading>> {
     // What came while the last command was typed.
     Reading::next(session, vm)?;
+    readings_from_now(session, vm, seconds)
+}
+
+/// The same, with the line that has begun already.
+fn readings_from_now(session: &mut Session, vm: &str, seconds: f64) -> Result<Vec<Reading>> {
     let first = Reading::next(session, vm)?;
     let mut readings = vec![first];
     loop {
@@ -340,15 +345,10 @@ pub(crate) fn no_command_pauses_a_vm(case: &Case) -> Result<()> {
         "stop many",
     ] {
         let answer = session.command(command)?;
-        let mut longest = longest_pause(&answer);
         // What it has begun goes on for a while, and the next line tells of its beginning.
-        let first = Reading::next(&mut session, "meter")?;
-        let mut last = first;
-        longest = longest.max(first.pause);
-        while last.seconds - first.seconds < 0.2 {
-            last = Reading::next(&mut session, "meter")?;
-            longest = longest.max(last.pause);
-        }
+        let after = readings_from_now(&mut session, "meter", 0.2)?;
+        let after = after.iter().filter_map(|reading| reading.pause).max();
+        let longest = longest_pause(&answer).max(after);
         println!("{command}: {longest:?} paused at most");
         ensure!(
             longest <= Some(LONGEST_PAUSE),

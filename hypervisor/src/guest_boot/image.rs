@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use vmx::addr::GuestPhysAddr;
 
 use super::entry::EntryState;
-use super::memory_map::ram_ranges;
+use super::memory_map::is_ram;
 use crate::guest_memory::{GuestMemory, NotRam};
 
 /// The memory of a guest that has not been started yet. What is in no part of it is zero.
@@ -44,10 +44,9 @@ enum Content<'a> {
 }
 
 impl Part<'_> {
-    const fn length(&self) -> u64 {
+    fn length(&self) -> u64 {
         match &self.content {
-            Content::Bytes(Cow::Borrowed(bytes)) => bytes.len() as u64,
-            Content::Bytes(Cow::Owned(bytes)) => bytes.len() as u64,
+            Content::Bytes(bytes) => bytes.len() as u64,
             Content::Zeros(length) => *length,
         }
     }
@@ -110,10 +109,7 @@ impl<'a> MemoryImage<'a> {
         if length == 0 {
             return Ok(());
         }
-        let end = address.0.checked_add(length);
-        let is_ram =
-            |end| ram_ranges(self.ram_size).any(|it| it.start <= address.0 && end <= it.end);
-        if !end.is_some_and(is_ram) {
+        if !is_ram(self.ram_size, address.0, length) {
             let length = usize::try_from(length).unwrap_or(usize::MAX);
             return Err(NotRam { address, length });
         }

@@ -70,6 +70,13 @@ pub(crate) fn ram_ranges(ram_size: u64) -> impl Iterator<Item = Range<u64>> {
     .filter(|range| !range.is_empty())
 }
 
+/// Returns whether the `length` bytes at `address` are RAM in a guest with `ram_size` bytes of it.
+#[must_use]
+pub(crate) fn is_ram(ram_size: u64, address: u64, length: u64) -> bool {
+    let end = address.checked_add(length);
+    end.is_some_and(|end| ram_ranges(ram_size).any(|it| it.start <= address && end <= it.end))
+}
+
 /// Returns which byte of the guest's memory is at `address`, which is RAM.
 #[must_use]
 pub(crate) const fn ram_offset(address: u64) -> u64 {

@@ -5,7 +5,7 @@ use core::cell::RefCell;
 
 use vmx::addr::GuestPhysAddr;
 
-use super::memory_map::{DEVICE_HOLE_END, DEVICE_HOLE_START, ram_ranges};
+use super::memory_map::{is_ram, ram_offset};
 use super::{EntryState, GuestImage, LoadError, MemoryImage, prepare};
 use crate::guest_memory::{GuestMemory, NotRam};
 use crate::vm_config::VmConfig;
@@ -34,18 +34,10 @@ impl TestRam {
 
     /// Where the bytes at `address` are in the array.
     fn offset(&self, address: GuestPhysAddr, length: usize) -> Result<usize, NotRam> {
-        let end = address.0.checked_add(length as u64);
-        let is_ram = |end| ram_ranges(self.size).any(|r| r.start <= address.0 && end <= r.end);
-        if !end.is_some_and(is_ram) {
+        if !is_ram(self.size, address.0, length as u64) {
             return Err(NotRam { address, length });
         }
-        let hole = DEVICE_HOLE_END - DEVICE_HOLE_START;
-        let below = if address.0 >= DEVICE_HOLE_END {
-            hole
-        } else {
-            0
-        };
-        Ok((address.0 - below) as usize)
+        Ok(ram_offset(address.0) as usize)
     }
 
     pub(crate) fn bytes(&self, address: u64, length: usize) -> Vec<u8> {

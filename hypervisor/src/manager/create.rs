@@ -53,7 +53,6 @@ use crate::vm::{Nic, Vm, VmParts};
 use crate::vm_config::VmConfig;
 
 /// The things that are made for a VM once, for all its lives: it takes its time, for its files may be large.
-#[derive(Clone)]
 pub(crate) struct Prepared {
     image: Arc<GuestImage<'static>>,
     /// Its firmware, if it has any.
@@ -130,28 +129,27 @@ impl VmFactory for HostFactory {
         config: &VmConfig<'static>,
         ram: GuestRam,
     ) -> Result<NewVm, CreateError> {
-        let Prepared { cpuid, rom, .. } = self.prepared(id, config)?;
+        let Prepared { cpuid, rom, .. } = self.prepared(id)?;
         let ram = match rom {
-            Some(rom) => ram.with_rom(rom),
+            Some(rom) => ram.with_rom(rom.clone()),
             None => ram,
         };
-        self.make(id, config, cpuid, ram)
+        self.make(id, config, cpuid.clone(), ram)
     }
 
     fn make_vcpu(
         &self,
         vm: &Arc<Vm>,
-        config: &VmConfig<'static>,
         index: u32,
         lapic: LocalApic,
         load: Load,
     ) -> Result<Box<dyn Runnable>, CreateError> {
         let mut vcpu = self.make_empty_vcpu(vm, index, lapic)?;
         if index == 0 {
-            let Prepared { image, .. } = self.prepared(vm.id, config)?;
+            let image = &self.prepared(vm.id)?.image;
             match load {
-                Load::Now => load_guest(&mut vcpu, &image)?,
-                Load::Later => vcpu.load_guest_later(image),
+                Load::Now => load_guest(&mut vcpu, image)?,
+                Load::Later => vcpu.load_guest_later(image.clone()),
             }
         }
         Ok(Box::new(vcpu))
@@ -180,9 +178,13 @@ impl HostFactory {
         })
     }
 
-    fn prepared(&self, id: VmId, config: &VmConfig<'static>) -> Result<Prepared, CreateError> {
-        let prepared = self.prepared.get(id.0).cloned();
-        prepared.unwrap_or_else(|| self.prepare_one(config))
+    /// Returns what has been prepared for a VM.
+    ///
+    /// # Errors
+    /// If it could not be prepared, or nothing was.
+    fn prepared(&self, id: VmId) -> Result<&Prepared, CreateError> {
+        let prepared = self.prepared.get(id.0).ok_or(CreateError::NotPrepared)?;
+        prepared.as_ref().map_err(CreateError::clone)
     }
 
     /// Makes the VM of `config` with the number `id` in `ram`, whose size is that of the

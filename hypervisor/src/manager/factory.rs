@@ -14,7 +14,11 @@ use crate::ids::VmId;
 use crate::scheduler::Runnable;
 use crate::vcpu::backend::Refused;
 use crate::vm::Vm;
+#[cfg(test)]
+use crate::vm::host::{SerialOutput, Waker};
 use crate::vm::ram::GuestRam;
+#[cfg(test)]
+use crate::vm::test_vm;
 use crate::vm_config::VmConfig;
 
 /// The reason why a VM cannot be made.
@@ -39,6 +43,9 @@ pub(crate) enum CreateError {
     /// A guest that cannot be loaded.
     #[error("{0}")]
     Load(#[from] LoadError),
+    /// A VM whose guest has not been prepared: a bug of tarpit's.
+    #[error("its guest has not been prepared")]
+    NotPrepared,
     /// Too many VCPUs in all VMs for the identifiers that tag their translations.
     #[error("too many VCPUs in all VMs")]
     Vpids,
@@ -76,6 +83,24 @@ pub(crate) struct NewVm {
     pub lapics: Vec<LocalApic>,
 }
 
+#[cfg(test)]
+impl NewVm {
+    /// Makes the VM of `config` for tests, whose VCPUs are on no processor.
+    pub(crate) fn for_test(
+        id: VmId,
+        config: &VmConfig<'static>,
+        ram: GuestRam,
+        waker: Arc<dyn Waker>,
+        output: Box<dyn SerialOutput>,
+    ) -> Self {
+        let lapics = test_vm::lapics(config.vcpus);
+        Self {
+            vm: test_vm::vm_with(id, &config.name, &lapics, ram, waker, output),
+            lapics,
+        }
+    }
+}
+
 /// A factory of VMs. The manager's tests have one that makes VCPUs of no processor.
 pub(crate) trait VmFactory: Send + Sync {
     /// Returns the ticks of host time in a second.
@@ -99,15 +124,13 @@ pub(crate) trait VmFactory: Send + Sync {
         ram: GuestRam,
     ) -> Result<NewVm, CreateError>;
 
-    /// Makes VCPU `index` of `vm`, whose configuration is `config`, with its local APIC. The first one has
-    /// the guest loaded. On a CPU that has no VCPU loaded.
+    /// Makes VCPU `index` of `vm` with its local APIC. The first one has the guest loaded. On a CPU that has no VCPU loaded.
     ///
     /// # Errors
     /// If there is no memory, or the guest is loaded now and cannot be.
     fn make_vcpu(
         &self,
         vm: &Arc<Vm>,
-        config: &VmConfig<'static>,
         index: u32,
         lapic: LocalApic,
         load: Load,

@@ -16,21 +16,14 @@ use crate::vm_config::VmConfig;
 
 /// A VM with as many of its VCPUs as there are yet.
 pub(super) struct Making {
-    vm: Arc<Vm>,
-    ram: GuestRam,
-    /// The local APICs of the VCPUs that there are not yet.
-    lapics: vec::IntoIter<LocalApic>,
-    vcpus: Vec<Box<dyn Runnable>>,
-}
-
-/// A VM that has all its VCPUs.
-pub(super) struct Made {
-    /// The state that they share.
+    /// The state that the VCPUs share.
     pub(super) vm: Arc<Vm>,
     /// Its RAM.
     pub(super) ram: GuestRam,
-    /// The VCPUs, in the order of their numbers.
+    /// The VCPUs that there are, in the order of their numbers.
     pub(super) vcpus: Vec<Box<dyn Runnable>>,
+    /// The local APICs of those that there are not yet.
+    lapics: vec::IntoIter<LocalApic>,
 }
 
 impl Making {
@@ -49,38 +42,26 @@ impl Making {
         Ok(Self {
             vm,
             ram,
-            lapics: lapics.into_iter(),
             vcpus: Vec::new(),
+            lapics: lapics.into_iter(),
         })
     }
 
-    /// Makes the next VCPU. Returns whether there was one to make.
+    /// Makes the next VCPU. Returns whether there was one to make: if not, there are all.
     ///
     /// # Errors
     /// If it cannot be made.
     pub(super) fn step(
         &mut self,
         factory: &dyn VmFactory,
-        config: &VmConfig<'static>,
         load: Load,
     ) -> Result<bool, CreateError> {
         let Some(lapic) = self.lapics.next() else {
             return Ok(false);
         };
         let index = self.vcpus.len() as u32;
-        let vcpu = factory.make_vcpu(&self.vm, config, index, lapic, load)?;
+        let vcpu = factory.make_vcpu(&self.vm, index, lapic, load)?;
         self.vcpus.push(vcpu);
         Ok(true)
-    }
-
-    /// Returns the VM, which has all its VCPUs.
-    pub(super) fn end(self) -> Made {
-        let Self { vm, ram, vcpus, .. } = self;
-        Made { vm, ram, vcpus }
-    }
-
-    /// Gives the VM up. Returns its RAM.
-    pub(super) fn abandon(self) -> GuestRam {
-        self.ram
     }
 }

@@ -32,7 +32,7 @@ use crate::vcpu::StopReason;
 use crate::vm::{AfterPause, Vm};
 use crate::vm_config::VmConfig;
 use factory::{Load, VmFactory};
-use making::{Made, Making};
+use making::Making;
 use restarts::Next;
 use slot::{Life, VmSlot};
 
@@ -387,7 +387,7 @@ impl VmManager {
                 };
                 self.scheduler.remove_vm(id);
                 if let Some(making) = life.making.take() {
-                    life.ram = Some(making.abandon());
+                    life.ram = Some(making.ram);
                 }
                 life.state = next;
             }
@@ -474,11 +474,11 @@ impl VmManager {
                 return Ok(false);
             }
         };
-        if making.step(&*self.factory, config, load)? {
+        if making.step(&*self.factory, load)? {
             life.making = Some(making);
             return Ok(false);
         }
-        let Made { vm, ram, vcpus } = making.end();
+        let Making { vm, ram, vcpus, .. } = making;
         let count = vcpus.len();
         // It may run on other CPUs from now on, but to the end only when the slot is unlocked.
         self.scheduler

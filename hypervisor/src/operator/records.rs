@@ -1,6 +1,6 @@
 //! What several commands' answers have in common.
 
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use core::fmt::{self, Write};
 
 use serde::{Serialize, Serializer};
@@ -113,17 +113,17 @@ impl Record for TargetLine<'_> {
 }
 
 /// A message of tarpit's.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub(super) struct LogLine<'a> {
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct LogLine {
     /// The message, as it was shown.
-    pub message: &'a str,
+    pub message: String,
 }
 
-impl Record for LogLine<'_> {
+impl Record for LogLine {
     const HEADING: &'static str = "";
 
     fn row(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.message)
+        f.write_str(&self.message)
     }
 }
 

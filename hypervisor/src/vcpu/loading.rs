@@ -158,8 +158,8 @@ mod tests {
         assert_eq!(exits.len(), 27);
         assert!(is_loaded(&vcpu));
         // It is loaded once.
-        let requests = vcpu.vm().clone();
-        assert_eq!(vcpu.load_guest(host_now(), requests.requests(0)), Ok(()));
+        let vm = vcpu.vm().clone();
+        assert_eq!(vcpu.load_guest(host_now(), vm.requests(0)), Ok(()));
     }
 
     #[test]

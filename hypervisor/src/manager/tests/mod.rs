@@ -113,16 +113,12 @@ impl VmFactory for ScriptedFactory {
         workshop.scripts[id.0] = Vec::new();
         let waker = self.scheduler.clone();
         let output = Box::new(test_vm::Written::default());
-        Ok(NewVm {
-            vm: test_vm::vm(id, &config.name, config.vcpus, ram, waker, output),
-            lapics: test_vm::lapics(config.vcpus),
-        })
+        Ok(NewVm::for_test(id, config, ram, waker, output))
     }
 
     fn make_vcpu(
         &self,
         vm: &Arc<Vm>,
-        _: &VmConfig<'static>,
         index: u32,
         _: LocalApic,
         _: Load,

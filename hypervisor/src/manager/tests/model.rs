@@ -107,16 +107,12 @@ impl VmFactory for Owners {
         self.ledger.made.fetch_add(1, SeqCst);
         let waker = self.scheduler.clone();
         let output = Box::new(test_vm::Written::default());
-        Ok(NewVm {
-            vm: test_vm::vm(id, &config.name, config.vcpus, ram, waker, output),
-            lapics: test_vm::lapics(config.vcpus),
-        })
+        Ok(NewVm::for_test(id, config, ram, waker, output))
     }
 
     fn make_vcpu(
         &self,
         vm: &Arc<Vm>,
-        _: &VmConfig<'static>,
         index: u32,
         _: LocalApic,
         _: Load,

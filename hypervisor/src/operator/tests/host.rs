@@ -150,16 +150,12 @@ impl VmFactory for IdleFactory {
     ) -> Result<NewVm, CreateError> {
         let waker = self.scheduler.clone();
         let output = Box::new(GuestOutput::new(self.terminal.clone(), id, 2));
-        Ok(NewVm {
-            vm: test_vm::vm(id, &config.name, config.vcpus, ram, waker, output),
-            lapics: test_vm::lapics(config.vcpus),
-        })
+        Ok(NewVm::for_test(id, config, ram, waker, output))
     }
 
     fn make_vcpu(
         &self,
         _: &Arc<Vm>,
-        _: &VmConfig<'static>,
         _: u32,
         _: LocalApic,
         _: Load,
