@@ -12,7 +12,7 @@ use super::give_back::{Haste, Observers, time_to_reach};
 use super::lead::Booking;
 use super::order::Policy;
 use super::vcpu::Stop;
-use super::wish::{LEAD_STEP, NEVER};
+use super::wish::{LEAD_STEP, NEVER, SWITCH};
 use super::{Directive, Stay, Suppression, Turn};
 
 impl Suppression {
@@ -79,6 +79,7 @@ impl Suppression {
             target_in: record.target.is_some(),
             target_hidden: record.hides_target,
             stops_in_kernel: record.overrun_since.is_some(),
+            thread_known_until: record.target_since.saturating_add(SWITCH),
             handler_runs: record.handler.is_some_and(|it| it.begin_was_seen),
             timers_from: if record.fast.is_some() {
                 record.timers_from
@@ -156,13 +157,14 @@ impl Suppression {
         let (guest_now, lead) = (self.time.guest_time(), self.time.lead());
         match (self.turn, is_in) {
             (Turn::Unknown | Turn::Targets { .. }, false) => {
+                let until = self.cpu_time(now);
                 if let Turn::Targets { since, others } = self.turn {
                     self.give_back.turn_ended(lead, now);
-                    self.counted_exits.turn_ended(now.since(since), others);
+                    self.counted_exits.turn_ended(until.since(since), others);
                 }
                 self.turn = Turn::Others {
                     guest: guest_now,
-                    since: now,
+                    since: until,
                 };
             }
             (Turn::Others { guest, since }, true) => {
@@ -170,6 +172,7 @@ impl Suppression {
                 self.give_back.turn_of_others(guest);
                 self.give_back.turn_begins(lead);
                 self.counted_exits.turn_begins(guest);
+                let now = self.cpu_time(now);
                 self.turn = Turn::Targets {
                     since: now,
                     others: now.since(since),

@@ -69,7 +69,9 @@ pub(crate) struct Member {
     roots: [Option<Root>; MAX_ROOTS],
     witnesses: Witnesses,
     pub(super) pages: PrivatePages,
+    /// The time at which its pages were looked at last while it ran on, and the CPU time that it had had then, in ticks.
     pub(super) looked_at: HostTicks,
+    pub(super) looked_at_use: u64,
     /// The time at which more pages were searched for last.
     pub(super) searched_at: HostTicks,
     /// The CPU time that it had had when its frozen pages were read last, in ticks.
@@ -108,6 +110,7 @@ impl Member {
             witnesses,
             pages: PrivatePages::NONE,
             looked_at: HostTicks(0),
+            looked_at_use: 0,
             searched_at: HostTicks(0),
             read_at_use: None,
             origin,

@@ -196,6 +196,8 @@ pub(crate) struct Directive {
     pub target_hidden: bool,
     /// Whether a target is to be stopped in the kernel: what runs may be a thread of the kernel's.
     pub stops_in_kernel: bool,
+    /// The time until which a kernel is not taken to have got to a thread of its own: the target has just been switched to.
+    pub thread_known_until: HostTicks,
     /// Whether a handler runs that has interrupted the VCPU where it is: it is to report when that code
     /// goes on.
     pub handler_runs: bool,
@@ -223,6 +225,7 @@ impl Directive {
         target_in: false,
         target_hidden: false,
         stops_in_kernel: false,
+        thread_known_until: HostTicks(0),
         handler_runs: false,
         timers_from: HostTicks(0),
     };
@@ -234,14 +237,21 @@ impl Directive {
         self.look_at = self.look_at.saturating_add(ticks);
     }
 
-    /// Returns whether it is of interest whose thread a VCPU in `context` runs: to find that out takes long.
+    /// Returns whether it is of interest whose thread a VCPU in `context` runs at `now`: to find that out takes long.
     #[must_use]
-    pub(crate) const fn asks_thread(&self, context: Context) -> bool {
+    pub(crate) const fn asks_thread(&self, context: Context, now: HostTicks) -> bool {
         let goes_on = match self.exchanged_at {
             Some(rsp) => context.interruptible && following::is_same_place(rsp, context.rsp),
             None => false,
         };
-        self.target_hidden || (self.stops_in_kernel || goes_on) && !context.user_mode
+        let stops_in_kernel = self.stops_in_kernel && !self.knows_thread(now);
+        self.target_hidden || (stops_in_kernel || goes_on) && !context.user_mode
+    }
+
+    /// Returns whether the target that is in is taken to be what runs at `now`, without a look at whose thread that is.
+    #[must_use]
+    pub(crate) const fn knows_thread(&self, now: HostTicks) -> bool {
+        self.target_in && now.0 < self.thread_known_until.0
     }
 }
 
@@ -251,9 +261,24 @@ enum Turn {
     /// Anybody's: there were no targets.
     Unknown,
     /// Others', as no target has been in since `since`, which was `guest` in guest time.
-    Others { guest: u64, since: HostTicks },
+    Others { guest: u64, since: CpuTime },
     /// Targets', of which one has been in since `since`, after others had had `others` ticks.
-    Targets { since: HostTicks, others: u64 },
+    Targets { since: CpuTime, others: u64 },
+}
+
+/// A time, and what the VM's VCPUs had had of the CPUs until then, all together, in ticks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct CpuTime {
+    at: HostTicks,
+    had: u64,
+}
+
+impl CpuTime {
+    /// Returns how much of the time from `earlier` to this one some VCPU had a CPU, about, in ticks.
+    fn since(self, earlier: Self) -> u64 {
+        let had = self.had.saturating_sub(earlier.had);
+        self.at.since(earlier.at).min(had)
+    }
 }
 
 /// The suppression in a VM.
@@ -529,6 +554,22 @@ impl Suppression {
     pub(crate) fn note_own_time(&mut self, vcpu: usize, ticks: u64) {
         if let Some(record) = self.vcpus.get_mut(vcpu) {
             record.own = record.own.saturating_add(ticks);
+        }
+    }
+
+    /// Takes note that `vcpu` has had `ticks` of CPU time since it was made.
+    pub(crate) fn note_cpu_time(&mut self, vcpu: usize, ticks: u64) {
+        if let Some(record) = self.vcpus.get_mut(vcpu) {
+            record.cpu_time = ticks;
+        }
+    }
+
+    /// Returns what the VCPUs have had of the CPUs until `now`, as far as they have told.
+    fn cpu_time(&self, now: HostTicks) -> CpuTime {
+        let vcpus = self.vcpus[..self.count].iter();
+        CpuTime {
+            at: now,
+            had: vcpus.map(|record| record.cpu_time).sum(),
         }
     }
 

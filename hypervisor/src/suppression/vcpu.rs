@@ -69,6 +69,8 @@ pub(super) struct VcpuRecord {
     pub(super) accounted: HostTicks,
     /// The time since `accounted` that reports have taken, in ticks.
     pub(super) own: u64,
+    /// The CPU time that it has had since it was made, in ticks.
+    pub(super) cpu_time: u64,
     /// Whether the last report was one of a load by others that has exited for the lookout.
     pub(super) looked_out: bool,
     /// Whether the clock was fast for its target until its report began ([`super::Suppression::stop_fast_clock`]).
@@ -123,6 +125,7 @@ impl VcpuRecord {
             ration: Ration::EMPTY,
             accounted: now,
             own: 0,
+            cpu_time: 0,
             looked_out: false,
             was_fast: false,
             judgment_waits: false,

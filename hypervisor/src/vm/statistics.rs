@@ -13,6 +13,8 @@ pub(crate) struct Statistics {
     exits: [u64; basic::COUNT + 1],
     root_ticks: [u64; basic::COUNT + 1],
     guest_ticks: u64,
+    /// All the time that it has had a CPU, up to the beginning of the last stay.
+    cpu_ticks: u64,
     /// The time at which the last stay, in the guest or out of it, began.
     since: HostTicks,
     /// The slot of the last exit.
@@ -38,6 +40,7 @@ impl Default for Statistics {
             exits: [0; basic::COUNT + 1],
             root_ticks: [0; basic::COUNT + 1],
             guest_ticks: 0,
+            cpu_ticks: 0,
             since: HostTicks::ZERO,
             last: OTHER,
             exit_cost: 0,
@@ -56,9 +59,11 @@ impl Statistics {
     #[inline]
     pub(crate) fn end_exit(&mut self, now: HostTicks) {
         // A CPU's time does not go back: `resume` has begun with this one's.
+        let stay = now.0.wrapping_sub(self.since.0);
         if let Some(ticks) = self.root_ticks.get_mut(self.last) {
-            *ticks += now.0.wrapping_sub(self.since.0);
+            *ticks += stay;
         }
+        self.cpu_ticks += stay;
         self.since = now;
     }
 
@@ -68,6 +73,7 @@ impl Statistics {
         let stay = now.0.wrapping_sub(self.since.0);
         self.since = now;
         self.guest_ticks += stay;
+        self.cpu_ticks += stay;
         self.last = usize::from(reason).min(OTHER);
         self.exits[self.last] += 1;
         stay
@@ -77,6 +83,12 @@ impl Statistics {
     #[must_use]
     pub(crate) const fn guest_ticks(&self) -> u64 {
         self.guest_ticks
+    }
+
+    /// Returns the ticks for which it has had a CPU, up to the last exit or entry.
+    #[must_use]
+    pub(crate) const fn cpu_ticks(&self) -> u64 {
+        self.cpu_ticks
     }
 
     /// Takes note that an exit by a timer takes `ticks` on this machine.
@@ -127,6 +139,7 @@ mod tests {
             (statistics.total_exits(), statistics.guest_ticks()),
             (2, 101)
         );
+        assert_eq!(statistics.cpu_ticks(), 109, "in the guest and out of it");
         let mut reasons = statistics.reasons();
         let cpuid = ReasonStatistics {
             reason: basic::CPUID,

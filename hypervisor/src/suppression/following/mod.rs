@@ -483,8 +483,10 @@ impl Suppression {
         } else {
             interval.min(now.since(member.origin.at) / LOOKS_EACH_AGE)
         };
-        let is_time = now.since(member.looked_at) >= interval;
         let may_have_forked = |since: u64| member.used.saturating_sub(since) >= LEAST_FORK;
+        // Pages change while it runs.
+        let is_time = now.since(member.looked_at) >= interval
+            && (!has_pages || may_have_forked(member.looked_at_use));
         let reads_frozen = is_left && member.read_at_use.is_none_or(may_have_forked);
         if !reads_frozen && !is_time {
             return;
@@ -500,6 +502,7 @@ impl Suppression {
             });
         if is_time {
             member.looked_at = now;
+            member.looked_at_use = member.used;
             let pages = &mut member.pages;
             let interval = pages.search_interval(may_fork_again);
             let searches = !has_pages || now.since(member.searched_at) >= interval;

@@ -80,6 +80,8 @@ fn in_user_mode(observation: Observation) -> Observation {
 struct Scene {
     ram: TestRam,
     suppression: Suppression,
+    /// The time for which each VCPU has waited for its CPU, in ticks.
+    waited: u64,
 }
 
 impl Scene {
@@ -91,7 +93,11 @@ impl Scene {
         }
         ram.write_u64(OTHER + 8 * 85, 0xb067);
         let suppression = Suppression::new(Defaults::default(), vcpus, TSC, HostTicks(0));
-        let mut scene = Self { ram, suppression };
+        let mut scene = Self {
+            ram,
+            suppression,
+            waited: 0,
+        };
         for vcpu in 0..vcpus {
             scene.at(0, vcpu, Event::OnCpu(USER));
         }
@@ -106,6 +112,8 @@ impl Scene {
     }
 
     fn at(&mut self, now: u64, vcpu: usize, event: Event) -> Directive {
+        self.suppression
+            .note_cpu_time(vcpu, now.saturating_sub(self.waited));
         let now = HostTicks(now);
         let directive = self.suppression.report(&self.ram, vcpu, event, now);
         self.suppression.clock_changed(now, 0);
@@ -237,6 +245,29 @@ fn exits_count_for_no_more_guest_time_than_half_of_what_others_have_had() {
             );
         }
     }
+}
+
+#[test]
+fn exits_count_for_more_where_turns_take_much_of_the_little_that_a_vm_has_of_its_cpu() {
+    const TURN: u64 = 40_000;
+    let counts = |waits| {
+        let mut scene = Scene::new(1);
+        let mut now = ALL_ARE_KNOWN;
+        for _ in 0..100 {
+            now += TURN;
+            scene.seen(now, running(OTHER));
+            // Turns, which are short, are hardly ever waited in.
+            now += 300 * TURN;
+            scene.waited += waits;
+            scene.seen(now, running(TARGET));
+        }
+        let from = scene
+            .suppression
+            .fast_from(HostTicks(now + TURN), HostTicks(0));
+        now + TURN - from.0
+    };
+    assert_eq!(counts(0), 2_000, "the least");
+    assert!(counts(200 * TURN) > 5_000, "of a third of the CPU");
 }
 
 #[test]

@@ -221,7 +221,7 @@ impl<C: GuestCpu> Vcpu<C> {
         self.stop_fast_clock(at);
         let directive = &self.observer.directive;
         let context = self.context();
-        let asks_thread = directive.asks_thread(context);
+        let asks_thread = directive.asks_thread(context, at);
         let observation = Observation {
             root,
             loaded: loaded.is_some() || walked.is_some(),

@@ -35,6 +35,7 @@ impl<C: GuestCpu> Vcpu<C> {
             suppression.adapt(&self.pace);
             let own_time = core::mem::take(&mut self.observer.own_time);
             suppression.note_own_time(self.index as usize, own_time);
+            suppression.note_cpu_time(self.index as usize, self.statistics.cpu_ticks());
             suppression.set_contended(vm.look.is_contended(now));
             let directive = suppression.report(&vm.ram, self.index as usize, event, now);
             roots_changed = vm.roots_changed(suppression.targets());
@@ -209,7 +210,11 @@ impl<C: GuestCpu> Vcpu<C> {
         if (nmi || interrupt) && !directive.handler_runs && !self.is_delivering() {
             let context = self.context();
             if context.interruptible || nmi {
-                let thread = self.kernel_thread();
+                let thread = if directive.knows_thread(now) {
+                    Thread::Unknown
+                } else {
+                    self.kernel_thread()
+                };
                 self.report(Event::Interrupted(context, thread), now);
                 return self.observer.directive.report_when_interruptible && !interrupt;
             }
