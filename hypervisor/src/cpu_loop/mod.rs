@@ -182,7 +182,13 @@ impl CpuLoop {
             }
             // Locked for each turn only: what others ask of it is looked at in between.
             let mut vcpu = cell.vcpu.lock();
-            match vcpu.run(until.min(self.next_poll)) {
+            let exit = vcpu.run(until.min(self.next_poll));
+            let suppression_time = vcpu.take_suppression_time();
+            if suppression_time > 0 {
+                // Who pays for it is not the customer whose VM it is done to.
+                self.scheduler.waive(self.tables.index, suppression_time);
+            }
+            match exit {
                 RunExit::Preempted => {}
                 RunExit::Yielded => return,
                 RunExit::Loaded => self.manager.loaded(target.vm),

@@ -33,6 +33,11 @@ pub(crate) trait Runnable: Send {
     /// Runs its guest until host time `until`, or until there is nothing to run. It is loaded.
     fn run(&mut self, until: HostTicks) -> RunExit;
 
+    /// Returns the ticks of its CPU time that suppression has taken since the last call.
+    fn take_suppression_time(&mut self) -> u64 {
+        0
+    }
+
     /// Returns when it wants to run next although it is halted; the end of time for never.
     fn deadline(&self) -> HostTicks;
 
@@ -52,6 +57,10 @@ impl<C: GuestCpu> Runnable for Vcpu<C> {
 
     fn run(&mut self, until: HostTicks) -> RunExit {
         Self::run(self, until)
+    }
+
+    fn take_suppression_time(&mut self) -> u64 {
+        Self::take_suppression_time(self)
     }
 
     fn deadline(&self) -> HostTicks {

@@ -165,6 +165,12 @@ impl Scheduler {
             .flatten()
     }
 
+    /// Does not charge the VCPU that runs on `cpu` for `ticks` of what it has had, up to a small part of that: the operator's
+    /// measures have taken them.
+    pub(crate) fn waive(&self, cpu: u32, ticks: u64) {
+        self.queues.waive(cpu, ticks);
+    }
+
     /// Tells that `cell`, which ran on `cpu`, has nothing to do before `wake_at`.
     pub(crate) fn block(&self, cpu: u32, cell: &VcpuCell, wake_at: HostTicks) {
         self.queues.block(cpu, wake_at, host_now());

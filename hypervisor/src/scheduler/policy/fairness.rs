@@ -6,6 +6,10 @@ use super::{CpuQueue, RunState};
 use crate::ids::{VcpuId, VmId};
 use crate::vm_config::DEFAULT_WEIGHT;
 
+/// The part of a VCPU's CPU time, as a divisor, that is not charged at most: a guest that has the hypervisor do much for
+/// it that it has not asked for is not to live on others.
+const MOST_WAIVED: u64 = 32;
+
 /// Returns the virtual time of `ticks` at `weight`: finer than a tick, so that nothing is lost to
 /// rounding.
 const fn virtual_time(ticks: u64, weight: u32) -> u128 {
@@ -13,6 +17,12 @@ const fn virtual_time(ticks: u64, weight: u32) -> u128 {
 }
 
 impl CpuQueue {
+    /// Waives `ticks` of what the VCPU that runs here is charged for: the operator's measures have taken them. It has had the
+    /// CPU for so long all the same, and a cap counts them.
+    pub(in crate::scheduler) fn waive(&mut self, ticks: u64) {
+        self.waived = self.waived.saturating_add(ticks);
+    }
+
     /// Charges the time since the last call to the VCPU that runs here.
     pub(super) fn account(&mut self, now: HostTicks) {
         let ran = now.since(self.accounted);
@@ -24,12 +34,15 @@ impl CpuQueue {
             return;
         }
         self.charge(running.vm, ran, now);
+        let waived = self.waived.min(ran / MOST_WAIVED);
+        self.waived -= waived;
+        let charged = ran - waived;
         self.with_entry(running, |entry| {
-            entry.time += virtual_time(ran, DEFAULT_WEIGHT);
+            entry.time += virtual_time(charged, DEFAULT_WEIGHT);
             entry.received += ran;
         });
         self.change_vm(running.vm, |vm| {
-            vm.time += virtual_time(ran, vm.shares.weight);
+            vm.time += virtual_time(charged, vm.shares.weight);
         });
     }
 

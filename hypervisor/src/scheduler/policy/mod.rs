@@ -94,6 +94,8 @@ pub(crate) struct CpuQueue {
     slice_start: HostTicks,
     /// The time up to which the running VCPU's CPU time is accounted.
     accounted: HostTicks,
+    /// The CPU time for which the running VCPU is not to be charged, in ticks.
+    waived: u64,
     /// Whether a VCPU has woken that is to replace the running one.
     pub(super) preempt: bool,
     /// The time before which the running VCPU has nothing to do.
@@ -130,6 +132,7 @@ impl CpuQueue {
             loaded: None,
             slice_start: now,
             accounted: now,
+            waived: 0,
             preempt: false,
             not_before: HostTicks::ZERO,
             floor: 0,
@@ -335,6 +338,7 @@ impl CpuQueue {
         self.loaded = Some(target);
         self.slice_start = now;
         self.accounted = now;
+        self.waived = 0;
         self.preempt = false;
         self.requeue(target);
         if let Some(vm) = self.vm_mut(target.vm) {

@@ -328,6 +328,11 @@ impl Queues {
         }
     }
 
+    /// Waives `ticks` of what the VCPU that runs on `cpu` is charged for.
+    pub(crate) fn waive(&self, cpu: u32, ticks: u64) {
+        self.lock(cpu as usize).waive(ticks);
+    }
+
     /// Tells that the VCPU that runs on `cpu` has nothing to do before `wake_at`.
     pub(crate) fn block(&self, cpu: u32, wake_at: HostTicks, now: HostTicks) {
         self.lock(cpu as usize).block(wake_at, now);

@@ -64,6 +64,8 @@ pub(super) struct Observer {
     /// The time that the last report has taken, up to the entry or the departure from the CPU, in ticks,
     /// until suppression is told of it.
     pub(super) own_time: u64,
+    /// The same of all reports, until the scheduler is told of it.
+    pub(super) suppression_time: u64,
     /// Whether a timer of the guest's expired when the timers were last looked at.
     pub(super) timer_expired: bool,
     /// The root that the trace was last told of.
@@ -93,6 +95,7 @@ impl Observer {
             directed_at: now,
             reported_at: None,
             own_time: 0,
+            suppression_time: 0,
             timer_expired: false,
             traced_root: None,
         }

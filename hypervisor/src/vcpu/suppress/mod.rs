@@ -137,7 +137,13 @@ impl<C: GuestCpu> Vcpu<C> {
     pub(super) fn note_own_time(&mut self, now: HostTicks) {
         if let Some(since) = self.observer.reported_at.take() {
             self.observer.own_time = now.since(since);
+            self.observer.suppression_time += self.observer.own_time;
         }
+    }
+
+    /// Returns the ticks for which exits have taken that were reported, from each to the next entry, since the last call.
+    pub(crate) const fn take_suppression_time(&mut self) -> u64 {
+        core::mem::replace(&mut self.observer.suppression_time, 0)
     }
 
     /// Returns when the guest is to be looked at again, whatever it does.

@@ -34,6 +34,8 @@ struct Simulation {
     now: u64,
     /// The VCPU that each CPU runs, and the time until which it does.
     doing: Vec<Option<(VcpuId, HostTicks)>>,
+    /// The part of the time of the first VM, as a divisor, that is waived.
+    waived: Option<u64>,
 }
 
 fn vcpu(vm: usize, index: u32) -> VcpuId {
@@ -51,6 +53,7 @@ impl Simulation {
             left: vec![],
             now: 0,
             doing: vec![None; cpus as usize],
+            waived: None,
         }
     }
 
@@ -141,6 +144,11 @@ impl Simulation {
                     self.ask(cpu as u32);
                     continue;
                 };
+                if vcpu.vm.0 == 0
+                    && let Some(part) = self.waived
+                {
+                    self.policy.waive(cpu as u32, STEP / part);
+                }
                 let left = &mut self.left[vcpu.vm.0][vcpu.index as usize];
                 *left = left.saturating_sub(STEP);
                 if *left == 0
@@ -199,6 +207,23 @@ fn vms_share_a_cpu_by_weight_however_many_vcpus_they_bring() {
         about(shares[0], 25) && about(shares[1], 25) && about(shares[2], 50),
         "{shares:?}"
     );
+}
+
+#[test]
+fn a_vm_has_its_share_besides_what_is_waived_up_to_a_small_part() {
+    for (part, most) in [(50, 50), (4, 32)] {
+        let mut simulation = Simulation::new(1);
+        simulation.waived = Some(part);
+        simulation.add(100, None, &[HOG]);
+        simulation.add(100, None, &[HOG]);
+        simulation.pass(10_000 * MS);
+        let (had, others) = (simulation.received(0), simulation.received(1));
+        let charged = had - had / most;
+        assert!(
+            charged.abs_diff(others) <= 20 * MS,
+            "1/{part}: {had}, {others}"
+        );
+    }
 }
 
 #[test]
