@@ -79,7 +79,9 @@ impl Suppression {
             target_in: record.target.is_some(),
             target_hidden: record.hides_target,
             stops_in_kernel: record.overrun_since.is_some(),
-            thread_known_until: record.target_since.saturating_add(SWITCH),
+            thread_known_for: record
+                .target
+                .map_or(0, |_| SWITCH.saturating_sub(record.in_guest)),
             handler_runs: record.handler.is_some_and(|it| it.begin_was_seen),
             timers_from: if record.fast.is_some() {
                 record.timers_from

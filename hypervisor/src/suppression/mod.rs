@@ -196,8 +196,9 @@ pub(crate) struct Directive {
     pub target_hidden: bool,
     /// Whether a target is to be stopped in the kernel: what runs may be a thread of the kernel's.
     pub stops_in_kernel: bool,
-    /// The time until which a kernel is not taken to have got to a thread of its own: the target has just been switched to.
-    pub thread_known_until: HostTicks,
+    /// The time in the guest, in ticks, in which a kernel is not taken to get to a thread of its own: the target has just been
+    /// switched to.
+    pub thread_known_for: u64,
     /// Whether a handler runs that has interrupted the VCPU where it is: it is to report when that code
     /// goes on.
     pub handler_runs: bool,
@@ -225,7 +226,7 @@ impl Directive {
         target_in: false,
         target_hidden: false,
         stops_in_kernel: false,
-        thread_known_until: HostTicks(0),
+        thread_known_for: 0,
         handler_runs: false,
         timers_from: HostTicks(0),
     };
@@ -237,21 +238,23 @@ impl Directive {
         self.look_at = self.look_at.saturating_add(ticks);
     }
 
-    /// Returns whether it is of interest whose thread a VCPU in `context` runs at `now`: to find that out takes long.
+    /// Returns whether it is of interest whose thread a VCPU in `context` runs, which has been in the guest for `stay` ticks: to
+    /// find that out takes long.
     #[must_use]
-    pub(crate) const fn asks_thread(&self, context: Context, now: HostTicks) -> bool {
+    pub(crate) const fn asks_thread(&self, context: Context, stay: u64) -> bool {
         let goes_on = match self.exchanged_at {
             Some(rsp) => context.interruptible && following::is_same_place(rsp, context.rsp),
             None => false,
         };
-        let stops_in_kernel = self.stops_in_kernel && !self.knows_thread(now);
+        let stops_in_kernel = self.stops_in_kernel && !self.knows_thread(stay);
         self.target_hidden || (stops_in_kernel || goes_on) && !context.user_mode
     }
 
-    /// Returns whether the target that is in is taken to be what runs at `now`, without a look at whose thread that is.
+    /// Returns whether the target that is in is taken to be what runs after a `stay` in the guest of so many ticks, without a
+    /// look at whose thread that is.
     #[must_use]
-    pub(crate) const fn knows_thread(&self, now: HostTicks) -> bool {
-        self.target_in && now.0 < self.thread_known_until.0
+    pub(crate) const fn knows_thread(&self, stay: u64) -> bool {
+        stay < self.thread_known_for
     }
 }
 

@@ -54,6 +54,8 @@ pub(super) struct VcpuRecord {
     /// The time at which that target came in, and the lead at that time, in ticks.
     pub(super) target_since: HostTicks,
     pub(super) lead_then: i64,
+    /// The time since then that was not spent on reports, in ticks.
+    pub(super) in_guest: u64,
     /// Whether the root is a target's, but dormant, and the VCPU runs: the target may run at any
     /// time.
     pub(super) hides_target: bool,
@@ -112,6 +114,7 @@ impl VcpuRecord {
             replaced: None,
             target_since: now,
             lead_then: 0,
+            in_guest: 0,
             hides_target: false,
             hidden: 0,
             context: Context {

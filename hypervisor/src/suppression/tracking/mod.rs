@@ -44,6 +44,7 @@ impl Suppression {
         let elapsed = now.since(record.accounted);
         let own = core::mem::take(&mut record.own);
         record.out_since = if own < elapsed { now } else { record.accounted };
+        record.in_guest = record.in_guest.saturating_add(elapsed.saturating_sub(own));
         record.accounted = record.accounted.max(now);
         if let Stop::ParkedBriefly(_) = record.stop {
             self.brief_parking.charge(elapsed, now);
@@ -308,6 +309,7 @@ impl Suppression {
         record.arrival = slot.map(|_| 0);
         record.target_since = now;
         record.lead_then = lead;
+        record.in_guest = 0;
         if let Some(target) = slot.and_then(|slot| self.targets.get_mut(slot)) {
             record.company.target_in(now);
             target.record.switch_ins += 1;

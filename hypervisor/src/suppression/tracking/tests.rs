@@ -11,6 +11,7 @@ use super::super::handler::Context;
 use super::super::kernel_thread::Thread;
 use super::super::order::{Defaults, Follow, Order, Policy};
 use super::super::{Directive, Event, Factor, Factors, Observation, Stay, Suppression};
+use super::SWITCH;
 use crate::test_ram::TestRam;
 
 const TSC: Hertz = Hertz::new(1_000_000_000);
@@ -564,6 +565,26 @@ fn a_halted_processor_that_keeps_the_targets_cr3_runs_in_real_time() {
         "a handler of an idle CPU"
     );
     assert_eq!(scene.seen(4, back), fast(), "without a load of CR3");
+}
+
+#[test]
+fn whose_thread_runs_is_of_no_interest_until_a_kernel_has_had_time_to_switch_again() {
+    let mut scene = Scene::new(1);
+    let known_for = |directive: Directive| directive.thread_known_for;
+    assert_eq!(known_for(scene.at(1, 0, Event::Seen(running(OTHER)))), 0);
+    let came_in = scene.at(1_000, 0, Event::Seen(running(TARGET)));
+    assert_eq!(known_for(came_in), SWITCH);
+    let overrun = Directive {
+        stops_in_kernel: true,
+        ..came_in
+    };
+    assert!(!overrun.asks_thread(KERNEL, SWITCH - 1) && overrun.asks_thread(KERNEL, SWITCH));
+    // Reports are no time of the kernel's.
+    scene.suppression.note_own_time(0, 9_000);
+    let later = scene.at(11_000, 0, Event::Seen(still(TARGET)));
+    assert_eq!(known_for(later), SWITCH - 1_000);
+    let later = scene.at(11_000 + SWITCH, 0, Event::Seen(still(TARGET)));
+    assert_eq!(known_for(later), 0);
 }
 
 #[test]

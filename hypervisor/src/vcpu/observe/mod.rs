@@ -59,6 +59,8 @@ pub(super) struct Observer {
     pub(super) directive: Directive,
     /// The time as of which that was given.
     pub(super) directed_at: HostTicks,
+    /// The time of the last entry while there was something to be observed.
+    pub(super) entered_at: HostTicks,
     /// The time as of which suppression was told something, if it was since the last exit.
     pub(super) reported_at: Option<HostTicks>,
     /// The time that the last report has taken, up to the entry or the departure from the CPU, in ticks,
@@ -93,6 +95,7 @@ impl Observer {
             user_mode: false,
             directive: Directive::NONE,
             directed_at: now,
+            entered_at: now,
             reported_at: None,
             own_time: 0,
             suppression_time: 0,
@@ -224,7 +227,7 @@ impl<C: GuestCpu> Vcpu<C> {
         self.stop_fast_clock(at);
         let directive = &self.observer.directive;
         let context = self.context();
-        let asks_thread = directive.asks_thread(context, at);
+        let asks_thread = directive.asks_thread(context, self.stay(at));
         let observation = Observation {
             root,
             loaded: loaded.is_some() || walked.is_some(),

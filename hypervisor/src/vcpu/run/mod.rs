@@ -184,6 +184,7 @@ impl<C: GuestCpu> Vcpu<C> {
         self.stay_limit = limit;
         if self.observer.watching {
             self.note_own_time(now);
+            self.observer.entered_at = now;
             let undisturbed = now.saturating_add(self.pace.least_run());
             let observation = self.next_observation().max(undisturbed);
             let end = self.observer.directive.stop_at;

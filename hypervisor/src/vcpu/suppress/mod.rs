@@ -141,6 +141,11 @@ impl<C: GuestCpu> Vcpu<C> {
         }
     }
 
+    /// Returns how long the last stay in the guest was that ended at `at`, in ticks.
+    pub(super) fn stay(&self, at: HostTicks) -> u64 {
+        at.since(self.observer.entered_at)
+    }
+
     /// Returns the ticks for which exits have taken that were reported, from each to the next entry, since the last call.
     pub(crate) const fn take_suppression_time(&mut self) -> u64 {
         core::mem::replace(&mut self.observer.suppression_time, 0)
@@ -216,7 +221,7 @@ impl<C: GuestCpu> Vcpu<C> {
         if (nmi || interrupt) && !directive.handler_runs && !self.is_delivering() {
             let context = self.context();
             if context.interruptible || nmi {
-                let thread = if directive.knows_thread(now) {
+                let thread = if directive.knows_thread(self.stay(now)) {
                     Thread::Unknown
                 } else {
                     self.kernel_thread()
