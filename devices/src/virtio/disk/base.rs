@@ -14,7 +14,7 @@ use crate::virtio::device::Budget;
 struct File {
     bytes: &'static [u8],
     /// The last page with zeros behind it, if the file does not have all of that.
-    tail: Option<Box<[u8]>>,
+    tail: Option<Box<[u8; PAGE]>>,
 }
 
 impl File {
@@ -29,7 +29,7 @@ impl File {
         let rest = self.bytes.get(offset..).unwrap_or_default();
         match (rest.get(..PAGE), &self.tail) {
             (Some(page), _) => page,
-            (None, Some(tail)) if !rest.is_empty() => tail,
+            (None, Some(tail)) if !rest.is_empty() => &tail[..],
             _ => &ZEROS,
         }
     }

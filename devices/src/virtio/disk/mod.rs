@@ -106,7 +106,7 @@ impl Disk {
     ) -> Result<Option<&[u8]>, DiskError> {
         let (page, start) = Self::locate(offset);
         let bytes = match self.pages.get(page) {
-            Some(Page::Own(bytes)) => bytes,
+            Some(Page::Own(bytes)) => &bytes[..],
             Some(Page::Zeros) => &ZEROS[..],
             Some(Page::Base) => match self.base.page(page, budget)? {
                 Some(bytes) => bytes,

@@ -22,7 +22,7 @@ pub(super) enum Page {
     /// Discarded: zeros.
     Zeros,
     /// Written.
-    Own(Box<[u8]>),
+    Own(Box<[u8; PAGE]>),
 }
 
 /// Pages in a row.
@@ -37,14 +37,16 @@ enum Region {
 }
 
 /// Makes a page in memory of its own, which begins with `bytes` and goes on with zeros.
-pub(super) fn own_page(bytes: &[u8]) -> Result<Box<[u8]>, DiskError> {
+pub(super) fn own_page(bytes: &[u8]) -> Result<Box<[u8; PAGE]>, DiskError> {
     let mut page = Vec::new();
     page.try_reserve_exact(PAGE)
         .map_err(|_| DiskError::OutOfMemory)?;
     page.extend_from_slice(bytes);
     page.resize(PAGE, 0);
     // As large as it was reserved: this copies nothing.
-    Ok(page.into_boxed_slice())
+    page.into_boxed_slice()
+        .try_into()
+        .map_err(|_| DiskError::OutOfMemory)
 }
 
 /// Makes a list of `count` things in memory of its own.
@@ -56,8 +58,8 @@ fn list<T>(count: usize, thing: impl FnMut() -> T) -> Result<Vec<T>, DiskError> 
     Ok(list)
 }
 
-/// The pages of a disk. What nobody has written takes a hundred-thousandth of its size in memory: images may
-/// be of disks that are much larger than what is on them, and a disk is to be made in no time.
+/// The pages of a disk. What nobody has written takes some 12 bytes a MiB: images may be of disks that are
+/// much larger than what is on them, and a disk is to be made in no time.
 #[derive(Debug)]
 pub(super) struct Pages {
     regions: Vec<Region>,
@@ -66,6 +68,10 @@ pub(super) struct Pages {
 }
 
 impl Pages {
+    /// The memory that a region takes of which nothing was written, in bytes.
+    #[cfg(test)]
+    pub(super) const REGION_TABLE: usize = size_of::<Region>();
+
     /// Makes so many pages, which are as in the image.
     ///
     /// # Errors
@@ -124,7 +130,7 @@ impl Pages {
     pub(super) fn own_mut(&mut self, index: usize) -> Option<&mut [u8]> {
         match self.regions.get_mut(index / PAGES)? {
             Region::Table(pages) => match pages.get_mut(index % PAGES)? {
-                Page::Own(bytes) => Some(bytes),
+                Page::Own(bytes) => Some(&mut bytes[..]),
                 _ => None,
             },
             _ => None,

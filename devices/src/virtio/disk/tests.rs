@@ -161,6 +161,13 @@ fn much_is_discarded_at_once_and_can_be_written_again() {
 }
 
 #[test]
+fn what_nobody_writes_takes_next_to_nothing() {
+    // A table of the largest disk, and one where a page was written.
+    assert_eq!((256_usize << 30) / REGION * Pages::REGION_TABLE, 3 << 20);
+    assert_eq!(size_of::<Page>() * REGION / PAGE, 8 << 10);
+}
+
+#[test]
 fn a_disk_is_much_larger_than_its_image() {
     const SIZE: u64 = 200 << 30;
     let mut image = qcow2(&[7; PAGE], 16, |_| false);

@@ -8,7 +8,7 @@ use miniz_oxide::inflate::core::inflate_flags::{
     TINFL_FLAG_HAS_MORE_INPUT, TINFL_FLAG_STOP_ON_BLOCK_BOUNDARY,
     TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF,
 };
-use miniz_oxide::inflate::core::{DecompressorOxide, decompress_with_limit};
+use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 
 use super::error::DiskError;
 use crate::virtio::device::Budget;
@@ -33,9 +33,11 @@ const BLOCK: u64 = 128 << 10;
 const LEAST_BLOCK: usize = 64;
 
 /// The memory of one cluster.
-#[derive(Clone, Copy, Debug)]
 struct Slot {
-    /// The cluster that is there.
+    /// As much of the cluster as has been unpacked, with room for all of it: what is filled only as it is
+    /// needed takes no time at the beginning.
+    bytes: Vec<u8>,
+    /// The cluster that is there, all of it.
     cluster: Option<u64>,
     /// The time at which it was last used.
     used: u64,
@@ -58,8 +60,6 @@ struct Unfinished {
 pub(super) struct Unpacker {
     cluster_size: usize,
     slots: Vec<Slot>,
-    /// The memory of all slots.
-    memory: Vec<u8>,
     /// The time: the number of clusters that have been asked for.
     now: u64,
     /// The state of the decompressor; one, in memory that can be had without a panic.
@@ -70,7 +70,7 @@ pub(super) struct Unpacker {
 impl Debug for Unpacker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Unpacker")
-            .field("slots", &self.slots)
+            .field("slots", &self.slots.len())
             .field("unfinished", &self.unfinished)
             .finish_non_exhaustive()
     }
@@ -84,24 +84,26 @@ impl Unpacker {
     pub(super) fn new(cluster_size: usize) -> Result<Self, DiskError> {
         let count = (MEMORY / cluster_size).clamp(*SLOTS.start(), *SLOTS.end());
         let mut slots = Vec::new();
-        let mut memory = Vec::new();
         let mut decompressor = Vec::new();
         slots
             .try_reserve_exact(count)
-            .and_then(|()| memory.try_reserve_exact(count * cluster_size))
             .and_then(|()| decompressor.try_reserve_exact(1))
             .map_err(|_| DiskError::OutOfMemory)?;
-        let empty = Slot {
-            cluster: None,
-            used: 0,
-        };
-        slots.resize(count, empty);
-        memory.resize(count * cluster_size, 0);
+        for _ in 0..count {
+            let mut bytes = Vec::new();
+            bytes
+                .try_reserve_exact(cluster_size)
+                .map_err(|_| DiskError::OutOfMemory)?;
+            slots.push(Slot {
+                bytes,
+                cluster: None,
+                used: 0,
+            });
+        }
         decompressor.push(DecompressorOxide::new());
         Ok(Self {
             cluster_size,
             slots,
-            memory,
             now: 0,
             decompressor,
             unfinished: None,
@@ -129,9 +131,9 @@ impl Unpacker {
                 None => return Ok(None),
             },
         };
-        self.slots[slot].used = self.now;
-        let start = slot * self.cluster_size;
-        Ok(Some(&self.memory[start..start + self.cluster_size]))
+        let slot = &mut self.slots[slot];
+        slot.used = self.now;
+        Ok(Some(&slot.bytes))
     }
 
     /// Goes on with a cluster, or begins with it, as far as `budget` goes. Returns the slot where it
@@ -164,6 +166,7 @@ impl Unpacker {
         let oldest = slots.min_by_key(|(_, slot)| slot.used);
         let slot = oldest.map_or(0, |(index, _)| index);
         self.slots[slot].cluster = None;
+        self.slots[slot].bytes.clear();
         self.decompressor[0].init();
         Unfinished {
             cluster,
@@ -188,13 +191,13 @@ impl Unpacker {
         if input.len() < rest.len() {
             flags |= TINFL_FLAG_HAS_MORE_INPUT;
         }
-        let start = work.slot * self.cluster_size;
-        let (status, read, written) = decompress_with_limit(
+        let output = &mut self.slots[work.slot].bytes;
+        output.resize(self.cluster_size.min(work.written + STEP), 0);
+        let (status, read, written) = decompress(
             &mut self.decompressor[0],
             input,
-            &mut self.memory[start..start + self.cluster_size],
+            output,
             work.written,
-            STEP,
             flags,
         );
         work.read += read;

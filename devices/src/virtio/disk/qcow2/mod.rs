@@ -9,7 +9,7 @@ use thiserror::Error;
 
 /// The log2 of the sizes of clusters, in bytes: at least a page of a disk, and no more than QEMU takes.
 const CLUSTER_BITS: core::ops::RangeInclusive<u32> = 12..=21;
-/// The size of the largest disk, in bytes: one has tables of 1/131072 of it before anything is written.
+/// The size of the largest disk, in bytes. It has tables of 3 MiB before anything is written.
 const LARGEST: u64 = 256 << 30;
 /// The first bytes of the format.
 const MAGIC: [u8; 4] = *b"QFI\xfb";
