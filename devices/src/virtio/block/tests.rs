@@ -310,10 +310,12 @@ proptest! {
     /// The device ends soon each time, writes where it may, and serves a good driver afterwards; a
     /// disk that can only be read is what it was.
     #[test]
-    fn a_driver_that_means_harm_gets_answers_or_a_reset(seed: u64, read_only: bool) {
+    fn a_driver_that_means_harm_gets_answers_or_a_reset(seed: u64, read_only: bool, compressed: bool) {
         const SECTORS: usize = 256;
         let ram = Ram::new(2 << 20);
-        let mut machine = Machine::new(&ram, SECTORS * 512, read_only);
+        let contents: Vec<u8> = (0..SECTORS * 512).map(|n| (n / 512) as u8).collect();
+        let image = if compressed { recognized(qcow2(&contents, 14, |_| false)) } else { raw(contents) };
+        let mut machine = Machine::with_image(&ram, image, read_only);
         hostile::torment(&mut machine.block, seed, some_header, &mut || {});
         prop_assert!(machine.block.disk.own_pages() <= SECTORS / 8);
         let length = SECTORS as u32 * 512;

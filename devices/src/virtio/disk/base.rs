@@ -11,14 +11,14 @@ use crate::virtio::device::Budget;
 
 /// A file, in pages.
 #[derive(Debug)]
-struct File {
-    bytes: &'static [u8],
+struct File<'a> {
+    bytes: &'a [u8],
     /// The last page with zeros behind it, if the file does not have all of that.
     tail: Option<Box<[u8; PAGE]>>,
 }
 
-impl File {
-    fn new(bytes: &'static [u8]) -> Result<Self, DiskError> {
+impl<'a> File<'a> {
+    fn new(bytes: &'a [u8]) -> Result<Self, DiskError> {
         let (_, rest) = bytes.as_chunks::<PAGE>();
         let tail = (!rest.is_empty()).then(|| own_page(rest)).transpose()?;
         Ok(Self { bytes, tail })
@@ -37,20 +37,20 @@ impl File {
 
 /// The pages of an image, which is shared and stays as it is.
 #[derive(Debug)]
-pub(super) struct Base {
-    file: File,
+pub(super) struct Base<'a> {
+    file: File<'a>,
     /// The size of the disk, in bytes.
     size: u64,
     /// The tables, and what unpacks, if it is not raw.
-    clusters: Option<(Qcow2<'static>, Unpacker)>,
+    clusters: Option<(Qcow2<'a>, Unpacker)>,
 }
 
-impl Base {
+impl<'a> Base<'a> {
     /// Makes the pages of `image`.
     ///
     /// # Errors
     /// If there is no memory.
-    pub(super) fn new(image: DiskImage<'static>) -> Result<Self, DiskError> {
+    pub(super) fn new(image: DiskImage<'a>) -> Result<Self, DiskError> {
         let clusters = match image {
             DiskImage::Raw(_) => None,
             DiskImage::Qcow2(image) => Some((image, Unpacker::new(image.cluster_size())?)),

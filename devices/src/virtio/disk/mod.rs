@@ -19,7 +19,7 @@ pub const SECTOR: u64 = 512;
 /// A disk whose writes stay its own: the image is shared and stays as it is.
 #[derive(Debug)]
 pub struct Disk {
-    base: Base,
+    base: Base<'static>,
     pages: Pages,
     read_only: bool,
     /// Whether the machine has memory for a copy: see [`Disk::new`].

@@ -9,6 +9,9 @@ use miniz_oxide::deflate::compress_to_vec;
 
 use super::image::DiskImage;
 
+/// A bit of an entry: nothing else refers to what is there.
+const ALONE: u64 = 1 << 63;
+
 /// Writes a number into an image.
 pub(crate) fn put(image: &mut [u8], at: usize, number: u64) {
     image[at..at + 8].copy_from_slice(&number.to_be_bytes());
@@ -37,7 +40,7 @@ pub(crate) fn qcow2(
     image[36..40].copy_from_slice(&1_u32.to_be_bytes());
     put(&mut image, 40, size as u64);
     image[100..104].copy_from_slice(&104_u32.to_be_bytes());
-    put(&mut image, size, 2 * size as u64 | 1 << 63);
+    put(&mut image, size, (2 * size) as u64 | ALONE);
     for (index, cluster) in contents.chunks(size).enumerate() {
         if cluster.iter().all(|&byte| byte == 0) {
             continue;
@@ -49,7 +52,7 @@ pub(crate) fn qcow2(
             let at = image.len();
             // The last one is cut off where the disk ends.
             image.extend(cluster);
-            at as u64 | 1 << 63
+            at as u64 | ALONE
         } else {
             let at = image.len();
             image.extend(compress_to_vec(&whole, 6));

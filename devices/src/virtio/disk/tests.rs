@@ -29,7 +29,7 @@ fn disk(bytes: Vec<u8>, read_only: bool) -> Disk {
 fn with_patience<T>(
     mut access: impl FnMut(&mut Budget) -> Result<Option<T>, DiskError>,
 ) -> (Result<T, DiskError>, u32) {
-    for turn in 1..10_000 {
+    for turn in 1..100_000 {
         let mut budget = Budget::new();
         match access(&mut budget) {
             Ok(None) => assert!(budget.is_spent(), "given up too early"),
@@ -389,48 +389,41 @@ proptest! {
 mod fuzz {
     use super::*;
 
-    /// A disk of any image is read and written in bounded time, or says that it is damaged.
-    fn use_disk(file: &[u8], steps: &[(u64, u8)]) {
-        let file: &'static [u8] = file.to_vec().leak();
+    /// The most turns of work that a page may take: of the largest cluster, or of all its blocks.
+    const MOST_TURNS: u32 = 20_000;
+
+    /// Each page of any image is read in bounded time, or it is told that there is none.
+    fn read(file: &[u8], pages: &[u64]) {
         let Ok(image) = DiskImage::recognize(file) else {
             return;
         };
-        let mut disk = Disk::new(image, false, || true).unwrap();
-        let size = disk.sectors() * SECTOR;
-        for &(at, how) in steps {
-            let Some(at) = at.checked_rem(size) else {
+        let mut base = Base::new(image).unwrap();
+        let count = image.size().div_ceil(PAGE as u64);
+        for page in pages {
+            let Some(page) = page.checked_rem(count) else {
                 break;
             };
-            let piece = Disk::piece(at, size - at);
-            let piece = 1 + usize::from(how) % piece;
-            match how % 4 {
-                0 => {
-                    let bytes = vec![how; piece];
-                    if disk.put(at, &bytes).is_ok() {
-                        assert_eq!(disk.bytes(at, piece), Ok(bytes));
-                    }
-                }
-                1 => {
-                    if disk.forget(at, piece).is_ok() {
-                        assert_eq!(disk.bytes(at, piece), Ok(vec![0; piece]));
-                    }
-                }
-                _ => {
-                    let read = disk.bytes(at, piece);
-                    assert_eq!(disk.bytes(at, piece), read, "twice the same");
-                }
-            }
+            let mut read = || {
+                with_patience(|budget| Ok(base.page(page as usize, budget)?.map(<[u8]>::to_vec)))
+            };
+            let (first, turns) = read();
+            assert!(turns < MOST_TURNS, "{turns}");
+            assert!(
+                first.as_ref().is_ok_and(|page| page.len() == PAGE)
+                    || first == Err(DiskError::Damaged)
+            );
+            assert!(read().0 == first, "twice the same");
         }
     }
 
     #[test]
     fn images_of_disks() {
         fuzzing::check!()
-            .with_type::<(Vec<u8>, u8, u32, Vec<(u16, u8)>, Vec<(u64, u8)>)>()
-            .for_each(|(bytes, bits, plain, patches, steps)| {
-                use_disk(bytes, steps);
+            .with_type::<(Vec<u8>, u8, u32, Vec<(u16, u8)>, Vec<u64>)>()
+            .for_each(|(bytes, bits, plain, patches, pages)| {
+                read(bytes, pages);
                 let header = [b"QFI\xfb\0\0\0\x03", &bytes[..]].concat();
-                use_disk(&header, steps);
+                read(&header, pages);
                 // What is right but for some bytes.
                 let bits = 12 + u32::from(*bits) % 4;
                 let contents = bytes.repeat(1 + 3 * (PAGE << 2) / bytes.len().max(1));
@@ -449,7 +442,7 @@ mod fuzz {
                         *place = byte;
                     }
                 }
-                use_disk(&file, steps);
+                read(&file, pages);
             });
     }
 }
