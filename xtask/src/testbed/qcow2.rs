@@ -219,7 +219,7 @@ fn write_refcounts(output: &mut impl Write, mut counts: Vec<u16>) -> Result<(usi
     Ok(((begin + blocks) * CLUSTER, table))
 }
 
-/// What is in a header of one image and not of another.
+/// The part of a header that is not the same in all images.
 struct Header {
     disk: u64,
     first_level_begin: usize,

@@ -58,14 +58,14 @@ const DISCARD_SPEED: u64 = 32;
 /// Flag of a discard's segment: unmap.
 const UNMAP: u32 = 1 << 0;
 
-/// What is done with the disk.
+/// The direction of a transfer.
 #[derive(Clone, Copy, Debug)]
 enum Direction {
-    /// It is read into the buffers of the present chain.
+    /// A read of the disk, into the buffers of the present chain.
     FromDisk,
-    /// It is written from there.
+    /// A write, from there.
     ToDisk,
-    /// It is discarded, and there are no buffers.
+    /// A discard, without buffers.
     Discard,
 }
 

@@ -9,7 +9,7 @@ use super::qcow2::{Qcow2, Qcow2Error};
 pub enum DiskImage<'a> {
     /// The bytes of the disk.
     Raw(&'a [u8]),
-    /// What may be compressed, with tables.
+    /// An image with tables, which may be compressed.
     Qcow2(Qcow2<'a>),
 }
 

@@ -7,11 +7,12 @@ mod pages;
 pub mod qcow2;
 mod unpacker;
 
-use self::base::Base;
-pub use self::error::DiskError;
-use self::image::DiskImage;
-use self::pages::{PAGE, Page, Pages, REGION, ZEROS, own_page};
 use super::device::Budget;
+use base::Base;
+use image::DiskImage;
+use pages::{PAGE, Page, Pages, REGION, ZEROS, own_page};
+
+pub use error::DiskError;
 
 /// The unit of addresses on a disk, in bytes.
 pub const SECTOR: u64 = 512;

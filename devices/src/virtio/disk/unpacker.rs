@@ -34,8 +34,8 @@ const LEAST_BLOCK: usize = 64;
 
 /// The memory of one cluster.
 struct Slot {
-    /// As much of the cluster as has been unpacked, with room for all of it: what is filled only as it is
-    /// needed takes no time at the beginning.
+    /// The bytes of the cluster that have been unpacked, with room for all of it: what is filled only as it
+    /// is needed takes no time at the beginning.
     bytes: Vec<u8>,
     /// The cluster that is there, all of it.
     cluster: Option<u64>,

@@ -32,10 +32,10 @@ mod feature {
 
 /// Bits of the entries of the tables.
 mod entry {
-    /// Of both levels: where in the file it is.
+    /// The place in the file; of both levels.
     pub(super) const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
     pub(super) const COMPRESSED: u64 = 1 << 62;
-    /// Of a cluster that is not compressed: all zeros. Only in version 3.
+    /// A cluster of zeros, if it is not compressed. Only in version 3.
     pub(super) const ZEROS: u64 = 1 << 0;
 }
 
@@ -109,9 +109,9 @@ pub(super) struct Damaged;
 pub(super) enum Cluster<'a> {
     /// All of it is zeros.
     Zeros,
-    /// From this byte of the file on, of which there is one. Behind the end of the file there are zeros.
+    /// The byte of the file from which on it is there. Behind the end of the file there are zeros.
     At(usize),
-    /// What it unpacks from, perhaps with something behind it.
+    /// The bytes that it unpacks from, perhaps with something behind them.
     Compressed(&'a [u8]),
 }
 
