@@ -10,6 +10,7 @@ use tests::{Case, file, tarpit};
 use xtask::testbed::initramfs::{self, Program};
 use xtask::testbed::kernel::{self, Series};
 use xtask::testbed::module::{Guest, Module, QUICK_BOOT};
+use xtask::testbed::qcow2;
 use xtask::testbed::serial::{PROMPT, Session};
 
 /// The time to wait for two or three guests that boot and work, on a machine that is busy with other
@@ -73,7 +74,8 @@ fn debian(case: &Case, script: &str) -> Result<(PathBuf, PathBuf)> {
 }
 
 /// `web` has a disk of its own, an entropy device and a console beside the serial line, with interrupts by
-/// messages; `old` can only read its disk, and has an interrupt pin and configuration by ports.
+/// messages; `old` can only read its disk, whose image is compressed, and has an interrupt pin and configuration by
+/// ports.
 pub(crate) fn debian_reads_and_writes_disks(case: &Case) -> Result<()> {
     const SECTOR: usize = 512;
     let (kernel, initrd) = debian(case, include_str!("virtio_disks.sh"))?;
@@ -82,6 +84,12 @@ pub(crate) fn debian_reads_and_writes_disks(case: &Case) -> Result<()> {
         .map(|n| (n / SECTOR * 7 + n % 251) as u8 ^ ((n / SECTOR) >> 5) as u8)
         .collect();
     let disk = file(case, "disk", &content)?;
+    let compressed = disk.with_extension("qcow2");
+    let sizes = qcow2::compress(&disk, &compressed)?;
+    ensure!(
+        sizes.image < sizes.disk / 4 * 3,
+        "not compressed: {sizes:?}"
+    );
     let mut rounded = content;
     rounded.resize(rounded.len().next_multiple_of(SECTOR), 0);
     let sum = sha256sum(&file(case, "rounded", &rounded)?)?;
@@ -100,7 +108,7 @@ pub(crate) fn debian_reads_and_writes_disks(case: &Case) -> Result<()> {
         .linux(&kernel, &initrd, &web)
         .linux(&kernel, &initrd, &old)
         .module(Module::disk(&disk, "web", "id=the-root"))
-        .module(Module::disk(&disk, "old", "ro"))
+        .module(Module::disk(&compressed, "old", "ro"))
         .boot()?
         .patience(PATIENCE);
 

@@ -267,7 +267,7 @@ impl HostFactory {
             devices.push(Box::new(Rng::new(Box::new(entropy::generator()))));
         }
         for disk in &config.disks {
-            let contents = Disk::new(disk.data, disk.read_only, heap::has_room_for_guests)
+            let contents = Disk::new(disk.image, disk.read_only, heap::has_room_for_guests)
                 .map_err(|_| CreateError::Tables)?;
             devices.push(Box::new(Block::new(contents, disk.id.clone())));
         }

@@ -15,9 +15,9 @@
 //!
 //! Each `kernel` makes a VM, and so does each `firmware`, which starts at the reset vector and loads what it
 //! boots from the VM's disks; `initrd` and `module` (for multiboot guests) give it more
-//! files, before or after, and each `disk` a disk that begins as the file. Each `net` plugs it into
-//! a network, which is there for all that name it; what is in the file does not matter. What follows
-//! `--` is the guest's, verbatim. Boot loaders differ in whether they put the file's name first; a
+//! files, before or after, and each `disk` a disk that begins as the file, which may be a qcow2 image. Each
+//! `net` plugs it into a network, which is there for all that name it; what is in the file does not matter.
+//! What follows `--` is the guest's, verbatim. Boot loaders differ in whether they put the file's name first; a
 //! first word is taken for that, and skipped, if the second is one of the six.
 #![forbid(unsafe_code)]
 
@@ -28,6 +28,8 @@ use devices::bandwidth::Bandwidth;
 use devices::chipset::pci::MAX_FUNCTIONS;
 use devices::switch::Mac;
 use devices::virtio::block::ID_LENGTH;
+use devices::virtio::disk::image::DiskImage;
+use devices::virtio::disk::qcow2::Qcow2Error;
 use thiserror::Error;
 
 use crate::ids::MAX_VCPUS;
@@ -95,7 +97,7 @@ impl Default for RestartPolicy {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct GuestDisk<'a> {
     /// The contents that it begins with.
-    pub data: &'a [u8],
+    pub image: DiskImage<'a>,
     /// Whether the guest can only read it.
     pub read_only: bool,
     /// Its name, by which the guest can tell disks apart; may be empty.
@@ -316,6 +318,9 @@ pub(crate) enum Cause {
     /// A value that is no name for a disk.
     #[error("`id={0}` is not a name for a disk: use up to {ID_LENGTH} printable characters")]
     BadDiskId(String),
+    /// A file that is no disk image that can be read.
+    #[error("the qcow2 image {0}")]
+    BadDiskImage(Qcow2Error),
     /// More disks and network devices than there are places on the bus.
     #[error("too many disks and networks for VM `{0}`: there is room for {MAX_DEVICES}")]
     TooManyDevices(String),
@@ -488,11 +493,17 @@ pub(crate) fn parse<'a>(modules: &[BootModule<'a>]) -> Parsed<'a> {
                     left_out.push(name);
                 }
             }
-            Role::Disk => vm.disks.push(GuestDisk {
-                data,
-                read_only: description.read_only,
-                id: description.id.unwrap_or_default(),
-            }),
+            Role::Disk => match DiskImage::recognize(data) {
+                Ok(image) => vm.disks.push(GuestDisk {
+                    image,
+                    read_only: description.read_only,
+                    id: description.id.unwrap_or_default(),
+                }),
+                Err(error) => {
+                    errors.push(fail(Cause::BadDiskImage(error)));
+                    left_out.push(name);
+                }
+            },
             _ if vm.initrd.replace(data).is_some() => {
                 errors.push(fail(Cause::DuplicateInitrd(name.clone())));
                 left_out.push(name);

@@ -129,9 +129,10 @@ fn all_options_of_a_vm() {
     let disks: Vec<_> = vm
         .disks
         .iter()
-        .map(|disk| (disk.id.as_str(), disk.read_only, disk.data))
+        .map(|disk| (disk.id.as_str(), disk.read_only, disk.image))
         .collect();
-    assert_eq!(disks, [("root", false, KERNEL), ("", true, KERNEL)]);
+    let raw = DiskImage::Raw(KERNEL);
+    assert_eq!(disks, [("root", false, raw), ("", true, raw)]);
     assert_eq!((vm.memory, vm.vcpus), (2 << 30, 2));
     assert_eq!(vm.pins, [3, 1]);
     assert_eq!((vm.weight, vm.cap), (50, Some(150)));
@@ -387,6 +388,25 @@ fn a_vm_with_a_wrong_module_is_left_out_and_the_others_are_not() {
         };
         assert_eq!((vm.name.as_str(), vm.initrd), ("a", Some(INITRD)));
     }
+}
+
+#[test]
+fn a_vm_with_a_disk_image_that_is_not_read_is_left_out_and_the_others_are_not() {
+    let mut modules = modules(&["kernel vm=a", "kernel vm=b", "disk vm=b", "disk vm=a"]);
+    modules[2].data = b"QFI\xfb\0\0\0\x01";
+    let parsed = parse(&modules);
+    let [vm] = &parsed.vms[..] else {
+        panic!("{:?}", parsed.vms)
+    };
+    assert_eq!((vm.name.as_str(), vm.disks.len()), ("a", 1));
+    let [error] = &parsed.errors[..] else {
+        panic!("{:?}", parsed.errors)
+    };
+    assert_eq!(
+        error.to_string(),
+        "boot module 3 (\"disk vm=b\"): the qcow2 image has version 1 of the format: make it anew, by \
+         `qemu-img convert -O qcow2 -c`"
+    );
 }
 
 #[test]

@@ -62,7 +62,7 @@ pub(super) struct Options {
     /// Run all VCPUs on this physical CPU
     #[arg(long, value_name = "CPU")]
     pub(super) pin: Option<u32>,
-    /// A disk that begins as this file, and after a space `ro`, `id=NAME` or both. Can be given
+    /// A disk that begins as this file, raw or qcow2, and after a space `ro`, `id=NAME` or both. Can be given
     /// several times
     #[arg(long = "disk", value_name = "FILE [OPTIONS]")]
     pub(super) disks: Vec<String>,

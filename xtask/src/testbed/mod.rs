@@ -2,7 +2,8 @@
 //!
 //! From the bottom: packages and toolchains ([`provision`]); programs, kernels, RAM disks and firmware
 //! ([`build`], [`kernel`], [`initramfs`], [`userland`], [`firmware`]); bootable CDs ([`image`]) with boot modules ([`module`]);
-//! disks that firmware boots ([`disk_image`]); emulated machines ([`machine`]) and their serial lines ([`serial`], and [`relay`] for detectors). On top, [`setup`] puts a
+//! disks that firmware boots ([`disk_image`]), and compressed ones ([`qcow2`]); emulated machines ([`machine`]) and their serial lines
+//! ([`serial`], and [`relay`] for detectors). On top, [`setup`] puts a
 //! machine with guests together, [`choice`] says which emulator to use here, and [`options`] is what
 //! a user can say about both.
 
@@ -21,6 +22,7 @@ pub mod options;
 pub mod paths;
 pub mod progress;
 pub mod provision;
+pub mod qcow2;
 pub mod relay;
 pub mod screen;
 pub mod serial;

@@ -5,7 +5,7 @@
 
 use alloc::string::String;
 
-use super::chain::Chain;
+use super::chain::{BufferError, Chain};
 use super::device::{Budget, DeviceError, Progress, VirtioDevice};
 use super::disk::{Disk, DiskError, SECTOR};
 use super::queue::Queue;
@@ -50,23 +50,70 @@ impl From<DiskError> for Status {
 const HEADER: u32 = 16;
 /// The length of a disk's name.
 pub const ID_LENGTH: usize = 20;
-/// The most sectors of a discard, which is not made in pieces: so many that it takes no longer than
-/// copying what a device copies at a time.
+/// The most sectors of a discard: so many that it takes no longer than copying what a device copies at a
+/// time.
 const DISCARD_SECTORS: u32 = 0x4000;
 /// The number of bytes that are discarded in the time that it takes to copy one.
 const DISCARD_SPEED: u64 = 32;
 /// Flag of a discard's segment: unmap.
 const UNMAP: u32 = 1 << 0;
 
+/// The direction of a transfer.
+#[derive(Clone, Copy, Debug)]
+enum Direction {
+    /// A read of the disk, into the buffers of the present chain.
+    FromDisk,
+    /// A write, from there.
+    ToDisk,
+    /// A discard, without buffers.
+    Discard,
+}
+
 /// A transfer between the disk and the buffers of the present chain.
 #[derive(Clone, Copy, Debug)]
 struct Transfer {
-    to_disk: bool,
+    direction: Direction,
     /// The byte on the disk.
     offset: u64,
     /// The number of bytes that have been transferred, of [`Self::length`].
     done: u32,
     length: u32,
+}
+
+impl Transfer {
+    /// Transfers the next piece, which is `length` bytes long, if `budget` is enough for it.
+    fn go_on(
+        &self,
+        length: usize,
+        disk: &mut Disk,
+        chain: &Chain,
+        memory: &dyn GuestMemory,
+        budget: &mut Budget,
+    ) -> Result<Option<Result<(), BufferError>>, DiskError> {
+        let at = self.offset + u64::from(self.done);
+        Ok(match self.direction {
+            Direction::FromDisk => disk
+                .read(at, length, budget)?
+                .map(|bytes| chain.writable().write(memory, self.done, bytes)),
+            Direction::ToDisk => disk
+                .write(at, length, budget)?
+                .map(|bytes| chain.readable().read(memory, HEADER + self.done, bytes)),
+            Direction::Discard => disk.discard(at, length, budget)?.map(Ok),
+        })
+    }
+
+    /// Returns the length of the next piece, and what it takes of a budget, in bytes.
+    fn piece(&self) -> (usize, u64) {
+        let at = self.offset + u64::from(self.done);
+        let left = u64::from(self.length - self.done);
+        if let Direction::Discard = self.direction {
+            let length = Disk::discarded_piece(at, left);
+            (length, length as u64 / DISCARD_SPEED)
+        } else {
+            let length = Disk::piece(at, left);
+            (length, length as u64)
+        }
+    }
 }
 
 /// The block device.
@@ -93,11 +140,7 @@ impl Block {
 
     /// Begins with the present chain: whatever is short is done; `None` if there is something to
     /// transfer.
-    fn begin(
-        &mut self,
-        memory: &dyn GuestMemory,
-        budget: &mut Budget,
-    ) -> Result<Option<Status>, DeviceError> {
+    fn begin(&mut self, memory: &dyn GuestMemory) -> Result<Option<Status>, DeviceError> {
         let mut header = [0; HEADER as usize];
         self.chain.readable().read(memory, 0, &mut header)?;
         let [k0, k1, k2, k3, _, _, _, _, sector @ ..] = header;
@@ -105,29 +148,27 @@ impl Block {
         let kind = u32::from_le_bytes([k0, k1, k2, k3]);
         // The last byte to be written is the status; without it there is no answer.
         let room = self.chain.writable().len().checked_sub(1);
-        let room = room.ok_or(super::chain::BufferError::TooShort)?;
+        let room = room.ok_or(BufferError::TooShort)?;
         let data = self.chain.readable().len() - HEADER;
         Ok(match kind {
-            request::IN => self.begin_transfer(false, sector, room),
+            request::IN => self.begin_transfer(Direction::FromDisk, sector, room),
             request::OUT if self.disk.is_read_only() => Some(Status::IoError),
-            request::OUT => self.begin_transfer(true, sector, data),
+            request::OUT => self.begin_transfer(Direction::ToDisk, sector, data),
             request::FLUSH => Some(Status::Ok),
             request::GET_ID => Some(self.tell_id(memory, room)?),
-            request::DISCARD | request::WRITE_ZEROES => {
-                Some(self.discard(memory, kind, data, budget)?)
-            }
+            request::DISCARD | request::WRITE_ZEROES => self.begin_discard(memory, kind, data)?,
             _ => Some(Status::Unsupported),
         })
     }
 
-    fn begin_transfer(&mut self, to_disk: bool, sector: u64, length: u32) -> Option<Status> {
+    fn begin_transfer(&mut self, direction: Direction, sector: u64, length: u32) -> Option<Status> {
         if !u64::from(length).is_multiple_of(SECTOR) {
             return Some(Status::IoError);
         }
         match self.disk.offset(sector, u64::from(length) / SECTOR) {
             Ok(offset) => {
                 self.transfer = Some(Transfer {
-                    to_disk,
+                    direction,
                     offset,
                     done: 0,
                     length,
@@ -150,16 +191,15 @@ impl Block {
         Ok(Status::Ok)
     }
 
-    /// Discards or writes zeros, in one segment as the configuration has it.
-    fn discard(
+    /// Begins to discard or to write zeros, in one segment as the configuration has it.
+    fn begin_discard(
         &mut self,
         memory: &dyn GuestMemory,
         kind: u32,
         data: u32,
-        budget: &mut Budget,
-    ) -> Result<Status, DeviceError> {
+    ) -> Result<Option<Status>, DeviceError> {
         if data != HEADER {
-            return Ok(Status::IoError);
+            return Ok(Some(Status::IoError));
         }
         let mut segment = [0; HEADER as usize];
         self.chain.readable().read(memory, HEADER, &mut segment)?;
@@ -173,18 +213,12 @@ impl Block {
             0
         };
         if flags & !known != 0 {
-            return Ok(Status::Unsupported);
+            return Ok(Some(Status::Unsupported));
         }
-        if count > DISCARD_SECTORS {
-            return Ok(Status::IoError);
+        if count > DISCARD_SECTORS || self.disk.is_read_only() {
+            return Ok(Some(Status::IoError));
         }
-        let length = u64::from(count) * SECTOR;
-        budget.spend(length / DISCARD_SPEED);
-        let result = self
-            .disk
-            .offset(sector, count.into())
-            .and_then(|offset| self.disk.discard(offset, length));
-        Ok(result.map_or_else(Status::from, |()| Status::Ok))
+        Ok(self.begin_transfer(Direction::Discard, sector, count * SECTOR as u32))
     }
 
     /// Goes on with a transfer, as far as `budget` goes. `None` if it is not finished.
@@ -200,24 +234,14 @@ impl Block {
             if budget.is_spent() {
                 return Ok(None);
             }
-            let at = transfer.offset + u64::from(transfer.done);
-            let piece = Disk::piece(at, u64::from(transfer.length - transfer.done));
-            if transfer.to_disk {
-                match self.disk.write(at, piece) {
-                    Ok(bytes) => {
-                        let offset = HEADER + transfer.done;
-                        self.chain.readable().read(memory, offset, bytes)?;
-                    }
-                    Err(error) => return Ok(Some(error.into())),
-                }
-            } else {
-                match self.disk.read(at, piece) {
-                    Ok(bytes) => self.chain.writable().write(memory, transfer.done, bytes)?,
-                    Err(error) => return Ok(Some(error.into())),
-                }
+            let (length, price) = transfer.piece();
+            match transfer.go_on(length, &mut self.disk, &self.chain, memory, budget) {
+                Ok(Some(copied)) => copied?,
+                Ok(None) => return Ok(None),
+                Err(error) => return Ok(Some(error.into())),
             }
-            transfer.done += piece as u32;
-            budget.spend(piece as u64);
+            transfer.done += length as u32;
+            budget.spend(price);
         }
         Ok(Some(Status::Ok))
     }
@@ -303,7 +327,7 @@ impl VirtioDevice for Block {
                 None
             } else if queue.take(memory, &mut self.chain)? {
                 budget.spend_on_request(&self.chain);
-                self.begin(memory, &mut budget)?
+                self.begin(memory)?
             } else {
                 return Ok(Progress::Idle);
             };

@@ -6,6 +6,8 @@ use std::vec::Vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::virtio::disk::image::DiskImage;
+use crate::virtio::disk::test_image::{entry, put, qcow2, raw, recognized};
 use crate::virtio::driver::{BUFFERS, Buffer, Driver, Layout, Ram};
 use crate::virtio::hostile::{self, Random};
 use crate::virtio::queue::QueueFeatures;
@@ -30,7 +32,11 @@ struct Machine<'a> {
 impl<'a> Machine<'a> {
     fn new(ram: &'a Ram, length: usize, read_only: bool) -> Self {
         let base: Vec<u8> = (0..length).map(|n| (n / 512) as u8).collect();
-        let disk = Disk::new(base.leak(), read_only, || true).unwrap();
+        Self::with_image(ram, raw(base), read_only)
+    }
+
+    fn with_image(ram: &'a Ram, image: DiskImage<'static>, read_only: bool) -> Self {
+        let disk = Disk::new(image, read_only, || true).unwrap();
         let driver = Driver::new(ram, 128, true);
         Self {
             block: Block::new(disk, "the disk's name".into()),
@@ -212,6 +218,41 @@ fn a_long_transfer_is_made_in_pieces() {
 }
 
 #[test]
+fn a_compressed_disk_is_unpacked_in_turns_and_its_damage_is_an_error_for_the_request_alone() {
+    const SIZE: usize = 3 << 16;
+    let ram = Ram::new(2 << 20);
+    let contents: Vec<u8> = (0..SIZE).map(|n| (n / 512 * 7 + n % 251) as u8).collect();
+    let mut image = qcow2(&contents, 16, |_| false);
+    put(&mut image, entry(16, 1), 1 << 40);
+    let mut machine = Machine::with_image(&ram, recognized(image), false);
+    machine.ask(request::IN, 1, &[(AT_DATA, 1024, true)]);
+    let progress = machine.block.work(0, &mut machine.queue, &ram);
+    assert_eq!(progress, Ok(Progress::Busy));
+    assert!(machine.work().unwrap() > 1);
+    assert_eq!(machine.driver.take_back().unwrap().1, 1025);
+    assert_eq!(ram.bytes(AT_DATA, 1024), contents[512..1536]);
+    // Of it, the second cluster is damaged, and can be written all the same; by pages.
+    let read = &[(AT_DATA, SIZE as u32, true)];
+    assert_eq!(machine.request(request::IN, 0, read).0, 1);
+    let write = &[(AT_DATA, 512, false)];
+    assert_eq!(machine.request(request::OUT, 128, write).0, 1);
+    let mut expected = contents;
+    expected[1 << 16..2 << 16].fill(0xaa);
+    ram.put(AT_DATA, &[0xaa; 1 << 16]);
+    let write = &[(AT_DATA, 1 << 16, false)];
+    assert_eq!(machine.request(request::OUT, 128, write).0, 0);
+    // A discard of parts of pages needs what is around them.
+    let mut segment = 3_u64.to_le_bytes().to_vec();
+    segment.extend(10_u64.to_le_bytes());
+    ram.put(AT_DATA, &segment);
+    let data = [(AT_DATA, 16, false)];
+    assert_eq!(machine.request(request::DISCARD, 0, &data), (0, 1));
+    expected[3 * 512..13 * 512].fill(0);
+    assert_eq!(machine.request(request::IN, 0, read), (0, SIZE as u32 + 1));
+    assert!(ram.bytes(AT_DATA, SIZE) == expected);
+}
+
+#[test]
 fn requests_that_cannot_be_answered_need_a_reset() {
     for buffers in [
         // No room for a status; a header that is cut off; data that is not RAM.
@@ -269,10 +310,12 @@ proptest! {
     /// The device ends soon each time, writes where it may, and serves a good driver afterwards; a
     /// disk that can only be read is what it was.
     #[test]
-    fn a_driver_that_means_harm_gets_answers_or_a_reset(seed: u64, read_only: bool) {
+    fn a_driver_that_means_harm_gets_answers_or_a_reset(seed: u64, read_only: bool, compressed: bool) {
         const SECTORS: usize = 256;
         let ram = Ram::new(2 << 20);
-        let mut machine = Machine::new(&ram, SECTORS * 512, read_only);
+        let contents: Vec<u8> = (0..SECTORS * 512).map(|n| (n / 512) as u8).collect();
+        let image = if compressed { recognized(qcow2(&contents, 14, |_| false)) } else { raw(contents) };
+        let mut machine = Machine::with_image(&ram, image, read_only);
         hostile::torment(&mut machine.block, seed, some_header, &mut || {});
         prop_assert!(machine.block.disk.own_pages() <= SECTORS / 8);
         let length = SECTORS as u32 * 512;

@@ -8,6 +8,7 @@ use ::acpi::AcpiTables;
 use ::acpi::fadt::Fadt;
 use ::acpi::madt::{Madt, MadtEntry};
 use ::acpi::mcfg::Mcfg;
+use devices::virtio::disk::image::DiskImage;
 
 use super::super::LoadError;
 use super::super::acpi::tests::Firmware;
@@ -119,7 +120,7 @@ fn the_memory_map_is_the_ram_below_and_above_the_hole() {
 fn disks_are_booted_from_in_their_order() {
     let image = image(128 * KIB);
     let disk = GuestDisk {
-        data: &[],
+        image: DiskImage::Raw(&[]),
         read_only: false,
         id: String::new(),
     };
