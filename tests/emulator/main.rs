@@ -83,6 +83,8 @@ fn main() {
         Any: console::debian_runs_and_the_console_answers_meanwhile,
         Any: virtio::debians_reach_those_in_their_network,
         Any: foreign::xen_starts_its_processors_and_tests_the_ioapic,
+        Bochs: foreign::memtest_finds_no_error_with_two_processors,
+        Any: foreign::mach_has_two_tasks_take_turns_and_one_is_suppressed,
         Bochs: overhead::debian_boots_in_at_most_one_and_a_half_times_the_ticks,
         Bochs: overhead::operations_cost_no_more_than_they_may,
     ]);

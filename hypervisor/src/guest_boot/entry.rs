@@ -3,6 +3,8 @@
 use arch::{Cr0Flags, Cr4Flags, EferFlags};
 use vmx::segment::{AccessRights, DescriptorTable, Segment};
 
+use super::gdt::Code;
+
 /// CR0 in protected mode: extension type is fixed to one since the 486.
 const PROTECTED_MODE: Cr0Flags = Cr0Flags::PROTECTED_MODE_ENABLE.union(Cr0Flags::EXTENSION_TYPE);
 
@@ -127,6 +129,7 @@ impl EntryState {
     /// Makes the state of 64-bit mode with the page tables at `cr3`.
     #[must_use]
     pub(crate) const fn long_mode(rip: u64, cr3: u64, gdtr: DescriptorTable) -> Self {
+        let selectors = Code::Bits64.selectors();
         Self {
             cr0: PROTECTED_MODE
                 .union(Cr0Flags::NUMERIC_ERROR)
@@ -137,7 +140,8 @@ impl EntryState {
             efer: EferFlags::LONG_MODE_ENABLE
                 .union(EferFlags::LONG_MODE_ACTIVE)
                 .bits(),
-            cs: code64(super::gdt::CODE),
+            cs: code64(selectors.code),
+            data: data(selectors.data),
             ..Self::protected_mode(rip, gdtr)
         }
     }
@@ -145,6 +149,7 @@ impl EntryState {
     /// Makes the state of 32-bit protected mode, flat, paging off.
     #[must_use]
     pub(crate) const fn protected_mode(rip: u64, gdtr: DescriptorTable) -> Self {
+        let selectors = Code::Bits32.selectors();
         Self {
             rax: 0,
             rbx: 0,
@@ -155,8 +160,8 @@ impl EntryState {
             cr3: 0,
             cr4: 0,
             efer: 0,
-            cs: code32(super::gdt::CODE),
-            data: data(super::gdt::DATA),
+            cs: code32(selectors.code),
+            data: data(selectors.data),
             tr: BUSY_TSS,
             ldtr: UNUSABLE,
             gdtr,

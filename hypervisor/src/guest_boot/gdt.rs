@@ -7,11 +7,6 @@ use vmx::segment::DescriptorTable;
 use super::image::MemoryImage;
 use crate::guest_memory::NotRam;
 
-/// Selector of the code segment: `__BOOT_CS` of the Linux boot protocol.
-pub(crate) const CODE: u16 = 0x10;
-/// Selector of the data segment: `__BOOT_DS` of the Linux boot protocol.
-pub(crate) const DATA: u16 = 0x18;
-
 /// Its size in bytes.
 pub(super) const SIZE: usize = 32;
 
@@ -29,19 +24,55 @@ pub(super) enum Code {
     Bits32,
 }
 
+impl Code {
+    /// Returns the selectors that a kernel of this kind is started with.
+    pub(super) const fn selectors(self) -> Selectors {
+        match self {
+            Self::Bits64 => Selectors {
+                code: 0x10,
+                data: 0x18,
+            },
+            Self::Bits32 => Selectors {
+                code: 0x08,
+                data: 0x10,
+            },
+        }
+    }
+
+    const fn descriptor(self) -> u64 {
+        match self {
+            Self::Bits64 => CODE64,
+            Self::Bits32 => CODE32,
+        }
+    }
+}
+
+/// The selectors of the two segments.
+///
+/// In 64-bit mode they are `__BOOT_CS` and `__BOOT_DS` of the Linux boot protocol. Multiboot leaves them
+/// to the loader, and they are as with QEMU's `-kernel`, since there are kernels that keep them when
+/// they load a GDT of their own: xv6, for one, whose code has selector 8, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Selectors {
+    /// The code segment's.
+    pub(super) code: u16,
+    /// The data segment's.
+    pub(super) data: u16,
+}
+
 /// Writes the GDT to `address`.
 pub(super) fn install(
     memory: &mut MemoryImage<'_>,
     address: u64,
     code: Code,
 ) -> Result<DescriptorTable, NotRam> {
-    let code = match code {
-        Code::Bits64 => CODE64,
-        Code::Bits32 => CODE32,
-    };
+    let selectors = code.selectors();
     let mut table = [0; SIZE];
-    for (bytes, descriptor) in table.chunks_exact_mut(8).zip([0, 0, code, DATA32]) {
-        bytes.copy_from_slice(&u64::to_le_bytes(descriptor));
+    for (selector, descriptor) in [
+        (selectors.code, code.descriptor()),
+        (selectors.data, DATA32),
+    ] {
+        table[usize::from(selector)..][..8].copy_from_slice(&descriptor.to_le_bytes());
     }
     memory.write(GuestPhysAddr(address), table.to_vec())?;
     Ok(DescriptorTable {

@@ -14,6 +14,10 @@ const LINUX: &str = "debian";
 
 /// The name of a whole Debian on a disk, for `--guest`.
 const LINUX_DISK: &str = "debian-disk";
+
+/// The name of Memtest86+, for `--guest`.
+const MEMTEST: &str = "memtest86+";
+
 /// The name of a guest that starts in firmware.
 const FROM_DISK: &str = "disk";
 
@@ -26,8 +30,8 @@ const SERIES_HELP: &str =
 #[command(mut_arg("series", |series| series.help(SERIES_HELP)))]
 pub(super) struct Options {
     /// The guest: `debian` (a stock Debian kernel with the workload as its userland), `debian-disk` (a Debian
-    /// with nginx and a login for root on the console, from a disk by SeaBIOS and GRUB), or one of our own
-    /// kernels under guest-images/kernels by name
+    /// with nginx and a login for root on the console, from a disk by SeaBIOS and GRUB), `memtest86+` (its
+    /// screen is for `attach`), or one of our own kernels under guest-images/kernels by name
     #[arg(long, default_value = LINUX, value_name = "NAME")]
     pub(super) guest: String,
     #[command(flatten)]
@@ -125,6 +129,10 @@ impl Options {
         } else if self.guest == LINUX_DISK && self.kernel.is_none() {
             let guest = guest(LINUX);
             let setup = setup.debian_disk(self.debian.series, &guest)?;
+            Ok((setup, guest.name))
+        } else if self.guest == MEMTEST && self.kernel.is_none() {
+            let guest = guest(&vm_name(MEMTEST));
+            let setup = setup.memtest(&guest)?;
             Ok((setup, guest.name))
         } else if self.guest == LINUX || self.kernel.is_some() {
             let guest = guest(LINUX);

@@ -1,5 +1,5 @@
-//! Stock kernels of Debian's: the newest of a series of Linux, and Xen; fetched and unpacked but never
-//! installed.
+//! Stock kernels of Debian's: the newest of a series of Linux, and what else it has that a guest can
+//! boot: Xen, GNU Mach and Memtest86+. They are fetched and unpacked but never installed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -75,6 +75,21 @@ const XEN: Source = Source {
     image_end: "-amd64.gz",
 };
 
+/// GNU Mach as Debian's amd64 has it: for processors from the 486 by its name, but built for 64 bits, with
+/// tasks of 32. Its image is compressed.
+const MACH: Source = Source {
+    packages: r"^gnumach-image-[0-9]+\.[0-9]+-486$",
+    image: "gnumach-",
+    image_end: "-486.gz",
+};
+
+/// Memtest86+, a program that has the machine to itself.
+const MEMTEST: Source = Source {
+    packages: r"^memtest86\+$",
+    image: "memtest86+x64",
+    image_end: ".bin",
+};
+
 /// Returns the kernel image of this series, from `target/downloads` or else from Debian's archive.
 ///
 /// # Errors
@@ -89,8 +104,29 @@ pub fn fetch(series: Series) -> Result<PathBuf> {
 /// # Errors
 /// As [`fetch`].
 pub fn fetch_xen() -> Result<PathBuf> {
-    let directory = paths::downloads().join("kernels").join("xen");
-    let compressed = fetch_part(XEN, "boot", &directory)?;
+    fetch_compressed(XEN, "xen")
+}
+
+/// Fetches GNU Mach, a multiboot image, from `target/downloads` or else from Debian's archive.
+///
+/// # Errors
+/// As [`fetch`].
+pub fn fetch_mach() -> Result<PathBuf> {
+    fetch_compressed(MACH, "mach")
+}
+
+/// Fetches Memtest86+, a bzImage for 64 bits, from `target/downloads` or else from Debian's archive.
+///
+/// # Errors
+/// As [`fetch`].
+pub fn fetch_memtest() -> Result<PathBuf> {
+    fetch_part(MEMTEST, "boot", &paths::downloads().join("kernels/memtest"))
+}
+
+/// Fetches a kernel and unpacks its image beside what was fetched, in a directory of this name.
+fn fetch_compressed(source: Source, name: &str) -> Result<PathBuf> {
+    let directory = paths::downloads().join("kernels").join(name);
+    let compressed = fetch_part(source, "boot", &directory)?;
     let image = compressed.with_extension("");
     if !image.exists() {
         // Under its name only when it is whole: other runs use it, too.
@@ -356,6 +392,8 @@ linux-image-6.12.88+deb12-cloud-amd64-unsigned - Linux 6.12
                 "linux-image-6.1.0-56-rt-amd64-unsigned",
             ),
             (XEN, "xen-hypervisor-4.17-amd64"),
+            (MACH, "gnumach-image-1.8-486"),
+            (MEMTEST, "memtest86+"),
         ];
         for (source, own) in names {
             let pattern = regex::Regex::new(source.packages)?;

@@ -282,6 +282,16 @@ impl Setup {
             .module(Module::initrd(initrd, &guest.name))
     }
 
+    /// Adds Memtest86+, with its screen on the guest's console, too.
+    ///
+    /// # Errors
+    /// As [`kernel::fetch_memtest`].
+    pub fn memtest(self, guest: &Guest) -> Result<Self> {
+        let command_line = format!("{LINUX_CONSOLE} {}", guest.command_line);
+        let guest = guest.clone().command_line(command_line.trim_end());
+        Ok(self.module(guest.kernel(&kernel::fetch_memtest()?)))
+    }
+
     /// Has QEMU itself load it, which speaks multiboot 1, and without modules.
     #[must_use]
     pub fn by_multiboot_1(mut self) -> Self {

@@ -12,7 +12,8 @@
 //! few for its trigger level.
 //!
 //! The modem at the other end is there and ready: DCD, DSR and CTS are asserted, RI is not.
-//! OUT2 gates the interrupt output, as the wiring of a PC has it.
+//! OUT2 does not gate the interrupt output, though the wiring of a PC has it so: as with QEMU and
+//! other hypervisors, for whose serial port there are kernels that never set it (xv6).
 
 use bitflags::bitflags;
 
@@ -460,11 +461,11 @@ impl Uart {
         None
     }
 
-    /// Brings the interrupt output up to date. In loopback, OUT2 is disconnected.
+    /// Brings the interrupt output up to date. In loopback nothing leaves the port: on a PC that
+    /// disconnects OUT2.
     fn drive(&mut self, line: &mut impl Line) {
-        let gate = self.modem_control.contains(ModemControl::OUT2)
-            && !self.modem_control.contains(ModemControl::LOOPBACK);
-        let level = gate && self.cause().is_some();
+        let is_looped = self.modem_control.contains(ModemControl::LOOPBACK);
+        let level = !is_looped && self.cause().is_some();
         if level != self.output {
             self.output = level;
             line.set_level(level);
