@@ -131,7 +131,7 @@ impl Options {
             let setup = setup.debian_disk(self.debian.series, &guest)?;
             Ok((setup, guest.name))
         } else if self.guest == MEMTEST && self.kernel.is_none() {
-            let guest = guest(&vm_name(MEMTEST));
+            let guest = guest("memtest");
             let setup = setup.memtest(&guest)?;
             Ok((setup, guest.name))
         } else if self.guest == LINUX || self.kernel.is_some() {
