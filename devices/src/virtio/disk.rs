@@ -1,7 +1,10 @@
 //! The contents of a disk: a base that is never written, and pages over it that were.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
+
+use spin::Mutex;
 
 /// The unit of addresses on a disk, in bytes.
 pub const SECTOR: u64 = 512;
@@ -35,10 +38,16 @@ enum Page {
 pub struct Disk {
     base: &'static [u8],
     pages: Vec<Page>,
+    /// The number of pages that are [`Page::Own`].
+    own: usize,
     read_only: bool,
     /// Whether the machine has memory for a copy: see [`Disk::new`].
     has_room: fn() -> bool,
 }
+
+/// A disk that outlives the device in front of it. Only that works with it, under the lock of its VM's board: nobody
+/// waits for this one but who looks at how much was written.
+pub type SharedDisk = Arc<Mutex<Disk>>;
 
 /// Makes a page in memory of its own, which begins with `bytes` and goes on with zeros.
 fn own_page(bytes: &[u8]) -> Result<Box<[u8]>, DiskError> {
@@ -69,12 +78,14 @@ impl Disk {
             .map_err(|_| DiskError::OutOfMemory)?;
         let (whole, rest) = base.as_chunks::<PAGE>();
         pages.resize(whole.len(), Page::Base);
+        let own = usize::from(!rest.is_empty());
         if !rest.is_empty() {
             pages.push(Page::Own(own_page(rest)?));
         }
         Ok(Self {
             base,
             pages,
+            own,
             read_only,
             has_room,
         })
@@ -151,6 +162,7 @@ impl Disk {
         let slot = &mut self.pages[page];
         if let Some(copy) = copy {
             *slot = Page::Own(copy);
+            self.own += 1;
         }
         match slot {
             Page::Own(bytes) => bytes
@@ -175,7 +187,9 @@ impl Disk {
             let piece = Self::piece(at, length - done);
             if piece == PAGE {
                 let page = self.pages.get_mut(Self::locate(at).0);
-                *page.ok_or(DiskError::OutOfRange)? = Page::Zeros;
+                let page = page.ok_or(DiskError::OutOfRange)?;
+                let former = core::mem::replace(page, Page::Zeros);
+                self.own -= usize::from(matches!(former, Page::Own(_)));
             } else {
                 self.write(at, piece)?.fill(0);
             }
@@ -186,9 +200,14 @@ impl Disk {
 
     /// Returns how many pages have memory of their own.
     #[must_use]
-    pub fn own_pages(&self) -> usize {
-        let own = |page: &&Page| matches!(page, Page::Own(_));
-        self.pages.iter().filter(own).count()
+    pub const fn own_pages(&self) -> usize {
+        self.own
+    }
+
+    /// Returns how much memory these take, in bytes.
+    #[must_use]
+    pub const fn own_bytes(&self) -> u64 {
+        (self.own * PAGE) as u64
     }
 
     /// Returns the page of byte `offset`, and where in it that is.
@@ -321,6 +340,8 @@ mod tests {
                 at += piece as u64;
             }
             prop_assert_eq!(base, super::tests::base(length), "the base stays");
+            let own = disk.pages.iter().filter(|page| matches!(page, Page::Own(_)));
+            prop_assert_eq!(disk.own_pages(), own.count());
         }
     }
 }

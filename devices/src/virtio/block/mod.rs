@@ -7,7 +7,7 @@ use alloc::string::String;
 
 use super::chain::Chain;
 use super::device::{Budget, DeviceError, Progress, VirtioDevice};
-use super::disk::{Disk, DiskError, SECTOR};
+use super::disk::{Disk, DiskError, SECTOR, SharedDisk};
 use super::queue::Queue;
 use crate::guest_memory::GuestMemory;
 
@@ -72,7 +72,15 @@ struct Transfer {
 /// The block device.
 #[derive(Debug)]
 pub struct Block {
-    disk: Disk,
+    disk: SharedDisk,
+    sectors: u64,
+    is_read_only: bool,
+    requests: Requests,
+}
+
+/// The requests for a disk.
+#[derive(Debug)]
+struct Requests {
     id: String,
     chain: Chain,
     /// The unfinished transfer of the present chain.
@@ -80,21 +88,33 @@ pub struct Block {
 }
 
 impl Block {
-    /// Makes a device of `disk`, with a name for the guest of up to [`ID_LENGTH`] bytes.
+    /// Makes a device of `disk`, with a name for the guest of up to [`ID_LENGTH`] bytes. No other device works
+    /// with the disk at the same time.
     #[must_use]
-    pub fn new(disk: Disk, id: String) -> Self {
+    pub fn new(disk: SharedDisk, id: String) -> Self {
+        let (sectors, is_read_only) = {
+            let disk = disk.lock();
+            (disk.sectors(), disk.is_read_only())
+        };
         Self {
             disk,
-            id,
-            chain: Chain::new(),
-            transfer: None,
+            sectors,
+            is_read_only,
+            requests: Requests {
+                id,
+                chain: Chain::new(),
+                transfer: None,
+            },
         }
     }
+}
 
+impl Requests {
     /// Begins with the present chain: whatever is short is done; `None` if there is something to
     /// transfer.
     fn begin(
         &mut self,
+        disk: &mut Disk,
         memory: &dyn GuestMemory,
         budget: &mut Budget,
     ) -> Result<Option<Status>, DeviceError> {
@@ -108,23 +128,29 @@ impl Block {
         let room = room.ok_or(super::chain::BufferError::TooShort)?;
         let data = self.chain.readable().len() - HEADER;
         Ok(match kind {
-            request::IN => self.begin_transfer(false, sector, room),
-            request::OUT if self.disk.is_read_only() => Some(Status::IoError),
-            request::OUT => self.begin_transfer(true, sector, data),
+            request::IN => self.begin_transfer(disk, false, sector, room),
+            request::OUT if disk.is_read_only() => Some(Status::IoError),
+            request::OUT => self.begin_transfer(disk, true, sector, data),
             request::FLUSH => Some(Status::Ok),
             request::GET_ID => Some(self.tell_id(memory, room)?),
             request::DISCARD | request::WRITE_ZEROES => {
-                Some(self.discard(memory, kind, data, budget)?)
+                Some(self.discard(disk, memory, kind, data, budget)?)
             }
             _ => Some(Status::Unsupported),
         })
     }
 
-    fn begin_transfer(&mut self, to_disk: bool, sector: u64, length: u32) -> Option<Status> {
+    fn begin_transfer(
+        &mut self,
+        disk: &Disk,
+        to_disk: bool,
+        sector: u64,
+        length: u32,
+    ) -> Option<Status> {
         if !u64::from(length).is_multiple_of(SECTOR) {
             return Some(Status::IoError);
         }
-        match self.disk.offset(sector, u64::from(length) / SECTOR) {
+        match disk.offset(sector, u64::from(length) / SECTOR) {
             Ok(offset) => {
                 self.transfer = Some(Transfer {
                     to_disk,
@@ -153,6 +179,7 @@ impl Block {
     /// Discards or writes zeros, in one segment as the configuration has it.
     fn discard(
         &mut self,
+        disk: &mut Disk,
         memory: &dyn GuestMemory,
         kind: u32,
         data: u32,
@@ -180,16 +207,16 @@ impl Block {
         }
         let length = u64::from(count) * SECTOR;
         budget.spend(length / DISCARD_SPEED);
-        let result = self
-            .disk
+        let result = disk
             .offset(sector, count.into())
-            .and_then(|offset| self.disk.discard(offset, length));
+            .and_then(|offset| disk.discard(offset, length));
         Ok(result.map_or_else(Status::from, |()| Status::Ok))
     }
 
     /// Goes on with a transfer, as far as `budget` goes. `None` if it is not finished.
     fn transfer(
         &mut self,
+        disk: &mut Disk,
         memory: &dyn GuestMemory,
         budget: &mut Budget,
     ) -> Result<Option<Status>, DeviceError> {
@@ -203,7 +230,7 @@ impl Block {
             let at = transfer.offset + u64::from(transfer.done);
             let piece = Disk::piece(at, u64::from(transfer.length - transfer.done));
             if transfer.to_disk {
-                match self.disk.write(at, piece) {
+                match disk.write(at, piece) {
                     Ok(bytes) => {
                         let offset = HEADER + transfer.done;
                         self.chain.readable().read(memory, offset, bytes)?;
@@ -211,7 +238,7 @@ impl Block {
                     Err(error) => return Ok(Some(error.into())),
                 }
             } else {
-                match self.disk.read(at, piece) {
+                match disk.read(at, piece) {
                     Ok(bytes) => self.chain.writable().write(memory, transfer.done, bytes)?,
                     Err(error) => return Ok(Some(error.into())),
                 }
@@ -259,7 +286,7 @@ impl VirtioDevice for Block {
     }
 
     fn features(&self) -> u64 {
-        let writable = if self.disk.is_read_only() {
+        let writable = if self.is_read_only {
             feature::RO
         } else {
             feature::FLUSH | feature::DISCARD | feature::WRITE_ZEROES
@@ -276,7 +303,7 @@ impl VirtioDevice for Block {
         const SEGMENTS: u32 = super::queue::MAX_SIZE as u32 - 2;
         let byte = |value: u32, first: usize| value.to_le_bytes()[offset - first];
         match offset {
-            0..8 => self.disk.sectors().to_le_bytes()[offset],
+            0..8 => self.sectors.to_le_bytes()[offset],
             12..16 => byte(SEGMENTS, 12),
             20..24 => byte(SECTOR as u32, 20),
             // Discard: the most sectors, the most segments, the alignment.
@@ -297,31 +324,33 @@ impl VirtioDevice for Block {
         queue: &mut Queue,
         memory: &dyn GuestMemory,
     ) -> Result<Progress, DeviceError> {
+        let mut disk = self.disk.lock();
+        let requests = &mut self.requests;
         let mut budget = Budget::new();
         while !budget.is_spent() {
-            let status = if self.transfer.is_some() {
+            let status = if requests.transfer.is_some() {
                 None
-            } else if queue.take(memory, &mut self.chain)? {
-                budget.spend_on_request(&self.chain);
-                self.begin(memory, &mut budget)?
+            } else if queue.take(memory, &mut requests.chain)? {
+                budget.spend_on_request(&requests.chain);
+                requests.begin(&mut disk, memory, &mut budget)?
             } else {
                 return Ok(Progress::Idle);
             };
             let status = match status {
                 Some(status) => status,
-                None => match self.transfer(memory, &mut budget)? {
+                None => match requests.transfer(&mut disk, memory, &mut budget)? {
                     Some(status) => status,
                     None => return Ok(Progress::Busy),
                 },
             };
-            self.finish(status, queue, memory)?;
+            requests.finish(status, queue, memory)?;
         }
         Ok(Progress::Busy)
     }
 
     /// Forgets what it was working on. What is on the disk stays there.
     fn reset(&mut self) {
-        self.transfer = None;
+        self.requests.transfer = None;
     }
 }
 

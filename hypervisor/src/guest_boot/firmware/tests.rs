@@ -122,6 +122,7 @@ fn disks_are_booted_from_in_their_order() {
         data: &[],
         read_only: false,
         id: String::new(),
+        keeps: false,
     };
     let mut vm = VmConfig {
         disks: vec![disk; 2],
