@@ -1,5 +1,5 @@
-//! Writes and reads the first virtio disk at random, and verifies what is there, over power cuts too: see
-//! [`crate::blocks`]. What was on the disk before is gone, unless this behavior has written it.
+//! Writes and reads a disk at random, and verifies what is there, over power cuts too: see [`crate::blocks`]. It is
+//! the virtio disk of the name `blocks`, so that no other is written by mistake.
 
 use core::ffi::CStr;
 
@@ -8,12 +8,15 @@ use crate::blocks::exerciser::{BUFFER, Exerciser, Failure, Loss, Volume};
 use crate::blocks::rounds::Way;
 use crate::blocks::sector::LENGTH;
 use crate::say;
-use crate::system::files::File;
+use crate::system::files::{self, File};
 use crate::system::time::{Clock, now};
 use crate::system::{Errno, memory};
 use crate::work::Work;
 
-const DISK: &CStr = c"/dev/vda";
+/// The name of the disk: its serial number.
+const NAME: &[u8] = b"blocks";
+/// The letters of disks among which it is looked for.
+const LETTERS: core::ops::RangeInclusive<u8> = b'a'..=b'h';
 
 /// The seed of a new disk's history, if the process is started without a number.
 const SEED: u32 = 1;
@@ -24,7 +27,7 @@ const INTERVAL: u64 = 200_000_000;
 
 pub(super) const BEHAVIOR: Behavior = Behavior {
     name: "blocks",
-    unit: "a round of 8 random writes and reads of /dev/vda, verified and flushed, over power cuts too; a new disk is of zeros",
+    unit: "a round of 8 random writes and reads of the disk `id=blocks`, verified and flushed, over power cuts too",
     run,
 };
 
@@ -52,6 +55,31 @@ impl Disk {
             Way::Cached => &self.cached,
         }
     }
+}
+
+/// Returns the text of `path`, whose letter `?` is this one.
+fn with_letter<const N: usize>(mut path: [u8; N], letter: u8) -> [u8; N] {
+    for place in path.iter_mut().filter(|place| **place == b'?') {
+        *place = letter;
+    }
+    path
+}
+
+/// Opens the disk that is meant.
+fn find() -> Result<Disk, Errno> {
+    for letter in LETTERS {
+        let serial = with_letter(*b"/sys/block/vd?/serial\0", letter);
+        let device = with_letter(*b"/dev/vd?\0", letter);
+        let [serial, device] = [&serial[..], &device].map(CStr::from_bytes_until_nul);
+        let (Ok(serial), Ok(device)) = (serial, device) else {
+            continue;
+        };
+        let mut buffer = [0; 32];
+        if files::read_file(serial, &mut buffer).is_ok_and(|name| name == NAME) {
+            return Disk::open(device);
+        }
+    }
+    Err(Errno::ENODEV)
 }
 
 /// Tells whether all was read or written.
@@ -86,7 +114,8 @@ impl Volume for Disk {
 }
 
 fn run(work: Work) -> Result<(), Errno> {
-    let disk = Disk::open(DISK)?;
+    let begun_at = now(Clock::Monotonic);
+    let disk = find()?;
     let current = memory::private_numbers(disk.sectors as usize)?;
     let buffer = memory::private(BUFFER)?;
     let mut told = 0;
@@ -122,23 +151,25 @@ fn run(work: Work) -> Result<(), Errno> {
         let now = now(Clock::Monotonic);
         if now >= due {
             due = now + INTERVAL;
-            say_how_far(&life);
+            say_how_far(&life, now - begun_at);
         }
     }
-    say_how_far(&life);
+    say_how_far(&life, now(Clock::Monotonic) - begun_at);
     Ok(())
 }
 
-fn say_how_far(life: &Exerciser<'_, Disk>) {
+/// Tells what has been done in so many nanoseconds.
+fn say_how_far(life: &Exerciser<'_, Disk>, passed: u64) {
     let tally = life.tally();
     say!(
-        "blocks life={} round={} rounds={} written={} read={} lost={}",
+        "blocks life={} round={} rounds={} written={} read={} lost={} ms={}",
         life.ledger().lives(),
         life.ledger().flushed(),
         tally.rounds,
         tally.written,
         tally.read,
-        tally.lost
+        tally.lost,
+        passed / 1_000_000
     );
 }
 
