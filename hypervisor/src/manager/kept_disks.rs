@@ -19,7 +19,7 @@ use crate::vm_config::GuestDisk;
 /// The disks of a VM that are kept, whether it runs or not.
 #[derive(Debug, Default)]
 pub(super) struct KeptDisks {
-    /// By their numbers among all its disks; `None` for one that begins anew each time.
+    /// The disks, by their numbers among all of the VM's; `None` for one that begins anew each time.
     disks: Vec<Option<SharedDisk>>,
 }
 

@@ -58,18 +58,18 @@ pub struct Options {
     results: options::Results,
 }
 
-/// What a guest that is at work is made to live through.
+/// An event in the life of a guest that is at work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Event {
-    /// `pause`, and `resume` after a while.
+    /// A `pause`, and `resume` after a while.
     Pause,
-    /// `restart`.
+    /// A `restart`.
     Restart,
-    /// `restart`, after a `pause`.
+    /// A `restart` after a `pause`.
     RestartPaused,
-    /// `stop`, and `start`.
+    /// A `stop`, and `start`.
     StopAndStart,
-    /// The guest resets itself.
+    /// A reset by the guest itself.
     Reset,
 }
 
@@ -116,7 +116,7 @@ struct Progress {
     ms: u64,
 }
 
-/// What the workload found on the disk after a power cut.
+/// The state of the disk after a power cut, as the workload has found it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Survey {
     life: u64,
@@ -230,7 +230,7 @@ impl Outcome {
             ms,
             ..
         } = self.sums;
-        let mib = |sectors: u64| format!("{}", sectors * SECTOR >> 20);
+        let mib = |sectors: u64| ((sectors * SECTOR) >> 20).to_string();
         let verdict = if self.misses().is_empty() {
             "passed"
         } else {

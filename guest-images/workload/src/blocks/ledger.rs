@@ -13,7 +13,7 @@ const HEADER: usize = 32;
 
 const _: () = assert!(HEADER + 4 * MOST_LIVES <= sector::LENGTH);
 
-/// What was done to a disk.
+/// The history of a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ledger {
     /// The seed of its history.

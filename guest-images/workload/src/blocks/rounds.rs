@@ -12,9 +12,9 @@ pub const MOST_SECTORS: u32 = 640;
 /// The way in which something is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// From the program's memory to the disk: `O_DIRECT`.
+    /// The way from the program's memory to the disk: `O_DIRECT`.
     Direct,
-    /// Through the kernel's page cache, which writes it when it likes, or when it is to flush.
+    /// The way through the kernel's page cache, which writes it when it likes, or when it is to flush.
     Cached,
 }
 

@@ -75,9 +75,9 @@ pub struct Loss {
 pub struct Survey {
     /// The sectors that have what was flushed.
     pub flushed: u32,
-    /// Those that have what was being written when the power was cut.
+    /// The sectors that have what was being written when the power was cut.
     pub newer: u32,
-    /// Those that have anything else.
+    /// The sectors that have anything else.
     pub lost: u32,
 }
 
@@ -90,7 +90,7 @@ pub struct Tally {
     pub written: u64,
     /// Sectors read, of which all were verified.
     pub read: u64,
-    /// Of those, the ones that were not as they must be.
+    /// The sectors among those that were not as they must be.
     pub lost: u64,
 }
 
