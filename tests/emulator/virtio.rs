@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tests::{Case, file, tarpit};
+use xtask::testbed::build;
 use xtask::testbed::initramfs::{self, Program};
 use xtask::testbed::kernel::{self, Series};
 use xtask::testbed::module::{Guest, Module, QUICK_BOOT};
@@ -59,7 +60,7 @@ fn answer(
     Ok(exits)
 }
 
-/// Debian's kernel, and an initial RAM disk with busybox, the drivers, and `script` as the first
+/// Debian's kernel, and an initial RAM disk with busybox, the workload, the drivers, and `script` as the first
 /// process.
 fn debian(case: &Case, script: &str) -> Result<(PathBuf, PathBuf)> {
     let package = kernel::fetch_with_modules(Series::default())?;
@@ -69,13 +70,14 @@ fn debian(case: &Case, script: &str) -> Result<(PathBuf, PathBuf)> {
     };
     let mut programs = Program::modules(&package.modules(DRIVERS)?)?;
     programs.extend([Program::busybox()?, init]);
+    programs.push(Program::copy(&build::all()?.workload, "workload")?);
     let initrd = initramfs::pack_programs(&case.file_name(), &programs)?;
     Ok((package.image, initrd))
 }
 
-/// `web` has a disk of its own, an entropy device and a console beside the serial line, with interrupts by
-/// messages; `old` can only read its disk, whose image is compressed, and has an interrupt pin and configuration by
-/// ports.
+/// `web` has a disk that begins anew at a restart and one that is kept, an entropy device and a console beside the
+/// serial line, with interrupts by messages; `old` can only read its disk, whose image is compressed, and has an
+/// interrupt pin and configuration by ports.
 pub(crate) fn debian_reads_and_writes_disks(case: &Case) -> Result<()> {
     const SECTOR: usize = 512;
     let (kernel, initrd) = debian(case, include_str!("virtio_disks.sh"))?;
@@ -93,6 +95,7 @@ pub(crate) fn debian_reads_and_writes_disks(case: &Case) -> Result<()> {
     let mut rounded = content;
     rounded.resize(rounded.len().next_multiple_of(SECTOR), 0);
     let sum = sha256sum(&file(case, "rounded", &rounded)?)?;
+    let kept = file(case, "kept", &vec![0; 1 << 20])?;
 
     let web = Guest {
         vcpus: 2,
@@ -108,6 +111,7 @@ pub(crate) fn debian_reads_and_writes_disks(case: &Case) -> Result<()> {
         .linux(&kernel, &initrd, &web)
         .linux(&kernel, &initrd, &old)
         .module(Module::disk(&disk, "web", "id=the-root"))
+        .module(Module::disk(&kept, "web", "id=blocks snapshot=keep"))
         .module(Module::disk(&compressed, "old", "ro"))
         .boot()?
         .patience(PATIENCE);
@@ -126,7 +130,17 @@ pub(crate) fn debian_reads_and_writes_disks(case: &Case) -> Result<()> {
         said += &session.exchange(command)?.said;
     }
     said += &session.wait_for("disks: web done")?;
-    said += &session.exchange("restart web")?.said;
+    // In the middle of writing the other one.
+    for commands in [&["pause web", "resume web"][..], &["restart web"]] {
+        said += &session.wait_for("workload: blocks life=1 ")?;
+        for command in commands {
+            said += &session.exchange(command)?.said;
+        }
+    }
+    said += &session.wait_for("workload: blocks began life=2 ")?;
+    let found = session.wait_for("\n")?;
+    ensure!(found.contains(" lost=0"), "lost in a restart: {found}");
+    said += &session.wait_for("workload: blocks life=2 ")?;
     for question in ["read?", "write?"] {
         answer(&mut session, &mut said, "web", question, &[])?;
     }
@@ -134,8 +148,8 @@ pub(crate) fn debian_reads_and_writes_disks(case: &Case) -> Result<()> {
     said += &session.exchange("vms")?.said;
     let count = |line: &str| said.matches(line).count();
     for (line, times) in [
-        // The host bridge, the entropy device, the disk and the console.
-        ("disks: web functions 0x0d57 0x1044 0x1042 0x1043", 2),
+        // The host bridge, the entropy device, the disks and the console.
+        ("disks: web functions 0x0d57 0x1044 0x1042 0x1042 0x1043", 2),
         ("disks: web heard: go on", 4),
         ("disks: web id the-root, read-only 0", 2),
         (&*format!("disks: web begins as {sum}"), 2),
@@ -244,6 +258,7 @@ fn ensure_no_complaint(said: &str) -> Result<()> {
         "BUG:",
         "Call Trace",
         "needs a reset",
+        "LOST",
     ] {
         ensure!(!said.contains(complaint), "`{complaint}` in:\n{said}");
     }

@@ -15,6 +15,11 @@ done
 say "functions" $(cat /sys/bus/pci/devices/*/device)
 say "id $(cat /sys/block/vda/serial), read-only $(cat /sys/block/vda/ro)"
 say "begins as" $(sha256sum < /dev/vda)
+
+# The workload with the disk that is kept: what it does, and for how many seconds.
+blocks() {
+    { echo start blocks; sleep $1; echo exit 0; sleep 1; } | /workload workload.mode=idle workload.interval_ms=0
+}
 grep virtio /proc/interrupts
 
 # Asks the operator to go on, at the console beside the serial line.
@@ -27,7 +32,7 @@ ask() {
 
 # One block at a time, from the disk, on the processor that takes its interrupts.
 read_blocks() {
-    irq=$(sed -n 's/^ *\([0-9]*\):.*virtio[0-9]*-req\.0$/\1/p' /proc/interrupts)
+    irq=$(sed -n 's/^ *\([0-9]*\):.*virtio[0-9]*-req\.0$/\1/p' /proc/interrupts | head -n 1)
     ask "read?"
     taskset $(cat /proc/irq/$irq/effective_affinity) dd if=/dev/vda of=/dev/null bs=4k count=500 iflag=direct status=none || fail read
     ask "write?"
@@ -86,11 +91,14 @@ if [ "$(cat /sys/block/vda/ro)" = 1 ]
 then
     dd if=/dev/zero of=/dev/vda count=1 2> /dev/null || say "cannot be written"
 else
+    # After a restart: is there what was written before?
+    [ "$(head -c 6 /dev/vdb)" != ledger ] || blocks 1
     read_blocks
     write_at_random
     keep_files
 fi
 say done
+[ $vm = old ] || blocks 1000
 while :
 do
     sleep 1000

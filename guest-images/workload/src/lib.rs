@@ -1,11 +1,12 @@
 //! The parts of the Linux workload.
 //!
 //! [`init`] is the program, [`workers`] its processes, and [`behaviors`] what they do;
-//! [`parameters`], [`command`], [`start`], [`schedule`] and [`computation`] are pure and tested on
+//! [`parameters`], [`command`], [`start`], [`schedule`], [`blocks`] and [`computation`] are pure and tested on
 //! the host; [`system`] is the only module that makes system calls.
 #![cfg_attr(not(test), no_std)]
 
 pub mod behaviors;
+pub mod blocks;
 pub mod command;
 pub mod computation;
 pub mod console;

@@ -18,7 +18,6 @@ use devices::time::{Hertz, HostTicks};
 use devices::virtio::block::Block;
 use devices::virtio::console::{Console, ConsoleInput, ConsoleLine};
 use devices::virtio::device::VirtioDevice;
-use devices::virtio::disk::Disk;
 use devices::virtio::net::{Limit, Net};
 use devices::virtio::pci::VirtioPci;
 use devices::virtio::rng::Rng;
@@ -37,7 +36,6 @@ use crate::cpuid::{self, GuestCpuid, VmxSupport};
 use crate::guest_boot::{self, GuestImage, LoadError};
 use crate::ids::{MAX_VCPUS, VmId};
 use crate::machine::entropy;
-use crate::machine::heap;
 use crate::machine::host_time::host_now;
 use crate::machine::memory::{self, Frames, OutOfMemory};
 use crate::machine::rtc;
@@ -49,7 +47,7 @@ use crate::vm::host::{SerialOutput, Waker};
 use crate::vm::memory_map::MemoryMap;
 use crate::vm::ram::GuestRam;
 use crate::vm::rom::Rom;
-use crate::vm::{Nic, Vm, VmParts};
+use crate::vm::{Nic, Vm, VmDisk, VmParts};
 use crate::vm_config::VmConfig;
 
 /// The things that are made for a VM once, for all its lives: it takes its time, for its files may be large.
@@ -128,13 +126,14 @@ impl VmFactory for HostFactory {
         id: VmId,
         config: &VmConfig<'static>,
         ram: GuestRam,
+        disks: Vec<VmDisk>,
     ) -> Result<NewVm, CreateError> {
         let Prepared { cpuid, rom, .. } = self.prepared(id)?;
         let ram = match rom {
             Some(rom) => ram.with_rom(rom.clone()),
             None => ram,
         };
-        self.make(id, config, cpuid.clone(), ram)
+        self.make(id, config, cpuid.clone(), ram, disks)
     }
 
     fn make_vcpu(
@@ -188,7 +187,7 @@ impl HostFactory {
     }
 
     /// Makes the VM of `config` with the number `id` in `ram`, whose size is that of the
-    /// configuration, without VCPUs.
+    /// configuration, with these `disks` and without VCPUs.
     ///
     /// # Errors
     /// If there is no memory.
@@ -198,6 +197,7 @@ impl HostFactory {
         config: &VmConfig<'static>,
         cpuid: GuestCpuid,
         ram: GuestRam,
+        disks: Vec<VmDisk>,
     ) -> Result<NewVm, CreateError> {
         let lapics: Vec<LocalApic> = (0..config.vcpus)
             .map(|index| {
@@ -217,7 +217,7 @@ impl HostFactory {
         let plugs = Plugs::default();
         let mut nics = Vec::new();
         let console = config.console.then(Arc::<ConsoleInput>::default);
-        let functions = self.pci_functions(config, &plugs, &mut nics, console.as_ref())?;
+        let functions = self.pci_functions(config, &disks, &plugs, &mut nics, console.as_ref())?;
         let clock = VirtualClock::new(start_of_time());
         let now = clock.now(host_now());
         let vm = Arc::new(Vm::new(VmParts {
@@ -241,6 +241,7 @@ impl HostFactory {
             clock,
             ports: lapics.iter().map(|lapic| lapic.port().clone()).collect(),
             output: (self.serial_output)(id),
+            disks,
             nics,
             console,
             waker: self.waker.clone(),
@@ -253,11 +254,13 @@ impl HostFactory {
         Ok(NewVm { vm, lapics })
     }
 
-    /// Returns the devices on the PCI bus of the VM of `config`, whom `plugs` will name, and puts what the
-    /// operator sees of its network devices into `nics`. `console` is the input of its console.
+    /// Returns the devices on the PCI bus of the VM of `config`, whom `plugs` will name, with `disks` behind some
+    /// of them, and puts what the operator sees of its network devices into `nics`. `console` is the input of
+    /// its console.
     fn pci_functions(
         &self,
         config: &VmConfig<'static>,
+        disks: &[VmDisk],
         plugs: &Plugs,
         nics: &mut Vec<Nic>,
         console: Option<&Arc<ConsoleInput>>,
@@ -266,10 +269,8 @@ impl HostFactory {
         if config.entropy {
             devices.push(Box::new(Rng::new(Box::new(entropy::generator()))));
         }
-        for disk in &config.disks {
-            let contents = Disk::new(disk.image, disk.read_only, heap::has_room_for_guests)
-                .map_err(|_| CreateError::Tables)?;
-            devices.push(Box::new(Block::new(contents, disk.id.clone())));
+        for disk in disks {
+            devices.push(Box::new(Block::new(disk.contents.clone(), disk.id.clone())));
         }
         for nic in &config.nics {
             let plugs = plugs.clone();

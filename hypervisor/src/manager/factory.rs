@@ -13,12 +13,12 @@ use crate::guest_boot::LoadError;
 use crate::ids::VmId;
 use crate::scheduler::Runnable;
 use crate::vcpu::backend::Refused;
-use crate::vm::Vm;
 #[cfg(test)]
 use crate::vm::host::{SerialOutput, Waker};
 use crate::vm::ram::GuestRam;
 #[cfg(test)]
 use crate::vm::test_vm;
+use crate::vm::{Vm, VmDisk};
 use crate::vm_config::VmConfig;
 
 /// The reason why a VM cannot be made.
@@ -90,12 +90,13 @@ impl NewVm {
         id: VmId,
         config: &VmConfig<'static>,
         ram: GuestRam,
+        disks: Vec<VmDisk>,
         waker: Arc<dyn Waker>,
         output: Box<dyn SerialOutput>,
     ) -> Self {
         let lapics = test_vm::lapics(config.vcpus);
         Self {
-            vm: test_vm::vm_with(id, &config.name, &lapics, ram, waker, output),
+            vm: test_vm::vm_with(id, &config.name, &lapics, ram, disks, waker, output),
             lapics,
         }
     }
@@ -112,8 +113,8 @@ pub(crate) trait VmFactory: Send + Sync {
     /// If the machine does not have that much left.
     fn allocate_ram(&self, size: u64) -> Result<GuestRam, CreateError>;
 
-    /// Makes the VM of `config` with the number `id` in `ram`, whose size is that of the
-    /// configuration; its VCPUs come later.
+    /// Makes the VM of `config` with the number `id` in `ram`, whose size is that of the configuration, with
+    /// these `disks`; its VCPUs come later.
     ///
     /// # Errors
     /// If there is no memory, or its files make no guest.
@@ -122,6 +123,7 @@ pub(crate) trait VmFactory: Send + Sync {
         id: VmId,
         config: &VmConfig<'static>,
         ram: GuestRam,
+        disks: Vec<VmDisk>,
     ) -> Result<NewVm, CreateError>;
 
     /// Makes VCPU `index` of `vm` with its local APIC. The first one has the guest loaded. On a CPU that has no VCPU loaded.

@@ -10,8 +10,8 @@ use devices::lapic::LocalApic;
 use super::factory::{CreateError, Load, NewVm, VmFactory};
 use crate::ids::VmId;
 use crate::scheduler::Runnable;
-use crate::vm::Vm;
 use crate::vm::ram::GuestRam;
+use crate::vm::{Vm, VmDisk};
 use crate::vm_config::VmConfig;
 
 /// A VM with as many of its VCPUs as there are yet.
@@ -27,7 +27,7 @@ pub(super) struct Making {
 }
 
 impl Making {
-    /// Begins to make the VM of `config` with the number `id`, in `ram`.
+    /// Begins to make the VM of `config` with the number `id`, in `ram`, with these `disks`.
     ///
     /// # Errors
     /// If it cannot be made.
@@ -36,8 +36,9 @@ impl Making {
         id: VmId,
         config: &VmConfig<'static>,
         ram: GuestRam,
+        disks: Vec<VmDisk>,
     ) -> Result<Self, CreateError> {
-        let NewVm { vm, lapics } = factory.make_vm(id, config, ram.clone())?;
+        let NewVm { vm, lapics } = factory.make_vm(id, config, ram.clone(), disks)?;
         debug_assert_eq!(lapics.len(), config.vcpus as usize);
         Ok(Self {
             vm,

@@ -11,6 +11,7 @@
 
 mod create;
 pub(crate) mod factory;
+mod kept_disks;
 mod making;
 mod restarts;
 mod slot;
@@ -238,7 +239,7 @@ impl VmManager {
         Ok(())
     }
 
-    /// Starts a VM that does not run, from its boot modules.
+    /// Starts a VM that does not run, from its boot modules and the disks that are kept.
     ///
     /// # Errors
     /// If it runs.
@@ -253,7 +254,7 @@ impl VmManager {
         Ok(())
     }
 
-    /// Ends a VM, if it runs, and starts it again from its boot modules.
+    /// Ends a VM, if it runs, and starts it again, from its boot modules and the disks that are kept.
     ///
     /// # Errors
     /// If there is no such VM.
@@ -470,7 +471,8 @@ impl VmManager {
                     Some(ram) => ram,
                     None => self.factory.allocate_ram(config.memory)?,
                 };
-                life.making = Some(Making::begin(&*self.factory, id, config, ram)?);
+                let disks = life.disks.for_vm(&config.disks)?;
+                life.making = Some(Making::begin(&*self.factory, id, config, ram, disks)?);
                 return Ok(false);
             }
         };

@@ -5,6 +5,7 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use super::kept_disks::KeptDisks;
 use super::making::Making;
 use super::restarts::Restarts;
 use super::state::{RequestError, VmState};
@@ -34,6 +35,8 @@ pub(super) struct Life {
     pub(super) making: Option<Making>,
     /// The guest's RAM, kept over restarts: it will fit.
     pub(super) ram: Option<GuestRam>,
+    /// The disks that are kept over restarts.
+    pub(super) disks: KeptDisks,
     /// Whether its guest has been loaded since it was made.
     pub(super) loaded: bool,
     /// The times of its automatic restarts.
@@ -54,6 +57,7 @@ impl VmSlot {
                 former: None,
                 making: None,
                 ram: None,
+                disks: KeptDisks::default(),
                 loaded: false,
                 restarts: Restarts::default(),
             }),

@@ -58,6 +58,7 @@ fn vcpus_in(ram: GuestRam, count: u32, prepare: impl Fn(&mut FakeCpu)) -> Vec<Vc
         "test",
         &lapics,
         ram,
+        Vec::new(),
         Arc::new(NoOtherCpu),
         Box::new(test_vm::Written::default()),
     );

@@ -26,6 +26,7 @@ use devices::lapic::{ApicPort, Router};
 use devices::switch::{Mac, Traffic};
 use devices::time::{Hertz, HostTicks, Now};
 use devices::virtio::console::ConsoleInput;
+use devices::virtio::disk::SharedDisk;
 use spin::Mutex;
 use vmx::ept::EptError;
 
@@ -95,7 +96,9 @@ pub(crate) struct Vm {
     stopped_clock_at: Mutex<Option<HostTicks>>,
     /// The destination of its serial port's output.
     pub output: Box<dyn SerialOutput>,
-    /// Its network devices, in their order on the PCI bus.
+    /// Its disks, in their order on the PCI bus.
+    pub disks: Vec<VmDisk>,
+    /// Its network devices, behind them.
     pub nics: Vec<Nic>,
     /// The input of its virtio console, if it has one.
     pub console: Option<Arc<ConsoleInput>>,
@@ -111,6 +114,17 @@ pub(crate) struct Vm {
     power: Mutex<Option<PowerRequest>>,
     /// The number of instructions that were refused to its guest.
     refused_instructions: AtomicU32,
+}
+
+/// A disk of a VM.
+#[derive(Clone, Debug)]
+pub(crate) struct VmDisk {
+    /// Its name, by which the guest can tell disks apart; may be empty.
+    pub id: String,
+    /// Whether its contents outlive the VM: `snapshot=keep`.
+    pub keeps: bool,
+    /// Its contents.
+    pub contents: SharedDisk,
 }
 
 /// A network device of a VM, as the operator sees it.
@@ -146,7 +160,9 @@ pub(crate) struct VmParts {
     pub ports: Vec<Arc<ApicPort>>,
     /// The destination of its serial port's output.
     pub output: Box<dyn SerialOutput>,
-    /// Its network devices, in their order on the PCI bus.
+    /// Its disks, in their order on the PCI bus.
+    pub disks: Vec<VmDisk>,
+    /// Its network devices, behind them.
     pub nics: Vec<Nic>,
     /// The input of its virtio console, if it has one.
     pub console: Option<Arc<ConsoleInput>>,
@@ -196,6 +212,7 @@ impl Vm {
                 .map(|_| Mutex::new(Usage::new(now, usage_window)))
                 .collect(),
             output: parts.output,
+            disks: parts.disks,
             nics: parts.nics,
             console: parts.console,
             waker: parts.waker,

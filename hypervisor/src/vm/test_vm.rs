@@ -21,7 +21,7 @@ use vmx::page::Page;
 use super::host::{SerialOutput, Waker};
 use super::memory_map::MemoryMap;
 use super::ram::GuestRam;
-use super::{Vm, VmParts};
+use super::{Vm, VmDisk, VmParts};
 use crate::cpuid::{self, GuestCpuid, VmxSupport};
 use crate::ids::VmId;
 use crate::machine::host_time::host_now;
@@ -91,15 +91,16 @@ pub(crate) fn vm(
     waker: Arc<dyn Waker>,
     output: Box<dyn SerialOutput>,
 ) -> Arc<Vm> {
-    vm_with(id, name, &lapics(vcpus), ram, waker, output)
+    vm_with(id, name, &lapics(vcpus), ram, Vec::new(), waker, output)
 }
 
-/// A VM in `ram` whose VCPUs have `lapics`.
+/// A VM in `ram` with `disks`, which are on no bus, whose VCPUs have `lapics`.
 pub(crate) fn vm_with(
     id: VmId,
     name: &str,
     lapics: &[LocalApic],
     ram: GuestRam,
+    disks: Vec<VmDisk>,
     waker: Arc<dyn Waker>,
     output: Box<dyn SerialOutput>,
 ) -> Arc<Vm> {
@@ -138,6 +139,7 @@ pub(crate) fn vm_with(
         clock,
         ports: lapics.iter().map(|lapic| lapic.port().clone()).collect(),
         output,
+        disks,
         nics: Vec::new(),
         console: None,
         waker,

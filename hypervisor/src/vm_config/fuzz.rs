@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use super::*;
 use crate::test_text::{Piece, line};
 
-const WORDS: [&str; 58] = [
+const WORDS: [&str; 60] = [
     "kernel ",
     "kernel vm=a ",
     "kernel vm=b ",
@@ -44,6 +44,8 @@ const WORDS: [&str; 58] = [
     " hvc",
     " ro",
     " id=",
+    " snapshot=",
+    "keep",
     " net=",
     " mac=",
     " rate=",

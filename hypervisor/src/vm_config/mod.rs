@@ -9,7 +9,7 @@
 //! firmware vm=NAME [the options of a kernel]
 //! initrd vm=NAME
 //! module vm=NAME [-- STRING]
-//! disk vm=NAME [ro] [id=NAME]
+//! disk vm=NAME [ro] [id=NAME] [snapshot=keep]
 //! net vm=NAME net=NETWORK [mac=ADDRESS] [rate=MBIT]
 //! ```
 //!
@@ -102,6 +102,8 @@ pub(crate) struct GuestDisk<'a> {
     pub read_only: bool,
     /// Its name, by which the guest can tell disks apart; may be empty.
     pub id: String,
+    /// Whether what the guest has written is there when the VM is started again: `snapshot=keep`.
+    pub keeps: bool,
 }
 
 /// A network device of a VM.
@@ -321,6 +323,12 @@ pub(crate) enum Cause {
     /// A file that is no disk image that can be read.
     #[error("the qcow2 image {0}")]
     BadDiskImage(Qcow2Error),
+    /// A value that does not say what becomes of what was written.
+    #[error(
+        "`snapshot={0}`: say `keep`, for what the guest writes to be there when the VM is started again; \
+         without it, the disk begins anew"
+    )]
+    BadSnapshot(String),
     /// More disks and network devices than there are places on the bus.
     #[error("too many disks and networks for VM `{0}`: there is room for {MAX_DEVICES}")]
     TooManyDevices(String),
@@ -362,7 +370,7 @@ impl Role {
                 "vm=, mem=, vcpus=, pin=, weight=, cap=, rng, suppress-policy=, suppress-lead=, watch=, hog=, on-reset=, on-crash=, test-devices"
             }
             Self::Initrd | Self::Module => "vm= only",
-            Self::Disk => "vm=, ro, id=",
+            Self::Disk => "vm=, ro, id=, snapshot=",
             Self::Net => "vm=, net=, mac=, rate=",
         }
     }
@@ -498,6 +506,7 @@ pub(crate) fn parse<'a>(modules: &[BootModule<'a>]) -> Parsed<'a> {
                     image,
                     read_only: description.read_only,
                     id: description.id.unwrap_or_default(),
+                    keeps: description.keeps.is_some(),
                 }),
                 Err(error) => {
                     errors.push(fail(Cause::BadDiskImage(error)));
@@ -542,6 +551,7 @@ struct Description {
     console: bool,
     read_only: bool,
     id: Option<String>,
+    keeps: Option<()>,
     network: Option<String>,
     mac: Option<Mac>,
     rate: Option<Bandwidth>,
@@ -568,7 +578,7 @@ impl Description {
         let mut rules = Vec::new();
         let (mut on_reset, mut on_crash) = (None, None);
         let (mut test_devices, mut entropy, mut console) = (false, false, false);
-        let (mut read_only, mut id) = (false, None);
+        let (mut read_only, mut id, mut keeps) = (false, None, None);
         let (mut network, mut address, mut rate) = (None, None, None);
         for word in words {
             let (option, value) = word.split_once('=').unwrap_or((word, ""));
@@ -630,6 +640,7 @@ impl Description {
                 (Role::Kernel, "hvc") if word == option => console = true,
                 (Role::Disk, "ro") if word == option => read_only = true,
                 (Role::Disk, "id") => set(&mut id, "id", disk_id(value)?)?,
+                (Role::Disk, "snapshot") => set(&mut keeps, "snapshot", keeps_snapshot(value)?)?,
                 (Role::Net, "net") => set(&mut network, "net", name(value)?)?,
                 (Role::Net, "mac") => set(&mut address, "mac", mac(value)?)?,
                 (Role::Net, "rate") => set(&mut rate, "rate", bandwidth(value)?)?,
@@ -665,6 +676,7 @@ impl Description {
             console,
             read_only,
             id,
+            keeps,
             network,
             mac: address,
             rate,
@@ -752,6 +764,14 @@ fn disk_id(value: &str) -> Result<String, Cause> {
         Ok(value.to_owned())
     } else {
         Err(Cause::BadDiskId(value.to_owned()))
+    }
+}
+
+/// Reads what becomes of what was written to a disk.
+fn keeps_snapshot(value: &str) -> Result<(), Cause> {
+    match value {
+        "keep" => Ok(()),
+        _ => Err(Cause::BadSnapshot(value.to_owned())),
     }
 }
 

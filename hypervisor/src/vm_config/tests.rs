@@ -96,6 +96,7 @@ fn all_options_of_a_vm() {
         "module vm=a -- second file",
         "disk vm=a id=root",
         "/boot/data.img disk vm=a ro",
+        "disk vm=a snapshot=keep",
         "kernel vm=b rng hvc test-devices",
         "net vm=b net=lan0",
         "net vm=b net=lan1 rate=250",
@@ -106,7 +107,7 @@ fn all_options_of_a_vm() {
     };
     assert!(other.entropy && other.test_devices && !vm.entropy);
     assert!(other.console && !vm.console);
-    assert_eq!((vm.pci_functions(), other.pci_functions()), (3, 4));
+    assert_eq!((vm.pci_functions(), other.pci_functions()), (4, 4));
     let nics = |vm: &VmConfig<'_>| -> Vec<(String, String)> {
         let nics = vm.nics.iter();
         nics.map(|nic| (nic.network.clone(), nic.mac.to_string()))
@@ -129,10 +130,14 @@ fn all_options_of_a_vm() {
     let disks: Vec<_> = vm
         .disks
         .iter()
-        .map(|disk| (disk.id.as_str(), disk.read_only, disk.image))
+        .map(|disk| (disk.id.as_str(), disk.read_only, disk.keeps))
         .collect();
+    assert_eq!(
+        disks,
+        [("root", false, false), ("", true, false), ("", false, true)]
+    );
     let raw = DiskImage::Raw(KERNEL);
-    assert_eq!(disks, [("root", false, raw), ("", true, raw)]);
+    assert!(vm.disks.iter().all(|disk| disk.image == raw));
     assert_eq!((vm.memory, vm.vcpus), (2 << 30, 2));
     assert_eq!(vm.pins, [3, 1]);
     assert_eq!((vm.weight, vm.cap), (50, Some(150)));
@@ -313,6 +318,12 @@ fn each_mistake_has_its_cause() {
         let line = std::format!("disk vm=a id={id}");
         assert_eq!(cause(&[&line]), Cause::BadDiskId(id.to_string()));
     }
+    for value in ["", "keeps", "drop"] {
+        let line = std::format!("disk vm=a snapshot={value}");
+        assert_eq!(cause(&[&line]), Cause::BadSnapshot(value.to_string()));
+    }
+    let twice = cause(&["disk vm=a snapshot=keep snapshot=keep"]);
+    assert_eq!(twice, Cause::RepeatedOption("snapshot"));
     let mut lines = std::vec!["kernel vm=a"];
     lines.resize(MAX_DEVICES + 2, "disk vm=a");
     assert_eq!(cause(&lines), Cause::TooManyDevices("a".to_string()));
@@ -435,7 +446,7 @@ proptest! {
 
     #[test]
     fn no_option_makes_the_parser_panic(
-        line in "(kernel|initrd|module|disk|net) vm=(a|b)( (mem|vcpus|pin|weight|cap|vm|rng|hvc|ro|id|net|mac|rate|--)=?[-+,0-9MG]{0,6}){0,4}"
+        line in "(kernel|initrd|module|disk|net) vm=(a|b)( (mem|vcpus|pin|weight|cap|vm|rng|hvc|ro|id|snapshot|net|mac|rate|--)=?[-+,0-9MG]{0,6}){0,4}"
     ) {
         let parsed = parse(&modules(&[&line]));
         prop_assert_eq!(parsed.vms.len() + parsed.errors.len(), 1);

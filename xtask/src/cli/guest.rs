@@ -66,8 +66,8 @@ pub(super) struct Options {
     /// Run all VCPUs on this physical CPU
     #[arg(long, value_name = "CPU")]
     pub(super) pin: Option<u32>,
-    /// A disk that begins as this file, raw or qcow2, and after a space `ro`, `id=NAME` or both. Can be given
-    /// several times
+    /// A disk that begins as this file, raw or qcow2, and after a space `ro`, `id=NAME` and `snapshot=keep`, any of
+    /// them. Can be given several times
     #[arg(long = "disk", value_name = "FILE [OPTIONS]")]
     pub(super) disks: Vec<String>,
     /// Start the guest in SeaBIOS instead of a kernel: it boots from its first `--disk` that can be booted

@@ -15,6 +15,7 @@ pub mod behaviors;
 pub mod bench;
 pub mod bystanders;
 pub mod common;
+pub mod disks;
 pub mod evasion;
 mod exits;
 pub mod figure1;
@@ -64,4 +65,5 @@ experiments! {
     Evasion(evasion),
     Attack(attack),
     Fuzz(fuzz),
+    Disks(disks),
 }

@@ -1,9 +1,8 @@
 #!/bin/busybox sh
-# Starts the system on a disk: its root file system, which is read-only, lies under one in memory that takes
-# what is written. The kernel's command line says which disk (root=), and an address for the network card
-# (address=10.0.0.1/24), if it has one.
+# Starts the system on a disk, whose root file system it checks and may write. The kernel's command line says which
+# disk (root=), and an address for the network card (address=10.0.0.1/24), if it has one.
 /bin/busybox --install -s /bin
-mkdir -p /disk /written /root
+mkdir -p /root
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
@@ -21,11 +20,8 @@ if [ -n "$address" ]; then
     ip link set eth0 up
     ip address add "$address" dev eth0
 fi
-mount -t squashfs -o ro "$root" /disk &&
-    mount -t tmpfs written /written &&
-    mkdir /written/upper /written/work &&
-    mount -t overlay -o lowerdir=/disk,upperdir=/written/upper,workdir=/written/work overlay /root ||
-    exec sh
+# The system has it checked, and then mounted for writing.
+mount -t ext4 -o ro "$root" /root || exec sh
 mount -o move /dev /root/dev
 umount /proc /sys
 exec switch_root /root /sbin/init

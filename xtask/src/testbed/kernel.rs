@@ -151,19 +151,22 @@ pub struct Package {
 impl Package {
     /// Returns the files of these modules and of all that they need, in the order in which they can be
     /// loaded. `names` are those of modprobe: `virtio_blk`, for instance. Which module needs which differs
-    /// between builds of one series.
+    /// between builds of one series, and some are built into one kernel and not into another: those have no file.
     ///
     /// # Errors
     /// When there is no such module, or one cannot be read.
     pub fn modules(&self, names: &[&str]) -> Result<Vec<PathBuf>> {
-        let mut all = BTreeMap::new();
-        find_modules(&self.modules, &mut all)
+        let (mut all, mut built_in) = (BTreeMap::new(), BTreeSet::new());
+        find_modules(&self.modules, &mut all, &mut built_in)
             .with_context(|| format!("cannot look through {}", self.modules.display()))?;
+        let names: Vec<&str> = (names.iter().copied())
+            .filter(|&name| !built_in.contains(name))
+            .collect();
         let file = |name: &str| {
             let file = all.get(name);
             file.with_context(|| format!("no module {name} in {}", self.modules.display()))
         };
-        let order = load_order(names, |name| {
+        let order = load_order(&names, |name| {
             let file = file(name)?;
             needs_of(&std::fs::read(file)?)
                 .with_context(|| format!("cannot read {}", file.display()))
@@ -172,19 +175,34 @@ impl Package {
     }
 }
 
-/// Adds the files of all modules below `directory` to `modules`, by modprobe's names.
-fn find_modules(directory: &Path, modules: &mut BTreeMap<String, PathBuf>) -> io::Result<()> {
+/// Adds the files of all modules below `directory` to `modules`, by modprobe's names, and the names of those that are
+/// built into the kernel to `built_in`.
+fn find_modules(
+    directory: &Path,
+    modules: &mut BTreeMap<String, PathBuf>,
+    built_in: &mut BTreeSet<String>,
+) -> io::Result<()> {
     for entry in std::fs::read_dir(directory)? {
         let path = entry?.path();
         if path.is_dir() {
-            find_modules(&path, modules)?;
-        } else if path.extension().is_some_and(|extension| extension == "ko")
-            && let Some(name) = path.file_stem()
+            find_modules(&path, modules, built_in)?;
+        } else if path
+            .file_name()
+            .is_some_and(|name| name == "modules.builtin")
         {
-            modules.insert(name.to_string_lossy().replace('-', "_"), path);
+            let list = std::fs::read_to_string(&path)?;
+            built_in.extend(list.lines().filter_map(|line| module_name(Path::new(line))));
+        } else if let Some(name) = module_name(&path) {
+            modules.insert(name, path);
         }
     }
     Ok(())
+}
+
+/// Returns modprobe's name of the module in this file, if it is one's.
+fn module_name(file: &Path) -> Option<String> {
+    file.extension().filter(|extension| *extension == "ko")?;
+    Some(file.file_stem()?.to_string_lossy().replace('-', "_"))
 }
 
 /// Returns the names of the modules that one needs, from its file: `depends` in its section
@@ -368,6 +386,17 @@ linux-image-6.12.88+deb12-cloud-amd64-unsigned - Linux 6.12
         };
         let error = package.modules(&["virtio_blk"]).unwrap_err().to_string();
         assert!(error.starts_with("no module virtio_blk in "), "{error}");
+        let list = none.path().join("modules.builtin");
+        std::fs::write(
+            list,
+            "kernel/fs/ext4/ext4.ko\nkernel/drivers/block/virtio_blk.ko\n",
+        )?;
+        assert_eq!(
+            package.modules(&["virtio_blk", "ext4"])?,
+            [""; 0].map(PathBuf::from)
+        );
+        let error = package.modules(&["virtio_blk", "squashfs"]).unwrap_err();
+        assert!(error.to_string().starts_with("no module squashfs in "));
         Ok(())
     }
 

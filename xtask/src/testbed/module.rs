@@ -29,7 +29,8 @@ impl Module {
         }
     }
 
-    /// Makes a disk of a guest, which begins as the file. `options` are `ro`, `id=NAME`, both or none.
+    /// Makes a disk of a guest, which begins as the file. `options` are `ro`, `id=NAME` and `snapshot=keep`, any of them or
+    /// none.
     pub fn disk(file: &Path, vm: &str, options: &str) -> Self {
         Self {
             file: file.to_owned(),
@@ -237,5 +238,6 @@ mod tests {
         let disk = |options| Module::disk(Path::new("d"), "web", options).command_line;
         assert_eq!(disk(""), "disk vm=web");
         assert_eq!(disk("ro id=data"), "disk vm=web ro id=data");
+        assert_eq!(disk("snapshot=keep"), "disk vm=web snapshot=keep");
     }
 }

@@ -33,14 +33,16 @@ use crate::testbed::serial::Session;
 use crate::testbed::userland;
 
 /// The drivers and file systems that a Debian on a disk needs.
-const DISK_DRIVERS: [&str; 6] = [
+const DISK_DRIVERS: [&str; 5] = [
     "virtio_pci",
     "virtio_blk",
     "virtio_net",
     "virtio_rng",
-    "squashfs",
-    "overlay",
+    "ext4",
 ];
+
+/// The drivers of a disk.
+const BLOCK_DRIVERS: [&str; 2] = ["virtio_pci", "virtio_blk"];
 
 /// The drivers of a network card.
 const NETWORK_DRIVERS: [&str; 2] = ["virtio_pci", "virtio_net"];
@@ -240,7 +242,7 @@ impl Setup {
             command_line: command_line.trim_end(),
         };
         let disk = disk_image::make(&name, &linux)?;
-        let disk = Module::disk(&disk, &guest.name, "id=root");
+        let disk = Module::disk(&disk, &guest.name, "id=root snapshot=keep");
         Ok(self.seabios(guest)?.module(disk))
     }
 
@@ -250,15 +252,46 @@ impl Setup {
     /// # Errors
     /// When the kernel cannot be fetched, or the workload does not compile.
     pub fn debian_in_network(self, series: Series, guest: &Guest) -> Result<Self> {
+        self.debian_behind(
+            series,
+            guest,
+            &NETWORK_DRIVERS,
+            ("workload-network", include_str!("network_init.sh")),
+        )
+    }
+
+    /// Adds a stock Debian kernel and the workload, behind the driver of disks. The guest's command line gets the
+    /// console in front, and no other parameter.
+    ///
+    /// # Errors
+    /// When the kernel cannot be fetched, or the workload does not compile.
+    pub fn debian_with_disks(self, series: Series, guest: &Guest) -> Result<Self> {
+        self.debian_behind(
+            series,
+            guest,
+            &BLOCK_DRIVERS,
+            ("workload-disks", include_str!("disk_init.sh")),
+        )
+    }
+
+    /// Adds a stock Debian kernel and the workload, behind these drivers and an `init` that is the text of a shell
+    /// script, in a RAM disk of this name.
+    fn debian_behind(
+        self,
+        series: Series,
+        guest: &Guest,
+        drivers: &[&str],
+        (name, init): (&str, &str),
+    ) -> Result<Self> {
         let kernel = kernel::fetch_with_modules(series)?;
         let init = Program {
             path: "init".to_owned(),
-            data: include_str!("network_init.sh").into(),
+            data: init.into(),
         };
         let workload = Program::copy(&build::all()?.workload, "workload")?;
-        let mut programs = Program::modules(&kernel.modules(&NETWORK_DRIVERS)?)?;
+        let mut programs = Program::modules(&kernel.modules(drivers)?)?;
         programs.extend([Program::busybox()?, workload, init]);
-        let initrd = initramfs::pack_programs("workload-network", &programs)?;
+        let initrd = initramfs::pack_programs(name, &programs)?;
         Ok(self.linux(&kernel.image, &initrd, guest))
     }
 

@@ -7,7 +7,7 @@ use alloc::string::String;
 
 use super::chain::{BufferError, Chain};
 use super::device::{Budget, DeviceError, Progress, VirtioDevice};
-use super::disk::{Disk, DiskError, SECTOR};
+use super::disk::{Disk, DiskError, SECTOR, SharedDisk};
 use super::queue::Queue;
 use crate::guest_memory::GuestMemory;
 
@@ -119,7 +119,15 @@ impl Transfer {
 /// The block device.
 #[derive(Debug)]
 pub struct Block {
-    disk: Disk,
+    disk: SharedDisk,
+    sectors: u64,
+    is_read_only: bool,
+    requests: Requests,
+}
+
+/// The requests for a disk.
+#[derive(Debug)]
+struct Requests {
     id: String,
     chain: Chain,
     /// The unfinished transfer of the present chain.
@@ -127,20 +135,35 @@ pub struct Block {
 }
 
 impl Block {
-    /// Makes a device of `disk`, with a name for the guest of up to [`ID_LENGTH`] bytes.
+    /// Makes a device of `disk`, with a name for the guest of up to [`ID_LENGTH`] bytes. No other device works
+    /// with the disk at the same time.
     #[must_use]
-    pub fn new(disk: Disk, id: String) -> Self {
+    pub fn new(disk: SharedDisk, id: String) -> Self {
+        let (sectors, is_read_only) = {
+            let disk = disk.lock();
+            (disk.sectors(), disk.is_read_only())
+        };
         Self {
             disk,
-            id,
-            chain: Chain::new(),
-            transfer: None,
+            sectors,
+            is_read_only,
+            requests: Requests {
+                id,
+                chain: Chain::new(),
+                transfer: None,
+            },
         }
     }
+}
 
+impl Requests {
     /// Begins with the present chain: whatever is short is done; `None` if there is something to
     /// transfer.
-    fn begin(&mut self, memory: &dyn GuestMemory) -> Result<Option<Status>, DeviceError> {
+    fn begin(
+        &mut self,
+        disk: &Disk,
+        memory: &dyn GuestMemory,
+    ) -> Result<Option<Status>, DeviceError> {
         let mut header = [0; HEADER as usize];
         self.chain.readable().read(memory, 0, &mut header)?;
         let [k0, k1, k2, k3, _, _, _, _, sector @ ..] = header;
@@ -151,21 +174,29 @@ impl Block {
         let room = room.ok_or(BufferError::TooShort)?;
         let data = self.chain.readable().len() - HEADER;
         Ok(match kind {
-            request::IN => self.begin_transfer(Direction::FromDisk, sector, room),
-            request::OUT if self.disk.is_read_only() => Some(Status::IoError),
-            request::OUT => self.begin_transfer(Direction::ToDisk, sector, data),
+            request::IN => self.begin_transfer(disk, Direction::FromDisk, sector, room),
+            request::OUT if disk.is_read_only() => Some(Status::IoError),
+            request::OUT => self.begin_transfer(disk, Direction::ToDisk, sector, data),
             request::FLUSH => Some(Status::Ok),
             request::GET_ID => Some(self.tell_id(memory, room)?),
-            request::DISCARD | request::WRITE_ZEROES => self.begin_discard(memory, kind, data)?,
+            request::DISCARD | request::WRITE_ZEROES => {
+                self.begin_discard(disk, memory, kind, data)?
+            }
             _ => Some(Status::Unsupported),
         })
     }
 
-    fn begin_transfer(&mut self, direction: Direction, sector: u64, length: u32) -> Option<Status> {
+    fn begin_transfer(
+        &mut self,
+        disk: &Disk,
+        direction: Direction,
+        sector: u64,
+        length: u32,
+    ) -> Option<Status> {
         if !u64::from(length).is_multiple_of(SECTOR) {
             return Some(Status::IoError);
         }
-        match self.disk.offset(sector, u64::from(length) / SECTOR) {
+        match disk.offset(sector, u64::from(length) / SECTOR) {
             Ok(offset) => {
                 self.transfer = Some(Transfer {
                     direction,
@@ -194,6 +225,7 @@ impl Block {
     /// Begins to discard or to write zeros, in one segment as the configuration has it.
     fn begin_discard(
         &mut self,
+        disk: &Disk,
         memory: &dyn GuestMemory,
         kind: u32,
         data: u32,
@@ -215,15 +247,16 @@ impl Block {
         if flags & !known != 0 {
             return Ok(Some(Status::Unsupported));
         }
-        if count > DISCARD_SECTORS || self.disk.is_read_only() {
+        if count > DISCARD_SECTORS || disk.is_read_only() {
             return Ok(Some(Status::IoError));
         }
-        Ok(self.begin_transfer(Direction::Discard, sector, count * SECTOR as u32))
+        Ok(self.begin_transfer(disk, Direction::Discard, sector, count * SECTOR as u32))
     }
 
     /// Goes on with a transfer, as far as `budget` goes. `None` if it is not finished.
     fn transfer(
         &mut self,
+        disk: &mut Disk,
         memory: &dyn GuestMemory,
         budget: &mut Budget,
     ) -> Result<Option<Status>, DeviceError> {
@@ -235,7 +268,7 @@ impl Block {
                 return Ok(None);
             }
             let (length, price) = transfer.piece();
-            match transfer.go_on(length, &mut self.disk, &self.chain, memory, budget) {
+            match transfer.go_on(length, disk, &self.chain, memory, budget) {
                 Ok(Some(copied)) => copied?,
                 Ok(None) => return Ok(None),
                 Err(error) => return Ok(Some(error.into())),
@@ -283,7 +316,7 @@ impl VirtioDevice for Block {
     }
 
     fn features(&self) -> u64 {
-        let writable = if self.disk.is_read_only() {
+        let writable = if self.is_read_only {
             feature::RO
         } else {
             feature::FLUSH | feature::DISCARD | feature::WRITE_ZEROES
@@ -300,7 +333,7 @@ impl VirtioDevice for Block {
         const SEGMENTS: u32 = super::queue::MAX_SIZE as u32 - 2;
         let byte = |value: u32, first: usize| value.to_le_bytes()[offset - first];
         match offset {
-            0..8 => self.disk.sectors().to_le_bytes()[offset],
+            0..8 => self.sectors.to_le_bytes()[offset],
             12..16 => byte(SEGMENTS, 12),
             20..24 => byte(SECTOR as u32, 20),
             // Discard: the most sectors, the most segments, the alignment.
@@ -321,31 +354,33 @@ impl VirtioDevice for Block {
         queue: &mut Queue,
         memory: &dyn GuestMemory,
     ) -> Result<Progress, DeviceError> {
+        let mut disk = self.disk.lock();
+        let requests = &mut self.requests;
         let mut budget = Budget::new();
         while !budget.is_spent() {
-            let status = if self.transfer.is_some() {
+            let status = if requests.transfer.is_some() {
                 None
-            } else if queue.take(memory, &mut self.chain)? {
-                budget.spend_on_request(&self.chain);
-                self.begin(memory)?
+            } else if queue.take(memory, &mut requests.chain)? {
+                budget.spend_on_request(&requests.chain);
+                requests.begin(&disk, memory)?
             } else {
                 return Ok(Progress::Idle);
             };
             let status = match status {
                 Some(status) => status,
-                None => match self.transfer(memory, &mut budget)? {
+                None => match requests.transfer(&mut disk, memory, &mut budget)? {
                     Some(status) => status,
                     None => return Ok(Progress::Busy),
                 },
             };
-            self.finish(status, queue, memory)?;
+            requests.finish(status, queue, memory)?;
         }
         Ok(Progress::Busy)
     }
 
     /// Forgets what it was working on. What is on the disk stays there.
     fn reset(&mut self) {
-        self.transfer = None;
+        self.requests.transfer = None;
     }
 }
 

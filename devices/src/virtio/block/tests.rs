@@ -1,9 +1,11 @@
 extern crate std;
 
+use alloc::sync::Arc;
 use std::vec;
 use std::vec::Vec;
 
 use proptest::prelude::*;
+use spin::Mutex;
 
 use super::*;
 use crate::virtio::disk::image::DiskImage;
@@ -20,6 +22,10 @@ const FEATURES: QueueFeatures = QueueFeatures {
 const AT_HEADER: u64 = BUFFERS;
 const AT_STATUS: u64 = BUFFERS + 16;
 const AT_DATA: u64 = BUFFERS + 0x1000;
+
+fn block(disk: SharedDisk) -> Block {
+    Block::new(disk, "the disk's name".into())
+}
 
 /// A disk of these many bytes, with a driver.
 struct Machine<'a> {
@@ -39,7 +45,7 @@ impl<'a> Machine<'a> {
         let disk = Disk::new(image, read_only, || true).unwrap();
         let driver = Driver::new(ram, 128, true);
         Self {
-            block: Block::new(disk, "the disk's name".into()),
+            block: block(Arc::new(Mutex::new(disk))),
             queue: Queue::new(driver.at, FEATURES).unwrap(),
             driver,
             ram,
@@ -167,7 +173,7 @@ fn a_discard_gives_memory_back_and_leaves_zeros() {
             .0,
         0
     );
-    assert_eq!(machine.block.disk.own_pages(), 2);
+    assert_eq!(machine.block.disk.lock().own_pages(), 2);
     let segment = |sector: u64, count: u32, flags: u32| {
         let mut bytes = sector.to_le_bytes().to_vec();
         bytes.extend(count.to_le_bytes());
@@ -177,7 +183,7 @@ fn a_discard_gives_memory_back_and_leaves_zeros() {
     };
     let data = segment(8, 8, 0);
     assert_eq!(machine.request(request::DISCARD, 0, &data), (0, 1));
-    assert_eq!(machine.block.disk.own_pages(), 1);
+    assert_eq!(machine.block.disk.lock().own_pages(), 1);
     let data = segment(16, 1, UNMAP);
     assert_eq!(machine.request(request::WRITE_ZEROES, 0, &data), (0, 1));
     assert_eq!(
@@ -215,6 +221,37 @@ fn a_long_transfer_is_made_in_pieces() {
     let progress = machine.block.work(0, &mut machine.queue, &ram);
     assert_eq!(progress, Ok(Progress::Idle));
     assert_eq!(machine.driver.take_back(), None);
+}
+
+/// As after a power cut: the part of a request that was not worked on is lost, and nothing else is.
+#[test]
+fn a_disk_outlives_its_device_with_all_that_was_answered() {
+    let ram = Ram::new(2 << 20);
+    let mut machine = Machine::new(&ram, 4096 * 512, false);
+    ram.put(AT_DATA, &[0xaa; 512]);
+    assert_eq!(
+        machine.request(request::OUT, 5, &[(AT_DATA, 512, false)]).0,
+        0
+    );
+    const LENGTH: u32 = 1 << 20;
+    ram.put(AT_DATA, &vec![0xbb; LENGTH as usize]);
+    machine.ask(request::OUT, 8, &[(AT_DATA, LENGTH, false)]);
+    let progress = machine.block.work(0, &mut machine.queue, &ram);
+    assert_eq!(progress, Ok(Progress::Busy));
+    let disk = machine.block.disk.clone();
+
+    let ram = Ram::new(2 << 20);
+    let mut machine = Machine::new(&ram, 512, false);
+    machine.block = block(disk);
+    let read = &[(AT_DATA, LENGTH, true)];
+    assert_eq!(machine.request(request::IN, 0, read), (0, LENGTH + 1));
+    let now = ram.bytes(AT_DATA, LENGTH as usize);
+    let sector = |n: usize| now[n * 512];
+    assert_eq!([4, 5, 6].map(sector), [4, 0xaa, 6]);
+    let written = (8..2048).take_while(|&n| sector(n) == 0xbb).count();
+    assert!((1..2040).contains(&written), "{written} sectors");
+    let old = |n: usize| now[n * 512..][..512].iter().all(|&byte| byte == n as u8);
+    assert!((8 + written..2048).all(old), "whole sectors are old or new");
 }
 
 #[test]
@@ -317,7 +354,7 @@ proptest! {
         let image = if compressed { recognized(qcow2(&contents, 14, |_| false)) } else { raw(contents) };
         let mut machine = Machine::with_image(&ram, image, read_only);
         hostile::torment(&mut machine.block, seed, some_header, &mut || {});
-        prop_assert!(machine.block.disk.own_pages() <= SECTORS / 8);
+        prop_assert!(machine.block.disk.lock().own_pages() <= SECTORS / 8);
         let length = SECTORS as u32 * 512;
         prop_assert_eq!(machine.request(request::IN, 0, &[(AT_DATA, length, true)]), (0, length + 1));
         if read_only {
@@ -378,7 +415,7 @@ mod fuzz {
                 let mut machine = Machine::new(&ram, SECTORS * 512, *read_only);
                 let random = Random::beginning_with(numbers);
                 hostile::torment_by(&mut machine.block, random, some_header, &mut || {});
-                assert!(machine.block.disk.own_pages() <= SECTORS / 8);
+                assert!(machine.block.disk.lock().own_pages() <= SECTORS / 8);
                 let length = SECTORS as u32 * 512;
                 let answer = machine.request(request::IN, 0, &[(AT_DATA, length, true)]);
                 assert_eq!(answer, (0, length + 1));

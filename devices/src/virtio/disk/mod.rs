@@ -7,6 +7,10 @@ mod pages;
 pub mod qcow2;
 mod unpacker;
 
+use alloc::sync::Arc;
+
+use spin::Mutex;
+
 use super::device::Budget;
 use base::Base;
 use image::DiskImage;
@@ -26,6 +30,10 @@ pub struct Disk {
     /// Whether the machine has memory for a copy: see [`Disk::new`].
     has_room: fn() -> bool,
 }
+
+/// A disk that outlives the device in front of it. Only that works with it, under the lock of its VM's board: nobody
+/// waits for this one but who looks at how much was written.
+pub type SharedDisk = Arc<Mutex<Disk>>;
 
 impl Disk {
     /// Makes a disk that begins as `image`, rounded up to whole sectors. A page is
@@ -186,8 +194,14 @@ impl Disk {
 
     /// Returns how many pages have memory of their own.
     #[must_use]
-    pub fn own_pages(&self) -> usize {
+    pub const fn own_pages(&self) -> usize {
         self.pages.own()
+    }
+
+    /// Returns how much memory these take, in bytes.
+    #[must_use]
+    pub const fn own_bytes(&self) -> u64 {
+        (self.own_pages() * PAGE) as u64
     }
 
     /// Returns the page of byte `offset`, and where in it that is.

@@ -25,6 +25,12 @@ pub(super) enum Page {
     Own(Box<[u8; PAGE]>),
 }
 
+impl Page {
+    const fn is_own(&self) -> bool {
+        matches!(self, Self::Own(_))
+    }
+}
+
 /// Pages in a row.
 #[derive(Debug)]
 enum Region {
@@ -65,6 +71,8 @@ pub(super) struct Pages {
     regions: Vec<Region>,
     /// The number of pages.
     count: usize,
+    /// The number of those that are [`Page::Own`].
+    own: usize,
 }
 
 impl Pages {
@@ -78,7 +86,11 @@ impl Pages {
     /// If there is no memory for them.
     pub(super) fn new(count: usize) -> Result<Self, DiskError> {
         let regions = list(count.div_ceil(PAGES), || Region::Base)?;
-        Ok(Self { regions, count })
+        Ok(Self {
+            regions,
+            count,
+            own: 0,
+        })
     }
 
     /// Returns page `index`, if there is one.
@@ -119,7 +131,8 @@ impl Pages {
         match region {
             Region::Table(pages) => {
                 let place = pages.get_mut(index % PAGES).ok_or(DiskError::OutOfRange)?;
-                *place = page;
+                self.own += usize::from(page.is_own());
+                self.own -= usize::from(core::mem::replace(place, page).is_own());
                 Ok(())
             }
             _ => Err(DiskError::OutOfRange),
@@ -143,17 +156,14 @@ impl Pages {
     /// If there is no such region.
     pub(super) fn discard_region(&mut self, region: usize) -> Result<(), DiskError> {
         let region = self.regions.get_mut(region).ok_or(DiskError::OutOfRange)?;
-        *region = Region::Zeros;
+        if let Region::Table(pages) = core::mem::replace(region, Region::Zeros) {
+            self.own -= pages.iter().filter(|page| page.is_own()).count();
+        }
         Ok(())
     }
 
     /// Returns how many pages have memory of their own.
-    pub(super) fn own(&self) -> usize {
-        let own = |page: &&Page| matches!(page, Page::Own(_));
-        let in_region = |region: &Region| match region {
-            Region::Table(pages) => pages.iter().filter(own).count(),
-            _ => 0,
-        };
-        self.regions.iter().map(in_region).sum()
+    pub(super) const fn own(&self) -> usize {
+        self.own
     }
 }

@@ -5,6 +5,7 @@
 //! that was started, and each of them ends when that is asked to. How the kernel schedules the process
 //! is no part of it: see [`crate::schedule`].
 
+mod blocks;
 mod builds;
 mod calls;
 mod clones;
@@ -62,7 +63,7 @@ impl PartialEq for Behavior {
 impl Eq for Behavior {}
 
 /// All there are. The first is that of processes that are asked for nothing else.
-pub const ALL: [&Behavior; 29] = [
+pub const ALL: [&Behavior; 30] = [
     &hog::BEHAVIOR,
     &naps::BEHAVIOR,
     &wakes::BEHAVIOR,
@@ -92,6 +93,7 @@ pub const ALL: [&Behavior; 29] = [
     &serves::BEHAVIOR,
     &fetches::BEHAVIOR,
     &floods::BEHAVIOR,
+    &blocks::BEHAVIOR,
 ];
 
 /// Returns the behavior of this name.
@@ -115,6 +117,9 @@ mod tests {
 
     /// The behaviors that need a network, with a server in it.
     const NEEDS_NETWORK: [&str; 2] = ["fetches", "floods"];
+
+    /// The behavior that writes all over a disk.
+    const NEEDS_DISK: &str = "blocks";
 
     /// Runs a behavior in a process of its own for `ms` milliseconds at least, and until it has
     /// done a unit; asks it to end, and waits until all that have come of the process have ended. Gives
@@ -195,7 +200,11 @@ mod tests {
     #[test]
     fn each_behavior_does_units_and_ends_with_all_its_processes_when_it_is_asked() {
         for behavior in ALL {
-            if NEEDS_PROGRAM.contains(&behavior.name) || NEEDS_NETWORK.contains(&behavior.name) {
+            let needs = NEEDS_PROGRAM.iter().chain(&NEEDS_NETWORK);
+            if needs
+                .chain([&NEEDS_DISK])
+                .any(|name| *name == behavior.name)
+            {
                 continue;
             }
             let (units, status, _) = try_out(behavior, None, 30);

@@ -2,7 +2,7 @@
 
 use core::ffi::CStr;
 
-use linux_raw_sys::general::{O_RDONLY, O_RDWR};
+use linux_raw_sys::general::{O_DIRECT, O_RDONLY, O_RDWR, SEEK_END};
 use syscalls::{Sysno, syscall};
 
 use super::Errno;
@@ -41,6 +41,18 @@ impl File {
     pub fn open(path: &CStr) -> Result<Self, Errno> {
         // SAFETY: the path ends with a zero byte.
         let descriptor = unsafe { syscall!(Sysno::open, path.as_ptr(), O_RDONLY, 0) }?;
+        Ok(Self { descriptor })
+    }
+
+    /// Returns the file at `path`, for reading and writing; `directly` to and from this program's memory, past the
+    /// kernel's page cache.
+    ///
+    /// # Errors
+    /// What `open(2)` says.
+    pub fn open_for_writing(path: &CStr, directly: bool) -> Result<Self, Errno> {
+        let flags = O_RDWR | if directly { O_DIRECT } else { 0 };
+        // SAFETY: the path ends with a zero byte.
+        let descriptor = unsafe { syscall!(Sysno::open, path.as_ptr(), flags, 0) }?;
         Ok(Self { descriptor })
     }
 
@@ -103,6 +115,41 @@ impl File {
                 offset
             )
         }
+    }
+
+    /// Reads into `buffer` from this offset on, and says how much.
+    ///
+    /// # Errors
+    /// What `pread(2)` says.
+    pub fn read_at(&self, offset: usize, buffer: &mut [u8]) -> Result<usize, Errno> {
+        // SAFETY: the kernel writes within the slice.
+        unsafe {
+            syscall!(
+                Sysno::pread64,
+                self.descriptor,
+                buffer.as_mut_ptr(),
+                buffer.len(),
+                offset
+            )
+        }
+    }
+
+    /// Waits until what was written to it is on the disk for good.
+    ///
+    /// # Errors
+    /// What `fsync(2)` says.
+    pub fn flush(&self) -> Result<(), Errno> {
+        // SAFETY: no memory is involved.
+        unsafe { syscall!(Sysno::fsync, self.descriptor) }.map(drop)
+    }
+
+    /// Returns its length in bytes, a disk's as well.
+    ///
+    /// # Errors
+    /// What `lseek(2)` says.
+    pub fn length(&self) -> Result<usize, Errno> {
+        // SAFETY: no memory is involved.
+        unsafe { syscall!(Sysno::lseek, self.descriptor, 0, SEEK_END) }
     }
 
     /// Cuts the file to nothing.

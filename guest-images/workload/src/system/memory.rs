@@ -27,6 +27,17 @@ pub fn private(length: usize) -> Result<&'static mut [u8], Errno> {
     Ok(unsafe { core::slice::from_raw_parts_mut(start, length) })
 }
 
+/// Returns `count` zeros in memory of this process alone, never given back.
+///
+/// # Errors
+/// What `mmap(2)` says.
+pub fn private_numbers(count: usize) -> Result<&'static mut [u32], Errno> {
+    let length = count.checked_mul(size_of::<u32>()).ok_or(Errno::ENOMEM)?;
+    let start = map(length, MAP_PRIVATE)?;
+    // SAFETY: the mapping is `count` zeros, page-aligned, is new, and is never unmapped.
+    Ok(unsafe { core::slice::from_raw_parts_mut(start.cast(), count) })
+}
+
 /// Hands `user` zeroed memory of this process alone, and gives it back afterwards.
 ///
 /// # Errors

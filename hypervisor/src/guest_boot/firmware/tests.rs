@@ -123,6 +123,7 @@ fn disks_are_booted_from_in_their_order() {
         image: DiskImage::Raw(&[]),
         read_only: false,
         id: String::new(),
+        keeps: false,
     };
     let mut vm = VmConfig {
         disks: vec![disk; 2],

@@ -19,10 +19,10 @@ use crate::machine::host_time::fake;
 use crate::scheduler::{Decision, PinError, Runnable, Settings, VcpuCell};
 use crate::vcpu::backend::Refused;
 use crate::vcpu::{HostCpu, RunExit, StopReason};
-use crate::vm::AfterPause;
 use crate::vm::ram::GuestRam;
 use crate::vm::test_vm;
-use crate::vm_config::RestartPolicy;
+use crate::vm::{AfterPause, VmDisk};
+use crate::vm_config::{GuestDisk, RestartPolicy};
 
 const MIB: u64 = 1 << 20;
 
@@ -102,6 +102,7 @@ impl VmFactory for ScriptedFactory {
         id: VmId,
         config: &VmConfig<'static>,
         ram: GuestRam,
+        disks: Vec<VmDisk>,
     ) -> Result<NewVm, CreateError> {
         let mut workshop = self.workshop.lock();
         if let Some(error) = workshop.failures.pop_front() {
@@ -113,7 +114,7 @@ impl VmFactory for ScriptedFactory {
         workshop.scripts[id.0] = Vec::new();
         let waker = self.scheduler.clone();
         let output = Box::new(test_vm::Written::default());
-        Ok(NewVm::for_test(id, config, ram, waker, output))
+        Ok(NewVm::for_test(id, config, ram, disks, waker, output))
     }
 
     fn make_vcpu(
@@ -739,6 +740,126 @@ fn a_guest_that_cannot_be_loaded_is_the_vms_end() {
     host.turn();
     host.work();
     assert_eq!(host.state(WEB), VmState::Stopped(StopCause::Ended(reason)));
+}
+
+/// A VM with two disks, of which the second one is kept.
+struct WithDisks {
+    host: Host,
+}
+
+impl WithDisks {
+    fn new() -> Self {
+        let disk = |keeps| GuestDisk {
+            data: &[7; 8192],
+            read_only: false,
+            id: String::new(),
+            keeps,
+        };
+        let config = VmConfig {
+            disks: vec![disk(false), disk(true)],
+            ..config("web", 1)
+        };
+        let mut host = Host::new(1, vec![config]);
+        host.bring_to("running");
+        Self { host }
+    }
+
+    /// What its disks begin with, and how much memory they take.
+    fn see(&self) -> [(u8, u64); 2] {
+        let vm = self.host.manager.vm(WEB).unwrap();
+        [0, 1].map(|number| {
+            let disk = vm.disks[number].contents.lock();
+            (disk.read(0, 1).unwrap()[0], disk.own_bytes())
+        })
+    }
+
+    fn write(&self, byte: u8) {
+        let vm = self.host.manager.vm(WEB).unwrap();
+        for disk in &vm.disks {
+            disk.contents.lock().write(0, 1).unwrap()[0] = byte;
+        }
+    }
+
+    /// Carries out requests; `turn` lets the guest go on, and `work` the manager.
+    fn act(&mut self, steps: &[&str]) {
+        for step in steps {
+            match *step {
+                "work" => self.host.work(),
+                "turn" => self.host.turn(),
+                request => ask(&self.host.manager, request).unwrap(),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_kept_disk_is_as_the_guest_left_it_however_its_vm_has_ended() {
+    let ends: [(&str, Option<StopReason>, &[&str]); 6] = [
+        ("restart", None, &["restart", "turn", "work"]),
+        ("pause", None, &["pause", "restart", "turn", "work"]),
+        ("stop", None, &["stop", "turn", "work", "start", "work"]),
+        ("reset", Some(StopReason::Reset), &["turn", "work"]),
+        (
+            "crash",
+            Some(StopReason::TripleFault),
+            &["turn", "work", "start", "work"],
+        ),
+        (
+            "power",
+            Some(StopReason::PowerOff),
+            &["turn", "work", "restart", "work"],
+        ),
+    ];
+    let mut web = WithDisks::new();
+    assert_eq!(web.see(), [(7, 0); 2]);
+    for (byte, (end, reason, steps)) in (100..).zip(ends) {
+        let before = web.host.manager.vm(WEB).unwrap();
+        web.write(byte);
+        assert_eq!(web.see(), [(byte, 4096); 2], "{end}");
+        if let Some(reason) = reason {
+            web.host.next(WEB, 0, |_| RunExit::Stopped(reason));
+        }
+        web.act(steps);
+        assert_eq!(web.host.state(WEB), VmState::Loading, "{end}");
+        assert_eq!(web.see(), [(7, 0), (byte, 4096)], "{end}");
+        let after = web.host.manager.vm(WEB).unwrap();
+        let same = |number: usize| {
+            let disks = [&before, &after].map(|vm| &vm.disks[number].contents);
+            Arc::ptr_eq(disks[0], disks[1])
+        };
+        assert_eq!([same(0), same(1)], [false, true], "{end}");
+    }
+}
+
+#[test]
+fn a_kept_disk_outlives_vms_that_cannot_be_made() {
+    let mut web = WithDisks::new();
+    web.write(100);
+    let mut fail = |failures: &[CreateError], no_vcpu| {
+        let mut workshop = web.host.workshop.lock();
+        workshop.failures.extend(failures.iter().cloned());
+        workshop.no_vcpu = no_vcpu;
+        drop(workshop);
+        web.act(&["restart", "turn", "work"]);
+        let is_made = web.host.state(WEB) == VmState::Loading;
+        is_made.then(|| web.see())
+    };
+    assert_eq!(fail(&[CreateError::Tables], None), None);
+    assert_eq!(fail(&[], Some(0)), None);
+    assert_eq!(fail(&[], None), Some([(7, 0), (100, 4096)]));
+}
+
+#[test]
+fn a_kept_disk_is_the_same_where_a_vm_is_stopped_while_it_is_made() {
+    let mut web = WithDisks::new();
+    web.write(100);
+    web.act(&["stop", "turn", "work", "start"]);
+    fake::let_looks_take(test_vm::TSC.get() / WORK_PER_SECOND);
+    web.act(&["work"]);
+    assert_eq!(web.host.state(WEB), VmState::Starting);
+    web.act(&["stop", "work", "start", "work", "work", "work"]);
+    assert_eq!(web.host.state(WEB), VmState::Loading);
+    assert_eq!(web.see(), [(7, 0), (100, 4096)]);
 }
 
 #[test]

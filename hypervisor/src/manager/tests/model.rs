@@ -101,13 +101,14 @@ impl VmFactory for Owners {
         id: VmId,
         config: &VmConfig<'static>,
         ram: GuestRam,
+        disks: Vec<VmDisk>,
     ) -> Result<NewVm, CreateError> {
         let loaded = self.ledger.loaded.load(SeqCst);
         assert_eq!(loaded, 0, "its predecessor is on a CPU");
         self.ledger.made.fetch_add(1, SeqCst);
         let waker = self.scheduler.clone();
         let output = Box::new(test_vm::Written::default());
-        Ok(NewVm::for_test(id, config, ram, waker, output))
+        Ok(NewVm::for_test(id, config, ram, disks, waker, output))
     }
 
     fn make_vcpu(

@@ -10,6 +10,7 @@ use super::context::Context;
 use super::error::CommandError;
 
 mod attach;
+mod disks;
 mod find;
 mod help;
 mod host;
@@ -45,6 +46,7 @@ pub(crate) static COMMANDS: &[&Command] = &[
     &targets::COMMAND,
     &release::COMMAND,
     &stats::COMMAND,
+    &disks::COMMAND,
     &networks::COMMAND,
     &find::COMMAND,
     &watch::COMMAND,

@@ -13,13 +13,14 @@ use crate::operator::dispatch::wanted_format;
 use crate::test_text::{Piece, line};
 
 /// What commands are made of.
-const WORDS: [&str; 63] = [
+const WORDS: [&str; 64] = [
     "help ",
     "vms ",
     "ps ",
     "targets ",
     "stats ",
     "networks ",
+    "disks ",
     "find ",
     "suppress ",
     "release ",

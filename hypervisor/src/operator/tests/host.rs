@@ -27,7 +27,7 @@ use crate::scheduler::{Runnable, Scheduler, Settings};
 use crate::suppression::address_space::{Root, RootFormat};
 use crate::suppression::usage::Usage;
 use crate::vm::ram::GuestRam;
-use crate::vm::{Vm, test_vm};
+use crate::vm::{Vm, VmDisk, test_vm};
 use crate::vm_config::{RestartPolicy, VmConfig};
 use crate::watch::rule::Rule;
 
@@ -147,10 +147,11 @@ impl VmFactory for IdleFactory {
         id: VmId,
         config: &VmConfig<'static>,
         ram: GuestRam,
+        disks: Vec<VmDisk>,
     ) -> Result<NewVm, CreateError> {
         let waker = self.scheduler.clone();
         let output = Box::new(GuestOutput::new(self.terminal.clone(), id, 2));
-        Ok(NewVm::for_test(id, config, ram, waker, output))
+        Ok(NewVm::for_test(id, config, ram, disks, waker, output))
     }
 
     fn make_vcpu(

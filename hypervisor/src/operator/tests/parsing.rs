@@ -263,6 +263,7 @@ fn no_line_is_too_strange() {
         "restart",
         "stats",
         "networks",
+        "disks",
         "help",
         "vms",
         "\"",

@@ -27,7 +27,7 @@ pub const BOCHS_PACKAGES: &[&str] = &["bochs", "bochs-term", "bochsbios", "vgabi
 /// Debian packages that go into the Linux guest.
 pub const INITRAMFS_PACKAGES: &[&str] = &["busybox-static"];
 /// Debian packages that make a Debian userland.
-pub const USERLAND_PACKAGES: &[&str] = &["fakechroot", "fakeroot", "mmdebstrap", "squashfs-tools"];
+pub const USERLAND_PACKAGES: &[&str] = &["e2fsprogs", "fakechroot", "fakeroot", "mmdebstrap"];
 
 /// Debian packages that the tests use and nothing else does.
 pub const TEST_PACKAGES: &[&str] = &["cpio"];
