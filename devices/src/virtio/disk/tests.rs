@@ -383,6 +383,9 @@ proptest! {
         }
         prop_assert!(disk.everything() == model);
         prop_assert_eq!(file, before, "the image stays");
+        let count = model.len().div_ceil(PAGE);
+        let own = (0..count).filter(|&index| matches!(disk.pages.get(index), Some(Page::Own(_))));
+        prop_assert_eq!(disk.own_pages(), own.count());
     }
 }
 

@@ -11,6 +11,8 @@ use std::vec;
 
 use devices::lapic::LocalApic;
 use devices::time::HostTicks;
+use devices::virtio::device::Budget;
+use devices::virtio::disk::image::DiskImage;
 
 use super::factory::{CreateError, NewVm};
 use super::*;
@@ -750,7 +752,7 @@ struct WithDisks {
 impl WithDisks {
     fn new() -> Self {
         let disk = |keeps| GuestDisk {
-            data: &[7; 8192],
+            image: DiskImage::Raw(&[7; 8192]),
             read_only: false,
             id: String::new(),
             keeps,
@@ -768,15 +770,18 @@ impl WithDisks {
     fn see(&self) -> [(u8, u64); 2] {
         let vm = self.host.manager.vm(WEB).unwrap();
         [0, 1].map(|number| {
-            let disk = vm.disks[number].contents.lock();
-            (disk.read(0, 1).unwrap()[0], disk.own_bytes())
+            let mut disk = vm.disks[number].contents.lock();
+            let first = disk.read(0, 1, &mut Budget::new()).unwrap().unwrap()[0];
+            (first, disk.own_bytes())
         })
     }
 
     fn write(&self, byte: u8) {
         let vm = self.host.manager.vm(WEB).unwrap();
         for disk in &vm.disks {
-            disk.contents.lock().write(0, 1).unwrap()[0] = byte;
+            let mut contents = disk.contents.lock();
+            let place = contents.write(0, 1, &mut Budget::new());
+            place.unwrap().unwrap()[0] = byte;
         }
     }
 

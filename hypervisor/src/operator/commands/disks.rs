@@ -93,7 +93,9 @@ impl Record for DiskLine {
 mod tests {
     use alloc::sync::Arc;
 
+    use devices::virtio::device::Budget;
     use devices::virtio::disk::Disk;
+    use devices::virtio::disk::image::DiskImage;
     use spin::Mutex;
 
     use super::*;
@@ -105,24 +107,24 @@ mod tests {
             id: id.into(),
             keeps,
             contents: Arc::new(Mutex::new(
-                Disk::new(&[0; 20_000], read_only, || true).unwrap(),
+                Disk::new(DiskImage::Raw(&[0; 20_000]), read_only, || true).unwrap(),
             )),
         };
         let written = disk(false, true, "root");
         for offset in [0, 4096, 5000] {
-            written.contents.lock().write(offset, 1).unwrap();
+            let mut contents = written.contents.lock();
+            assert!(contents.write(offset, 1, &mut Budget::new()).is_ok());
         }
         let line = DiskLine::new("web", 0, &written);
-        // The last page of the base is not whole, and lies with what was written.
-        assert_eq!((line.bytes, line.own_bytes), (20_480, 3 * 4096));
+        assert_eq!((line.bytes, line.own_bytes), (20_480, 2 * 4096));
         let mut screen = Vec::new();
         Answer::new(&mut screen, Format::Table)
             .records([line, DiskLine::new("db", 1, &disk(true, false, ""))]);
         assert_eq!(
             str::from_utf8(&screen).unwrap(),
             "VM           DISK ID                         SIZE        WRITTEN  MODE  KEPT\r\n\
-             web             0 root                       1 MiB         12 KiB  rw    yes\r\n\
-             db              1                            1 MiB          4 KiB  ro    no\r\n"
+             web             0 root                       1 MiB          8 KiB  rw    yes\r\n\
+             db              1                            1 MiB          0 KiB  ro    no\r\n"
         );
     }
 }
