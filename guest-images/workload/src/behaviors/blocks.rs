@@ -183,7 +183,7 @@ mod tests {
         let path = std::env::temp_dir().join(format!("workload-blocks-{}", std::process::id()));
         std::fs::write(&path, vec![0; 1 << 20]).expect("a file");
         let name = std::ffi::CString::new(path.to_str().expect("a name")).expect("a name");
-        let mut buffer = memory::private(BUFFER).expect("memory");
+        let buffer = memory::private(BUFFER).expect("memory");
         let mut current = [0; 2048];
         for life in 1..3 {
             let disk = match Disk::open(&name) {
@@ -191,10 +191,10 @@ mod tests {
                 Err(Errno::EINVAL) => break,
                 disk => disk.expect("a disk"),
             };
-            let begun = Exerciser::begin(disk, 1, &mut current, &mut buffer, |loss| {
+            let begun = Exerciser::begin(disk, 1, &mut current, buffer, |loss| {
                 panic!("{loss:?}");
             });
-            let (mut exerciser, survey) = begun.ok().expect("a disk of ours");
+            let (mut exerciser, survey) = begun.expect("a disk of ours");
             assert_eq!(survey.flushed, 2040);
             for _ in 0..20 {
                 exerciser
