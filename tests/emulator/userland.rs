@@ -87,7 +87,7 @@ pub(crate) fn debian_boots_from_its_disk_and_serves_another(case: &Case) -> Resu
     let mut said = session.wait_for("over a power cut")?;
     said += &session.wait_for("root: clean, ")?;
     ensure!(!said.contains("EXT4-fs error"), "{said}");
-    session.command("stop web")?;
+    session.send_line("stop web")?;
     session.wait_for("vm web ended: ")?;
 
     session.send_line("attach client")?;

@@ -373,7 +373,7 @@ impl Operator {
 
     /// Lets the guest work for a while.
     fn let_work(&mut self) -> Result<()> {
-        for _ in 0..=self.chance.below(12) {
+        for _ in 0..=self.chance.below(40) {
             self.progress()?;
         }
         // Between two lines.
@@ -398,7 +398,6 @@ impl Operator {
             Event::Restart | Event::RestartPaused => self.order("restart")?,
             Event::StopAndStart => {
                 self.order("stop")?;
-                self.session.wait_for(&format!("vm {VM} ended: "))?;
                 self.start()?;
             }
             Event::Reset => {
@@ -414,7 +413,7 @@ impl Operator {
 
     /// Starts the guest, which has been stopped: it may still be on its way.
     fn start(&mut self) -> Result<()> {
-        const ATTEMPTS: u32 = 50;
+        const ATTEMPTS: u32 = 200;
         for _ in 0..ATTEMPTS {
             if self.order("start").is_ok() {
                 return Ok(());

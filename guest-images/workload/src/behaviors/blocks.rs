@@ -194,9 +194,7 @@ mod tests {
             let begun = Exerciser::begin(disk, 1, &mut current, buffer, |loss| {
                 panic!("{loss:?}");
             });
-            let Ok((mut exerciser, survey)) = begun else {
-                panic!("a disk of ours");
-            };
+            let (mut exerciser, survey) = begun.expect("a disk of ours");
             assert_eq!(survey.flushed, 2040);
             for _ in 0..20 {
                 exerciser
