@@ -13,8 +13,9 @@ pub(crate) struct Statistics {
     exits: [u64; basic::COUNT + 1],
     root_ticks: [u64; basic::COUNT + 1],
     guest_ticks: u64,
-    /// All the time that it has had a CPU, up to the beginning of the last stay.
+    /// All the time that it had a CPU before the time since `begun`, which counts, too.
     cpu_ticks: u64,
+    begun: HostTicks,
     /// The time at which the last stay, in the guest or out of it, began.
     since: HostTicks,
     /// The slot of the last exit.
@@ -41,6 +42,7 @@ impl Default for Statistics {
             root_ticks: [0; basic::COUNT + 1],
             guest_ticks: 0,
             cpu_ticks: 0,
+            begun: HostTicks::ZERO,
             since: HostTicks::ZERO,
             last: OTHER,
             exit_cost: 0,
@@ -51,6 +53,8 @@ impl Default for Statistics {
 impl Statistics {
     /// Goes on at `now`, after a time that does not count.
     pub(crate) const fn resume(&mut self, now: HostTicks) {
+        self.cpu_ticks = self.cpu_ticks();
+        self.begun = now;
         self.since = now;
     }
 
@@ -59,11 +63,9 @@ impl Statistics {
     #[inline]
     pub(crate) fn end_exit(&mut self, now: HostTicks) {
         // A CPU's time does not go back: `resume` has begun with this one's.
-        let stay = now.0.wrapping_sub(self.since.0);
         if let Some(ticks) = self.root_ticks.get_mut(self.last) {
-            *ticks += stay;
+            *ticks += now.0.wrapping_sub(self.since.0);
         }
-        self.cpu_ticks += stay;
         self.since = now;
     }
 
@@ -73,7 +75,6 @@ impl Statistics {
         let stay = now.0.wrapping_sub(self.since.0);
         self.since = now;
         self.guest_ticks += stay;
-        self.cpu_ticks += stay;
         self.last = usize::from(reason).min(OTHER);
         self.exits[self.last] += 1;
         stay
@@ -88,7 +89,7 @@ impl Statistics {
     /// Returns the ticks for which it has had a CPU, up to the last exit or entry.
     #[must_use]
     pub(crate) const fn cpu_ticks(&self) -> u64 {
-        self.cpu_ticks
+        self.cpu_ticks + self.since.since(self.begun)
     }
 
     /// Takes note that an exit by a timer takes `ticks` on this machine.
@@ -140,6 +141,9 @@ mod tests {
             (2, 101)
         );
         assert_eq!(statistics.cpu_ticks(), 109, "in the guest and out of it");
+        statistics.resume(HostTicks(5000));
+        assert_eq!(statistics.count_exit(basic::CPUID, HostTicks(5020)), 20);
+        assert_eq!(statistics.cpu_ticks(), 129, "but not what lies between");
         let mut reasons = statistics.reasons();
         let cpuid = ReasonStatistics {
             reason: basic::CPUID,
