@@ -181,16 +181,25 @@ impl<C: GuestCpu> Vcpu<C> {
     /// is first.
     #[inline]
     fn limit_stay(&mut self, now: HostTicks, limit: HostTicks) {
+        let limit = if self.observer.watching {
+            self.limit_of_observed_stay(now, limit)
+        } else {
+            limit
+        };
         self.stay_limit = limit;
-        if self.observer.watching {
-            self.note_own_time(now);
-            self.observer.entered_at = now;
-            let undisturbed = now.saturating_add(self.pace.least_run());
-            let observation = self.next_observation().max(undisturbed);
-            let end = self.observer.directive.stop_at;
-            self.stay_limit = limit.min(observation).min(end);
-        }
-        self.cpu.set_time_limit(self.stay_limit.since(now));
+        self.cpu.set_time_limit(limit.since(now));
+    }
+
+    /// Returns when a stay is to end that is observed, which begins at `now` and is to end at `limit`.
+    // Apart from the stays of those without a target.
+    #[cold]
+    fn limit_of_observed_stay(&mut self, now: HostTicks, limit: HostTicks) -> HostTicks {
+        self.note_own_time(now);
+        self.observer.entered_at = now;
+        let undisturbed = now.saturating_add(self.pace.least_run());
+        let observation = self.next_observation().max(undisturbed);
+        let end = self.observer.directive.stop_at;
+        limit.min(observation).min(end)
     }
 
     /// Does what this VCPU and others have asked for: follows the clock, the memory map and what is
