@@ -5,7 +5,7 @@ use super::sector::{Generation, scramble};
 /// The number of writes of a round.
 pub const WRITES: u32 = 8;
 /// The lengths of writes, in sectors.
-pub(super) const LENGTHS: [u32; 8] = [1, 1, 2, 8, 8, 32, 128, 640];
+const LENGTHS: [u32; 8] = [1, 1, 2, 8, 8, 32, 128, 640];
 /// The most sectors of a write.
 pub const MOST_SECTORS: u32 = 640;
 
@@ -85,11 +85,16 @@ pub const fn chance(seed: u64, number: u32, index: u32) -> u64 {
     scramble(scramble(seed ^ number as u64) ^ index as u64)
 }
 
-fn write(seed: u64, number: u32, index: u32, area: Area) -> Write {
-    let chance = chance(seed, number, index);
+/// Returns where in `area` something is done by `chance`, from its beginning on, and to how many sectors.
+pub(super) fn somewhere(chance: u64, area: Area) -> (u32, u32) {
     let length = LENGTHS[(chance % LENGTHS.len() as u64) as usize];
     let count = length.min(area.count);
-    let place = (chance >> 8) as u32 % (area.count - count + 1);
+    ((chance >> 8) as u32 % (area.count - count + 1), count)
+}
+
+fn write(seed: u64, number: u32, index: u32, area: Area) -> Write {
+    let chance = chance(seed, number, index);
+    let (place, count) = somewhere(chance, area);
     // Half of them begin where pages do, as file systems have it.
     let place = match chance >> 40 & 1 {
         0 => place,

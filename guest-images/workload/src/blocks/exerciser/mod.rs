@@ -1,7 +1,7 @@
 //! One life of a disk: what is on it is checked, and then rounds of writes and reads go on until the power is cut.
 
 use super::ledger::Ledger;
-use super::rounds::{Area, LENGTHS, MOST_SECTORS, Round, Way, chance};
+use super::rounds::{Area, MOST_SECTORS, Round, Way, chance, somewhere};
 use super::sector::{self, Generation};
 
 /// The bytes of memory that a write or a read takes at most.
@@ -268,9 +268,7 @@ impl<'a, V: Volume> Exerciser<'a, V> {
     ) -> Result<(), V::Error> {
         // Other questions than those of the writes.
         let chance = chance(self.ledger.seed, round.number, 0x100 + index);
-        let length = LENGTHS[(chance % LENGTHS.len() as u64) as usize];
-        let count = length.min(self.area.count);
-        let place = (chance >> 8) as u32 % (self.area.count - count + 1);
+        let (place, count) = somewhere(chance, self.area);
         let way = match chance >> 40 & 3 {
             0 => Way::Cached,
             _ => Way::Direct,
