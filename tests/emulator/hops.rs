@@ -6,7 +6,7 @@ use tests::{Case, tarpit};
 use xtask::experiment::common::reports::{Report, Speeds};
 use xtask::testbed::findings::Findings;
 use xtask::testbed::module::Guest;
-use xtask::testbed::serial::{PROMPT, Session};
+use xtask::testbed::serial::Session;
 
 /// The VM's name, and the kernel's.
 pub(crate) const VM: &str = "hops";
@@ -17,8 +17,6 @@ pub(crate) const HOPPER: usize = 2;
 const TEXT: &str = "hops: it is me who hops.";
 /// The reports until which a rule has to have found the hopper: some seconds.
 const MOST_LOOKS: usize = 50;
-/// The key that ends `attach` (Ctrl-]).
-const DETACH: u8 = 0x1d;
 
 /// A way in which the hopper may go on.
 #[derive(Clone, Copy, Debug)]
@@ -68,16 +66,14 @@ impl Hops {
 
     /// Types this byte at the guest's console.
     fn type_byte(&mut self, byte: u8) -> Result<()> {
-        self.session.send_line(&format!("attach {VM}"))?;
-        self.session.wait_for("Ctrl-] comes back\n")?;
+        self.session.attach(VM)?;
         self.session.send(&[byte])
     }
 
     /// Has the hopper hop in this way from now on.
     pub(crate) fn hop(&mut self, way: Way) -> Result<()> {
         self.type_byte(way.order())?;
-        self.session.send(&[DETACH])?;
-        self.session.wait_for(PROMPT)?;
+        self.session.detach()?;
         // The byte is read behind a report.
         for _ in 0..2 {
             self.report()?;

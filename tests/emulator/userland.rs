@@ -10,23 +10,18 @@ use xtask::testbed::initramfs::{self, Program};
 use xtask::testbed::kernel::{self, Series};
 use xtask::testbed::machine::End;
 use xtask::testbed::module::{Guest, QUICK_BOOT};
-use xtask::testbed::serial::{PROMPT, Session};
+use xtask::testbed::serial::Session;
 
 /// The time to wait for a guest that boots, on a machine that is busy with other things, too.
 const PATIENCE: Duration = Duration::from_secs(900);
 
-/// The key that ends `attach` (Ctrl-]).
-const DETACH: u8 = 0x1d;
-
 /// Types a line at a VM's console. Returns what comes until its next prompt.
 fn type_line(session: &mut Session, vm: &str, line: &str, prompt: &str) -> Result<String> {
-    session.send_line(&format!("attach {vm}"))?;
-    session.wait_for("Ctrl-] comes back\n")?;
+    session.attach(vm)?;
     session.send_line(line)?;
     session.wait_for("\n")?;
     let said = session.wait_for(prompt)?;
-    session.send(&[DETACH])?;
-    session.wait_for(PROMPT)?;
+    session.detach()?;
     Ok(said)
 }
 
@@ -90,8 +85,7 @@ pub(crate) fn debian_boots_from_its_disk_and_serves_another(case: &Case) -> Resu
     session.send_line("stop web")?;
     session.wait_for("vm web ended: ")?;
 
-    session.send_line("attach client")?;
-    session.wait_for("Ctrl-] comes back\n")?;
+    session.attach("client")?;
     session.send_line("poweroff -f")?;
     session.wait_for("vm client ended: ")?;
     let end = session.wait_for_end()?;

@@ -12,7 +12,7 @@ use xtask::testbed::initramfs::{self, Program};
 use xtask::testbed::kernel::{self, Series};
 use xtask::testbed::module::{Guest, Module, QUICK_BOOT};
 use xtask::testbed::qcow2;
-use xtask::testbed::serial::{PROMPT, Session};
+use xtask::testbed::serial::Session;
 
 /// The time to wait for two or three guests that boot and work, on a machine that is busy with other
 /// things, too.
@@ -26,9 +26,6 @@ const DRIVERS: &[&str] = &[
     "virtio_net",
     "virtio_console",
 ];
-
-/// The key that ends `attach` (Ctrl-]).
-const DETACH: u8 = 0x1d;
 
 /// Waits until the guest of `vm` asks this at its virtio console, and answers there. Returns how often the
 /// guests of `counted` have exited by then, but for their timers, and adds what was said to `said`.
@@ -52,11 +49,9 @@ fn answer(
         // A tick expires, and is armed again.
         exits += count("all-exits")? - count("preemption-timer")? - count("wrmsr")?;
     }
-    session.send_line(&format!("attach {vm}"))?;
-    *said += &session.wait_for("Ctrl-] comes back\n")?;
+    *said += &session.attach(vm)?;
     session.send(b"go on\r")?;
-    session.send(&[DETACH])?;
-    *said += &session.wait_for(PROMPT)?;
+    *said += &session.detach()?;
     Ok(exits)
 }
 

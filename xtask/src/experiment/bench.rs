@@ -243,8 +243,7 @@ fn suppress(session: &mut Session, root: &str) -> Result<()> {
     if !matches!(answer.as_slice(), [done] if done.get("error").is_none()) {
         bail!("`{command}` was answered with {answer:?}");
     }
-    session.send_line(&format!("attach {GUEST}"))?;
-    session.wait_for("Ctrl-] comes back\n")?;
+    session.attach(GUEST)?;
     session.send(b"\r")
 }
 

@@ -14,15 +14,13 @@ use crate::testbed::claim::Claim;
 use crate::testbed::machine::Kind;
 use crate::testbed::module::{Guest, Module, QUICK_BOOT};
 use crate::testbed::progress::Step;
-use crate::testbed::serial::{PROMPT, Session};
+use crate::testbed::serial::Session;
 use crate::testbed::{Setup, options, paths};
 
 /// The VM's name.
 const VM: &str = "debian";
 /// The bytes of a sector.
 const SECTOR: u64 = 512;
-/// The key that ends `attach` (Ctrl-]).
-const DETACH: u8 = 0x1d;
 /// The longest time that one wait may take on a slow and busy machine.
 const PATIENCE: Duration = Duration::from_secs(1200);
 /// The number of lives that the guest's ledger has room for, less some.
@@ -291,16 +289,8 @@ struct Operator {
 impl Operator {
     /// Types a line at the guest's console, and stays there.
     fn type_to_guest(&mut self, line: &str) -> Result<()> {
-        self.session.send_line(&format!("attach {VM}"))?;
-        self.session.wait_for("Ctrl-] comes back\n")?;
+        self.session.attach(VM)?;
         self.session.send_line(line)?;
-        Ok(())
-    }
-
-    /// Goes back to tarpit's console.
-    fn detach(&mut self) -> Result<()> {
-        self.session.send(&[DETACH])?;
-        self.session.wait_for(PROMPT)?;
         Ok(())
     }
 
@@ -321,7 +311,7 @@ impl Operator {
         let line = self.session.wait_for_match(
             r"workload: (?:blocks began life=(\d+) round=\d+ flushed=(\d+) newer=(\d+) lost=(\d+)|(blocks: .*|blocks cannot .*|process \d+ pid \d+ ended.*))$",
         )?;
-        self.detach()?;
+        self.session.detach()?;
         let [_, numbers @ .., failure] = line.as_slice() else {
             bail!("not what was looked for: {line:?}");
         };
@@ -402,7 +392,7 @@ impl Operator {
             }
             Event::Reset => {
                 self.type_to_guest("reboot")?;
-                self.detach()?;
+                self.session.detach()?;
             }
         }
         self.sums.restarts += 1;
@@ -475,7 +465,7 @@ fn measure(name: &str, kind: Kind, options: &Options) -> Result<Outcome> {
     operator.sums.add(life);
     operator.type_to_guest("dmesg")?;
     let log = operator.session.wait_for("workload: dmesg end\n")?;
-    operator.detach()?;
+    operator.session.detach()?;
     let mut complaints = dmesg::complaints(&log);
     let errors = log.lines().filter(|line| line.contains("I/O error"));
     complaints.extend(errors.map(str::to_owned));

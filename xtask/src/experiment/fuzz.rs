@@ -15,7 +15,7 @@ use crate::testbed::claim::Claim;
 use crate::testbed::machine::Kind;
 use crate::testbed::module::Module;
 use crate::testbed::progress::Step;
-use crate::testbed::serial::{PROMPT, Session};
+use crate::testbed::serial::Session;
 use crate::testbed::{Setup, build, options, paths};
 
 /// The guest that does what it likes, the one that measures itself, and one that computes with interrupts off,
@@ -30,8 +30,6 @@ const NEIGHBOR_WEIGHT: u32 = 100;
 const WEIGHT: u32 = NEIGHBOR_WEIGHT * (SHARES - 1);
 /// Emulated seconds of this many instructions.
 const IPS: u64 = 100_000_000;
-/// The key that ends `attach` (Ctrl-]).
-const DETACH: u8 = 0x1d;
 /// The most that the neighbor may miss of its share.
 const LOSS: f64 = 0.01;
 /// Host seconds without an action after which the guest is taken to stand still.
@@ -342,12 +340,10 @@ impl Operator {
 
     /// Types the seed that the guest has asked for.
     fn tell_seed(&mut self, seed: u32) -> Result<()> {
-        self.session.send_line(&format!("attach {GUEST}"))?;
-        self.session.wait_for("Ctrl-] comes back\n")?;
+        self.session.attach(GUEST)?;
         self.session.send(format!("{seed}\r").as_bytes())?;
         self.session.wait_for(&format!("random: seed={seed}"))?;
-        self.session.send(&[DETACH])?;
-        self.session.wait_for(PROMPT)?;
+        self.session.detach()?;
         Ok(())
     }
 

@@ -15,7 +15,7 @@ use crate::testbed::findings::Findings;
 use crate::testbed::machine::Kind;
 use crate::testbed::module::Guest;
 use crate::testbed::progress::Step;
-use crate::testbed::serial::{PROMPT, Session};
+use crate::testbed::serial::Session;
 use crate::testbed::verdict::VmEnd;
 use crate::testbed::{Setup, options};
 
@@ -27,8 +27,6 @@ const IPS: u64 = 100_000_000;
 const ORDER: &str = "1000 --policy paper";
 /// The number of times that the VCPU is moved from one CPU to the other.
 const MOVES: u32 = 10;
-/// The key that ends `attach` (Ctrl-]).
-const DETACH: u8 = 0x1d;
 
 /// Switch to a target in every way there is: is each switch seen, and do others pay nothing?
 ///
@@ -257,8 +255,7 @@ impl Operator {
     /// Goes back from the guest's console to tarpit's.
     fn detach(&mut self) -> Result<()> {
         if std::mem::take(&mut self.is_attached) {
-            self.session.send(&[DETACH])?;
-            self.session.wait_for(PROMPT)?;
+            self.session.detach()?;
         }
         Ok(())
     }
@@ -266,8 +263,7 @@ impl Operator {
     /// Lets the guest go on, from its console.
     fn let_go_on(&mut self) -> Result<()> {
         self.detach()?;
-        self.session.send_line(&format!("attach {GUEST}"))?;
-        self.session.wait_for("Ctrl-] comes back\n")?;
+        self.session.attach(GUEST)?;
         self.is_attached = true;
         self.session.send(b"\r")
     }

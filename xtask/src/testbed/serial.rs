@@ -168,6 +168,26 @@ impl Session {
             .context("the machine has ended")
     }
 
+    /// Goes from tarpit's console to that of a VM. Returns what is said until it is there.
+    ///
+    /// # Errors
+    /// As [`Self::wait_for`].
+    pub fn attach(&mut self, vm: &str) -> Result<String> {
+        self.send_line(&format!("attach {vm}"))?;
+        self.wait_for("Ctrl-] comes back\n")
+    }
+
+    /// Goes back from a VM's console to tarpit's. Returns what is said until it is there.
+    ///
+    /// # Errors
+    /// As [`Self::wait_for`].
+    pub fn detach(&mut self) -> Result<String> {
+        /// The key that does so (Ctrl-]).
+        const KEY: u8 = 0x1d;
+        self.send(&[KEY])?;
+        self.wait_for(PROMPT)
+    }
+
     /// Gives a command to tarpit's console and returns the answer: what it says until it is
     /// ready for the next one.
     ///

@@ -19,7 +19,7 @@ use super::common::{dmesg, record, results};
 use crate::testbed::claim::Claim;
 use crate::testbed::machine::{End, Kind};
 use crate::testbed::module::{Guest, QUICK_BOOT};
-use crate::testbed::serial::{PROMPT, Session};
+use crate::testbed::serial::Session;
 use crate::testbed::{Setup, options, paths};
 
 /// The VMs.
@@ -43,9 +43,6 @@ const TO_SETTLE: f64 = 0.4;
 
 /// The longest time that one wait may take on a slow and busy machine.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(1200);
-
-/// The key that ends `attach` (Ctrl-]).
-const DETACH: u8 = 0x1d;
 
 /// Let a process in one VM flood another VM's web server: what do its clients feel, with and without
 /// suppression?
@@ -114,12 +111,10 @@ impl Scene<'_> {
     /// Types a line at a VM's console, and returns what comes there until `end`.
     fn ask(&mut self, vm: &str, line: &str, end: &str) -> Result<String> {
         let session = &mut self.session;
-        session.send_line(&format!("attach {vm}"))?;
-        session.wait_for("Ctrl-] comes back\n")?;
+        session.attach(vm)?;
         session.send_line(line)?;
         let said = session.wait_for(end)?;
-        session.send(&[DETACH])?;
-        session.wait_for(PROMPT)?;
+        session.detach()?;
         Ok(said)
     }
 

@@ -12,7 +12,7 @@ use crate::testbed::kernel::Series;
 use crate::testbed::machine::End;
 use crate::testbed::module::Guest;
 use crate::testbed::paths;
-use crate::testbed::serial::{PROMPT, Session};
+use crate::testbed::serial::Session;
 
 /// The VM's name.
 pub const VM: &str = "debian";
@@ -24,9 +24,6 @@ const PATIENCE: Duration = Duration::from_secs(1200);
 /// Linux 6.12 tests its ciphers then, in threads that take turns with the processes to be measured,
 /// for seconds.
 const AT_REST: &str = "cryptomgr.notests";
-
-/// The key that ends `attach` (Ctrl-]).
-const DETACH: u8 = 0x1d;
 
 /// A Debian guest that computes.
 #[derive(Clone, Debug)]
@@ -322,15 +319,13 @@ impl Subject {
     /// # Errors
     /// As [`Session::wait_for`].
     pub fn ask(&mut self, command: &str, end: &str) -> Result<String> {
-        let attach = format!("attach {}", self.name());
+        let vm = self.name().to_owned();
         let session = &mut self.session;
-        session.send_line(&attach)?;
-        session.wait_for("Ctrl-] comes back\n")?;
+        session.attach(&vm)?;
         session.send_line(command)?;
         session.wait_for(&format!("workload: command {command}\n"))?;
         let said = session.wait_for(end)?;
-        session.send(&[DETACH])?;
-        session.wait_for(PROMPT)?;
+        session.detach()?;
         Ok(said)
     }
 
