@@ -30,6 +30,7 @@ pub mod serial;
 pub mod sleep;
 pub mod smp;
 pub mod tsc;
+pub mod virtio;
 pub mod work;
 
 pub use harness::Report;

@@ -24,7 +24,7 @@ pub const NO_EXECUTE: u64 = PageTableFlags::NO_EXECUTE.bits();
 /// An address that no kernel maps at start: beyond the one-to-one map, in its PML4 entry's range.
 pub const UNMAPPED: u64 = 0x10_0000_0000;
 
-const POOL_PAGES: usize = 64;
+const POOL_PAGES: usize = 128;
 
 #[repr(C, align(4096))]
 struct Page(UnsafeCell<[u8; PAGE]>);

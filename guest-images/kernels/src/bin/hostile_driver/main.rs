@@ -6,7 +6,6 @@
 //! `random: FAILED` if it does not.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
-mod device;
 mod rings;
 
 use arch::apic::DEFAULT_ADDRESS;
@@ -15,9 +14,10 @@ use kernels::interrupts::{Frame, catch, let_in, set_handler};
 use kernels::lapic::{Lapic, Mode};
 use kernels::pci::{BAR_0, COMMAND, DECODE_AND_MASTER};
 use kernels::random_run::RandomRun;
+use kernels::virtio::device::{
+    Device, ENTROPY, NETWORK, NO_VECTOR, OF_RINGS, VERSION_1, common, read, status, write,
+};
 use kernels::{Report, println};
-
-use device::{Device, ENTROPY, NETWORK, OF_RINGS, VERSION_1, common, read, status, write};
 
 /// So many rounds are between two in which a device is driven well.
 const GOOD_EVERY: u64 = 64;
@@ -25,9 +25,6 @@ const GOOD_EVERY: u64 = 64;
 const MOST_DEVICES: usize = 8;
 /// How often a device that has been told of a buffer is looked at before it has failed.
 const PATIENCE: u32 = 100_000;
-
-/// The identifier of the capability of MSI-X (PCI Local Bus Specification 3.0, 6.8.2).
-const MSIX: u8 = 0x11;
 
 fn handle(_: &mut Frame) {
     Lapic::current().end();
@@ -46,11 +43,7 @@ fn round(dice: &mut Dice, device: Device) {
             let at = rings::placement(dice, index);
             sizes[usize::from(index)] = at.size;
             device.enable_queue(index, at);
-            write(
-                device.common + common::QUEUE_VECTOR,
-                2,
-                dice.of(&[0, 1, 0xffff, 77]),
-            );
+            device.set_queue_vector(index, dice.of(&[0, 1, NO_VECTOR, 77]));
         }
     }
     if !dice.once_in(12) {
@@ -129,17 +122,7 @@ fn meddle(dice: &mut Dice, device: Device) {
             );
             write(entry + 8, 4, value & 0xff | 0x20);
             write(entry + 12, 4, dice.below(2));
-            // The table is to be used, or not.
-            if let Some(at) = device
-                .function
-                .capabilities()
-                .find(|&at| device.function.byte(at) == MSIX)
-            {
-                let control = device.function.read(at) & !(3 << 30);
-                device
-                    .function
-                    .write(at, control | dice.below(4) as u32 >> 1 << 31);
-            }
+            device.use_messages(dice.below(2) != 0);
         }
         6 => {
             device.function.write(COMMAND, dice.below(8) as u32);
@@ -157,16 +140,11 @@ fn meddle(dice: &mut Dice, device: Device) {
 
 /// Drives the entropy device as it should be. Returns whether it serves.
 fn is_served(device: Device) -> bool {
-    device.set_status(0);
-    device.set_status(status::ACKNOWLEDGE | status::DRIVER);
-    device.accept(VERSION_1);
-    let ready = status::ACKNOWLEDGE | status::DRIVER | status::FEATURES_OK;
-    device.set_status(ready);
-    if device.status() != ready {
+    if !device.begin(VERSION_1) {
         return false;
     }
     device.enable_queue(0, rings::good_queue());
-    device.set_status(ready | status::DRIVER_OK);
+    device.go();
     device.notify(0);
     (0..PATIENCE).any(|_| rings::is_served())
 }

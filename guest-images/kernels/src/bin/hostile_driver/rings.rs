@@ -5,7 +5,7 @@
 
 use kernels::dice::Dice;
 
-use crate::device::{BLOCK, Placement};
+use kernels::virtio::device::{BLOCK, Placement};
 
 /// The bytes of it.
 const SIZE: usize = 0x2_0000;

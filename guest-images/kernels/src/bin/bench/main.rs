@@ -2,8 +2,15 @@
 //!
 //! Each line `bench: NAME=MINIMUM median=MEDIAN` is of one operation, with what the measurement
 //! itself costs taken off. `rounds=N` on the command line says how often each is measured;
-//! `operator=1` that somebody is there to suppress an address space when asked.
+//! `operator=1` that somebody is there to do what lines ask for that begin so, and to answer with any byte:
+//!
+//! - `bench: to be suppressed ROOT`: to suppress that address space.
+//! - `bench: to be counted NAME OPERATIONS`: to count the exits from now on, until `bench: counted`.
+//!
+//! With `echo=1` it is the other end of a network instead, and sends back what it receives, for ever.
 #![cfg_attr(target_os = "none", no_std, no_main)]
+
+mod virtio;
 
 use core::arch::{asm, naked_asm};
 use core::cell::UnsafeCell;
@@ -34,6 +41,17 @@ static SAMPLES: Samples = Samples(UnsafeCell::new([0; MAX_ROUNDS]));
 /// The ticks that measuring nothing takes.
 static OVERHEAD: AtomicU64 = AtomicU64::new(0);
 
+/// Returns whether somebody is there to be asked.
+fn has_operator() -> bool {
+    multiboot::number("operator") == Some(1)
+}
+
+/// Returns how often each operation is measured.
+fn rounds() -> usize {
+    let asked = multiboot::number("rounds").unwrap_or(ROUNDS);
+    asked.clamp(1, MAX_ROUNDS as u64) as usize
+}
+
 /// The time of `$operation`, once. RDTSC alone brackets it, without a fence: the measuring machines
 /// execute one instruction a tick, in order.
 macro_rules! ticks {
@@ -53,9 +71,7 @@ macro_rules! ticks {
 /// Measures `operation` and prints its line.
 #[inline(always)]
 fn measure(report: &mut Report, name: &str, mut operation: impl FnMut() -> u64) {
-    let rounds = multiboot::number("rounds")
-        .unwrap_or(ROUNDS)
-        .clamp(1, MAX_ROUNDS as u64) as usize;
+    let rounds = rounds();
     // SAFETY: no other reference is alive: `operation` does not measure.
     let samples = unsafe { &mut (&mut *SAMPLES.0.get())[..rounds] };
     // The first time touches what later times find in caches and TLBs.
@@ -118,6 +134,9 @@ extern "C" fn note_time() {
 }
 
 fn run(report: &mut Report) {
+    if multiboot::number("echo") == Some(1) {
+        virtio::echo();
+    }
     let hertz = tsc::cpuid_hertz().unwrap_or_else(tsc::measured_hertz);
     println!("bench: tsc_hz={hertz}");
     measure(report, "overhead", || ticks!({}));
@@ -133,7 +152,8 @@ fn run(report: &mut Report) {
     } else {
         report.skip("x2APIC", "the CPU has none");
     }
-    if multiboot::number("operator") == Some(1) {
+    virtio::measure_all(report);
+    if has_operator() {
         context_switch_beside_target(report);
     } else {
         report.skip("context_switch_beside_target", "no operator=1");
