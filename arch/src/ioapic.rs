@@ -15,6 +15,8 @@ pub const VERSION: u8 = 1;
 /// Index of the low half of the first redirection entry; its high half follows, then the next.
 pub const ENTRIES: u8 = 0x10;
 
+/// Redirection entry, delivery mode: an NMI, whatever the vector, at the edge.
+pub const NMI: u64 = 4 << 8;
 /// Redirection entry: logical destination mode.
 pub const LOGICAL: u64 = 1 << 11;
 /// Redirection entry: the pin is active low.

@@ -14,18 +14,22 @@ use crate::machine::host_time::host_now;
 use crate::machine::host_timer::HostTimer;
 use crate::machine::smp::{self, kick};
 use crate::machine::speculation::Remedies;
-use crate::machine::{paging, power, serial};
+use crate::machine::{line_interrupts, paging, power, serial};
 use crate::manager::VmManager;
 use crate::operator::Session;
 use crate::options::OnEnd;
 use crate::scheduler::{Decision, Scheduler, VcpuCell};
 use crate::vcpu::{HostCpu, RunExit};
+use crate::vm::requests::{Requests, VcpuRequests};
 use tenants::Tenants;
 use wake_latency::WakeLatency;
 
-/// The number of times a second that the console's line is looked at: its FIFO of 16 bytes fills in
-/// 1.4 ms.
+/// The number of times a second that the operator's session is looked after: its line's FIFO of 16 bytes fills, or empties,
+/// in 1.4 ms.
 const POLLS_PER_SECOND: u64 = 1000;
+/// The same where the line interrupts when something comes in, and nothing goes on: VMs come to their end, and others have
+/// something to tell.
+const IDLE_POLLS_PER_SECOND: u64 = 100;
 
 /// The time for which another VM that has waited for a CPU is taken to want it, as a divisor of a
 /// second: a tenth.
@@ -52,11 +56,23 @@ pub(crate) struct CpuLoop {
     /// The time at which the session is to be looked after next; the end of time on other CPUs.
     next_poll: HostTicks,
     poll_interval: u64,
+    /// The same while nothing goes on in the session.
+    idle_poll_interval: u64,
+}
+
+/// The CPU comes back from the VCPU that it runs. One that does not run is not asked for anything: who wakes it would
+/// take it to have been woken.
+impl line_interrupts::Listener for VcpuRequests {
+    fn something_came(&self) {
+        if self.running_on().is_some() {
+            self.make(Requests::YIELD);
+        }
+    }
 }
 
 impl CpuLoop {
     /// Makes the loop of the CPU that `tables` describe, with its timer. `remedies` keep VMs from each
-    /// other's traces. The boot CPU has the operator's session.
+    /// other's traces. The boot CPU has the operator's session; `lines_interrupt` when something comes in for that.
     #[must_use]
     pub(crate) fn new(
         tables: HostCpu,
@@ -65,7 +81,13 @@ impl CpuLoop {
         timer: HostTimer,
         remedies: Remedies,
         session: Option<Session>,
+        lines_interrupt: bool,
     ) -> Self {
+        let idle_polls = if lines_interrupt {
+            IDLE_POLLS_PER_SECOND
+        } else {
+            POLLS_PER_SECOND
+        };
         Self {
             tables,
             manager,
@@ -78,6 +100,7 @@ impl CpuLoop {
             },
             session,
             poll_interval: timer.tsc().get() / POLLS_PER_SECOND,
+            idle_poll_interval: timer.tsc().get() / idle_polls,
             wake_latency: WakeLatency::new(timer.tsc()),
             slept_until: None,
             timer,
@@ -96,7 +119,7 @@ impl CpuLoop {
         loop {
             kick::begin_to_look();
             let now = host_now();
-            if now >= self.next_poll {
+            if now >= self.next_poll || self.session.is_some() && line_interrupts::take() {
                 self.poll(now);
                 if self.manager.has_work() {
                     self.work();
@@ -125,6 +148,8 @@ impl CpuLoop {
     }
 
     /// Looks after the operator's session.
+    // Apart from what a wake-up goes through.
+    #[cold]
     fn poll(&mut self, now: HostTicks) {
         self.slept_until = None;
         self.tenants.mix();
@@ -136,7 +161,17 @@ impl CpuLoop {
         if self.loaded.is_none() {
             paging::leave_windows();
         }
-        self.next_poll = now.saturating_add(self.poll_interval);
+        let goes_on = self.manager.has_work()
+            || self
+                .session
+                .as_ref()
+                .is_some_and(|session| session.goes_on(self.manager));
+        let interval = if goes_on {
+            self.poll_interval
+        } else {
+            self.idle_poll_interval
+        };
+        self.next_poll = now.saturating_add(interval);
     }
 
     /// Looks after the VMs that are to be made or cleared away.
@@ -167,13 +202,13 @@ impl CpuLoop {
         if let Some(slept_until) = self.slept_until.take() {
             self.wake_latency.note(slept_until, host_now());
         }
-        // No longer than the lead; and if somebody wants it or the CPU, not at all.
-        while host_now() < not_before && !cell.requests().are_pending() {
-            core::hint::spin_loop();
-        }
         if let Some(now) = contended {
             let memory = self.poll_interval * POLLS_PER_SECOND / CONTENTION_PER_SECOND;
             cell.vm().look.note_contention(now.saturating_add(memory));
+        }
+        // No longer than the lead; and if somebody wants it or the CPU, not at all.
+        while host_now() < not_before && !cell.requests().are_pending() {
+            core::hint::spin_loop();
         }
         loop {
             if self.tenants.take_mixed() {
@@ -246,6 +281,10 @@ impl CpuLoop {
             unsafe { self.remedies.forget_branches() };
         }
         smp::note_task(self.tables.index, Some(target));
+        if self.session.is_some() {
+            // SAFETY: the cell is kept until `release`.
+            unsafe { line_interrupts::listen(cell.requests()) };
+        }
         self.loaded = Some((target, cell.clone()));
         Some(cell)
     }
@@ -258,6 +297,9 @@ impl CpuLoop {
                 refuses_vmcs()
             }
             smp::note_task(self.tables.index, None);
+            if self.session.is_some() {
+                line_interrupts::stop_listening();
+            }
             // Before others know that it may go elsewhere, or away.
             drop(cell);
             paging::leave_windows();

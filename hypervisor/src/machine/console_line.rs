@@ -17,6 +17,8 @@ pub(crate) struct ConsoleLine {
 
 /// The lines of a PC, in the order in which they are looked for.
 pub(crate) const COM_PORTS: [u16; 4] = [0x3f8, 0x2f8, 0x3e8, 0x2e8];
+/// The interrupts of the first and the third, and of the second and the fourth of them.
+const COM_IRQS: [u8; 2] = [4, 3];
 const DEFAULT_BAUD: u32 = 115_200;
 /// The speed that the UART's clock gives with the divisor 1, in baud; others are fractions of it.
 const FASTEST_BAUD: u32 = 115_200;
@@ -31,6 +33,13 @@ impl ConsoleLine {
             port,
             baud: DEFAULT_BAUD,
         }
+    }
+
+    /// Returns the number of its interrupt on the ISA bus, if it is one of a PC's.
+    #[must_use]
+    pub(super) fn isa_irq(self) -> Option<u8> {
+        let index = COM_PORTS.iter().position(|port| *port == self.port)?;
+        Some(COM_IRQS[index % 2])
     }
 
     /// Returns the line at `port` with the speed `baud`; `None` if no UART can be there, or have that speed.
@@ -105,6 +114,13 @@ mod tests {
         assert_eq!((line.port, line.baud), (0xc000, 9600));
         assert_eq!(line.to_string(), "0xc000,9600");
         assert_eq!(parse("com3,57600").unwrap().to_string(), "com3,57600");
+    }
+
+    #[test]
+    fn the_lines_of_a_pc_have_interrupts() {
+        let irqs = ["com1", "com2", "com3", "com4", "0xc000"];
+        let irqs = irqs.map(|text| parse(text).unwrap().isa_irq());
+        assert_eq!(irqs, [Some(4), Some(3), Some(4), Some(3), None]);
     }
 
     #[test]

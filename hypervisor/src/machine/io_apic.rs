@@ -1,4 +1,4 @@
-//! The host's I/O APICs, which tarpit keeps silent (Intel 82093AA, and ICH's after it).
+//! The host's I/O APICs, which tarpit keeps silent but for what it asks for (Intel 82093AA, and ICH's after it).
 
 use arch::ioapic;
 
@@ -68,6 +68,31 @@ fn mask_entries(registers: &mut impl Registers) -> u32 {
     open
 }
 
+/// Has the input `input` of the I/O APIC at `address`, active low or high, send an NMI to the CPU with the local APIC
+/// `apic_id` at each of its edges. Returns whether there is such an input.
+///
+/// # Safety
+/// As for [`mask_all`]; the CPU handles NMIs.
+pub(crate) unsafe fn send_nmi(address: u64, input: u32, is_active_low: bool, apic_id: u8) -> bool {
+    route_as_nmi(&mut Mapped { address }, input, is_active_low, apic_id)
+}
+
+fn route_as_nmi(
+    registers: &mut impl Registers,
+    input: u32,
+    is_active_low: bool,
+    apic_id: u8,
+) -> bool {
+    if input > registers.read(LAST_ENTRY) >> 16 & 0xff {
+        return false;
+    }
+    let polarity = if is_active_low { ioapic::ACTIVE_LOW } else { 0 };
+    let low = FIRST_ENTRY + 2 * input;
+    registers.write(low + 1, u32::from(apic_id) << 24);
+    registers.write(low, (ioapic::NMI | polarity) as u32);
+    true
+}
+
 #[cfg(test)]
 mod tests {
     use std::vec::Vec;
@@ -103,5 +128,17 @@ mod tests {
             let halves = &registers.0[0x10 + 2 * entry..][..2];
             assert_eq!(halves, [NOTHING, 0], "entry {entry}");
         }
+    }
+
+    #[test]
+    fn an_input_sends_nmis_to_one_cpu() {
+        let mut registers = Fake(std::vec![NOTHING; 0x10 + 2 * 24]);
+        registers.0[LAST_ENTRY as usize] = 23 << 16 | 0x20;
+        assert!(route_as_nmi(&mut registers, 4, false, 7));
+        assert!(route_as_nmi(&mut registers, 9, true, 0));
+        assert!(!route_as_nmi(&mut registers, 24, false, 7));
+        assert_eq!(registers.0[0x10 + 8..][..2], [4 << 8, 7 << 24]);
+        assert_eq!(registers.0[0x10 + 18..][..2], [4 << 8 | 1 << 13, 0]);
+        assert_eq!(registers.0[0x10 + 10], NOTHING, "the next one");
     }
 }

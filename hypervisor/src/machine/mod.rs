@@ -12,6 +12,7 @@ pub(crate) mod host_time;
 pub(crate) mod host_timer;
 pub(crate) mod image;
 pub(crate) mod io_apic;
+pub(crate) mod line_interrupts;
 pub(crate) mod local_apic;
 pub(crate) mod log_ring;
 pub(crate) mod logger;

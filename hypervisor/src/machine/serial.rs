@@ -168,6 +168,23 @@ impl Line {
         }
     }
 
+    /// Returns the first I/O port of its UART, if there is one.
+    #[must_use]
+    pub(super) fn port(&self) -> Option<u16> {
+        let serial = self.lock()?;
+        serial.working.then_some(serial.port)
+    }
+
+    /// Has the UART interrupt for `reasons`, and for no others.
+    pub(super) fn interrupt_for(&self, reasons: IER) {
+        if let Some(mut serial) = self.lock() {
+            serial.uart.disable_interrupts(!reasons);
+            serial.uart.enable_interrupts(reasons);
+            // What was asked for before has been seen to.
+            let _ = serial.uart.isr();
+        }
+    }
+
     /// Waits until all output is on the wire.
     pub(crate) fn flush(&self) {
         if let Some(mut serial) = self.lock() {
@@ -202,7 +219,8 @@ impl Serial {
         };
         let config = Config {
             interrupts: IER::empty(),
-            fifo_trigger_level: Some(FifoTriggerLevel::Fourteen),
+            // An interrupt leaves a millisecond until the FIFO is full.
+            fifo_trigger_level: Some(FifoTriggerLevel::Four),
             baud_rate: BaudRate::Custom(line.baud),
             check_cts_before_sending: false,
             ..Config::DEFAULT

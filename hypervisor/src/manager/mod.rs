@@ -506,6 +506,11 @@ impl VmManager {
         }
     }
 
+    /// Returns whether some of what was typed waits for its guest to take it.
+    pub(crate) fn has_input(&self) -> bool {
+        self.slots.iter().any(|slot| !slot.input.lock().is_empty())
+    }
+
     /// Gives guests as much of what was typed for them as they take now: at their virtio console if it
     /// is there that they have written last, or else at their UART. So an answer goes to where its question
     /// came from; that a guest only listens at one of the two cannot be seen.

@@ -96,7 +96,8 @@ impl Session {
     }
 
     /// Takes what the operator has typed, carries out what is to be, and keeps the line moving.
-    /// To be called once in a millisecond, between two turns of a VCPU.
+    /// To be called once in a millisecond, between two turns of a VCPU; where lines interrupt when something comes in, only if
+    /// one has, and now and then, unless [it goes on](Session::goes_on).
     pub(crate) fn poll(&mut self, vms: &VmManager) -> ControlFlow<PowerOff> {
         self.report_stops(vms);
         self.report_notices(vms);
@@ -124,6 +125,18 @@ impl Session {
             },
         );
         self.look_after_programs(vms)
+    }
+
+    /// Returns whether there is something to be done soon, though nothing comes in: a command or a search goes on, or output
+    /// waits for its line, or input for its guest.
+    #[must_use]
+    pub(crate) fn goes_on(&self, vms: &VmManager) -> bool {
+        self.running.is_some()
+            || !self.typed_ahead.is_empty()
+            || self.terminal.line().has_backlog()
+            || self.watcher.has_rules()
+            || self.door.as_ref().is_some_and(Door::goes_on)
+            || vms.has_input()
     }
 
     /// Tells which VMs have come to their end.

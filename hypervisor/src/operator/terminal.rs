@@ -33,6 +33,11 @@ pub(crate) trait SerialLine: Send + Sync {
 
     /// Gives the line what it takes now of what waits.
     fn poll(&self);
+
+    /// Returns whether some of what was written waits.
+    fn has_backlog(&self) -> bool {
+        self.sent() < self.written()
+    }
 }
 
 /// The output of the console: a serial line.

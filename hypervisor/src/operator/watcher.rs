@@ -158,6 +158,11 @@ impl Watcher {
         before - self.rules.len()
     }
 
+    /// Returns whether there are rules.
+    pub(super) fn has_rules(&self) -> bool {
+        !self.rules.is_empty()
+    }
+
     /// Returns all rules, the oldest first.
     pub(super) fn rules(&self) -> impl Iterator<Item = &RuleEntry> {
         self.rules.iter()

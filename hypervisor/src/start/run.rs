@@ -24,7 +24,7 @@ use crate::machine::host_timer::HostTimer;
 use crate::machine::local_apic::{self, LocalApic};
 use crate::machine::smp::threads;
 use crate::machine::speculation::Remedies;
-use crate::machine::{machine_check, memory, serial, smp};
+use crate::machine::{line_interrupts, machine_check, memory, serial, smp};
 use crate::manager::{HostFactory, VmManager};
 use crate::msr::HostMsrs;
 use crate::operator::{Door, GuestOutput, HostClock, HostSerial, Session, Terminal};
@@ -198,7 +198,13 @@ pub(super) fn run(machine: Machine) -> ! {
         remedies,
         deadline_works,
     });
-    serve(PerCpu::current(), shared, apic, Some(session))
+    let cpu = PerCpu::current();
+    // SAFETY: this is the boot CPU; NMIs have a handler since `smp::init`, and the I/O APICs are ours.
+    let lines_interrupt = unsafe { line_interrupts::begin(&machine.acpi, cpu.apic_id, tsc) };
+    if !lines_interrupt {
+        log::info!("serial lines do not interrupt here: they are looked at 1000 times a second");
+    }
+    serve(cpu, shared, apic, Some(session), lines_interrupt)
 }
 
 /// Opens the door for detectors, if its line is there.
@@ -305,16 +311,17 @@ fn await_work(cpu: &'static PerCpu) -> ! {
     prepare_cpu(shared.capabilities, shared.remedies);
     // SAFETY: interrupts are off, and the LAPIC is ours.
     let apic = unsafe { LocalApic::enable() };
-    serve(cpu, shared, apic, None)
+    serve(cpu, shared, apic, None, false)
 }
 
 /// Returns the work of every CPU, which is in VMX operation. The boot CPU has the operator's
-/// session.
+/// session, and perhaps `lines_interrupt` it when something comes in.
 fn serve(
     cpu: &'static PerCpu,
     shared: &'static Shared,
     apic: LocalApic,
     session: Option<Session>,
+    lines_interrupt: bool,
 ) -> ! {
     let tables = HostCpu {
         index: cpu.index,
@@ -340,6 +347,7 @@ fn serve(
             timer,
             shared.remedies,
             session,
+            lines_interrupt,
         )
         .run()
     }

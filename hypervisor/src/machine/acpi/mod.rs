@@ -35,6 +35,25 @@ pub(crate) struct HostIoApic {
     pub first_gsi: u32,
 }
 
+/// The way of an interrupt to the I/O APICs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HostInterrupt {
+    /// The global system interrupt.
+    pub gsi: u32,
+    /// Whether the line is active low.
+    pub is_active_low: bool,
+}
+
+/// An interrupt of the ISA bus that is not the global system interrupt of its number, active high (ACPI 6.5,
+/// 5.2.12.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct IsaOverride {
+    /// Its number on the bus.
+    pub irq: u8,
+    /// Where it goes instead.
+    pub interrupt: HostInterrupt,
+}
+
 /// The ACPI power management timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PmTimer {
@@ -94,6 +113,8 @@ pub(crate) struct Acpi {
     pub cpus: Vec<HostCpu>,
     /// The I/O APICs.
     pub io_apics: Vec<HostIoApic>,
+    /// The interrupts of the ISA bus that go another way than usual.
+    pub isa_overrides: Vec<IsaOverride>,
     /// The physical address of the HPET's registers.
     pub hpet: Option<u64>,
     /// The power management timer.
@@ -166,6 +187,7 @@ impl Acpi {
         const ENTRIES: usize = 44;
         const LOCAL_APIC: u8 = 0;
         const IO_APIC: u8 = 1;
+        const SOURCE_OVERRIDE: u8 = 2;
         const LOCAL_X2APIC: u8 = 9;
         for (kind, entry) in madt.structures(ENTRIES) {
             // Those that are too short for what they should say are left out.
@@ -182,9 +204,46 @@ impl Acpi {
                         first_gsi,
                     });
                 }),
+                SOURCE_OVERRIDE => entry
+                    .u32(4)
+                    .zip(entry.byte(3))
+                    .zip(entry.u16(8))
+                    .map(|((gsi, irq), flags)| self.add_override(irq, gsi, flags)),
                 _ => None,
             };
         }
+    }
+
+    /// Adds an interrupt of the ISA bus that goes another way.
+    fn add_override(&mut self, irq: u8, gsi: u32, flags: u16) {
+        // MPS INTI flags (ACPI 6.5, table 5.25).
+        const POLARITY: u16 = 0b11;
+        const ACTIVE_LOW: u16 = 0b11;
+        let interrupt = HostInterrupt {
+            gsi,
+            is_active_low: flags & POLARITY == ACTIVE_LOW,
+        };
+        self.isa_overrides.push(IsaOverride { irq, interrupt });
+    }
+
+    /// Returns the way of the ISA bus's interrupt `irq`.
+    #[must_use]
+    pub(crate) fn isa_interrupt(&self, irq: u8) -> HostInterrupt {
+        let usual = HostInterrupt {
+            gsi: irq.into(),
+            is_active_low: false,
+        };
+        let known = self.isa_overrides.iter().find(|it| it.irq == irq);
+        known.map_or(usual, |it| it.interrupt)
+    }
+
+    /// Returns the I/O APIC that has the global system interrupt `gsi`, as far as its first one tells, and the number of
+    /// the input there.
+    #[must_use]
+    pub(crate) fn io_apic_of(&self, gsi: u32) -> Option<(HostIoApic, u32)> {
+        let begun = self.io_apics.iter().filter(|it| it.first_gsi <= gsi);
+        let last = begun.max_by_key(|it| it.first_gsi)?;
+        Some((*last, gsi - last.first_gsi))
     }
 
     /// Adds a processor that is enabled once: firmware may list it both as local APIC and as local x2APIC.

@@ -49,6 +49,11 @@ impl<'a> Table<'a> {
         self.0.get(offset).copied()
     }
 
+    /// Returns the 16 bits at `offset`.
+    pub(super) fn u16(self, offset: usize) -> Option<u16> {
+        self.array(offset).map(u16::from_le_bytes)
+    }
+
     /// Returns the 32 bits at `offset`.
     pub(super) fn u32(self, offset: usize) -> Option<u32> {
         self.array(offset).map(u32::from_le_bytes)

@@ -50,6 +50,9 @@ fn madt() -> &'static [u8] {
     body.extend([1, 12, 0, 0, 0, 0, 0xc0, 0xfe, 0, 0, 0, 0]); // I/O APIC
     body.extend([9, 16, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0]); // x2APIC 2 again
     body.extend([9, 16, 0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0]); // x2APIC 256
+    body.extend([2, 10, 0, 0, 2, 0, 0, 0, 0, 0]); // ISA interrupt 0 is GSI 2
+    body.extend([2, 10, 0, 9, 9, 0, 0, 0, 0xf, 0]); // ISA interrupt 9 is active low, of a level
+    body.extend([1, 12, 1, 0, 0, 0x10, 0xc0, 0xfe, 24, 0, 0, 0]); // I/O APIC from GSI 24 on
     table(b"APIC", 4, &body)
 }
 
@@ -81,6 +84,26 @@ fn enabled_processors_are_listed_once() {
     let ids: Vec<_> = acpi.cpus.iter().map(|cpu| cpu.apic_id).collect();
     assert_eq!(ids, [0, 2, 256]);
     assert_eq!(acpi.io_apics[0].address, 0xfec0_0000);
+}
+
+#[test]
+fn an_isa_interrupt_goes_the_usual_way_or_another_one() {
+    let acpi = discover(&[madt()]);
+    let way = |irq| {
+        let HostInterrupt { gsi, is_active_low } = acpi.isa_interrupt(irq);
+        (gsi, is_active_low)
+    };
+    assert_eq!(
+        [way(0), way(4), way(9)],
+        [(2, false), (4, false), (9, true)]
+    );
+    let input = |gsi| {
+        acpi.io_apic_of(gsi)
+            .map(|(io_apic, input)| (io_apic.address, input))
+    };
+    assert_eq!(input(4), Some((0xfec0_0000, 4)));
+    assert_eq!(input(25), Some((0xfec0_1000, 1)));
+    assert_eq!(Acpi::default().io_apic_of(4), None);
 }
 
 #[test]

@@ -7,7 +7,7 @@
 //!
 //! # NMIs
 //! An NMI strikes anywhere, also where a lock is held. Its handler runs on a stack of its own
-//! and only counts, and does what a [kick] is for: it takes no lock, sends nothing and raises no exception, so
+//! and only counts, and does what a [kick], or an [interrupt of a serial line](line_interrupts), is for: it takes no lock, sends nothing and raises no exception, so
 //! that the IRET at its end is the first that unblocks NMIs. GS base is the CPU's own at all times in root
 //! mode, so there is no moment at which it could find another one.
 
@@ -30,7 +30,7 @@ use super::cpu::{PerCpu, apic_id, stack::GuardedStack};
 use super::image::Trampoline;
 use super::local_apic::LocalApic;
 use super::memory::PhysRange;
-use super::{boot_info::BootInfo, paging};
+use super::{boot_info::BootInfo, line_interrupts, paging};
 use crate::machine::host_time::host_now;
 use tsc_sync::{Comparison, Skew};
 
@@ -43,10 +43,10 @@ const STACK_SIZE: u64 = 128 << 10;
 
 /// The APIC ID of each CPU, by its index.
 static APIC_IDS: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
-/// NMIs that have struck, but for kicks.
+/// NMIs that have struck, but for kicks and serial lines'.
 static NMIS: AtomicU64 = AtomicU64::new(0);
 
-/// Returns how many NMIs the host has taken that are no kicks: none is expected, all are survived.
+/// Returns how many NMIs the host has taken that are neither kicks nor of a serial line: none is expected, all are survived.
 #[must_use]
 pub(crate) fn nmis() -> u64 {
     NMIS.load(Ordering::Relaxed)
@@ -54,7 +54,10 @@ pub(crate) fn nmis() -> u64 {
 
 fn on_nmi(frame: &mut TrapFrame) {
     stop::stop_if_asked(frame);
-    if !kick::on_nmi(frame) {
+    let is_kick = kick::on_nmi(frame);
+    // One may be both.
+    let is_of_line = line_interrupts::on_nmi(is_kick);
+    if !is_kick && !is_of_line {
         NMIS.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -77,6 +77,11 @@ impl Input {
         self.skipping = true;
     }
 
+    /// Returns whether a whole line waits, or is to be refused.
+    pub(super) fn has_line(&self) -> bool {
+        self.lines > 0 || self.refused != Refused::default()
+    }
+
     /// Returns the next line, without its end, if a whole one has come.
     pub(super) fn next_line(&mut self) -> Option<Vec<u8>> {
         self.lines = self.lines.checked_sub(1)?;

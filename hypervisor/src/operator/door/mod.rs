@@ -93,6 +93,14 @@ impl Door {
         ControlFlow::Continue(())
     }
 
+    /// Returns whether there is something to be done soon: a request is served or waits, or output does.
+    pub(super) fn goes_on(&self) -> bool {
+        self.serving.is_some()
+            || self.input.has_line()
+            || !self.outbox.is_empty()
+            || self.line.has_backlog()
+    }
+
     /// Tells of lines that were not taken.
     fn refuse_lines(&mut self) {
         let refused = self.input.take_refused();
@@ -180,14 +188,10 @@ impl Door {
         let clock = surroundings.clock;
         let patience = clock.fraction_of_second(FLUSH_PER_SECOND);
         let until = clock.now().saturating_add(patience);
-        while clock.now() < until && !(self.outbox.is_empty() && self.is_line_idle()) {
+        while clock.now() < until && (!self.outbox.is_empty() || self.line.has_backlog()) {
             self.outbox.drain(&*self.line);
             self.line.poll();
         }
-    }
-
-    fn is_line_idle(&self) -> bool {
-        self.line.sent() >= self.line.written()
     }
 }
 
