@@ -43,6 +43,7 @@ pub(crate) fn operations_cost_no_more_than_they_may(case: &Case) -> Result<()> {
     let costs = bench::measure(
         &case.file_name(),
         case.kind()?,
+        None,
         ROUNDS,
         choice::exit_cost_for_tests()?,
     )?;

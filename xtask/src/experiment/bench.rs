@@ -35,6 +35,9 @@ const DISK: usize = 1 << 20;
 /// Emulated seconds of this many instructions: the guest waits for hardly anything.
 const IPS: u64 = 100_000_000;
 
+/// How often each operation is measured where nobody says otherwise.
+pub(super) const ROUNDS: u32 = 100;
+
 /// The facts about an operation that are known beside our own measurement.
 struct Known {
     /// The guest's name for it.
@@ -93,7 +96,7 @@ const KNOWN: [Known; 20] = [
 #[derive(Args, Clone, Copy, Debug)]
 pub struct Options {
     /// How often each operation is measured
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = ROUNDS, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub rounds: u32,
     /// Count the exits of a Linux instead, by what it does
     #[arg(long)]
@@ -212,7 +215,14 @@ impl Costs {
         misses
     }
 
-    fn json(&self) -> serde_json::Value {
+    /// Returns the median of an operation's costs, in ticks, if it was measured.
+    pub(super) fn median(&self, name: &str) -> Option<u64> {
+        let cost = self.measured.iter().find(|cost| cost.name == name)?;
+        Some(cost.median)
+    }
+
+    /// Returns them as JSON.
+    pub(super) fn json(&self) -> serde_json::Value {
         let operations: serde_json::Map<_, _> = self
             .measured
             .iter()
@@ -282,17 +292,26 @@ fn disk(name: &str) -> Result<Module> {
     Ok(Module::disk(&file, GUEST, "ro"))
 }
 
-/// Boots the guest and reads what it measures. `name` names the run's files.
+/// Boots the guest and reads what it measures, on Bochs's model `processor` or the usual one. `name` names the run's files.
 ///
 /// # Errors
 /// When something cannot be built or started, or the guest does not get to its end.
-pub fn measure(name: &str, kind: Kind, rounds: u32, exit_cost: u64) -> Result<Costs> {
+pub fn measure(
+    name: &str,
+    kind: Kind,
+    processor: Option<&'static str>,
+    rounds: u32,
+    exit_cost: u64,
+) -> Result<Costs> {
     let guest = |name, command_line| Guest {
         memory_mib: 64,
         ..Guest::new(name).command_line(command_line)
     };
-    let setup = Setup::new(name)
-        .on(kind)
+    let mut setup = Setup::new(name).on(kind);
+    if let Some(model) = processor {
+        setup = setup.processor(model);
+    }
+    let setup = setup
         .ips(IPS)
         .exit_cost(exit_cost)
         .options("on-end=poweroff")
@@ -387,7 +406,13 @@ pub fn run(options: &Options) -> Result<bool> {
             options.results.update,
         );
     }
-    let costs = measure(claim.name(), kind, options.rounds, options.exit_cost.ticks)?;
+    let costs = measure(
+        claim.name(),
+        kind,
+        None,
+        options.rounds,
+        options.exit_cost.ticks,
+    )?;
     println!("{costs}");
     let path = paths::target().join("bench.json");
     std::fs::write(&path, format!("{:#}\n", costs.json()))
@@ -396,6 +421,13 @@ pub fn run(options: &Options) -> Result<bool> {
     let misses = costs.misses();
     misses.iter().for_each(|miss| println!("MISSED: {miss}"));
     Ok(misses.is_empty())
+}
+
+/// Returns whether there is a bound for what this operation costs.
+#[cfg(test)]
+pub(super) fn has_bound(name: &str) -> bool {
+    let known = KNOWN.iter().find(|known| known.name == name);
+    known.is_some_and(|known| known.most.is_some())
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ pub mod figure1;
 pub mod fuzz;
 pub mod neighbors;
 pub mod nested;
+pub mod processors;
 pub mod quick;
 pub mod section5;
 pub mod switches;
@@ -66,4 +67,5 @@ experiments! {
     Attack(attack),
     Fuzz(fuzz),
     Disks(disks),
+    Processors(processors),
 }
