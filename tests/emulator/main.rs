@@ -57,6 +57,8 @@ fn main() {
         Any: kernels::processors_start_after_init,
         Any: kernels::apics_virtualized_by_the_processor,
         Any: kernels::apics_in_software,
+        Bochs: kernels::apics_on_the_oldest_processor,
+        Bochs: kernels::exits_on_a_processor_without_tsc_scaling,
         Bochs: kernels::timers_with_a_virtualized_apic,
         Bochs: kernels::timers_with_an_apic_in_software,
         Any: kernels::interrupts_come_only_where_they_are_let_in,
