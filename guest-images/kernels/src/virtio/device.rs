@@ -10,10 +10,12 @@ const BEFORE_FIRST: u16 = 0x1040;
 /// The identifier of vendor-specific capabilities, in which virtio tells where its structures are.
 const CAPABILITY: u8 = 0x09;
 /// The identifier of the capability of MSI-X (PCI Local Bus Specification 3.0, 6.8.2), and the bits of its
-/// register by which the table is used, and all of it masked.
+/// register by which the table is used, and all of it masked. The register behind tells where the table is: by which
+/// BAR, in its lowest bits, and how far from there.
 const MSIX: u8 = 0x11;
 const MSIX_ENABLE: u32 = 1 << 31;
 const MSIX_MASK: u32 = 1 << 30;
+const MSIX_BAR: u32 = 0b111;
 
 /// The device type of network cards (5).
 pub const NETWORK: u16 = 1;
@@ -78,7 +80,7 @@ pub struct Placement {
 /// A device, and where its structures are.
 #[derive(Clone, Copy, Debug)]
 pub struct Device {
-    /// What it is on the bus.
+    /// The function that it is on the bus.
     pub function: Function,
     /// Its device type.
     pub kind: u16,
@@ -109,14 +111,23 @@ impl Device {
         function.write(COMMAND, DECODE_AND_MASTER);
         let mut places = [0; 8];
         let mut notify_multiplier = 0;
+        let mut msix = 0;
         for at in function.capabilities() {
-            if function.byte(at) == CAPABILITY {
-                let kind = function.byte(at + 3);
-                let base = function.bar(function.byte(at + 4));
-                places[usize::from(kind & 7)] = base + u64::from(function.read(at + 8));
-                if kind == 2 {
-                    notify_multiplier = function.read(at + 16).into();
+            match function.byte(at) {
+                CAPABILITY => {
+                    let kind = function.byte(at + 3);
+                    let base = function.bar(function.byte(at + 4));
+                    places[usize::from(kind & 7)] = base + u64::from(function.read(at + 8));
+                    if kind == 2 {
+                        notify_multiplier = function.read(at + 16).into();
+                    }
                 }
+                MSIX => {
+                    let table = function.read(at + 4);
+                    let base = function.bar((table & MSIX_BAR) as u8);
+                    msix = base + u64::from(table & !MSIX_BAR);
+                }
+                _ => {}
             }
         }
         Some(Self {
@@ -127,7 +138,7 @@ impl Device {
             notify_multiplier,
             isr: places[3],
             specific: places[4],
-            msix: function.bar(1),
+            msix,
         })
     }
 

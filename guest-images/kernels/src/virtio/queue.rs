@@ -64,7 +64,7 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// What the device reads.
+    /// Makes one that the device reads.
     #[must_use]
     pub const fn read(address: u64, length: u32) -> Self {
         Self {
@@ -74,7 +74,7 @@ impl Buffer {
         }
     }
 
-    /// What the device writes.
+    /// Makes one that the device writes.
     #[must_use]
     pub const fn written(address: u64, length: u32) -> Self {
         Self {
@@ -91,7 +91,7 @@ pub struct Queue {
     device: Device,
     index: u16,
     rings: *mut Rings,
-    /// How many requests were made available, and how many of them taken back; both wrap around.
+    /// The number of requests that were made available, and of those that were taken back; both wrap around.
     added: u16,
     taken: u16,
 }
