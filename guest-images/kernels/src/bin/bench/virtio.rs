@@ -263,10 +263,22 @@ fn partner(card: &mut Card) -> Option<u64> {
             let (slot, _) = card.receive.take()?;
             let from = sender(card.slot(slot));
             card.offer(slot);
+            forget_late(card);
             return Some(from);
         }
     }
     None
+}
+
+/// Takes what else comes until nothing does any more: a network that keeps what nobody receives yet brings all the
+/// questions when somebody does, so that there are as many answers.
+fn forget_late(card: &mut Card) {
+    while tsc::wait_until(PATIENCE, || card.receive.has_used()) {
+        while let Some((slot, _)) = card.receive.take() {
+            card.offer(slot);
+        }
+        card.receive.notify();
+    }
 }
 
 /// Sends back all that comes in.
@@ -274,25 +286,31 @@ pub(crate) fn echo() -> ! {
     let _ = Lapic::enable(Mode::XApic);
     set_handler(VECTOR, handle);
     let mut card = Card::find().expect("a network card");
+    let mut unsent = 0;
     loop {
         wait_for(&card.receive);
         // All that is there goes back at once, each frame in the buffer that it came in.
-        let mut slots = [0; 2 * BATCH as usize];
-        let mut count = 0;
         while let Some((slot, _)) = card.receive.take() {
             let place = card.slot(slot);
             card.add(slot, place, sender(place));
-            slots[count] = slot;
-            count += 1;
+            unsent += 1;
         }
         card.send.notify();
-        // A frame that goes to somebody has been sent when its sender is done with the notification.
-        let mut sent = 0;
-        while sent < count {
-            sent += usize::from(card.send.take().is_some());
+        // A buffer is free when its frame has been sent: with the notification, or later, by somebody who may need this
+        // CPU for it. So that is waited for only where less than a batch could come in.
+        let before = unsent;
+        loop {
+            while let Some((slot, _)) = card.send.take() {
+                card.offer(slot);
+                unsent -= 1;
+            }
+            if unsent <= BATCH {
+                break;
+            }
         }
-        slots[..count].iter().for_each(|&slot| card.offer(slot));
-        card.receive.notify();
+        if unsent < before {
+            card.receive.notify();
+        }
     }
 }
 
