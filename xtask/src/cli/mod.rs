@@ -90,7 +90,8 @@ enum Command {
     ///
     /// Linux's KVM runs tarpit in a virtual machine, by nested VMX on the VMX that Bochs emulates.
     /// Each kernel of ours is a guest of tarpit's there; QEMU, KVM's modules and all else come from
-    /// Debian's packages. Exit status 1 where a kernel finds a failure.
+    /// Debian's packages. Exit status 1 where a kernel finds a failure. With --bare the kernels are KVM's
+    /// guests themselves, to compare.
     Nested(nested::Options),
     /// Make an experiment on a guest, and write what came out to target/experiments
     #[command(subcommand)]
