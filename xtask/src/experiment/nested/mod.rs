@@ -79,7 +79,8 @@ pub struct Options {
     ///
     /// `bench` has a disk there, and with another one a network of taps, a bridge and vhost. What it measures is printed
     /// as by `cargo xtask bench`, beside the numbers of KVM's that are recorded there, and written to
-    /// target/bench-kvm.json.
+    /// target/bench-kvm.json. `exits` does not come to an end: it has instructions access devices that KVM does not
+    /// emulate there, so that QEMU stands still.
     #[arg(long)]
     bare: bool,
     /// Let the processor virtualize the guests' local APICs
