@@ -5,6 +5,7 @@ use std::fmt;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
+use super::common::cells::Cells;
 use super::common::countdown::Countdown;
 use super::common::exits::Exits;
 use super::common::reports::Report;
@@ -99,7 +100,7 @@ struct Row {
 }
 
 impl Row {
-    fn cells(&self, series: Series) -> Vec<String> {
+    fn cells(&self, series: Series) -> [String; COLUMNS.len()] {
         let Self {
             activity,
             seconds,
@@ -113,7 +114,7 @@ impl Row {
             .map(|(reason, count)| format!("{reason} {:.0}", *count as f64 / seconds))
             .collect();
         let all = exits.all() as f64;
-        vec![
+        [
             series.name().to_owned(),
             activity.name.to_owned(),
             format!("{:.0}", all / seconds),
@@ -191,23 +192,17 @@ impl Outcome {
     }
 
     fn update_results(&self) -> Result<()> {
-        let heading = format!(
-            "| {} |\n|{}",
-            COLUMNS.join(" | "),
-            " --- |".repeat(COLUMNS.len())
-        );
+        let cells = Cells {
+            titles: COLUMNS,
+            rows: self.rows.iter().map(|row| row.cells(self.series)).collect(),
+        };
         let table = results::Table {
             name: "exits",
             title: "Exits of a Linux, by what it does",
-            heading: &heading,
+            heading: &cells.heading(),
             keys: 2,
         };
-        let rows: Vec<String> = self
-            .rows
-            .iter()
-            .map(|row| format!("| {} |", row.cells(self.series).join(" | ")))
-            .collect();
-        table.update(&rows)
+        table.update(&cells.lines())
     }
 }
 

@@ -9,6 +9,7 @@ use clap::builder::PossibleValuesParser;
 use serde_json::json;
 
 use super::bench;
+use super::common::cells::Cells;
 use super::common::{record, results};
 use crate::testbed::Setup;
 use crate::testbed::choice;
@@ -52,6 +53,9 @@ const OPERATIONS: [&str; 5] = [
     "virtio_blk_read",
     "context_switch_beside_target",
 ];
+
+/// The processor, what it lacks, the kernels and the operations.
+const COLUMNS: usize = 2 + KERNELS.len() + OPERATIONS.len();
 
 /// Other processors, as Bochs models them: do our kernels pass, and what do operations cost?
 ///
@@ -113,7 +117,7 @@ impl Row {
         misses
     }
 
-    fn cells(&self) -> Vec<String> {
+    fn cells(&self) -> [String; COLUMNS] {
         let lacks = if self.lacks.is_empty() {
             "nothing".to_owned()
         } else {
@@ -131,7 +135,7 @@ impl Row {
             let median = self.costs.median(operation);
             median.map_or_else(|| "-".to_owned(), |ticks| ticks.to_string())
         }));
-        cells
+        core::array::from_fn(|column| core::mem::take(&mut cells[column]))
     }
 }
 
@@ -146,26 +150,22 @@ struct Outcome(Vec<Row>);
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let columns = columns();
-        for (number, row) in self.0.iter().enumerate() {
-            if number > 0 {
-                writeln!(f)?;
-            }
-            for (column, cell) in columns.iter().zip(row.cells()) {
-                writeln!(f, "{column:<30} {cell}")?;
-            }
-        }
-        Ok(())
+        self.cells().fmt(f)
     }
 }
 
-/// Returns the names of a row's cells.
-fn columns() -> Vec<&'static str> {
-    let first = ["Processor", "Lacks"].into_iter();
-    first.chain(KERNELS).chain(OPERATIONS).collect()
-}
-
 impl Outcome {
+    fn cells(&self) -> Cells<COLUMNS> {
+        let mut titles = ["Processor", "Lacks"]
+            .into_iter()
+            .chain(KERNELS)
+            .chain(OPERATIONS);
+        Cells {
+            titles: core::array::from_fn(|_| titles.next().unwrap_or_default()),
+            rows: self.0.iter().map(Row::cells).collect(),
+        }
+    }
+
     fn misses(&self) -> Vec<String> {
         self.0.iter().flat_map(Row::misses).collect()
     }
@@ -191,24 +191,14 @@ impl Outcome {
     }
 
     fn update_results(&self) -> Result<()> {
-        let columns = columns();
-        let heading = format!(
-            "| {} |\n|{}",
-            columns.join(" | "),
-            " --- |".repeat(columns.len())
-        );
+        let cells = self.cells();
         let table = results::Table {
             name: "processors",
             title: "Other processors",
-            heading: &heading,
+            heading: &cells.heading(),
             keys: 1,
         };
-        let rows: Vec<String> = self
-            .0
-            .iter()
-            .map(|row| format!("| {} |", row.cells().join(" | ")))
-            .collect();
-        table.update(&rows)
+        table.update(&cells.lines())
     }
 }
 
