@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use tests::{Case, tarpit};
+use tests::{Case, IPS, tarpit};
 use xtask::testbed::Setup;
 use xtask::testbed::findings::Findings;
 use xtask::testbed::module::Guest;
@@ -35,7 +35,7 @@ fn passes(case: &Case, program: &str, options: &str) -> Result<()> {
 
 /// The same on another processor that Bochs models.
 fn passes_on(case: &Case, model: &'static str, program: &str) -> Result<()> {
-    let machine = Setup::new(&case.file_name()).processor(model);
+    let machine = Setup::new(&case.file_name()).processor(model).ips(IPS);
     passes_in(machine, program, &Guest::new(program))
 }
 

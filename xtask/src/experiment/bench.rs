@@ -33,7 +33,7 @@ const SECTOR: usize = 512;
 const DISK: usize = 1 << 20;
 
 /// Emulated seconds of this many instructions: the guest waits for hardly anything.
-const IPS: u64 = 100_000_000;
+pub(super) const IPS: u64 = 100_000_000;
 
 /// How often each operation is measured where nobody says otherwise.
 pub(super) const ROUNDS: u32 = 100;

@@ -88,6 +88,7 @@ impl Row {
             step.detail(format!("{model}: {kernel}"));
             let mut session = Setup::new(claim.name())
                 .processor(model)
+                .ips(bench::IPS)
                 .options("on-end=poweroff")
                 .kernel(kernel, &Guest::new(kernel))?
                 .boot()?
