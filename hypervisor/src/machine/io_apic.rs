@@ -58,14 +58,26 @@ fn mask_entries(registers: &mut impl Registers) -> u32 {
     let last = registers.read(LAST_ENTRY) >> 16 & 0xff;
     let mut open = 0;
     for entry in 0..=last {
-        let low = FIRST_ENTRY + 2 * entry;
-        if registers.read(low) & NOTHING == 0 {
+        if registers.read(FIRST_ENTRY + 2 * entry) & NOTHING == 0 {
             open += 1;
         }
-        registers.write(low, NOTHING);
-        registers.write(low + 1, 0);
+        mask_entry(registers, entry);
     }
     open
+}
+
+fn mask_entry(registers: &mut impl Registers, entry: u32) {
+    let low = FIRST_ENTRY + 2 * entry;
+    registers.write(low, NOTHING);
+    registers.write(low + 1, 0);
+}
+
+/// Masks the input `input` of the I/O APIC at `address` again.
+///
+/// # Safety
+/// As for [`mask_all`]; there is such an input.
+pub(crate) unsafe fn mask(address: u64, input: u32) {
+    mask_entry(&mut Mapped { address }, input);
 }
 
 /// Has the input `input` of the I/O APIC at `address`, active low or high, send an NMI to the CPU with the local APIC
@@ -140,5 +152,7 @@ mod tests {
         assert_eq!(registers.0[0x10 + 8..][..2], [4 << 8, 7 << 24]);
         assert_eq!(registers.0[0x10 + 18..][..2], [4 << 8 | 1 << 13, 0]);
         assert_eq!(registers.0[0x10 + 10], NOTHING, "the next one");
+        mask_entry(&mut registers, 4);
+        assert_eq!(registers.0[0x10 + 8..][..2], [NOTHING, 0]);
     }
 }

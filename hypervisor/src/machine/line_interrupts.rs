@@ -83,8 +83,12 @@ pub(crate) unsafe fn begin(acpi: &Acpi, apic_id: u32, tsc: Hertz) -> bool {
                 return true;
             };
             // SAFETY: by the caller.
-            if !unsafe { connect(acpi, port, apic_id) } || !does_interrupt(line, tsc) {
+            let Some(disconnect) = (unsafe { connect(acpi, port, apic_id) }) else {
+                return false;
+            };
+            if !does_interrupt(line, tsc) {
                 line.interrupt_for(IER::empty());
+                disconnect();
                 return false;
             }
             known.store(port, Ordering::SeqCst);
@@ -93,24 +97,20 @@ pub(crate) unsafe fn begin(acpi: &Acpi, apic_id: u32, tsc: Hertz) -> bool {
         })
 }
 
-/// Has the interrupt of the UART at `port` come to the CPU with the local APIC `apic_id`. Returns whether there is a way.
+/// Has the interrupt of the UART at `port` come to the CPU with the local APIC `apic_id`. Returns what undoes that, if there
+/// is a way.
 ///
 /// # Safety
 /// As for [`begin`].
-unsafe fn connect(acpi: &Acpi, port: u16, apic_id: u32) -> bool {
-    let Some(interrupt) = ConsoleLine::at(port)
-        .isa_irq()
-        .map(|irq| acpi.isa_interrupt(irq))
-    else {
-        return false;
-    };
-    let way = acpi
-        .io_apic_of(interrupt.gsi)
-        .zip(u8::try_from(apic_id).ok());
-    way.is_some_and(|((io_apic, input), apic_id)| {
-        // SAFETY: by the caller.
-        unsafe { io_apic::send_nmi(io_apic.address, input, interrupt.is_active_low, apic_id) }
-    })
+unsafe fn connect(acpi: &Acpi, port: u16, apic_id: u32) -> Option<impl FnOnce()> {
+    let interrupt = acpi.isa_interrupt(ConsoleLine::at(port).isa_irq()?);
+    let (io_apic, input) = acpi.io_apic_of(interrupt.gsi)?;
+    let apic_id = u8::try_from(apic_id).ok()?;
+    // SAFETY: by the caller.
+    let is_there =
+        unsafe { io_apic::send_nmi(io_apic.address, input, interrupt.is_active_low, apic_id) };
+    // SAFETY: by the caller; the input is there.
+    is_there.then_some(move || unsafe { io_apic::mask(io_apic.address, input) })
 }
 
 /// Has the UART of `line`, which can take more output, say so by an interrupt. Returns whether that comes.
