@@ -34,7 +34,7 @@ static PORTS: [AtomicU16; 2] = [const { AtomicU16::new(0) }; 2];
 static IS_TRIED: AtomicBool = AtomicBool::new(false);
 static HAS_COME: AtomicBool = AtomicBool::new(false);
 
-/// Who is told: the function that tells, and what it is given.
+/// The function that tells who listens, and what it is given.
 static TELL: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
 static LISTENER: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
 

@@ -35,7 +35,7 @@ const DISK: usize = 1 << 20;
 /// Emulated seconds of this many instructions: the guest waits for hardly anything.
 pub(super) const IPS: u64 = 100_000_000;
 
-/// How often each operation is measured where nobody says otherwise.
+/// The number of times that each operation is measured where nobody says otherwise.
 pub(super) const ROUNDS: u32 = 100;
 
 /// The facts about an operation that are known beside our own measurement.

@@ -70,7 +70,7 @@ pub struct Options {
     results: crate::testbed::options::Results,
 }
 
-/// What has been seen of a processor.
+/// The facts that were found about a processor.
 #[derive(Clone, Debug)]
 struct Row {
     model: &'static str,

@@ -50,7 +50,7 @@ pub(crate) struct HostInterrupt {
 pub(crate) struct IsaOverride {
     /// Its number on the bus.
     pub irq: u8,
-    /// Where it goes instead.
+    /// The way that it goes instead.
     pub interrupt: HostInterrupt,
 }
 
