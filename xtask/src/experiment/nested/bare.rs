@@ -11,10 +11,9 @@ use std::fmt::Write as _;
 
 use anyhow::{Context, Result};
 
-use super::{BEGINNING, Debian, END, KVM, OURS, Options, QEMU, place, words};
+use super::{BEGINNING, Debian, END, KVM, OURS, Options, QEMU, passes, place, words};
 use crate::experiment::bench::{self, Costs, ECHO, GUEST as BENCH, Hypervisor, Question};
 use crate::testbed::build::Built;
-use crate::testbed::findings::Findings;
 use crate::testbed::initramfs::Program;
 use crate::testbed::kernel::Package;
 use crate::testbed::progress::Step;
@@ -194,9 +193,7 @@ pub(super) fn run(name: &str, options: &Options, built: &Built, package: &Packag
             };
             costs.conclude("bench-kvm.json")?;
         } else {
-            let findings = Findings::follow(&mut session, kernel)?;
-            println!("{kernel}: {findings}");
-            passed &= findings.are_good();
+            passed &= passes(&mut session, kernel)?;
         }
     }
     session.wait_for_end()?;

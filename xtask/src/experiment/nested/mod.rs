@@ -259,6 +259,13 @@ fn suppress_in_linux(session: Session) -> Result<(Session, bool)> {
     Ok((subject.leave()?, outcome.misses().is_empty()))
 }
 
+/// Follows a kernel to its end and prints what it found. True if that is no failure.
+fn passes(session: &mut Session, kernel: &str) -> Result<bool> {
+    let findings = Findings::follow(session, kernel)?;
+    println!("{kernel}: {findings}");
+    Ok(findings.are_good())
+}
+
 /// Runs the kernels and prints what each found. True if all ended without a failure.
 ///
 /// # Errors
@@ -288,9 +295,7 @@ pub fn run(options: &Options) -> Result<bool> {
             session = back;
             passed &= has_passed;
         } else {
-            let findings = Findings::follow(&mut session, kernel)?;
-            println!("{kernel}: {findings}");
-            passed &= findings.are_good();
+            passed &= passes(&mut session, kernel)?;
         }
     }
     session.wait_for_end()?;

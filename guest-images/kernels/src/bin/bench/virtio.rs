@@ -110,12 +110,17 @@ impl Disk {
         })
     }
 
+    /// Returns the place of the header of the request `n` of a batch, and the sector that it is for.
+    fn request(&self, n: u16) -> (u64, u64) {
+        let n = u64::from(n);
+        let sector = (self.sector + SECTORS * n) % self.capacity;
+        (self.headers + 32 * n, sector)
+    }
+
     /// Reads the next `count` blocks at once. Returns whether all came, and hold their numbers.
     fn read(&mut self, count: u16) -> bool {
-        let first = self.sector;
         for n in 0..count {
-            let header = self.headers + 32 * u64::from(n);
-            let sector = (first + SECTORS * u64::from(n)) % self.capacity;
+            let (header, sector) = self.request(n);
             // SAFETY: the header's place, which the device does not use now.
             unsafe {
                 (header as *mut [u64; 2]).write_volatile([0, sector]);
@@ -134,16 +139,16 @@ impl Disk {
             wait_for(&self.queue);
             let _ = self.queue.take();
         }
-        self.sector = (first + SECTORS * u64::from(count)) % self.capacity;
-        (0..count).all(|n| {
-            let header = self.headers + 32 * u64::from(n);
-            let sector = (first + SECTORS * u64::from(n)) % self.capacity;
+        let is_right = (0..count).all(|n| {
+            let (header, sector) = self.request(n);
             // SAFETY: as above.
             unsafe {
                 (header as *const u8).add(HEADER as usize).read_volatile() == OK
                     && (self.data[usize::from(n)] as *const u64).read_volatile() == sector
             }
-        })
+        });
+        (_, self.sector) = self.request(count);
+        is_right
     }
 }
 
