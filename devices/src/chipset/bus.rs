@@ -12,7 +12,6 @@ use super::ChipsetHost;
 use super::hpet::Route;
 use super::wires::{Interrupts, Wire};
 use crate::apic_message::ApicMessage;
-use crate::guest_memory::GuestMemory;
 use crate::line::Line;
 use crate::time::{Now, TimerTicks};
 
@@ -110,8 +109,6 @@ impl<D: Device> Device for Option<D> {
 pub struct Environment<'a> {
     /// The time.
     pub now: Now,
-    /// The guest's RAM.
-    pub memory: &'a dyn GuestMemory,
     /// The local APICs, the serial line, the power supply.
     pub host: &'a mut dyn ChipsetHost,
 }
@@ -120,8 +117,6 @@ pub struct Environment<'a> {
 pub struct Context<'a> {
     /// The time.
     pub now: Now,
-    /// The guest's RAM, for devices that read and write it by themselves.
-    pub memory: &'a dyn GuestMemory,
     /// The local APICs, the serial line, the power supply.
     pub host: &'a mut dyn ChipsetHost,
     pub(super) interrupts: &'a mut Interrupts,

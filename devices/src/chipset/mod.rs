@@ -1,8 +1,13 @@
 //! The chipset of one VM: all its devices but the local APICs, and the wires between them.
 //!
-//! Whoever runs the guest hands in its port and MMIO accesses together with the time and the
-//! guest's RAM ([`Environment`]), calls [`Chipset::expire`] when [`Chipset::next_deadline`] has
-//! come, and is called back through [`ChipsetHost`] for all that leaves the chipset.
+//! Whoever runs the guest hands in its port and MMIO accesses together with the time
+//! ([`Environment`]), calls [`Chipset::expire`] when [`Chipset::next_deadline`] has come, and is
+//! called back through [`ChipsetHost`] for all that leaves the chipset.
+//!
+//! Devices that move data between the guest's RAM and elsewhere do that apart from all this, so that
+//! other processors can use the chipset meanwhile: after a call, there may be work to
+//! [take](Chipset::take_work), to [run](PendingWork::run) with the guest's RAM, and to
+//! [bring back](Chipset::finish_work).
 //!
 //! A device is a file here that implements [`bus::Device`], and a row of the table below, which
 //! says where it is. The numbers that firmware tables tell a guest, too, have their names in
@@ -72,6 +77,7 @@ use vga_text::{TextScreen, VgaText};
 use wires::{Interrupts, Wire};
 
 pub use bus::Environment;
+pub use pci::PendingWork;
 
 devices! { |config, functions, now|
     pic: PicPorts = PicPorts, at [
@@ -324,6 +330,20 @@ impl Chipset {
         }
     }
 
+    /// Returns work of a device's that a call has left to be run, if there is some.
+    #[inline]
+    #[must_use]
+    pub fn take_work(&mut self) -> Option<PendingWork> {
+        self.devices.pci.take_work()
+    }
+
+    /// Takes up what has come of work that was run: interrupts, or more to do later.
+    pub fn finish_work(&mut self, done: &PendingWork, env: &mut Environment<'_>) {
+        self.with_device(Id::pci, env, |devices, cx| {
+            devices.pci.finish_work(done, cx)
+        });
+    }
+
     /// Puts all devices into the state that they have after power-up. The RTC keeps its time and
     /// its memory.
     pub fn reset(&mut self, env: &mut Environment<'_>) {
@@ -471,7 +491,6 @@ fn context<'a>(
 ) -> Context<'a> {
     Context {
         now: env.now,
-        memory: env.memory,
         host: env.host,
         interrupts,
         wires: id.wires(),

@@ -1,14 +1,18 @@
 //! Virtio over PCI (4.1): a device as a function on the bus. Modern only.
+//!
+//! Here are the registers; what a driver has the device do is done by its [worker](super::worker).
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use arch::addr::GuestPhysAddr;
 
-use super::device::{DeviceError, Progress, VirtioDevice, feature, status};
+use super::device::{DeviceError, VirtioDevice, feature, status};
 use super::queue::{MAX_SIZE, Placement, Queue, QueueFeatures};
+use super::worker::{Worker, bits};
 use crate::chipset::pci::config::ConfigSpace;
-use crate::chipset::pci::{BarAccess, FunctionContext, Header, PciFunction};
+use crate::chipset::pci::{BarAccess, FunctionContext, Header, PciFunction, Work};
 use crate::time::{HostTicks, TimerTicks};
 
 /// The vendor of all virtio devices, and where the numbers of the devices begin (4.1.2).
@@ -51,7 +55,7 @@ const NO_VECTOR: u16 = 0xffff;
 const ISR_QUEUE: u8 = 1 << 0;
 const ISR_CONFIG: u8 = 1 << 1;
 
-/// The registers of a queue, and the queue once it is enabled.
+/// The registers of a queue.
 #[derive(Clone, Debug)]
 struct QueueSlot {
     size: u16,
@@ -59,11 +63,7 @@ struct QueueSlot {
     descriptors: u64,
     available: u64,
     used: u64,
-    queue: Option<Queue>,
-    /// The driver has notified the device, or it has not finished.
-    pending: bool,
-    /// The host time before which the device can do nothing more for it, if there is one.
-    waits_until: Option<HostTicks>,
+    is_enabled: bool,
 }
 
 impl QueueSlot {
@@ -73,16 +73,19 @@ impl QueueSlot {
         descriptors: 0,
         available: 0,
         used: 0,
-        queue: None,
-        pending: false,
-        waits_until: None,
+        is_enabled: false,
     };
 }
 
 /// A virtio device on the PCI bus.
 #[derive(Debug)]
 pub struct VirtioPci {
-    device: Box<dyn VirtioDevice>,
+    worker: Arc<Worker>,
+    /// The device's name, and what it says that it is.
+    name: &'static str,
+    header: Header,
+    /// The features that are offered.
+    features: u64,
     /// The words of the feature registers that are selected.
     device_feature_select: u32,
     driver_feature_select: u32,
@@ -107,7 +110,18 @@ impl VirtioPci {
     pub fn new(device: Box<dyn VirtioDevice>) -> Self {
         let queues = device.queues();
         Self {
-            device,
+            name: device.name(),
+            header: Header {
+                id: (VENDOR, FIRST_DEVICE + device.device_type()),
+                subsystem: (VENDOR, SUBSYSTEM),
+                class: device.pci_class(),
+                revision: REVISION,
+            },
+            features: device.features()
+                | feature::VERSION_1
+                | feature::INDIRECT_DESC
+                | feature::EVENT_IDX,
+            worker: Arc::new(Worker::new(device)),
             device_feature_select: 0,
             driver_feature_select: 0,
             driver_features: 0,
@@ -122,25 +136,13 @@ impl VirtioPci {
         }
     }
 
-    /// Returns the features that are offered.
-    fn features(&self) -> u64 {
-        self.device.features() | feature::VERSION_1 | feature::INDIRECT_DESC | feature::EVENT_IDX
-    }
-
     const fn has_status(&self, bit: u8) -> bool {
         self.status & bit != 0
     }
 
-    /// Tells whether it may do something by itself.
-    const fn works(&self) -> bool {
-        self.is_master
-            && self.has_status(status::DRIVER_OK)
-            && !self.has_status(status::NEEDS_RESET)
-    }
-
     /// Forgets all that a driver has told it.
     fn reset_device(&mut self) {
-        self.device.reset();
+        self.worker.reset();
         self.device_feature_select = 0;
         self.driver_feature_select = 0;
         self.driver_features = 0;
@@ -160,7 +162,7 @@ impl VirtioPci {
         let queue = self.queues.get(usize::from(select));
         match offset {
             0x00 => self.device_feature_select,
-            0x04 => word(self.features(), self.device_feature_select),
+            0x04 => word(self.features, self.device_feature_select),
             0x08 => self.driver_feature_select,
             0x0c => word(self.driver_features, self.driver_feature_select),
             0x10 => self.config_vector.into(),
@@ -172,7 +174,7 @@ impl VirtioPci {
             // A queue that is not there has the size zero.
             0x18 => queue.map_or(0, |queue| queue.size.into()),
             0x1a => queue.map_or(NO_VECTOR, |queue| queue.vector).into(),
-            0x1c => queue.map_or(0, |queue| queue.queue.is_some().into()),
+            0x1c => queue.map_or(0, |queue| queue.is_enabled.into()),
             0x1e => select.into(),
             0x20 => queue.map_or(0, |queue| queue.descriptors as u32),
             0x24 => queue.map_or(0, |queue| (queue.descriptors >> 32) as u32),
@@ -211,7 +213,7 @@ impl VirtioPci {
                 match offset {
                     0x1a => slot.vector = vector,
                     // An enabled queue stays where it is (4.1.4.3.2).
-                    _ if slot.queue.is_some() => {}
+                    _ if slot.is_enabled => {}
                     0x18 => slot.size = value as u16,
                     0x20 => slot.descriptors = with_word(slot.descriptors, 0, value),
                     0x24 => slot.descriptors = with_word(slot.descriptors, 1, value),
@@ -234,20 +236,22 @@ impl VirtioPci {
         // Only the device sets this bit, and only a reset clears one (2.1.1).
         let mut added = value & !self.status & !status::NEEDS_RESET;
         if added & status::FEATURES_OK != 0 {
-            let offered = self.features();
-            if self.driver_features & !offered != 0
-                || self.driver_features & feature::VERSION_1 == 0
-                || !self.device.accepts(self.driver_features)
+            let chosen = self.driver_features;
+            let mut worker = self.worker.lock();
+            if chosen & !self.features != 0
+                || chosen & feature::VERSION_1 == 0
+                || !worker.device.accepts(chosen)
             {
                 // The driver reads it back, and finds that its choice is not taken.
                 added &= !status::FEATURES_OK;
             } else {
-                self.device.set_features(self.driver_features);
+                worker.device.set_features(chosen);
             }
         }
         self.status |= added;
         if added & status::DRIVER_OK != 0 {
-            self.work(cx);
+            self.worker.lock().is_driver_ready = true;
+            self.want_work(cx);
         }
     }
 
@@ -256,67 +260,47 @@ impl VirtioPci {
             indirect: self.driver_features & feature::INDIRECT_DESC != 0,
             event_index: self.driver_features & feature::EVENT_IDX != 0,
         };
-        let Some(slot) = self.selected_queue() else {
+        let index = usize::from(self.queue_select);
+        let Some(slot) = self.queues.get(index).filter(|slot| !slot.is_enabled) else {
             return;
         };
-        if slot.queue.is_some() {
-            return;
-        }
         let at = Placement {
             size: slot.size,
             descriptors: GuestPhysAddr(slot.descriptors),
             available: GuestPhysAddr(slot.available),
             used: GuestPhysAddr(slot.used),
         };
-        slot.queue = Queue::new(at, features);
-        if slot.queue.is_none() {
-            self.fail(DeviceError::BadQueueSize(at.size), cx);
+        match Queue::new(at, features) {
+            Some(queue) => {
+                self.worker.lock().enable(index, queue);
+                self.queues[index].is_enabled = true;
+            }
+            None => {
+                self.worker.lock().has_failed = true;
+                self.fail(DeviceError::BadQueueSize(at.size), cx);
+            }
         }
     }
 
     /// Follows the driver's notification of queue `index`.
     fn notify(&mut self, index: usize, cx: &mut FunctionContext<'_>) {
-        if let Some(slot) = self.queues.get_mut(index) {
-            slot.pending = true;
-            self.work(cx);
+        if index < self.queues.len() {
+            self.worker.notify(index);
+            self.want_work(cx);
         }
     }
 
-    /// Works on the queues that have something to do, each for as long as the device works at a
-    /// time.
-    fn work(&mut self, cx: &mut FunctionContext<'_>) {
-        for index in 0..self.queues.len() {
-            if !self.has_status(status::DRIVER_OK) || self.has_status(status::NEEDS_RESET) {
-                return;
-            }
-            let slot = &mut self.queues[index];
-            self.is_master = cx.memory.is_some();
-            let Some(memory) = cx.memory else {
-                // It can only forget that it was notified.
-                slot.pending = false;
-                continue;
-            };
-            let has_work = slot.pending || self.device.has_input(index);
-            let (true, Some(queue)) = (has_work, &mut slot.queue) else {
-                continue;
-            };
-            let vector = slot.vector;
-            let result = self.device.work(index, queue, memory);
-            let wants_interrupt = queue.wants_interrupt(memory);
-            match (result, wants_interrupt) {
-                (Ok(progress), Ok(wanted)) => {
-                    slot.pending = progress == Progress::Busy;
-                    slot.waits_until = match progress {
-                        Progress::Until(at) => Some(at),
-                        Progress::Idle | Progress::Busy => None,
-                    };
-                    if wanted {
-                        self.interrupt(vector, ISR_QUEUE, cx);
-                    }
-                }
-                (Err(error), _) => self.fail(error, cx),
-                (_, Err(error)) => self.fail(error.into(), cx),
-            }
+    /// Has the worker run.
+    fn want_work(&mut self, cx: &mut FunctionContext<'_>) {
+        self.follow_mastership(cx);
+        cx.want_work();
+    }
+
+    /// Tells the worker whether it may reach the guest's RAM.
+    fn follow_mastership(&mut self, cx: &FunctionContext<'_>) {
+        if self.is_master != cx.is_master {
+            self.is_master = cx.is_master;
+            self.worker.lock().is_master = cx.is_master;
         }
     }
 
@@ -327,8 +311,7 @@ impl VirtioPci {
         self.failures = self.failures.saturating_add(1);
         // A guest that goes on so is not to fill the log.
         if self.failures.is_power_of_two() {
-            let name = self.device.name();
-            cx.report(format_args!("{name} needs a reset: {error}"));
+            cx.report(format_args!("{} needs a reset: {error}", self.name));
         }
         if self.has_status(status::DRIVER_OK) {
             self.interrupt(self.config_vector, ISR_CONFIG, cx);
@@ -360,10 +343,13 @@ impl VirtioPci {
             }
             COMMON => self.read_common(offset).into(),
             ISR if offset == ISR => self.read_isr(cx).into(),
-            DEVICE => (0..usize::from(size)).rev().fold(0, |value, byte| {
-                let offset = (offset - DEVICE) as usize + byte;
-                value << 8 | u64::from(self.device.config(offset))
-            }),
+            DEVICE => {
+                let worker = self.worker.lock();
+                (0..usize::from(size)).rev().fold(0, |value, byte| {
+                    let offset = (offset - DEVICE) as usize + byte;
+                    value << 8 | u64::from(worker.device.config(offset))
+                })
+            }
             _ => 0,
         }
     }
@@ -434,13 +420,7 @@ fn body(kind: u8, offset: u32, length: u32, extra: Option<u32>) -> Vec<u8> {
 
 impl PciFunction for VirtioPci {
     fn config(&mut self) -> ConfigSpace {
-        let header = Header {
-            id: (VENDOR, FIRST_DEVICE + self.device.device_type()),
-            subsystem: (VENDOR, SUBSYSTEM),
-            class: self.device.pci_class(),
-            revision: REVISION,
-        };
-        let mut config = header.config();
+        let mut config = self.header.config();
         config.add_memory_bar(BAR, BAR_SIZE);
         let notify_length = NOTIFY_MULTIPLIER * self.queues.len() as u32;
         for (kind, offset, length, extra) in [
@@ -501,7 +481,7 @@ impl PciFunction for VirtioPci {
         size: u8,
         cx: &mut FunctionContext<'_>,
     ) {
-        self.is_master = cx.memory.is_some();
+        self.follow_mastership(cx);
         if self.touches_access_data(offset, size)
             && let Some((offset, size)) = self.described_access(config)
         {
@@ -512,33 +492,35 @@ impl PciFunction for VirtioPci {
     }
 
     fn next_deadline(&self) -> Option<TimerTicks> {
-        let mut queues = self.queues.iter().enumerate();
-        let busy = self.works()
-            && queues.any(|(index, slot)| {
-                slot.queue.is_some() && (slot.pending || self.device.has_input(index))
-            });
         // At once: but others come in between.
-        busy.then_some(TimerTicks::ZERO)
+        self.worker.due().now.then_some(TimerTicks::ZERO)
     }
 
     fn expire(&mut self, cx: &mut FunctionContext<'_>) {
-        self.work(cx);
+        self.want_work(cx);
+    }
+
+    fn work(&self) -> Option<Arc<dyn Work>> {
+        Some(self.worker.clone())
+    }
+
+    fn after_work(&mut self, cx: &mut FunctionContext<'_>) {
+        let outcome = self.worker.take_outcome();
+        for index in bits(outcome.interrupts) {
+            let vector = self.queues.get(index).map_or(NO_VECTOR, |it| it.vector);
+            self.interrupt(vector, ISR_QUEUE, cx);
+        }
+        if let Some(error) = outcome.error {
+            self.fail(error, cx);
+        }
     }
 
     fn next_host_deadline(&self) -> Option<HostTicks> {
-        if !self.works() {
-            return None;
-        }
-        self.queues.iter().filter_map(|slot| slot.waits_until).min()
+        self.worker.due().at
     }
 
     fn follow_host_time(&mut self, now: HostTicks) {
-        for slot in &mut self.queues {
-            if slot.waits_until.is_some_and(|at| at <= now) {
-                slot.waits_until = None;
-                slot.pending = true;
-            }
-        }
+        self.worker.follow_host_time(now);
     }
 
     fn reset(&mut self) {

@@ -78,7 +78,6 @@ impl<C: GuestCpu> Vcpu<C> {
     pub(super) fn update_timers(&mut self, host: HostTicks) -> bool {
         self.vm.requests(self.index).note_clock_use(host);
         let mut board = self.vm.board.lock();
-        let board = &mut *board;
         let now = board.clock.now(host);
         let mut next = None;
         let mut expired = false;
@@ -97,9 +96,15 @@ impl<C: GuestCpu> Vcpu<C> {
                 .next_deadline()
                 .is_some_and(|deadline| deadline <= now.timer)
             {
-                let mut host = BoardHost::new(&self.vm);
-                board.chipset.expire(&mut host.environment(now));
-                expired |= host.interrupts_changed;
+                let mut surroundings = BoardHost::new(&self.vm);
+                board.chipset.expire(&mut surroundings.environment(now));
+                expired |= surroundings.interrupts_changed;
+                if let Some(work) = board.chipset.take_work() {
+                    drop(board);
+                    self.vm.run_device_work(work, host);
+                    expired = true;
+                    board = self.vm.board.lock();
+                }
             }
             next = match (next, board.chipset.next_deadline()) {
                 (Some(a), Some(b)) => Some(a.min(b)),

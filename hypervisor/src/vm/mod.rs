@@ -20,7 +20,7 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
 use devices::apic_message::ApicMessage;
 use devices::bandwidth::Bandwidth;
-use devices::chipset::{Chipset, ChipsetHost, Environment, PowerRequest};
+use devices::chipset::{Chipset, ChipsetHost, Environment, PendingWork, PowerRequest};
 use devices::clock::VirtualClock;
 use devices::lapic::{ApicPort, Router};
 use devices::switch::{Mac, Traffic};
@@ -393,7 +393,34 @@ impl Vm {
         let mut board = self.board.lock();
         let now = board.clock.now(at);
         let mut host = BoardHost::new(self);
-        access(&mut board.chipset, &mut host.environment(now))
+        let result = access(&mut board.chipset, &mut host.environment(now));
+        let work = board.chipset.take_work();
+        drop(board);
+        if let Some(work) = work
+            && self.run_device_work(work, at)
+        {
+            self.chipset_deadline_changed();
+        }
+        result
+    }
+
+    /// Runs the work of a device that a call at host time `at` has left, and what that leaves in turn. The board is
+    /// not locked meanwhile: other VCPUs use it. Returns whether it has changed when the chipset's first timer is due.
+    #[inline(never)]
+    pub(crate) fn run_device_work(&self, work: PendingWork, at: HostTicks) -> bool {
+        let mut has_moved_deadline = false;
+        let mut next = Some(work);
+        while let Some(work) = next {
+            work.run(&self.ram);
+            let mut board = self.board.lock();
+            let now = board.clock.now(at);
+            let changes = board.chipset.deadline_changes();
+            let mut host = BoardHost::new(self);
+            board.chipset.finish_work(&work, &mut host.environment(now));
+            has_moved_deadline |= changes != board.chipset.deadline_changes();
+            next = board.chipset.take_work();
+        }
+        has_moved_deadline
     }
 
     /// Takes a request of the guest's for its power to be switched.
@@ -436,11 +463,7 @@ impl<'a> BoardHost<'a> {
     /// Returns what surrounds the chipset at guest time `now`.
     #[inline]
     pub(crate) fn environment(&mut self, now: Now) -> Environment<'_> {
-        Environment {
-            now,
-            memory: &self.vm.ram,
-            host: self,
-        }
+        Environment { now, host: self }
     }
 }
 

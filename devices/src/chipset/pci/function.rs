@@ -1,5 +1,6 @@
 //! What a function is to the bus.
 
+use alloc::sync::Arc;
 use core::fmt::{Arguments, Debug};
 
 use super::config::{ConfigSpace, register};
@@ -51,6 +52,14 @@ pub struct BarAccess {
     pub size: u8,
 }
 
+/// The part of a function that moves data between the guest's memory and wherever it comes from or goes to.
+/// That takes long; so it is done without the chipset, which other processors may use meanwhile.
+pub trait Work: Debug + Send + Sync {
+    /// Does what there is to do, for a bounded time. Where another processor is at it already, does nothing: what
+    /// that does not find any more is due afterwards.
+    fn run(&self, memory: &dyn GuestMemory);
+}
+
 /// A function on the bus.
 pub trait PciFunction: Debug + Send {
     /// Returns its configuration space after reset: with its BARs, not yet placed, and its
@@ -98,6 +107,14 @@ pub trait PciFunction: Debug + Send {
     /// Does what has come to be due.
     fn expire(&mut self, _cx: &mut FunctionContext<'_>) {}
 
+    /// Returns its work, which is to be run after it has [said so](FunctionContext::want_work).
+    fn work(&self) -> Option<Arc<dyn Work>> {
+        None
+    }
+
+    /// Takes up what has come of its work, which has been run since it said so.
+    fn after_work(&mut self, _cx: &mut FunctionContext<'_>) {}
+
     /// Returns the host time at which [`PciFunction::follow_host_time`] is next needed. It is for what
     /// a VM may have of the machine, and for nothing that the guest can take for its own time.
     fn next_host_deadline(&self) -> Option<HostTicks> {
@@ -115,8 +132,9 @@ pub trait PciFunction: Debug + Send {
 pub struct FunctionContext<'a> {
     /// The time.
     pub now: Now,
-    /// The guest's RAM, if the guest lets the function be a bus master.
-    pub memory: Option<&'a dyn GuestMemory>,
+    /// Whether the guest lets the function be a bus master, which is to reach its RAM.
+    pub is_master: bool,
+    pub(super) wants_work: &'a mut bool,
     pub(super) msix: Option<&'a mut MsixTable>,
     /// The level of its interrupt pin, in the function's own sense.
     pub(super) pin: &'a mut bool,
@@ -135,6 +153,11 @@ impl FunctionContext<'_> {
         if let Some(table) = &mut self.msix {
             table.interrupt(vector, &mut |message| self.host.interrupt_message(message));
         }
+    }
+
+    /// Has the function's [work](PciFunction::work) run after this call.
+    pub const fn want_work(&mut self) {
+        *self.wants_work = true;
     }
 
     /// Tells the operator something.

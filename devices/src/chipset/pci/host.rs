@@ -1,12 +1,14 @@
 //! The host bridge: from a processor's accesses to the functions on the bus.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::super::bus::{Access, Context, Device, Outputs};
 use super::config::{BARS, ConfigSpace, command, register};
-use super::function::{BarAccess, FunctionContext, Header, PciFunction};
+use super::function::{BarAccess, FunctionContext, Header, PciFunction, Work};
 use super::msix::{self, MsixTable};
+use crate::guest_memory::GuestMemory;
 use crate::platform_map::{irq, mmio};
 use crate::time::{HostTicks, TimerTicks};
 
@@ -92,6 +94,8 @@ struct Slot {
     msix: Option<Msix>,
     /// The level of the function's interrupt pin, in its own sense.
     pin: bool,
+    /// Whether the function has said that there is work to be run.
+    wants_work: bool,
 }
 
 /// The MSI-X table of a function.
@@ -122,6 +126,24 @@ pub struct PciHost {
     setup: BusSetup,
     /// The device whose turn it is to do what is due.
     turn: usize,
+    /// The devices whose functions have work to be run: a bit for each.
+    at_work: u32,
+}
+
+const _: () = assert!(MAX_FUNCTIONS < u32::BITS as usize, "a bit for each device");
+
+/// The work of a function that is to be run, without the chipset.
+#[derive(Clone, Debug)]
+pub struct PendingWork {
+    device: usize,
+    work: Arc<dyn Work>,
+}
+
+impl PendingWork {
+    /// Runs it. What comes of it is to be [taken up](PciHost::finish_work) afterwards.
+    pub fn run(&self, memory: &dyn GuestMemory) {
+        self.work.run(memory);
+    }
 }
 
 impl PciHost {
@@ -135,6 +157,7 @@ impl PciHost {
             function: None,
             msix: None,
             pin: false,
+            wants_work: false,
         };
         let functions = functions.into_iter().take(MAX_FUNCTIONS);
         let mut host = Self {
@@ -145,6 +168,7 @@ impl PciHost {
             decoded: Vec::new(),
             setup,
             turn: 0,
+            at_work: 0,
         };
         host.configure();
         host
@@ -226,7 +250,7 @@ impl PciHost {
             function.before_config_read(config, offset, size, cx);
         });
         let value = slot.config.read(offset, size);
-        self.drive_interrupt(device, cx);
+        self.follow_call(device, cx);
         value
     }
 
@@ -255,7 +279,7 @@ impl PciHost {
         if offset < register::CAPABILITIES {
             self.decode();
         }
-        self.drive_interrupt(device, cx);
+        self.follow_call(device, cx);
     }
 
     /// Finds the BAR at `address`, and the access to it. Of BARs that software has put in one place,
@@ -285,7 +309,7 @@ impl PciHost {
             return msix.table.read(access.offset, size);
         }
         let value = slot.call(cx, |function, _, cx| function.read(access, cx));
-        self.drive_interrupt(device, cx);
+        self.follow_call(device, cx);
         value.unwrap_or(u64::MAX)
     }
 
@@ -301,7 +325,7 @@ impl PciHost {
             return msix.table.write(access.offset, size, value, &mut send);
         }
         slot.call(cx, |function, _, cx| function.write(access, value, cx));
-        self.drive_interrupt(device, cx);
+        self.follow_call(device, cx);
     }
 
     fn functions(&self) -> impl Iterator<Item = &dyn PciFunction> {
@@ -327,8 +351,37 @@ impl PciHost {
         }
     }
 
-    /// Drives the interrupt of the bus that the pin of `device` is wired to, and others' pins, too.
-    fn drive_interrupt(&self, device: usize, cx: &mut Context<'_>) {
+    /// Returns work that is to be run now, if there is some.
+    #[inline]
+    #[must_use]
+    pub fn take_work(&mut self) -> Option<PendingWork> {
+        if self.at_work == 0 {
+            return None;
+        }
+        self.next_work()
+    }
+
+    #[cold]
+    fn next_work(&mut self) -> Option<PendingWork> {
+        let device = self.at_work.trailing_zeros() as usize;
+        self.at_work &= self.at_work - 1;
+        let work = self.slots.get(device)?.function.as_ref()?.work()?;
+        Some(PendingWork { device, work })
+    }
+
+    /// Takes up what has come of work that was run.
+    pub(crate) fn finish_work(&mut self, done: &PendingWork, cx: &mut Context<'_>) {
+        if let Some(slot) = self.slots.get_mut(done.device) {
+            slot.call(cx, |function, _, cx| function.after_work(cx));
+            self.follow_call(done.device, cx);
+        }
+    }
+
+    /// Follows a call to the function of `device`: takes note of its work, and drives the interrupt of the bus that
+    /// its pin is wired to, and others' pins, too.
+    fn follow_call(&mut self, device: usize, cx: &mut Context<'_>) {
+        let wants_work = core::mem::take(&mut self.slots[device].wants_work);
+        self.at_work |= u32::from(wants_work) << device;
         let interrupt = interrupt_of(device);
         let sharing = self.slots.iter().skip(interrupt).step_by(INTERRUPTS);
         let asserted = sharing.into_iter().any(Slot::asserts_pin);
@@ -347,6 +400,7 @@ impl Slot {
             }),
             function: Some(function),
             pin: false,
+            wants_work: false,
         };
         slot.reset();
         slot
@@ -355,6 +409,7 @@ impl Slot {
     /// Puts it back into the state after power-up, with the BARs not placed.
     fn reset(&mut self) {
         self.pin = false;
+        self.wants_work = false;
         let Some(function) = &mut self.function else {
             return;
         };
@@ -389,14 +444,13 @@ impl Slot {
         call: impl FnOnce(&mut dyn PciFunction, &mut ConfigSpace, &mut FunctionContext<'_>) -> R,
     ) -> Option<R> {
         let function = self.function.as_deref_mut()?;
-        let is_master = self.config.command() & command::BUS_MASTER != 0;
-        let (memory, host) = (cx.memory, &mut *cx.host);
         let mut context = FunctionContext {
             now: cx.now,
-            memory: is_master.then_some(memory),
+            is_master: self.config.command() & command::BUS_MASTER != 0,
+            wants_work: &mut self.wants_work,
             msix: self.msix.as_mut().map(|msix| &mut msix.table),
             pin: &mut self.pin,
-            host,
+            host: &mut *cx.host,
         };
         Some(call(function, &mut self.config, &mut context))
     }
@@ -464,12 +518,13 @@ impl Device for PciHost {
         if let Some(device) = in_turn.find(|&device| is_due(&self.slots[device])) {
             self.turn = device + 1;
             self.slots[device].call(cx, |function, _, cx| function.expire(cx));
-            self.drive_interrupt(device, cx);
+            self.follow_call(device, cx);
         }
     }
 
     fn reset(&mut self, cx: &mut Context<'_>) {
         self.address = 0;
+        self.at_work = 0;
         for slot in &mut self.slots {
             slot.reset();
         }

@@ -17,5 +17,5 @@ pub mod function;
 mod host;
 pub mod msix;
 
-pub use function::{BarAccess, FunctionContext, Header, PciFunction};
-pub use host::{BusSetup, MAX_FUNCTIONS, PciHost, interrupt_of};
+pub use function::{BarAccess, FunctionContext, Header, PciFunction, Work};
+pub use host::{BusSetup, MAX_FUNCTIONS, PciHost, PendingWork, interrupt_of};

@@ -56,12 +56,10 @@ impl Machine {
                 "wants to be called again and again"
             );
             self.time = self.time.max(deadline.0);
-            let (chipset, mut env) = self.parts();
-            chipset.expire(&mut env);
+            self.expire();
         }
         self.time = time;
-        let (chipset, mut env) = self.parts();
-        chipset.expire(&mut env);
+        self.expire();
     }
 
     /// Does what a guest, or its machine, may do.
@@ -89,6 +87,7 @@ impl Machine {
                 let size = if kind & 0x10 == 0 { size } else { 8 };
                 let (chipset, mut env) = self.parts();
                 chipset.mmio_write(address, size, value, &mut env);
+                self.run_work();
             }
             10 => {
                 let size = if kind & 0x10 == 0 { size } else { 8 };

@@ -122,25 +122,45 @@ impl Machine {
     fn parts(&mut self) -> (&mut Chipset, Environment<'_>) {
         let env = Environment {
             now: self.now(),
-            memory: &*self.ram,
             host: &mut self.board,
         };
         (&mut self.chipset, env)
     }
 
+    /// Runs the work that a call has left.
+    fn run_work(&mut self) {
+        while let Some(work) = self.chipset.take_work() {
+            work.run(&*self.ram);
+            let (chipset, mut env) = self.parts();
+            chipset.finish_work(&work, &mut env);
+        }
+    }
+
+    /// Calls the chipset when it wants to be.
+    fn expire(&mut self) {
+        let (chipset, mut env) = self.parts();
+        chipset.expire(&mut env);
+        self.run_work();
+    }
+
     fn read(&mut self, port: u16, size: u8) -> u32 {
         let (chipset, mut env) = self.parts();
-        chipset.port_read(port, size, &mut env)
+        let value = chipset.port_read(port, size, &mut env);
+        self.run_work();
+        value
     }
 
     fn write(&mut self, port: u16, size: u8, value: u32) {
         let (chipset, mut env) = self.parts();
         chipset.port_write(port, size, value, &mut env);
+        self.run_work();
     }
 
     fn mmio_read(&mut self, address: u64, size: u8) -> Option<u64> {
         let (chipset, mut env) = self.parts();
-        chipset.mmio_read(address, size, &mut env)
+        let value = chipset.mmio_read(address, size, &mut env);
+        self.run_work();
+        value
     }
 
     fn serial_receive(&mut self, byte: u8) {
@@ -165,6 +185,7 @@ impl Machine {
         let (chipset, mut env) = self.parts();
         let claimed = chipset.mmio_write(address, size, value, &mut env);
         assert!(claimed, "{address:#x}");
+        self.run_work();
     }
 
     fn ioapic_write(&mut self, register: u8, value: u32) {
@@ -199,8 +220,7 @@ impl Machine {
     fn run_until(&mut self, time: u64) {
         while let Some(deadline) = self.chipset.next_deadline().filter(|at| at.0 <= time) {
             self.time = self.time.max(deadline.0);
-            let (chipset, mut env) = self.parts();
-            chipset.expire(&mut env);
+            self.expire();
         }
         self.time = time;
     }

@@ -18,8 +18,7 @@ impl Machine {
         let mut calls = 0;
         while let Some(deadline) = self.chipset.next_deadline().filter(|at| at.0 <= time) {
             self.time = self.time.max(deadline.0);
-            let (chipset, mut env) = self.parts();
-            chipset.expire(&mut env);
+            self.expire();
             calls += 1;
         }
         self.time = time;

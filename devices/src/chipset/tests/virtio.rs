@@ -1,5 +1,8 @@
 //! Virtio devices on the PCI bus, as a driver meets them (virtio 1.2, 3.1 and 4.1).
 
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -31,8 +34,7 @@ pub(super) fn work_off(machine: &mut Machine) {
         if machine.chipset.next_deadline().is_none() {
             break;
         }
-        let (chipset, mut env) = machine.parts();
-        chipset.expire(&mut env);
+        machine.expire();
     }
 }
 
@@ -296,8 +298,7 @@ fn much_work_is_done_in_pieces_between_which_others_come_in() {
     assert_eq!(take(), 16);
     let mut calls = 0;
     while machine.chipset.next_deadline().is_some() {
-        let (chipset, mut env) = machine.parts();
-        chipset.expire(&mut env);
+        machine.expire();
         calls += 1;
     }
     assert_eq!((take(), calls), (40, 2));
@@ -392,6 +393,144 @@ fn a_device_goes_on_at_the_host_time_that_it_waits_for() {
     assert_eq!(deadlines(&machine), waits);
     machine.mmio_write(at.common + 0x14, 1, 0);
     assert_eq!(deadlines(&machine), done);
+}
+
+/// A device whose work ends when it is told to.
+#[derive(Debug)]
+struct Slow {
+    begun: Sender<()>,
+    may_end: Receiver<()>,
+    turns: Arc<AtomicU64>,
+}
+
+impl VirtioDevice for Slow {
+    fn name(&self) -> &'static str {
+        "virtio-slow"
+    }
+
+    fn device_type(&self) -> u16 {
+        4
+    }
+
+    fn pci_class(&self) -> (u8, u8, u8) {
+        (0, 0xff, 0)
+    }
+
+    fn features(&self) -> u64 {
+        0
+    }
+
+    fn queues(&self) -> usize {
+        1
+    }
+
+    fn work(
+        &mut self,
+        _: usize,
+        _: &mut Queue,
+        _: &dyn GuestMemory,
+    ) -> Result<Progress, DeviceError> {
+        self.begun.send(()).unwrap();
+        self.may_end.recv().unwrap();
+        self.turns.fetch_add(1, Ordering::SeqCst);
+        Ok(Progress::Idle)
+    }
+
+    fn reset(&mut self) {}
+}
+
+/// A machine with a slow device whose driver is ready; what tells that it works, what lets it end, and the turns that
+/// it has made.
+fn machine_with_slow() -> (
+    Machine,
+    Structures,
+    Receiver<()>,
+    Sender<()>,
+    Arc<AtomicU64>,
+) {
+    let (begun, begins) = channel();
+    let (end, may_end) = channel();
+    let turns = Arc::new(AtomicU64::new(0));
+    let slow = VirtioPci::new(Box::new(Slow {
+        begun,
+        may_end,
+        turns: turns.clone(),
+    }));
+    let mut machine = Machine::with_functions(false, vec![Box::new(slow)]);
+    machine.ram = Rc::new(Ram::new(1 << 20));
+    let ram = machine.ram.clone();
+    let driver = Driver::new(&ram, 16, true);
+    let at = machine.structures();
+    machine.initialize(at, FEATURES, &driver);
+    (machine, at, begins, end, turns)
+}
+
+/// Notifies the device, as [`Machine::notify`] does, but leaves the work to another processor, which has begun when this
+/// returns.
+fn notify_from_another_processor(
+    machine: &mut Machine,
+    at: Structures,
+    begins: &Receiver<()>,
+) -> thread::JoinHandle<PendingWork> {
+    let (chipset, mut env) = machine.parts();
+    chipset.mmio_write(at.notify, 2, 0, &mut env);
+    let work = chipset.take_work().expect("work");
+    let other = thread::spawn(move || {
+        work.run(&Ram::new(1 << 20));
+        work
+    });
+    begins.recv().unwrap();
+    other
+}
+
+#[test]
+fn other_processors_use_the_chipset_while_a_device_works() {
+    let (mut machine, at, begins, end, turns) = machine_with_slow();
+    let other = notify_from_another_processor(&mut machine, at, &begins);
+    assert_eq!(machine.status(at) & NEEDS_RESET, 0);
+    machine.time += MILLISECOND;
+    assert_ne!(machine.read(port::PM_TIMER, 4), 0);
+    // Another request: it is the other processor's, too, or somebody's afterwards.
+    machine.notify(at, 0);
+    assert_eq!(machine.chipset.next_deadline(), None);
+    assert_eq!(turns.load(Ordering::SeqCst), 0);
+    end.send(()).unwrap();
+    let work = other.join().unwrap();
+    let (chipset, mut env) = machine.parts();
+    chipset.finish_work(&work, &mut env);
+    assert_eq!(turns.load(Ordering::SeqCst), 1);
+    assert_eq!(machine.chipset.next_deadline(), Some(TimerTicks::ZERO));
+    end.send(()).unwrap();
+    machine.expire();
+    assert_eq!(turns.load(Ordering::SeqCst), 2);
+    assert_eq!(machine.chipset.next_deadline(), None);
+}
+
+#[test]
+fn nothing_is_done_for_a_driver_that_has_reset_the_device_while_it_worked() {
+    let (mut machine, at, begins, end, turns) = machine_with_slow();
+    let other = notify_from_another_processor(&mut machine, at, &begins);
+    machine.notify(at, 0);
+    let later = thread::spawn(move || {
+        thread::sleep(core::time::Duration::from_millis(20));
+        end.send(()).unwrap();
+        end
+    });
+    machine.mmio_write(at.common + 0x14, 1, 0);
+    assert_eq!(
+        turns.load(Ordering::SeqCst),
+        1,
+        "it has waited for the turn"
+    );
+    let work = other.join().unwrap();
+    let (chipset, mut env) = machine.parts();
+    chipset.finish_work(&work, &mut env);
+    assert_eq!(machine.chipset.next_deadline(), None);
+    machine.run_work();
+    assert_eq!(machine.status(at), 0);
+    assert_eq!(machine.peek(at.isr, 1), 0);
+    let _end = later.join().unwrap();
+    assert_eq!(turns.load(Ordering::SeqCst), 1);
 }
 
 #[test]

@@ -107,11 +107,17 @@ impl<C: GuestCpu> Vcpu<C> {
         let mut devices = Devices::new(vm, &mut self.lapic, &mut board, now);
         let result = access(&mut self.cpu, &mut devices);
         self.pending |= devices.pending;
+        let mut has_moved_deadline = deadline_changes != board.chipset.deadline_changes();
+        let work = board.chipset.take_work();
+        drop(board);
+        if let Some(work) = work {
+            has_moved_deadline |= vm.run_device_work(work, at);
+        }
         if lapic_deadline != self.lapic.next_deadline() {
             // It may have expired.
             self.pending |= Requests::TIMERS | Requests::EVENT;
         }
-        if deadline_changes != board.chipset.deadline_changes() {
+        if has_moved_deadline {
             // VCPU 0 keeps time for the chipset.
             if self.index == 0 {
                 self.pending |= Requests::TIMERS;

@@ -1,0 +1,365 @@
+//! A device at work on its queues, apart from the registers by which its driver sets it up.
+//!
+//! To move data takes long, and is done by whichever processor has notified the device; the others use the
+//! chipset meanwhile, and with it the registers of this device. So the device and its queues have a lock of their own,
+//! which is held for one turn of work; and a notification is a bit, which is set without it. A processor that finds the
+//! lock taken goes on: what it has notified the device of is done after the turn that is under way, as whoever
+//! makes that looks at the bits again when it has let go of the lock ([`Worker::due`]).
+//!
+//! Who holds the chipset may wait for the lock, as for a reset, after which nothing more may happen in the driver's
+//! memory; who holds the lock never waits for the chipset.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use spin::{Mutex, MutexGuard};
+
+use super::device::{DeviceError, Progress, VirtioDevice};
+use super::queue::Queue;
+use crate::chipset::pci::Work;
+use crate::guest_memory::GuestMemory;
+use crate::time::HostTicks;
+
+/// The most queues that a device has.
+const MAX_QUEUES: usize = u32::BITS as usize;
+
+/// A device with its queues.
+#[derive(Debug)]
+pub(super) struct Worker {
+    /// The queues of which the driver has notified the device since it was last looked: a bit for each.
+    notified: AtomicU32,
+    inner: Mutex<Inner>,
+}
+
+/// The part of it that works.
+#[derive(Debug)]
+pub(super) struct Inner {
+    /// The device.
+    pub device: Box<dyn VirtioDevice>,
+    queues: Vec<WorkQueue>,
+    /// Whether the driver is ready: DRIVER_OK.
+    pub is_driver_ready: bool,
+    /// Whether the guest lets it be a bus master.
+    pub is_master: bool,
+    /// Whether the driver did what no driver may, so that nothing is done before a reset.
+    pub has_failed: bool,
+    /// What that was, before it has been told.
+    error: Option<DeviceError>,
+}
+
+/// A queue at work.
+#[derive(Clone, Debug, Default)]
+struct WorkQueue {
+    queue: Option<Queue>,
+    /// The driver has notified the device, or it has not finished.
+    is_pending: bool,
+    /// The host time before which the device can do nothing more for it, if there is one.
+    waits_until: Option<HostTicks>,
+    /// The driver is to be interrupted for what was given back.
+    wants_interrupt: bool,
+}
+
+/// The things that have come of work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Outcome {
+    /// The queues for which the driver is to be interrupted: a bit for each.
+    pub interrupts: u32,
+    /// The offense of the driver's for which the device needs a reset.
+    pub error: Option<DeviceError>,
+}
+
+/// The times at which there is more to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Due {
+    /// Whether there is something to do now.
+    pub now: bool,
+    /// The host time from which on there is.
+    pub at: Option<HostTicks>,
+}
+
+impl Worker {
+    /// Makes one of a device whose driver has not begun.
+    pub(super) fn new(device: Box<dyn VirtioDevice>) -> Self {
+        let queues = device.queues();
+        debug_assert!(queues <= MAX_QUEUES, "a bit for each queue");
+        Self {
+            notified: AtomicU32::new(0),
+            inner: Mutex::new(Inner {
+                device,
+                queues: alloc::vec![WorkQueue::default(); queues],
+                is_driver_ready: false,
+                is_master: true,
+                has_failed: false,
+                error: None,
+            }),
+        }
+    }
+
+    /// Takes note that the driver has something for queue `index`.
+    pub(super) fn notify(&self, index: usize) {
+        if index < MAX_QUEUES {
+            self.notified.fetch_or(1 << index, Ordering::SeqCst);
+        }
+    }
+
+    /// Waits until nobody works, for a turn at most, and keeps everybody from it.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock()
+    }
+
+    /// Locks it unless somebody works, and follows the notifications that have come.
+    fn try_lock(&self) -> Option<MutexGuard<'_, Inner>> {
+        let mut inner = self.inner.try_lock()?;
+        let notified = match self.notified.load(Ordering::SeqCst) {
+            0 => 0,
+            _ => self.notified.swap(0, Ordering::SeqCst),
+        };
+        for index in bits(notified) {
+            if let Some(queue) = inner.queues.get_mut(index) {
+                queue.is_pending = true;
+            }
+        }
+        Some(inner)
+    }
+
+    /// Forgets all that the driver has said.
+    pub(super) fn reset(&self) {
+        let mut inner = self.inner.lock();
+        self.notified.store(0, Ordering::SeqCst);
+        inner.device.reset();
+        inner.queues.fill(WorkQueue::default());
+        inner.is_driver_ready = false;
+        inner.has_failed = false;
+        inner.error = None;
+    }
+
+    /// Returns when there is more to do. While somebody works there is nothing for others: it is to be asked for again
+    /// after that.
+    pub(super) fn due(&self) -> Due {
+        self.try_lock().map_or(Due::default(), |inner| inner.due())
+    }
+
+    /// Follows that host time has come to `now`, unless somebody works: then it is to be told again after that.
+    pub(super) fn follow_host_time(&self, now: HostTicks) {
+        let Some(mut inner) = self.try_lock() else {
+            return;
+        };
+        for queue in &mut inner.queues {
+            if queue.waits_until.is_some_and(|at| at <= now) {
+                queue.waits_until = None;
+                queue.is_pending = true;
+            }
+        }
+    }
+
+    /// Takes what has come of work, unless somebody works, who will.
+    pub(super) fn take_outcome(&self) -> Outcome {
+        let Some(mut inner) = self.try_lock() else {
+            return Outcome::default();
+        };
+        let mut interrupts = 0;
+        for (index, queue) in inner.queues.iter_mut().enumerate() {
+            let is_wanted = core::mem::take(&mut queue.wants_interrupt);
+            interrupts |= u32::from(is_wanted) << index;
+        }
+        Outcome {
+            interrupts,
+            error: inner.error.take(),
+        }
+    }
+}
+
+impl Work for Worker {
+    fn run(&self, memory: &dyn GuestMemory) {
+        if let Some(mut inner) = self.try_lock() {
+            inner.work(memory);
+        }
+    }
+}
+
+impl Inner {
+    /// Puts queue `index` into operation.
+    pub(super) fn enable(&mut self, index: usize, queue: Queue) {
+        if let Some(slot) = self.queues.get_mut(index) {
+            slot.queue = Some(queue);
+        }
+    }
+
+    const fn may_work(&self) -> bool {
+        self.is_driver_ready && !self.has_failed
+    }
+
+    fn due(&self) -> Due {
+        if !self.may_work() || !self.is_master {
+            return Due::default();
+        }
+        let mut queues = self.queues.iter().enumerate();
+        let has_work = |(index, slot): (usize, &WorkQueue)| {
+            slot.queue.is_some() && (slot.is_pending || self.device.has_input(index))
+        };
+        Due {
+            now: queues.any(has_work),
+            at: self.queues.iter().filter_map(|slot| slot.waits_until).min(),
+        }
+    }
+
+    /// Works on the queues that have something to do, each for as long as the device works at a
+    /// time.
+    fn work(&mut self, memory: &dyn GuestMemory) {
+        for (index, slot) in self.queues.iter_mut().enumerate() {
+            if !self.is_driver_ready || self.has_failed {
+                return;
+            }
+            if !self.is_master {
+                // It can only forget that it was notified.
+                slot.is_pending = false;
+                continue;
+            }
+            let has_work = slot.is_pending || self.device.has_input(index);
+            let (true, Some(queue)) = (has_work, &mut slot.queue) else {
+                continue;
+            };
+            let result = self.device.work(index, queue, memory);
+            match (result, queue.wants_interrupt(memory)) {
+                (Ok(progress), Ok(wanted)) => {
+                    slot.is_pending = progress == Progress::Busy;
+                    slot.waits_until = match progress {
+                        Progress::Until(at) => Some(at),
+                        Progress::Idle | Progress::Busy => None,
+                    };
+                    slot.wants_interrupt |= wanted;
+                }
+                (Err(error), _) => self.error = Some(error),
+                (_, Err(error)) => self.error = Some(error.into()),
+            }
+            self.has_failed = self.error.is_some();
+        }
+    }
+}
+
+/// Returns the places of the bits that are set.
+pub(super) fn bits(mut word: u32) -> impl Iterator<Item = usize> {
+    core::iter::from_fn(move || {
+        let lowest = (word != 0).then_some(word.trailing_zeros() as usize);
+        word &= word.wrapping_sub(1);
+        lowest
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::sync::Barrier;
+    use std::sync::atomic::AtomicU64;
+    use std::thread;
+
+    use arch::addr::GuestPhysAddr;
+
+    use super::super::driver::Ram;
+    use super::super::queue::{Placement, QueueFeatures};
+    use super::*;
+
+    /// What a driver has for each of two queues, and how much of that was seen.
+    static AVAILABLE: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+    static SEEN: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+
+    #[derive(Debug)]
+    struct Counter;
+
+    impl VirtioDevice for Counter {
+        fn name(&self) -> &'static str {
+            "virtio-counter"
+        }
+
+        fn device_type(&self) -> u16 {
+            4
+        }
+
+        fn pci_class(&self) -> (u8, u8, u8) {
+            (0, 0xff, 0)
+        }
+
+        fn features(&self) -> u64 {
+            0
+        }
+
+        fn queues(&self) -> usize {
+            2
+        }
+
+        fn work(
+            &mut self,
+            index: usize,
+            _: &mut Queue,
+            _: &dyn GuestMemory,
+        ) -> Result<Progress, DeviceError> {
+            let available = AVAILABLE[index].load(Ordering::SeqCst);
+            SEEN[index].store(available, Ordering::SeqCst);
+            // So long that the other comes meanwhile.
+            thread::yield_now();
+            Ok(Progress::Idle)
+        }
+
+        fn reset(&mut self) {}
+    }
+
+    fn queue() -> Queue {
+        let at = Placement {
+            size: 16,
+            descriptors: GuestPhysAddr(0x1000),
+            available: GuestPhysAddr(0x2000),
+            used: GuestPhysAddr(0x3000),
+        };
+        Queue::new(at, QueueFeatures::default()).unwrap()
+    }
+
+    #[test]
+    fn a_notification_while_another_processor_works_is_not_lost() {
+        const ROUNDS: usize = 3000;
+        let worker = Worker::new(Box::new(Counter));
+        {
+            let mut inner = worker.lock();
+            inner.enable(0, queue());
+            inner.enable(1, queue());
+            inner.is_driver_ready = true;
+        }
+        let start = Barrier::new(3);
+        let end = Barrier::new(3);
+        let processor = |index: usize| {
+            let ram = Ram::new(0x4000);
+            for _ in 0..ROUNDS {
+                start.wait();
+                AVAILABLE[index].fetch_add(1, Ordering::SeqCst);
+                worker.notify(index);
+                worker.run(&ram);
+                end.wait();
+            }
+        };
+        // Counted, and asserted when nobody waits for the others any more.
+        let mut lost = 0;
+        thread::scope(|scope| {
+            scope.spawn(|| processor(0));
+            scope.spawn(|| processor(1));
+            let ram = Ram::new(0x4000);
+            for round in 1..=ROUNDS as u64 {
+                start.wait();
+                end.wait();
+                if worker.due().now {
+                    worker.run(&ram);
+                }
+                let is_done = |seen: &AtomicU64| seen.load(Ordering::SeqCst) == round;
+                lost += u32::from(!SEEN.iter().all(is_done) || worker.due() != Due::default());
+            }
+        });
+        assert_eq!(lost, 0, "of {ROUNDS}");
+    }
+
+    #[test]
+    fn bits_are_told_from_the_lowest_on() {
+        for (word, places) in [(0, &[][..]), (1, &[0]), (0x8000_0012, &[1, 4, 31])] {
+            assert!(bits(word).eq(places.iter().copied()), "{word:#x}");
+        }
+    }
+}
