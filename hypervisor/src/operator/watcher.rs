@@ -22,7 +22,7 @@ use crate::suppression::usage::Process;
 use crate::suppression::{Factor, Factors};
 use crate::vm::Vm;
 use crate::watch::hogs::Hogs;
-use crate::watch::limiter::Limiter;
+use crate::watch::limiter::{Limiter, PERMILLE, PERMILLE_AGAIN};
 use crate::watch::patterns::{MAX_PATTERNS, PatternSet};
 use crate::watch::rule::{Action, Condition, Rule};
 use crate::watch::searcher::{Found, Guest, Searcher, Step};
@@ -85,6 +85,8 @@ pub(crate) struct Watcher {
     /// The place in `watched` of the one whose turn is next.
     next: usize,
     limiter: Limiter,
+    /// The limiter of searches through what has been searched before.
+    again: Limiter,
 }
 
 /// A match, before anything is done about it.
@@ -106,7 +108,8 @@ impl Watcher {
             next_number: 1,
             watched: Vec::new(),
             next: 0,
-            limiter: Limiter::new(clock.frequency(), clock.now()),
+            limiter: Limiter::new(PERMILLE, clock.frequency(), clock.now()),
+            again: Limiter::new(PERMILLE_AGAIN, clock.frequency(), clock.now()),
         }
     }
 
@@ -243,7 +246,7 @@ impl Watcher {
             if watched.patterns.is_empty() {
                 // Only shares are looked at.
             } else {
-                let first = watched.search(&vm, clock, until);
+                let first = watched.search(&vm, clock, until, &mut self.again);
                 let rules = self.rules.iter_mut().filter(of_vm);
                 for entry in rules.filter(|entry| entry.rule.pattern().is_some()) {
                     let is_miss = |it: &&Vec<u32>| !it.contains(&entry.number);
@@ -417,8 +420,15 @@ impl Watched {
         }
     }
 
-    /// Searches until then. Returns what the address spaces have matched whose first search has ended.
-    fn search(&mut self, vm: &Vm, clock: &HostClock, until: HostTicks) -> Vec<Vec<u32>> {
+    /// Searches until then, or until all that is left to do is to search again and `again` says that it may not.
+    /// Returns what the address spaces have matched whose first search has ended.
+    fn search(
+        &mut self,
+        vm: &Vm,
+        clock: &HostClock,
+        until: HostTicks,
+        again: &mut Limiter,
+    ) -> Vec<Vec<u32>> {
         let guest = self.guest(vm);
         let again_after = clock.fraction_of_second(AGAIN_PER_SECOND);
         let mut ended = Vec::new();
@@ -434,15 +444,23 @@ impl Watched {
                     permille: None,
                 });
             };
-            match self
-                .searcher
-                .step(&guest, &self.patterns, now, again_after, found)
-            {
+            let may_search_again = again.left(now) > 0;
+            let step = self.searcher.step(
+                &guest,
+                &self.patterns,
+                now,
+                again_after,
+                may_search_again,
+                found,
+            );
+            let begin = now;
+            now = clock.now();
+            match step {
                 Step::Idle => break,
                 Step::Piece => {}
+                Step::Again => again.charge(now.since(begin)),
                 Step::First(matched) => ended.push(matched),
             }
-            now = clock.now();
             if now >= until {
                 break;
             }

@@ -3,8 +3,9 @@
 //! A new address space comes first, the newest of all: its process may live for a moment only. The search
 //! through the next new one begins at the address where that was: of a chain of processes that live for a
 //! moment each is searched a little, and so all that they have in common is. Now and then it is the turn of
-//! one that has waited for long: the oldest of those that have not been searched, or one that is searched
-//! again, some time later, as it has run since: memory changes and grows.
+//! one that has waited for long, the oldest of those that have not been searched; and of one that is searched
+//! again, some time later, as it has run since: memory changes and grows. That never ends, and so is done
+//! only when it [may cost something](super::limiter).
 //!
 //! Most processes of a system have most of their memory in common. What has just been searched, and
 //! cannot be written, is not searched again with the next one ([`super::clean_frames`]). And where a pattern is
@@ -38,8 +39,9 @@ const TABLES: usize = 4;
 /// The number of times that it is looked whether one is to be searched again, in the time after which
 /// that is so.
 const LOOKS_EACH: u64 = 16;
-/// The turns of which one is for an address space that waits while a newer one is searched.
-const TURNS: u32 = 4;
+/// The turns of which one is for an address space that waits while a newer one is searched, and one for an address
+/// space that is searched again.
+const TURNS: usize = 4;
 /// The most new address spaces of which it is still to be found out whether they have a page in which a pattern was
 /// found.
 const MOST_NEWCOMERS: usize = 256;
@@ -70,8 +72,6 @@ struct Space {
     last_seen: HostTicks,
     /// The end of the last search through it.
     searched: Option<HostTicks>,
-    /// Whether it has been searched wholly since it is known: it has missed rules, or not.
-    counted: bool,
     /// Whether it is the second root of a process that is known by another, or maps nothing.
     passed_over: bool,
     /// The rules whose patterns it holds.
@@ -89,13 +89,37 @@ pub(crate) struct Found {
     pub address: u64,
 }
 
+/// A search under way: which one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lane {
+    /// That through the newest address space.
+    Newest,
+    /// That through the one that has waited for longest.
+    Oldest,
+    /// That through one that has been searched before.
+    Again,
+}
+
+impl Lane {
+    const ALL: [Self; 3] = [Self::Newest, Self::Oldest, Self::Again];
+    /// Who comes first, in each turn.
+    const ORDER: [[Self; 3]; TURNS] = [
+        [Self::Oldest, Self::Newest, Self::Again],
+        [Self::Newest, Self::Oldest, Self::Again],
+        [Self::Again, Self::Newest, Self::Oldest],
+        [Self::Newest, Self::Oldest, Self::Again],
+    ];
+}
+
 /// The outcome of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// Nothing to do for now.
     Idle,
-    /// A piece of a search.
+    /// A piece of a first search.
     Piece,
+    /// A piece of a search through an address space that has been searched before.
+    Again,
     /// The end of the first search through an address space, which holds the patterns of these rules.
     First(Vec<u32>),
 }
@@ -112,20 +136,16 @@ pub(crate) struct Searcher {
     swept: Option<Root>,
     /// The time before which none is to be searched again, if nothing is new.
     nothing_before: HostTicks,
-    /// The search through the newest address space.
-    fresh: Option<Walk>,
-    /// One through another, that has waited.
-    other: Option<Walk>,
-    turn: u32,
-    /// Whether the next one that has waited is to be one that has been searched before.
-    again_is_next: bool,
+    /// The searches under way, by [`Lane`].
+    walks: [Option<Walk>; Lane::ALL.len()],
+    turn: usize,
     clean: CleanFrames,
     shared: SharedPages,
     /// The new address spaces that are still to be looked at for those pages.
     newcomers: VecDeque<Root>,
     /// The virtual address at which the search through the next new address space begins.
     begin: u64,
-    /// Whether there may be a newer one than that of `fresh`.
+    /// Whether there may be a newer one than the newest that is searched.
     is_news: bool,
 }
 
@@ -191,7 +211,6 @@ impl Searcher {
                 first_seen: at,
                 last_seen: at,
                 searched: None,
-                counted: false,
                 passed_over,
                 matched: Vec::new(),
             },
@@ -215,13 +234,11 @@ impl Searcher {
 
     /// Begins all searches anew: what is looked for has changed. What has been found stays known.
     pub(crate) fn begin_anew(&mut self) {
-        self.fresh = None;
-        self.other = None;
+        self.walks = Default::default();
         self.clean.clear();
         self.shared.clear();
         for (root, space) in &mut self.spaces {
             space.searched = None;
-            space.counted = false;
             if !space.passed_over {
                 self.unsearched.insert((space.first_seen, *root));
             }
@@ -241,24 +258,28 @@ impl Searcher {
         if self.by_tables.get(&space.tables) == Some(&root) {
             self.by_tables.remove(&space.tables);
         }
-        self.other.take_if(|walk| walk.root() == root);
-        if let Some(walk) = self.fresh.take_if(|walk| walk.root() == root) {
-            self.begin = walk.place();
+        for lane in Lane::ALL {
+            if let Some(walk) = self.walks[lane as usize].take_if(|walk| walk.root() == root)
+                && lane == Lane::Newest
+            {
+                self.begin = walk.place();
+            }
         }
     }
 
     /// Goes on by a page or so at `now`. An address space is searched again `again_after` ticks after it
-    /// was, if it has run since. Calls `found` with matches.
+    /// was, if it has run since, and where it `may_search_again` now. Calls `found` with matches.
     pub(crate) fn step<M: GuestMemory>(
         &mut self,
         guest: &Guest<'_, M>,
         patterns: &PatternSet,
         now: HostTicks,
         again_after: u64,
+        may_search_again: bool,
         mut found: impl FnMut(Found),
     ) -> Step {
         if self.is_news
-            && let Some(root) = self.fresh.as_ref().map(Walk::root)
+            && let Some(root) = self.root_in(Lane::Newest)
             && !self.is_there(guest, root)
         {
             self.forget(root);
@@ -268,13 +289,18 @@ impl Searcher {
         }
         self.choose(guest, now, again_after);
         self.turn = (self.turn + 1) % TURNS;
-        let take_other = self.fresh.is_none() || self.turn == 0 && self.other.is_some();
-        let lane = if take_other {
-            &mut self.other
-        } else {
-            &mut self.fresh
+        let walks = &self.walks;
+        let goes_on = |lane: &Lane| {
+            walks[*lane as usize].is_some() && (*lane != Lane::Again || may_search_again)
         };
-        let Some(walk) = lane else {
+        let Some(lane) = Lane::ORDER[self.turn].into_iter().find(goes_on) else {
+            return Step::Idle;
+        };
+        let piece = match lane {
+            Lane::Newest | Lane::Oldest => Step::Piece,
+            Lane::Again => Step::Again,
+        };
+        let Some(walk) = &mut self.walks[lane as usize] else {
             return Step::Idle;
         };
         let root = walk.root();
@@ -285,7 +311,7 @@ impl Searcher {
         else {
             // It has ended meanwhile: nothing is known of the rest.
             self.forget(root);
-            return Step::Piece;
+            return piece;
         };
         let clean = &self.clean;
         let shared = &mut self.shared;
@@ -320,21 +346,25 @@ impl Searcher {
             self.clean.add(frame, now.saturating_add(again_after));
         }
         if more {
-            return Step::Piece;
+            return piece;
         }
-        if take_other {
-            self.other = None;
-        } else {
-            self.fresh = None;
+        self.walks[lane as usize] = None;
+        if lane == Lane::Newest {
             self.begin = 0;
         }
         space.searched = Some(now);
-        self.unsearched.remove(&(space.first_seen, root));
-        if core::mem::replace(&mut space.counted, true) {
-            Step::Piece
-        } else {
-            Step::First(space.matched.clone())
+        match lane {
+            Lane::Newest | Lane::Oldest => {
+                self.unsearched.remove(&(space.first_seen, root));
+                Step::First(space.matched.clone())
+            }
+            Lane::Again => piece,
         }
+    }
+
+    /// Returns the address space that is searched there, if there is one.
+    fn root_in(&self, lane: Lane) -> Option<Root> {
+        self.walks[lane as usize].as_ref().map(Walk::root)
     }
 
     /// Looks at some address spaces whether they have a page in which a pattern was found as well. Returns whether there
@@ -412,31 +442,29 @@ impl Searcher {
     /// Chooses what is searched, if that is to change.
     fn choose<M: GuestMemory>(&mut self, guest: &Guest<'_, M>, now: HostTicks, again_after: u64) {
         let walk = |root: Root| Walk::new(root, guest.format, guest.ram);
-        let root_of = |walk: &Option<Walk>| walk.as_ref().map(Walk::root);
         let is_news = core::mem::take(&mut self.is_news);
-        if is_news || self.fresh.is_none() {
-            let other = root_of(&self.other);
-            let unsearched = self.unsearched.iter().rev().map(|(_, root)| *root);
-            let newest = unsearched.into_iter().find(|root| Some(*root) != other);
-            if newest.is_some() && newest != root_of(&self.fresh) {
-                if let Some(before) = self.fresh.take() {
+        let newest_before = self.root_in(Lane::Newest);
+        if is_news || newest_before.is_none() {
+            let oldest = self.root_in(Lane::Oldest);
+            let mut unsearched = self.unsearched.iter().rev().map(|(_, root)| *root);
+            let newest = unsearched.find(|root| Some(*root) != oldest);
+            if newest.is_some() && newest != newest_before {
+                let lane = &mut self.walks[Lane::Newest as usize];
+                if let Some(before) = lane.take() {
                     self.begin = before.place();
                 }
-                self.fresh = newest.map(|root| walk(root).starting_at(self.begin));
+                *lane = newest.map(|root| walk(root).starting_at(self.begin));
             }
         }
-        if self.other.is_none() {
-            let fresh = root_of(&self.fresh);
-            let unsearched = self.unsearched.iter().map(|(_, root)| *root);
-            let oldest = unsearched.into_iter().find(|root| Some(*root) != fresh);
+        if self.root_in(Lane::Oldest).is_none() {
+            let newest = self.root_in(Lane::Newest);
+            let mut unsearched = self.unsearched.iter().map(|(_, root)| *root);
+            let oldest = unsearched.find(|root| Some(*root) != newest);
+            self.walks[Lane::Oldest as usize] = oldest.map(walk);
+        }
+        if self.root_in(Lane::Again).is_none() {
             let due = self.due_again(now, again_after);
-            let waiting = if self.again_is_next {
-                due.or(oldest)
-            } else {
-                oldest.or(due)
-            };
-            self.again_is_next = !self.again_is_next;
-            self.other = waiting.map(walk);
+            self.walks[Lane::Again as usize] = due.map(walk);
         }
     }
 
@@ -474,6 +502,7 @@ mod tests {
         searcher: Searcher,
         patterns: PatternSet,
         now: u64,
+        may_search_again: bool,
         found: Vec<(u32, u64)>,
         firsts: usize,
     }
@@ -499,6 +528,7 @@ mod tests {
                 searcher: Searcher::default(),
                 patterns: PatternSet::new((1..).zip(&patterns)),
                 now: 1,
+                may_search_again: true,
                 found: Vec::new(),
                 firsts: 0,
             }
@@ -536,14 +566,17 @@ mod tests {
                 self.now += 1;
                 let found = &mut self.found;
                 let now = HostTicks(self.now);
-                let step = self
-                    .searcher
-                    .step(&guest, &self.patterns, now, AGAIN, |it| {
-                        found.push((it.rule, it.root.address().0));
-                    });
+                let step = self.searcher.step(
+                    &guest,
+                    &self.patterns,
+                    now,
+                    AGAIN,
+                    self.may_search_again,
+                    |it| found.push((it.rule, it.root.address().0)),
+                );
                 match step {
                     Step::Idle => return done,
-                    Step::Piece => {}
+                    Step::Piece | Step::Again => {}
                     Step::First(_) => self.firsts += 1,
                 }
             }
@@ -651,6 +684,28 @@ mod tests {
         assert!(bench.steps(usize::MAX) > 0);
         assert_eq!(bench.found.len(), 1);
         assert_eq!(bench.firsts, 1);
+    }
+
+    #[test]
+    fn what_was_searched_waits_until_it_may_cost_something_and_what_is_new_does_not() {
+        let mut bench = Bench::new(&["EVIL"]);
+        bench.may_search_again = false;
+        bench.process(0x1000, 0x8000, b"unpacks");
+        bench.see(0x1000);
+        bench.steps(usize::MAX);
+        bench.write(0xb800, b"EVIL");
+        bench.now += AGAIN;
+        bench.see(0x1000);
+        assert_eq!(bench.steps(9), 0);
+        for number in 0..20 {
+            bench.process(0x10_0000 + (number << 12), 0x20_0000 + (number << 14), b"");
+            bench.see(0x10_0000 + (number << 12));
+        }
+        bench.steps(usize::MAX);
+        assert_eq!((bench.firsts, bench.found.len()), (21, 0));
+        bench.may_search_again = true;
+        bench.steps(usize::MAX);
+        assert_eq!(bench.found, [(1, 0x1000)]);
     }
 
     #[test]
