@@ -10,6 +10,7 @@ use super::guest;
 use super::terminal::{self, Left};
 use crate::testbed::claim::Claim;
 use crate::testbed::machine::{Boot, End, Hardware, Kind, Spec};
+use crate::testbed::provision::disk_space;
 use crate::testbed::relay::Relay;
 use crate::testbed::serial::{Fatal, Session, fatal_line};
 use crate::testbed::verdict::VmEnd;
@@ -62,6 +63,7 @@ pub(super) fn run(options: &Options) -> Result<u8> {
     let (iso, vm) = match &options.iso {
         Some(iso) => (iso.clone(), None),
         None => {
+            disk_space::ensure(disk_space::FOR_RUN)?;
             let (setup, vm) = options.guest.setup(claim.name())?;
             let setup = setup.exit_cost(options.machine.exit_cost.ticks);
             let iso = if options.detector {

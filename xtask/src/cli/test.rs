@@ -10,7 +10,7 @@ use super::dependencies;
 use super::tally::{Tally, check};
 use crate::testbed::machine::Kind;
 use crate::testbed::progress::Step;
-use crate::testbed::provision::{self, Toolchain};
+use crate::testbed::provision::{self, Toolchain, disk_space};
 use crate::testbed::{build, choice, kernel, options, paths};
 
 /// Emulators that run at the same time.
@@ -47,6 +47,7 @@ pub(super) fn run(options: &Options) -> Result<bool> {
     let filter = options.filter.as_deref();
     let toolchain = Toolchain::ensure()?;
     // Before anything that takes long: what is missing here is told at once.
+    disk_space::ensure(disk_space::FOR_TESTS)?;
     provision::ensure_packages(provision::TEST_PACKAGES)?;
     if !options.host_only {
         choice::ensure_installed(Kind::Bochs)?;

@@ -12,9 +12,10 @@ pub(super) static COMMAND: Command = Command {
     summary: "tell of or suppress processes that hold a pattern, or take much CPU time",
     details: "\
 Address spaces are searched when they are first seen to run, the newest first, and again while they
-run on, in steps that cost a hundredth of one CPU's time at most. Of processes that follow each
-other and live for a moment only, each is searched from where the last one's search had come to.
-All that hold PATTERN are one target, with one budget. `rules` lists what came of it.
+run on, in steps that cost a hundredth of one CPU's time at most, and a fifth of that when all have
+been searched. Of processes that follow each other and live for a moment only, each is searched
+from where the last one's search had come to. All that hold PATTERN are one target, with one budget.
+`rules` lists what came of it.
 
   PATTERN         as for `find`; 16 patterns are looked for at once in a VM
   --hog PERCENT   who takes more than this of one CPU; PATTERN is for how many seconds then

@@ -14,6 +14,7 @@ use self::apt::Refusal;
 use crate::testbed::progress::Step;
 
 mod apt;
+pub mod disk_space;
 mod qemu;
 mod rust_target;
 
