@@ -7,7 +7,7 @@
 //! Devices that move data between the guest's RAM and elsewhere do that apart from all this, so that
 //! other processors can use the chipset meanwhile: after a call, there may be work to
 //! [take](Chipset::take_work), to [run](PendingWork::run) with the guest's RAM, and to
-//! [bring back](Chipset::finish_work).
+//! [take up](Chipset::finish_work).
 //!
 //! A device is a file here that implements [`bus::Device`], and a row of the table below, which
 //! says where it is. The numbers that firmware tables tell a guest, too, have their names in
@@ -304,16 +304,12 @@ impl Chipset {
 
     /// Follows that host time has come to `host`. What is due then [expires](Self::expire) next.
     #[inline]
-    pub fn follow_host_time(&mut self, host: HostTicks) {
+    pub fn follow_host_time(&mut self, host: HostTicks, env: &mut Environment<'_>) {
         if self.next_host_deadline <= host {
-            self.pci_goes_on(host);
+            self.with_device(Id::pci, env, |devices, cx| {
+                devices.pci.follow_host_time(host, cx)
+            });
         }
-    }
-
-    #[cold]
-    fn pci_goes_on(&mut self, host: HostTicks) {
-        self.devices.pci.follow_host_time(host);
-        self.update_deadline(Id::pci);
     }
 
     /// Does what is due.
@@ -412,8 +408,8 @@ impl Chipset {
     }
 
     /// Follows the arrival of something from outside for a function on the PCI bus.
-    pub fn pci_input_arrived(&mut self) {
-        self.update_deadline(Id::pci);
+    pub fn pci_input_arrived(&mut self, env: &mut Environment<'_>) {
+        self.with_device(Id::pci, env, |devices, cx| devices.pci.input_arrived(cx));
     }
 
     /// Tells whether COM1 has room for a byte of input.

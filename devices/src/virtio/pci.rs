@@ -10,7 +10,7 @@ use arch::addr::GuestPhysAddr;
 
 use super::device::{DeviceError, VirtioDevice, feature, status};
 use super::queue::{MAX_SIZE, Placement, Queue, QueueFeatures};
-use super::worker::{Worker, bits};
+use super::worker::{Due, Worker, bits};
 use crate::chipset::pci::config::ConfigSpace;
 use crate::chipset::pci::{BarAccess, FunctionContext, Header, PciFunction, Work};
 use crate::time::{HostTicks, TimerTicks};
@@ -102,6 +102,8 @@ pub struct VirtioPci {
     failures: u32,
     /// Whether the guest lets it be a bus master, as far as it knows.
     is_master: bool,
+    /// The times at which there is work, as the worker has told.
+    due: Due,
 }
 
 impl VirtioPci {
@@ -133,6 +135,7 @@ impl VirtioPci {
             access_capability: 0,
             failures: 0,
             is_master: true,
+            due: Due::default(),
         }
     }
 
@@ -143,6 +146,7 @@ impl VirtioPci {
     /// Forgets all that a driver has told it.
     fn reset_device(&mut self) {
         self.worker.reset();
+        self.due = Due::default();
         self.device_feature_select = 0;
         self.driver_feature_select = 0;
         self.driver_features = 0;
@@ -297,10 +301,26 @@ impl VirtioPci {
     }
 
     /// Tells the worker whether it may reach the guest's RAM.
-    fn follow_mastership(&mut self, cx: &FunctionContext<'_>) {
+    fn follow_mastership(&mut self, cx: &mut FunctionContext<'_>) {
         if self.is_master != cx.is_master {
             self.is_master = cx.is_master;
             self.worker.lock().is_master = cx.is_master;
+            self.hear_news(cx);
+        }
+    }
+
+    /// Takes up what the worker has to tell, unless somebody is at work.
+    fn hear_news(&mut self, cx: &mut FunctionContext<'_>) {
+        let Some(news) = self.worker.tell() else {
+            return;
+        };
+        self.due = news.due;
+        for index in bits(news.interrupts) {
+            let vector = self.queues.get(index).map_or(NO_VECTOR, |it| it.vector);
+            self.interrupt(vector, ISR_QUEUE, cx);
+        }
+        if let Some(error) = news.error {
+            self.fail(error, cx);
         }
     }
 
@@ -493,7 +513,7 @@ impl PciFunction for VirtioPci {
 
     fn next_deadline(&self) -> Option<TimerTicks> {
         // At once: but others come in between.
-        self.worker.due().now.then_some(TimerTicks::ZERO)
+        self.due.now.then_some(TimerTicks::ZERO)
     }
 
     fn expire(&mut self, cx: &mut FunctionContext<'_>) {
@@ -505,22 +525,22 @@ impl PciFunction for VirtioPci {
     }
 
     fn after_work(&mut self, cx: &mut FunctionContext<'_>) {
-        let outcome = self.worker.take_outcome();
-        for index in bits(outcome.interrupts) {
-            let vector = self.queues.get(index).map_or(NO_VECTOR, |it| it.vector);
-            self.interrupt(vector, ISR_QUEUE, cx);
-        }
-        if let Some(error) = outcome.error {
-            self.fail(error, cx);
-        }
+        self.hear_news(cx);
+    }
+
+    fn input_arrived(&mut self, cx: &mut FunctionContext<'_>) {
+        self.hear_news(cx);
     }
 
     fn next_host_deadline(&self) -> Option<HostTicks> {
-        self.worker.due().at
+        self.due.at
     }
 
-    fn follow_host_time(&mut self, now: HostTicks) {
-        self.worker.follow_host_time(now);
+    fn follow_host_time(&mut self, now: HostTicks, cx: &mut FunctionContext<'_>) {
+        if self.due.at.is_some_and(|at| at <= now) {
+            self.worker.follow_host_time(now);
+            self.hear_news(cx);
+        }
     }
 
     fn reset(&mut self) {

@@ -4,7 +4,8 @@
 //! chipset meanwhile, and with it the registers of this device. So the device and its queues have a lock of their own,
 //! which is held for one turn of work; and a notification is a bit, which is set without it. A processor that finds the
 //! lock taken goes on: what it has notified the device of is done after the turn that is under way, as whoever
-//! makes that looks at the bits again when it has let go of the lock ([`Worker::due`]).
+//! makes that looks at the bits again when it has let go of the lock. So it is with all that the chipset is to know of
+//! the device: it is [told](Worker::tell) when nobody works.
 //!
 //! Who holds the chipset may wait for the lock, as for a reset, after which nothing more may happen in the driver's
 //! memory; who holds the lock never waits for the chipset.
@@ -46,6 +47,10 @@ pub(super) struct Inner {
     pub has_failed: bool,
     /// What that was, before it has been told.
     error: Option<DeviceError>,
+    /// The queues for which the driver is to be interrupted, for what was given back: a bit for each.
+    interrupts: u32,
+    /// The times at which there is more to do, as the chipset knows them.
+    told: Due,
 }
 
 /// A queue at work.
@@ -56,17 +61,17 @@ struct WorkQueue {
     is_pending: bool,
     /// The host time before which the device can do nothing more for it, if there is one.
     waits_until: Option<HostTicks>,
-    /// The driver is to be interrupted for what was given back.
-    wants_interrupt: bool,
 }
 
-/// The things that have come of work.
+/// The things that the chipset is to know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Outcome {
+pub(super) struct News {
     /// The queues for which the driver is to be interrupted: a bit for each.
     pub interrupts: u32,
     /// The offense of the driver's for which the device needs a reset.
     pub error: Option<DeviceError>,
+    /// The times at which there is more to do.
+    pub due: Due,
 }
 
 /// The times at which there is more to do.
@@ -92,6 +97,8 @@ impl Worker {
                 is_master: true,
                 has_failed: false,
                 error: None,
+                interrupts: 0,
+                told: Due::default(),
             }),
         }
     }
@@ -132,12 +139,8 @@ impl Worker {
         inner.is_driver_ready = false;
         inner.has_failed = false;
         inner.error = None;
-    }
-
-    /// Returns when there is more to do. While somebody works there is nothing for others: it is to be asked for again
-    /// after that.
-    pub(super) fn due(&self) -> Due {
-        self.try_lock().map_or(Due::default(), |inner| inner.due())
+        inner.interrupts = 0;
+        inner.told = Due::default();
     }
 
     /// Follows that host time has come to `now`, unless somebody works: then it is to be told again after that.
@@ -153,28 +156,28 @@ impl Worker {
         }
     }
 
-    /// Takes what has come of work, unless somebody works, who will.
-    pub(super) fn take_outcome(&self) -> Outcome {
-        let Some(mut inner) = self.try_lock() else {
-            return Outcome::default();
-        };
-        let mut interrupts = 0;
-        for (index, queue) in inner.queues.iter_mut().enumerate() {
-            let is_wanted = core::mem::take(&mut queue.wants_interrupt);
-            interrupts |= u32::from(is_wanted) << index;
-        }
-        Outcome {
-            interrupts,
+    /// Returns what the chipset is to know. `None` while somebody works, who will tell afterwards if it is not as it was
+    /// told before.
+    pub(super) fn tell(&self) -> Option<News> {
+        let mut inner = self.try_lock()?;
+        inner.told = inner.due();
+        Some(News {
+            interrupts: core::mem::take(&mut inner.interrupts),
             error: inner.error.take(),
-        }
+            due: inner.told,
+        })
     }
 }
 
 impl Work for Worker {
-    fn run(&self, memory: &dyn GuestMemory) {
-        if let Some(mut inner) = self.try_lock() {
-            inner.work(memory);
-        }
+    fn run(&self, memory: &dyn GuestMemory) -> bool {
+        let Some(mut inner) = self.try_lock() else {
+            return false;
+        };
+        inner.work(memory);
+        let has_news = inner.interrupts != 0 || inner.error.is_some() || inner.due() != inner.told;
+        drop(inner);
+        has_news || self.notified.load(Ordering::SeqCst) != 0
     }
 }
 
@@ -228,7 +231,7 @@ impl Inner {
                         Progress::Until(at) => Some(at),
                         Progress::Idle | Progress::Busy => None,
                     };
-                    slot.wants_interrupt |= wanted;
+                    self.interrupts |= u32::from(wanted) << index;
                 }
                 (Err(error), _) => self.error = Some(error),
                 (_, Err(error)) => self.error = Some(error.into()),
@@ -252,7 +255,7 @@ mod tests {
     extern crate std;
 
     use std::sync::Barrier;
-    use std::sync::atomic::AtomicU64;
+    use std::sync::atomic::{AtomicBool, AtomicU64};
     use std::thread;
 
     use arch::addr::GuestPhysAddr;
@@ -327,13 +330,16 @@ mod tests {
         }
         let start = Barrier::new(3);
         let end = Barrier::new(3);
+        let has_news = AtomicBool::new(false);
         let processor = |index: usize| {
             let ram = Ram::new(0x4000);
             for _ in 0..ROUNDS {
                 start.wait();
                 AVAILABLE[index].fetch_add(1, Ordering::SeqCst);
                 worker.notify(index);
-                worker.run(&ram);
+                if worker.run(&ram) {
+                    has_news.store(true, Ordering::SeqCst);
+                }
                 end.wait();
             }
         };
@@ -346,11 +352,13 @@ mod tests {
             for round in 1..=ROUNDS as u64 {
                 start.wait();
                 end.wait();
-                if worker.due().now {
+                // As the chipset does, which asks for nothing if there is nothing new.
+                if has_news.swap(false, Ordering::SeqCst) && worker.tell().unwrap().due.now {
                     worker.run(&ram);
+                    worker.tell();
                 }
                 let is_done = |seen: &AtomicU64| seen.load(Ordering::SeqCst) == round;
-                lost += u32::from(!SEEN.iter().all(is_done) || worker.due() != Due::default());
+                lost += u32::from(!SEEN.iter().all(is_done));
             }
         });
         assert_eq!(lost, 0, "of {ROUNDS}");

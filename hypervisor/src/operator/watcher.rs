@@ -33,6 +33,9 @@ const MAX_RULES: usize = 128;
 const TURNS_PER_SECOND: u64 = 8000;
 /// The number of times a second that shares of the CPU are looked at.
 const SHARES_PER_SECOND: u64 = 2;
+/// The number of times a second that it is looked for something new while there was nothing the last time. Each asks
+/// the VCPUs what they run, for which those that are in the guest come out.
+const LOOKS_PER_SECOND: u64 = 50;
 /// The time after which an address space is searched again, as a divisor of a second.
 const AGAIN_PER_SECOND: u64 = 1;
 
@@ -87,6 +90,8 @@ pub(crate) struct Watcher {
     limiter: Limiter,
     /// The limiter of searches through what has been searched before.
     again: Limiter,
+    /// The time before which it need not be looked for something new.
+    nothing_new_before: HostTicks,
 }
 
 /// A match, before anything is done about it.
@@ -110,6 +115,7 @@ impl Watcher {
             next: 0,
             limiter: Limiter::new(PERMILLE, clock.frequency(), clock.now()),
             again: Limiter::new(PERMILLE_AGAIN, clock.frequency(), clock.now()),
+            nothing_new_before: clock.now(),
         }
     }
 
@@ -172,6 +178,7 @@ impl Watcher {
     }
 
     fn rules_changed(&mut self, vm: VmId) {
+        self.nothing_new_before = HostTicks(0);
         let of_vm = || self.rules.iter().filter(|entry| entry.vm == vm);
         if of_vm().next().is_none() {
             self.watched.retain(|watched| watched.id != vm);
@@ -213,20 +220,26 @@ impl Watcher {
         let begin = clock.now();
         // A turn that is too short is used up by what each begins with.
         let turn = clock.fraction_of_second(TURNS_PER_SECOND);
-        if self.limiter.left(begin) < turn {
+        if begin < self.nothing_new_before || self.limiter.left(begin) < turn {
             return;
         }
+        let mut has_more = false;
         let until = begin.saturating_add(turn);
         for _ in 0..self.watched.len() {
             self.next = (self.next + 1) % self.watched.len();
-            self.look_at_vm(self.next, vms, clock, until, reporter);
+            has_more |= self.look_at_vm(self.next, vms, clock, until, reporter);
             if clock.now() >= until {
                 break;
             }
         }
+        if !has_more {
+            let pause = clock.fraction_of_second(LOOKS_PER_SECOND);
+            self.nothing_new_before = begin.saturating_add(pause);
+        }
         self.limiter.charge(clock.now().since(begin));
     }
 
+    /// Looks at the VM at place `at`. Returns whether there may be more to do than to search again what was searched.
     fn look_at_vm(
         &mut self,
         at: usize,
@@ -234,11 +247,14 @@ impl Watcher {
         clock: &HostClock,
         until: HostTicks,
         reporter: &mut Reporter<'_, impl Listener>,
-    ) {
+    ) -> bool {
         let Some(watched) = self.watched.get_mut(at) else {
-            return;
+            return false;
         };
-        let Ok(vm) = vms.vm(watched.id) else { return };
+        let Ok(vm) = vms.vm(watched.id) else {
+            return false;
+        };
+        let mut has_more = false;
         let id = watched.id;
         let of_vm = |entry: &&mut RuleEntry| entry.vm == id;
         watched.follow(&vm, clock, until);
@@ -246,7 +262,8 @@ impl Watcher {
             if watched.patterns.is_empty() {
                 // Only shares are looked at.
             } else {
-                let first = watched.search(&vm, clock, until, &mut self.again);
+                let first;
+                (first, has_more) = watched.search(&vm, clock, until, &mut self.again);
                 let rules = self.rules.iter_mut().filter(of_vm);
                 for entry in rules.filter(|entry| entry.rule.pattern().is_some()) {
                     let is_miss = |it: &&Vec<u32>| !it.contains(&entry.number);
@@ -257,6 +274,7 @@ impl Watcher {
             let hogs = rules.filter(|entry| matches!(entry.rule.condition, Condition::Hogs(_)));
             watched.look_at_shares(&vm, hogs, clock, until);
         }
+        has_more |= watched.processes.is_some() || !watched.matches.is_empty();
         // One at least, the others another time: what comes of a match takes long.
         while let Some(found) = self.next_match(at, &vm) {
             self.act(&vm, &found, clock, reporter);
@@ -264,6 +282,7 @@ impl Watcher {
                 break;
             }
         }
+        has_more
     }
 
     /// Takes the next match of the VM at place `at`, if its process is still there.
@@ -421,17 +440,19 @@ impl Watched {
     }
 
     /// Searches until then, or until all that is left to do is to search again and `again` says that it may not.
-    /// Returns what the address spaces have matched whose first search has ended.
+    /// Returns what the address spaces have matched whose first search has ended, and whether there was anything else
+    /// than to search again.
     fn search(
         &mut self,
         vm: &Vm,
         clock: &HostClock,
         until: HostTicks,
         again: &mut Limiter,
-    ) -> Vec<Vec<u32>> {
+    ) -> (Vec<Vec<u32>>, bool) {
         let guest = self.guest(vm);
         let again_after = clock.fraction_of_second(AGAIN_PER_SECOND);
         let mut ended = Vec::new();
+        let mut is_new = false;
         let mut now = clock.now();
         // Once at least: to take note of who has run may have taken all the time, each time.
         loop {
@@ -457,15 +478,18 @@ impl Watched {
             now = clock.now();
             match step {
                 Step::Idle => break,
-                Step::Piece => {}
+                Step::Piece => is_new = true,
                 Step::Again => again.charge(now.since(begin)),
-                Step::First(matched) => ended.push(matched),
+                Step::First(matched) => {
+                    is_new = true;
+                    ended.push(matched);
+                }
             }
             if now >= until {
                 break;
             }
         }
-        ended
+        (ended, is_new)
     }
 
     /// Looks at shares of the CPU, a few times a second.

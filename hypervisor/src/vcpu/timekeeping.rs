@@ -6,11 +6,12 @@ use arch::RFlags;
 use devices::clock::Rates;
 use devices::time::{HostTicks, Now, TimerTicks};
 use devices::tsc::Tsc;
+use spin::MutexGuard;
 
 use super::backend::GuestCpu;
 use super::{Activity, Vcpu};
-use crate::vm::BoardHost;
 use crate::vm::requests::Requests;
+use crate::vm::{Board, BoardHost, Vm};
 
 /// The time of a VCPU.
 #[derive(Debug)]
@@ -90,21 +91,12 @@ impl<C: GuestCpu> Vcpu<C> {
         }
         // VCPU 0 keeps time for the devices that all VCPUs share.
         if self.index == 0 {
-            board.chipset.follow_host_time(host);
-            if board
-                .chipset
-                .next_deadline()
-                .is_some_and(|deadline| deadline <= now.timer)
+            let next_of_guest = board.chipset.next_deadline();
+            if next_of_guest.is_some_and(|deadline| deadline <= now.timer)
+                || board.chipset.next_host_deadline() <= host
             {
-                let mut surroundings = BoardHost::new(&self.vm);
-                board.chipset.expire(&mut surroundings.environment(now));
-                expired |= surroundings.interrupts_changed;
-                if let Some(work) = board.chipset.take_work() {
-                    drop(board);
-                    self.vm.run_device_work(work, host);
-                    expired = true;
-                    board = self.vm.board.lock();
-                }
+                board = expire_chipset(&self.vm, board, now, host);
+                expired = true;
             }
             next = match (next, board.chipset.next_deadline()) {
                 (Some(a), Some(b)) => Some(a.min(b)),
@@ -160,4 +152,25 @@ impl<C: GuestCpu> Vcpu<C> {
             self.time.deadline = shared.max(host);
         }
     }
+}
+
+/// Lets the devices that all VCPUs share do what is due at host time `host`, which is `now` for them. Apart, as it
+/// is seldom so.
+#[inline(never)]
+fn expire_chipset<'a>(
+    vm: &'a Vm,
+    mut board: MutexGuard<'a, Board>,
+    now: Now,
+    host: HostTicks,
+) -> MutexGuard<'a, Board> {
+    let mut surroundings = BoardHost::new(vm);
+    let mut environment = surroundings.environment(now);
+    board.chipset.follow_host_time(host, &mut environment);
+    board.chipset.expire(&mut environment);
+    let Some(work) = board.chipset.take_work() else {
+        return board;
+    };
+    drop(board);
+    vm.run_device_work(&work, host);
+    vm.board.lock()
 }

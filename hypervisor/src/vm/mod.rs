@@ -397,30 +397,27 @@ impl Vm {
         let work = board.chipset.take_work();
         drop(board);
         if let Some(work) = work
-            && self.run_device_work(work, at)
+            && self.run_device_work(&work, at)
         {
             self.chipset_deadline_changed();
         }
         result
     }
 
-    /// Runs the work of a device that a call at host time `at` has left, and what that leaves in turn. The board is
-    /// not locked meanwhile: other VCPUs use it. Returns whether it has changed when the chipset's first timer is due.
+    /// Runs the work of a device that a call at host time `at` has left. The board is not locked meanwhile: other
+    /// VCPUs use it. Returns whether it has changed when the chipset's first timer is due.
     #[inline(never)]
-    pub(crate) fn run_device_work(&self, work: PendingWork, at: HostTicks) -> bool {
-        let mut has_moved_deadline = false;
-        let mut next = Some(work);
-        while let Some(work) = next {
-            work.run(&self.ram);
-            let mut board = self.board.lock();
-            let now = board.clock.now(at);
-            let changes = board.chipset.deadline_changes();
-            let mut host = BoardHost::new(self);
-            board.chipset.finish_work(&work, &mut host.environment(now));
-            has_moved_deadline |= changes != board.chipset.deadline_changes();
-            next = board.chipset.take_work();
+    pub(crate) fn run_device_work(&self, work: &PendingWork, at: HostTicks) -> bool {
+        if !work.run(&self.ram) {
+            return false;
         }
-        has_moved_deadline
+        let mut board = self.board.lock();
+        let now = board.clock.now(at);
+        let changes = board.chipset.deadline_changes();
+        let mut host = BoardHost::new(self);
+        let mut environment = host.environment(now);
+        board.chipset.finish_work(work, &mut environment);
+        changes != board.chipset.deadline_changes()
     }
 
     /// Takes a request of the guest's for its power to be switched.
@@ -442,8 +439,6 @@ pub(crate) enum AfterPause {
 /// The chipset's connections.
 pub(crate) struct BoardHost<'a> {
     vm: &'a Vm,
-    /// Whether a message went out or a line changed.
-    pub interrupts_changed: bool,
     /// Whether the guest asked for its power to be switched.
     pub power_requested: bool,
 }
@@ -455,7 +450,6 @@ impl<'a> BoardHost<'a> {
     pub(crate) const fn new(vm: &'a Vm) -> Self {
         Self {
             vm,
-            interrupts_changed: false,
             power_requested: false,
         }
     }
@@ -469,12 +463,10 @@ impl<'a> BoardHost<'a> {
 
 impl ChipsetHost for BoardHost<'_> {
     fn interrupt_message(&mut self, message: ApicMessage) {
-        self.interrupts_changed = true;
         self.vm.route(&message);
     }
 
     fn pic_output(&mut self, asserted: bool) {
-        self.interrupts_changed = true;
         self.vm.pic_output.store(asserted, Ordering::SeqCst);
         // LINT0 of VCPU 0 is where the PIC's output goes.
         self.vm.request(0, Requests::EVENT);

@@ -56,8 +56,9 @@ pub struct BarAccess {
 /// That takes long; so it is done without the chipset, which other processors may use meanwhile.
 pub trait Work: Debug + Send + Sync {
     /// Does what there is to do, for a bounded time. Where another processor is at it already, does nothing: what
-    /// that does not find any more is due afterwards.
-    fn run(&self, memory: &dyn GuestMemory);
+    /// that does not find any more is due afterwards. Returns whether something has come of it that the function is to
+    /// [take up](PciFunction::after_work).
+    fn run(&self, memory: &dyn GuestMemory) -> bool;
 }
 
 /// A function on the bus.
@@ -112,8 +113,11 @@ pub trait PciFunction: Debug + Send {
         None
     }
 
-    /// Takes up what has come of its work, which has been run since it said so.
+    /// Takes up what has come of its work.
     fn after_work(&mut self, _cx: &mut FunctionContext<'_>) {}
+
+    /// Hears that something may have come for it from outside.
+    fn input_arrived(&mut self, _cx: &mut FunctionContext<'_>) {}
 
     /// Returns the host time at which [`PciFunction::follow_host_time`] is next needed. It is for what
     /// a VM may have of the machine, and for nothing that the guest can take for its own time.
@@ -122,7 +126,7 @@ pub trait PciFunction: Debug + Send {
     }
 
     /// Hears that host time has come to `now`. What is due then is [due at once](Self::next_deadline).
-    fn follow_host_time(&mut self, _now: HostTicks) {}
+    fn follow_host_time(&mut self, _now: HostTicks, _cx: &mut FunctionContext<'_>) {}
 
     /// Puts it back into the state after power-up.
     fn reset(&mut self);

@@ -94,8 +94,12 @@ struct Slot {
     msix: Option<Msix>,
     /// The level of the function's interrupt pin, in its own sense.
     pin: bool,
+    /// Whether that, unless it is switched off, asserts the interrupt that it is wired to.
+    is_driven: bool,
     /// Whether the function has said that there is work to be run.
     wants_work: bool,
+    /// The times at which the function is due, as it was after the last call.
+    due: Due,
 }
 
 /// The MSI-X table of a function.
@@ -126,11 +130,18 @@ pub struct PciHost {
     setup: BusSetup,
     /// The device whose turn it is to do what is due.
     turn: usize,
-    /// The devices whose functions have work to be run: a bit for each.
-    at_work: u32,
+    /// The device whose function has work to be run.
+    at_work: Option<usize>,
+    /// The times at which the first of the functions is due.
+    due: Due,
 }
 
-const _: () = assert!(MAX_FUNCTIONS < u32::BITS as usize, "a bit for each device");
+/// The times at which a function is due, if it ever is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Due {
+    guest: Option<TimerTicks>,
+    host: Option<HostTicks>,
+}
 
 /// The work of a function that is to be run, without the chipset.
 #[derive(Clone, Debug)]
@@ -140,9 +151,10 @@ pub struct PendingWork {
 }
 
 impl PendingWork {
-    /// Runs it. What comes of it is to be [taken up](PciHost::finish_work) afterwards.
-    pub fn run(&self, memory: &dyn GuestMemory) {
-        self.work.run(memory);
+    /// Runs it. Returns whether something has come of it that the chipset is to take up.
+    #[must_use]
+    pub fn run(&self, memory: &dyn GuestMemory) -> bool {
+        self.work.run(memory)
     }
 }
 
@@ -157,7 +169,9 @@ impl PciHost {
             function: None,
             msix: None,
             pin: false,
+            is_driven: false,
             wants_work: false,
+            due: Due::default(),
         };
         let functions = functions.into_iter().take(MAX_FUNCTIONS);
         let mut host = Self {
@@ -168,7 +182,8 @@ impl PciHost {
             decoded: Vec::new(),
             setup,
             turn: 0,
-            at_work: 0,
+            at_work: None,
+            due: Due::default(),
         };
         host.configure();
         host
@@ -246,12 +261,10 @@ impl PciHost {
             return u32::MAX;
         };
         slot.config.set_interrupt_status(slot.pin);
-        slot.call(cx, |function, config, cx| {
+        self.call(device, cx, |function, config, cx| {
             function.before_config_read(config, offset, size, cx);
         });
-        let value = slot.config.read(offset, size);
-        self.follow_call(device, cx);
-        value
+        self.slots[device].config.read(offset, size)
     }
 
     /// Writes the low `size` bytes (at most 4) of `value` to the configuration space of `device`
@@ -273,13 +286,12 @@ impl PciHost {
             let mut send = |message| cx.host.interrupt_message(message);
             msix.table.set_control(control, &mut send);
         }
-        slot.call(cx, |function, config, cx| {
+        self.call(device, cx, |function, config, cx| {
             function.after_config_write(config, offset, size, cx);
         });
         if offset < register::CAPABILITIES {
             self.decode();
         }
-        self.follow_call(device, cx);
     }
 
     /// Finds the BAR at `address`, and the access to it. Of BARs that software has put in one place,
@@ -308,8 +320,7 @@ impl PciHost {
         {
             return msix.table.read(access.offset, size);
         }
-        let value = slot.call(cx, |function, _, cx| function.read(access, cx));
-        self.follow_call(device, cx);
+        let value = self.call(device, cx, |function, _, cx| function.read(access, cx));
         value.unwrap_or(u64::MAX)
     }
 
@@ -324,67 +335,87 @@ impl PciHost {
             let mut send = |message| cx.host.interrupt_message(message);
             return msix.table.write(access.offset, size, value, &mut send);
         }
-        slot.call(cx, |function, _, cx| function.write(access, value, cx));
-        self.follow_call(device, cx);
-    }
-
-    fn functions(&self) -> impl Iterator<Item = &dyn PciFunction> {
-        let functions = self
-            .slots
-            .iter()
-            .filter_map(|slot| slot.function.as_deref());
-        functions.map(|function| function as &dyn PciFunction)
+        self.call(device, cx, |function, _, cx| {
+            function.write(access, value, cx);
+        });
     }
 
     /// Returns the host time at which [`PciHost::follow_host_time`] is next needed.
     #[must_use]
-    pub fn next_host_deadline(&self) -> Option<HostTicks> {
-        self.functions()
-            .filter_map(PciFunction::next_host_deadline)
-            .min()
+    pub const fn next_host_deadline(&self) -> Option<HostTicks> {
+        self.due.host
     }
 
     /// Tells the functions that host time has come to `now`.
-    pub fn follow_host_time(&mut self, now: HostTicks) {
-        for function in self.slots.iter_mut().filter_map(|it| it.function.as_mut()) {
-            function.follow_host_time(now);
+    pub(crate) fn follow_host_time(&mut self, now: HostTicks, cx: &mut Context<'_>) {
+        self.call_all(cx, |function, cx| function.follow_host_time(now, cx));
+    }
+
+    /// Tells the functions that something may have come for them from outside.
+    pub(crate) fn input_arrived(&mut self, cx: &mut Context<'_>) {
+        self.call_all(cx, |function, cx| function.input_arrived(cx));
+    }
+
+    fn call_all(
+        &mut self,
+        cx: &mut Context<'_>,
+        call: impl Fn(&mut dyn PciFunction, &mut FunctionContext<'_>),
+    ) {
+        for device in 0..self.slots.len() {
+            self.call(device, cx, |function, _, cx| call(function, cx));
         }
     }
 
-    /// Returns work that is to be run now, if there is some.
+    /// Finds out when the first of the functions is due.
+    fn find_due(&mut self) {
+        let slots = || self.slots.iter().map(|slot| slot.due);
+        self.due = Due {
+            guest: slots().filter_map(|due| due.guest).min(),
+            host: slots().filter_map(|due| due.host).min(),
+        };
+    }
+
+    /// Returns the work that the last call has left to be run, if there is some.
     #[inline]
     #[must_use]
     pub fn take_work(&mut self) -> Option<PendingWork> {
-        if self.at_work == 0 {
-            return None;
-        }
-        self.next_work()
-    }
-
-    #[cold]
-    fn next_work(&mut self) -> Option<PendingWork> {
-        let device = self.at_work.trailing_zeros() as usize;
-        self.at_work &= self.at_work - 1;
+        let device = self.at_work.take()?;
         let work = self.slots.get(device)?.function.as_ref()?.work()?;
         Some(PendingWork { device, work })
     }
 
     /// Takes up what has come of work that was run.
     pub(crate) fn finish_work(&mut self, done: &PendingWork, cx: &mut Context<'_>) {
-        if let Some(slot) = self.slots.get_mut(done.device) {
-            slot.call(cx, |function, _, cx| function.after_work(cx));
-            self.follow_call(done.device, cx);
-        }
+        self.call(done.device, cx, |function, _, cx| function.after_work(cx));
     }
 
-    /// Follows a call to the function of `device`: takes note of its work, and drives the interrupt of the bus that
-    /// its pin is wired to, and others' pins, too.
-    fn follow_call(&mut self, device: usize, cx: &mut Context<'_>) {
-        let wants_work = core::mem::take(&mut self.slots[device].wants_work);
-        self.at_work |= u32::from(wants_work) << device;
-        let interrupt = interrupt_of(device);
+    /// Calls the function of `device`, if it has one, with what it can reach, and follows what it wants then.
+    fn call<R>(
+        &mut self,
+        device: usize,
+        cx: &mut Context<'_>,
+        call: impl FnOnce(&mut dyn PciFunction, &mut ConfigSpace, &mut FunctionContext<'_>) -> R,
+    ) -> Option<R> {
+        let slot = self.slots.get_mut(device)?;
+        let result = slot.call(cx, call)?;
+        if core::mem::take(&mut slot.wants_work) {
+            self.at_work = Some(device);
+        }
+        let asserts_pin = slot.asserts_pin();
+        let is_driven = core::mem::replace(&mut slot.is_driven, asserts_pin);
+        if slot.follow_due() {
+            self.find_due();
+        }
+        if asserts_pin != is_driven {
+            self.drive_interrupt(interrupt_of(device), cx);
+        }
+        Some(result)
+    }
+
+    /// Drives an interrupt of the bus as the pins say that are wired to it.
+    fn drive_interrupt(&self, interrupt: usize, cx: &mut Context<'_>) {
         let sharing = self.slots.iter().skip(interrupt).step_by(INTERRUPTS);
-        let asserted = sharing.into_iter().any(Slot::asserts_pin);
+        let asserted = sharing.into_iter().any(|slot| slot.is_driven);
         cx.set_output(interrupt, asserted);
     }
 }
@@ -400,7 +431,9 @@ impl Slot {
             }),
             function: Some(function),
             pin: false,
+            is_driven: false,
             wants_work: false,
+            due: Due::default(),
         };
         slot.reset();
         slot
@@ -409,6 +442,7 @@ impl Slot {
     /// Puts it back into the state after power-up, with the BARs not placed.
     fn reset(&mut self) {
         self.pin = false;
+        self.is_driven = false;
         self.wants_work = false;
         let Some(function) = &mut self.function else {
             return;
@@ -433,11 +467,23 @@ impl Slot {
         }
     }
 
+    /// Asks the function when it is due. Returns whether that has changed.
+    fn follow_due(&mut self) -> bool {
+        let due = self
+            .function
+            .as_ref()
+            .map_or(Due::default(), |function| Due {
+                guest: function.next_deadline(),
+                host: function.next_host_deadline(),
+            });
+        core::mem::replace(&mut self.due, due) != due
+    }
+
     const fn asserts_pin(&self) -> bool {
         self.pin && self.config.command() & command::INTX_DISABLE == 0
     }
 
-    /// Calls the function with what it can reach; there is none in the host bridge.
+    /// Calls the function with what it can reach.
     fn call<R>(
         &mut self,
         cx: &mut Context<'_>,
@@ -502,32 +548,28 @@ impl Device for PciHost {
     }
 
     fn next_deadline(&self, _: &Outputs<'_>) -> Option<TimerTicks> {
-        self.functions()
-            .filter_map(PciFunction::next_deadline)
-            .min()
+        self.due.guest
     }
 
     fn expire(&mut self, cx: &mut Context<'_>) {
         // One at a time: each may work for as long as it is good for others to wait.
         let count = self.slots.len();
-        let is_due = |slot: &Slot| {
-            let deadline = slot.function.as_ref().and_then(|f| f.next_deadline());
-            deadline.is_some_and(|deadline| deadline <= cx.now.timer)
-        };
+        let is_due = |slot: &Slot| slot.due.guest.is_some_and(|at| at <= cx.now.timer);
         let mut in_turn = (0..count).map(|step| (self.turn + step) % count);
         if let Some(device) = in_turn.find(|&device| is_due(&self.slots[device])) {
             self.turn = device + 1;
-            self.slots[device].call(cx, |function, _, cx| function.expire(cx));
-            self.follow_call(device, cx);
+            self.call(device, cx, |function, _, cx| function.expire(cx));
         }
     }
 
     fn reset(&mut self, cx: &mut Context<'_>) {
         self.address = 0;
-        self.at_work = 0;
+        self.at_work = None;
         for slot in &mut self.slots {
             slot.reset();
+            slot.follow_due();
         }
+        self.find_due();
         if let Some(bridge) = self.slots.first_mut() {
             bridge.config = self.setup.bridge();
         }

@@ -130,9 +130,10 @@ impl Machine {
     /// Runs the work that a call has left.
     fn run_work(&mut self) {
         while let Some(work) = self.chipset.take_work() {
-            work.run(&*self.ram);
-            let (chipset, mut env) = self.parts();
-            chipset.finish_work(&work, &mut env);
+            if work.run(&*self.ram) {
+                let (chipset, mut env) = self.parts();
+                chipset.finish_work(&work, &mut env);
+            }
         }
     }
 
@@ -141,6 +142,11 @@ impl Machine {
         let (chipset, mut env) = self.parts();
         chipset.expire(&mut env);
         self.run_work();
+    }
+
+    fn follow_host_time(&mut self, host: u64) {
+        let (chipset, mut env) = self.parts();
+        chipset.follow_host_time(HostTicks(host), &mut env);
     }
 
     fn read(&mut self, port: u16, size: u8) -> u32 {

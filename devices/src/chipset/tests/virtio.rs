@@ -376,11 +376,11 @@ fn a_device_goes_on_at_the_host_time_that_it_waits_for() {
     // Neither guest time, nor a notification, nor host time before it makes a difference.
     work_off(&mut machine);
     machine.notify(at, 0);
-    machine.chipset.follow_host_time(HostTicks(499));
+    machine.follow_host_time(499);
     assert_eq!(deadlines(&machine), waits);
     assert_eq!(driver.take_back(), None);
     now.store(500, Ordering::Relaxed);
-    machine.chipset.follow_host_time(HostTicks(500));
+    machine.follow_host_time(500);
     assert_eq!(machine.chipset.next_deadline(), Some(TimerTicks::ZERO));
     work_off(&mut machine);
     assert!(driver.take_back().is_some());
@@ -471,13 +471,13 @@ fn notify_from_another_processor(
     machine: &mut Machine,
     at: Structures,
     begins: &Receiver<()>,
-) -> thread::JoinHandle<PendingWork> {
+) -> thread::JoinHandle<(PendingWork, bool)> {
     let (chipset, mut env) = machine.parts();
     chipset.mmio_write(at.notify, 2, 0, &mut env);
     let work = chipset.take_work().expect("work");
     let other = thread::spawn(move || {
-        work.run(&Ram::new(1 << 20));
-        work
+        let has_news = work.run(&Ram::new(1 << 20));
+        (work, has_news)
     });
     begins.recv().unwrap();
     other
@@ -495,7 +495,8 @@ fn other_processors_use_the_chipset_while_a_device_works() {
     assert_eq!(machine.chipset.next_deadline(), None);
     assert_eq!(turns.load(Ordering::SeqCst), 0);
     end.send(()).unwrap();
-    let work = other.join().unwrap();
+    let (work, has_news) = other.join().unwrap();
+    assert!(has_news);
     let (chipset, mut env) = machine.parts();
     chipset.finish_work(&work, &mut env);
     assert_eq!(turns.load(Ordering::SeqCst), 1);
@@ -522,7 +523,7 @@ fn nothing_is_done_for_a_driver_that_has_reset_the_device_while_it_worked() {
         1,
         "it has waited for the turn"
     );
-    let work = other.join().unwrap();
+    let (work, _) = other.join().unwrap();
     let (chipset, mut env) = machine.parts();
     chipset.finish_work(&work, &mut env);
     assert_eq!(machine.chipset.next_deadline(), None);

@@ -28,7 +28,7 @@ fn process(host: &Host, root: u64, page: u64, content: &[u8]) {
 
 /// Three processes, of which two hold `EVIL`; they have run just now.
 fn run_processes(host: &Host) {
-    host.wait(10);
+    host.wait(20);
     process(host, 0x1000, 0x8000, b"EVIL");
     process(host, 0x2000, 0xc000, b"good");
     process(host, 0x3000, 0x1_0000, b"EVIL");
@@ -101,7 +101,7 @@ fn who_holds_a_pattern_is_suppressed_from_the_first_sample_on() {
     for page in [0x2_0000, 0x3_0000] {
         host.answer("release web all");
         process(&host, 0x3000, page, b"EVIL");
-        host.wait(10);
+        host.wait(20);
         host.has_run(WEB, 500 * MS, &[(0x3000, MS, MS)]);
         host.types("");
         assert!(!host.answer("targets web --json").is_empty());
@@ -292,20 +292,16 @@ fn who_lives_for_a_moment_is_searched_though_taking_note_takes_all_the_time() {
 
 /// Time passes with each look at the clock, which there is one of for each page or hole.
 #[test]
-fn searching_costs_at_most_a_hundredth_of_the_time() {
-    const POLLS: u64 = 20_000;
-    let spent = |with_rules: bool| {
-        let mut host = Host::new();
+fn searching_costs_at_most_a_hundredth_of_the_time_and_searching_again_less_than_half_of_that() {
+    const POLLS: u64 = 10_000;
+    const SPACES: u64 = 20;
+    let setup = || {
+        let host = Host::new();
         host.wait(10_000);
-        if with_rules {
-            for number in 0..16 {
-                host.answer(&format!("watch web {number:032}"));
-            }
-        }
-        for number in 0..20 {
+        for number in 0..SPACES {
             let page = 0x2_0000 + number * 0x4000;
             process(&host, 0x1000 + number * 0x1000, page, b"");
-            // Pages enough for more than a second of searching at this rate, all of them the same one.
+            // Many pages, all of them the same one.
             let tables = (0..4).map(|it| (page + 0x2000 + it * 8, page + 0x3000));
             let pages = (0..512).map(|it| (page + 0x3000 + it * 8, page));
             for (slot, entry) in tables.chain(pages) {
@@ -314,28 +310,43 @@ fn searching_costs_at_most_a_hundredth_of_the_time() {
             }
         }
         host.let_ticks_pass(400);
+        host
+    };
+    // The time that polls take while all run on, in thousandths of all time.
+    let cost = |host: &mut Host, polls: u64| {
+        let begin = host.now();
         let mut spent = 0;
-        for _ in 0..POLLS {
-            host.runs_on(WEB, (0..20).map(|it| 0x1000 + it * 0x1000));
+        for _ in 0..polls {
+            host.runs_on(WEB, (0..SPACES).map(|it| 0x1000 + it * 0x1000));
             let before = host.now();
             host.types("");
             spent += host.now().since(before);
             host.wait(1);
         }
-        (
-            spent,
-            rules(&mut host).first().map(|rule| rule["misses"].clone()),
-        )
+        spent as f64 * 1000. / host.now().since(begin) as f64
     };
-    let (without, _) = spent(false);
-    let (with, misses) = spent(true);
-    let cost = with - without;
-    let time = POLLS * MS + without;
-    assert!(cost <= time / 100, "{} permille", cost * 1000 / time);
-    assert!(
-        cost >= time / 200,
-        "it does something: {} permille",
-        cost * 1000 / time
-    );
-    assert_eq!(misses, Some(20.into()));
+    let mut host = setup();
+    let without = cost(&mut host, POLLS);
+    // Other patterns each time, before all have been searched for the last ones.
+    const ROUNDS: u32 = 90;
+    let mut first = 0.;
+    for round in 0..=ROUNDS {
+        host.answer("unwatch web all");
+        for number in 0..16 {
+            host.answer(&format!("watch web {round:02}{number:028}"));
+        }
+        let cost = cost(&mut host, 25) - without;
+        // In the first, what was saved up before is used.
+        if round > 0 {
+            first += cost / f64::from(ROUNDS);
+        }
+    }
+    assert!((5. ..=10.).contains(&first), "{first} permille");
+    while rules(&mut host)[0]["misses"].as_u64() < Some(SPACES) {
+        cost(&mut host, 25);
+    }
+    let again = cost(&mut host, POLLS) - without;
+    // To look at who runs takes some time besides.
+    assert!((1. ..=4.).contains(&again), "{again} permille");
+    assert_eq!(rules(&mut host)[0]["misses"], SPACES);
 }

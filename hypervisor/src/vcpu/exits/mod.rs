@@ -111,7 +111,7 @@ impl<C: GuestCpu> Vcpu<C> {
         let work = board.chipset.take_work();
         drop(board);
         if let Some(work) = work {
-            has_moved_deadline |= vm.run_device_work(work, at);
+            has_moved_deadline |= vm.run_device_work(&work, at);
         }
         if lapic_deadline != self.lapic.next_deadline() {
             // It may have expired.

@@ -263,7 +263,8 @@ impl<C: GuestCpu> Vcpu<C> {
             self.follow(now);
         }
         if wanted.contains(Requests::INPUT) {
-            self.vm.board.lock().chipset.pci_input_arrived();
+            self.vm
+                .with_chipset(now, |chipset, env| chipset.pci_input_arrived(env));
             // The devices take it in as if a timer had expired.
             more |= Requests::TIMERS;
         }
