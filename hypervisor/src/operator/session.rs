@@ -134,7 +134,7 @@ impl Session {
         self.running.is_some()
             || !self.typed_ahead.is_empty()
             || self.terminal.line().has_backlog()
-            || self.watcher.has_rules()
+            || self.watcher.goes_on()
             || self.door.as_ref().is_some_and(Door::goes_on)
             || vms.has_input()
     }

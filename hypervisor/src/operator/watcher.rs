@@ -92,6 +92,8 @@ pub(crate) struct Watcher {
     again: Limiter,
     /// The time before which it need not be looked for something new.
     nothing_new_before: HostTicks,
+    /// Whether there was more to do at the last look than to search again what was searched.
+    has_more: bool,
 }
 
 /// A match, before anything is done about it.
@@ -116,6 +118,7 @@ impl Watcher {
             limiter: Limiter::new(PERMILLE, clock.frequency(), clock.now()),
             again: Limiter::new(PERMILLE_AGAIN, clock.frequency(), clock.now()),
             nothing_new_before: clock.now(),
+            has_more: false,
         }
     }
 
@@ -167,9 +170,9 @@ impl Watcher {
         before - self.rules.len()
     }
 
-    /// Returns whether there are rules.
-    pub(super) fn has_rules(&self) -> bool {
-        !self.rules.is_empty()
+    /// Returns whether there is something to do soon, besides to look now and then for something new.
+    pub(super) const fn goes_on(&self) -> bool {
+        self.has_more
     }
 
     /// Returns all rules, the oldest first.
@@ -179,6 +182,7 @@ impl Watcher {
 
     fn rules_changed(&mut self, vm: VmId) {
         self.nothing_new_before = HostTicks(0);
+        self.has_more = true;
         let of_vm = || self.rules.iter().filter(|entry| entry.vm == vm);
         if of_vm().next().is_none() {
             self.watched.retain(|watched| watched.id != vm);
@@ -215,6 +219,7 @@ impl Watcher {
         reporter: &mut Reporter<'_, impl Listener>,
     ) {
         if self.watched.is_empty() {
+            self.has_more = false;
             return;
         }
         let begin = clock.now();
@@ -223,16 +228,16 @@ impl Watcher {
         if begin < self.nothing_new_before || self.limiter.left(begin) < turn {
             return;
         }
-        let mut has_more = false;
+        self.has_more = false;
         let until = begin.saturating_add(turn);
         for _ in 0..self.watched.len() {
             self.next = (self.next + 1) % self.watched.len();
-            has_more |= self.look_at_vm(self.next, vms, clock, until, reporter);
+            self.has_more |= self.look_at_vm(self.next, vms, clock, until, reporter);
             if clock.now() >= until {
                 break;
             }
         }
-        if !has_more {
+        if !self.has_more {
             let pause = clock.fraction_of_second(LOOKS_PER_SECOND);
             self.nothing_new_before = begin.saturating_add(pause);
         }
