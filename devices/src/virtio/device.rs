@@ -63,6 +63,24 @@ impl fmt::Display for DeviceError {
 
 impl core::error::Error for DeviceError {}
 
+/// The cause of an error that a device tells its driver of and that is none of the driver's making.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostFailure {
+    /// The machine has no memory left for what is written.
+    OutOfMemory,
+    /// The image that a disk begins as has nothing to be read there.
+    DamagedImage,
+}
+
+impl fmt::Display for HostFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OutOfMemory => "the machine has no memory left for what is written",
+            Self::DamagedImage => "its image is damaged, or not all there",
+        })
+    }
+}
+
 /// The state of a device's work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
@@ -120,6 +138,11 @@ pub trait VirtioDevice: Debug + Send {
     /// Returns its name, for messages.
     fn name(&self) -> &'static str;
 
+    /// Returns what tells it from others of its name; may be empty.
+    fn id(&self) -> &str {
+        ""
+    }
+
     /// Returns its type (5).
     fn device_type(&self) -> u16;
 
@@ -160,6 +183,11 @@ pub trait VirtioDevice: Debug + Send {
         queue: &mut Queue,
         memory: &dyn GuestMemory,
     ) -> Result<Progress, DeviceError>;
+
+    /// Returns why it has told its driver of an error since the last call, if that was none of the driver's making.
+    fn take_failure(&mut self) -> Option<HostFailure> {
+        None
+    }
 
     /// Forgets all that a driver has told it, and what it was working on.
     fn reset(&mut self);

@@ -3,6 +3,7 @@
 //! Here are the registers; what a driver has the device do is done by its [worker](super::worker).
 
 use alloc::boxed::Box;
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -81,8 +82,8 @@ impl QueueSlot {
 #[derive(Debug)]
 pub struct VirtioPci {
     worker: Arc<Worker>,
-    /// The device's name, and what it says that it is.
-    name: &'static str,
+    /// The device's name, with its ID, and what it says that it is.
+    name: String,
     header: Header,
     /// The features that are offered.
     features: u64,
@@ -100,6 +101,8 @@ pub struct VirtioPci {
     access_capability: usize,
     /// The number of times that the device has needed a reset.
     failures: u32,
+    /// The number of times that the driver was told of an error that is none of its making.
+    host_failures: u32,
     /// Whether the guest lets it be a bus master, as far as it knows.
     is_master: bool,
     /// The times at which there is work, as the worker has told.
@@ -112,7 +115,7 @@ impl VirtioPci {
     pub fn new(device: Box<dyn VirtioDevice>) -> Self {
         let queues = device.queues();
         Self {
-            name: device.name(),
+            name: [device.name(), device.id()].join(" ").trim_end().into(),
             header: Header {
                 id: (VENDOR, FIRST_DEVICE + device.device_type()),
                 subsystem: (VENDOR, SUBSYSTEM),
@@ -134,6 +137,7 @@ impl VirtioPci {
             isr: 0,
             access_capability: 0,
             failures: 0,
+            host_failures: 0,
             is_master: true,
             due: Due::default(),
         }
@@ -321,6 +325,12 @@ impl VirtioPci {
         }
         if let Some(error) = news.error {
             self.fail(error, cx);
+        }
+        if let Some(failure) = news.failure {
+            self.host_failures = self.host_failures.saturating_add(1);
+            if self.host_failures.is_power_of_two() {
+                cx.report(format_args!("{}: I/O errors: {failure}", self.name));
+            }
         }
     }
 

@@ -16,7 +16,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use spin::{Mutex, MutexGuard};
 
-use super::device::{DeviceError, Progress, VirtioDevice};
+use super::device::{DeviceError, HostFailure, Progress, VirtioDevice};
 use super::queue::Queue;
 use crate::chipset::pci::Work;
 use crate::guest_memory::GuestMemory;
@@ -47,6 +47,8 @@ pub(super) struct Inner {
     pub has_failed: bool,
     /// What that was, before it has been told.
     error: Option<DeviceError>,
+    /// The cause of an error that is none of the driver's making, before it has been told.
+    failure: Option<HostFailure>,
     /// The queues for which the driver is to be interrupted, for what was given back: a bit for each.
     interrupts: u32,
     /// The times at which there is more to do, as the chipset knows them.
@@ -70,6 +72,8 @@ pub(super) struct News {
     pub interrupts: u32,
     /// The offense of the driver's for which the device needs a reset.
     pub error: Option<DeviceError>,
+    /// The cause of an error that the driver has been told of, if that is none of its making.
+    pub failure: Option<HostFailure>,
     /// The times at which there is more to do.
     pub due: Due,
 }
@@ -97,6 +101,7 @@ impl Worker {
                 is_master: true,
                 has_failed: false,
                 error: None,
+                failure: None,
                 interrupts: 0,
                 told: Due::default(),
             }),
@@ -164,6 +169,7 @@ impl Worker {
         Some(News {
             interrupts: core::mem::take(&mut inner.interrupts),
             error: inner.error.take(),
+            failure: inner.failure.take(),
             due: inner.told,
         })
     }
@@ -175,7 +181,10 @@ impl Work for Worker {
             return false;
         };
         inner.work(memory);
-        let has_news = inner.interrupts != 0 || inner.error.is_some() || inner.due() != inner.told;
+        let has_news = inner.interrupts != 0
+            || inner.error.is_some()
+            || inner.failure.is_some()
+            || inner.due() != inner.told;
         drop(inner);
         has_news || self.notified.load(Ordering::SeqCst) != 0
     }
@@ -236,6 +245,7 @@ impl Inner {
                 (Err(error), _) => self.error = Some(error),
                 (_, Err(error)) => self.error = Some(error.into()),
             }
+            self.failure = self.failure.or(self.device.take_failure());
             self.has_failed = self.error.is_some();
         }
     }

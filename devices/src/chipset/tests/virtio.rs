@@ -7,8 +7,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::guest_memory::GuestMemory;
+use crate::virtio::block::Block;
 use crate::virtio::chain::Chain;
 use crate::virtio::device::{DeviceError, Progress, VirtioDevice};
+use crate::virtio::disk::Disk;
+use crate::virtio::disk::test_image::raw;
 use crate::virtio::driver::{BUFFERS, Driver, Layout};
 use crate::virtio::pci::VirtioPci;
 use crate::virtio::queue::Queue;
@@ -580,6 +583,42 @@ fn the_structures_are_reached_through_the_configuration_space_too() {
         machine.pci_read(1, access + 16);
         assert_eq!(machine.status(at), 3);
     }
+}
+
+#[test]
+fn errors_that_are_none_of_the_drivers_making_are_told_to_the_operator() {
+    // A write to a machine without memory for a copy.
+    let disk = Disk::new(raw(vec![0; 0x4000]), false, || false).unwrap();
+    let disk = Arc::new(spin::Mutex::new(disk));
+    let block = VirtioPci::new(Box::new(Block::new(disk, "root".into())));
+    let mut machine = Machine::with_functions(false, vec![Box::new(block)]);
+    machine.ram = Rc::new(Ram::new(1 << 20));
+    let ram = machine.ram.clone();
+    let mut driver = Driver::new(&ram, 16, true);
+    let at = machine.structures();
+    machine.initialize(at, FEATURES, &driver);
+    ram.put(BUFFERS, &[1, 0, 0, 0]);
+    let [header, data, status] = [
+        (BUFFERS, 16, false),
+        (BUFFERS + 0x1000, 512, false),
+        (BUFFERS + 16, 1, true),
+    ];
+    for _ in 0..5 {
+        ram.put(BUFFERS + 16, &[0xff]);
+        driver.add(&[header, data, status], Layout::Direct).unwrap();
+        machine.notify(at, 0);
+        assert!(driver.take_back().is_some());
+        assert_eq!(ram.bytes(BUFFERS + 16, 1), [1], "an I/O error");
+    }
+    // At the first, second and fourth time.
+    let told = "virtio-blk root: I/O errors: the machine has no memory left for what is written";
+    assert_eq!(machine.board.reports, [told; 3]);
+    // What is the driver's own fault is between the two.
+    ram.put(BUFFERS + 8, &[0xff; 8]);
+    driver.add(&[header, data, status], Layout::Direct).unwrap();
+    machine.notify(at, 0);
+    assert_eq!(ram.bytes(BUFFERS + 16, 1), [1]);
+    assert_eq!(machine.board.reports.len(), 3);
 }
 
 proptest! {

@@ -6,7 +6,7 @@
 use alloc::string::String;
 
 use super::chain::{BufferError, Chain};
-use super::device::{Budget, DeviceError, Progress, VirtioDevice};
+use super::device::{Budget, DeviceError, HostFailure, Progress, VirtioDevice};
 use super::disk::{Disk, DiskError, SECTOR, SharedDisk};
 use super::queue::Queue;
 use crate::guest_memory::GuestMemory;
@@ -38,12 +38,6 @@ enum Status {
     Ok = 0,
     IoError = 1,
     Unsupported = 2,
-}
-
-impl From<DiskError> for Status {
-    fn from(_: DiskError) -> Self {
-        Self::IoError
-    }
 }
 
 /// The length of a request's header, and of a segment of a discard.
@@ -132,6 +126,8 @@ struct Requests {
     chain: Chain,
     /// The unfinished transfer of the present chain.
     transfer: Option<Transfer>,
+    /// The cause of an error that is none of the driver's making.
+    failure: Option<HostFailure>,
 }
 
 impl Block {
@@ -151,6 +147,7 @@ impl Block {
                 id,
                 chain: Chain::new(),
                 transfer: None,
+                failure: None,
             },
         }
     }
@@ -206,8 +203,18 @@ impl Requests {
                 });
                 None
             }
-            Err(error) => Some(error.into()),
+            Err(error) => Some(self.refuse(error)),
         }
+    }
+
+    /// Returns what the driver is told of an error, and takes note of one that is none of its making.
+    const fn refuse(&mut self, error: DiskError) -> Status {
+        match error {
+            DiskError::OutOfMemory => self.failure = Some(HostFailure::OutOfMemory),
+            DiskError::Damaged => self.failure = Some(HostFailure::DamagedImage),
+            DiskError::OutOfRange | DiskError::ReadOnly => {}
+        }
+        Status::IoError
     }
 
     fn tell_id(&self, memory: &dyn GuestMemory, room: u32) -> Result<Status, DeviceError> {
@@ -271,7 +278,7 @@ impl Requests {
             match transfer.go_on(length, disk, &self.chain, memory, budget) {
                 Ok(Some(copied)) => copied?,
                 Ok(None) => return Ok(None),
-                Err(error) => return Ok(Some(error.into())),
+                Err(error) => return Ok(Some(self.refuse(error))),
             }
             transfer.done += length as u32;
             budget.spend(price);
@@ -304,6 +311,10 @@ impl Requests {
 impl VirtioDevice for Block {
     fn name(&self) -> &'static str {
         "virtio-blk"
+    }
+
+    fn id(&self) -> &str {
+        &self.requests.id
     }
 
     fn device_type(&self) -> u16 {
@@ -376,6 +387,10 @@ impl VirtioDevice for Block {
             requests.finish(status, queue, memory)?;
         }
         Ok(Progress::Busy)
+    }
+
+    fn take_failure(&mut self) -> Option<HostFailure> {
+        self.requests.failure.take()
     }
 
     /// Forgets what it was working on. What is on the disk stays there.
