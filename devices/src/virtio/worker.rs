@@ -45,7 +45,7 @@ pub(super) struct Inner {
     pub is_master: bool,
     /// Whether the driver did what no driver may, so that nothing is done before a reset.
     pub has_failed: bool,
-    /// What that was, before it has been told.
+    /// The offense, before it has been told.
     error: Option<DeviceError>,
     /// The cause of an error that is none of the driver's making, before it has been told.
     failure: Option<HostFailure>,

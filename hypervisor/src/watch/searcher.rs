@@ -92,17 +92,17 @@ pub(crate) struct Found {
 /// A search under way: which one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lane {
-    /// That through the newest address space.
+    /// The search through the newest address space.
     Newest,
-    /// That through the one that has waited for longest.
+    /// The search through the one that has waited for longest.
     Oldest,
-    /// That through one that has been searched before.
+    /// The search through one that has been searched before.
     Again,
 }
 
 impl Lane {
     const ALL: [Self; 3] = [Self::Newest, Self::Oldest, Self::Again];
-    /// Who comes first, in each turn.
+    /// The order in which they are asked whether they can go on, in each turn.
     const ORDER: [[Self; 3]; TURNS] = [
         [Self::Oldest, Self::Newest, Self::Again],
         [Self::Newest, Self::Oldest, Self::Again],
