@@ -19,4 +19,6 @@ pub mod net;
 pub mod pci;
 pub mod queue;
 pub mod rng;
+#[cfg(test)]
+pub(crate) mod scripted;
 mod worker;

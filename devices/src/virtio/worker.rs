@@ -272,51 +272,12 @@ mod tests {
 
     use super::super::driver::Ram;
     use super::super::queue::{Placement, QueueFeatures};
+    use super::super::scripted::Scripted;
     use super::*;
 
     /// What a driver has for each of two queues, and how much of that was seen.
     static AVAILABLE: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
     static SEEN: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
-
-    #[derive(Debug)]
-    struct Counter;
-
-    impl VirtioDevice for Counter {
-        fn name(&self) -> &'static str {
-            "virtio-counter"
-        }
-
-        fn device_type(&self) -> u16 {
-            4
-        }
-
-        fn pci_class(&self) -> (u8, u8, u8) {
-            (0, 0xff, 0)
-        }
-
-        fn features(&self) -> u64 {
-            0
-        }
-
-        fn queues(&self) -> usize {
-            2
-        }
-
-        fn work(
-            &mut self,
-            index: usize,
-            _: &mut Queue,
-            _: &dyn GuestMemory,
-        ) -> Result<Progress, DeviceError> {
-            let available = AVAILABLE[index].load(Ordering::SeqCst);
-            SEEN[index].store(available, Ordering::SeqCst);
-            // So long that the other comes meanwhile.
-            thread::yield_now();
-            Ok(Progress::Idle)
-        }
-
-        fn reset(&mut self) {}
-    }
 
     fn queue() -> Queue {
         let at = Placement {
@@ -331,7 +292,13 @@ mod tests {
     #[test]
     fn a_notification_while_another_processor_works_is_not_lost() {
         const ROUNDS: usize = 3000;
-        let worker = Worker::new(Box::new(Counter));
+        let worker = Worker::new(Box::new(Scripted::new(2, |index, _, _| {
+            let available = AVAILABLE[index].load(Ordering::SeqCst);
+            SEEN[index].store(available, Ordering::SeqCst);
+            // So long that the other comes meanwhile.
+            thread::yield_now();
+            Ok(Progress::Idle)
+        })));
         {
             let mut inner = worker.lock();
             inner.enable(0, queue());

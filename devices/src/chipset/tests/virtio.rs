@@ -6,16 +6,15 @@ use std::thread;
 use proptest::prelude::*;
 
 use super::*;
-use crate::guest_memory::GuestMemory;
 use crate::virtio::block::Block;
 use crate::virtio::chain::Chain;
-use crate::virtio::device::{DeviceError, Progress, VirtioDevice};
+use crate::virtio::device::Progress;
 use crate::virtio::disk::Disk;
 use crate::virtio::disk::test_image::raw;
 use crate::virtio::driver::{BUFFERS, Driver, Layout};
 use crate::virtio::pci::VirtioPci;
-use crate::virtio::queue::Queue;
 use crate::virtio::rng::Rng;
+use crate::virtio::scripted::Scripted;
 
 const ACKNOWLEDGE: u64 = 1;
 const DRIVER: u64 = 2;
@@ -307,61 +306,21 @@ fn much_work_is_done_in_pieces_between_which_others_come_in() {
     assert_eq!((take(), calls), (40, 2));
 }
 
-/// A device that can do something for its driver from a host time on.
-#[derive(Debug)]
-struct Patient {
-    from: HostTicks,
-    now: Arc<AtomicU64>,
-    chain: Chain,
-}
-
-impl VirtioDevice for Patient {
-    fn name(&self) -> &'static str {
-        "virtio-patient"
-    }
-
-    fn device_type(&self) -> u16 {
-        4
-    }
-
-    fn pci_class(&self) -> (u8, u8, u8) {
-        (0, 0xff, 0)
-    }
-
-    fn features(&self) -> u64 {
-        0
-    }
-
-    fn queues(&self) -> usize {
-        1
-    }
-
-    fn work(
-        &mut self,
-        _: usize,
-        queue: &mut Queue,
-        memory: &dyn GuestMemory,
-    ) -> Result<Progress, DeviceError> {
-        if self.now.load(Ordering::Relaxed) < self.from.0 {
-            return Ok(Progress::Until(self.from));
-        }
-        while queue.take(memory, &mut self.chain)? {
-            queue.give_back(memory, self.chain.head(), 0)?;
-        }
-        Ok(Progress::Idle)
-    }
-
-    fn reset(&mut self) {}
-}
-
 #[test]
 fn a_device_goes_on_at_the_host_time_that_it_waits_for() {
     let now = Arc::new(AtomicU64::new(0));
-    let patient = VirtioPci::new(Box::new(Patient {
-        from: HostTicks(500),
-        now: now.clone(),
-        chain: Chain::new(),
-    }));
+    let clock = now.clone();
+    let mut chain = Chain::new();
+    let patient = VirtioPci::new(Box::new(Scripted::new(1, move |_, queue, memory| {
+        let from = HostTicks(500);
+        if clock.load(Ordering::Relaxed) < from.0 {
+            return Ok(Progress::Until(from));
+        }
+        while queue.take(memory, &mut chain)? {
+            queue.give_back(memory, chain.head(), 0)?;
+        }
+        Ok(Progress::Idle)
+    })));
     let mut machine = Machine::with_functions(false, vec![Box::new(patient)]);
     machine.ram = Rc::new(Ram::new(1 << 20));
     let ram = machine.ram.clone();
@@ -398,52 +357,8 @@ fn a_device_goes_on_at_the_host_time_that_it_waits_for() {
     assert_eq!(deadlines(&machine), done);
 }
 
-/// A device whose work ends when it is told to.
-#[derive(Debug)]
-struct Slow {
-    begun: Sender<()>,
-    may_end: Receiver<()>,
-    turns: Arc<AtomicU64>,
-}
-
-impl VirtioDevice for Slow {
-    fn name(&self) -> &'static str {
-        "virtio-slow"
-    }
-
-    fn device_type(&self) -> u16 {
-        4
-    }
-
-    fn pci_class(&self) -> (u8, u8, u8) {
-        (0, 0xff, 0)
-    }
-
-    fn features(&self) -> u64 {
-        0
-    }
-
-    fn queues(&self) -> usize {
-        1
-    }
-
-    fn work(
-        &mut self,
-        _: usize,
-        _: &mut Queue,
-        _: &dyn GuestMemory,
-    ) -> Result<Progress, DeviceError> {
-        self.begun.send(()).unwrap();
-        self.may_end.recv().unwrap();
-        self.turns.fetch_add(1, Ordering::SeqCst);
-        Ok(Progress::Idle)
-    }
-
-    fn reset(&mut self) {}
-}
-
-/// A machine with a slow device whose driver is ready; what tells that it works, what lets it end, and the turns that
-/// it has made.
+/// A machine with a device whose driver is ready; what tells that it works, what lets a turn of it end, and the turns
+/// that it has made.
 fn machine_with_slow() -> (
     Machine,
     Structures,
@@ -454,11 +369,13 @@ fn machine_with_slow() -> (
     let (begun, begins) = channel();
     let (end, may_end) = channel();
     let turns = Arc::new(AtomicU64::new(0));
-    let slow = VirtioPci::new(Box::new(Slow {
-        begun,
-        may_end,
-        turns: turns.clone(),
-    }));
+    let made = turns.clone();
+    let slow = VirtioPci::new(Box::new(Scripted::new(1, move |_, _, _| {
+        begun.send(()).unwrap();
+        may_end.recv().unwrap();
+        made.fetch_add(1, Ordering::SeqCst);
+        Ok(Progress::Idle)
+    })));
     let mut machine = Machine::with_functions(false, vec![Box::new(slow)]);
     machine.ram = Rc::new(Ram::new(1 << 20));
     let ram = machine.ram.clone();
