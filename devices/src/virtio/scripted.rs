@@ -10,6 +10,7 @@ use crate::guest_memory::GuestMemory;
 pub(crate) struct Scripted<F> {
     queues: usize,
     work: F,
+    has_input: fn(usize) -> bool,
 }
 
 impl<F> Scripted<F>
@@ -17,7 +18,16 @@ where
     F: FnMut(usize, &mut Queue, &dyn GuestMemory) -> Result<Progress, DeviceError> + Send,
 {
     pub(crate) const fn new(queues: usize, work: F) -> Self {
-        Self { queues, work }
+        Self {
+            queues,
+            work,
+            has_input: |_| false,
+        }
+    }
+
+    /// Has it say of queues whether there is something to do for them.
+    pub(crate) fn with_input(self, has_input: fn(usize) -> bool) -> Self {
+        Self { has_input, ..self }
     }
 }
 
@@ -49,6 +59,10 @@ where
 
     fn queues(&self) -> usize {
         self.queues
+    }
+
+    fn has_input(&self, index: usize) -> bool {
+        (self.has_input)(index)
     }
 
     fn work(
