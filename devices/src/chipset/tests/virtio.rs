@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::virtio::block::Block;
 use crate::virtio::chain::Chain;
-use crate::virtio::device::Progress;
+use crate::virtio::device::{Progress, VirtioDevice};
 use crate::virtio::disk::Disk;
 use crate::virtio::disk::test_image::raw;
 use crate::virtio::driver::{BUFFERS, Driver, Layout};
@@ -24,8 +24,13 @@ const NEEDS_RESET: u64 = 0x40;
 
 /// The machine with the entropy device as its device 1, whose every 64 bits are the same.
 pub(super) fn machine() -> Machine {
-    let rng = VirtioPci::new(Box::new(Rng::new(Box::new(|| 0x0807_0605_0403_0201))));
-    let mut machine = Machine::with_functions(false, vec![Box::new(rng)]);
+    machine_with(Rng::new(Box::new(|| 0x0807_0605_0403_0201)))
+}
+
+/// The machine with this device as its device 1.
+fn machine_with(device: impl VirtioDevice + 'static) -> Machine {
+    let function = VirtioPci::new(Box::new(device));
+    let mut machine = Machine::with_functions(false, vec![Box::new(function)]);
     machine.ram = Rc::new(Ram::new(1 << 20));
     machine
 }
@@ -311,7 +316,7 @@ fn a_device_goes_on_at_the_host_time_that_it_waits_for() {
     let now = Arc::new(AtomicU64::new(0));
     let clock = now.clone();
     let mut chain = Chain::new();
-    let patient = VirtioPci::new(Box::new(Scripted::new(1, move |_, queue, memory| {
+    let mut machine = machine_with(Scripted::new(1, move |_, queue, memory| {
         let from = HostTicks(500);
         if clock.load(Ordering::Relaxed) < from.0 {
             return Ok(Progress::Until(from));
@@ -320,9 +325,7 @@ fn a_device_goes_on_at_the_host_time_that_it_waits_for() {
             queue.give_back(memory, chain.head(), 0)?;
         }
         Ok(Progress::Idle)
-    })));
-    let mut machine = Machine::with_functions(false, vec![Box::new(patient)]);
-    machine.ram = Rc::new(Ram::new(1 << 20));
+    }));
     let ram = machine.ram.clone();
     let mut driver = Driver::new(&ram, 16, true);
     let at = machine.structures();
@@ -370,14 +373,12 @@ fn machine_with_slow() -> (
     let (end, may_end) = channel();
     let turns = Arc::new(AtomicU64::new(0));
     let made = turns.clone();
-    let slow = VirtioPci::new(Box::new(Scripted::new(1, move |_, _, _| {
+    let mut machine = machine_with(Scripted::new(1, move |_, _, _| {
         begun.send(()).unwrap();
         may_end.recv().unwrap();
         made.fetch_add(1, Ordering::SeqCst);
         Ok(Progress::Idle)
-    })));
-    let mut machine = Machine::with_functions(false, vec![Box::new(slow)]);
-    machine.ram = Rc::new(Ram::new(1 << 20));
+    }));
     let ram = machine.ram.clone();
     let driver = Driver::new(&ram, 16, true);
     let at = machine.structures();
@@ -507,9 +508,7 @@ fn errors_that_are_none_of_the_drivers_making_are_told_to_the_operator() {
     // A write to a machine without memory for a copy.
     let disk = Disk::new(raw(vec![0; 0x4000]), false, || false).unwrap();
     let disk = Arc::new(spin::Mutex::new(disk));
-    let block = VirtioPci::new(Box::new(Block::new(disk, "root".into())));
-    let mut machine = Machine::with_functions(false, vec![Box::new(block)]);
-    machine.ram = Rc::new(Ram::new(1 << 20));
+    let mut machine = machine_with(Block::new(disk, "root".into()));
     let ram = machine.ram.clone();
     let mut driver = Driver::new(&ram, 16, true);
     let at = machine.structures();
