@@ -231,10 +231,11 @@ impl Inner {
     /// Works on the queues that have something to do, each for as long as the device works at a
     /// time.
     fn work(&mut self, memory: &dyn GuestMemory) {
-        for (index, slot) in self.queues.iter_mut().enumerate() {
-            if !self.is_driver_ready || self.has_failed {
+        for index in 0..self.queues.len() {
+            if !self.may_work() {
                 return;
             }
+            let slot = &mut self.queues[index];
             if !self.is_master {
                 // It can only forget that it was notified.
                 slot.is_pending = false;
